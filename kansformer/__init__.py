@@ -1,0 +1,33 @@
+"""Kolmogorov-Arnold feed-forward blocks for Hugging Face transformers: `convert`, train, read, share."""
+
+from kansformer.config import KANConfig
+from kansformer.conversion import convert, is_converted, plan_conversion, revert
+from kansformer.nn import (
+    GatedKANFeedForward,
+    KANFeedForward,
+    KANLinear,
+    LearnedActivation,
+    optimizer_groups,
+    refine_grid,
+    update_grid,
+)
+from kansformer.ops import available_backends, set_backend
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GatedKANFeedForward",
+    "KANConfig",
+    "KANFeedForward",
+    "KANLinear",
+    "LearnedActivation",
+    "available_backends",
+    "convert",
+    "is_converted",
+    "optimizer_groups",
+    "plan_conversion",
+    "refine_grid",
+    "revert",
+    "set_backend",
+    "update_grid",
+]

@@ -1,0 +1,102 @@
+"""One description for all bases: which family, how many coefficients, and what happens outside the domain.
+
+Shape letters: `...` any, C coefficients per curve, D parameters of a rational denominator.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kansformer.basis import bspline, chebyshev, fourier, rational, rbf
+from kansformer.errors import ConfigError
+
+BASES = {"bspline": bspline, "chebyshev": chebyshev, "rbf": rbf, "fourier": fourier, "rational": rational}
+EXTRAPOLATIONS = ("linear", "clamp", "zero")
+
+# Inputs further away than this many domain widths count as this far: zero coefficients times infinity would be NaN.
+FARTHEST = 1e18
+
+
+@dataclass(frozen=True, kw_only=True)
+class Basis:
+    """A family of curves that are linear in their coefficients.
+
+    Args:
+        name: `bspline`, `chebyshev`, `rbf`, `fourier` or `rational`.
+        grid_size: G ≥ 1, intervals of a B-spline, gaps between RBF centres, frequencies of a Fourier series.
+        order: polynomial degree: B-splines 1–5, Chebyshev 1–16, the numerator of a rational curve 1–9.
+        extrapolation: outside the domain the curve goes on as its tangent (`linear`), keeps its last value (`clamp`)
+            or is `zero`.
+
+    Raises:
+        ConfigError: a value is not among the choices.
+    """
+
+    name: str = "bspline"
+    grid_size: int = 5
+    order: int = 3
+    extrapolation: str = "linear"
+
+    def __post_init__(self) -> None:
+        if self.name not in BASES:
+            raise ConfigError(f"Unknown basis {self.name!r}. Choose one of: {', '.join(BASES)}.")
+        if self.extrapolation not in EXTRAPOLATIONS:
+            choices = ", ".join(EXTRAPOLATIONS)
+            raise ConfigError(f"Unknown extrapolation {self.extrapolation!r}. Choose one of: {choices}.")
+        if not _is_integer(self.grid_size) or not 1 <= self.grid_size <= 10_000:
+            raise ConfigError(f"grid_size must be a whole number from 1 to 10000, got {self.grid_size!r}.")
+        highest = BASES[self.name].MAX_ORDER
+        if not _is_integer(self.order) or not 1 <= self.order <= (highest or self.order):
+            limit = f"from 1 to {highest}" if highest else "of at least 1"
+            raise ConfigError(f"order must be a whole number {limit} for the basis {self.name!r}, got {self.order!r}.")
+
+    @property
+    def num_coefficients(self) -> int:
+        """C, coefficients per curve."""
+        return BASES[self.name].num_coefficients(self.grid_size, self.order)
+
+    @property
+    def num_denominator(self) -> int:
+        """D, further parameters per curve; 0 for every basis but `rational`."""
+        return rational.num_denominator(self.order) if self.name == "rational" else 0
+
+    def values(self, x: Tensor, domain: Tensor, denominator: Tensor | None = None) -> Tensor:
+        """Values of all basis functions.
+
+        Args:
+            x: (...), float32 or float64.
+            domain: (..., 2), lower and upper end, broadcasting over the leading axes of x.
+            denominator: (..., D) for `rational`, else None.
+
+        Returns:
+            (..., C). NaN where x is NaN; finite everywhere else.
+        """
+        unit, inside = self._unit_coordinates(x, domain)
+        result = self._family("values", inside, denominator)
+        if self.extrapolation == "linear":
+            result = result + self._family("derivatives", inside, denominator) * (unit - inside).unsqueeze(-1)
+        elif self.extrapolation == "zero":
+            result = result * (unit == inside).unsqueeze(-1)
+        return result
+
+    def derivatives(self, x: Tensor, domain: Tensor, denominator: Tensor | None = None) -> Tensor:
+        """Derivatives by x of all basis functions, (..., C); arguments as in `values`."""
+        unit, inside = self._unit_coordinates(x, domain)
+        result = self._family("derivatives", inside, denominator)
+        if self.extrapolation != "linear":
+            result = result * (unit == inside).unsqueeze(-1)
+        return result / (domain[..., 1] - domain[..., 0]).unsqueeze(-1)
+
+    def _unit_coordinates(self, x: Tensor, domain: Tensor) -> tuple[Tensor, Tensor]:
+        lower, upper = domain.unbind(-1)
+        unit = ((x - lower) / (upper - lower)).clamp(-FARTHEST, FARTHEST)
+        return unit, unit.clamp(0, 1)
+
+    def _family(self, function: str, unit: Tensor, denominator: Tensor | None) -> Tensor:
+        extra = () if denominator is None else (denominator,)
+        return getattr(BASES[self.name], function)(unit, self.grid_size, self.order, *extra)
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

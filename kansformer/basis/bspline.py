@@ -1,0 +1,78 @@
+"""B-splines on a uniform grid, evaluated locally: only the order + 1 functions that are not zero are computed.
+
+Shape letters: `...` any, G grid intervals, K order (polynomial degree), C = G + K coefficients.
+"""
+
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+MAX_ORDER = 5
+
+
+def num_coefficients(grid_size: int, order: int) -> int:
+    """C = G + K: the curves of degree K on G intervals that join smoothly have this many degrees of freedom."""
+    return grid_size + order
+
+
+def _segment_polynomials(order: int) -> tuple[tuple[float, ...], ...]:
+    """Row j, column p: the factor of t**p in the j-th B-spline that is alive on a grid interval, t in [0, 1].
+
+    Found in exact fractions from the Cox-de Boor recursion on integer knots (de Boor, 1978).
+    """
+    pieces = [[Fraction(1)]]
+    for degree in range(1, order + 1):
+        longer = [[Fraction(0)] * (degree + 1) for _ in range(degree + 1)]
+        for j in range(degree + 1):
+            # b_j^K(t) = (t + K - j)/K * b_{j-1}^{K-1}(t) + (j + 1 - t)/K * b_j^{K-1}(t)
+            if j > 0:
+                for power, factor in enumerate(pieces[j - 1]):
+                    longer[j][power] += factor * Fraction(degree - j, degree)
+                    longer[j][power + 1] += factor * Fraction(1, degree)
+            if j < degree:
+                for power, factor in enumerate(pieces[j]):
+                    longer[j][power] += factor * Fraction(j + 1, degree)
+                    longer[j][power + 1] -= factor * Fraction(1, degree)
+        pieces = longer
+    return tuple(tuple(float(factor) for factor in row) for row in pieces)
+
+
+# One table per order, made once, so that evaluating a spline needs no recursion.
+SEGMENT_POLYNOMIALS = {order: _segment_polynomials(order) for order in range(1, MAX_ORDER + 1)}
+
+
+def local_position(unit: Tensor, grid_size: int) -> tuple[Tensor, Tensor]:
+    """Grid interval (int64) and position inside it in [0, 1] of unit coordinates in [0, 1]. NaN goes to interval 0."""
+    scaled = unit * grid_size
+    interval = scaled.detach().floor().nan_to_num(nan=0.0).clamp(0, grid_size - 1)
+    return interval.long(), scaled - interval
+
+
+def local_values(position: Tensor, order: int, derivative: bool = False) -> Tensor:
+    """The order + 1 values (..., K + 1) alive at a position in an interval, or their derivatives by the position."""
+    columns = []
+    for row in SEGMENT_POLYNOMIALS[order]:
+        factors = [p * factor for p, factor in enumerate(row)][1:] if derivative else list(row)
+        value = torch.full_like(position, factors[-1])
+        for factor in reversed(factors[:-1]):
+            value = value * position + factor
+        columns.append(value)
+    return torch.stack(columns, dim=-1)
+
+
+def values(unit: Tensor, grid_size: int, order: int) -> Tensor:
+    """Basis values (..., C) at unit coordinates (...) in [0, 1]."""
+    interval, position = local_position(unit, grid_size)
+    return _place(interval, local_values(position, order), grid_size + order)
+
+
+def derivatives(unit: Tensor, grid_size: int, order: int) -> Tensor:
+    """Derivatives (..., C) by the unit coordinate (...) in [0, 1]."""
+    interval, position = local_position(unit, grid_size)
+    return _place(interval, local_values(position, order, derivative=True) * grid_size, grid_size + order)
+
+
+def _place(interval: Tensor, local: Tensor, width: int) -> Tensor:
+    index = interval.unsqueeze(-1) + torch.arange(local.shape[-1], device=interval.device)
+    return local.new_zeros(*local.shape[:-1], width).scatter(-1, index, local)

@@ -1,0 +1,49 @@
+"""The transposed linear layer of GPT-2 with curves on its edges.
+
+Shape letters: `...` any, I inputs, O outputs.
+"""
+
+from torch import Tensor
+from transformers.pytorch_utils import Conv1D
+
+from kansformer.nn.curves import (
+    CurveSpec,
+    attach_curves,
+    curve_dtype,
+    detach_curves,
+    forward_with_curves,
+    take_over,
+)
+
+
+class KANConv1D(Conv1D):
+    """`KANLinear` for transformers' `Conv1D`, whose weight is (I, O). Made by `from_conv1d` only.
+
+    Attributes: as in `KANLinear`, but `weight` (I, O).
+    """
+
+    @classmethod
+    def from_conv1d(cls, layer: Conv1D, spec: CurveSpec) -> "KANConv1D":
+        """A layer with straight edges around an existing one's own weight and bias, which it shares."""
+        module = cls.__new__(cls)
+        take_over(module, layer)
+        module.in_features, module.out_features = layer.nx, layer.nf
+        weight = layer.weight
+        attach_curves(module, spec, layer.nx, layer.nf, device=weight.device, dtype=curve_dtype(weight))
+        return module
+
+    def to_conv1d(self) -> Conv1D:
+        """The plain layer with this layer's own weight and bias, without the curves."""
+        layer = Conv1D.__new__(Conv1D)
+        take_over(layer, self)
+        detach_curves(layer)
+        del layer.in_features, layer.out_features
+        return layer
+
+    def project(self, activated: Tensor) -> Tensor:
+        """The linear part: activated (..., I) to (..., O)."""
+        return Conv1D.forward(self, activated)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., I) to (..., O)."""
+        return forward_with_curves(self, x, x)

@@ -1,0 +1,150 @@
+"""The swap itself: explicit, in place, proved first, and undone whole when anything fails."""
+
+import warnings
+
+from torch import nn
+
+from kansformer.config import KANConfig
+from kansformer.conversion.build import build_slot, original_of
+from kansformer.conversion.checkpoint import attach_record, detach_record, record_of
+from kansformer.conversion.plan import plan_conversion
+from kansformer.conversion.record import ConversionRecord, base_prefix, slot_record
+from kansformer.errors import CheckpointError, ConversionStateError, ProofError
+from kansformer.nn import LearnedActivation
+from kansformer.sites import Slot, prove_site
+from kansformer.sites.parts import linear_shape
+from kansformer.sites.site import Site, get_slot_target, parent_of
+from kansformer.sites.surgery import INPUT_CURVE, bend_first_input, fill_slot, set_child
+
+
+def convert(model: nn.Module, config: KANConfig | None = None, *, verify: bool = True) -> nn.Module:
+    """Give a pretrained transformer's feed-forward networks learned curves, in place, without changing its outputs.
+
+    Every curve starts straight, so the logits are the same bit for bit; training then bends the curves. The base weights
+    stay the same parameters under the same names.
+
+    Args:
+        model: any transformer with feed-forward networks.
+        config: which curves and where; None is `KANConfig()`.
+        verify: prove every site on random input before anything is replaced. Cannot be done on the meta device.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ConversionStateError: it is converted already, or quantised.
+        NoSiteError: it has no feed-forward network.
+        SlotError, ConfigError: the config asks for a slot, layer or group that is not there.
+        ProofError: a site did not reproduce the original. The model is left as it was after any error.
+    """
+    config = KANConfig() if config is None else config
+    plan = plan_conversion(model, config)
+    spec = config.curve_spec
+    built = []
+    for planned in plan.sites:
+        modules = {slot.name: build_slot(model, planned.site, slot, spec) for slot in planned.slots}
+        if verify:
+            _check_materialised(planned.site, modules)
+            prove_site(model, planned.site, modules)
+        built += [(slot, modules[slot.name]) for slot in planned.slots]
+    _fill(model, built)
+    if plan.skipped:
+        path, reason = plan.skipped[0]
+        warnings.warn(f"{len(plan.skipped)} sites stay as they are, for instance {path}: {reason}.", stacklevel=2)
+    prefix = base_prefix(model)
+    attach_record(model, ConversionRecord(config, tuple(slot_record(slot, prefix) for slot, _ in built)))
+    return model
+
+
+def rebuild(model: nn.Module, record: ConversionRecord) -> nn.Module:
+    """Put empty slots into a freshly made plain model, as a checkpoint's record says; its weights are loaded afterwards.
+
+    Raises:
+        CheckpointError: the model has no such path, or the module there has another width.
+    """
+    prefix = base_prefix(model)
+    spec = record.config.curve_spec
+    built = []
+    for entry in record.slots:
+        slot = _located(model, entry.to_slot(prefix), entry.to_slot(""))
+        owner = Site(path=slot.path if slot.name == "input" else parent_of(slot.path)[0], kind="recorded",
+                     width=slot.features, hidden=slot.features, slots={})  # fmt: skip
+        built.append((slot, build_slot(model, owner, slot, spec)))
+    _fill(model, built)
+    attach_record(model, record)
+    return model
+
+
+def revert(model: nn.Module) -> nn.Module:
+    """Take all curves out of a converted model, in place: the exact inverse of `convert`.
+
+    Base weights keep their current values, trained or not; what the curves had learned is dropped.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ConversionStateError: the model is not converted.
+    """
+    if not is_converted(model):
+        raise ConversionStateError("The model is not converted, so there is nothing to revert.")
+    for owner in list(model.modules()):
+        for name, child in list(owner._modules.items()):
+            if not hasattr(child, "curves"):
+                continue
+            if name == INPUT_CURVE and isinstance(child, LearnedActivation):
+                _remove_input_curve(owner)
+            else:
+                set_child(owner, name, original_of(child))
+    detach_record(model)
+    return model
+
+
+def is_converted(model: nn.Module) -> bool:
+    """Whether `convert`, or loading a converted checkpoint, put curves into this model."""
+    return record_of(model) is not None
+
+
+def _fill(model: nn.Module, built: list[tuple[Slot, nn.Module]]) -> None:
+    undo = []
+    try:
+        for slot, module in built:
+            undo.append(fill_slot(model, slot, module))
+    except BaseException:
+        for step in reversed(undo):
+            step()
+        raise
+
+
+def _located(model: nn.Module, *candidates: Slot) -> Slot:
+    for slot in candidates:
+        try:
+            target = model.get_submodule(slot.path) if slot.name == "input" else get_slot_target(model, slot.path)
+        except AttributeError:
+            continue
+        shape = linear_shape(target) if isinstance(target, nn.Module) else None
+        if slot.name in ("up", "gate", "down") and (shape is None or shape[0] != slot.features):
+            raise CheckpointError(
+                f"The checkpoint has curves for {slot.features} inputs at {slot.path}, where this model has "
+                f"{type(target).__name__} with {shape[0] if shape else 'no'} inputs."
+            )
+        return slot
+    raise CheckpointError(
+        f"The checkpoint has curves at {candidates[0].path}, but {type(model).__name__} has no such module."
+    )
+
+
+def _check_materialised(site: Site, modules: dict[str, nn.Module]) -> None:
+    if any(p.is_meta for module in modules.values() for p in module.parameters()):
+        raise ProofError(
+            f"The weights of {site.path} are not in memory, so it cannot be proved. Load the model without offloading, "
+            "or pass verify=False."
+        )
+
+
+def _remove_input_curve(host: nn.Module) -> None:
+    for key, hook in list(host._forward_pre_hooks.items()):
+        if hook is bend_first_input:
+            del host._forward_pre_hooks[key]
+            host._forward_pre_hooks_with_kwargs.pop(key, None)
+    delattr(host, INPUT_CURVE)

@@ -1,0 +1,179 @@
+"""The dry run of a swap: which sites and slots would take curves, and what that costs."""
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+from torch import nn
+
+from kansformer.config import KANConfig, select_layers
+from kansformer.errors import ConfigError, ConversionStateError, NoSiteError, SlotError
+from kansformer.sites import Site, Slot, find_sites
+from kansformer.sites.parts import CONVOLUTIONS
+
+
+@dataclass(frozen=True)
+class PlannedSite:
+    """A site with the slots that will take curves.
+
+    Args:
+        site: what was found.
+        slots: those of the config's slots that the site has.
+        added_parameters: trainable numbers that the curves add.
+    """
+
+    site: Site
+    slots: tuple[Slot, ...]
+    added_parameters: int
+
+
+@dataclass(frozen=True)
+class ConversionPlan:
+    """What `convert` would do. `str(plan)` is a table.
+
+    Args:
+        config: which curves.
+        sites: the sites that would change.
+        skipped: path and reason of the sites in the chosen layers that have none of the config's slots.
+        parameters_before, parameters_after: numbers of parameters; a shared one counts once.
+        bytes_before, bytes_after: their size in memory.
+    """
+
+    config: KANConfig
+    sites: tuple[PlannedSite, ...]
+    skipped: tuple[tuple[str, str], ...]
+    parameters_before: int
+    parameters_after: int
+    bytes_before: int
+    bytes_after: int
+
+    def __str__(self) -> str:
+        groups = Counter(_row(planned) for planned in self.sites)
+        rows = [("sites", "where", "kind", "slots", "d", "m", "curve parameters each")]
+        rows += [(str(count), *row) for row, count in groups.items()]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        lines.insert(1, "  ".join("-" * width for width in widths))
+        growth = self.parameters_after / max(1, self.parameters_before)
+        lines.append(
+            f"parameters {self.parameters_before:,} -> {self.parameters_after:,} ({growth:.4f}x), "
+            f"bytes {self.bytes_before:,} -> {self.bytes_after:,}"
+        )
+        reasons = Counter(reason for _, reason in self.skipped)
+        lines += [f"{count} sites stay as they are: {reason}" for reason, count in reasons.items()]
+        return "\n".join(lines)
+
+
+def plan_conversion(model: nn.Module, config: KANConfig) -> ConversionPlan:
+    """Find the sites and slots that `convert` would change, without changing anything.
+
+    Args:
+        model: a transformer; on the meta device too.
+        config: which curves, and where.
+
+    Returns:
+        The plan.
+
+    Raises:
+        ConversionStateError: the model is converted already, or quantised by someone else.
+        NoSiteError: the model has no feed-forward network that kansformer knows.
+        SlotError: no site has any of the slots.
+        ConfigError: a layer does not exist, or the groups do not divide a width.
+    """
+    check_convertible(model)
+    found = find_sites(model)
+    if not found:
+        raise NoSiteError(_why_no_site(model))
+    spec = config.curve_spec
+    planned, skipped = [], []
+    for site in _in_layers(found, config.layers):
+        slots = tuple(site.slots[name] for name in config.slots if name in site.slots)
+        if not slots:
+            skipped.append((site.path, _why_no_slot(site, config.slots)))
+            continue
+        try:
+            added = sum(spec.num_parameters(slot.features, slot.out_features) for slot in slots)
+        except ConfigError as error:
+            raise ConfigError(f"{site.path}: {error}") from error
+        planned.append(PlannedSite(site, slots, added))
+    for name in config.slots:
+        if not any(slot.name == name for p in planned for slot in p.slots):
+            site = found[0]
+            site.slot(name) if name not in site.slots else None
+            raise SlotError(f"None of the {len(found)} sites in layers={config.layers!r} has a slot {name!r}.")
+    parameters = list(model.parameters())
+    before, size = sum(p.numel() for p in parameters), sum(p.numel() * p.element_size() for p in parameters)
+    floating = next((p for p in parameters if p.is_floating_point()), None)
+    added = sum(p.added_parameters for p in planned)
+    return ConversionPlan(
+        config=config,
+        sites=tuple(planned),
+        skipped=tuple(skipped),
+        parameters_before=before,
+        parameters_after=before + added,
+        bytes_before=size,
+        bytes_after=size + added * (floating.element_size() if floating is not None else 4),
+    )
+
+
+def check_convertible(model: nn.Module) -> None:
+    """Refuse a model that is converted already or that someone else's quantiser owns.
+
+    Raises:
+        ConversionStateError: it is.
+    """
+    for path, module in model.named_modules():
+        if hasattr(module, "curves"):
+            raise ConversionStateError(
+                f"The model has curves already, for instance at {path or 'its root'}. Call revert(model) first to "
+                "convert it with other settings."
+            )
+    quantization = getattr(getattr(model, "config", None), "quantization_config", None)
+    if quantization is not None:
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization.quant_method
+        raise ConversionStateError(
+            f"The model is quantised with {getattr(method, 'value', method)!r}. Load it dequantised "
+            "(for GGUF files: quantization_config=GgufConfig(dequantize=True)), convert it, and quantise the result."
+        )
+
+
+def _in_layers(sites: list[Site], layers) -> list[Site]:
+    depths = {}
+    for site in sites:
+        depths[site.stack] = max(depths.get(site.stack, 0), site.layer + 1)
+    chosen, errors = {}, []
+    for stack, depth in depths.items():
+        try:
+            chosen[stack] = select_layers(layers, depth)
+        except ConfigError as error:
+            errors.append(f"{stack or 'the model'}: {error}")
+    if not chosen:  # a layer that one of several stacks has is enough
+        raise ConfigError(" ".join(errors))
+    return [site for site in sites if site.layer in chosen.get(site.stack, ())]
+
+
+def _row(planned: PlannedSite) -> tuple[str, ...]:
+    site = planned.site
+    where = re.sub(r"\b\d+\b", "*", site.path) or "(the model)"
+    slots = ",".join(slot.name for slot in planned.slots)
+    return where, site.kind, slots, str(site.width), str(site.hidden), f"{planned.added_parameters:,}"
+
+
+def _why_no_slot(site: Site, names: tuple[str, ...]) -> str:
+    reasons = {site.missing.get(name, f"a {site.kind} feed-forward network has no slot {name!r}") for name in names}
+    return "; ".join(sorted(reasons))
+
+
+def _why_no_site(model: nn.Module) -> str:
+    name = type(model).__name__
+    convolutions = sum(isinstance(module, CONVOLUTIONS) for module in model.modules())
+    linears = sum(isinstance(module, nn.Linear) for module in model.modules())
+    if convolutions > linears:
+        return (
+            f"{name} is a convolutional network ({convolutions} convolutions, {linears} linear layers): it has no "
+            "feed-forward network to convert."
+        )
+    return (
+        f"{name} has no feed-forward network that kansformer recognises: an activation module between linear layers "
+        f"d → m → d. It has {linears} linear layers and {convolutions} convolutions."
+    )

@@ -1,0 +1,117 @@
+"""An activation function that can be bent: one curve per channel, or per group of channels.
+
+Shape letters: `...` any, I channels, C coefficients, P curves.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from kansformer.basis import Basis
+from kansformer.nn.base import base_function
+from kansformer.nn.curves import CurveSpec, add_curve, attach_curves, bend, reset_curves
+
+
+class LearnedActivation(nn.Module):
+    """y_i = σ(x_i) + ψ_i(x_i): a fixed activation and a learned curve, straight at the start.
+
+    Args:
+        features: I, channels on the last axis.
+        base: σ by name (`identity`, `silu`, `gelu`, `relu`, `tanh`, `zero`), or any function or module of a tensor.
+        basis, grid_size, order, domain, groups, extrapolation: as in `KANLinear`.
+        edges: `channel` or `group`.
+        device, dtype: of all parameters.
+
+    Attributes:
+        coefficients: (P, C).
+        denominator: (P, D), only for `rational`.
+        domain: (P, 2), a buffer.
+
+    Raises:
+        ConfigError: an argument is not among its choices.
+        ShapeError: in `forward`, the last axis is not I long.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        base: str | Callable[[Tensor], Tensor] = "silu",
+        basis: str = "bspline",
+        grid_size: int = 5,
+        order: int = 3,
+        domain: tuple[float, float] = (-1.0, 1.0),
+        edges: str = "channel",
+        groups: int = 8,
+        extrapolation: str = "linear",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        spec = CurveSpec(
+            basis=Basis(name=basis, grid_size=grid_size, order=order, extrapolation=extrapolation),
+            edges=edges,
+            domain=domain,
+            groups=groups,
+        )
+        function = base_function(base) if isinstance(base, str) else base
+        self._build(features, function, spec, device, dtype)
+        self.reset_parameters()
+
+    @classmethod
+    def from_activation(
+        cls,
+        activation: Callable[[Tensor], Tensor],
+        features: int,
+        spec: CurveSpec,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> "LearnedActivation":
+        """Curves around an existing activation. They are not yet initialised; `reset_curves` makes them zero."""
+        module = cls.__new__(cls)
+        module._build(features, activation, spec, device, dtype)
+        return module
+
+    def _build(self, features, function, spec, device, dtype) -> None:
+        nn.Module.__init__(self)
+        self.in_features = features
+        # Not a submodule: an activation that has parameters of its own (xIELU) keeps their names in the state dict.
+        object.__setattr__(self, "activation", function)
+        if isinstance(function, nn.Module):
+            for name, parameter in function.named_parameters(recurse=False):
+                self.register_parameter(name, parameter)
+            for name, buffer in function.named_buffers(recurse=False):
+                self.register_buffer(name, buffer, persistent=name in function.state_dict())
+        self._owned = tuple(self.state_dict())
+        attach_curves(self, spec, features, None, device=device, dtype=dtype)
+
+    def to_activation(self) -> Callable[[Tensor], Tensor]:
+        """The activation without its curve, with the current values of its own parameters."""
+        for name in self._owned:
+            table = self.activation._parameters if name in self.activation._parameters else self.activation._buffers
+            table[name] = getattr(self, name)
+        return self.activation
+
+    def reset_parameters(self) -> None:
+        """Straighten all curves."""
+        if not self.coefficients.is_meta:
+            reset_curves(self)
+
+    def base(self, x: Tensor) -> Tensor:
+        """σ(x) without the curve."""
+        if self._owned:
+            return torch.func.functional_call(self.activation, {n: getattr(self, n) for n in self._owned}, (x,))
+        return self.activation(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., I) to (..., I)."""
+        return add_curve(self.base(x), bend(self, x))
+
+    def extra_repr(self) -> str:
+        basis = self.curves.basis
+        name = getattr(self.activation, "__name__", type(self.activation).__name__)
+        return (
+            f"{self.in_features}, base={name}, edges={self.curves.edges!r}, basis={basis.name!r}, "
+            f"grid_size={basis.grid_size}, order={basis.order}"
+        )

@@ -1,0 +1,197 @@
+"""What a module's curves are made of, and the parameters that hold them. Every KAN module is built on this file.
+
+Shape letters: `...` any, I inputs, O outputs, C coefficients per curve, D denominator parameters, R rank, P curves
+that an input axis has (one per channel or one per group).
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from einops import repeat
+from torch import Tensor, nn
+
+from kansformer.basis import Basis
+from kansformer.basis.rational import INITIAL_DENOMINATOR
+from kansformer.errors import ConfigError, ShapeError
+from kansformer.ops import apply_curves, sum_edges, without_autocast
+
+EDGES = ("full", "low_rank", "channel", "group")
+
+CURVE_PARAMETERS = ("coefficients", "mix", "denominator")
+"""Names of the trainable tensors that curves add to a module; the buffer `domain` comes on top."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurveSpec:
+    """Basis and sharing of a module's curves.
+
+    Args:
+        basis: the family of curves.
+        edges: `full` (a curve per edge, s_oi = Σ_c A_ico B_c), `low_rank` (every edge its own curve in a family of
+            rank R, s_oi = Σ_r U_ro Σ_c V_icr B_c), `channel` (a curve per input channel before the weights) or
+            `group` (neighbouring channels share one).
+        domain: lower and upper end of the interval that the grid covers.
+        rank: R of `low_rank`.
+        groups: number of groups of `group`; must divide the input width.
+
+    Raises:
+        ConfigError: a value is not among the choices.
+    """
+
+    basis: Basis = field(default_factory=Basis)
+    edges: str = "channel"
+    domain: tuple[float, float] = (-1.0, 1.0)
+    rank: int = 16
+    groups: int = 8
+
+    def __post_init__(self) -> None:
+        if self.edges not in EDGES:
+            raise ConfigError(f"Unknown edges {self.edges!r}. Choose one of: {', '.join(EDGES)}.")
+        try:
+            lower, upper = (float(end) for end in self.domain)
+        except (TypeError, ValueError):
+            raise ConfigError(f"domain must be two numbers, lower and upper end, got {self.domain!r}.") from None
+        if not (math.isfinite(lower) and math.isfinite(upper) and lower < upper):
+            raise ConfigError(f"domain must run from a lower to a higher finite number, got ({lower}, {upper}).")
+        object.__setattr__(self, "domain", (lower, upper))
+        for name in ("rank", "groups"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}.")
+
+    @property
+    def bends_input(self) -> bool:
+        """Whether the curves act on the input channels, before any weight, rather than on edges."""
+        return self.edges in ("channel", "group")
+
+    def shapes(self, in_features: int, out_features: int | None) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor that the curves add to a module, buffers included.
+
+        Args:
+            in_features: I.
+            out_features: O; None for a module without weights, which takes `channel` and `group` only.
+
+        Raises:
+            ConfigError: the groups do not divide the inputs, or edges were asked of a module without weights.
+        """
+        curves = in_features
+        if self.edges == "group":
+            if in_features % self.groups:
+                raise ConfigError(f"groups={self.groups} does not divide the {in_features} input channels.")
+            curves = self.groups
+        width = self.basis.num_coefficients
+        if self.bends_input:
+            shapes = {"coefficients": (curves, width)}
+        elif out_features is None:
+            raise ConfigError(f"Without weights there are no edges: edges={self.edges!r} must be channel or group.")
+        elif self.edges == "full":
+            shapes = {"coefficients": (curves, width, out_features)}
+        else:
+            shapes = {"coefficients": (curves, width, self.rank), "mix": (self.rank, out_features)}
+        if self.basis.num_denominator:
+            shapes["denominator"] = (curves, self.basis.num_denominator)
+        shapes["domain"] = (curves, 2)
+        return shapes
+
+    def num_parameters(self, in_features: int, out_features: int | None) -> int:
+        """Trainable numbers that the curves add."""
+        shapes = self.shapes(in_features, out_features)
+        return sum(math.prod(shape) for name, shape in shapes.items() if name in CURVE_PARAMETERS)
+
+
+def attach_curves(
+    module: nn.Module,
+    spec: CurveSpec,
+    in_features: int,
+    out_features: int | None,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Give a module the parameters and buffers of its curves, not yet initialised, and remember the spec."""
+    for name, shape in spec.shapes(in_features, out_features).items():
+        tensor = torch.empty(shape, device=device, dtype=dtype)
+        if name in CURVE_PARAMETERS:
+            module.register_parameter(name, nn.Parameter(tensor))
+        else:
+            module.register_buffer(name, tensor)
+    module.curves = spec
+
+
+def detach_curves(module: nn.Module) -> None:
+    """Take everything away that `attach_curves` gave."""
+    for name in (*CURVE_PARAMETERS, "domain", "curves"):
+        if hasattr(module, name):
+            delattr(module, name)
+
+
+def take_over(module: nn.Module, other: nn.Module) -> None:
+    """Make a bare module of one class stand for one of another: the same tensors, hooks, mode and attributes."""
+    nn.Module.__init__(module)
+    for name, value in vars(other).items():
+        module.__dict__[name] = value.copy() if isinstance(value, (dict, set)) else value
+
+
+def curve_dtype(weight: Tensor) -> torch.dtype:
+    """The dtype of curves beside a weight: the weight's own, or the default where a quantiser made it integer."""
+    return weight.dtype if weight.dtype.is_floating_point else torch.get_default_dtype()
+
+
+@torch.no_grad()
+def reset_curves(module: nn.Module, *, noise: float = 0.0, generator: torch.Generator | None = None) -> None:
+    """Set all curves to zero, or with `noise` to small random curves.
+
+    Args:
+        module: one that `attach_curves` was called on.
+        noise: standard deviation of the coefficients.
+        generator: source of randomness; None uses torch's global one. Its device must be the parameters'.
+    """
+    spec: CurveSpec = module.curves
+    module.domain.copy_(torch.tensor(spec.domain, dtype=torch.float64))
+    if noise:
+        module.coefficients.normal_(0.0, noise, generator=generator)
+    else:
+        module.coefficients.zero_()
+    if hasattr(module, "mix"):
+        module.mix.normal_(0.0, module.mix.shape[0] ** -0.5, generator=generator)
+    if hasattr(module, "denominator"):
+        module.denominator.fill_(INITIAL_DENOMINATOR)
+
+
+def bend(module: nn.Module, x: Tensor) -> Tensor:
+    """ψ(x), the curves of a `channel` or `group` module at x (..., I); float32 or float64, not yet rounded."""
+    features = module.in_features
+    if x.shape[-1:] != (features,):
+        raise ShapeError(f"{type(module).__name__} has curves for {features} channels, got input {tuple(x.shape)}.")
+    per_channel = [module.coefficients, module.domain, getattr(module, "denominator", None)]
+    if module.curves.edges == "group":
+        size = features // module.curves.groups
+        per_channel = [None if t is None else repeat(t, "g c -> (g size) c", size=size) for t in per_channel]
+    coefficients, domain, denominator = per_channel
+    return apply_curves(x, coefficients, domain, module.curves.basis, denominator)
+
+
+def edge_sums(module: nn.Module, x: Tensor) -> Tensor:
+    """Σ_i s_oi(x_i), the curves of a `full` or `low_rank` module at x (..., I); float32 or float64, not yet rounded."""
+    denominator = getattr(module, "denominator", None)
+    sums = sum_edges(x, module.coefficients, module.domain, module.curves.basis, denominator)
+    if module.curves.edges == "low_rank":
+        with without_autocast(x.device.type):
+            sums = sums @ module.mix.to(sums.dtype)
+    return sums
+
+
+def add_curve(base: Tensor, curve: Tensor) -> Tensor:
+    """base + curve, summed in the curve's float32 or float64 and rounded once to the base's dtype.
+
+    Where the curve is zero the result is the base, bit for bit (a negative zero becomes a positive one).
+    """
+    return (base.to(curve.dtype) + curve).to(base.dtype)
+
+
+def forward_with_curves(module: nn.Module, x: Tensor, activated: Tensor) -> Tensor:
+    """The output of a linear module with curves: its `project` of the activated input, and the curves."""
+    if module.curves.bends_input:
+        return module.project(add_curve(activated, bend(module, x)))
+    return add_curve(module.project(activated), edge_sums(module, x))

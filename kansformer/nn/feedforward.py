@@ -1,0 +1,102 @@
+"""Feed-forward networks for one's own transformer.
+
+Shape letters: `...` any, D model width, M hidden width.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from kansformer.nn.activation import LearnedActivation
+from kansformer.nn.linear import KANLinear
+
+
+class KANFeedForward(nn.Module):
+    """Two KAN layers, D → M → D. The activation is the base function of the second layer's edges.
+
+    Args:
+        features: D.
+        hidden_features: M.
+        bias: whether the layers have a bias.
+        base: σ of the second layer; the first layer's edges are straight lines plus curves.
+        basis, grid_size, order, domain, edges, rank, groups, extrapolation, device, dtype: as in `KANLinear`.
+
+    Raises:
+        ConfigError: an argument is not among its choices.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        hidden_features: int,
+        *,
+        basis: str = "bspline",
+        grid_size: int = 5,
+        order: int = 3,
+        domain: tuple[float, float] = (-4.0, 4.0),
+        edges: str = "full",
+        rank: int = 16,
+        groups: int = 8,
+        extrapolation: str = "linear",
+        base: str = "silu",
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        curves = dict(basis=basis, grid_size=grid_size, order=order, domain=domain, edges=edges, rank=rank)
+        rest = dict(groups=groups, extrapolation=extrapolation, bias=bias, device=device, dtype=dtype)
+        self.up_proj = KANLinear(features, hidden_features, base="identity", **curves, **rest)
+        self.down_proj = KANLinear(hidden_features, features, base=base, **curves, **rest)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., D) to (..., D)."""
+        return self.down_proj(self.up_proj(x))
+
+
+class GatedKANFeedForward(nn.Module):
+    """A SwiGLU block (Shazeer, 2020) with a learned curve on the gate and one on the block's input; it starts as SwiGLU.
+
+    h = (σ + ψ_gate)(W_gate x') · W_up x' with x' = x + ψ_in(x), and y = W_down h.
+
+    Args:
+        features: D.
+        hidden_features: M.
+        base: σ of the gate.
+        bias: whether the three linear layers have a bias.
+        basis, grid_size, order, domain, groups, extrapolation, device, dtype: as in `KANLinear`.
+        edges: `channel` or `group`, for both curves.
+
+    Raises:
+        ConfigError: an argument is not among its choices.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        hidden_features: int,
+        *,
+        basis: str = "bspline",
+        grid_size: int = 8,
+        order: int = 3,
+        domain: tuple[float, float] = (-4.0, 4.0),
+        edges: str = "channel",
+        groups: int = 8,
+        extrapolation: str = "linear",
+        base: str = "silu",
+        bias: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        curves = dict(basis=basis, grid_size=grid_size, order=order, domain=domain, edges=edges, groups=groups)
+        rest = dict(extrapolation=extrapolation, device=device, dtype=dtype)
+        self.input_curve = LearnedActivation(features, base="identity", **curves, **rest)
+        self.gate_proj = nn.Linear(features, hidden_features, bias=bias, device=device, dtype=dtype)
+        self.up_proj = nn.Linear(features, hidden_features, bias=bias, device=device, dtype=dtype)
+        self.act_fn = LearnedActivation(hidden_features, base=base, **curves, **rest)
+        self.down_proj = nn.Linear(hidden_features, features, bias=bias, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., D) to (..., D)."""
+        x = self.input_curve(x)
+        return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))

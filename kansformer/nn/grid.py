@@ -1,0 +1,144 @@
+"""Move a model's grids to where its data is, and make them finer, without changing what it computes.
+
+Shape letters: N tokens, I inputs, P curves of the input axis.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from kansformer.basis import refit_curves
+from kansformer.errors import ConfigError, DataError
+
+# The narrowest domain relative to the numbers in it: below this, float32 cannot tell the grid's knots apart.
+NARROWEST = 1e-3
+
+
+def update_grid(
+    model: nn.Module, inputs: Tensor | Mapping[str, Tensor] | Iterable, *, margin: float = 0.05, quantile: float = 1.0
+) -> nn.Module:
+    """Set the domain of every curve to the range of its inputs, and refit the curve there.
+
+    The curves stay as they are to the residual of a least-squares fit; inputs that were outside the domain before, where
+    a curve is straight, stay on that straight line. Constant inputs get a narrow domain around them, never NaN.
+
+    Args:
+        model: any model with curves, in place.
+        inputs: a tensor or mapping that the model is called with, or an iterable of such batches.
+        margin: widens each domain on both sides, as a fraction of its width.
+        quantile: the share of inputs that each side shall cover, in (0.5, 1]; 1 covers all of them.
+
+    Returns:
+        The model.
+
+    Raises:
+        ConfigError: the model has no curves, or `quantile` is out of range.
+        DataError: an input that reaches a curve is not finite; the model is left as it was.
+    """
+    modules = {path: module for path, module in model.named_modules() if hasattr(module, "curves")}
+    if not modules:
+        raise ConfigError("The model has no curves, so there is no grid to update.")
+    if not 0.5 < quantile <= 1.0:
+        raise ConfigError(f"quantile must be above 0.5 and at most 1, got {quantile!r}.")
+    ranges = _record_ranges(model, modules, inputs, quantile)
+    domains = {path: _widened(range_P2, margin) for path, range_P2 in ranges.items()}
+    for path, domain_P2 in domains.items():
+        _refit(modules[path], modules[path].curves, domain_P2.to(modules[path].domain))
+    return model
+
+
+def refine_grid(model: nn.Module, grid_size: int) -> nn.Module:
+    """Give every curve a finer (or coarser) grid on the same domain.
+
+    When the new grid size is a multiple of the old one, B-spline curves are kept exactly (to rounding).
+
+    Args:
+        model: any model with curves, in place. Its coefficients are new parameters: make the optimizer anew.
+        grid_size: G of all curves.
+
+    Returns:
+        The model.
+
+    Raises:
+        ConfigError: the model has no curves, or the grid size is not a whole number of at least 1.
+    """
+    modules = [module for module in model.modules() if hasattr(module, "curves")]
+    if not modules:
+        raise ConfigError("The model has no curves, so there is no grid to refine.")
+    specs = [replace(m.curves, basis=replace(m.curves.basis, grid_size=grid_size)) for m in modules]
+    for module, spec in zip(modules, specs, strict=True):
+        _refit(module, spec, module.domain)
+    record = getattr(getattr(model, "config", None), "quantization_config", None)
+    if hasattr(record, "with_grid_size"):  # a converted model says in its config what its curves are made of
+        model.config.quantization_config = record.with_grid_size(grid_size)
+    return model
+
+
+def _record_ranges(model, modules, inputs, quantile) -> dict[str, Tensor]:
+    ranges: dict[str, Tensor] = {}
+
+    def hook(path):
+        def record(module, args):
+            x_NI = args[0].detach().reshape(-1, args[0].shape[-1])
+            if not x_NI.numel():
+                return
+            if not x_NI.isfinite().all():
+                raise DataError(f"The input of {path or 'the model'} is not finite, so its range cannot be taken.")
+            curves = module.domain.shape[0]
+            x_SP = x_NI.reshape(-1, curves, x_NI.shape[1] // curves).transpose(1, 2).reshape(-1, curves).float()
+            range_P2 = torch.stack([_quantile(x_SP, 1 - quantile), _quantile(x_SP, quantile)], dim=-1)
+            if path in ranges:
+                lower, upper = ranges[path].unbind(-1)
+                range_P2 = torch.stack([lower.minimum(range_P2[:, 0]), upper.maximum(range_P2[:, 1])], dim=-1)
+            ranges[path] = range_P2
+
+        return record
+
+    handles = [module.register_forward_pre_hook(hook(path)) for path, module in modules.items()]
+    batches = [inputs] if isinstance(inputs, (Tensor, Mapping)) else inputs
+    training = model.training
+    try:
+        model.eval()
+        with torch.no_grad():
+            for batch in batches:
+                model(**batch) if isinstance(batch, Mapping) else model(batch)
+    finally:
+        model.train(training)
+        for handle in handles:
+            handle.remove()
+    return ranges
+
+
+def _quantile(x_SP: Tensor, q: float) -> Tensor:
+    # kthvalue takes any number of samples; torch.quantile stops at 16 million.
+    k = min(x_SP.shape[0], max(1, round(q * (x_SP.shape[0] - 1)) + 1))
+    return x_SP.kthvalue(k, dim=0).values
+
+
+def _widened(range_P2: Tensor, margin: float) -> Tensor:
+    lower, upper = range_P2.double().unbind(-1)
+    middle, half = (lower + upper) / 2, (upper - lower) / 2
+    half = (half * (1 + 2 * margin)).maximum(NARROWEST * middle.abs().clamp_min(1e-6))
+    return torch.stack([middle - half, middle + half], dim=-1)
+
+
+@torch.no_grad()
+def _refit(module, spec, domain_P2) -> None:
+    per_edge = module.coefficients.unsqueeze(-1) if spec.bends_input else module.coefficients
+    fitted = refit_curves(
+        per_edge,
+        module.curves.basis,
+        module.domain,
+        spec.basis,
+        domain_P2,
+        denominator_ID=getattr(module, "denominator", None),
+    )
+    fitted = fitted.squeeze(-1) if spec.bends_input else fitted
+    if fitted.shape == module.coefficients.shape:
+        module.coefficients.copy_(fitted)
+    else:
+        module.coefficients = nn.Parameter(fitted, requires_grad=module.coefficients.requires_grad)
+    module.domain.copy_(domain_P2)
+    module.curves = spec

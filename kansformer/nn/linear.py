@@ -1,0 +1,138 @@
+"""A linear layer whose edges carry learned curves.
+
+Shape letters: `...` any, I inputs, O outputs, C coefficients, R rank, P curves of the input axis.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from kansformer.basis import Basis
+from kansformer.nn.base import base_function
+from kansformer.nn.curves import (
+    CurveSpec,
+    attach_curves,
+    curve_dtype,
+    detach_curves,
+    forward_with_curves,
+    reset_curves,
+    take_over,
+)
+
+
+class KANLinear(nn.Linear):
+    """y_o = b_o + Σ_i W_oi·σ(x_i) + s_oi(x_i), a Kolmogorov-Arnold layer (Liu et al., 2024) in place of `nn.Linear`.
+
+    It is an `nn.Linear`, so whatever looks for linear layers (adapters, quantisers, tensor-parallel plans) finds its
+    weight and bias under their usual names.
+
+    Args:
+        in_features: I.
+        out_features: O.
+        basis: `bspline`, `chebyshev`, `rbf`, `fourier` or `rational`.
+        grid_size: grid intervals in the domain.
+        order: polynomial degree.
+        domain: interval that the grid covers, in units of the input.
+        edges: `full`, `low_rank`, `channel` or `group`; see `CurveSpec`.
+        rank: of `low_rank` edges.
+        groups: of `group` curves.
+        extrapolation: outside the domain, `linear`, `clamp` or `zero`.
+        base: σ, one of `identity`, `silu`, `gelu`, `relu`, `tanh`, `zero`.
+        bias: whether b is learned; without it b = 0.
+        device, dtype: of all parameters.
+
+    Attributes:
+        weight: W, (O, I).
+        coefficients: (I, C, O) for `full`, (I, C, R) for `low_rank`, (P, C) for `channel` and `group`.
+        mix: U, (R, O), only for `low_rank`.
+        denominator: (P, D), only for `rational`; the edges of one input share it.
+        domain: (P, 2), a buffer.
+
+    Raises:
+        ConfigError: an argument is not among its choices.
+    """
+
+    linear_class: type[nn.Linear] = nn.Linear
+    """Whose forward the linear part runs: the class of the layer that `from_linear` took over."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        basis: str = "bspline",
+        grid_size: int = 5,
+        order: int = 3,
+        domain: tuple[float, float] = (-1.0, 1.0),
+        edges: str = "full",
+        rank: int = 16,
+        groups: int = 8,
+        extrapolation: str = "linear",
+        base: str = "silu",
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        base_function(base)
+        spec = CurveSpec(
+            basis=Basis(name=basis, grid_size=grid_size, order=order, extrapolation=extrapolation),
+            edges=edges,
+            domain=domain,
+            rank=rank,
+            groups=groups,
+        )
+        super().__init__(in_features, out_features, bias=bias, device="meta", dtype=dtype)
+        attach_curves(self, spec, in_features, out_features, device="meta", dtype=dtype)
+        self.base = base
+        if device is None:
+            device = torch.get_default_device()
+        if torch.device(device).type != "meta":
+            self.to_empty(device=device)
+            self.reset_parameters()
+
+    @classmethod
+    def from_linear(cls, linear: nn.Linear, spec: CurveSpec) -> "KANLinear":
+        """A KAN layer with straight edges around an existing layer's own weight and bias, which it shares.
+
+        Its curves are not yet initialised; `reset_curves` makes them zero.
+        """
+        module = cls.__new__(cls)
+        take_over(module, linear)
+        module.linear_class = type(linear)
+        module.base = "identity"
+        weight = linear.weight
+        attach_curves(
+            module, spec, linear.in_features, linear.out_features, device=weight.device, dtype=curve_dtype(weight)
+        )
+        return module
+
+    def to_linear(self) -> nn.Linear:
+        """The plain layer with this layer's own weight and bias, without the curves."""
+        linear = self.linear_class.__new__(self.linear_class)
+        take_over(linear, self)
+        detach_curves(linear)
+        for name in ("linear_class", "base"):
+            linear.__dict__.pop(name, None)
+        return linear
+
+    def reset_parameters(self) -> None:
+        """Weights as in `nn.Linear`; edge curves start as small noise, input curves straight."""
+        if self.weight.is_meta:
+            return
+        super().reset_parameters()
+        noise = 0.0 if self.curves.bends_input else 0.1 * self.in_features**-0.5
+        reset_curves(self, noise=noise)
+
+    def project(self, activated: Tensor) -> Tensor:
+        """The linear part: activated (..., I) to (..., O)."""
+        return self.linear_class.forward(self, activated)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., I) to (..., O)."""
+        return forward_with_curves(self, x, base_function(self.base)(x))
+
+    def extra_repr(self) -> str:
+        basis = self.curves.basis
+        return (
+            f"{super().extra_repr()}, edges={self.curves.edges!r}, basis={basis.name!r}, "
+            f"grid_size={basis.grid_size}, order={basis.order}, base={self.base!r}"
+        )

@@ -1,0 +1,169 @@
+"""Prove a site before a model is touched: with straight curves it must reproduce the original bit for bit."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from kansformer.errors import ProofError
+from kansformer.sites.probe import BATCH, TOKENS, probes
+from kansformer.sites.site import Site, Slot, get_slot_target, runs
+from kansformer.sites.surgery import fill_slot, shadow
+
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was compared for a site: its own `block`, the `layer` around it, or the `slots` one by one.
+
+    A block that cannot be called on its own (it wants positions or masks of its model) is proved slot by slot: each new
+    module equals the old one on random input, and the model's own forward around them does not change.
+    """
+
+    path: str
+    level: str
+
+
+def prove_site(model: nn.Module, site: Site, modules: Mapping[str, nn.Module]) -> Proof:
+    """Run the old and the new block on random input.
+
+    Args:
+        model: the model, which is not changed.
+        site: where.
+        modules: the new modules by slot name, with straight curves; their curves are bent for a moment.
+
+    Returns:
+        What was compared.
+
+    Raises:
+        ProofError: an output differs, or a curve has no effect on it.
+    """
+    slots = [site.slot(name) for name in modules]
+    generator = torch.Generator().manual_seed(SEED)
+    for path in _callable_ancestors(model, site):
+        block = model.get_submodule(path)
+        inner = [_below(slot, path) for slot in slots]
+        with _undisturbed(block):
+            run = _first_accepted(block, site, _like(block, modules), generator)
+            if run is None:
+                continue
+            new_block = shadow(block, inner)
+            for slot in inner:
+                fill_slot(new_block, slot, modules[slot.name])
+            _compare(site, slots, modules, lambda: run(block), lambda new=new_block: run(new))
+        return Proof(site.path, "block" if path == site.path else "layer")
+
+    for slot in slots:
+        old = get_slot_target(model, slot.path) if slot.name != "input" else nn.Identity()
+        x = torch.randn(BATCH, TOKENS, slot.features, generator=generator).to(_like(modules[slot.name], modules))
+        with torch.no_grad():
+            _compare(site, [slot], modules, lambda f=old, x=x: f(x), lambda f=modules[slot.name], x=x: f(x))
+    return Proof(site.path, "slots")
+
+
+def same_bits(old: object, new: object) -> bool:
+    """Whether two outputs hold equal tensors everywhere; NaN equals NaN."""
+    old_tensors, new_tensors = list(_tensors(old)), list(_tensors(new))
+    return len(old_tensors) == len(new_tensors) and all(
+        a.shape == b.shape and a.dtype == b.dtype and bool(((a == b) | (a.isnan() & b.isnan())).all())
+        for a, b in zip(old_tensors, new_tensors, strict=True)
+    )
+
+
+def _compare(site: Site, slots: Sequence[Slot], modules, run_old: Callable, run_new: Callable) -> None:
+    name = site.path or "the model"
+    expected = run_old()
+    try:
+        result = run_new()
+    except Exception as error:  # whatever the block raises says that the slot cannot hold these curves
+        raise ProofError(f"{name} does not run with straight curves in it: {error}") from error
+    if not same_bits(expected, result):
+        raise ProofError(f"{name} with straight curves differs from the original, so it is not converted.")
+    for slot in slots:
+        with _bent(modules[slot.name]):
+            if same_bits(expected, run_new()):
+                raise ProofError(
+                    f"The forward of {name} does not call {slot.path!r}, so curves in the slot {slot.name!r} would have "
+                    "no effect. Choose other slots."
+                )
+
+
+def _first_accepted(block: nn.Module, site: Site, like: Tensor, generator) -> Callable | None:
+    """A function that runs a block like this one, on the first arguments that the original accepts."""
+    for arguments in probes(block, site, like, generator):
+
+        def run(module, arguments=arguments):
+            torch.manual_seed(SEED)
+            return module(*arguments)
+
+        try:
+            if any(True for _ in _tensors(run(block))):
+                return run
+        except Exception:  # noqa: S112 - wrong arguments fail in any way; the next candidate is tried
+            continue
+    return None
+
+
+def _callable_ancestors(model: nn.Module, site: Site) -> Iterator[str]:
+    """The site and the modules around it up to its layer, those that can run."""
+    path = site.path
+    while path:
+        module = model.get_submodule(path)
+        if runs(module) and not hasattr(module, "_hf_hook"):
+            yield path
+        if path.rpartition(".")[2].isdigit() and "expert" not in path.rpartition(".")[0].rpartition(".")[2]:
+            return
+        path = path.rpartition(".")[0]
+        if path == site.stack:
+            return
+
+
+def _below(slot: Slot, path: str) -> Slot:
+    return replace(slot, path=slot.path[len(path) + 1 :] if path else slot.path)
+
+
+def _like(block: nn.Module, modules: Mapping[str, nn.Module]) -> Tensor:
+    parameters = [*block.parameters(), *(p for m in modules.values() for p in m.parameters())]
+    return next(p for p in parameters if p.is_floating_point())
+
+
+@contextmanager
+def _undisturbed(block: nn.Module):
+    """Evaluation mode without gradients or effects on the random state; everything is put back afterwards."""
+    modes = [(module, module.training) for module in block.modules()]
+    devices = sorted({p.device.index for p in block.parameters() if p.device.type == "cuda"})
+    try:
+        block.eval()
+        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def _bent(module: nn.Module):
+    """The module with random curves for a moment."""
+    generator = torch.Generator().manual_seed(SEED)
+    noise = torch.randn(module.coefficients.shape, generator=generator)
+    saved = module.coefficients.detach().clone()
+    with torch.no_grad():
+        module.coefficients.copy_(noise)
+        try:
+            yield
+        finally:
+            module.coefficients.copy_(saved)
+
+
+def _tensors(output: object) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, Mapping):
+        for value in output.values():
+            yield from _tensors(value)
+    elif isinstance(output, (list, tuple)):
+        for value in output:
+            yield from _tensors(value)

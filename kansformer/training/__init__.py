@@ -1,0 +1,1 @@
+"""Text, blocks and training loops for language models on one machine."""
