@@ -13,7 +13,7 @@ from kansformer.nn import (
 )
 from kansformer.ops import available_backends, set_backend
 
-__version__ = "0.1.0"
+from kansformer.version import __version__
 
 __all__ = [
     "GatedKANFeedForward",

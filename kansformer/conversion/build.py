@@ -1,15 +1,14 @@
-"""Build the module that goes into a slot, and the original back from it."""
+"""Build the module that goes into a slot."""
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
-from kansformer.conversion.conv1d import KANConv1D
 from kansformer.errors import SlotError
 from kansformer.nn import KANLinear, LearnedActivation
 from kansformer.nn.base import identity
 from kansformer.nn.curves import CurveSpec, curve_dtype, reset_curves
 from kansformer.sites import Site
+from kansformer.sites.parts import is_conv1d
 from kansformer.sites.site import Slot, get_slot_target
 
 # The mixing matrices of low-rank edges are random; their own generator leaves the global random state alone.
@@ -30,7 +29,9 @@ def build_slot(model: nn.Module, site: Site, slot: Slot, spec: CurveSpec) -> nn.
         )
     else:
         layer = get_slot_target(model, slot.path)
-        if isinstance(layer, Conv1D):
+        if is_conv1d(layer):
+            from kansformer.conversion.conv1d import KANConv1D  # imports transformers' half second of helpers
+
             module = KANConv1D.from_conv1d(layer, spec)
         elif isinstance(layer, nn.Linear):
             module = KANLinear.from_linear(layer, spec)
@@ -39,15 +40,6 @@ def build_slot(model: nn.Module, site: Site, slot: Slot, spec: CurveSpec) -> nn.
     if not module.coefficients.is_meta:
         reset_curves(module, generator=torch.Generator(module.coefficients.device).manual_seed(SEED))
     return module
-
-
-def original_of(module: nn.Module) -> object:
-    """What stood in the slot before: the plain layer with the current weights, or the activation."""
-    if isinstance(module, KANLinear):
-        return module.to_linear()
-    if isinstance(module, KANConv1D):
-        return module.to_conv1d()
-    return module.to_activation()
 
 
 def reference_tensor(model: nn.Module, site: Site) -> Tensor:

@@ -32,7 +32,7 @@ class KANConv1D(Conv1D):
         attach_curves(module, spec, layer.nx, layer.nf, device=weight.device, dtype=curve_dtype(weight))
         return module
 
-    def to_conv1d(self) -> Conv1D:
+    def without_curves(self) -> Conv1D:
         """The plain layer with this layer's own weight and bias, without the curves."""
         layer = Conv1D.__new__(Conv1D)
         take_over(layer, self)

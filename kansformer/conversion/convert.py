@@ -5,16 +5,15 @@ import warnings
 from torch import nn
 
 from kansformer.config import KANConfig
-from kansformer.conversion.build import build_slot, original_of
+from kansformer.conversion.build import build_slot
 from kansformer.conversion.checkpoint import attach_record, detach_record, record_of
 from kansformer.conversion.plan import plan_conversion
 from kansformer.conversion.record import ConversionRecord, base_prefix, slot_record
 from kansformer.errors import CheckpointError, ConversionStateError, ProofError
-from kansformer.nn import LearnedActivation
 from kansformer.sites import Slot, prove_site
 from kansformer.sites.parts import linear_shape
 from kansformer.sites.site import Site, get_slot_target, parent_of
-from kansformer.sites.surgery import INPUT_CURVE, bend_first_input, fill_slot, set_child
+from kansformer.sites.surgery import INPUT_CURVE, fill_slot, remove_input_curve, set_child
 
 
 def convert(model: nn.Module, config: KANConfig | None = None, *, verify: bool = True) -> nn.Module:
@@ -88,14 +87,12 @@ def revert(model: nn.Module) -> nn.Module:
     """
     if not is_converted(model):
         raise ConversionStateError("The model is not converted, so there is nothing to revert.")
+    for host in [module for module in model.modules() if INPUT_CURVE in module._modules]:
+        remove_input_curve(host)
     for owner in list(model.modules()):
         for name, child in list(owner._modules.items()):
-            if not hasattr(child, "curves"):
-                continue
-            if name == INPUT_CURVE and isinstance(child, LearnedActivation):
-                _remove_input_curve(owner)
-            else:
-                set_child(owner, name, original_of(child))
+            if hasattr(child, "curves"):
+                set_child(owner, name, child.without_curves())
     detach_record(model)
     return model
 
@@ -107,8 +104,9 @@ def is_converted(model: nn.Module) -> bool:
 
 def _fill(model: nn.Module, built: list[tuple[Slot, nn.Module]]) -> None:
     undo = []
+    # Input curves last: their host may be a layer that is itself replaced.
     try:
-        for slot, module in built:
+        for slot, module in sorted(built, key=lambda pair: pair[0].name == "input"):
             undo.append(fill_slot(model, slot, module))
     except BaseException:
         for step in reversed(undo):
@@ -140,11 +138,3 @@ def _check_materialised(site: Site, modules: dict[str, nn.Module]) -> None:
             f"The weights of {site.path} are not in memory, so it cannot be proved. Load the model without offloading, "
             "or pass verify=False."
         )
-
-
-def _remove_input_curve(host: nn.Module) -> None:
-    for key, hook in list(host._forward_pre_hooks.items()):
-        if hook is bend_first_input:
-            del host._forward_pre_hooks[key]
-            host._forward_pre_hooks_with_kwargs.pop(key, None)
-    delattr(host, INPUT_CURVE)

@@ -86,7 +86,7 @@ class LearnedActivation(nn.Module):
         self._owned = tuple(self.state_dict())
         attach_curves(self, spec, features, None, device=device, dtype=dtype)
 
-    def to_activation(self) -> Callable[[Tensor], Tensor]:
+    def without_curves(self) -> Callable[[Tensor], Tensor]:
         """The activation without its curve, with the current values of its own parameters."""
         for name in self._owned:
             table = self.activation._parameters if name in self.activation._parameters else self.activation._buffers

@@ -105,7 +105,7 @@ class KANLinear(nn.Linear):
         )
         return module
 
-    def to_linear(self) -> nn.Linear:
+    def without_curves(self) -> nn.Linear:
         """The plain layer with this layer's own weight and bias, without the curves."""
         linear = self.linear_class.__new__(self.linear_class)
         take_over(linear, self)

@@ -31,8 +31,8 @@ def sum_edges(x_NI: Tensor, coefficients_ICO: Tensor, denominator_ID: Tensor | N
 def _chunked(definition: Callable, budget: int, x: Tensor, coefficients: Tensor, denominator, domain, basis: Basis):
     tokens, inputs = x.shape
     chunk = max(1, budget // max(1, inputs * basis.num_coefficients))
-    # Compilers fuse and tile the definition themselves; one chunk has nothing to save over it but the basis.
-    if torch.compiler.is_compiling() or tokens == 0:
+    # Compilers fuse and tile the definition themselves; torch.func cannot look into an autograd function.
+    if torch.compiler.is_compiling() or tokens == 0 or torch._C._are_functorch_transforms_active():
         return definition(x, coefficients, denominator, domain, basis)
     return _TokenChunks.apply(definition, chunk, basis, domain, x, coefficients, denominator)
 

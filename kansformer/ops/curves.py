@@ -34,7 +34,7 @@ def apply_curves(
     Raises:
         ShapeError: the shapes do not belong together.
     """
-    return _run("apply_curves", x, coefficients_IC, domain_I2, basis, denominator_ID, (coefficients_IC.shape[0],))
+    return _run("apply_curves", x, coefficients_IC, domain_I2, basis, denominator_ID)
 
 
 def sum_edges(
@@ -53,24 +53,20 @@ def sum_edges(
     Raises:
         ShapeError: the shapes do not belong together.
     """
-    return _run("sum_edges", x, coefficients_ICO, domain_I2, basis, denominator_ID, (coefficients_ICO.shape[-1],))
+    return _run("sum_edges", x, coefficients_ICO, domain_I2, basis, denominator_ID)
 
 
 def without_autocast(device_type: str) -> AbstractContextManager:
-    """Computes in the tensors' own dtypes; a device type that has no autocast (meta) needs nothing."""
-    if torch.amp.is_autocast_available(device_type):
+    """Computes in the tensors' own dtypes; where no autocast is on (or there is none: meta) nothing needs to be done."""
+    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
         return torch.autocast(device_type, enabled=False)
     return nullcontext()
 
 
-def _run(operation, x, coefficients, domain_I2, basis, denominator_ID, output_shape):
-    if x.ndim == 0 or x.shape[-1] != coefficients.shape[0]:
-        raise ShapeError(f"Input of shape {tuple(x.shape)} does not end in the {coefficients.shape[0]} curve inputs.")
-    if coefficients.shape[1] != basis.num_coefficients:
-        raise ShapeError(
-            f"Coefficients of shape {tuple(coefficients.shape)} do not have the {basis.num_coefficients} per curve "
-            f"that {basis} needs."
-        )
+def _run(
+    operation: str, x: Tensor, coefficients: Tensor, domain_I2: Tensor, basis: Basis, denominator_ID: Tensor | None
+) -> Tensor:
+    _check_shapes(operation, x, coefficients, domain_I2, basis, denominator_ID)
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     with without_autocast(x.device.type):
         y = getattr(backend_for(x), operation)(
@@ -80,4 +76,26 @@ def _run(operation, x, coefficients, domain_I2, basis, denominator_ID, output_sh
             domain_I2.to(dtype),
             basis,
         )
-    return y.reshape(*x.shape[:-1], *output_shape)
+    return y.reshape(*x.shape[:-1], y.shape[-1])
+
+
+def _check_shapes(
+    operation: str, x: Tensor, coefficients: Tensor, domain_I2: Tensor, basis: Basis, denominator_ID: Tensor | None
+) -> None:
+    axes = ("inputs", "coefficients", "outputs")[: 2 if operation == "apply_curves" else 3]
+    if coefficients.ndim != len(axes):
+        raise ShapeError(f"Coefficients of shape {tuple(coefficients.shape)} are not ({', '.join(axes)}).")
+    inputs, width = coefficients.shape[:2]
+    if width != basis.num_coefficients:
+        raise ShapeError(
+            f"Coefficients of shape {tuple(coefficients.shape)} do not have the {basis.num_coefficients} per curve "
+            f"that {basis} needs."
+        )
+    if x.ndim == 0 or x.shape[-1] != inputs:
+        raise ShapeError(f"Input of shape {tuple(x.shape)} does not end in the {inputs} curve inputs.")
+    if domain_I2.shape != (inputs, 2):
+        raise ShapeError(f"Domain of shape {tuple(domain_I2.shape)} does not fit the curves: expected {(inputs, 2)}.")
+    found = None if denominator_ID is None else tuple(denominator_ID.shape)
+    expected = (inputs, basis.num_denominator) if basis.num_denominator else None
+    if found != expected:
+        raise ShapeError(f"Denominator of shape {found} does not fit {basis}: expected {expected}.")

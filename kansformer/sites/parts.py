@@ -6,8 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules import activation as torch_activations
-from transformers import activations as transformers_activations
-from transformers.pytorch_utils import Conv1D
+
+# Known by name: importing these parts of transformers takes most of a second, and a model has imported them already.
+TRANSFORMERS_ACTIVATIONS = "transformers.activations"
+CONV1D = ("transformers.pytorch_utils", "Conv1D")
 
 # Modules of torch.nn.modules.activation that are not a function of one number.
 NOT_POINTWISE = (nn.MultiheadAttention, nn.Softmax, nn.LogSoftmax, nn.Softmin, nn.Softmax2d, nn.GLU)
@@ -30,9 +32,12 @@ def linear_shape(module: nn.Module) -> tuple[int, int] | None:
         kind = type(module)
         if kind.forward is nn.Linear.forward or kind.__module__.startswith("transformers.models."):
             return module.in_features, module.out_features
-    if isinstance(module, Conv1D) and type(module).forward is Conv1D.forward:
-        return module.nx, module.nf
-    return None
+    return (module.nx, module.nf) if is_conv1d(module) else None
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """Whether this is exactly transformers' transposed linear layer (GPT-2)."""
+    return (type(module).__module__, type(module).__name__) == CONV1D
 
 
 def is_activation(value: object) -> bool:
@@ -41,11 +46,11 @@ def is_activation(value: object) -> bool:
         kind = type(value)
         if isinstance(value, NOT_POINTWISE):
             return False
-        return kind.__module__ in (torch_activations.__name__, transformers_activations.__name__) or (
+        return kind.__module__ in (torch_activations.__name__, TRANSFORMERS_ACTIVATIONS) or (
             kind.__name__.lower().endswith(("activation", "gelu", "swish")) and not any(value.children())
         )
     return isinstance(value, Callable) and (
-        any(value is f for f in FUNCTIONS) or getattr(value, "__module__", None) == transformers_activations.__name__
+        any(value is f for f in FUNCTIONS) or getattr(value, "__module__", None) == TRANSFORMERS_ACTIVATIONS
     )
 
 

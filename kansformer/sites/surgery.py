@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -29,13 +30,8 @@ def fill_slot(root: nn.Module, slot: Slot, module: nn.Module) -> Callable[[], No
     if slot.name == "input":
         host = root.get_submodule(slot.path)
         setattr(host, INPUT_CURVE, module)
-        handle = host.register_forward_pre_hook(bend_first_input, with_kwargs=True)
-
-        def undo_hook() -> None:
-            handle.remove()
-            delattr(host, INPUT_CURVE)
-
-        return undo_hook
+        host.register_forward_pre_hook(bend_first_input, with_kwargs=True)
+        return partial(remove_input_curve, host)
     owner_path, name = parent_of(slot.path)
     original = getattr(root.get_submodule(owner_path), name)
     # A layer that several modules share stays shared; a function or activation belongs to its site alone.
@@ -50,6 +46,15 @@ def fill_slot(root: nn.Module, slot: Slot, module: nn.Module) -> Callable[[], No
             set_child(owner, attribute, original)
 
     return undo
+
+
+def remove_input_curve(host: nn.Module) -> None:
+    """Take the input curve and its hook from a host, also where the hook's handle is long gone."""
+    for key, hook in list(host._forward_pre_hooks.items()):
+        if hook is bend_first_input:
+            del host._forward_pre_hooks[key]
+            host._forward_pre_hooks_with_kwargs.pop(key, None)
+    delattr(host, INPUT_CURVE)
 
 
 def set_child(owner: nn.Module, name: str, value: object) -> None:

@@ -41,7 +41,8 @@ def prove_site(model: nn.Module, site: Site, modules: Mapping[str, nn.Module]) -
     Raises:
         ProofError: an output differs, or a curve has no effect on it.
     """
-    slots = [site.slot(name) for name in modules]
+    # Input curves last: their host may be a layer that is itself replaced.
+    slots = sorted((site.slot(name) for name in modules), key=lambda slot: slot.name == "input")
     generator = torch.Generator().manual_seed(SEED)
     for path in _callable_ancestors(model, site):
         block = model.get_submodule(path)

@@ -1,0 +1,125 @@
+"""The claim under survey, on one model: converted, it answers the same to the bit; bent, it does not; reverted, it is as before."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+
+import torch
+from kansformer import KANConfig, convert, plan_conversion, revert
+from kansformer.conversion.plan import ConversionPlan
+from kansformer.errors import KansformerError, NoSiteError
+from torch import nn
+
+from zoo.build import Specimen
+from zoo.outputs import run, same
+from zoo.rules import EXPERT_INNER, HIDDEN, INNER
+
+PRESETS = {
+    "act": KANConfig(),
+    "low_rank": KANConfig(edges="low_rank", rank=4, slots=("up", "down")),
+}
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d)
+BEND = 0.5
+# Widths that only feed-forward networks have in the zoo's small models, alone or fused with a gate.
+FFN_WIDTHS = {INNER, 2 * INNER, EXPERT_INNER, 2 * EXPERT_INNER}
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What one preset did to one model.
+
+    Args:
+        status: `equal`, `different`, `refused`, `no_ffn`, `convolutional`, or `crashed` for an error that is not ours.
+        sites: feed-forward networks that took curves.
+        idle: modules with curves that this forward never called.
+        missed: weights of a feed-forward width that belong to no site.
+        alive: bending the curves changed the outputs; None where nothing was converted.
+        reverted: state dict and outputs are the original's again; None where nothing was converted.
+        reason: why not equal, or what was left out.
+    """
+
+    status: str
+    sites: int = 0
+    idle: int = 0
+    missed: tuple[str, ...] = ()
+    alive: bool | None = None
+    reverted: bool | None = None
+    reason: str = ""
+
+
+def check(specimen: Specimen, config: KANConfig) -> Verdict:
+    """Convert, compare, bend, revert, compare. The model is the original afterwards unless `reverted` is False."""
+    model = specimen.model
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            plan = plan_conversion(model, config)
+            convert(model, config)
+    except NoSiteError as error:
+        return Verdict(_kind_without_ffn(model), missed=missed_weights(model, None), reason=str(error))
+    except KansformerError as error:
+        return Verdict("refused", reason=f"{type(error).__name__}: {error}")
+    except Exception as error:  # an error of another kind is a bug to report, and must not end the survey
+        return Verdict("crashed", reason=f"{type(error).__name__}: {error}")
+    sites = len(plan.sites)
+    missed = missed_weights(model, plan)
+    try:
+        called: set[nn.Module] = set()
+        curved = [module for module in model.modules() if hasattr(module, "curves")]
+        hooks = [module.register_forward_hook(lambda module, *_: called.add(module)) for module in curved]
+        converted = run(model, specimen.inputs)
+        for hook in hooks:
+            hook.remove()
+        equal = same(specimen.outputs, converted)
+        _bend(model, state)
+        alive = not same(specimen.outputs, run(model, specimen.inputs))
+        revert(model)
+        reverted = _same_state(state, model.state_dict()) and same(specimen.outputs, run(model, specimen.inputs))
+    except Exception as error:  # as above
+        return Verdict("crashed", sites, reason=f"after conversion: {type(error).__name__}: {error}", reverted=False)
+    reasons = [f"{len(plan.skipped)} sites left out, such as {plan.skipped[0][0]}: {plan.skipped[0][1]}"] if plan.skipped else []
+    if not equal:
+        reasons.insert(0, f"largest difference {_largest_difference(specimen.outputs, converted):.3g}")
+    status = "equal" if equal else "different"
+    return Verdict(status, sites, len(curved) - len(called), missed, alive, reverted, "; ".join(reasons))
+
+
+def missed_weights(model: nn.Module, plan: ConversionPlan | None) -> tuple[str, ...]:
+    """Weights with a feed-forward width on one side and the model's width on the other, outside every site of the plan."""
+    covered = [slot.path for planned in plan.sites for slot in planned.site.slots.values()] if plan else []
+    covered += [planned.site.path for planned in plan.sites if planned.site.kind == "experts"] if plan else []
+    missed = []
+    for name, parameter in model.named_parameters():
+        sides = set(parameter.shape[-2:])
+        if parameter.ndim < 2 or not sides & FFN_WIDTHS or HIDDEN not in sides:
+            continue
+        if not any(name == path or name.startswith(f"{path}.") for path in covered):
+            missed.append(name)
+    return tuple(missed)
+
+
+def _bend(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
+    """Random values into every parameter that the conversion added."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name not in state:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * BEND)
+
+
+def _same_state(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> bool:
+    return list(before) == list(after) and same(list(before.values()), list(after.values()))
+
+
+def _kind_without_ffn(model: nn.Module) -> str:
+    convolutions = sum(isinstance(module, CONVOLUTIONS) for module in model.modules())
+    linears = sum(isinstance(module, nn.Linear) for module in model.modules())
+    return "convolutional" if convolutions > linears else "no_ffn"
+
+
+def _largest_difference(first: list[torch.Tensor], second: list[torch.Tensor]) -> float:
+    gaps = [(a.double() - b.double()).abs().max().item() for a, b in zip(first, second, strict=False)
+            if a.shape == b.shape and a.numel()]
+    return max(gaps, default=float("inf"))

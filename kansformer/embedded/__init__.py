@@ -1,0 +1,8 @@
+"""A small language model of Python code that comes with the package: for the demo, for tests, and for machines offline."""
+
+from pathlib import Path
+
+
+def embedded_model_path() -> Path:
+    """The folder with its config, weights and tokenizer, ready for `AutoModelForCausalLM.from_pretrained`."""
+    return Path(__file__).resolve().parent

@@ -1,0 +1,83 @@
+"""The loss of a causal language model on blocks of text.
+
+Shape letters: N blocks, T tokens of a block.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kansformer.errors import DataError
+from kansformer.training.report import Progress, StepReport
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well a model predicts a text.
+
+    Args:
+        loss: mean cross-entropy per predicted token, in nats.
+        perplexity: e to the loss; infinite where that is beyond a float.
+        tokens: predicted tokens, N·(T-1).
+        seconds: wall-clock time.
+    """
+
+    loss: float
+    perplexity: float
+    tokens: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"loss {self.loss:.4f}, perplexity {self.perplexity:.2f} on {self.tokens:,} tokens"
+
+
+def mean_loss(model: nn.Module, blocks_NT: Tensor, batch_size: int = 16, *, progress: Progress | None = None):
+    """Mean next-token loss over all blocks, each read on its own, in evaluation mode.
+
+    Args:
+        model: a causal language model of transformers; its mode is the same afterwards.
+        blocks_NT: token numbers, int64, N >= 1 and T >= 2.
+        batch_size: blocks in one forward pass. It changes the result by rounding only.
+        progress: called after every batch.
+
+    Returns:
+        An `Evaluation`.
+
+    Raises:
+        DataError: the blocks are not two-dimensional, are empty or too short, or `batch_size` is below 1.
+    """
+    check_blocks(blocks_NT, batch_size)
+    device = next(model.parameters()).device
+    batches = blocks_NT.split(batch_size)
+    training, begin, total, tokens = model.training, time.perf_counter(), 0.0, 0
+    model.eval()
+    try:
+        with torch.no_grad():
+            for step, batch in enumerate(batches, start=1):
+                batch = batch.to(device)
+                predicted = batch.shape[0] * (batch.shape[1] - 1)
+                total += predicted * model(input_ids=batch, labels=batch, use_cache=False).loss.item()
+                tokens += predicted
+                if progress is not None:
+                    rate = tokens / (time.perf_counter() - begin)
+                    progress(StepReport(step, len(batches), total / tokens, rate))
+    finally:
+        model.train(training)
+    loss = total / tokens
+    perplexity = math.exp(loss) if loss < 700 else math.inf
+    return Evaluation(loss=loss, perplexity=perplexity, tokens=tokens, seconds=time.perf_counter() - begin)
+
+
+def check_blocks(blocks_NT: Tensor, batch_size: int) -> None:
+    """Refuse what no loop over blocks can use.
+
+    Raises:
+        DataError: as `mean_loss`.
+    """
+    if blocks_NT.ndim != 2 or blocks_NT.shape[0] < 1 or blocks_NT.shape[1] < 2:
+        raise DataError(f"Blocks must have the shape (N >= 1, T >= 2), got {tuple(blocks_NT.shape)}.")
+    if batch_size < 1:
+        raise DataError(f"batch_size={batch_size} must be 1 or more.")

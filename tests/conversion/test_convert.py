@@ -1,0 +1,332 @@
+"""The swap on whole models: equal to the bit, alive, reversible, and undone whole when anything fails."""
+
+import copy
+
+import pytest
+import torch
+import transformers
+from numerics import relative_error
+
+from kansformer import KANConfig, convert, is_converted, plan_conversion, revert
+from kansformer.basis import BASES
+from kansformer.conversion import convert as convert_module
+from kansformer.errors import (
+    ConfigError,
+    ConversionStateError,
+    NoSiteError,
+    ProofError,
+    SlotError,
+)
+
+TINY = dict(vocab_size=100, hidden_size=64, intermediate_size=160, num_hidden_layers=3, num_attention_heads=4)
+# Three matrix products in float32, one after the other, each within the 1.3e-6 of a single operation.
+BLOCK_GRADIENT_BOUND = 4e-6
+MODELS = {
+    "llama": lambda: transformers.LlamaConfig(**TINY),
+    "gpt2": lambda: transformers.GPT2Config(
+        vocab_size=100, n_embd=64, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=0
+    ),
+    "bert": lambda: transformers.BertConfig(**TINY),
+    "phi3": lambda: transformers.Phi3Config(**TINY, pad_token_id=0, eos_token_id=0, bos_token_id=0),
+    "opt": lambda: transformers.OPTConfig(
+        vocab_size=100, hidden_size=64, word_embed_proj_dim=64, ffn_dim=160, num_hidden_layers=2, num_attention_heads=4
+    ),
+    "bloom": lambda: transformers.BloomConfig(
+        vocab_size=100, hidden_size=64, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=0
+    ),
+    "falcon": lambda: transformers.FalconConfig(
+        vocab_size=100, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, bos_token_id=0, eos_token_id=0
+    ),
+    "mixtral": lambda: transformers.MixtralConfig(**TINY, num_key_value_heads=2, num_local_experts=4),
+}
+CONFIGS = {
+    "act": KANConfig(),
+    "input and act in groups": KANConfig(slots=("input", "act"), edges="group"),
+    "low rank": KANConfig(slots=("up", "down"), edges="low_rank", rank=4),
+    "full": KANConfig(slots=("up", "down"), edges="full", grid_size=2),
+    "channel everywhere": KANConfig(slots=("input", "up", "act", "down"), basis="chebyshev"),
+    "rational": KANConfig(basis="rational", order=5),
+}
+
+
+def make(name, dtype=torch.float32):
+    torch.manual_seed(0)
+    return transformers.AutoModel.from_config(MODELS[name](), dtype=dtype).eval()
+
+
+def run(model):
+    with torch.no_grad():
+        return model(input_ids=torch.arange(3, 17).view(2, 7)).last_hidden_state
+
+
+def bend(model):
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("coefficients"):
+                parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+
+
+def snapshot(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_same_state(model, before):
+    after = model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize("settings", CONFIGS)
+@pytest.mark.parametrize("name", MODELS)
+def test_exact_alive_and_reversible(name, settings):
+    model, config = make(name), CONFIGS[settings]
+    before, expected, types = snapshot(model), run(model), [type(m) for m in model.modules()]
+    if name == "mixtral" and "act" not in config.slots:
+        with pytest.raises(SlotError, match="stack of experts"):
+            convert(model, config)
+        assert_same_state(model, before)
+        return
+    if name == "mixtral":
+        config = KANConfig(**{**config.to_dict(), "slots": ("act",)})
+    assert convert(model, config) is model
+    assert is_converted(model)
+    assert torch.equal(run(model), expected)
+    assert all(torch.equal(model.state_dict()[key], tensor) for key, tensor in before.items())
+    bend(model)
+    bent = run(model)
+    assert not torch.equal(bent, expected)
+    assert torch.equal(run(copy.deepcopy(model)), bent)
+    revert(model)
+    assert not is_converted(model)
+    assert_same_state(model, before)
+    assert [type(m) for m in model.modules()] == types
+    assert torch.equal(run(model), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_exact_in_every_dtype(dtype):
+    model = make("llama", dtype)
+    expected = run(model)
+    convert(model, KANConfig(slots=("input", "up", "act", "down")))
+    assert {p.dtype for p in model.parameters()} == {dtype}
+    assert torch.equal(run(model), expected)
+
+
+def test_base_weights_stay_the_same_parameters():
+    model = make("llama")
+    before = dict(model.named_parameters())
+    convert(model, KANConfig(slots=("up", "gate", "down"), edges="full"))
+    after = dict(model.named_parameters())
+    assert all(after[name] is parameter for name, parameter in before.items())
+    assert "layers.0.mlp.down_proj.coefficients" in after
+    assert isinstance(model.layers[0].mlp.down_proj, torch.nn.Linear)
+
+
+def test_the_plan_says_what_convert_does_and_changes_nothing():
+    model = make("llama")
+    before = snapshot(model)
+    plan = plan_conversion(model, KANConfig())
+    assert_same_state(model, before)
+    assert len(plan.sites) == 3
+    assert plan.parameters_before == sum(p.numel() for p in model.parameters())
+    assert "layers.*.mlp" in str(plan)
+    assert f"{plan.parameters_after:,}" in str(plan)
+    convert(model, KANConfig())
+    assert plan.parameters_after == sum(p.numel() for p in model.parameters())
+    assert plan.bytes_after == sum(p.numel() * p.element_size() for p in model.parameters())
+
+
+def test_the_default_preset_grows_a_model_little():
+    with torch.device("meta"):
+        model = transformers.AutoModel.from_config(transformers.LlamaConfig(num_hidden_layers=2))
+    plan = plan_conversion(model, KANConfig())
+    assert plan.parameters_after <= 1.35 * plan.parameters_before
+
+
+@pytest.mark.parametrize(
+    ("layers", "chosen"),
+    [(None, [0, 1, 2]), ([0, -1], [0, 2]), (slice(1, None), [1, 2]), ("::2", [0, 2]), ("last-third", [2]), (1, [1])],
+)
+def test_layers_are_chosen_by_index_slice_or_name(layers, chosen):
+    plan = plan_conversion(make("llama"), KANConfig(layers=layers))
+    assert [planned.site.layer for planned in plan.sites] == chosen
+
+
+def test_only_the_chosen_layers_change():
+    model = convert(make("llama"), KANConfig(layers="last-third"))
+    assert [name for name, _ in model.named_parameters() if "coefficients" in name] == [
+        "layers.2.mlp.act_fn.coefficients"
+    ]
+
+
+def test_a_mixed_model_takes_the_curves_where_it_can_and_says_where_not():
+    config = transformers.DeepseekV3Config(
+        vocab_size=100, hidden_size=64, intermediate_size=160, moe_intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=4, n_routed_experts=4, num_experts_per_tok=2, n_group=1,
+        topk_group=1, first_k_dense_replace=1, q_lora_rank=16, kv_lora_rank=16, qk_rope_head_dim=8,
+        qk_nope_head_dim=8, v_head_dim=8, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.AutoModel.from_config(config).eval()
+    expected = run(model)
+    with pytest.warns(UserWarning, match="stack of experts"):
+        convert(model, KANConfig(slots=("up", "down"), edges="low_rank", rank=2))
+    assert torch.equal(run(model), expected)
+
+
+BAD = {
+    "an unknown layer": (KANConfig(layers=[7]), ConfigError, "There is no layer 7: choose from 0 to 2"),
+    "an empty selection": (KANConfig(layers="5:"), ConfigError, "selects none of the 3 layers"),
+    "groups that do not divide": (
+        KANConfig(edges="group", groups=7), ConfigError, r"layers\.0\.mlp: groups=7 does not divide the 160",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_impossible_wishes_are_errors_and_leave_the_model_alone(case):
+    config, error, message = BAD[case]
+    model = make("llama")
+    before = snapshot(model)
+    with pytest.raises(error, match=message):
+        convert(model, config)
+    assert_same_state(model, before)
+
+
+def test_a_slot_that_no_site_has_is_an_error():
+    with pytest.raises(SlotError, match=r"gate and up are one fused layer.*Choose from: input, up, act, down"):
+        convert(make("phi3"), KANConfig(slots=("gate",)))
+    with pytest.raises(SlotError, match="has no slot 'gate': a plain feed-forward network has none"):
+        convert(make("gpt2"), KANConfig(slots=("gate",)))
+
+
+def test_a_convolutional_network_is_refused_by_that_name():
+    config = transformers.ResNetConfig(hidden_sizes=[8, 16], depths=[1, 1], embedding_size=8)
+    with pytest.raises(NoSiteError, match="ResNetModel is a convolutional network"):
+        convert(transformers.AutoModel.from_config(config), KANConfig())
+
+
+def test_converting_twice_and_reverting_a_plain_model_are_errors():
+    model = make("llama")
+    with pytest.raises(ConversionStateError, match="not converted"):
+        revert(model)
+    convert(model, KANConfig())
+    state = snapshot(model)
+    with pytest.raises(ConversionStateError, match=r"has curves already, for instance at layers\.0\.mlp\.act_fn"):
+        convert(model, KANConfig())
+    assert_same_state(model, state)
+
+
+def test_a_quantised_model_is_refused():
+    model = make("llama")
+    model.config.quantization_config = {"quant_method": "gptq", "bits": 4}
+    with pytest.raises(ConversionStateError, match="quantised with 'gptq'"):
+        convert(model, KANConfig())
+
+
+def test_weights_that_are_not_in_memory_cannot_be_proved():
+    with torch.device("meta"):
+        model = transformers.AutoModel.from_config(MODELS["llama"]())
+    with pytest.raises(ProofError, match="not in memory"):
+        convert(model, KANConfig())
+    assert is_converted(convert(model, KANConfig(), verify=False))
+
+
+@pytest.mark.parametrize("failing", range(6))
+def test_a_failure_half_way_leaves_the_model_as_it_was(monkeypatch, failing):
+    model = make("llama")
+    before, expected, types = snapshot(model), run(model), [type(m) for m in model.modules()]
+    fill_slot, calls = convert_module.__globals__["fill_slot"], []
+
+    def fail(*arguments):
+        calls.append(arguments)
+        if len(calls) > failing:
+            raise KeyboardInterrupt
+        return fill_slot(*arguments)
+
+    monkeypatch.setitem(convert_module.__globals__, "fill_slot", fail)
+    with pytest.raises(KeyboardInterrupt):
+        convert(model, KANConfig(slots=("input", "act")))
+    assert_same_state(model, before)
+    assert [type(m) for m in model.modules()] == types
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert torch.equal(run(model), expected)
+    assert not is_converted(model)
+
+
+def test_convert_leaves_the_random_state_and_the_modes_alone():
+    model = make("llama").train()
+    state = torch.get_rng_state()
+    convert(model, KANConfig(slots=("up", "down"), edges="low_rank"))
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(module.training for module in model.modules())
+
+
+def test_a_shared_layer_stays_shared():
+    model = make("llama")
+    model.layers[1].mlp.down_proj = model.layers[0].mlp.down_proj
+    expected = run(model)
+    convert(model, KANConfig(slots=("down",), edges="full", layers=[0]))
+    assert model.layers[1].mlp.down_proj is model.layers[0].mlp.down_proj
+    assert torch.equal(run(model), expected)
+    revert(model)
+    assert torch.equal(run(model), expected)
+
+
+def test_an_activation_keeps_the_names_of_its_own_parameters():
+    torch.manual_seed(0)
+    model = transformers.AutoModel.from_config(transformers.ApertusConfig(**TINY)).eval()
+    names, expected = list(model.state_dict()), run(model)
+    convert(model, KANConfig())
+    assert set(names) <= set(model.state_dict())
+    assert torch.equal(run(model), expected)
+    revert(model)
+    assert list(model.state_dict()) == names
+
+
+@pytest.mark.parametrize("settings", CONFIGS)
+def test_every_curve_gets_a_gradient_in_training(settings):
+    model = convert(make("llama"), CONFIGS[settings]).train()
+    bend(model)
+    model(input_ids=torch.arange(3, 17).view(2, 7)).last_hidden_state.square().mean().backward()
+    for name, parameter in model.named_parameters():
+        if name.rpartition(".")[2] in ("coefficients", "mix", "denominator"):
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+            assert parameter.grad.any(), name
+
+
+PLACES = [
+    *[(slot, edges) for slot in ("input", "up", "gate", "act", "down") for edges in ("channel", "group")],
+    *[(slot, edges) for slot in ("up", "gate", "down") for edges in ("full", "low_rank")],
+]
+
+
+@pytest.mark.parametrize("basis", BASES)
+@pytest.mark.parametrize(("slot", "edges"), PLACES, ids=lambda value: value)
+def test_gradients_of_every_parameter_against_float64(slot, edges, basis):
+    config = KANConfig(basis=basis, slots=(slot,), edges=edges, rank=3, grid_size=4)
+    block = convert(make("llama"), config).layers[0].mlp
+    bend(block)
+    with torch.no_grad():
+        for name, parameter in block.named_parameters():
+            if name.endswith("weight"):
+                parameter.mul_(20)  # from the initial 0.02 to where hidden units reach the domain's ends
+    exact = copy.deepcopy(block).double()
+    generator = torch.Generator().manual_seed(2)
+    x, weights = torch.randn(2, 2, 9, 64, generator=generator).unbind()
+    for module, dtype in ((block, torch.float32), (exact, torch.float64)):
+        (module(x.to(dtype)) * weights.to(dtype)).sum().backward()
+    for (name, parameter), reference in zip(block.named_parameters(), exact.parameters(), strict=True):
+        assert reference.grad.any(), name
+        assert relative_error(parameter.grad, reference.grad) < BLOCK_GRADIENT_BOUND, name
+
+
+def test_generation_is_unchanged():
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(MODELS["llama"]()).eval()
+    prompt = torch.arange(3, 10).view(1, 7)
+    expected = model.generate(prompt, max_new_tokens=16, do_sample=False, pad_token_id=0)
+    convert(model, KANConfig(slots=("input", "act", "down")))
+    assert torch.equal(model.generate(prompt, max_new_tokens=16, do_sample=False, pad_token_id=0), expected)

@@ -1,0 +1,55 @@
+"""Inputs that every test of the two operations shares."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from kansformer.basis import BASES, Basis
+
+
+@dataclass(frozen=True)
+class Case:
+    """Arguments of one operation, in float64; the domains differ from input to input and x leaves all of them."""
+
+    basis: Basis
+    x: torch.Tensor
+    coefficients: torch.Tensor
+    denominator: torch.Tensor | None
+    domain: torch.Tensor
+
+    def to(self, dtype: torch.dtype) -> "Case":
+        """The same numbers stored in a dtype."""
+        stored = (None if t is None else t.to(dtype) for t in (self.x, self.coefficients, self.denominator, self.domain))
+        return Case(self.basis, *stored)
+
+
+@pytest.fixture
+def make_case():
+    def make(basis: Basis, operation: str, tokens: int = 9, inputs: int = 5, outputs: int = 4, seed: int = 0) -> Case:
+        generator = torch.Generator().manual_seed(seed)
+
+        def normal(*shape):
+            return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+        per_edge = (outputs,) if operation == "sum_edges" else ()
+        lower = -1 - normal(inputs).abs()
+        return Case(
+            basis=basis,
+            x=1.5 * normal(tokens, inputs),
+            coefficients=normal(inputs, basis.num_coefficients, *per_edge),
+            denominator=normal(inputs, basis.num_denominator) if basis.num_denominator else None,
+            domain=torch.stack([lower, lower + 2 + normal(inputs).abs()], dim=-1),
+        )
+
+    return make
+
+
+@pytest.fixture(params=BASES)
+def basis(request) -> Basis:
+    return Basis(name=request.param, grid_size=4, order=3)
+
+
+@pytest.fixture(params=["apply_curves", "sum_edges"])
+def operation(request) -> str:
+    return request.param

@@ -1,0 +1,91 @@
+"""The public call: shapes, dtypes, autocast and its errors."""
+
+import pytest
+import torch
+
+from kansformer.basis import Basis
+from kansformer.errors import ShapeError
+from kansformer.ops import apply_curves, reference, set_backend, sum_edges
+from tests.numerics import assert_close_to_float64
+
+CALLS = {"apply_curves": apply_curves, "sum_edges": sum_edges}
+
+
+@pytest.fixture(params=["cpu", "reference"])
+def backend(request):
+    set_backend(request.param)
+    yield request.param
+    set_backend(None)
+
+
+def call(operation, case, x=None):
+    x = case.x if x is None else x
+    return CALLS[operation](x, case.coefficients, case.domain, case.basis, case.denominator)
+
+
+def expected_of(operation, case):
+    case = case.to(torch.float64)
+    return getattr(reference, operation)(case.x, case.coefficients, case.denominator, case.domain, case.basis)
+
+
+@pytest.mark.parametrize("leading", [(), (1,), (0,), (12,), (3, 4), (2, 3, 2), (3, 0, 4)])
+def test_any_leading_shape(make_case, basis, operation, backend, leading):
+    case = make_case(basis, operation, tokens=12)
+    x = case.x[: torch.Size(leading).numel()].reshape(*leading, 5)
+    y = call(operation, case, x)
+    expected = expected_of(operation, case)
+    assert y.shape == (*leading, expected.shape[-1])
+    assert_close_to_float64(y, expected[: torch.Size(leading).numel()].reshape(y.shape), torch.float64)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_result_is_computed_in_float32_and_not_rounded(make_case, basis, operation, backend, dtype):
+    case = make_case(basis, operation).to(dtype)
+    y = call(operation, case)
+    computed = torch.float64 if dtype == torch.float64 else torch.float32
+    assert y.dtype == computed
+    assert_close_to_float64(y, expected_of(operation, case), computed)
+
+
+def test_autocast_does_not_reach_the_curves(make_case, basis, operation, backend):
+    case = make_case(basis, operation).to(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = call(operation, case)
+        assert torch.ones(2, 2).mm(torch.ones(2, 2)).dtype == torch.bfloat16
+    assert y.dtype == torch.float32
+    assert_close_to_float64(y, expected_of(operation, case), torch.float32)
+
+
+def test_meta_tensors(make_case, basis, operation):
+    case = make_case(basis, operation)
+    tensors = (case.x, case.coefficients, case.denominator, case.domain)
+    meta = type(case)(basis, *(None if t is None else t.to("meta") for t in tensors))
+    y = call(operation, meta)
+    assert y.is_meta and y.shape == expected_of(operation, case).shape
+
+
+def test_shapes_that_do_not_fit_are_refused(make_case, operation):
+    case, rational = (make_case(Basis(name=name), operation) for name in ("bspline", "rational"))
+    function, x, coefficients, domain = CALLS[operation], case.x, case.coefficients, case.domain
+    with pytest.raises(ShapeError, match=r"Input of shape \(9, 4\) does not end in the 5 curve inputs"):
+        function(x[:, 1:], coefficients, domain, case.basis)
+    with pytest.raises(ShapeError, match=r"Input of shape \(\)"):
+        function(torch.tensor(1.0), coefficients, domain, case.basis)
+    with pytest.raises(ShapeError, match=r"do not have the 8 per curve"):
+        function(x, coefficients[:, 1:], domain, case.basis)
+    with pytest.raises(ShapeError, match=r"Domain of shape \(4, 2\).*expected \(5, 2\)"):
+        function(x, coefficients, domain[1:], case.basis)
+    with pytest.raises(ShapeError, match=r"Denominator of shape None.*expected \(5, 2\)"):
+        function(x, rational.coefficients, domain, rational.basis)
+    with pytest.raises(ShapeError, match=r"Denominator of shape \(4, 2\).*expected \(5, 2\)"):
+        function(x, rational.coefficients, domain, rational.basis, rational.denominator[1:])
+    with pytest.raises(ShapeError, match=r"Denominator of shape \(5, 2\).*expected None"):
+        function(x, coefficients, domain, case.basis, rational.denominator)
+
+
+def test_coefficients_of_the_other_operation_are_refused(make_case):
+    curves, edges = (make_case(Basis(), operation) for operation in CALLS)
+    with pytest.raises(ShapeError, match=r"Coefficients of shape \(5, 8, 4\)"):
+        apply_curves(edges.x, edges.coefficients, edges.domain, edges.basis)
+    with pytest.raises(ShapeError, match=r"Coefficients of shape \(5, 8\)"):
+        sum_edges(curves.x, curves.coefficients, curves.domain, curves.basis)

@@ -1,0 +1,85 @@
+"""The proof: a site that does not reproduce its original is refused, and the model is not touched by proving."""
+
+import pytest
+import torch
+from torch import nn
+
+from kansformer.config import KANConfig
+from kansformer.conversion.build import build_slot
+from kansformer.errors import ProofError
+from kansformer.sites import find_sites, prove_site
+
+
+class Block(nn.Module):
+    """A feed-forward network whose forward a test can bend."""
+
+    def __init__(self, forward=None):
+        super().__init__()
+        self.up, self.act, self.down = nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 6)
+        self.run = forward or (lambda block, x: block.down(block.act(block.up(x))))
+
+    def forward(self, x):
+        return self.run(self, x)
+
+
+def modules_of(model, config):
+    (site,) = find_sites(model)
+    return site, {name: build_slot(model, site, site.slots[name], config.curve_spec) for name in config.slots}
+
+
+def test_a_usual_block_is_proved_as_a_block():
+    model = nn.ModuleDict({"ffn": Block()})
+    site, modules = modules_of(model, KANConfig(slots=("input", "up", "act", "down")))
+    assert prove_site(model, site, modules).level == "block"
+
+
+def test_a_block_that_wants_more_than_tokens_is_proved_by_its_slots():
+    class Layer(Block):
+        def forward(self, x, positions):
+            return super().forward(x * positions["cos"])
+
+    model = nn.ModuleDict({"ffn": Layer()})
+    site, modules = modules_of(model, KANConfig(slots=("input", "up", "act", "down")))
+    assert prove_site(model, site, modules).level == "slots"
+    with torch.no_grad():
+        modules["down"].coefficients[3, 2] = 1e-3
+    with pytest.raises(ProofError, match="ffn with straight curves differs from the original"):
+        prove_site(model, site, modules)
+
+
+def test_a_forward_that_goes_round_its_modules_is_refused():
+    model = nn.ModuleDict({"ffn": Block(lambda b, x: b.down(torch.relu(b.up(x))))})
+    site, modules = modules_of(model, KANConfig())
+    with pytest.raises(ProofError, match=r"ffn does not call 'ffn\.act'"):
+        prove_site(model, site, modules)
+
+
+def test_channels_on_another_axis_are_refused():
+    # the activation sees (batch, channels, tokens), as in a block of 1x1 convolutions
+    model = nn.ModuleDict({"ffn": Block(lambda b, x: b.down(b.act(b.up(x).mT).mT))})
+    site, modules = modules_of(model, KANConfig())
+    with pytest.raises(ProofError, match="ffn does not run with straight curves"):
+        prove_site(model, site, modules)
+
+
+def test_a_module_that_changes_the_output_is_refused():
+    model = nn.ModuleDict({"ffn": Block()})
+    site, modules = modules_of(model, KANConfig())
+    with torch.no_grad():
+        modules["act"].coefficients[3, 2] = 1e-3
+    with pytest.raises(ProofError, match="ffn with straight curves differs from the original"):
+        prove_site(model, site, modules)
+
+
+def test_proving_leaves_no_trace():
+    model = nn.ModuleDict({"ffn": Block()}).train()
+    site, modules = modules_of(model, KANConfig(slots=("input", "act")))
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    random_state, children = torch.get_rng_state(), [id(m) for m in model.modules()]
+    prove_site(model, site, modules)
+    assert torch.equal(random_state, torch.get_rng_state())
+    assert children == [id(m) for m in model.modules()]
+    assert all(module.training for module in model.modules())
+    assert not model["ffn"]._forward_pre_hooks
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert all(not m.coefficients.any() for m in modules.values())

@@ -1,0 +1,97 @@
+"""The layout and the direction of imports, as a test: a package may import only what stands above it."""
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "kansformer"
+
+# Rows from the foundation up; names in one row are peers that never import each other.
+ORDER = [
+    {"errors", "version"},
+    {"basis"},
+    {"ops"},
+    {"nn"},
+    {"config"},
+    {"sites"},
+    {"conversion"},
+    {"embedded", "training", "hub"},
+    {"cli"},
+]
+RANK = {name: rank for rank, row in enumerate(ORDER) for name in row}
+
+# Third-party packages with one home.
+HOMES = {
+    "triton": {"kan_kernels"},
+    "datasets": {"training", "cli"},
+    "accelerate": {"training"},
+    "typer": {"cli"},
+    "rich": {"cli"},
+    "transformers": {"sites", "conversion", "training", "hub", "cli"},
+}
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_modules(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path} imports relatively; write the package's name"
+            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+SOURCES = sorted(p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE or p.name not in ("__init__.py", "__main__.py"))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_a_module_imports_only_what_stands_above_it(path):
+    own = part_of(path)
+    assert own in RANK, f"{own} has no place in the order of imports"
+    for name in imported_modules(path):
+        parts = name.split(".")
+        if parts[0] == "kansformer" and len(parts) > 1 and parts[1] in RANK and parts[1] != own:
+            assert RANK[parts[1]] < RANK[own], f"{path.relative_to(ROOT)} imports {name}, which stands below it"
+        assert name != "kansformer", f"{path.relative_to(ROOT)} imports the top of the package"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_a_third_party_package_has_one_home(path):
+    for name in {n.split(".")[0] for n in imported_modules(path)}:
+        assert part_of(path) in HOMES.get(name, {part_of(path)}), f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_the_kernels_folder_is_no_package():
+    # transformers imports a package named `kernels`; an __init__.py here would shadow it and break every model.
+    assert not (ROOT / "kernels" / "__init__.py").exists()
+    assert not (ROOT / "tests" / "kernels" / "__init__.py").exists()
+
+
+def test_the_kernels_import_nothing_but_their_own_torch_and_triton():
+    for path in (ROOT / "kernels").rglob("*.py"):
+        for name in imported_modules_loosely(path):
+            assert name in {"torch", "triton"} | sys.stdlib_module_names, f"{path.relative_to(ROOT)} imports {name}"
+
+
+def imported_modules_loosely(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    plain = {alias.name.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names}
+    absolute = {n.module.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and not n.level}
+    return plain | absolute
+
+
+def test_every_package_is_listed_for_the_wheel():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")  # tomllib is not in Python 3.10
+    listed = set(re.findall(r'"([^"]+)"', re.search(r"^packages = \[(.*?)^\]", text, re.S | re.M).group(1)))
+    found = {".".join(p.parent.relative_to(ROOT).parts) for p in PACKAGE.rglob("__init__.py")}
+    assert listed == found | {"kan_kernels"}
