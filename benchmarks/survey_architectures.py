@@ -35,7 +35,7 @@ def main() -> int:
     options.output.parent.mkdir(parents=True, exist_ok=True)
     with tqdm(total=len(todo), unit="type", disable=None) as bar:
         for (name, _), result in pool.each(survey_type, todo, options.jobs, options.limit):
-            if isinstance(result, pool.Lost):
+            if isinstance(result, pool.LostError):
                 result = Row(transformers.__version__, name, reason=str(result), seconds=options.limit)
             rows[name] = result
             for alarm in alarms([result]):
@@ -81,7 +81,9 @@ def _typed(line: dict[str, str]) -> Row:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", metavar="TYPE", choices=model_types(), help="these model types, again if need be")
+    parser.add_argument(
+        "--only", nargs="+", metavar="TYPE", choices=model_types(), help="these model types, again if need be"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="worker processes")
     parser.add_argument("--limit", type=float, default=60.0, help="seconds for one type")
     parser.add_argument("--fresh", action="store_true", help="forget the rows of earlier runs")

@@ -2,6 +2,7 @@
 
 from kansformer.config import KANConfig
 from kansformer.conversion import convert, is_converted, plan_conversion, revert
+from kansformer.hub import register_loader
 from kansformer.nn import (
     GatedKANFeedForward,
     KANFeedForward,
@@ -12,8 +13,9 @@ from kansformer.nn import (
     update_grid,
 )
 from kansformer.ops import available_backends, set_backend
+from kansformer.version import __version__ as __version__
 
-from kansformer.version import __version__
+register_loader()
 
 __all__ = [
     "GatedKANFeedForward",

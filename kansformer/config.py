@@ -1,4 +1,4 @@
-"""The settings of a swap: which curves go where. One frozen dataclass that checks itself and round-trips through JSON."""
+"""The settings of a swap: which curves go where. One frozen dataclass that checks itself and goes through JSON."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields

@@ -1,4 +1,4 @@
-"""Everything kansformer raises on purpose. Each class also inherits a built-in, so `except ValueError` keeps working."""
+"""All that kansformer raises on purpose. Each class also inherits a built-in, so `except ValueError` keeps working."""
 
 
 class KansformerError(Exception):

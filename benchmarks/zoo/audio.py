@@ -18,8 +18,19 @@ SAMPLES = 3840
 def candidates(model: nn.Module, accepted) -> Iterator[dict[str, object]]:
     """Keyword arguments with a batch of sounds, in every layout that the forward's argument names allow."""
     config = model.config
-    bins = find(config, "num_mel_bins", "n_mels", "n_mel_bins", "input_feat_per_channel", "input_feat_size", "feature_size",
-                "mel_bins", "input_dim", "feature_projection_input_dim", first="audio")
+    bins = find(
+        config,
+        "num_mel_bins",
+        "n_mels",
+        "n_mel_bins",
+        "input_feat_per_channel",
+        "input_feat_size",
+        "feature_size",
+        "mel_bins",
+        "input_dim",
+        "feature_projection_input_dim",
+        first="audio",
+    )
     bins = bins if type(bins) is int else 80
     positions = find(config, "max_source_positions", first="audio")
     if "input_features" in accepted:
@@ -38,5 +49,8 @@ def candidates(model: nn.Module, accepted) -> Iterator[dict[str, object]]:
 
 
 def _masks(accepted, length: int) -> dict[str, torch.Tensor]:
-    return {name: torch.ones(BATCH, length, dtype=torch.long)
-            for name in ("input_features_mask", "feature_attention_mask") if name in accepted}
+    return {
+        name: torch.ones(BATCH, length, dtype=torch.long)
+        for name in ("input_features_mask", "feature_attention_mask")
+        if name in accepted
+    }

@@ -17,9 +17,10 @@ from zoo.shrink import small_config
 MAX_PARAMETERS = 400_000_000
 SEED = 0
 NOISE = 0.02
+LARGEST_WEIGHT = 100.0  # beyond it is memory that no initialisation wrote to
 
 
-class NothingRan(RuntimeError):
+class NothingRanError(RuntimeError):
     """The model was built, but no candidate input went through it."""
 
 
@@ -70,13 +71,14 @@ def _build(model_type: str, config: PreTrainedConfig, size: str) -> Specimen:
             continue
         if outputs:
             return Specimen(model, inputs, outputs, fed, size)
-    raise NothingRan(errors[0] if errors else "no input is known for this forward")
+    raise NothingRanError(errors[0] if errors else "no input is known for this forward")
 
 
 def randomize(model: nn.Module) -> None:
-    """Noise on every parameter: initialisation leaves biases, gates and scales at zero, where a fault would not show."""
+    """Noise on every parameter: initialisation leaves biases and gates at zero, where a fault would not show."""
     generator = torch.Generator().manual_seed(SEED)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.is_floating_point():
-                parameter.nan_to_num_(0.0, 0.0, 0.0).add_(torch.randn(parameter.shape, generator=generator), alpha=NOISE)
+                parameter.masked_fill_(~(parameter.abs() < LARGEST_WEIGHT), 0.0)
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=NOISE)

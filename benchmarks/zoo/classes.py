@@ -15,11 +15,20 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_M
 from zoo.overrides import MODEL_CLASSES
 
 # Where a type has no base model: the most natural head first.
-HEADS = ("Model", "Backbone", "ForConditionalGeneration", "ForCausalLM", "Encoder", "Decoder", "ForMaskedLM",
-         "ForObjectDetection", "ForImageClassification")
+HEADS = (
+    "Model",
+    "Backbone",
+    "ForConditionalGeneration",
+    "ForCausalLM",
+    "Encoder",
+    "Decoder",
+    "ForMaskedLM",
+    "ForObjectDetection",
+    "ForImageClassification",
+)
 
 
-class NoModelClass(LookupError):
+class NoModelClassError(LookupError):
     """No model class of transformers is built from this configuration."""
 
 
@@ -43,7 +52,7 @@ def model_class(model_type: str) -> type[PreTrainedModel]:
     package = importlib.import_module(config.__module__.rpartition(".")[0])
     candidates = _classes_taking(config, package)
     if not candidates:
-        raise NoModelClass(f"no model class of transformers with a forward takes {config.__name__}")
+        raise NoModelClassError(f"no model class of transformers with a forward takes {config.__name__}")
     return min(candidates, key=_head_rank)
 
 

@@ -10,7 +10,7 @@ from zoo.rules import TOKEN_ID
 
 
 def find(config: PreTrainedConfig, *names: str, first: str = "") -> object | None:
-    """The first of `names` that is set: in `config`, then in its parts, those whose field name contains `first` before."""
+    """The first of `names` that is set, in `config` or its parts; parts whose field name contains `first` go before."""
     for part in _parts(config, first):
         for name in names:
             value = vars(part).get(name)
@@ -27,7 +27,9 @@ def special_tokens(config: PreTrainedConfig) -> set[int]:
     for part in _parts(config, ""):
         for name, value in vars(part).items():
             if TOKEN_ID.search(name):
-                found.update(item for item in (value if isinstance(value, (list, tuple)) else [value]) if type(item) is int)
+                found.update(
+                    item for item in (value if isinstance(value, (list, tuple)) else [value]) if type(item) is int
+                )
     return found
 
 

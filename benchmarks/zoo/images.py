@@ -27,13 +27,17 @@ def candidates(model: nn.Module, accepted) -> Iterator[dict[str, object]]:
     if "flattened_patches" in accepted:
         # Pix2Struct puts the row and column number in front of every patch.
         place = torch.stack(torch.meshgrid(torch.arange(1, 1 + GRID), torch.arange(1, 1 + GRID), indexing="ij"), -1)
-        patches = torch.cat([place.reshape(1, -1, 2).expand(BATCH, -1, -1), torch.randn(BATCH, GRID**2, channels * patch**2)], -1)
+        patches = torch.cat(
+            [place.reshape(1, -1, 2).expand(BATCH, -1, -1), torch.randn(BATCH, GRID**2, channels * patch**2)], -1
+        )
         yield {"flattened_patches": patches}
     size = picture_size(config)
     if "target_sizes" in accepted:
         # MiniCPM-V lays the patches of all pictures in one row.
-        yield {"pixel_values": torch.randn(1, channels, patch, BATCH * GRID**2 * patch),
-               "target_sizes": torch.tensor([[GRID, GRID]] * BATCH)}
+        yield {
+            "pixel_values": torch.randn(1, channels, patch, BATCH * GRID**2 * patch),
+            "target_sizes": torch.tensor([[GRID, GRID]] * BATCH),
+        }
     if "hidden_states" in accepted and "pixel_values" not in accepted and "image" in _modality(model):
         yield {"hidden_states": torch.randn(BATCH, channels, *size)}
     if "pixel_values" in accepted:
@@ -94,7 +98,9 @@ def _rows_with_grid(config, accepted, channels: int, patch: int) -> Iterator[dic
     yield {pixels: torch.randn(1, rows, channels, patch, patch), **arguments}
     # Inkling counts its grid in merged patches and keeps the channels last.
     side = patch * merge
-    merged = {name: grid // torch.tensor([1, merge, merge]) for name in ("image_grid_thw", "grid_thw") if name in arguments}
+    merged = {
+        name: grid // torch.tensor([1, merge, merge]) for name in ("image_grid_thw", "grid_thw") if name in arguments
+    }
     yield {pixels: torch.randn(rows // merge**2, side, side, channels), **arguments, **merged}
 
 

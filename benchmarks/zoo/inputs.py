@@ -47,7 +47,10 @@ def candidate_inputs(model: nn.Module, model_type: str) -> Iterator[tuple[str, I
             yield f"{kind}+text", {**media, "decoder_input_ids": _tokens(model, DECODER_TOKENS)}
     for name in ("hidden_states", "inputs_embeds"):
         if name in accepted:
-            for width in {find(model.config, "input_dim", "hidden_size", "d_model"), find(model.config, "hidden_size")} - {None}:
+            for width in {
+                find(model.config, "input_dim", "hidden_size", "d_model"),
+                find(model.config, "hidden_size"),
+            } - {None}:
                 yield name, {name: torch.randn(BATCH, TOKENS, width)}
 
 

@@ -7,11 +7,21 @@ from typing import Any
 
 MIN_LAYERS = 2
 MAX_LAYERS = 4
-COUNT = re.compile(r"^(num_hidden_layers|n_layers?|num_layers|depth|layers|\w+_layers|\w+_num_hidden_layers|\w*num_layers"
-                   r"|\w*_depth|num_blocks|num_layers_\w+)$")
+COUNT = re.compile(
+    r"^(num_hidden_layers|n_layers?|num_layers|depth|layers|\w+_layers|\w+_num_hidden_layers|\w*num_layers"
+    r"|\w*_depth|num_blocks|num_layers_\w+)$"
+)
 # Integers that end in "layers" but count or name something else.
-NOT_A_COUNT = {"num_feat_extract_layers", "num_nextn_predict_layers", "num_adapter_layers", "max_window_layers",
-               "num_kv_shared_layers", "num_hidden_layers_per_stack", "min_depth", "max_depth"}
+NOT_A_COUNT = {
+    "num_feat_extract_layers",
+    "num_nextn_predict_layers",
+    "num_adapter_layers",
+    "max_window_layers",
+    "num_kv_shared_layers",
+    "num_hidden_layers_per_stack",
+    "min_depth",
+    "max_depth",
+}
 NOT_INDICES = {"encode_proj_layers"}
 INDICES = re.compile(r"(_indexes|_indices|_idxs|_layer_ids|_layers|_blocks|_idx)$|^out_indices$")
 
@@ -21,7 +31,7 @@ def is_count(name: str, value: Any) -> bool:
 
 
 def kept_layers(fields: dict[str, Any], overrides: dict[str, Any]) -> dict[int, list[int]]:
-    """For every layer count among the fields: the layers to keep, one of each kind that the per-layer lists tell apart."""
+    """For every layer count among the fields: the layers to keep, one of each kind that per-layer lists tell apart."""
     counts = {value for name, value in fields.items() if is_count(name, value) and value > MIN_LAYERS}
     return {count: _representatives(count, fields) for count in counts}
 
@@ -42,9 +52,14 @@ def cut(name: str, value: Any, kept: dict[int, list[int]]) -> Any:
 
 
 def _representatives(count: int, fields: dict[str, Any]) -> list[int]:
-    per_layer = [value for name, value in fields.items()
-                 if isinstance(value, (list, tuple)) and len(value) == count and not _are_indices(name, value)]
-    members = [set(value) for name, value in fields.items() if isinstance(value, (list, tuple)) and _are_indices(name, value)]
+    per_layer = [
+        value
+        for name, value in fields.items()
+        if isinstance(value, (list, tuple)) and len(value) == count and not _are_indices(name, value)
+    ]
+    members = [
+        set(value) for name, value in fields.items() if isinstance(value, (list, tuple)) and _are_indices(name, value)
+    ]
     first_of_kind: dict[str, int] = {}
     for layer in range(count):
         kind = str([value[layer] for value in per_layer] + [layer in numbers for numbers in members])
@@ -56,5 +71,10 @@ def _representatives(count: int, fields: dict[str, Any]) -> list[int]:
 
 def _are_indices(name: str, value: list | tuple) -> bool:
     """Strictly rising layer numbers, such as the layers with global attention."""
-    return (INDICES.search(name) is not None and name not in NOT_INDICES and len(value) > 0 and all(type(item) is int for item in value)
-            and list(value) == sorted(set(value)))
+    return (
+        INDICES.search(name) is not None
+        and name not in NOT_INDICES
+        and len(value) > 0
+        and all(type(item) is int for item in value)
+        and list(value) == sorted(set(value))
+    )

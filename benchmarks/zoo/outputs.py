@@ -11,7 +11,9 @@ def flatten(value: object) -> list[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         return [value]
     if isinstance(value, dict):
-        return [tensor for key, item in value.items() if key not in ("past_key_values", "cache") for tensor in flatten(item)]
+        return [
+            tensor for key, item in value.items() if key not in ("past_key_values", "cache") for tensor in flatten(item)
+        ]
     if isinstance(value, (list, tuple)):
         return [tensor for item in value for tensor in flatten(item)]
     return []

@@ -13,7 +13,7 @@ from typing import Any
 IMPORT_ALLOWANCE_S = 60.0
 
 
-class Lost(Exception):
+class LostError(Exception):
     """The worker was killed or died before it had an answer; the message says which."""
 
 
@@ -26,7 +26,7 @@ class _Worker:
 
 
 def each(function: Callable[[Any], Any], items: list, jobs: int, limit_s: float) -> Iterator[tuple[Any, Any]]:
-    """Yields (item, result) as results come. A lost item's result is a `Lost`.
+    """Yields (item, result) as results come. A lost item's result is a `LostError`.
 
     Args:
         function: importable by name; it should catch its own exceptions.
@@ -45,17 +45,21 @@ def each(function: Callable[[Any], Any], items: list, jobs: int, limit_s: float)
                         result = worker.connection.recv()
                     except EOFError:
                         worker.process.join()
-                        result = Lost(f"the process died with exit code {worker.process.exitcode}")
+                        result = LostError(f"the process died with exit code {worker.process.exitcode}")
                 elif time.monotonic() > worker.deadline:
-                    result = Lost(f"killed after {limit_s:.0f} s")
+                    result = LostError(f"killed after {limit_s:.0f} s")
                 else:
                     continue
                 yield worker.item, result
                 workers.remove(worker)
-                if isinstance(result, Lost):
+                if isinstance(result, LostError):
                     _stop(worker)
                 if waiting:
-                    again = _start(function, waiting, limit_s) if isinstance(result, Lost) else _next(worker, waiting, limit_s)
+                    again = (
+                        _start(function, waiting, limit_s)
+                        if isinstance(result, LostError)
+                        else _next(worker, waiting, limit_s)
+                    )
                     workers.append(again)
                 else:
                     _stop(worker)

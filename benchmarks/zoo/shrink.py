@@ -50,7 +50,10 @@ def _fields(config: PreTrainedConfig) -> dict[str, object]:
     """Constructor arguments and their values. Not by getattr: some configurations refuse to tell a value that has
     become one per layer."""
     values, aliases = vars(config), type(config).attribute_map
-    keys = {name: name if name in values else aliases.get(name) for name in inspect.signature(type(config).__init__).parameters}
+    keys = {
+        name: name if name in values else aliases.get(name)
+        for name in inspect.signature(type(config).__init__).parameters
+    }
     return {name: values[key] for name, key in keys.items() if key in values}
 
 

@@ -36,7 +36,10 @@ def _channels_of_series(model: nn.Module) -> dict[str, object]:
 
 def _timesfm(model: nn.Module) -> dict[str, object]:
     length = 4 * model.config.patch_length
-    inputs = {"past_values": torch.randn(BATCH, length), "past_values_padding": torch.zeros(BATCH, length, dtype=torch.long)}
+    inputs = {
+        "past_values": torch.randn(BATCH, length),
+        "past_values_padding": torch.zeros(BATCH, length, dtype=torch.long),
+    }
     return inputs | ({"freq": torch.zeros(BATCH, 1, dtype=torch.long)} if hasattr(model.config, "freq_size") else {})
 
 
@@ -60,13 +63,19 @@ def _qformer(model: nn.Module) -> dict[str, object]:
 
 
 def _decoder_of_states(model: nn.Module) -> dict[str, object]:
-    return {"input_ids": _tokens(BATCH, TOKENS), "encoder_hidden_states": torch.randn(BATCH, PATCHES, model.config.hidden_size)}
+    return {
+        "input_ids": _tokens(BATCH, TOKENS),
+        "encoder_hidden_states": torch.randn(BATCH, PATCHES, model.config.hidden_size),
+    }
 
 
 def _detr_part(model: nn.Module) -> dict[str, object]:
     """Encoder and decoder of SAM 3's detector: a 4 × 4 map of features and a text prompt."""
     width = model.config.hidden_size
-    text = {"text_features": torch.randn(BATCH, TOKENS, width), "text_mask": torch.ones(BATCH, TOKENS, dtype=torch.bool)}
+    text = {
+        "text_features": torch.randn(BATCH, TOKENS, width),
+        "text_mask": torch.ones(BATCH, TOKENS, dtype=torch.bool),
+    }
     if "Encoder" in type(model).__name__:
         feature_map = torch.randn(BATCH, width, 4, 4)
         return text | {"vision_features": [feature_map], "vision_pos_embeds": [torch.randn_like(feature_map)]}
@@ -90,7 +99,11 @@ def _seggpt(model: nn.Module) -> dict[str, object]:
     size = model.config.image_size
     size = size if isinstance(size, int) else size[0]
     picture = torch.randn(BATCH, 3, size // 2, size)
-    return {"pixel_values": picture, "prompt_pixel_values": torch.randn_like(picture), "prompt_masks": torch.randn_like(picture)}
+    return {
+        "pixel_values": picture,
+        "prompt_pixel_values": torch.randn_like(picture),
+        "prompt_masks": torch.randn_like(picture),
+    }
 
 
 def _codebooks(model: nn.Module) -> dict[str, object]:
@@ -107,20 +120,29 @@ def _dia(model: nn.Module) -> dict[str, object]:
 def _speecht5(model: nn.Module) -> dict[str, object]:
     """The model without its pre-nets takes hidden states on both sides."""
     width = model.config.hidden_size
-    return {"input_values": torch.randn(BATCH, PATCHES, width), "decoder_input_values": torch.randn(BATCH, TOKENS, width)}
+    return {
+        "input_values": torch.randn(BATCH, PATCHES, width),
+        "decoder_input_values": torch.randn(BATCH, TOKENS, width),
+    }
 
 
 def _clap(model: nn.Module) -> dict[str, object]:
     audio = getattr(model.config, "audio_config", model.config)
-    sound = {"input_features": torch.randn(BATCH, 1, 64, audio.num_mel_bins), "is_longer": torch.zeros(BATCH, 1, dtype=torch.bool)}
+    sound = {
+        "input_features": torch.randn(BATCH, 1, 64, audio.num_mel_bins),
+        "is_longer": torch.zeros(BATCH, 1, dtype=torch.bool),
+    }
     return sound if audio is model.config else sound | {"input_ids": _tokens(BATCH, TOKENS)}
 
 
 def _packed_audio(model: nn.Module) -> dict[str, object]:
     """Qwen-Omni's audio tower: all sounds of a batch in one row of frames."""
     lengths = torch.tensor([64, 48])
-    return {"input_features": torch.randn(model.config.num_mel_bins, int(lengths.sum())), "feature_lens": lengths,
-            "aftercnn_lens": (lengths - 1) // 2 + 1}
+    return {
+        "input_features": torch.randn(model.config.num_mel_bins, int(lengths.sum())),
+        "feature_lens": lengths,
+        "aftercnn_lens": (lengths - 1) // 2 + 1,
+    }
 
 
 def _xmod(model: nn.Module) -> dict[str, object]:
@@ -129,8 +151,10 @@ def _xmod(model: nn.Module) -> dict[str, object]:
 
 def _dia_decoder(model: nn.Module) -> dict[str, object]:
     config = model.config
-    return {"input_ids": _tokens(BATCH, 5, config.num_channels),
-            "encoder_hidden_states": torch.randn(BATCH, TOKENS, config.cross_hidden_size)}
+    return {
+        "input_ids": _tokens(BATCH, 5, config.num_channels),
+        "encoder_hidden_states": torch.randn(BATCH, TOKENS, config.cross_hidden_size),
+    }
 
 
 def _kosmos2(model: nn.Module) -> dict[str, object]:
@@ -138,22 +162,31 @@ def _kosmos2(model: nn.Module) -> dict[str, object]:
     queries, size = model.config.latent_query_num, model.config.vision_config.image_size
     mask = torch.zeros(BATCH, TOKENS + queries, dtype=torch.bool)
     mask[:, 1 : 1 + queries] = True
-    return {"pixel_values": torch.randn(BATCH, 3, size, size), "input_ids": _tokens(BATCH, TOKENS + queries),
-            "image_embeds_position_mask": mask}
+    return {
+        "pixel_values": torch.randn(BATCH, 3, size, size),
+        "input_ids": _tokens(BATCH, TOKENS + queries),
+        "image_embeds_position_mask": mask,
+    }
 
 
 def _idefics(model: nn.Module) -> dict[str, object]:
     size = model.config.vision_config.image_size
-    return {"input_ids": _tokens(BATCH, TOKENS), "pixel_values": torch.randn(BATCH, 1, 3, size, size),
-            "attention_mask": torch.ones(BATCH, TOKENS, dtype=torch.long),
-            "image_attention_mask": torch.ones(BATCH, TOKENS, 1, dtype=torch.long)}
+    return {
+        "input_ids": _tokens(BATCH, TOKENS),
+        "pixel_values": torch.randn(BATCH, 1, 3, size, size),
+        "attention_mask": torch.ones(BATCH, TOKENS, dtype=torch.long),
+        "image_attention_mask": torch.ones(BATCH, TOKENS, 1, dtype=torch.long),
+    }
 
 
 def _picture_and_text(model: nn.Module) -> dict[str, object]:
     size = model.config.vlm_config.vision_config.image_size
-    return {"input_ids": _tokens(BATCH, TOKENS), "pixel_values": torch.randn(BATCH, 1, 3, size, size),
-            "pixel_attention_mask": torch.ones(BATCH, 1, dtype=torch.bool),
-            "attention_mask": torch.ones(BATCH, TOKENS, dtype=torch.long)}
+    return {
+        "input_ids": _tokens(BATCH, TOKENS),
+        "pixel_values": torch.randn(BATCH, 1, 3, size, size),
+        "pixel_attention_mask": torch.ones(BATCH, 1, dtype=torch.bool),
+        "attention_mask": torch.ones(BATCH, TOKENS, dtype=torch.long),
+    }
 
 
 SPECIAL_INPUTS: dict[str, Callable[[nn.Module], dict[str, object]]] = {
@@ -182,23 +215,37 @@ SPECIAL_INPUTS: dict[str, Callable[[nn.Module], dict[str, object]]] = {
     "qwen2_5_omni_audio_encoder": _packed_audio,
     "qwen3_omni_moe_audio_encoder": _packed_audio,
     "xmod": _xmod,
-    "bridgetower_vision_model": lambda model: {"image": torch.randn(BATCH, 3, model.config.image_size, model.config.image_size)},
-    "idefics2_perceiver": lambda model: {"context": torch.randn(BATCH, PATCHES, model.config.hidden_size),
-                                         "attention_mask": torch.ones(BATCH, PATCHES, dtype=torch.long)},
+    "bridgetower_vision_model": lambda model: {
+        "image": torch.randn(BATCH, 3, model.config.image_size, model.config.image_size)
+    },
+    "idefics2_perceiver": lambda model: {
+        "context": torch.randn(BATCH, PATCHES, model.config.hidden_size),
+        "attention_mask": torch.ones(BATCH, PATCHES, dtype=torch.long),
+    },
     "molmo2_vision": lambda model: {"pixel_values": torch.randn(BATCH, 16, 3 * model.config.patch_size**2)},
     "perceiver": lambda model: {"inputs": torch.randn(BATCH, TOKENS, model.config.d_model)},
-    # Random depth heads end in a dead ReLU: without the hidden states nothing could be told apart.
+    # Random heads that end in a dead ReLU or a saturated sigmoid: only the hidden states tell anything apart.
     "depth_anything": lambda model: {"pixel_values": torch.randn(BATCH, 3, 56, 56), "output_hidden_states": True},
+    "prompt_depth_anything": lambda model: {
+        "pixel_values": torch.randn(BATCH, 3, 56, 56),
+        "output_hidden_states": True,
+    },
+    "vitmatte": lambda model: {"pixel_values": torch.randn(BATCH, 4, 64, 64), "output_hidden_states": True},
     "kosmos-2": _kosmos2,
     "idefics": _idefics,
     "dia_decoder": _dia_decoder,
-    "phi4_multimodal_audio": lambda model: {"hidden_states": torch.randn(BATCH, 64, model.config.input_size),
-                                            "mask": torch.ones(BATCH, 64, dtype=torch.bool)},
+    "phi4_multimodal_audio": lambda model: {
+        "hidden_states": torch.randn(BATCH, 64, model.config.input_size),
+        "mask": torch.ones(BATCH, 64, dtype=torch.bool),
+    },
     "pi0": lambda model: _picture_and_text(model) | {"action_embeds": torch.randn(BATCH, 5, 64)},
-    "moshi_depth": lambda model: {"input_ids": _tokens(BATCH, model.config.num_codebooks),
-                                  "last_hidden_state": torch.randn(BATCH, 1, model.config.input_size)},
+    "moshi_depth": lambda model: {
+        "input_ids": _tokens(BATCH, model.config.num_codebooks),
+        "last_hidden_state": torch.randn(BATCH, 1, model.config.input_size),
+    },
     "fun_asr_nano_encoder": lambda model: {
         "input_features": torch.randn(BATCH, 32, model.config.num_mel_bins * model.config.num_stacked_frames),
-        "input_features_mask": torch.ones(BATCH, 32, dtype=torch.long)},
+        "input_features_mask": torch.ones(BATCH, 32, dtype=torch.long),
+    },
     "xlstm": lambda model: {"input_ids": _tokens(BATCH, 64), "use_cache": False},
 }

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from zoo.build import Specimen, small_model
-from zoo.classes import model_class, modality
+from zoo.classes import modality, model_class
 from zoo.outputs import all_finite, run, same
 
 
@@ -85,7 +85,9 @@ def _convert(row: Row, specimen: Specimen) -> None:
             if verdict.missed and verdict.status == "equal":
                 reasons.append(f"outside every site: {verdict.missed[0]}")
         if verdict.reason and verdict.reason not in reasons:
-            reasons.append(verdict.reason if verdict.status in ("no_ffn", "convolutional") else f"{name}: {verdict.reason}")
+            reasons.append(
+                verdict.reason if verdict.status in ("no_ffn", "convolutional") else f"{name}: {verdict.reason}"
+            )
         if verdict.reverted is False:
             specimen = small_model(row.type)
     row.alive = _yes(alive)

@@ -5,7 +5,6 @@ Shape letters: `...` any, C coefficients per curve, D parameters of a rational d
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from kansformer.basis import bspline, chebyshev, fourier, rational, rbf
@@ -72,7 +71,8 @@ class Basis:
         Returns:
             (..., C). NaN where x is NaN; finite everywhere else.
         """
-        unit, inside = self._unit_coordinates(x, domain)
+        unit = self.unit_coordinates(x, domain)
+        inside = unit.clamp(0, 1)
         result = self._family("values", inside, denominator)
         if self.extrapolation == "linear":
             result = result + self._family("derivatives", inside, denominator) * (unit - inside).unsqueeze(-1)
@@ -82,16 +82,18 @@ class Basis:
 
     def derivatives(self, x: Tensor, domain: Tensor, denominator: Tensor | None = None) -> Tensor:
         """Derivatives by x of all basis functions, (..., C); arguments as in `values`."""
-        unit, inside = self._unit_coordinates(x, domain)
+        unit = self.unit_coordinates(x, domain)
+        inside = unit.clamp(0, 1)
         result = self._family("derivatives", inside, denominator)
         if self.extrapolation != "linear":
             result = result * (unit == inside).unsqueeze(-1)
         return result / (domain[..., 1] - domain[..., 0]).unsqueeze(-1)
 
-    def _unit_coordinates(self, x: Tensor, domain: Tensor) -> tuple[Tensor, Tensor]:
+    @staticmethod
+    def unit_coordinates(x: Tensor, domain: Tensor) -> Tensor:
+        """x in units of the domain: 0 at its lower end, 1 at its upper end, and never infinite."""
         lower, upper = domain.unbind(-1)
-        unit = ((x - lower) / (upper - lower)).clamp(-FARTHEST, FARTHEST)
-        return unit, unit.clamp(0, 1)
+        return ((x - lower) / (upper - lower)).clamp(-FARTHEST, FARTHEST)
 
     def _family(self, function: str, unit: Tensor, denominator: Tensor | None) -> Tensor:
         extra = () if denominator is None else (denominator,)

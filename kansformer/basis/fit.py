@@ -47,7 +47,7 @@ def fit_curves(
     design_ISC = _design(basis, x_IS, domain_I2, denominator_ID)
     inputs, samples, width = design_ISC.shape
     target_ISO = y_ISO.detach().to("cpu", torch.float64)
-    penalty_CC = torch.eye(width, dtype=torch.float64) * (ridge * samples) ** 0.5
+    penalty_CC = torch.eye(width, dtype=torch.float64, device="cpu") * (ridge * samples) ** 0.5
     design = torch.cat([design_ISC, penalty_CC.expand(inputs, -1, -1)], dim=1)
     target = torch.cat([target_ISO, target_ISO.new_zeros(inputs, width, target_ISO.shape[2])], dim=1)
     return torch.linalg.lstsq(design, target, driver="gelsd").solution.to(y_ISO)
@@ -82,7 +82,7 @@ def refit_curves(
     if denominator_ID is None and (old_I2 == old_I2[:1]).all() and (new_I2 == new_I2[:1]).all():
         old_I2, new_I2 = old_I2[:1], new_I2[:1]
     samples = 8 * (basis.num_coefficients + new_basis.num_coefficients)
-    unit_S = torch.linspace(0, 1, samples, dtype=torch.float64)
+    unit_S = torch.linspace(0, 1, samples, dtype=torch.float64, device="cpu")
     x_IS = new_I2[:, :1] + (new_I2[:, 1:] - new_I2[:, :1]) * unit_S
     old_ISC = _design(basis, x_IS, old_I2, denominator_ID)
     new_ISC = _design(new_basis, x_IS, new_I2, denominator_ID if new_basis.name == "rational" else None)

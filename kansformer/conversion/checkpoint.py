@@ -1,8 +1,13 @@
 """Mark a model as converted, so that plain `save_pretrained` and `push_to_hub` write a checkpoint that loads again."""
 
-from torch import nn
+import functools
+from pathlib import Path
+
+from torch import Tensor, nn
 
 from kansformer.conversion.record import ConversionRecord
+from kansformer.conversion.remote_code import auto_map_of, is_ours, write_modeling_file
+from kansformer.errors import ConfigError
 
 TRIPWIRE = (
     "kansformer (this checkpoint has KAN layers: pip install kansformer, then import kansformer before from_pretrained)"
@@ -10,15 +15,24 @@ TRIPWIRE = (
 """Key of an entry in `config.fusion_config`. A transformers without kansformer refuses unknown fusions by name, and so
 says this sentence instead of loading the feed-forward networks with random weights and a warning."""
 
+PUSH_OPTIONS = ("repo_id", "commit_message", "create_pr", "private")
+
 
 def attach_record(model: nn.Module, record: ConversionRecord) -> None:
-    """Write the record and the tripwire into the model's config."""
+    """Write the record, the tripwire and the `auto_map` into the model's config, and complete its `save_pretrained`."""
     config = getattr(model, "config", None)
     if config is None:
         object.__setattr__(model, "conversion_record", record)
         return
     config.quantization_config = record
     config.fusion_config = {**(getattr(config, "fusion_config", None) or {}), TRIPWIRE: False}
+    if hasattr(type(model), "save_pretrained"):
+        remove_auto_map(config)
+        if entries := auto_map_of(model):
+            config.auto_map = {**(getattr(config, "auto_map", None) or {}), **entries}
+        # On this one model, not on its class. A deep copy of the model gets a partial of its own. The price is a
+        # reference cycle: the memory of a deleted model comes back with the next gc.collect().
+        model.save_pretrained = functools.partial(save_converted, model)
 
 
 def detach_record(model: nn.Module) -> None:
@@ -29,19 +43,62 @@ def detach_record(model: nn.Module) -> None:
         return
     del config.quantization_config
     remove_tripwire(config)
+    remove_auto_map(config)
+    vars(model).pop("save_pretrained", None)
 
 
 def remove_tripwire(config: object) -> None:
     """Take the tripwire out of a transformers config; other fusions stay."""
     fusions = {k: v for k, v in (getattr(config, "fusion_config", None) or {}).items() if k != TRIPWIRE}
-    if fusions:
-        config.fusion_config = fusions
-    elif hasattr(config, "fusion_config"):
-        del config.fusion_config
+    _set_or_delete(config, "fusion_config", fusions)
+
+
+def remove_auto_map(config: object) -> None:
+    """Take the entries for our modelling file out of a transformers config; other custom code stays."""
+    entries = {k: v for k, v in (getattr(config, "auto_map", None) or {}).items() if not is_ours(v)}
+    _set_or_delete(config, "auto_map", entries)
 
 
 def record_of(model: nn.Module) -> ConversionRecord | None:
     """The record of a converted model, None of any other."""
-    holder = getattr(model, "config", None)
-    record = getattr(model, "conversion_record", None) if holder is None else getattr(holder, "quantization_config", None)
+    config = getattr(model, "config", None)
+    holder, name = (model, "conversion_record") if config is None else (config, "quantization_config")
+    record = getattr(holder, name, None)
     return record if isinstance(record, ConversionRecord) else None
+
+
+def save_converted(
+    model: nn.Module,
+    save_directory: str | Path,
+    is_main_process: bool = True,
+    state_dict: dict[str, Tensor] | None = None,
+    push_to_hub: bool = False,
+    **kwargs,
+) -> None:
+    """`save_pretrained` of a converted model: transformers' own, and the modelling file for `trust_remote_code=True`.
+
+    Args:
+        save_directory, is_main_process, state_dict, push_to_hub, kwargs: as in transformers.
+
+    Raises:
+        ConfigError: `state_dict` and `push_to_hub` together.
+    """
+    if push_to_hub and state_dict is not None:
+        raise ConfigError(
+            "A converted model cannot take state_dict and push_to_hub in one call. Save it with state_dict first, "
+            "then upload the folder with huggingface_hub.upload_folder."
+        )
+    push = {name: kwargs.pop(name) for name in PUSH_OPTIONS if name in kwargs}
+    type(model).save_pretrained(model, save_directory, is_main_process, state_dict, **kwargs)
+    if is_main_process and not getattr(model, "_hf_peft_config_loaded", False):  # with adapters only those are saved
+        write_modeling_file(model, save_directory)
+    if is_main_process and push_to_hub:  # not by transformers in the call above, which would leave the new file out
+        push |= {name: kwargs[name] for name in ("token", "max_shard_size") if name in kwargs}
+        model.push_to_hub(push.pop("repo_id", Path(save_directory).name), **push)
+
+
+def _set_or_delete(config: object, name: str, values: dict) -> None:
+    if values:
+        setattr(config, name, values)
+    elif hasattr(config, name):
+        delattr(config, name)

@@ -9,7 +9,7 @@ from kansformer.conversion.build import build_slot
 from kansformer.conversion.checkpoint import attach_record, detach_record, record_of
 from kansformer.conversion.plan import plan_conversion
 from kansformer.conversion.record import ConversionRecord, base_prefix, slot_record
-from kansformer.errors import CheckpointError, ConversionStateError, ProofError
+from kansformer.errors import CheckpointError, ConfigError, ConversionStateError, ProofError, SlotError
 from kansformer.sites import Slot, prove_site
 from kansformer.sites.parts import linear_shape
 from kansformer.sites.site import Site, get_slot_target, parent_of
@@ -56,10 +56,10 @@ def convert(model: nn.Module, config: KANConfig | None = None, *, verify: bool =
 
 
 def rebuild(model: nn.Module, record: ConversionRecord) -> nn.Module:
-    """Put empty slots into a freshly made plain model, as a checkpoint's record says; its weights are loaded afterwards.
+    """Put empty slots into a freshly made plain model, as a checkpoint's record says; weights are loaded afterwards.
 
     Raises:
-        CheckpointError: the model has no such path, or the module there has another width.
+        CheckpointError: the model has no such path, or what stands there cannot take these curves.
     """
     prefix = base_prefix(model)
     spec = record.config.curve_spec
@@ -68,7 +68,10 @@ def rebuild(model: nn.Module, record: ConversionRecord) -> nn.Module:
         slot = _located(model, entry.to_slot(prefix), entry.to_slot(""))
         owner = Site(path=slot.path if slot.name == "input" else parent_of(slot.path)[0], kind="recorded",
                      width=slot.features, hidden=slot.features, slots={})  # fmt: skip
-        built.append((slot, build_slot(model, owner, slot, spec)))
+        try:
+            built.append((slot, build_slot(model, owner, slot, spec)))
+        except (ConfigError, SlotError) as error:
+            raise CheckpointError(f"The checkpoint's curves do not fit at {slot.path}: {error}") from error
     _fill(model, built)
     attach_record(model, record)
     return model
@@ -126,6 +129,8 @@ def _located(model: nn.Module, *candidates: Slot) -> Slot:
                 f"The checkpoint has curves for {slot.features} inputs at {slot.path}, where this model has "
                 f"{type(target).__name__} with {shape[0] if shape else 'no'} inputs."
             )
+        if slot.name == "act" and not callable(target):
+            raise CheckpointError(f"The checkpoint has an activation at {slot.path}, which is {target!r:.40} here.")
         return slot
     raise CheckpointError(
         f"The checkpoint has curves at {candidates[0].path}, but {type(model).__name__} has no such module."

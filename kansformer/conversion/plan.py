@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from kansformer.config import KANConfig, select_layers
+from kansformer.config import QUANT_METHOD, KANConfig, select_layers
 from kansformer.errors import ConfigError, ConversionStateError, NoSiteError, SlotError
 from kansformer.sites import Site, Slot, find_sites
 from kansformer.sites.parts import CONVOLUTIONS
@@ -49,7 +49,7 @@ class ConversionPlan:
 
     def __str__(self) -> str:
         groups = Counter(_row(planned) for planned in self.sites)
-        rows = [("sites", "where", "kind", "slots", "d", "m", "curve parameters each")]
+        rows: list[tuple[str, ...]] = [("sites", "where", "kind", "slots", "d", "m", "curve parameters each")]
         rows += [(str(count), *row) for row, count in groups.items()]
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -131,6 +131,8 @@ def check_convertible(model: nn.Module) -> None:
     quantization = getattr(getattr(model, "config", None), "quantization_config", None)
     if quantization is not None:
         method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization.quant_method
+        if method == QUANT_METHOD:  # a plain model made from_config, with the config of a converted one
+            return
         raise ConversionStateError(
             f"The model is quantised with {getattr(method, 'value', method)!r}. Load it dequantised "
             "(for GGUF files: quantization_config=GgufConfig(dequantize=True)), convert it, and quantise the result."
@@ -138,7 +140,7 @@ def check_convertible(model: nn.Module) -> None:
 
 
 def _in_layers(sites: list[Site], layers) -> list[Site]:
-    depths = {}
+    depths: dict[str, int] = {}
     for site in sites:
         depths[site.stack] = max(depths.get(site.stack, 0), site.layer + 1)
     chosen, errors = {}, []
@@ -174,6 +176,6 @@ def _why_no_site(model: nn.Module) -> str:
             "feed-forward network to convert."
         )
     return (
-        f"{name} has no feed-forward network that kansformer recognises: an activation module between linear layers "
-        f"d → m → d. It has {linears} linear layers and {convolutions} convolutions."
+        f"{name} has no feed-forward network that kansformer recognises: linear layers d → m → d with an activation "
+        f"between them. It has {linears} linear layers and {convolutions} convolutions."
     )

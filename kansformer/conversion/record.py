@@ -1,4 +1,4 @@
-"""What a converted model's config says about its curves: enough to rebuild every slot without looking for sites again."""
+"""What a converted model's config says about its curves: enough to rebuild every slot without a search."""
 
 import re
 from dataclasses import dataclass, replace
@@ -30,7 +30,7 @@ class SlotRecord:
 
 @dataclass(frozen=True)
 class ConversionRecord:
-    """The `quantization_config` entry of a converted model's config. It is no quantisation; it is where the loader looks.
+    """The `quantization_config` entry of a converted model's config. Nothing is quantised; the loader looks there.
 
     Args:
         config: which curves.
@@ -53,6 +53,10 @@ class ConversionRecord:
             **self.config.to_dict(),
             "sites": entries,
         }
+
+    def get(self, name: str, default: object = None) -> object:
+        """An entry of `to_dict`: transformers reads the settings of a config that was loaded already like a table."""
+        return self.to_dict().get(name, default)
 
     @classmethod
     def from_dict(cls, values: dict) -> "ConversionRecord":
@@ -80,7 +84,10 @@ class ConversionRecord:
             config = KANConfig.from_dict(values)
         except ConfigError as error:
             raise CheckpointError(f"The checkpoint's kansformer settings are wrong: {error}") from error
-        return cls(config, tuple(_slot_record(entry) for entry in entries), version)
+        slots = tuple(_slot_record(entry) for entry in entries)
+        if len({(slot.name, slot.path) for slot in slots}) < len(slots):
+            raise CheckpointError("The checkpoint's kansformer settings name a slot twice.")
+        return cls(config, slots, version)
 
     def with_grid_size(self, grid_size: int) -> "ConversionRecord":
         """The record of the same model on another grid."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kansformer.basis import Basis
+from kansformer.errors import ConfigError
 from kansformer.nn.base import base_function
 from kansformer.nn.curves import CurveSpec, add_curve, attach_curves, bend, reset_curves
 
@@ -68,22 +69,39 @@ class LearnedActivation(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> "LearnedActivation":
-        """Curves around an existing activation. They are not yet initialised; `reset_curves` makes them zero."""
+        """Curves around an existing activation. They are not yet initialised; `reset_curves` makes them zero.
+
+        Raises:
+            ConfigError: the activation has parameters or buffers in submodules of its own, whose names it cannot keep.
+        """
         module = cls.__new__(cls)
         module._build(features, activation, spec, device, dtype)
         return module
 
-    def _build(self, features, function, spec, device, dtype) -> None:
+    def _build(
+        self,
+        features: int,
+        function: Callable[[Tensor], Tensor],
+        spec: CurveSpec,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
         nn.Module.__init__(self)
         self.in_features = features
         # Not a submodule: an activation that has parameters of its own (xIELU) keeps their names in the state dict.
         object.__setattr__(self, "activation", function)
         if isinstance(function, nn.Module):
-            for name, parameter in function.named_parameters(recurse=False):
-                self.register_parameter(name, parameter)
-            for name, buffer in function.named_buffers(recurse=False):
-                self.register_buffer(name, buffer, persistent=name in function.state_dict())
-        self._owned = tuple(self.state_dict())
+            tensors = [*function.named_parameters(), *function.named_buffers()]
+            if deeper := [name for name, _ in tensors if "." in name]:
+                raise ConfigError(f"{type(function).__name__} keeps {deeper[0]!r} in its own submodules.")
+            saved = function.state_dict()
+            for name, tensor in tensors:
+                if isinstance(tensor, nn.Parameter):
+                    self.register_parameter(name, tensor)
+                else:
+                    self.register_buffer(name, tensor, persistent=name in saved)
+            self.training = function.training
+        self._owned = (*self._parameters, *self._buffers)
         attach_curves(self, spec, features, None, device=device, dtype=dtype)
 
     def without_curves(self) -> Callable[[Tensor], Tensor]:
@@ -100,9 +118,17 @@ class LearnedActivation(nn.Module):
 
     def base(self, x: Tensor) -> Tensor:
         """σ(x) without the curve."""
+        if getattr(self.activation, "inplace", False):
+            x = x.clone()  # the curve needs the input, too
         if self._owned:
             return torch.func.functional_call(self.activation, {n: getattr(self, n) for n in self._owned}, (x,))
         return self.activation(x)
+
+    def train(self, mode: bool = True) -> "LearnedActivation":
+        """Also the activation's mode, which is no submodule: RReLU is random in training."""
+        if isinstance(self.activation, nn.Module):
+            self.activation.train(mode)
+        return super().train(mode)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., I) to (..., I)."""

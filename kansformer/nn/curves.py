@@ -5,6 +5,7 @@ that an input axis has (one per channel or one per group).
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -126,6 +127,13 @@ def detach_curves(module: nn.Module) -> None:
             delattr(module, name)
 
 
+def curved_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Path and module of everything in a model that has curves."""
+    for path, module in model.named_modules():
+        if isinstance(getattr(module, "curves", None), CurveSpec):
+            yield path, module
+
+
 def take_over(module: nn.Module, other: nn.Module) -> None:
     """Make a bare module of one class stand for one of another: the same tensors, hooks, mode and attributes."""
     nn.Module.__init__(module)
@@ -146,9 +154,14 @@ def reset_curves(module: nn.Module, *, noise: float = 0.0, generator: torch.Gene
         module: one that `attach_curves` was called on.
         noise: standard deviation of the coefficients.
         generator: source of randomness; None uses torch's global one. Its device must be the parameters'.
+
+    Raises:
+        ConfigError: the module's dtype cannot hold the domain.
     """
-    spec: CurveSpec = module.curves
-    module.domain.copy_(torch.tensor(spec.domain, dtype=torch.float64))
+    lower, upper = torch.tensor(module.curves.domain, dtype=torch.float64, device="cpu").to(module.domain.dtype)
+    if not 0 < upper.double() - lower.double() < math.inf:
+        raise ConfigError(f"domain {module.curves.domain} has no width, or an infinite one, in {module.domain.dtype}.")
+    module.domain[:, 0], module.domain[:, 1] = lower, upper
     if noise:
         module.coefficients.normal_(0.0, noise, generator=generator)
     else:

@@ -3,6 +3,8 @@
 Shape letters: `...` any, D model width, M hidden width.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -43,8 +45,8 @@ class KANFeedForward(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        curves = dict(basis=basis, grid_size=grid_size, order=order, domain=domain, edges=edges, rank=rank)
-        rest = dict(groups=groups, extrapolation=extrapolation, bias=bias, device=device, dtype=dtype)
+        curves: dict[str, Any] = dict(basis=basis, grid_size=grid_size, order=order, domain=domain, edges=edges, rank=rank)
+        rest: dict[str, Any] = dict(groups=groups, extrapolation=extrapolation, bias=bias, device=device, dtype=dtype)
         self.up_proj = KANLinear(features, hidden_features, base="identity", **curves, **rest)
         self.down_proj = KANLinear(hidden_features, features, base=base, **curves, **rest)
 
@@ -88,8 +90,8 @@ class GatedKANFeedForward(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        curves = dict(basis=basis, grid_size=grid_size, order=order, domain=domain, edges=edges, groups=groups)
-        rest = dict(extrapolation=extrapolation, device=device, dtype=dtype)
+        curves: dict[str, Any] = dict(basis=basis, grid_size=grid_size, order=order, domain=domain, edges=edges, groups=groups)
+        rest: dict[str, Any] = dict(extrapolation=extrapolation, device=device, dtype=dtype)
         self.input_curve = LearnedActivation(features, base="identity", **curves, **rest)
         self.gate_proj = nn.Linear(features, hidden_features, bias=bias, device=device, dtype=dtype)
         self.up_proj = nn.Linear(features, hidden_features, bias=bias, device=device, dtype=dtype)

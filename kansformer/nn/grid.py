@@ -3,7 +3,7 @@
 Shape letters: N tokens, I inputs, P curves of the input axis.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 import torch
@@ -11,9 +11,12 @@ from torch import Tensor, nn
 
 from kansformer.basis import refit_curves
 from kansformer.errors import ConfigError, DataError
+from kansformer.nn.curves import CurveSpec, curved_modules
 
 # The narrowest domain relative to the numbers in it: below this, float32 cannot tell the grid's knots apart.
 NARROWEST = 1e-3
+# The widest: float32, in which curves are evaluated, must hold the difference of the ends.
+FARTHEST_END = torch.finfo(torch.float32).max / 4
 
 
 def update_grid(
@@ -21,8 +24,9 @@ def update_grid(
 ) -> nn.Module:
     """Set the domain of every curve to the range of its inputs, and refit the curve there.
 
-    The curves stay as they are to the residual of a least-squares fit; inputs that were outside the domain before, where
-    a curve is straight, stay on that straight line. Constant inputs get a narrow domain around them, never NaN.
+    The curves stay as they are to the residual of a least-squares fit; inputs that were outside the domain before,
+    where a curve is straight, stay on that straight line. Constant inputs get a narrow domain around them, never NaN.
+    Curves that no input reaches (an expert that was never chosen) keep their domain.
 
     Args:
         model: any model with curves, in place.
@@ -35,17 +39,19 @@ def update_grid(
 
     Raises:
         ConfigError: the model has no curves, or `quantile` is out of range.
-        DataError: an input that reaches a curve is not finite; the model is left as it was.
+        DataError: an input that reaches a curve is not finite, or none reaches any; the model is left as it was.
     """
-    modules = {path: module for path, module in model.named_modules() if hasattr(module, "curves")}
+    modules = dict(curved_modules(model))
     if not modules:
         raise ConfigError("The model has no curves, so there is no grid to update.")
     if not 0.5 < quantile <= 1.0:
         raise ConfigError(f"quantile must be above 0.5 and at most 1, got {quantile!r}.")
     ranges = _record_ranges(model, modules, inputs, quantile)
-    domains = {path: _widened(range_P2, margin) for path, range_P2 in ranges.items()}
-    for path, domain_P2 in domains.items():
-        _refit(modules[path], modules[path].curves, domain_P2.to(modules[path].domain))
+    if not ranges:
+        raise DataError("No input reached any curve, so there is no range to set the grids to.")
+    for path, range_P2 in ranges.items():
+        module = modules[path]
+        _refit(module, module.curves, _widened(range_P2, margin, module.domain.dtype).to(module.domain))
     return model
 
 
@@ -64,7 +70,7 @@ def refine_grid(model: nn.Module, grid_size: int) -> nn.Module:
     Raises:
         ConfigError: the model has no curves, or the grid size is not a whole number of at least 1.
     """
-    modules = [module for module in model.modules() if hasattr(module, "curves")]
+    modules = [module for _, module in curved_modules(model)]
     if not modules:
         raise ConfigError("The model has no curves, so there is no grid to refine.")
     specs = [replace(m.curves, basis=replace(m.curves.basis, grid_size=grid_size)) for m in modules]
@@ -76,18 +82,21 @@ def refine_grid(model: nn.Module, grid_size: int) -> nn.Module:
     return model
 
 
-def _record_ranges(model, modules, inputs, quantile) -> dict[str, Tensor]:
+def _record_ranges(
+    model: nn.Module, modules: Mapping[str, nn.Module], inputs: Tensor | Mapping | Iterable, quantile: float
+) -> dict[str, Tensor]:
     ranges: dict[str, Tensor] = {}
 
-    def hook(path):
-        def record(module, args):
+    def hook(path: str) -> Callable:
+        def record(module: nn.Module, args: tuple) -> None:
             x_NI = args[0].detach().reshape(-1, args[0].shape[-1])
             if not x_NI.numel():
                 return
             if not x_NI.isfinite().all():
                 raise DataError(f"The input of {path or 'the model'} is not finite, so its range cannot be taken.")
             curves = module.domain.shape[0]
-            x_SP = x_NI.reshape(-1, curves, x_NI.shape[1] // curves).transpose(1, 2).reshape(-1, curves).float()
+            x_SP = x_NI.reshape(-1, curves, x_NI.shape[1] // curves).transpose(1, 2).reshape(-1, curves)
+            x_SP = x_SP.to(torch.promote_types(x_SP.dtype, torch.float32))
             range_P2 = torch.stack([_quantile(x_SP, 1 - quantile), _quantile(x_SP, quantile)], dim=-1)
             if path in ranges:
                 lower, upper = ranges[path].unbind(-1)
@@ -98,14 +107,15 @@ def _record_ranges(model, modules, inputs, quantile) -> dict[str, Tensor]:
 
     handles = [module.register_forward_pre_hook(hook(path)) for path, module in modules.items()]
     batches = [inputs] if isinstance(inputs, (Tensor, Mapping)) else inputs
-    training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
         with torch.no_grad():
             for batch in batches:
                 model(**batch) if isinstance(batch, Mapping) else model(batch)
     finally:
-        model.train(training)
+        for module, training in modes:  # one by one: a frozen part of a model in training is in eval mode
+            module.training = training
         for handle in handles:
             handle.remove()
     return ranges
@@ -117,15 +127,19 @@ def _quantile(x_SP: Tensor, q: float) -> Tensor:
     return x_SP.kthvalue(k, dim=0).values
 
 
-def _widened(range_P2: Tensor, margin: float) -> Tensor:
+def _widened(range_P2: Tensor, margin: float, dtype: torch.dtype) -> Tensor:
+    """The range with its margin, wide enough to be a domain also after it was rounded to `dtype`."""
+    limits = torch.finfo(dtype)
     lower, upper = range_P2.double().unbind(-1)
     middle, half = (lower + upper) / 2, (upper - lower) / 2
-    half = (half * (1 + 2 * margin)).maximum(NARROWEST * middle.abs().clamp_min(1e-6))
-    return torch.stack([middle - half, middle + half], dim=-1)
+    narrowest = max(NARROWEST, 4 * limits.eps) * middle.abs()
+    half = (half * (1 + 2 * margin)).maximum(narrowest.clamp_min(max(NARROWEST * 1e-6, limits.tiny)))
+    farthest = min(limits.max, FARTHEST_END)
+    return torch.stack([middle - half, middle + half], dim=-1).clamp(-farthest, farthest)
 
 
 @torch.no_grad()
-def _refit(module, spec, domain_P2) -> None:
+def _refit(module: nn.Module, spec: CurveSpec, domain_P2: Tensor) -> None:
     per_edge = module.coefficients.unsqueeze(-1) if spec.bends_input else module.coefficients
     fitted = refit_curves(
         per_edge,

@@ -93,7 +93,8 @@ class KANLinear(nn.Linear):
     def from_linear(cls, linear: nn.Linear, spec: CurveSpec) -> "KANLinear":
         """A KAN layer with straight edges around an existing layer's own weight and bias, which it shares.
 
-        Its curves are not yet initialised; `reset_curves` makes them zero.
+        Its curves are not yet initialised; `reset_curves` makes them zero. A subclass's own forward is kept, and may
+        use the weight and bias; it runs on this class, so that `super()` does not reach its parent.
         """
         module = cls.__new__(cls)
         take_over(module, linear)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from torch import nn
 
 from kansformer.errors import ConfigError
-from kansformer.nn.curves import CURVE_PARAMETERS
+from kansformer.nn.curves import CURVE_PARAMETERS, curved_modules
 
 CURVE_LR_MULTIPLIER = {"bspline": 30.0, "rational": 3.0, "chebyshev": 3.0, "rbf": 30.0, "fourier": 3.0}
 """Measured for `bspline` (1 gains nothing, 10 to 30 is right, 100 is too much) and `rational` on small language
@@ -21,10 +21,9 @@ def curve_parameters_of(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]
 
 def curve_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Names and parameters of all curves in a model; everything else are base weights."""
-    for path, module in model.named_modules():
-        if hasattr(module, "curves"):
-            for name, parameter in curve_parameters_of(module):
-                yield f"{path}.{name}" if path else name, parameter
+    for path, module in curved_modules(model):
+        for name, parameter in curve_parameters_of(module):
+            yield f"{path}.{name}" if path else name, parameter
 
 
 def optimizer_groups(
@@ -45,13 +44,14 @@ def optimizer_groups(
         Groups with the keys `name`, `params`, `lr` and `weight_decay`; empty groups are left out.
 
     Raises:
-        ConfigError: nothing in the model requires a gradient.
+        ConfigError: nothing in the model requires a gradient, or the multiplier is not positive.
     """
+    if curve_lr_multiplier is not None and not curve_lr_multiplier > 0:
+        raise ConfigError(f"curve_lr_multiplier must be above 0, got {curve_lr_multiplier!r}.")
     multipliers: dict[int, float] = {}
-    for module in model.modules():
-        if hasattr(module, "curves"):
-            multiplier = curve_lr_multiplier or CURVE_LR_MULTIPLIER[module.curves.basis.name]
-            multipliers.update({id(p): multiplier for _, p in curve_parameters_of(module)})
+    for _, module in curved_modules(model):
+        multiplier = curve_lr_multiplier or CURVE_LR_MULTIPLIER[module.curves.basis.name]
+        multipliers.update({id(p): multiplier for _, p in curve_parameters_of(module)})
 
     groups: dict[str, dict] = {}
     for _, parameter in model.named_parameters():

@@ -11,30 +11,52 @@ import torch
 from torch import Tensor
 
 from kansformer.basis import Basis
-from kansformer.ops import reference
+from kansformer.ops import cpu_local, reference
 
 # Basis values per chunk: 1 MiB of float32 where only elementwise work follows, 8 MiB where a matrix product does.
 CURVE_CHUNK = 2**18
 EDGE_CHUNK = 2**21
 
 
-def apply_curves(x_NI: Tensor, coefficients_IC: Tensor, denominator_ID: Tensor | None, domain_I2: Tensor, basis: Basis):
-    """`reference.apply_curves` in chunks of tokens."""
-    return _chunked(reference.apply_curves, CURVE_CHUNK, x_NI, coefficients_IC, denominator_ID, domain_I2, basis)
+def apply_curves(
+    x_NI: Tensor, coefficients_IC: Tensor, denominator_ID: Tensor | None, domain_I2: Tensor, basis: Basis
+) -> Tensor:
+    """`reference.apply_curves` in chunks of tokens, B-splines by look-up."""
+    if _needs_definition(x_NI):
+        return reference.apply_curves(x_NI, coefficients_IC, denominator_ID, domain_I2, basis)
+    if cpu_local.serves(basis):
+        return cpu_local.apply_curves(x_NI, coefficients_IC, domain_I2, basis)
+    chunk = CURVE_CHUNK // max(1, coefficients_IC.numel())
+    return _chunked(reference.apply_curves, chunk, x_NI, coefficients_IC, denominator_ID, domain_I2, basis)
 
 
-def sum_edges(x_NI: Tensor, coefficients_ICO: Tensor, denominator_ID: Tensor | None, domain_I2: Tensor, basis: Basis):
+def sum_edges(
+    x_NI: Tensor, coefficients_ICO: Tensor, denominator_ID: Tensor | None, domain_I2: Tensor, basis: Basis
+) -> Tensor:
     """`reference.sum_edges` in chunks of tokens."""
-    return _chunked(reference.sum_edges, EDGE_CHUNK, x_NI, coefficients_ICO, denominator_ID, domain_I2, basis)
+    if _needs_definition(x_NI):
+        return reference.sum_edges(x_NI, coefficients_ICO, denominator_ID, domain_I2, basis)
+    chunk = EDGE_CHUNK // max(1, coefficients_ICO[..., 0].numel())
+    return _chunked(reference.sum_edges, chunk, x_NI, coefficients_ICO, denominator_ID, domain_I2, basis)
 
 
-def _chunked(definition: Callable, budget: int, x: Tensor, coefficients: Tensor, denominator, domain, basis: Basis):
-    tokens, inputs = x.shape
-    chunk = max(1, budget // max(1, inputs * basis.num_coefficients))
+def _needs_definition(x_NI: Tensor) -> bool:
     # Compilers fuse and tile the definition themselves; torch.func cannot look into an autograd function.
-    if torch.compiler.is_compiling() or tokens == 0 or torch._C._are_functorch_transforms_active():
+    return x_NI.shape[0] == 0 or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def _chunked(
+    definition: Callable,
+    chunk: int,
+    x: Tensor,
+    coefficients: Tensor,
+    denominator: Tensor | None,
+    domain: Tensor,
+    basis: Basis,
+) -> Tensor:
+    if x.shape[0] <= chunk and not torch.is_grad_enabled():  # one token of a generating model: nothing to prepare
         return definition(x, coefficients, denominator, domain, basis)
-    return _TokenChunks.apply(definition, chunk, basis, domain, x, coefficients, denominator)
+    return _TokenChunks.apply(definition, max(1, chunk), basis, domain, x, coefficients, denominator)
 
 
 class _TokenChunks(torch.autograd.Function):

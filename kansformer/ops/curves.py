@@ -57,7 +57,7 @@ def sum_edges(
 
 
 def without_autocast(device_type: str) -> AbstractContextManager:
-    """Computes in the tensors' own dtypes; where no autocast is on (or there is none: meta) nothing needs to be done."""
+    """Computes in the tensors' own dtypes; nothing needs to be done where no autocast is on, or none exists (meta)."""
     if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
         return torch.autocast(device_type, enabled=False)
     return nullcontext()

@@ -1,9 +1,11 @@
-"""Find the feed-forward networks of a model by the shape of its modules, not by the names of its classes.
+"""Find the feed-forward networks of a model by the shape of its modules, not by a list of classes.
 
 Letters: d model width, m hidden width.
 """
 
-from dataclasses import replace
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -13,59 +15,77 @@ from kansformer.sites.site import Site, Slot, runs
 # Only tells which of two equal-shaped first layers goes through the activation; a name not listed is taken as `up`.
 GATE_NAMES = ("gate", "w1", "wi_0", "gate_proj", "linear_1", "fc1_g")
 
+# Where no activation module tells a feed-forward network from other pairs of layers, its class has to say so.
+FFN_CLASS = re.compile(r"mlp|ffn|feed_?forward|intermediate", re.IGNORECASE)
+
+CALLED_AS_FUNCTION = "its activation is called as a function inside the forward, where no module can replace it"
+
 
 def find_sites(model: nn.Module) -> list[Site]:
     """All feed-forward networks of a model, in the order of its modules, numbered by layer.
 
     A site is an activation together with two linear layers d → m → d, three for a gate, or d → 2m and m → d for a
-    fused gate: in one module (alone or beside an attention), in two neighbours, or as 3-D stacks of experts.
+    fused gate: in one module (alone or beside an attention), in two neighbours, or as 3-D stacks of experts. Where the
+    activation is called as a function, a class that is named like a feed-forward network and has no other layers counts
+    too, without the slot `act`.
     """
     sites = []
     for path, module in model.named_modules():
-        site = _own_site(path, module) or _split_site(path, module) or _experts_site(path, module)
-        if site is not None:
-            sites.append(site)
+        if _inside_attention(model, path):
+            continue
+        own = _own_site(path, module)
+        sites += [own] if own else [*_split_sites(path, module)]
+        if experts := _experts_site(path, module):
+            sites.append(experts)
     return _numbered(sites)
 
 
+@dataclass(frozen=True)
+class Layers:
+    """The linear layers of a feed-forward network, by name, as read from their shapes."""
+
+    kind: str
+    first: tuple[str, ...]
+    down: str
+    width: int
+    hidden: int
+
+
 def _own_site(path: str, module: nn.Module) -> Site | None:
-    """The activation and all linear layers are children of one module."""
+    """All linear layers, and the activation if it is a module, are children of one module."""
     activations = activations_of(module)
     linears = linears_of(module)
     # A convolution beside the linears makes it a state-space or convolution mixer, whose activation is not the FFN's.
-    if not activations or len(linears) < 2 or any(isinstance(c, CONVOLUTIONS) for c in module.children()):
+    if len(linears) < 2 or any(isinstance(child, CONVOLUTIONS) for child in module.children()):
         return None
-    found = _match(linears)
-    if found is None:
+    layers = read_layers(linears)
+    if layers is None or not (activations or (FFN_CLASS.search(type(module).__name__) and _uses_all(layers, linears))):
         return None
-    kind, first, down, width, hidden = found
     alone = all(isinstance(child, nn.Dropout) or not any(child.children()) for child in module.children())
     host = path if alone and runs(module) else None
-    return _linear_site(path, kind, _joined(path, first), _join(path, down), width, hidden, path, activations, host)
+    return _linear_site(path, layers, host, path, activations)
 
 
-def _split_site(path: str, module: nn.Module) -> Site | None:
-    """The first layers and the activation live in one child, the last layer in another (BERT)."""
+def _split_sites(path: str, module: nn.Module) -> Iterator[Site]:
+    """The first layers and the activation live in one child, the last layer in a sibling (BERT) or beside it (CLVP)."""
     children = dict(module.named_children())
-    for first_name, first_child in children.items():
-        activations = activations_of(first_child)
-        linears = linears_of(first_child)
-        if not activations or not 1 <= len(linears) <= 2 or _match(linears) is not None:
+    last = {name: shape for name, shape in linears_of(module).items() if "." not in name}
+    for name, child in children.items():
+        if not activations_of(child):
+            last |= {f"{name}.{n}": shape for n, shape in linears_of(child).items()}
+    for name, child in children.items():
+        activations = activations_of(child)
+        linears = {f"{name}.{n}": shape for n, shape in linears_of(child).items()}
+        if not (activations or FFN_CLASS.search(type(child).__name__)) or len(linears) not in (1, 2):
             continue
-        for down_name, down_child in children.items():
-            if down_name == first_name or activations_of(down_child):
+        for down, shape in last.items():
+            layers = read_layers(linears | {down: shape}) if down not in linears else None
+            if layers is None or layers.down != down or set(layers.first) != set(linears):
                 continue
-            for name, shape in linears_of(down_child).items():
-                found = _match({**{f"{first_name}.{n}": s for n, s in linears.items()}, f"{down_name}.{name}": shape})
-                if found is None or found[2] != f"{down_name}.{name}":
-                    continue
-                kind, first, down, width, hidden = found
-                owner = _join(path, first_name)
-                return _linear_site(
-                    path, "split", _joined(path, first), _join(path, down), width, hidden, owner, activations, owner,
-                    fused=kind == "fused",
-                )  # fmt: skip
-    return None
+            del last[down]  # a layer with two networks (text and query) pairs each with its own last layer
+            owner = _join(path, name)
+            yield _linear_site(path, layers, owner, owner, activations, kind="split")
+            break
 
 
 def _experts_site(path: str, module: nn.Module) -> Site | None:
@@ -83,7 +103,7 @@ def _experts_site(path: str, module: nn.Module) -> Site | None:
                 if sorted(stacks[first]) in (sorted((width, hidden)), sorted((width, 2 * hidden))) and _looks_down(down):
                     slots = {"act": _activation_slot(path, activations, hidden)}
                     reason = "its weights are a stack of experts, which take curves in the act slot only"
-                    missing = {name: reason for name in ("input", "up", "gate", "down")}
+                    missing = dict.fromkeys(("input", "up", "gate", "down"), reason)
                     return Site(path=path, kind="experts", width=width, hidden=hidden, slots=slots, missing=missing)
     return None
 
@@ -92,48 +112,66 @@ def _looks_down(name: str) -> bool:
     return any(part in name for part in ("down", "output", "w2", "wo", "fc2"))
 
 
-def _match(linears: dict[str, tuple[int, int]]):
-    """(kind, first layers, last layer, d, m) when exactly one feed-forward network can be read from the shapes."""
-    candidates = []
-    for down, (hidden, width) in linears.items():
-        same = [n for n, shape in linears.items() if n != down and shape == (width, hidden)]
-        fused = [n for n, shape in linears.items() if n != down and shape == (width, 2 * hidden)]
-        if len(same) == 1 and width != hidden:
-            candidates.append(("plain", same, down, width, hidden))
-        elif len(same) == 2 and width != hidden:
-            candidates.append(("gated", same, down, width, hidden))
-        elif len(fused) == 1 and not same:
-            candidates.append(("fused", fused, down, width, hidden))
-    if len(linears) == 2 and len(set(linears.values())) == 1 and len(set(next(iter(linears.values())))) == 1:
-        (first, (width, hidden)), (down, _) = linears.items()  # d = m: the order of definition decides
-        return "plain", [first], down, width, hidden
-    # d → m → d read backwards is m → d → m: of two readings the one defined first to last is right.
+def read_layers(linears: dict[str, tuple[int, int]]) -> Layers | None:
+    """The one feed-forward network that can be read from the (in, out) of named layers, None if there is none.
+
+    d → m → d read backwards is m → d → m. Of two readings the one that uses more layers is right (a gate beside up),
+    then the one whose last layer is defined last.
+    """
     order = list(linears)
-    forward = [c for c in candidates if all(order.index(n) < order.index(c[2]) for n in c[1])]
-    forward = forward or candidates
-    return forward[0] if len(forward) == 1 or (len(candidates) == 2 and forward) else None
+    readings = []
+    for down, (hidden, width) in linears.items():
+        same = tuple(n for n, shape in linears.items() if n != down and shape == (width, hidden))
+        fused = tuple(n for n, shape in linears.items() if n != down and shape == (width, 2 * hidden))
+        if width != hidden and len(same) in (1, 2):
+            readings.append(Layers("plain" if len(same) == 1 else "gated", same, down, width, hidden))
+        elif len(fused) == 1 and not same:
+            readings.append(Layers("fused", fused, down, width, hidden))
+    if not readings:
+        # d = m cannot be told from other pairs of square layers unless it is the only one.
+        square = len(linears) == 2 and len({size for shape in linears.values() for size in shape}) == 1
+        return Layers("plain", (order[0],), order[1], *linears[order[0]]) if square else None
+    most = max(len(reading.first) for reading in readings)
+    best = [reading for reading in readings if len(reading.first) == most]
+    defined_last = [r for r in best if all(order.index(name) < order.index(r.down) for name in r.first)]
+    if len(best) > 2 or len(defined_last) > 1:
+        return None
+    return (defined_last or best)[0] if defined_last or len(best) == 1 else None
 
 
 def _linear_site(
-    path, kind, first, down, width, hidden, activation_owner, activations, host, fused: bool | None = None
+    path: str, layers: Layers, host: str | None, activation_owner: str, activations: dict, *, kind: str | None = None
 ) -> Site:
-    fused = kind == "fused" if fused is None else fused
-    slots, missing = {}, {}
-    first = sorted(first, key=lambda p: not _is_gate(p)) if len(first) == 2 else first
+    fused = layers.kind == "fused"
+    width, hidden = layers.width, layers.hidden
+    first = sorted((_join(path, name) for name in layers.first), key=lambda p: not _is_gate(p))
     host = host if host is not None else (first[0] if len(first) == 1 else None)
+    slots, missing = {}, {}
     if host is not None:
         slots["input"] = Slot(name="input", path=host, features=width)
     else:
         missing["input"] = "its gate and up layers take their input beside other modules"
-    out = 2 * hidden if fused else hidden
-    slots["up"] = Slot(name="up", path=first[-1], features=width, out_features=out)
+    slots["up"] = Slot(name="up", path=first[-1], features=width, out_features=2 * hidden if fused else hidden)
     if len(first) == 2:
         slots["gate"] = Slot(name="gate", path=first[0], features=width, out_features=hidden)
     elif fused:
         missing["gate"] = "gate and up are one fused layer, which the slot 'up' covers"
-    slots["act"] = _activation_slot(activation_owner, activations, hidden)
-    slots["down"] = Slot(name="down", path=down, features=hidden, out_features=width)
-    return Site(path=path, kind=kind, width=width, hidden=hidden, slots=slots, missing=missing)
+    if activations:
+        slots["act"] = _activation_slot(activation_owner, activations, hidden)
+    else:
+        missing["act"] = CALLED_AS_FUNCTION
+    slots["down"] = Slot(name="down", path=_join(path, layers.down), features=hidden, out_features=width)
+    return Site(path=path, kind=kind or layers.kind, width=width, hidden=hidden, slots=slots, missing=missing)
+
+
+def _uses_all(layers: Layers, linears: dict) -> bool:
+    return {*layers.first, layers.down} == set(linears)
+
+
+def _inside_attention(model: nn.Module, path: str) -> bool:
+    """Whether the module above is an attention: its small networks compute positions or gates, not features."""
+    owner = path.rpartition(".")[0]
+    return bool(owner) and re.search(r"Attention$", type(model.get_submodule(owner)).__name__) is not None
 
 
 def _activation_slot(owner: str, activations: dict[str, object], hidden: int) -> Slot:
@@ -149,10 +187,6 @@ def _is_gate(path: str) -> bool:
 
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
-
-
-def _joined(path: str, names: list[str]) -> list[str]:
-    return [_join(path, name) for name in names]
 
 
 def _numbered(sites: list[Site]) -> list[Site]:

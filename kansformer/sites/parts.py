@@ -19,6 +19,7 @@ FUNCTIONS = {
     torch.relu, torch.tanh, torch.sigmoid,
 }  # fmt: skip
 
+CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
@@ -62,9 +63,17 @@ def activations_of(module: nn.Module) -> dict[str, object]:
 
 
 def linears_of(module: nn.Module) -> dict[str, tuple[int, int]]:
-    """(in, out) of the linear layers that a module holds directly, by attribute name."""
-    shapes = {name: linear_shape(child) for name, child in module.named_children()}
-    return {name: shape for name, shape in shapes.items() if shape is not None}
+    """(in, out) of the linear layers that a module holds directly, or in a wrapper of one layer (Gemma 4), by path."""
+    found = {}
+    for name, child in module.named_children():
+        inner = dict(child.named_children())
+        if (shape := linear_shape(child)) is not None:
+            found[name] = shape
+        elif len(inner) == 1 and not isinstance(child, CONTAINERS) and not activations_of(child):
+            ((inner_name, layer),) = inner.items()
+            if (shape := linear_shape(layer)) is not None:
+                found[f"{name}.{inner_name}"] = shape
+    return found
 
 
 def stacks_of(module: nn.Module) -> dict[str, tuple[int, int]]:

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,14 +56,19 @@ def prove_site(model: nn.Module, site: Site, modules: Mapping[str, nn.Module]) -
             new_block = shadow(block, inner)
             for slot in inner:
                 fill_slot(new_block, slot, modules[slot.name])
-            _compare(site, slots, modules, lambda: run(block), lambda new=new_block: run(new))
-        return Proof(site.path, "block" if path == site.path else "layer")
+            idle = _compare(site, slots, modules, partial(run, block), partial(run, new_block))
+        if not idle:
+            return Proof(site.path, "block" if path == site.path else "layer")
+        # A layer may have a second network for other tokens, which random ones alone do not reach.
+        if path == site.path and site.kind != "split":
+            raise ProofError(_no_effect(site, idle[0]))
 
     for slot in slots:
         old = get_slot_target(model, slot.path) if slot.name != "input" else nn.Identity()
         x = torch.randn(BATCH, TOKENS, slot.features, generator=generator).to(_like(modules[slot.name], modules))
         with torch.no_grad():
-            _compare(site, [slot], modules, lambda f=old, x=x: f(x), lambda f=modules[slot.name], x=x: f(x))
+            if _compare(site, [slot], modules, partial(_clean, old, x), partial(_clean, modules[slot.name], x)):
+                raise ProofError(_no_effect(site, slot))
     return Proof(site.path, "slots")
 
 
@@ -74,7 +81,8 @@ def same_bits(old: object, new: object) -> bool:
     )
 
 
-def _compare(site: Site, slots: Sequence[Slot], modules, run_old: Callable, run_new: Callable) -> None:
+def _compare(site: Site, slots: Sequence[Slot], modules, run_old: Callable, run_new: Callable) -> list[Slot]:
+    """Raise where outputs differ; return the slots whose curves have no effect on them."""
     name = site.path or "the model"
     expected = run_old()
     try:
@@ -83,13 +91,24 @@ def _compare(site: Site, slots: Sequence[Slot], modules, run_old: Callable, run_
         raise ProofError(f"{name} does not run with straight curves in it: {error}") from error
     if not same_bits(expected, result):
         raise ProofError(f"{name} with straight curves differs from the original, so it is not converted.")
+    idle = []
     for slot in slots:
         with _bent(modules[slot.name]):
             if same_bits(expected, run_new()):
-                raise ProofError(
-                    f"The forward of {name} does not call {slot.path!r}, so curves in the slot {slot.name!r} would have "
-                    "no effect. Choose other slots."
-                )
+                idle.append(slot)
+    return idle
+
+
+def _no_effect(site: Site, slot: Slot) -> str:
+    return (
+        f"The forward of {site.path or 'the model'} does not call {slot.path!r}, so curves in the slot {slot.name!r} "
+        "would have no effect. Choose other slots."
+    )
+
+
+def _clean(function: Callable, x: Tensor) -> object:
+    """The function of a copy of x: some activations work in place."""
+    return function(x.clone())
 
 
 def _first_accepted(block: nn.Module, site: Site, like: Tensor, generator) -> Callable | None:
@@ -98,7 +117,7 @@ def _first_accepted(block: nn.Module, site: Site, like: Tensor, generator) -> Ca
 
         def run(module, arguments=arguments):
             torch.manual_seed(SEED)
-            return module(*arguments)
+            return module(*(a.clone() if isinstance(a, Tensor) else a for a in arguments))
 
         try:
             if any(True for _ in _tensors(run(block))):
@@ -146,7 +165,7 @@ def _undisturbed(block: nn.Module):
 
 
 @contextmanager
-def _bent(module: nn.Module):
+def _bent(module: Any):
     """The module with random curves for a moment."""
     generator = torch.Generator().manual_seed(SEED)
     noise = torch.randn(module.coefficients.shape, generator=generator)

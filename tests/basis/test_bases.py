@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numerics import assert_close_to_float64, relative_error
 
 from kansformer.basis import BASES, EXTRAPOLATIONS, Basis
 from kansformer.errors import ConfigError
-from tests.numerics import assert_close_to_float64, relative_error
 
 LOWER, UPPER = -1.5, 2.5
 DOMAIN = torch.tensor([LOWER, UPPER], dtype=torch.float64)

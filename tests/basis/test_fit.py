@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from numerics import relative_error
 
 from kansformer.basis import BASES, Basis, fit_curves, refit_curves
 from kansformer.errors import ShapeError
-from tests.numerics import relative_error
 
 INPUTS, OUTPUTS = 3, 2
 DOMAIN = torch.tensor([[-1.0, 1.0], [0.0, 5.0], [-3.0, -2.0]], dtype=torch.float64)

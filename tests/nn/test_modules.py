@@ -4,12 +4,12 @@ from copy import deepcopy
 
 import pytest
 import torch
+from nn.formulas import BASIS_AND_EDGES, expected_output, float64_twin, inputs, make
+from numerics import assert_close_to_float64
 from torch.utils.checkpoint import checkpoint
 
 from kansformer.errors import ConfigError, ShapeError
 from kansformer.nn import GatedKANFeedForward, KANFeedForward, KANLinear, LearnedActivation
-from tests.nn.definitions import BASIS_AND_EDGES, expected_output, float64_twin, inputs, make
-from tests.numerics import assert_close_to_float64
 
 CASES = [
     (kind, basis, edges)
@@ -28,12 +28,12 @@ ONE_EACH = [
 # A half-precision module rounds at every store between its layers, so an error may be this many times the table's:
 # a layer rounds its activated input, its product and the sum; two layers do that twice, and the second layer's slope
 # multiplies what the first one lost.
-ROUNDINGS = {"linear": 1.5, "activation": 1.0, "feedforward": 6.0, "gated": 6.0}
+ROUNDINGS = {"linear": 1.25, "activation": 1.0, "feedforward": 3.0, "gated": 3.0}
 
 
 def loss_gradients(module, output, x):
     tensors = {"x": x, **dict(module.named_parameters())}
-    weight = torch.linspace(-1, 2, output.numel(), dtype=torch.float64).reshape(output.shape).to(output)
+    weight = ((torch.arange(output.numel()) % 11 - 4) / 4).reshape(output.shape).to(output)  # exact in every dtype
     return dict(zip(tensors, torch.autograd.grad((output * weight).sum(), list(tensors.values())), strict=True))
 
 
@@ -50,8 +50,9 @@ def both(kind, basis, edges, dtype):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_output_and_every_gradient(kind, basis, edges, dtype):
     output, gradients, expected, expected_gradients = both(kind, basis, edges, dtype)
-    # Two layers add their errors up, and an error of the first moves the second along its curves.
-    looser = 4.0 if kind in ("feedforward", "gated") else 1.0
+    # An error of the first layer moves the second along its curves: those of a Fourier series have a slope of up to
+    # 2π·4 per domain.
+    looser = 6.0 if kind in ("feedforward", "gated") and basis == "fourier" else 1.0
     assert output.dtype == dtype
     assert_close_to_float64(output, expected, dtype, looser=looser)
     assert_close_to_float64(gradients, expected_gradients, dtype, gradient=True, looser=looser)
@@ -174,7 +175,10 @@ def test_gradient_checkpointing_changes_nothing(kind, basis, edges):
         assert torch.equal(value, found[1][name]), name
 
 
-@pytest.mark.parametrize(("kind", "basis", "edges"), [("linear", "rational", "low_rank"), ("gated", "bspline", "group")])
+# Compiling takes many seconds, so only one layer with edges and one activation.
+@pytest.mark.parametrize(
+    ("kind", "basis", "edges"), [("linear", "rational", "low_rank"), ("activation", "bspline", "group")]
+)
 def test_compiles_to_one_graph(kind, basis, edges):
     module, x = make(kind, basis, edges), inputs(23, 6).requires_grad_()
     compiled = torch.compile(module, fullgraph=True)
@@ -221,7 +225,7 @@ def test_group_is_channel_with_repeated_coefficients():
 
 
 def test_low_rank_is_full_with_the_product():
-    low_rank, full = make("linear", "bspline", "low_rank", torch.float64), make("linear", "bspline", "full", torch.float64)
+    low_rank, full = (make("linear", "bspline", edges, torch.float64) for edges in ("low_rank", "full"))
     state = low_rank.state_dict()
     state["coefficients"] = state["coefficients"] @ state.pop("mix")
     full.load_state_dict(state)
@@ -231,8 +235,9 @@ def test_low_rank_is_full_with_the_product():
 
 def test_representation_shows_the_curves():
     expected = "edges='group', basis='rational', grid_size=4, order=3"
-    assert f"in_features=6, out_features=4, bias=True, {expected}, base='silu'" in repr(make("linear", "rational", "group"))
-    assert f"6, base=silu, {expected}" in repr(make("activation", "rational", "group"))
+    layer, activation = (repr(make(kind, "rational", "group")) for kind in ("linear", "activation"))
+    assert layer == f"KANLinear(in_features=6, out_features=4, bias=True, {expected}, base='silu')"
+    assert activation == f"LearnedActivation(6, base=silu, {expected})"
 
 
 @pytest.mark.parametrize(
@@ -247,7 +252,7 @@ def test_representation_shows_the_curves():
         ({"edges": "group", "groups": 4}, "groups=4 does not divide the 6 input channels"),
         ({"edges": "group", "groups": 0}, "groups must be a whole number of at least 1, got 0"),
         ({"edges": "low_rank", "rank": 1.5}, "rank must be a whole number of at least 1, got 1.5"),
-        ({"domain": (1.0, 1.001), "dtype": torch.bfloat16}, r"domain \(1.0, 1.001\) has no width .* torch.bfloat16"),
+        ({"domain": (1.0, 1.001), "dtype": torch.bfloat16}, r"domain \(1.0, 1.001\) has no width.* torch.bfloat16"),
         ({"domain": (0.0, 1e6), "dtype": torch.float16}, r"domain \(0.0, 1000000.0\) .* torch.float16"),
     ],
 )

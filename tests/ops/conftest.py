@@ -20,8 +20,8 @@ class Case:
 
     def to(self, dtype: torch.dtype) -> "Case":
         """The same numbers stored in a dtype."""
-        stored = (None if t is None else t.to(dtype) for t in (self.x, self.coefficients, self.denominator, self.domain))
-        return Case(self.basis, *stored)
+        tensors = (self.x, self.coefficients, self.denominator, self.domain)
+        return Case(self.basis, *(None if t is None else t.to(dtype) for t in tensors))
 
 
 @pytest.fixture

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from numerics import assert_close_to_float64
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from kansformer.basis import EXTRAPOLATIONS, Basis
 from kansformer.ops import cpu, reference
-from tests.numerics import assert_close_to_float64
 
 NAMES = ("x", "coefficients", "denominator")
 
@@ -32,7 +32,7 @@ def chunk(request, monkeypatch):
     return request.param
 
 
-@pytest.mark.parametrize("tokens, inputs", [(1, 1), (1, 7), (5, 3), (33, 17)])
+@pytest.mark.parametrize(("tokens", "inputs"), [(1, 1), (1, 7), (5, 3), (33, 17)])
 def test_outputs_and_gradients_in_float64(make_case, basis, operation, chunk, tokens, inputs):
     case = make_case(basis, operation, tokens, inputs, outputs=3)
     (actual, gradients), (expected, expected_gradients) = run(cpu, operation, case), run(reference, operation, case)

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from numerics import assert_close_to_float64
 
 from kansformer.basis import Basis
 from kansformer.errors import ShapeError
 from kansformer.ops import apply_curves, reference, set_backend, sum_edges
-from tests.numerics import assert_close_to_float64
 
 CALLS = {"apply_curves": apply_curves, "sum_edges": sum_edges}
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from numerics import assert_close_to_float64
 
 from kansformer.basis import BASES, EXTRAPOLATIONS, Basis
 from kansformer.ops import reference
-from tests.numerics import assert_close_to_float64
 
 
 def basis_values(case, n, i):

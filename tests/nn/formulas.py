@@ -39,7 +39,7 @@ def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
             fresh = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
             if name.endswith("domain"):
                 fresh = torch.stack([-1 - fresh[:, 0].abs(), 1 + fresh[:, 1].abs()], dim=-1)
-            elif name.endswith("weight"):
+            elif name.endswith(("weight", "coefficients")):
                 fresh /= tensor.shape[1] ** 0.5
             tensor.copy_(fresh)
     return module

@@ -1,0 +1,135 @@
+"""B-spline curves as one polynomial per grid interval: the CPU's way to `reference.apply_curves`.
+
+On an interval a curve of degree K is Σ_p f_p t^p, t the position in it, so
+
+    ∂s/∂x = rate · Σ_p p f_p t^(p-1)        ∂s/∂f_p = t^p        rate = intervals per unit of x
+
+The factors f of all intervals are made once per call, by one matrix product with the coefficients; a token then costs
+K + 1 look-ups and a Horner scheme, whatever the grid size, instead of all C basis values. Outside the domain the curve
+is a polynomial as well: two more intervals stand for it.
+
+Shape letters: N tokens, I inputs, G grid intervals, K order, C = G + K coefficients, P = K + 1 powers of t,
+J = G + 2 intervals.
+"""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from kansformer.basis import Basis
+from kansformer.basis.basis import FARTHEST
+from kansformer.basis.bspline import SEGMENT_POLYNOMIALS
+
+# The matrix that makes the factors grows with the square of the grid; beyond this it costs more than it saves.
+FINEST_GRID = 64
+
+# Curve values per chunk of tokens, of which about eight temporaries live at a time: 2 MiB of float32.
+CHUNK = 2**17
+
+
+def serves(basis: Basis) -> bool:
+    """Whether this file can evaluate the basis."""
+    return basis.name == "bspline" and basis.grid_size <= FINEST_GRID
+
+
+def apply_curves(x_NI: Tensor, coefficients_IC: Tensor, domain_I2: Tensor, basis: Basis) -> Tensor:
+    """One B-spline curve per input, (N, I)."""
+    matrix_CPJ = _factor_matrix(basis, coefficients_IC.dtype)
+    factors_IPJ = (coefficients_IC @ matrix_CPJ.flatten(1)).unflatten(1, matrix_CPJ.shape[1:])
+    return _LookUp.apply(x_NI, factors_IPJ, domain_I2, basis)
+
+
+class _LookUp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x_NI, factors_IPJ, domain_I2, basis):
+        ctx.basis = basis
+        ctx.save_for_backward(x_NI, factors_IPJ, domain_I2)
+        pieces = [_evaluate(piece, factors_IPJ, domain_I2, basis) for piece in _split(x_NI)]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    @staticmethod
+    def backward(ctx, gradient_NI):
+        x_NI, factors_IPJ, domain_I2 = ctx.saved_tensors
+        x_wanted, factors_wanted = ctx.needs_input_grad[:2]
+        if torch.is_grad_enabled():  # double backward: the graph of the evaluation itself
+            targets = [t for t, need in ((x_NI, x_wanted), (factors_IPJ, factors_wanted)) if need]
+            y_NI = _evaluate(x_NI, factors_IPJ, domain_I2, ctx.basis)
+            found = iter(torch.autograd.grad(y_NI, targets, gradient_NI, create_graph=True))
+            return next(found) if x_wanted else None, next(found) if factors_wanted else None, None, None
+
+        powers = factors_IPJ.shape[1]
+        rate_I = ctx.basis.grid_size / (domain_I2[:, 1] - domain_I2[:, 0])
+        slope_factors_IPJ = factors_IPJ * torch.arange(powers, device=x_NI.device).unsqueeze(-1)
+        factors_gradient = torch.zeros_like(factors_IPJ) if factors_wanted else None
+        x_pieces = []
+        for piece, gradient in zip(_split(x_NI), _split(gradient_NI), strict=True):
+            unit, position, index = _locate(piece, domain_I2, ctx.basis)
+            if x_wanted:
+                slope = _horner(_look_up(slope_factors_IPJ, index)[1:], position)
+                # The definition holds inputs further away than FARTHEST there, so they have no slope.
+                x_pieces.append(slope.mul_(rate_I).mul_(unit.abs() < FARTHEST).mul_(gradient))
+            if factors_wanted:
+                part = gradient.flatten()
+                for power, row in enumerate(_rows(factors_gradient)):
+                    part = part * position.flatten() if power else part
+                    row.scatter_add_(0, index, part)
+        return torch.cat(x_pieces) if x_wanted else None, factors_gradient, None, None
+
+
+def _evaluate(x_NI: Tensor, factors_IPJ: Tensor, domain_I2: Tensor, basis: Basis) -> Tensor:
+    _, position_NI, index = _locate(x_NI, domain_I2, basis)
+    return _horner(_look_up(factors_IPJ, index), position_NI)
+
+
+def _split(x_NI: Tensor) -> tuple[Tensor, ...]:
+    return x_NI.split(max(1, CHUNK // max(1, x_NI.shape[1])))
+
+
+def _locate(x_NI: Tensor, domain_I2: Tensor, basis: Basis) -> tuple[Tensor, Tensor, Tensor]:
+    """x in units of the domain, (N, I); t, (N, I); and where in a row of `_rows` its factors stand, (N·I,)."""
+    last = basis.grid_size
+    unit_NI = basis.unit_coordinates(x_NI, domain_I2)
+    scaled_NI = unit_NI * last
+    interval_NI = scaled_NI.detach().floor().nan_to_num_(nan=0.0).clamp_(-1, last)
+    if basis.extrapolation != "linear":
+        interval_NI.add_(scaled_NI == last, alpha=-1)  # the end belongs to the domain
+    stride = (basis.order + 1) * (last + 2)
+    index_NI = interval_NI.long() + torch.arange(1, 1 + x_NI.shape[1] * stride, stride, device=x_NI.device)
+    return unit_NI, scaled_NI - interval_NI, index_NI.flatten()
+
+
+def _rows(factors_IPJ: Tensor) -> list[Tensor]:
+    """One flat view per power, in all of which the same index stands for the same input and interval."""
+    flat = factors_IPJ.flatten()
+    return [flat[power * factors_IPJ.shape[2] :] for power in range(factors_IPJ.shape[1])]
+
+
+def _look_up(factors_IPJ: Tensor, index: Tensor) -> list[Tensor]:
+    return [row.index_select(0, index) for row in _rows(factors_IPJ)]
+
+
+def _horner(factors: list[Tensor], position_NI: Tensor) -> Tensor:
+    total = factors[-1].view_as(position_NI)
+    for factor in reversed(factors[:-1]):
+        total = torch.addcmul(factor.view_as(position_NI), total, position_NI)
+    return total
+
+
+@lru_cache
+def _factor_matrix(basis: Basis, dtype: torch.dtype) -> Tensor:
+    """From a curve's coefficients to its factors, (C, P, J). The first and the last interval lie outside the domain."""
+    with torch.inference_mode(False):  # it is kept, and may serve training later
+        segment = torch.tensor(SEGMENT_POLYNOMIALS[basis.order], dtype=torch.float64, device="cpu")
+        alive, powers = segment.shape
+        matrix = torch.zeros(basis.num_coefficients, powers, basis.grid_size + 2, dtype=torch.float64, device="cpu")
+        for interval in range(basis.grid_size):
+            matrix[interval : interval + alive, :, interval + 1] = segment
+        if basis.extrapolation != "zero":  # the values at the ends, t = 0 and t = 1
+            matrix[:alive, 0, 0] = segment[:, 0]
+            matrix[-alive:, 0, -1] = segment.sum(1)
+        if basis.extrapolation == "linear":  # and the slopes; the left interval's t is 1 where the domain begins
+            matrix[:alive, 1, 0] = segment[:, 1]
+            matrix[:alive, 0, 0] -= segment[:, 1]
+            matrix[-alive:, 1, -1] = segment @ torch.arange(powers, dtype=torch.float64, device="cpu")
+        return matrix.to(dtype)

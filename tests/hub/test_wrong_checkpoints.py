@@ -1,0 +1,155 @@
+"""Checkpoints that were changed by hand, saved incompletely, or written by a newer package are refused by name."""
+
+import json
+import re
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from kansformer import KANConfig
+from kansformer.errors import CheckpointError
+
+ACT = "model.layers.0.mlp.act_fn"
+SLOTS = KANConfig(slots=("act", "down"), edges="group", basis="rational", groups=4)
+
+
+@pytest.fixture
+def checkpoint(make_converted, tmp_path):
+    make_converted("llama", SLOTS).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def change_weights(path, change):
+    weights = load_file(path / "model.safetensors")
+    change(weights)
+    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+
+
+def change_settings(path, **values):
+    config = json.loads((path / "config.json").read_text())
+    config["quantization_config"] |= values
+    (path / "config.json").write_text(json.dumps(config))
+
+
+def load_fails(path, match, **options):
+    with pytest.raises(CheckpointError, match=match):
+        AutoModelForCausalLM.from_pretrained(path, **options)
+
+
+@pytest.mark.parametrize("name", ["coefficients", "denominator", "domain"])
+def test_a_missing_curve_tensor(name, checkpoint):
+    change_weights(checkpoint, lambda weights: weights.pop(f"{ACT}.{name}"))
+    load_fails(checkpoint, rf"do not fit its config: {re.escape(ACT)}\.{name} is missing\.")
+
+
+def test_several_missing_ones_are_counted(checkpoint):
+    def change(weights):
+        for key in [k for k in weights if k.endswith("coefficients")]:
+            del weights[key]
+
+    change_weights(checkpoint, change)
+    load_fails(checkpoint, rf"{re.escape(ACT)}\.coefficients is missing \(and 3 more\)\.")
+
+
+def test_a_missing_one_is_found_with_disk_offload_and_from_the_base_class(checkpoint):
+    change_weights(checkpoint, lambda weights: weights.pop(f"{ACT}.domain"))
+    with pytest.raises(CheckpointError, match=r"layers\.0\.mlp\.act_fn\.domain is missing\."):
+        AutoModel.from_pretrained(checkpoint)
+    places = {"model": "disk", "lm_head": "cpu"}
+    load_fails(checkpoint, "domain is missing", device_map=places, offload_folder=checkpoint / "offloaded")
+
+
+@pytest.mark.parametrize("ignore", [False, True])
+@pytest.mark.parametrize("name", ["coefficients", "domain"])
+def test_a_misshapen_curve_tensor(name, ignore, checkpoint):
+    change_weights(checkpoint, lambda weights: weights.update({f"{ACT}.{name}": torch.ones(3, 2)}))
+    load_fails(
+        checkpoint,
+        rf"{re.escape(ACT)}\.{name} has shape \(3, 2\) instead of \(4, \d+\)\.",
+        ignore_mismatched_sizes=ignore,
+    )
+
+
+def test_other_misshapen_weights_stay_with_transformers(checkpoint):
+    change_weights(checkpoint, lambda weights: weights.update({"lm_head.weight": torch.zeros(5, 16)}))
+    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
+        AutoModelForCausalLM.from_pretrained(checkpoint)
+    loaded = AutoModelForCausalLM.from_pretrained(checkpoint, ignore_mismatched_sizes=True)
+    assert loaded.lm_head.weight.shape == (24, 16)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [f"{ACT}.mix", "model.layers.0.mlp.gate_proj.coefficients", "model.layers.7.mlp.act_fn.coefficients"],
+)
+def test_curve_weights_that_no_slot_takes(key, checkpoint):
+    change_weights(checkpoint, lambda weights: weights.update({key: torch.zeros(4, 6)}))
+    load_fails(checkpoint, rf"{re.escape(key)} belongs to no slot that the config names\.")
+
+
+def test_a_slot_taken_out_of_the_config(checkpoint):
+    sites = json.loads((checkpoint / "config.json").read_text())["quantization_config"]["sites"]
+    change_settings(checkpoint, sites=sites[1:])
+    load_fails(checkpoint, "belongs to no slot that the config names")
+
+
+def test_other_unexpected_weights_are_no_error(checkpoint):
+    change_weights(checkpoint, lambda weights: weights.update({"model.extra.weight": torch.zeros(2)}))
+    AutoModelForCausalLM.from_pretrained(checkpoint)
+
+
+def test_a_newer_format(checkpoint):
+    change_settings(checkpoint, format_version=2)
+    load_fails(checkpoint, r"format version 2; this package reads up to 1\. Upgrade it: pip install --upgrade kansform")
+
+
+def test_an_unknown_setting(checkpoint):
+    change_settings(checkpoint, splines="yes")
+    load_fails(checkpoint, r"settings are wrong: Unknown setting 'splines'\. Choose from: basis, ")
+
+
+def test_an_impossible_setting(checkpoint):
+    change_settings(checkpoint, basis="wavelet")
+    load_fails(checkpoint, "settings are wrong: .*wavelet")
+
+
+def site(**changed):
+    return {"slot": "down", "path": "layers.0.mlp.down_proj", "features": 24} | changed
+
+
+@pytest.mark.parametrize(
+    ("sites", "match"),
+    [
+        ([], "name no sites"),
+        ([site(path="layers.9.mlp.down_proj")], r"curves at model\.layers\.9\.mlp\.down_proj, but LlamaFor.* has no such"),
+        ([site(features=16)], r"curves for 16 inputs at model\.layers\.0\.mlp\.down_proj, .* with 24 inputs"),
+        ([site(path="layers.0.mlp")], r"curves for 24 inputs at model\.layers\.0\.mlp, where this model has LlamaMLP"),
+        ([site(slot="act", path="layers.0.mlp.hidden_size")], r"an activation at .*hidden_size, which is 16 here"),
+        ([site(slot="act", features=18)], r"do not fit at model\.layers\.0\.mlp\.down_proj: groups=4 does not divide"),
+        ([site(slot="act", path="layers.0.mlp.act_fn", features=18)], "groups=4 does not divide the 18"),
+        ([site(), site()], "name a slot twice"),
+        ([site(slot="attention")], "unknown slot 'attention'"),
+        ([site(path="../x")], "no path of a module"),
+        ([site(extra=1)], "must have the keys slot, path and features"),
+    ],
+)
+def test_wrong_sites(sites, match, checkpoint):
+    change_settings(checkpoint, sites=sites)
+    load_fails(checkpoint, match)
+
+
+def test_another_model_with_the_config(checkpoint):
+    config = LlamaConfig.from_pretrained(checkpoint)
+    config.num_hidden_layers = 1
+    with pytest.raises(CheckpointError, match=r"model\.layers\.1\.mlp\.act_fn, but LlamaForCausalLM has no such module"):
+        LlamaForCausalLM.from_pretrained(checkpoint, config=config)
+
+
+def test_a_failed_load_leaves_later_ones_alone(checkpoint, make_converted, outputs, tmp_path_factory):
+    change_weights(checkpoint, lambda weights: weights.pop(f"{ACT}.domain"))
+    load_fails(checkpoint, "is missing")
+    model, sound = make_converted(), tmp_path_factory.mktemp("sound")
+    model.save_pretrained(sound)
+    assert torch.equal(outputs(AutoModelForCausalLM.from_pretrained(sound)), outputs(model))
