@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from kansformer import KANConfig, convert, plan_conversion, revert
-from kansformer.conversion.plan import ConversionPlan
 from kansformer.errors import KansformerError, NoSiteError
+from kansformer.sites import find_sites
 from zoo.build import Specimen
 from zoo.outputs import run, same
 from zoo.rules import EXPERT_INNER, HIDDEN, INNER
@@ -51,6 +51,7 @@ class Verdict:
 def check(specimen: Specimen, config: KANConfig) -> Verdict:
     """Convert, compare, bend, revert, compare. The model is the original afterwards unless `reverted` is False."""
     model = specimen.model
+    missed = missed_weights(model)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     try:
         with warnings.catch_warnings():
@@ -58,14 +59,12 @@ def check(specimen: Specimen, config: KANConfig) -> Verdict:
             plan = plan_conversion(model, config)
             convert(model, config)
     except NoSiteError as error:
-        missed = missed_weights(model, None)
         return Verdict(_kind_without_ffn(model, missed), missed=missed, reason=str(error))
     except KansformerError as error:
         return Verdict("refused", reason=f"{type(error).__name__}: {error}")
     except Exception as error:  # an error of another kind is a bug to report, and must not end the survey
         return Verdict("crashed", reason=f"{type(error).__name__}: {error}")
     sites = len(plan.sites)
-    missed = missed_weights(model, plan)
     try:
         called: set[nn.Module] = set()
         curved = [module for module in model.modules() if hasattr(module, "curves")]
@@ -90,10 +89,11 @@ def check(specimen: Specimen, config: KANConfig) -> Verdict:
     return Verdict(status, sites, len(curved) - len(called), missed, alive, reverted, "; ".join(reasons))
 
 
-def missed_weights(model: nn.Module, plan: ConversionPlan | None) -> tuple[str, ...]:
-    """Weights from the model's width to a feed-forward width, or back, outside every site of the plan."""
-    covered = [slot.path for planned in plan.sites for slot in planned.site.slots.values()] if plan else []
-    covered += [planned.site.path for planned in plan.sites if planned.site.kind == "experts"] if plan else []
+def missed_weights(model: nn.Module) -> tuple[str, ...]:
+    """Weights from the model's width to a feed-forward width, or back, outside every site."""
+    sites = find_sites(model)
+    covered = [slot.path for site in sites for slot in site.slots.values()]
+    covered += [site.path for site in sites if site.kind == "experts"]
     missed = []
     for name, parameter in model.named_parameters():
         sides = set(parameter.shape[-2:])

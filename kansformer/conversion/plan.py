@@ -9,7 +9,7 @@ from torch import nn
 from kansformer.config import QUANT_METHOD, KANConfig, select_layers
 from kansformer.errors import ConfigError, ConversionStateError, NoSiteError, SlotError
 from kansformer.sites import Site, Slot, find_sites
-from kansformer.sites.parts import CONVOLUTIONS
+from kansformer.sites.parts import CONVOLUTIONS, stacks_of
 
 
 @dataclass(frozen=True)
@@ -174,6 +174,12 @@ def _why_no_site(model: nn.Module) -> str:
         return (
             f"{name} is a convolutional network ({convolutions} convolutions, {linears} linear layers): it has no "
             "feed-forward network to convert."
+        )
+    experts = [path for path, module in model.named_modules() if len(stacks_of(module)) >= 2]
+    if experts:
+        return (
+            f"{name} keeps its feed-forward networks as stacks of experts, for instance at {experts[0]}, whose activation "
+            "is written out inside the forward, where no module can replace it."
         )
     return (
         f"{name} has no feed-forward network that kansformer recognises: linear layers d → m → d with an activation "

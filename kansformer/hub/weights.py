@@ -54,17 +54,32 @@ def refuse_wrong_curves(model: nn.Module, loading_info: object) -> None:
     """
     own = curve_keys(set(model.state_dict()))
     unexpected = curve_keys(set(loading_info.unexpected_keys) | own) - own
-    mismatched = sorted((key, tuple(found), tuple(wanted)) for key, found, wanted in loading_info.mismatched_keys)
+    mismatched = {
+        (key, tuple(found), tuple(wanted)) for key, found, wanted in loading_info.mismatched_keys if key in own
+    }
+    mismatched |= misshapen_curves(model)
     problems = [f"{key} is missing" for key in sorted(own & set(loading_info.missing_keys))]
-    problems += [f"{key} has shape {found} instead of {wanted}" for key, found, wanted in mismatched if key in own]
+    problems += [f"{key} has shape {found} instead of {wanted}" for key, found, wanted in sorted(mismatched)]
     problems += [f"{key} belongs to no slot that the config names" for key in sorted(unexpected)]
     if problems:
+        # transformers' report of them, an error too, would otherwise take the place of this one
         loading_info.mismatched_keys -= {entry for entry in loading_info.mismatched_keys if entry[0] in own}
         raise CheckpointError(
             f"The checkpoint's curve weights do not fit its config: {problems[0]}"
             + (f" (and {len(problems) - 1} more)." if len(problems) > 1 else ".")
             + " It was changed after it was saved, or saved incompletely; save the converted model again."
         )
+
+
+def misshapen_curves(model: nn.Module) -> set[tuple[str, tuple[int, ...], tuple[int, ...]]]:
+    """Key, found and wanted shape of curve tensors; transformers 5.17 loads any shape where a quantizer is at work."""
+    wrong = set()
+    for path, module in model.named_modules():
+        if hasattr(module, "curves"):
+            shapes = module.curves.shapes(module.in_features, getattr(module, "out_features", None))
+            found = {name: tuple(getattr(module, name).shape) for name in shapes}
+            wrong |= {(f"{path}.{name}", found[name], shapes[name]) for name in shapes if found[name] != shapes[name]}
+    return wrong
 
 
 def curve_keys(keys: set[str]) -> set[str]:

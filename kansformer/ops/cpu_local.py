@@ -25,7 +25,10 @@ from kansformer.basis.bspline import SEGMENT_POLYNOMIALS
 FINEST_GRID = 64
 
 # Curve values per chunk of tokens, of which about eight temporaries live at a time: 2 MiB of float32.
-CHUNK = 2**17
+CHUNK = 2**15
+
+# Tokens per chunk at most: gradients are summed one after the other within a chunk, and longer sums lose digits.
+LONGEST_SUM = 1024
 
 
 def serves(basis: Basis) -> bool:
@@ -60,7 +63,7 @@ class _LookUp(torch.autograd.Function):
 
         powers = factors_IPJ.shape[1]
         rate_I = ctx.basis.grid_size / (domain_I2[:, 1] - domain_I2[:, 0])
-        slope_factors_IPJ = factors_IPJ * torch.arange(powers, device=x_NI.device).unsqueeze(-1)
+        slope_factors_IPJ = factors_IPJ * torch.arange(powers, dtype=x_NI.dtype, device=x_NI.device).unsqueeze(-1)
         factors_gradient = torch.zeros_like(factors_IPJ) if factors_wanted else None
         x_pieces = []
         for piece, gradient in zip(_split(x_NI), _split(gradient_NI), strict=True):
@@ -70,11 +73,16 @@ class _LookUp(torch.autograd.Function):
                 # The definition holds inputs further away than FARTHEST there, so they have no slope.
                 x_pieces.append(slope.mul_(rate_I).mul_(unit.abs() < FARTHEST).mul_(gradient))
             if factors_wanted:
-                part = gradient.flatten()
-                for power, row in enumerate(_rows(factors_gradient)):
-                    part = part * position.flatten() if power else part
-                    row.scatter_add_(0, index, part)
+                factors_gradient += _factors_gradient(factors_IPJ, gradient.flatten(), position.flatten(), index)
         return torch.cat(x_pieces) if x_wanted else None, factors_gradient, None, None
+
+
+def _factors_gradient(factors_IPJ: Tensor, gradient: Tensor, position: Tensor, index: Tensor) -> Tensor:
+    total_IPJ = torch.zeros_like(factors_IPJ)
+    for power, row in enumerate(_rows(total_IPJ)):
+        gradient = gradient * position if power else gradient
+        row.scatter_add_(0, index, gradient)
+    return total_IPJ
 
 
 def _evaluate(x_NI: Tensor, factors_IPJ: Tensor, domain_I2: Tensor, basis: Basis) -> Tensor:
@@ -83,7 +91,7 @@ def _evaluate(x_NI: Tensor, factors_IPJ: Tensor, domain_I2: Tensor, basis: Basis
 
 
 def _split(x_NI: Tensor) -> tuple[Tensor, ...]:
-    return x_NI.split(max(1, CHUNK // max(1, x_NI.shape[1])))
+    return x_NI.split(min(LONGEST_SUM, max(1, CHUNK // max(1, x_NI.shape[1]))))
 
 
 def _locate(x_NI: Tensor, domain_I2: Tensor, basis: Basis) -> tuple[Tensor, Tensor, Tensor]:
@@ -95,7 +103,7 @@ def _locate(x_NI: Tensor, domain_I2: Tensor, basis: Basis) -> tuple[Tensor, Tens
     if basis.extrapolation != "linear":
         interval_NI.add_(scaled_NI == last, alpha=-1)  # the end belongs to the domain
     stride = (basis.order + 1) * (last + 2)
-    index_NI = interval_NI.long() + torch.arange(1, 1 + x_NI.shape[1] * stride, stride, device=x_NI.device)
+    index_NI = interval_NI.long().add_(torch.arange(1, 1 + x_NI.shape[1] * stride, stride, device=x_NI.device))
     return unit_NI, scaled_NI - interval_NI, index_NI.flatten()
 
 

@@ -18,6 +18,8 @@ GATE_NAMES = ("gate", "w1", "wi_0", "gate_proj", "linear_1", "fc1_g")
 # Where no activation module tells a feed-forward network from other pairs of layers, its class has to say so.
 FFN_CLASS = re.compile(r"mlp|ffn|feed_?forward|intermediate", re.IGNORECASE)
 
+FFN_NAMES = ("mlp", "ffn", "feed_forward")
+
 CALLED_AS_FUNCTION = "its activation is called as a function inside the forward, where no module can replace it"
 
 
@@ -55,13 +57,15 @@ def _own_site(path: str, module: nn.Module) -> Site | None:
     """All linear layers, and the activation if it is a module, are children of one module."""
     activations = activations_of(module)
     linears = linears_of(module)
-    # A convolution beside the linears makes it a state-space or convolution mixer, whose activation is not the FFN's.
-    if len(linears) < 2 or any(isinstance(child, CONVOLUTIONS) for child in module.children()):
+    layers = read_layers(linears) if len(linears) > 1 else None
+    # A convolution over the hidden channels makes it a state-space mixer (Mamba), whose activation is not an FFN's; one
+    # over the model's channels stands before the network (ConvNeXt).
+    convolutions = [child for child in module.children() if isinstance(child, CONVOLUTIONS)]
+    if layers is None or any(child.out_channels != layers.width for child in convolutions):
         return None
-    layers = read_layers(linears)
-    if layers is None or not (activations or (FFN_CLASS.search(type(module).__name__) and _uses_all(layers, linears))):
+    if not activations and not (FFN_CLASS.search(type(module).__name__) and _uses_all(layers, linears)):
         return None
-    alone = all(isinstance(child, nn.Dropout) or not any(child.children()) for child in module.children())
+    alone = not convolutions and not any(any(child.children()) for child in module.children())
     host = path if alone and runs(module) else None
     return _linear_site(path, layers, host, path, activations)
 
@@ -169,9 +173,12 @@ def _uses_all(layers: Layers, linears: dict) -> bool:
 
 
 def _inside_attention(model: nn.Module, path: str) -> bool:
-    """Whether the module above is an attention: its small networks compute positions or gates, not features."""
-    owner = path.rpartition(".")[0]
-    return bool(owner) and re.search(r"Attention$", type(model.get_submodule(owner)).__name__) is not None
+    """Whether the module above is an attention: its small networks compute positions or gates, not features.
+
+    A whole layer may be called an attention, too (BridgeTower); then the network's own name says what it is.
+    """
+    owner, _, name = path.rpartition(".")
+    return bool(owner) and type(model.get_submodule(owner)).__name__.endswith("Attention") and name not in FFN_NAMES
 
 
 def _activation_slot(owner: str, activations: dict[str, object], hidden: int) -> Slot:

@@ -31,7 +31,9 @@ def make_llama(**settings):
 
 
 def make_gpt2(**settings):
-    return GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_embd=16, n_layer=2, n_head=2, n_positions=64, **settings))
+    return GPT2LMHeadModel(
+        GPT2Config(vocab_size=VOCABULARY, n_embd=16, n_layer=2, n_head=2, n_positions=64, **settings)
+    )
 
 
 def make_bert(**settings):

@@ -51,7 +51,9 @@ def test_other_classes_and_device_maps(load, plain, outputs):
 
 def test_weights_on_disk_are_refused(plain, tmp_path):
     places = {"model": "disk", "lm_head": "cpu"}
-    with pytest.raises(ConversionStateError, match=r"stay on disk cannot be converted .* Convert it in memory, save it"):
+    with pytest.raises(
+        ConversionStateError, match=r"stay on disk cannot be converted .* Convert it in memory, save it"
+    ):
         AutoModelForCausalLM.from_pretrained(
             plain, quantization_config=KANConfig(), device_map=places, offload_folder=tmp_path
         )
@@ -82,7 +84,9 @@ def test_equal_settings_are_accepted_and_others_refused(make_converted, outputs,
     model.save_pretrained(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=KANConfig(grid_size=4))
     assert torch.equal(outputs(loaded), outputs(model))
-    with pytest.raises(ConversionStateError, match=r"already, with grid_size=4, .* asks for grid_size=7\. Load it without"):
+    with pytest.raises(
+        ConversionStateError, match=r"already, with grid_size=4, .* asks for grid_size=7\. Load it without"
+    ):
         AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=KANConfig(grid_size=7))
 
 
@@ -90,7 +94,9 @@ def test_another_quantisation_on_top_is_refused_with_the_way_to_combine(make_con
     make_converted().save_pretrained(tmp_path)
     other = object.__new__(TorchAoConfig)  # its own constructor wants torchao
     other.quant_method = "torchao"
-    with pytest.raises(ConversionStateError, match=r"TorchAoConfig would quantise .* quantise the loaded model in place"):
+    with pytest.raises(
+        ConversionStateError, match=r"TorchAoConfig would quantise .* quantise the loaded model in place"
+    ):
         AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=other)
 
 
@@ -98,5 +104,7 @@ def test_a_quantised_checkpoint_is_not_converted(plain):
     config = json.loads((plain / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_8bit": True}
     (plain / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ConversionStateError, match=r"is quantised with 'bitsandbytes', .* Load it dequantised, convert"):
+    with pytest.raises(
+        ConversionStateError, match=r"is quantised with 'bitsandbytes', .* Load it dequantised, convert"
+    ):
         AutoModelForCausalLM.from_pretrained(plain, quantization_config=KANConfig())

@@ -191,6 +191,7 @@ def test_reverted_and_saved_is_a_plain_model(make, make_converted, outputs, tmp_
     make_converted().save_pretrained(tmp_path / "converted")
     for model in (make_converted(), AutoModelForCausalLM.from_pretrained(tmp_path / "converted")):
         revert(model).save_pretrained(tmp_path / "plain")
+        assert "save_pretrained" not in vars(model)
         make("llama").save_pretrained(tmp_path / "reference")
         assert config_of(tmp_path / "plain") == config_of(tmp_path / "reference")
         assert keys_of(tmp_path / "plain") == keys_of(tmp_path / "reference")

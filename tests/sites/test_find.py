@@ -6,6 +6,7 @@ import torch.nn.functional as F
 import transformers
 from torch import nn
 
+from kansformer.errors import SlotError
 from kansformer.sites import find_sites
 
 TINY = dict(vocab_size=100, hidden_size=64, intermediate_size=160, num_hidden_layers=3, num_attention_heads=4)
@@ -101,6 +102,63 @@ def test_a_class_of_ones_own_is_found_too(activation):
     (site,) = find_sites(Block(activation))
     assert (site.kind, site.width, site.hidden) == ("plain", 6, 10)
     assert site.slots["act"].path == "function"
+
+
+def test_the_order_of_definition_does_not_matter_beside_a_gate():
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gate_proj, self.down_proj = nn.Linear(6, 10), nn.Linear(10, 6)
+            self.up_proj, self.act_fn = nn.Linear(6, 10), nn.SiLU()
+
+    (site,) = find_sites(Gated())
+    assert (site.kind, site.width, site.hidden) == ("gated", 6, 10)
+    assert site.slots["gate"].path == "gate_proj"
+
+
+def test_a_layer_with_two_networks_has_two_sites():
+    class First(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.dense, self.act_fn = nn.Linear(6, 10), nn.GELU()
+
+    class Last(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.dense, self.norm = nn.Linear(10, 6), nn.LayerNorm(6)
+
+    class Layer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.intermediate, self.output = First(), Last()
+            self.intermediate_query, self.output_query = First(), Last()
+
+    text, query = find_sites(Layer())
+    assert (text.slots["up"].path, text.slots["down"].path) == ("intermediate.dense", "output.dense")
+    assert (query.slots["up"].path, query.slots["down"].path) == ("intermediate_query.dense", "output_query.dense")
+
+
+def test_an_activation_called_as_a_function_leaves_the_other_slots():
+    class MLP(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w1, self.w3, self.w2 = nn.Linear(6, 10), nn.Linear(6, 10), nn.Linear(10, 6)
+
+        def forward(self, x):
+            return self.w2(F.silu(self.w1(x)) * self.w3(x))
+
+    (site,) = find_sites(MLP())
+    assert set(site.slots) == {"input", "up", "gate", "down"}
+    with pytest.raises(SlotError, match="has no slot 'act': its activation is called as a function"):
+        site.slot("act")
+
+
+def test_networks_of_positions_inside_an_attention_are_left_alone():
+    config = transformers.Swinv2Config(image_size=32, patch_size=4, embed_dim=16, depths=[1, 1], num_heads=[2, 4])
+    with torch.device("meta"):
+        sites = find_sites(transformers.AutoModel.from_config(config))
+    assert not any("continuous_position_bias" in slot.path for site in sites for slot in site.slots.values())
+    assert len(sites) == 2
 
 
 def test_attention_and_poolers_are_left_alone():

@@ -1,5 +1,7 @@
 """The proof: a site that does not reproduce its original is refused, and the model is not touched by proving."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -52,6 +54,23 @@ def test_a_forward_that_goes_round_its_modules_is_refused():
     site, modules = modules_of(model, KANConfig())
     with pytest.raises(ProofError, match=r"ffn does not call 'ffn\.act'"):
         prove_site(model, site, modules)
+
+
+def test_layers_that_were_read_the_wrong_way_round_are_refused():
+    model = nn.ModuleDict({"ffn": Block()})
+    site, modules = modules_of(model, KANConfig())
+    backwards = replace(site, width=site.hidden, hidden=site.width)
+    with pytest.raises(ProofError, match="ffn does not accept tokens of width 10"):
+        prove_site(model, backwards, modules)
+
+
+def test_an_activation_that_works_in_place_is_proved_and_bent():
+    model = nn.ModuleDict({"ffn": Block()})
+    model["ffn"].act = nn.ReLU(inplace=True)
+    site, modules = modules_of(model, KANConfig())
+    assert prove_site(model, site, modules).level == "block"
+    x = torch.randn(4, 10)
+    assert torch.equal(modules["act"](x.clone()), x.relu())
 
 
 def test_channels_on_another_axis_are_refused():

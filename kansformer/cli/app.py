@@ -1,0 +1,44 @@
+"""The program and its commands. Nothing heavy is imported before a command runs, so that --help is fast."""
+
+from typing import Annotated
+
+import typer
+
+from kansformer.cli.convert import convert_command
+from kansformer.cli.demo import demo_command
+from kansformer.cli.errors import SentenceGroup
+from kansformer.cli.evaluate import evaluate_command
+from kansformer.version import __version__
+
+app = typer.Typer(
+    name="kansformer",
+    cls=SentenceGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Learned curves (KANs) in the feed-forward networks of pretrained transformers.",
+)
+app.command("demo")(demo_command)
+app.command("convert")(convert_command)
+app.command("evaluate")(evaluate_command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"kansformer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point of the program."""
+    app(prog_name="kansformer")

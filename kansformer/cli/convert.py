@@ -1,0 +1,89 @@
+"""`kansformer convert`: swap a model's feed-forward networks and save it."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kansformer.cli.loading import load_model, load_preprocessor, quiet_transformers
+from kansformer.cli.output import folder_bytes, refuse_used, written_whole
+from kansformer.errors import ConfigError
+
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+
+
+def convert_command(
+    source: Annotated[str, typer.Argument(help="A Hub id, the folder of a model, or a GGUF file.")],
+    output: Annotated[Path, typer.Argument(help="The folder to write; it must be new or empty.")],
+    basis: Annotated[str, typer.Option(help="bspline, chebyshev, rbf, fourier or rational.")] = "bspline",
+    grid_size: Annotated[int, typer.Option(help="Grid intervals in the domain.")] = 5,
+    order: Annotated[int, typer.Option(help="Polynomial degree.")] = 3,
+    domain: Annotated[tuple[float, float], typer.Option(help="Lower and upper end of the grid.")] = (-4.0, 4.0),
+    edges: Annotated[str, typer.Option(help="channel, group, low_rank or full.")] = "channel",
+    rank: Annotated[int, typer.Option(help="Rank of low_rank edges.")] = 16,
+    groups: Annotated[int, typer.Option(help="Groups of group curves.")] = 8,
+    slots: Annotated[str, typer.Option(help="With commas, any of input, up, gate, act, down.")] = "act",
+    layers: Annotated[
+        str | None, typer.Option(help="Numbers with commas, a slice such as 8:, or last-third.", show_default="all")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help=f"Of the weights: {', '.join(DTYPES)}.")] = "auto",
+    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Prove every site before it is swapped.")] = True,
+    plan_only: Annotated[bool, typer.Option("--plan-only", help="Print what would change, and stop.")] = False,
+) -> None:
+    """Give a model's feed-forward networks learned curves, without changing its outputs, and save it."""
+    from kansformer.config import KANConfig
+    from kansformer.conversion import convert, plan_conversion
+
+    quiet_transformers()
+    config = KANConfig(
+        basis=basis,
+        grid_size=grid_size,
+        order=order,
+        domain=domain,
+        edges=edges,
+        rank=rank,
+        groups=groups,
+        slots=tuple(slot.strip() for slot in slots.split(",") if slot.strip()),
+        layers=_parse_layers(layers),
+    )
+    if dtype not in DTYPES:
+        raise ConfigError(f"Unknown dtype {dtype!r}. Choose one of: {', '.join(DTYPES)}.")
+    if not plan_only:
+        refuse_used(output)
+
+    begin = time.perf_counter()
+    model = load_model(source, dtype)
+    typer.echo(f"Loaded {source} ({type(model).__name__}) in {time.perf_counter() - begin:.1f} s.\n")
+    plan = plan_conversion(model, config)
+    typer.echo(f"{plan}\n")
+    if plan_only:
+        return
+
+    begin = time.perf_counter()
+    convert(model, config, verify=verify)
+    proof = "each proved equal to the bit" if verify else "not proved"
+    typer.echo(f"Converted {len(plan.sites)} sites, {proof}, in {time.perf_counter() - begin:.1f} s.")
+
+    begin = time.perf_counter()
+    preprocessor = load_preprocessor(source)
+    with written_whole(output) as folder:
+        model.save_pretrained(folder)
+        if preprocessor is not None:
+            preprocessor.save_pretrained(folder)
+    what = "the model only (the source has no tokenizer)" if preprocessor is None else f"model and {_name(preprocessor)}"
+    typer.echo(f"Saved {what}: {folder_bytes(output):,} bytes in {time.perf_counter() - begin:.1f} s, in {output}")
+
+
+def _parse_layers(text: str | None) -> tuple[int, ...] | str | None:
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    try:
+        return tuple(int(part) for part in parts)
+    except ValueError:
+        return text  # a slice or a name, which KANConfig checks
+
+
+def _name(preprocessor: object) -> str:
+    return "tokenizer" if hasattr(preprocessor, "convert_tokens_to_ids") else "processor"

@@ -1,0 +1,33 @@
+"""A progress bar for the loops of `kansformer.training`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kansformer.training.report import Progress, StepReport
+
+
+@contextmanager
+def progress_bar(description: str) -> Iterator[Progress]:
+    """Yields what the loops take as `progress`: it draws a bar with loss and tokens per second, gone when it is over."""
+    from rich import progress as rich_progress
+    from rich.console import Console
+
+    columns = (
+        rich_progress.TextColumn("   {task.description}"),
+        rich_progress.BarColumn(bar_width=30),
+        rich_progress.MofNCompleteColumn(),
+        rich_progress.TextColumn("{task.fields[figures]}"),
+        rich_progress.TimeRemainingColumn(),
+    )
+    with rich_progress.Progress(*columns, console=Console(), transient=True) as bar:
+        task = bar.add_task(description, total=None, figures="")
+
+        def report(state: StepReport) -> None:
+            figures = f"loss {state.loss:.3f}  {state.tokens_per_second:,.0f} tokens/s"
+            bar.update(task, completed=state.step, total=state.steps, figures=figures)
+
+        yield report

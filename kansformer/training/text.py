@@ -1,0 +1,67 @@
+"""Text to evaluate on or train with, from a file or from a dataset."""
+
+from pathlib import Path
+
+from kansformer.errors import DataError
+from kansformer.training.corpus import SEPARATOR
+
+# No tokenizer in use averages more; so many characters hold the tokens asked for without reading a whole dataset.
+CHARACTERS_PER_TOKEN = 16
+
+
+def file_text(path: Path) -> str:
+    """Read a text file as UTF-8.
+
+    Raises:
+        DataError: the file is not there, is empty, or is no UTF-8.
+    """
+    if not path.is_file():
+        raise DataError(f"There is no text file {str(path)!r}.")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{str(path)!r} is no UTF-8 text: {error.reason} at byte {error.start}.") from None
+    if not text.strip():
+        raise DataError(f"The text file {str(path)!r} is empty.")
+    return text
+
+
+def dataset_text(
+    name: str,
+    *,
+    config: str | None = None,
+    split: str = "test",
+    column: str = "text",
+    max_tokens: int | None = None,
+) -> str:
+    """Read a column of a dataset as one text, streaming, its rows joined by an empty line.
+
+    Args:
+        name: a Hub id, or a folder that the `datasets` library can load.
+        config: name of a configuration, where the dataset has several.
+        split: which split.
+        column: which column; its values must be strings.
+        max_tokens: stop reading when the text surely holds that many; None reads the whole split.
+
+    Raises:
+        DataError: the dataset, configuration, split or column is not there, or has no text.
+    """
+    import datasets
+
+    datasets.disable_progress_bars()
+    try:
+        rows = datasets.load_dataset(name, config, split=split, streaming=True)
+    except (ValueError, OSError) as error:  # datasets' own errors inherit one of these
+        raise DataError(f"The dataset {name!r} (config={config!r}, split={split!r}) cannot be loaded: {error}") from error
+    texts, characters = [], 0
+    for row in rows:
+        if not isinstance(row.get(column), str):
+            strings = [key for key, value in row.items() if isinstance(value, str)]
+            raise DataError(f"{name!r} has no text column {column!r}. Choose from: {', '.join(strings) or 'none'}.")
+        texts.append(row[column])
+        characters += len(row[column])
+        if max_tokens is not None and characters > CHARACTERS_PER_TOKEN * max_tokens:
+            break
+    if not characters:
+        raise DataError(f"The column {column!r} of {name!r} (split={split!r}) is empty.")
+    return SEPARATOR.join(texts)
