@@ -71,7 +71,7 @@ def convert_command(
         model.save_pretrained(folder)
         if preprocessor is not None:
             preprocessor.save_pretrained(folder)
-    what = "the model only (the source has no tokenizer)" if preprocessor is None else f"model and {_name(preprocessor)}"
+    what = "the model (its source has no tokenizer)" if preprocessor is None else f"model and {_name(preprocessor)}"
     typer.echo(f"Saved {what}: {folder_bytes(output):,} bytes in {time.perf_counter() - begin:.1f} s, in {output}")
 
 

@@ -38,6 +38,7 @@ def evaluate_command(
     from kansformer.training.text import dataset_text, file_text
 
     quiet_transformers()
+    documents: str | list[str]
     if text is not None:
         documents, source = file_text(text), str(text)
     elif dataset is not None:
@@ -68,7 +69,8 @@ def evaluate_command(
         with progress_bar("without curves") as progress:
             second = mean_loss(language_model, blocks_NT, batch_size, progress=progress)
         typer.echo(_row("without curves", second))
-        typer.echo(f"{'difference':14}  {first.loss - second.loss:>+9.4f}  {first.perplexity - second.perplexity:>+10.3f}")
+        loss, perplexity = first.loss - second.loss, first.perplexity - second.perplexity
+        typer.echo(f"{'difference':14}  {loss:>+9.4f}  {perplexity:>+10.3f}")
 
 
 def _row(name: str, result: "Evaluation") -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from kansformer.errors import CheckpointError, NoSiteError
+from kansformer.errors import CheckpointError, KansformerError
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 
 def quiet_transformers() -> None:
@@ -40,12 +40,12 @@ def load_model(source: str, dtype: torch.dtype | str = "auto") -> PreTrainedMode
             return AutoModelForCausalLM.from_pretrained(**_gguf(source), quantization_config=gguf, dtype=dtype)
         return _model_class(source).from_pretrained(source, dtype=dtype)
     except (ValueError, ImportError, KeyError) as error:
-        if isinstance(error, (CheckpointError, NoSiteError)):
+        if isinstance(error, (CheckpointError, KansformerError)):
             raise
         raise CheckpointError(f"{source!r} cannot be loaded: {error}") from error
 
 
-def load_preprocessor(source: str) -> object | None:
+def load_preprocessor(source: str) -> PreTrainedTokenizerBase | ProcessorMixin | None:
     """Load the tokenizer, or the processor of a model that reads more than text; None where there is none."""
     from transformers import AutoProcessor, AutoTokenizer
 
@@ -59,7 +59,7 @@ def load_preprocessor(source: str) -> object | None:
     return None
 
 
-def load_language_model(source: str) -> tuple[PreTrainedModel, object]:
+def load_language_model(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model and its tokenizer.
 
     Raises:
@@ -71,9 +71,9 @@ def load_language_model(source: str) -> tuple[PreTrainedModel, object]:
             f"{source!r} is a {type(model).__name__}. Only causal language models have a loss on plain text."
         )
     preprocessor = load_preprocessor(source)
-    tokenizer = getattr(preprocessor, "tokenizer", preprocessor)
+    tokenizer: Any = getattr(preprocessor, "tokenizer", preprocessor)
     if tokenizer is None:
-        raise CheckpointError(f"{source!r} has no tokenizer. Save one beside the model: tokenizer.save_pretrained(...).")
+        raise CheckpointError(f"{source!r} has no tokenizer; save one beside the model.")
     return model, tokenizer
 
 
@@ -87,7 +87,7 @@ def _gguf(source: str) -> dict[str, str]:
     return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
 
 
-def _model_class(source: str) -> type:
+def _model_class(source: str) -> type[PreTrainedModel]:
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(source)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def progress_bar(description: str) -> Iterator[Progress]:
-    """Yields what the loops take as `progress`: it draws a bar with loss and tokens per second, gone when it is over."""
+    """Yields what the loops take as `progress`: it draws a bar with loss and tokens per second, gone at the end."""
     from rich import progress as rich_progress
     from rich.console import Console
 
@@ -23,7 +23,9 @@ def progress_bar(description: str) -> Iterator[Progress]:
         rich_progress.TextColumn("{task.fields[figures]}"),
         rich_progress.TimeRemainingColumn(),
     )
-    with rich_progress.Progress(*columns, console=Console(), transient=True) as bar:
+    console = Console()
+    # Without a terminal a bar would only leave empty lines.
+    with rich_progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(description, total=None, figures="")
 
         def report(state: StepReport) -> None:

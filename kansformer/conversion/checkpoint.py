@@ -1,5 +1,6 @@
 """Mark a model as converted, so that plain `save_pretrained` and `push_to_hub` write a checkpoint that loads again."""
 
+import copy
 import functools
 from pathlib import Path
 
@@ -24,6 +25,8 @@ def attach_record(model: nn.Module, record: ConversionRecord) -> None:
     if config is None:
         object.__setattr__(model, "conversion_record", record)
         return
+    if record_of(model) is None:
+        config = give_own_config(model)
     config.quantization_config = record
     config.fusion_config = {**(getattr(config, "fusion_config", None) or {}), TRIPWIRE: False}
     if hasattr(type(model), "save_pretrained"):
@@ -45,6 +48,17 @@ def detach_record(model: nn.Module) -> None:
     remove_tripwire(config)
     remove_auto_map(config)
     vars(model).pop("save_pretrained", None)
+
+
+def give_own_config(model: nn.Module) -> object:
+    """Replace the model's config by a copy, in all its modules: other models may be made from the same object."""
+    copies: dict = {}
+    config = copy.deepcopy(model.config, copies)
+    for module in model.modules():
+        old = vars(module).get("config")
+        if id(old) in copies:
+            module.config = copies[id(old)]
+    return config
 
 
 def remove_tripwire(config: object) -> None:

@@ -1,4 +1,4 @@
-"""A small language model of Python code that comes with the package: for the demo, for tests, and for machines offline."""
+"""A small language model of Python code that comes with the package, for the demo, for tests and for use offline."""
 
 from pathlib import Path
 

@@ -3,6 +3,7 @@
 import importlib.abc
 import importlib.machinery
 import sys
+from collections.abc import Sequence
 from types import ModuleType
 
 TARGET = "transformers.quantizers.auto"
@@ -31,7 +32,7 @@ class KansformerLoaderHook(importlib.abc.MetaPathFinder):
     """Leaves finding `transformers.quantizers.auto` to the other finders, and registers the loader once it has run."""
 
     def find_spec(
-        self, fullname: str, path: list[str] | None, target: ModuleType | None = None
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         if fullname != TARGET:
             return None
@@ -52,7 +53,9 @@ class _RegisteringLoader(importlib.abc.Loader):
         return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__.loader = module.__loader__ = self.loader  # whoever looks at the module sees nothing of us
+        if module.__spec__ is not None:
+            module.__spec__.loader = self.loader
+        module.__loader__ = self.loader  # whoever looks at the module sees nothing of us
         self.loader.exec_module(module)
         if self.hook in sys.meta_path:
             sys.meta_path.remove(self.hook)

@@ -1,11 +1,15 @@
 """Act between the loading of the weights and their dispatch to devices, and see that every curve was loaded."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from kansformer.errors import CheckpointError
 from kansformer.nn.curves import CURVE_PARAMETERS
+
+if TYPE_CHECKING:
+    from transformers.utils.loading_report import LoadStateDictInfo
 
 CURVE_TENSORS = (*CURVE_PARAMETERS, "domain")
 
@@ -13,14 +17,14 @@ STEP = "_adjust_missing_and_unexpected_keys"
 """Last step of transformers' loading before the report and the dispatch; it gets the lists of wrong keys."""
 
 
-def run_after_loading(model: nn.Module, action: Callable[[object], None]) -> None:
+def run_after_loading(model: nn.Module, action: "Callable[[LoadStateDictInfo], None]") -> None:
     """Have `action(loading_info)` called once, when the weights of this one model are in place.
 
     A quantizer is asked only later, when accelerate has put its hooks on the modules and the lists are gone.
     """
     original = getattr(model, STEP)
 
-    def act(loading_info) -> None:
+    def act(loading_info: "LoadStateDictInfo") -> None:
         delattr(model, STEP)
         action(loading_info)
         original(loading_info)
@@ -42,7 +46,7 @@ def refuse_skipped_action(model: nn.Module) -> None:
         )
 
 
-def refuse_wrong_curves(model: nn.Module, loading_info: object) -> None:
+def refuse_wrong_curves(model: nn.Module, loading_info: "LoadStateDictInfo") -> None:
     """See that the curve tensors of the model and of the checkpoint are the same ones.
 
     Args:
@@ -54,16 +58,14 @@ def refuse_wrong_curves(model: nn.Module, loading_info: object) -> None:
     """
     own = curve_keys(set(model.state_dict()))
     unexpected = curve_keys(set(loading_info.unexpected_keys) | own) - own
-    mismatched = {
-        (key, tuple(found), tuple(wanted)) for key, found, wanted in loading_info.mismatched_keys if key in own
-    }
-    mismatched |= misshapen_curves(model)
+    reported = {entry for entry in loading_info.mismatched_keys if entry[0] in own}
+    mismatched = {(key, tuple(found), tuple(wanted)) for key, found, wanted in reported} | misshapen_curves(model)
     problems = [f"{key} is missing" for key in sorted(own & set(loading_info.missing_keys))]
     problems += [f"{key} has shape {found} instead of {wanted}" for key, found, wanted in sorted(mismatched)]
     problems += [f"{key} belongs to no slot that the config names" for key in sorted(unexpected)]
     if problems:
         # transformers' report of them, an error too, would otherwise take the place of this one
-        loading_info.mismatched_keys -= {entry for entry in loading_info.mismatched_keys if entry[0] in own}
+        loading_info.mismatched_keys -= reported
         raise CheckpointError(
             f"The checkpoint's curve weights do not fit its config: {problems[0]}"
             + (f" (and {len(problems) - 1} more)." if len(problems) > 1 else ".")

@@ -40,20 +40,25 @@ def language_reference_text(split: Split) -> str:
     held_out = [_paragraphs(topics[name]) for name in sorted(topics) if _is_held_out(name)]
     if split == "held_out":
         return SEPARATOR.join(SEPARATOR.join(paragraphs) for paragraphs in held_out)
-    seen = {paragraph for paragraphs in held_out for paragraph in paragraphs}
+    seen = {_words(paragraph) for paragraphs in held_out for paragraph in paragraphs}
     kept = []
     for name in sorted(topics):
         if _is_held_out(name):
             continue
         for paragraph in _paragraphs(topics[name]):
-            if paragraph not in seen:
-                seen.add(paragraph)
+            if _words(paragraph) not in seen:
+                seen.add(_words(paragraph))
                 kept.append(paragraph)
     return SEPARATOR.join(kept)
 
 
 def _paragraphs(topic: str) -> list[str]:
-    return [paragraph for paragraph in topic.split(SEPARATOR) if paragraph.strip()]
+    return [paragraph.strip("\n") for paragraph in topic.split(SEPARATOR) if paragraph.strip()]
+
+
+def _words(paragraph: str) -> str:
+    """The paragraph however it is indented: quoted topics are set differently."""
+    return " ".join(paragraph.split())
 
 
 def _is_held_out(name: str) -> bool:

@@ -52,7 +52,8 @@ def dataset_text(
     try:
         rows = datasets.load_dataset(name, config, split=split, streaming=True)
     except (ValueError, OSError) as error:  # datasets' own errors inherit one of these
-        raise DataError(f"The dataset {name!r} (config={config!r}, split={split!r}) cannot be loaded: {error}") from error
+        which = f"{name!r} (config={config!r}, split={split!r})"
+        raise DataError(f"The dataset {which} cannot be loaded: {error}") from error
     texts, characters = [], 0
     for row in rows:
         if not isinstance(row.get(column), str):

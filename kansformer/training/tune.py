@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kansformer.errors import ConfigError
+from kansformer.errors import ConfigError, DataError
 from kansformer.nn import optimizer_groups
 from kansformer.nn.optim import curve_parameters
 from kansformer.training.evaluate import check_blocks
@@ -45,7 +45,7 @@ def tune_curves(
     lr: float = 1e-3,
     curve_lr_multiplier: float | None = None,
     warm_up: float = 0.1,
-    clip: float = 1.0,
+    clip: float | None = 1.0,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> TuneResult:
@@ -81,6 +81,10 @@ def tune_curves(
         raise ConfigError(f"lr={lr} must be a number above 0.")
     if not 0 <= warm_up <= 1:
         raise ConfigError(f"warm_up={warm_up} must be a share of the steps, from 0 to 1.")
+    if clip is not None and not clip > 0:
+        raise ConfigError(f"clip={clip} must be a number above 0, or None.")
+    if len(blocks_NT) < batch_size:
+        raise DataError(f"{len(blocks_NT)} blocks are fewer than one batch of {batch_size}.")
     curves = [parameter for _, parameter in curve_parameters(model)]
     if not curves:
         raise ConfigError(f"{type(model).__name__} has no curves to tune. Call kansformer.convert(model) first.")
@@ -121,12 +125,11 @@ def tune_curves(
 
 def draw_batches(blocks_NT: Tensor, batch_size: int, seed: int) -> Iterator[Tensor]:
     """Full batches (B, T) without end: every epoch in a new order, which depends on the seed only."""
-    size = min(batch_size, len(blocks_NT))
     generator = torch.Generator().manual_seed(seed)
     while True:
         order_N = torch.randperm(len(blocks_NT), generator=generator)
-        for start in range(0, len(order_N) - size + 1, size):
-            yield blocks_NT[order_N[start : start + size]]
+        for start in range(0, len(order_N) - batch_size + 1, batch_size):
+            yield blocks_NT[order_N[start : start + batch_size]]
 
 
 @contextmanager

@@ -31,9 +31,7 @@ def make_llama(**settings):
 
 
 def make_gpt2(**settings):
-    return GPT2LMHeadModel(
-        GPT2Config(vocab_size=VOCABULARY, n_embd=16, n_layer=2, n_head=2, n_positions=64, **settings)
-    )
+    return GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_embd=16, n_layer=2, n_head=2, **settings))
 
 
 def make_bert(**settings):
@@ -95,9 +93,10 @@ def tokenizer():
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     words = {f"w{i}": i for i in range(VOCABULARY)}
-    backend = Tokenizer(models.WordLevel(words, unk_token="w0"))
+    special = {"unk_token": "w0", "pad_token": "w1", "eos_token": "w2"}
+    backend = Tokenizer(models.WordLevel(words, special["unk_token"]))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="w0", pad_token="w1", eos_token="w2")
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **special)
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ from transformers import (
     AutoModelForSequenceClassification,
     LlamaForCausalLM,
     LlamaModel,
+    MixtralConfig,
+    MixtralForCausalLM,
 )
 
 from kansformer import KANConfig, convert, is_converted, revert
@@ -75,12 +77,9 @@ def test_every_kind_of_edges_loads(family, edges, make_converted, outputs, tmp_p
 def test_the_files_are_a_contract(make_converted, tmp_path):
     make_converted("llama", KANConfig(slots=("act", "down"), layers=1)).save_pretrained(tmp_path)
     prefix = "model.layers.1.mlp."
-    assert {key for key in keys_of(tmp_path) if key.startswith(prefix)} == {
-        prefix + name
-        for name in (
-            "gate_proj.weight up_proj.weight down_proj.weight act_fn.coefficients act_fn.domain "
-            "down_proj.coefficients down_proj.domain"
-        ).split()
+    assert {key.removeprefix(prefix) for key in keys_of(tmp_path) if key.startswith(prefix)} == {
+        *("gate_proj.weight", "up_proj.weight", "down_proj.weight"),
+        *("act_fn.coefficients", "act_fn.domain", "down_proj.coefficients", "down_proj.domain"),
     }
     config = config_of(tmp_path)
     assert config["quantization_config"]["quant_method"] == "kansformer"
@@ -236,3 +235,26 @@ def test_two_models_do_not_share_what_belongs_to_one(make, make_converted, tmp_p
     other.save_pretrained(tmp_path / "plain")
     assert "quantization_config" not in config_of(tmp_path / "plain")
     assert not any("coefficients" in key for key in LlamaModel.from_pretrained(tmp_path / "plain").state_dict())
+
+
+def test_models_made_from_one_config_do_not_mark_each_other(make, tmp_path):
+    plain = make("llama")
+    model = convert(LlamaForCausalLM(plain.config))
+    assert is_converted(model) and not is_converted(plain)
+    assert model.model.config is model.config and model.model.layers[0].self_attn.config is model.config
+    plain.save_pretrained(tmp_path)
+    assert not {"quantization_config", "fusion_config", "auto_map"} & set(config_of(tmp_path))
+
+
+def test_keys_that_transformers_renames(outputs, tmp_path):
+    """Mixtral's feed-forward networks have another name in its files than in its modules; the curves go with them."""
+    torch.manual_seed(0)
+    sizes = dict(vocab_size=24, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_local_experts=2)
+    model = convert(MixtralForCausalLM(MixtralConfig(**sizes, num_attention_heads=2, num_key_value_heads=2)).eval())
+    for path, module in model.named_modules():
+        if path.endswith("experts.act_fn"):
+            torch.nn.init.normal_(module.coefficients)
+    model.save_pretrained(tmp_path)
+    curves = {key for key in keys_of(tmp_path) if key.endswith("coefficients")}
+    assert len(curves) == 2 and not curves & set(model.state_dict())
+    assert torch.equal(outputs(AutoModelForCausalLM.from_pretrained(tmp_path)), outputs(model))

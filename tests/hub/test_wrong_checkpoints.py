@@ -12,6 +12,7 @@ from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig, LlamaForC
 
 from kansformer import KANConfig
 from kansformer.errors import CheckpointError
+from kansformer.hub.weights import refuse_skipped_action, run_after_loading
 
 ACT = "model.layers.0.mlp.act_fn"
 SLOTS = KANConfig(slots=("act", "down"), edges="group", basis="rational", groups=4)
@@ -153,6 +154,14 @@ def test_another_model_with_the_config(checkpoint):
         CheckpointError, match=r"model\.layers\.1\.mlp\.act_fn, but LlamaForCausalLM has no such module"
     ):
         LlamaForCausalLM.from_pretrained(checkpoint, config=config)
+
+
+def test_a_way_of_loading_that_passes_the_check_by(make_converted):
+    model = make_converted()
+    run_after_loading(model, lambda loading_info: None)
+    with pytest.raises(CheckpointError, match="in which its curves cannot be checked"):
+        refuse_skipped_action(model)
+    refuse_skipped_action(model)  # nothing of it is left
 
 
 def test_a_failed_load_leaves_later_ones_alone(checkpoint, make_converted, outputs, tmp_path_factory):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from numerics import assert_close_to_float64
+from numerics import assert_close_to_float64, relative_error
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -106,6 +106,15 @@ def test_a_gradient_that_is_one_expanded_number(make_case, basis, operation):
     shape = run(reference, operation, case)[0].shape
     gradients = [run(module, operation, case, gradient.expand(shape))[1] for module in (cpu, reference)]
     assert_close_to_float64(*gradients, torch.float64, gradient=True)
+
+
+@pytest.mark.parametrize("name", ["bspline", "chebyshev"])
+def test_gradients_of_many_tokens_keep_their_digits(make_case, name):
+    case = make_case(Basis(name=name), "apply_curves", tokens=20_000, inputs=3).to(torch.float32)
+    gradient = torch.rand(case.x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).float()
+    found = run(cpu, "apply_curves", case, gradient)[1]["coefficients"]
+    expected = run(reference, "apply_curves", case.to(torch.float64), gradient)[1]["coefficients"]
+    assert relative_error(found, expected) < 5e-7  # one sum over all tokens gives 1e-6
 
 
 def test_no_tokens(make_case, basis, operation):

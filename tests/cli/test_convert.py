@@ -1,0 +1,116 @@
+"""`kansformer convert`: folders that load, sentences when something is wrong, and nothing half-written."""
+
+import pytest
+import torch
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForSequenceClassification
+
+from kansformer import is_converted
+from kansformer.conversion.checkpoint import record_of
+
+IDS = torch.arange(1, 13).reshape(1, 12)
+
+
+def test_what_it_writes_loads_and_computes_the_same(run, tiny, tmp_path):
+    output = tmp_path / "new" / "kan"
+    result = run("convert", tiny, output)
+    assert result.exit_code == 0, result.output
+    assert "2 sites" in result.stdout or "Converted 2 sites, each proved equal to the bit" in result.stdout
+    assert "Saved model and tokenizer" in result.stdout and str(output) in result.stdout
+    model, plain = (AutoModelForCausalLM.from_pretrained(path) for path in (output, tiny))
+    assert is_converted(model) and type(model) is type(plain)
+    assert torch.equal(model(IDS).logits, plain(IDS).logits)
+    tokenizer = AutoTokenizer.from_pretrained(output)
+    assert tokenizer("the dog") == AutoTokenizer.from_pretrained(tiny)("the dog")
+    assert [path.name for path in output.parent.iterdir()] == ["kan"]
+
+
+def test_every_option_reaches_the_config(run, tiny, tmp_path):
+    options = (
+        "--basis rational --grid-size 3 --order 4 --domain -2 3 --edges group --groups 4 --slots act,input --layers=-1 "
+        "--dtype bfloat16 --no-verify"
+    )
+    result = run("convert", tiny, tmp_path / "kan", *options.split())
+    assert result.exit_code == 0, result.output
+    assert "not proved" in result.stdout
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "kan")
+    config = record_of(model).config
+    assert (config.basis, config.grid_size, config.order, config.domain) == ("rational", 3, 4, (-2.0, 3.0))
+    assert (config.edges, config.groups, config.slots, config.layers) == ("group", 4, ("input", "act"), (-1,))
+    assert model.dtype == torch.bfloat16
+    result = run("convert", tiny, tmp_path / "ranks", *"--edges low_rank --rank 2 --slots down --layers 1:".split())
+    assert result.exit_code == 0, result.output
+    config = record_of(AutoModelForCausalLM.from_pretrained(tmp_path / "ranks")).config
+    assert (config.edges, config.rank, config.slots, config.layers) == ("low_rank", 2, ("down",), "1:")
+
+
+def test_heads_are_kept_and_a_missing_tokenizer_is_said(run, tmp_path):
+    config = BertConfig(
+        vocab_size=30, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, num_labels=5
+    )
+    BertForSequenceClassification(config).save_pretrained(tmp_path / "bert")
+    result = run("convert", tmp_path / "bert", tmp_path / "kan")
+    assert result.exit_code == 0, result.output
+    assert "Saved the model (its source has no tokenizer)" in result.stdout
+    model = BertForSequenceClassification.from_pretrained(tmp_path / "kan")
+    assert is_converted(model) and model.classifier.out_features == 5
+    assert is_converted(AutoModel.from_pretrained(tmp_path / "kan", add_pooling_layer=True))
+
+
+def test_the_plan_alone_writes_nothing(run, tiny, tmp_path):
+    result = run("convert", tiny, tmp_path / "kan", "--plan-only")
+    assert result.exit_code == 0, result.output
+    assert "model.layers.*.mlp" in result.stdout and "Converted" not in result.stdout
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ("--basis wavelet", "Unknown basis 'wavelet'."),
+        ("--slots act,attention", "Unknown slot 'attention'. Choose any of: input, up, gate, act, down."),
+        ("--slots ,", "No slot was chosen"),
+        ("--edges full", "edges='full' need weights, which the slot 'act' does not have."),
+        ("--layers 7", "There is no layer 7: choose from 0 to 1"),
+        ("--layers first", "Unknown layers 'first'."),
+        ("--edges group --groups 7", "groups=7 does not divide the 24 input channels."),
+        ("--dtype int8", "Unknown dtype 'int8'. Choose one of: auto, float32, float16, bfloat16."),
+    ],
+)
+def test_bad_settings_end_in_a_sentence(refused, tiny, tmp_path, options, sentence):
+    assert sentence in refused("convert", tiny, tmp_path / "kan", *options.split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_used_output_is_refused(refused, tiny, tmp_path):
+    (tmp_path / "note.txt").write_text("mine")
+    assert refused("convert", tiny, tmp_path).endswith("is not empty. Choose another one, or remove it first.")
+    assert "note.txt' is a file." in refused("convert", tiny, tmp_path / "note.txt")
+    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_missing_sources_are_named(refused, tiny, tmp_path):
+    kan = tmp_path / "kan"
+    assert refused("convert", tmp_path / "nowhere", kan) == f"There is no file or folder '{tmp_path / 'nowhere'}'."
+    assert "There is no file or folder" in refused("convert", "model.gguf", kan)
+    assert "is a file. Give the folder" in refused("convert", tiny / "config.json", kan)
+    (tmp_path / "broken.gguf").write_bytes(b"nothing")
+    assert "broken.gguf' cannot be loaded" in refused("convert", tmp_path / "broken.gguf", kan)
+    (tmp_path / "empty").mkdir()
+    assert "empty" in refused("convert", tmp_path / "empty", kan)
+    assert not kan.exists()
+
+
+def test_converting_twice_is_refused(run, refused, tiny, tmp_path):
+    run("convert", tiny, tmp_path / "once")
+    assert "has curves already" in refused("convert", tmp_path / "once", tmp_path / "twice")
+    assert not (tmp_path / "twice").exists()
+
+
+def test_a_failure_while_saving_leaves_nothing(run, refused, tiny, tmp_path, monkeypatch):
+    def fail(self, folder, **kwargs):
+        (folder / "config.json").write_text("half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", fail)
+    assert refused("convert", tiny, tmp_path / "kan") == "No space left on device"
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,47 @@
+"""`kansformer demo`, with few steps, offline."""
+
+import json
+import socket
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from kansformer import is_converted
+from kansformer.cli.story import tell
+
+OUTPUT_FILES = {"config.json", "model.safetensors", "tokenizer.json", "demo.json", "held_out.txt"}
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch):
+    def refuse(self, address):
+        raise AssertionError(f"the demo tried to reach {address}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def test_the_story_on_the_embedded_model(run, tmp_path):
+    output = tmp_path / "kan"
+    result = run("demo", "--steps", 2, "--output", output)
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    assert [line.split()[0] for line in result.stdout.splitlines() if line[:2].strip().isdigit()] == list("123456789")
+    assert result.stdout.count("original: 0.0\n") == 2 and "to the tuned model: 0.0\n" in result.stdout
+    assert {path.name for path in output.iterdir()} >= OUTPUT_FILES
+    assert is_converted(AutoModelForCausalLM.from_pretrained(output))
+    results = json.loads((output / "demo.json").read_text())
+    assert results["steps"] == 2 and results["loss_before"]["code"] == pytest.approx(2.93, abs=0.15)
+    assert f"{results['loss_after']['english']:.4f}" in result.stdout
+
+
+def test_only_an_earlier_demo_is_replaced(tiny, refused, tmp_path, monkeypatch, capsys):
+    # The tiny model reads a whole demo's text in a second.
+    monkeypatch.setattr("kansformer.embedded.embedded_model_path", lambda: tiny)
+    output = tmp_path / "kan"
+    for steps in (1, 2):
+        tell(tiny, output, steps)
+        assert json.loads((output / "demo.json").read_text())["steps"] == steps
+    assert "Done in" in capsys.readouterr().out
+    (output / "demo.json").unlink()
+    assert "is not empty" in refused("demo", "--output", output)
+    assert (output / "model.safetensors").is_file()
