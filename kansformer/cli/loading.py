@@ -53,9 +53,12 @@ def load_preprocessor(source: str) -> PreTrainedTokenizerBase | ProcessorMixin |
         return AutoTokenizer.from_pretrained(**_gguf(source))
     for kind in (AutoProcessor, AutoTokenizer):
         try:
-            return kind.from_pretrained(source)
+            found = kind.from_pretrained(source)
         except (OSError, ValueError, ImportError, KeyError):
             continue
+        # Where a folder has no tokenizer files, transformers may make a tokenizer that knows its special tokens only.
+        if not hasattr(found, "all_special_ids") or len(found) > len(found.all_special_ids):
+            return found
     return None
 
 
@@ -87,7 +90,7 @@ def _gguf(source: str) -> dict[str, str]:
     return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
 
 
-def _model_class(source: str) -> type[PreTrainedModel]:
+def _model_class(source: str) -> Any:
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(source)

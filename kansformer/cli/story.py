@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 import typer
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationMixin, PreTrainedModel
 
 from kansformer.cli.output import folder_bytes, refuse_used, written_whole
 from kansformer.cli.progress import progress_bar
@@ -34,6 +34,8 @@ COVERED = 0.99
 BATCH, TUNING_BLOCK, BLOCK = 4, 128, 256
 # Every sixth block of held-out code says what all of them say, to 0.05, in seconds.
 CODE_STRIDE = 6
+# Every eighth file of the training split has more code than there is English.
+CODE_FILE_STRIDE = 8
 
 RESULTS = "demo.json"
 HELD_OUT = "held_out.txt"
@@ -63,7 +65,7 @@ def tell(source: Path, output: Path, steps: int) -> None:
     if not (output / RESULTS).is_file():
         refuse_used(output)
     begin = time.perf_counter()
-    typer.echo("A language model that was trained on Python code learns to read English by bending curves only.")
+    typer.echo("A language model of Python code gets better at English: all its weights stay, only curves are bent.")
 
     _title(1, "Load the language model that comes with kansformer")
     tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
@@ -140,7 +142,7 @@ def _say(text: str, bar: str = "") -> None:
 def _tuning_blocks(tokenizer) -> Tensor:
     """English, and as many blocks of code so that the curves do not forget it."""
     english_NT = tokenize_blocks(language_reference_text("train"), tokenizer, TUNING_BLOCK)
-    code_NT = tokenize_blocks(standard_library_documents("train"), tokenizer, TUNING_BLOCK)
+    code_NT = tokenize_blocks(standard_library_documents("train")[::CODE_FILE_STRIDE], tokenizer, TUNING_BLOCK)
     return torch.cat([english_NT, code_NT[:: max(1, len(code_NT) // len(english_NT))][: len(english_NT)]])
 
 
@@ -163,7 +165,7 @@ def _difference(model: PreTrainedModel, blocks_NT: Tensor, reference: Tensor) ->
 
 def _verdict(before: dict[str, float], after: dict[str, float]) -> str:
     if after["english"] >= before["english"]:
-        return "The loss on English did not fall; more steps may help: kansformer demo --steps 300."
+        return "The loss on English did not fall; more steps may help: kansformer demo --steps 200."
     percent = 100 * (1 - math.exp(after["english"] - before["english"]))
     return f"The curves lowered the perplexity on unseen English by {percent:.0f} %."
 
@@ -176,7 +178,7 @@ def _save(output: Path, model: PreTrainedModel, tokenizer, results: dict) -> Non
         (folder / HELD_OUT).write_text(language_reference_text("held_out"), encoding="utf-8")
 
 
-def _generate(model: PreTrainedModel, tokenizer, prompt: str) -> str:
+def _generate(model: GenerationMixin, tokenizer, prompt: str) -> str:
     inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
-    tokens: Tensor = model.generate(**inputs, max_new_tokens=40, do_sample=False, repetition_penalty=1.1)
+    tokens = model.generate(**inputs, max_new_tokens=40, do_sample=False, repetition_penalty=1.1)
     return tokenizer.decode(tokens[0], skip_special_tokens=True).strip()

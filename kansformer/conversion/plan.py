@@ -128,6 +128,12 @@ def check_convertible(model: nn.Module) -> None:
                 f"The model has curves already, for instance at {path or 'its root'}. Call revert(model) first to "
                 "convert it with other settings."
             )
+        if hasattr(module, "_hf_hook"):
+            raise ConversionStateError(
+                f"accelerate moves the weights of {path or 'the model'} between devices, so it cannot be converted in "
+                "place. Load the model onto one device and convert it, save it, and load the result with device_map; "
+                "or pass quantization_config=KANConfig(...) to from_pretrained, which converts before that."
+            )
     quantization = getattr(getattr(model, "config", None), "quantization_config", None)
     if quantization is not None:
         method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization.quant_method

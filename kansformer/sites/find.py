@@ -119,8 +119,8 @@ def _looks_down(name: str) -> bool:
 def read_layers(linears: dict[str, tuple[int, int]]) -> Layers | None:
     """The one feed-forward network that can be read from the (in, out) of named layers, None if there is none.
 
-    d → m → d read backwards is m → d → m. Of two readings the one that uses more layers is right (a gate beside up),
-    then the one whose last layer is defined last.
+    d → m → d read backwards is m → d → m. Of two readings the one with a gate beside up is right, then the one whose
+    last layer is defined last.
     """
     order = list(linears)
     readings = []
@@ -135,12 +135,10 @@ def read_layers(linears: dict[str, tuple[int, int]]) -> Layers | None:
         # d = m cannot be told from other pairs of square layers unless it is the only one.
         square = len(linears) == 2 and len({size for shape in linears.values() for size in shape}) == 1
         return Layers("plain", (order[0],), order[1], *linears[order[0]]) if square else None
-    most = max(len(reading.first) for reading in readings)
-    best = [reading for reading in readings if len(reading.first) == most]
-    defined_last = [r for r in best if all(order.index(name) < order.index(r.down) for name in r.first)]
-    if len(best) > 2 or len(defined_last) > 1:
-        return None
-    return (defined_last or best)[0] if defined_last or len(best) == 1 else None
+    gated = [reading for reading in readings if reading.kind == "gated"]
+    defined_last = [r for r in readings if all(order.index(name) < order.index(r.down) for name in r.first)]
+    best = gated or defined_last
+    return best[0] if len(best) == 1 else None
 
 
 def _linear_site(

@@ -28,7 +28,7 @@ def probes(block: nn.Module, site: Site, like: Tensor, generator: torch.Generato
     if site.kind == "experts":
         yield from _routed(block, tokens(BATCH * TOKENS), generator)
     x = tokens(BATCH, TOKENS)
-    required = required_arguments(block)
+    required = _required_arguments(block)
     yield (x,) + (None,) * (required - 1)
     yield (x,) + (tokens(BATCH, TOKENS),) * max(1, required - 1)  # residual added inside the block (BLOOM, MPT)
     yield (tokens(BATCH * TOKENS),)
@@ -45,7 +45,7 @@ def _routed(block: nn.Module, x_ND: Tensor, generator: torch.Generator) -> Itera
     yield (x_ND,)
 
 
-def required_arguments(block: nn.Module) -> int:
+def _required_arguments(block: nn.Module) -> int:
     """How many positional arguments without a default a block's forward has; 1 where that cannot be told."""
     try:
         parameters = list(inspect.signature(block.forward).parameters.values())

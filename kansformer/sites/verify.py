@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kansformer.errors import ProofError
-from kansformer.sites.probe import BATCH, TOKENS, probes, required_arguments
+from kansformer.sites.probe import BATCH, TOKENS, probes
 from kansformer.sites.site import Site, Slot, get_slot_target, runs
 from kansformer.sites.surgery import fill_slot, shadow
 
@@ -52,9 +52,10 @@ def prove_site(model: nn.Module, site: Site, modules: Mapping[str, nn.Module]) -
         with _undisturbed(block):
             run = _first_accepted(block, site, _like(block, modules), generator)
             if run is None:
-                if path == site.path and _takes_tokens_only(block, site):
+                backwards = replace(site, width=site.hidden, hidden=site.width)
+                if path == site.path and _first_accepted(block, backwards, _like(block, modules), generator):
                     raise ProofError(
-                        f"{path} does not accept tokens of width {site.width}, so its layers were not read rightly."
+                        f"{path} takes tokens of width {site.hidden}, not {site.width}: its layers were read backwards."
                     )
                 continue
             new_block = shadow(block, inner)
@@ -143,12 +144,6 @@ def _callable_ancestors(model: nn.Module, site: Site) -> Iterator[str]:
         path = path.rpartition(".")[0]
         if path == site.stack:
             return
-
-
-def _takes_tokens_only(block: nn.Module, site: Site) -> bool:
-    """Whether a block is its site and nothing else, so that it has to run on tokens of the site's width."""
-    alone = "input" in site.slots and site.slots["input"].path == site.path
-    return alone and required_arguments(block) == 1
 
 
 def _below(slot: Slot, path: str) -> Slot:

@@ -56,7 +56,7 @@ def tiny(tmp_path_factory):
         vocab_size=300, special_tokens=["<|end|>"], initial_alphabet=alphabet, show_progress=False
     )
     bpe.train_from_iterator([TEXT], trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<|end|>", eos_token="<|end|>")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, **dict.fromkeys(("bos_token", "eos_token"), "<|end|>"))
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=300, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,

@@ -14,7 +14,7 @@ def test_what_it_writes_loads_and_computes_the_same(run, tiny, tmp_path):
     output = tmp_path / "new" / "kan"
     result = run("convert", tiny, output)
     assert result.exit_code == 0, result.output
-    assert "2 sites" in result.stdout or "Converted 2 sites, each proved equal to the bit" in result.stdout
+    assert "Converted 2 sites, each proved equal to the bit" in result.stdout
     assert "Saved model and tokenizer" in result.stdout and str(output) in result.stdout
     model, plain = (AutoModelForCausalLM.from_pretrained(path) for path in (output, tiny))
     assert is_converted(model) and type(model) is type(plain)
@@ -37,7 +37,8 @@ def test_every_option_reaches_the_config(run, tiny, tmp_path):
     assert (config.basis, config.grid_size, config.order, config.domain) == ("rational", 3, 4, (-2.0, 3.0))
     assert (config.edges, config.groups, config.slots, config.layers) == ("group", 4, ("input", "act"), (-1,))
     assert model.dtype == torch.bfloat16
-    result = run("convert", tiny, tmp_path / "ranks", *"--edges low_rank --rank 2 --slots down --layers 1:".split())
+    options = "--edges low_rank --rank 2 --slots down --layers 1:"
+    result = run("convert", tiny, tmp_path / "ranks", *options.split())
     assert result.exit_code == 0, result.output
     config = record_of(AutoModelForCausalLM.from_pretrained(tmp_path / "ranks")).config
     assert (config.edges, config.rank, config.slots, config.layers) == ("low_rank", 2, ("down",), "1:")
@@ -107,7 +108,7 @@ def test_converting_twice_is_refused(run, refused, tiny, tmp_path):
 
 
 def test_a_failure_while_saving_leaves_nothing(run, refused, tiny, tmp_path, monkeypatch):
-    def fail(self, folder, **kwargs):
+    def fail(self, folder, *args, **kwargs):
         (folder / "config.json").write_text("half")
         raise OSError("No space left on device")
 

@@ -35,8 +35,8 @@ def test_the_story_on_the_embedded_model(run, tmp_path):
 
 
 def test_only_an_earlier_demo_is_replaced(tiny, refused, tmp_path, monkeypatch, capsys):
-    # The tiny model reads a whole demo's text in a second.
-    monkeypatch.setattr("kansformer.embedded.embedded_model_path", lambda: tiny)
+    monkeypatch.setattr("kansformer.cli.story.standard_library_documents", lambda split: ["def f(x): return x\n" * 400])
+    monkeypatch.setattr("kansformer.cli.story.language_reference_text", lambda split: "The dog sleeps on.\n" * 400)
     output = tmp_path / "kan"
     for steps in (1, 2):
         tell(tiny, output, steps)

@@ -60,7 +60,7 @@ def test_layers_that_were_read_the_wrong_way_round_are_refused():
     model = nn.ModuleDict({"ffn": Block()})
     site, modules = modules_of(model, KANConfig())
     backwards = replace(site, width=site.hidden, hidden=site.width)
-    with pytest.raises(ProofError, match="ffn does not accept tokens of width 10"):
+    with pytest.raises(ProofError, match="ffn takes tokens of width 6, not 10: its layers were read backwards"):
         prove_site(model, backwards, modules)
 
 
