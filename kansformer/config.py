@@ -69,9 +69,7 @@ class KANConfig:
     @property
     def curve_spec(self) -> CurveSpec:
         """Basis and sharing of the curves."""
-        basis = Basis(
-            name=self.basis, grid_size=self.grid_size, order=self.order, extrapolation=self.extrapolation
-        )
+        basis = Basis(name=self.basis, grid_size=self.grid_size, order=self.order, extrapolation=self.extrapolation)
         return CurveSpec(basis=basis, edges=self.edges, domain=self.domain, rank=self.rank, groups=self.groups)
 
     @property

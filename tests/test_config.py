@@ -53,7 +53,8 @@ def test_an_unknown_setting_is_an_error():
 
 @pytest.mark.parametrize(
     ("layers", "count", "expected"),
-    [(None, 3, [0, 1, 2]), ((-1, 0), 4, [0, 3]), ("2:", 4, [2, 3]), ("last-third", 30, list(range(20, 30))), ("last-third", 2, [1])],
+    [(None, 3, [0, 1, 2]), ((-1, 0), 4, [0, 3]), ("2:", 4, [2, 3]), ("last-third", 30, list(range(20, 30))),
+     ("last-third", 2, [1])],
 )  # fmt: skip
 def test_layers_select(layers, count, expected):
     assert select_layers(layers, count) == expected

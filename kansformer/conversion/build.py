@@ -1,5 +1,7 @@
 """Build the module that goes into a slot."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +26,7 @@ def build_slot(model: nn.Module, site: Site, slot: Slot, spec: CurveSpec) -> nn.
     if slot.name in ("input", "act"):
         like = reference_tensor(model, site)
         function = identity if slot.name == "input" else get_slot_target(model, slot.path)
-        module = LearnedActivation.from_activation(
+        module: Any = LearnedActivation.from_activation(
             function, slot.features, spec, device=like.device, dtype=curve_dtype(like)
         )
     else:

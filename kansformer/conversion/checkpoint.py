@@ -3,6 +3,7 @@
 import copy
 import functools
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -19,9 +20,9 @@ says this sentence instead of loading the feed-forward networks with random weig
 PUSH_OPTIONS = ("repo_id", "commit_message", "create_pr", "private")
 
 
-def attach_record(model: nn.Module, record: ConversionRecord) -> None:
+def attach_record(model: Any, record: ConversionRecord) -> None:
     """Write the record, the tripwire and the `auto_map` into the model's config, and complete its `save_pretrained`."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     if config is None:
         object.__setattr__(model, "conversion_record", record)
         return
@@ -38,7 +39,7 @@ def attach_record(model: nn.Module, record: ConversionRecord) -> None:
         model.save_pretrained = functools.partial(save_converted, model)
 
 
-def detach_record(model: nn.Module) -> None:
+def detach_record(model: Any) -> None:
     """Take away all that `attach_record` wrote."""
     config = getattr(model, "config", None)
     if config is None:
@@ -82,7 +83,7 @@ def record_of(model: nn.Module) -> ConversionRecord | None:
 
 
 def save_converted(
-    model: nn.Module,
+    model: Any,
     save_directory: str | Path,
     is_main_process: bool = True,
     state_dict: dict[str, Tensor] | None = None,

@@ -3,7 +3,7 @@
 Shape letters: `...` any, I inputs, O outputs.
 """
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from kansformer.nn.curves import (
@@ -21,6 +21,12 @@ class KANConv1D(Conv1D):
 
     Attributes: as in `KANLinear`, but `weight` (I, O).
     """
+
+    in_features: int
+    out_features: int
+    curves: CurveSpec
+    coefficients: nn.Parameter
+    domain: Tensor
 
     @classmethod
     def from_conv1d(cls, layer: Conv1D, spec: CurveSpec) -> "KANConv1D":

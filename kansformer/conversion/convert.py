@@ -10,17 +10,18 @@ from kansformer.conversion.checkpoint import attach_record, detach_record, recor
 from kansformer.conversion.plan import plan_conversion
 from kansformer.conversion.record import ConversionRecord, base_prefix, slot_record
 from kansformer.errors import CheckpointError, ConfigError, ConversionStateError, ProofError, SlotError
+from kansformer.nn.curves import curved_modules
 from kansformer.sites import Slot, prove_site
 from kansformer.sites.parts import linear_shape
 from kansformer.sites.site import Site, get_slot_target, parent_of
-from kansformer.sites.surgery import INPUT_CURVE, fill_slot, remove_input_curve, set_child
+from kansformer.sites.surgery import bends_input, fill_slot, remove_input_curve, set_child
 
 
 def convert(model: nn.Module, config: KANConfig | None = None, *, verify: bool = True) -> nn.Module:
     """Give a pretrained transformer's feed-forward networks learned curves, in place, without changing its outputs.
 
-    Every curve starts straight, so the logits are the same bit for bit; training then bends the curves. The base weights
-    stay the same parameters under the same names.
+    Every curve starts straight, so the logits are the same bit for bit; training then bends the curves. The base
+    weights stay the same parameters under the same names.
 
     Args:
         model: any transformer with feed-forward networks.
@@ -90,12 +91,16 @@ def revert(model: nn.Module) -> nn.Module:
     """
     if not is_converted(model):
         raise ConversionStateError("The model is not converted, so there is nothing to revert.")
-    for host in [module for module in model.modules() if INPUT_CURVE in module._modules]:
+    for host in [module for module in model.modules() if bends_input(module)]:
         remove_input_curve(host)
+    curved = {id(module): module for _, module in curved_modules(model)}
+    originals: dict[int, object] = {}  # a layer that several modules share stays shared
     for owner in list(model.modules()):
         for name, child in list(owner._modules.items()):
-            if hasattr(child, "curves"):
-                set_child(owner, name, child.without_curves())
+            if child is not None and id(child) in curved:
+                if id(child) not in originals:
+                    originals[id(child)] = curved[id(child)].without_curves()
+                set_child(owner, name, originals[id(child)])
     detach_record(model)
     return model
 

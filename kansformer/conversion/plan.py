@@ -98,8 +98,8 @@ def plan_conversion(model: nn.Module, config: KANConfig) -> ConversionPlan:
         planned.append(PlannedSite(site, slots, added))
     for name in config.slots:
         if not any(slot.name == name for p in planned for slot in p.slots):
-            site = found[0]
-            site.slot(name) if name not in site.slots else None
+            if name not in found[0].slots:
+                found[0].slot(name)  # raises, with the reason
             raise SlotError(f"None of the {len(found)} sites in layers={config.layers!r} has a slot {name!r}.")
     parameters = list(model.parameters())
     before, size = sum(p.numel() for p in parameters), sum(p.numel() * p.element_size() for p in parameters)
@@ -184,8 +184,8 @@ def _why_no_site(model: nn.Module) -> str:
     experts = [path for path, module in model.named_modules() if len(stacks_of(module)) >= 2]
     if experts:
         return (
-            f"{name} keeps its feed-forward networks as stacks of experts, for instance at {experts[0]}, whose activation "
-            "is written out inside the forward, where no module can replace it."
+            f"{name} keeps its feed-forward networks as stacks of experts, for instance at {experts[0]}, whose "
+            "activation is written out inside the forward, where no module can replace it."
         )
     return (
         f"{name} has no feed-forward network that kansformer recognises: linear layers d → m → d with an activation "

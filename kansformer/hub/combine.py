@@ -1,22 +1,26 @@
 """What happens when `from_pretrained` is given a `quantization_config` for a checkpoint that has one already."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 from transformers.quantizers.auto import AutoHfQuantizer
 
 from kansformer.config import QUANT_METHOD
 from kansformer.errors import ConversionStateError
 
 
-def merge_quantization_configs(saved: object, passed: object | None) -> object:
+def merge_quantization_configs(original_merge: Callable, saved: Any, passed: Any = None) -> Any:
     """transformers' merge, which compares class names only, with an answer for the cases where one of both is ours.
 
     Args:
+        original_merge: transformers' own.
         saved: of the checkpoint's config.
         passed: to `from_pretrained`.
 
     Raises:
         ConversionStateError: they contradict each other; how to combine them is in the sentence.
     """
-    original_merge = merge_quantization_configs.replaces
     methods = _method(saved), _method(passed)
     if passed is None or QUANT_METHOD not in methods:
         return original_merge(saved, passed)
@@ -39,8 +43,9 @@ def merge_quantization_configs(saved: object, passed: object | None) -> object:
 def install() -> None:
     """Put this merge before transformers', which would refuse all the same but cannot say what to do."""
     current = AutoHfQuantizer.merge_quantization_configs
-    merge_quantization_configs.replaces = getattr(current, "replaces", current)
-    AutoHfQuantizer.merge_quantization_configs = staticmethod(merge_quantization_configs)
+    original = current.args[0] if isinstance(current, partial) else current  # a second import of this package
+    merge = staticmethod(partial(merge_quantization_configs, original))
+    AutoHfQuantizer.merge_quantization_configs = merge  # type: ignore[method-assign, assignment]
 
 
 def _method(config: object | None) -> str | None:

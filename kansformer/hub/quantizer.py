@@ -1,6 +1,7 @@
 """The hook that transformers calls while it loads a model. It quantises nothing; it joins in the loading."""
 
-from torch import nn
+from typing import Any
+
 from transformers.quantizers.auto import (
     AUTO_QUANTIZATION_CONFIG_MAPPING,
     AUTO_QUANTIZER_MAPPING,
@@ -23,7 +24,7 @@ class RecordReader(QuantizationConfigMixin):
     """What transformers asks to read a config's `quantization_config`; it makes a `ConversionRecord`, never itself."""
 
     @classmethod
-    def from_dict(cls, config_dict: dict) -> ConversionRecord:
+    def from_dict(cls, config_dict: dict, return_unused_kwargs: bool = False, **kwargs) -> Any:
         """The checked record.
 
         Raises:
@@ -47,7 +48,9 @@ class CurveLoader(HfQuantizer):
 
     requires_calibration = False
 
-    def __init__(self, quantization_config: ConversionRecord | KANConfig, **kwargs) -> None:
+    quantization_config: Any
+
+    def __init__(self, quantization_config: Any, **kwargs) -> None:
         super().__init__(quantization_config, **kwargs)
         if not self.pre_quantized and not isinstance(quantization_config, KANConfig):
             raise ConfigError(
@@ -62,7 +65,7 @@ class CurveLoader(HfQuantizer):
 
     update_tp_plan = update_attn_implementation  # transformers 5.17 has this place only
 
-    def _process_model_before_weight_loading(self, model: nn.Module, **kwargs) -> nn.Module:
+    def _process_model_before_weight_loading(self, model: Any, **kwargs) -> Any:
         if self.pre_quantized:
             rebuild(model, self.quantization_config)
             run_after_loading(model, lambda loading_info: refuse_wrong_curves(model, loading_info))
@@ -70,7 +73,7 @@ class CurveLoader(HfQuantizer):
             run_after_loading(model, lambda loading_info: self._convert(model))
         return model
 
-    def _convert(self, model: nn.Module) -> None:
+    def _convert(self, model: Any) -> None:
         if any(parameter.is_meta for parameter in model.parameters()):
             raise ConversionStateError(
                 "A model whose weights stay on disk cannot be converted while loading. Convert it in memory, save it, "
@@ -80,13 +83,13 @@ class CurveLoader(HfQuantizer):
         convert(model, self.quantization_config)
         self.quantization_config = record_of(model)
 
-    def _process_model_after_weight_loading(self, model: nn.Module, **kwargs) -> nn.Module:
+    def _process_model_after_weight_loading(self, model: Any, **kwargs) -> Any:
         refuse_skipped_action(model)
         for name in ("hf_quantizer", "is_quantized", "quantization_method"):
             vars(model).pop(name, None)
         for module in model.modules():
             config = getattr(module, "config", None)
-            if hasattr(config, "_is_quantized"):
+            if config is not None and hasattr(config, "_is_quantized"):
                 del config._is_quantized
         return model
 

@@ -4,6 +4,7 @@ Shape letters: `...` any, I channels, C coefficients, P curves.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,11 @@ class LearnedActivation(nn.Module):
         ConfigError: an argument is not among its choices.
         ShapeError: in `forward`, the last axis is not I long.
     """
+
+    activation: Any
+    curves: CurveSpec
+    coefficients: nn.Parameter
+    domain: Tensor
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ that an input axis has (one per channel or one per group).
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from einops import repeat
@@ -82,6 +83,7 @@ class CurveSpec:
                 raise ConfigError(f"groups={self.groups} does not divide the {in_features} input channels.")
             curves = self.groups
         width = self.basis.num_coefficients
+        shapes: dict[str, tuple[int, ...]]
         if self.bends_input:
             shapes = {"coefficients": (curves, width)}
         elif out_features is None:
@@ -101,8 +103,23 @@ class CurveSpec:
         return sum(math.prod(shape) for name, shape in shapes.items() if name in CURVE_PARAMETERS)
 
 
+class Curved(Protocol):
+    """What `attach_curves` makes of a module. `mix` and `denominator` come on top where the spec asks for them."""
+
+    in_features: int
+    curves: CurveSpec
+    coefficients: nn.Parameter
+    domain: Tensor
+
+
+class CurvedLinear(Curved, Protocol):
+    """A module with curves and a linear part."""
+
+    def project(self, activated: Tensor) -> Tensor: ...
+
+
 def attach_curves(
-    module: nn.Module,
+    module: Any,
     spec: CurveSpec,
     in_features: int,
     out_features: int | None,
@@ -127,8 +144,8 @@ def detach_curves(module: nn.Module) -> None:
             delattr(module, name)
 
 
-def curved_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Path and module of everything in a model that has curves."""
+def curved_modules(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Path and module (`Curved`) of everything in a model that has curves."""
     for path, module in model.named_modules():
         if isinstance(getattr(module, "curves", None), CurveSpec):
             yield path, module
@@ -147,7 +164,7 @@ def curve_dtype(weight: Tensor) -> torch.dtype:
 
 
 @torch.no_grad()
-def reset_curves(module: nn.Module, *, noise: float = 0.0, generator: torch.Generator | None = None) -> None:
+def reset_curves(module: Any, *, noise: float = 0.0, generator: torch.Generator | None = None) -> None:
     """Set all curves to zero, or with `noise` to small random curves.
 
     Args:
@@ -172,26 +189,28 @@ def reset_curves(module: nn.Module, *, noise: float = 0.0, generator: torch.Gene
         module.denominator.fill_(INITIAL_DENOMINATOR)
 
 
-def bend(module: nn.Module, x: Tensor) -> Tensor:
+def bend(module: Curved, x: Tensor) -> Tensor:
     """ψ(x), the curves of a `channel` or `group` module at x (..., I); float32 or float64, not yet rounded."""
     features = module.in_features
     if x.shape[-1:] != (features,):
         raise ShapeError(f"{type(module).__name__} has curves for {features} channels, got input {tuple(x.shape)}.")
-    per_channel = [module.coefficients, module.domain, getattr(module, "denominator", None)]
+    coefficients: Tensor = module.coefficients
+    domain: Tensor = module.domain
+    denominator: Tensor | None = getattr(module, "denominator", None)
     if module.curves.edges == "group":
         size = features // module.curves.groups
-        per_channel = [None if t is None else repeat(t, "g c -> (g size) c", size=size) for t in per_channel]
-    coefficients, domain, denominator = per_channel
+        coefficients, domain = (repeat(t, "g c -> (g size) c", size=size) for t in (coefficients, domain))
+        denominator = None if denominator is None else repeat(denominator, "g d -> (g size) d", size=size)
     return apply_curves(x, coefficients, domain, module.curves.basis, denominator)
 
 
-def edge_sums(module: nn.Module, x: Tensor) -> Tensor:
+def edge_sums(module: Curved, x: Tensor) -> Tensor:
     """Σ_i s_oi(x_i), the curves of a `full` or `low_rank` module at x (..., I); float32 or float64, not yet rounded."""
     denominator = getattr(module, "denominator", None)
     sums = sum_edges(x, module.coefficients, module.domain, module.curves.basis, denominator)
     if module.curves.edges == "low_rank":
         with without_autocast(x.device.type):
-            sums = sums @ module.mix.to(sums.dtype)
+            sums = sums @ getattr(module, "mix").to(sums.dtype)  # noqa: B009 - not every curved module has one
     return sums
 
 
@@ -203,7 +222,7 @@ def add_curve(base: Tensor, curve: Tensor) -> Tensor:
     return (base.to(curve.dtype) + curve).to(base.dtype)
 
 
-def forward_with_curves(module: nn.Module, x: Tensor, activated: Tensor) -> Tensor:
+def forward_with_curves(module: CurvedLinear, x: Tensor, activated: Tensor) -> Tensor:
     """The output of a linear module with curves: its `project` of the activated input, and the curves."""
     if module.curves.bends_input:
         return module.project(add_curve(activated, bend(module, x)))

@@ -45,7 +45,9 @@ class KANFeedForward(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        curves: dict[str, Any] = dict(basis=basis, grid_size=grid_size, order=order, domain=domain, edges=edges, rank=rank)
+        curves: dict[str, Any] = dict(
+            basis=basis, grid_size=grid_size, order=order, domain=domain, edges=edges, rank=rank
+        )
         rest: dict[str, Any] = dict(groups=groups, extrapolation=extrapolation, bias=bias, device=device, dtype=dtype)
         self.up_proj = KANLinear(features, hidden_features, base="identity", **curves, **rest)
         self.down_proj = KANLinear(hidden_features, features, base=base, **curves, **rest)
@@ -56,7 +58,7 @@ class KANFeedForward(nn.Module):
 
 
 class GatedKANFeedForward(nn.Module):
-    """A SwiGLU block (Shazeer, 2020) with a learned curve on the gate and one on the block's input; it starts as SwiGLU.
+    """A SwiGLU block (Shazeer, 2020) with a learned curve on the gate and one on the block's input, straight at first.
 
     h = (σ + ψ_gate)(W_gate x') · W_up x' with x' = x + ψ_in(x), and y = W_down h.
 
@@ -90,7 +92,9 @@ class GatedKANFeedForward(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        curves: dict[str, Any] = dict(basis=basis, grid_size=grid_size, order=order, domain=domain, edges=edges, groups=groups)
+        curves: dict[str, Any] = dict(
+            basis=basis, grid_size=grid_size, order=order, domain=domain, edges=edges, groups=groups
+        )
         rest: dict[str, Any] = dict(extrapolation=extrapolation, device=device, dtype=dtype)
         self.input_curve = LearnedActivation(features, base="identity", **curves, **rest)
         self.gate_proj = nn.Linear(features, hidden_features, bias=bias, device=device, dtype=dtype)

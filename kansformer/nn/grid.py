@@ -5,6 +5,7 @@ Shape letters: N tokens, I inputs, P curves of the input axis.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,9 +77,10 @@ def refine_grid(model: nn.Module, grid_size: int) -> nn.Module:
     specs = [replace(m.curves, basis=replace(m.curves.basis, grid_size=grid_size)) for m in modules]
     for module, spec in zip(modules, specs, strict=True):
         _refit(module, spec, module.domain)
-    record = getattr(getattr(model, "config", None), "quantization_config", None)
+    config: Any = getattr(model, "config", None)
+    record: Any = getattr(config, "quantization_config", None)
     if hasattr(record, "with_grid_size"):  # a converted model says in its config what its curves are made of
-        model.config.quantization_config = record.with_grid_size(grid_size)
+        config.quantization_config = record.with_grid_size(grid_size)
     return model
 
 
@@ -88,7 +90,7 @@ def _record_ranges(
     ranges: dict[str, Tensor] = {}
 
     def hook(path: str) -> Callable:
-        def record(module: nn.Module, args: tuple) -> None:
+        def record(module: Any, args: tuple) -> None:
             x_NI = args[0].detach().reshape(-1, args[0].shape[-1])
             if not x_NI.numel():
                 return
@@ -139,7 +141,7 @@ def _widened(range_P2: Tensor, margin: float, dtype: torch.dtype) -> Tensor:
 
 
 @torch.no_grad()
-def _refit(module: nn.Module, spec: CurveSpec, domain_P2: Tensor) -> None:
+def _refit(module: Any, spec: CurveSpec, domain_P2: Tensor) -> None:
     per_edge = module.coefficients.unsqueeze(-1) if spec.bends_input else module.coefficients
     fitted = refit_curves(
         per_edge,

@@ -54,6 +54,10 @@ class KANLinear(nn.Linear):
     linear_class: type[nn.Linear] = nn.Linear
     """Whose forward the linear part runs: the class of the layer that `from_linear` took over."""
 
+    curves: CurveSpec
+    coefficients: nn.Parameter
+    domain: Tensor
+
     def __init__(
         self,
         in_features: int,
@@ -85,9 +89,8 @@ class KANLinear(nn.Linear):
         self.base = base
         if device is None:
             device = torch.get_default_device()
-        if torch.device(device).type != "meta":
-            self.to_empty(device=device)
-            self.reset_parameters()
+        self.to_empty(device=device)
+        self.reset_parameters()
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, spec: CurveSpec) -> "KANLinear":

@@ -22,7 +22,7 @@ def apply_curves(
     x_NI: Tensor, coefficients_IC: Tensor, denominator_ID: Tensor | None, domain_I2: Tensor, basis: Basis
 ) -> Tensor:
     """`reference.apply_curves` in chunks of tokens, B-splines by look-up."""
-    if _needs_definition(x_NI):
+    if _traced():
         return reference.apply_curves(x_NI, coefficients_IC, denominator_ID, domain_I2, basis)
     if cpu_local.serves(basis):
         return cpu_local.apply_curves(x_NI, coefficients_IC, domain_I2, basis)
@@ -34,15 +34,15 @@ def sum_edges(
     x_NI: Tensor, coefficients_ICO: Tensor, denominator_ID: Tensor | None, domain_I2: Tensor, basis: Basis
 ) -> Tensor:
     """`reference.sum_edges` in chunks of tokens."""
-    if _needs_definition(x_NI):
+    if _traced():
         return reference.sum_edges(x_NI, coefficients_ICO, denominator_ID, domain_I2, basis)
     chunk = EDGE_CHUNK // max(1, coefficients_ICO[..., 0].numel())
     return _chunked(reference.sum_edges, chunk, x_NI, coefficients_ICO, denominator_ID, domain_I2, basis)
 
 
-def _needs_definition(x_NI: Tensor) -> bool:
+def _traced() -> bool:
     # Compilers fuse and tile the definition themselves; torch.func cannot look into an autograd function.
-    return x_NI.shape[0] == 0 or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 def _chunked(
@@ -80,7 +80,8 @@ class _TokenChunks(torch.autograd.Function):
             None if t is None else t.detach().requires_grad_(need)
             for t, need in zip((coefficients, denominator), wanted[1:], strict=True)
         )
-        x_pieces, totals = [], [None, None]
+        x_pieces: list[Tensor] = []
+        totals: list[Tensor | None] = [None, None]
         for piece, piece_gradient in zip(x.split(ctx.chunk), gradient.split(ctx.chunk), strict=True):
             with torch.enable_grad():
                 piece = piece.detach().requires_grad_(wanted[0])
@@ -89,7 +90,8 @@ class _TokenChunks(torch.autograd.Function):
             x_pieces.append(found[0])
             for i, part in enumerate(found[1:]):
                 if part is not None:
-                    totals[i] = part if totals[i] is None else totals[i].add_(part)
+                    total = totals[i]
+                    totals[i] = part if total is None else total.add_(part)
         return (None,) * 4 + (torch.cat(x_pieces) if wanted[0] else None, *totals)
 
 

@@ -72,7 +72,7 @@ class _LookUp(torch.autograd.Function):
                 slope = _horner(_look_up(slope_factors_IPJ, index)[1:], position)
                 # The definition holds inputs further away than FARTHEST there, so they have no slope.
                 x_pieces.append(slope.mul_(rate_I).mul_(unit.abs() < FARTHEST).mul_(gradient))
-            if factors_wanted:
+            if factors_gradient is not None:
                 factors_gradient += _factors_gradient(factors_IPJ, gradient.flatten(), position.flatten(), index)
         return torch.cat(x_pieces) if x_wanted else None, factors_gradient, None, None
 

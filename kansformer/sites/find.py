@@ -104,7 +104,9 @@ def _experts_site(path: str, module: nn.Module) -> Site | None:
             if first == down:
                 continue
             for width, hidden in (stacks[down], stacks[down][::-1]):
-                if sorted(stacks[first]) in (sorted((width, hidden)), sorted((width, 2 * hidden))) and _looks_down(down):
+                if sorted(stacks[first]) in (sorted((width, hidden)), sorted((width, 2 * hidden))) and _looks_down(
+                    down
+                ):
                     slots = {"act": _activation_slot(path, activations, hidden)}
                     reason = "its weights are a stack of experts, which take curves in the act slot only"
                     missing = dict.fromkeys(("input", "up", "gate", "down"), reason)

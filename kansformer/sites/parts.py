@@ -1,7 +1,5 @@
 """Recognising the parts of a feed-forward network: linear layers, activations, stacks of expert weights."""
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -15,8 +13,8 @@ CONV1D = ("transformers.pytorch_utils", "Conv1D")
 NOT_POINTWISE = (nn.MultiheadAttention, nn.Softmax, nn.LogSoftmax, nn.Softmin, nn.Softmax2d, nn.GLU)
 
 FUNCTIONS = {
-    F.gelu, F.relu, F.silu, F.mish, F.elu, F.leaky_relu, F.relu6, F.hardswish, F.hardtanh, F.softplus, F.tanh, F.sigmoid,
-    torch.relu, torch.tanh, torch.sigmoid,
+    F.gelu, F.relu, F.silu, F.mish, F.elu, F.leaky_relu, F.relu6, F.hardswish, F.hardtanh, F.softplus, F.tanh,
+    F.sigmoid, torch.relu, torch.tanh, torch.sigmoid,
 }  # fmt: skip
 
 CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
@@ -33,7 +31,7 @@ def linear_shape(module: nn.Module) -> tuple[int, int] | None:
         kind = type(module)
         if kind.forward is nn.Linear.forward or kind.__module__.startswith("transformers.models."):
             return module.in_features, module.out_features
-    return (module.nx, module.nf) if is_conv1d(module) else None
+    return (int(module.nx), int(module.nf)) if is_conv1d(module) else None  # type: ignore[arg-type]
 
 
 def is_conv1d(module: nn.Module) -> bool:
@@ -50,7 +48,7 @@ def is_activation(value: object) -> bool:
         return kind.__module__ in (torch_activations.__name__, TRANSFORMERS_ACTIVATIONS) or (
             kind.__name__.lower().endswith(("activation", "gelu", "swish")) and not any(value.children())
         )
-    return isinstance(value, Callable) and (
+    return callable(value) and (
         any(value is f for f in FUNCTIONS) or getattr(value, "__module__", None) == TRANSFORMERS_ACTIVATIONS
     )
 
@@ -78,9 +76,9 @@ def linears_of(module: nn.Module) -> dict[str, tuple[int, int]]:
 
 def stacks_of(module: nn.Module) -> dict[str, tuple[int, int]]:
     """The two inner sizes of 3-D expert weights that a module, or a child made of one weight, holds, by name."""
-    stacks = {name: tuple(p.shape[1:]) for name, p in module.named_parameters(recurse=False) if p.ndim == 3}
+    stacks = {name: (p.shape[1], p.shape[2]) for name, p in module.named_parameters(recurse=False) if p.ndim == 3}
     for name, child in module.named_children():
         own = list(child.parameters())
         if len(own) == 1 and own[0].ndim == 3 and not isinstance(child, CONVOLUTIONS):
-            stacks[name] = tuple(own[0].shape[1:])
+            stacks[name] = (own[0].shape[1], own[0].shape[2])
     return stacks

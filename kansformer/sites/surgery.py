@@ -48,6 +48,11 @@ def fill_slot(root: nn.Module, slot: Slot, module: nn.Module) -> Callable[[], No
     return undo
 
 
+def bends_input(module: nn.Module) -> bool:
+    """Whether a module is the host of an `input` slot."""
+    return any(hook is bend_first_input for hook in module._forward_pre_hooks.values())
+
+
 def remove_input_curve(host: nn.Module) -> None:
     """Take the input curve and its hook from a host, also where the hook's handle is long gone."""
     for key, hook in list(host._forward_pre_hooks.items()):
@@ -74,7 +79,7 @@ def shadow(root: nn.Module, slots: list[Slot]) -> nn.Module:
         owner = clone
         steps = slot.path.split(".") if slot.name == "input" else slot.path.split(".")[:-1]
         for step in steps if slot.path else []:
-            child = owner._modules[step]
+            child = owner.get_submodule(step)
             if not hasattr(child, "_is_shadow"):
                 child = owner._modules[step] = _shallow(child)
             owner = child

@@ -27,11 +27,35 @@ MINIMUM_BYTES = 500
 
 # Tests, programs and packages that only live beside the library, and folders of data written as Python.
 EXCLUDED_FOLDERS = frozenset(
-    ["test", "tests", "idle_test", "site-packages", "dist-packages", "idlelib", "lib2to3", "turtledemo", "encodings", "pydoc_data", "ensurepip", "__pycache__", "__phello__"]
+    [
+        "test",
+        "tests",
+        "idle_test",
+        "site-packages",
+        "dist-packages",
+        "idlelib",
+        "lib2to3",
+        "turtledemo",
+        "encodings",
+        "pydoc_data",
+        "ensurepip",
+        "__pycache__",
+        "__phello__",
+    ]
 )
 # Mostly tables that a program generated: a language model gains nothing from learning them by heart.
 EXCLUDED_FILES = frozenset(
-    ["html/entities.py", "keyword.py", "locale.py", "opcode.py", "stringprep.py", "symbol.py", "this.py", "token.py", "_opcode_metadata.py"]
+    [
+        "html/entities.py",
+        "keyword.py",
+        "locale.py",
+        "opcode.py",
+        "stringprep.py",
+        "symbol.py",
+        "this.py",
+        "token.py",
+        "_opcode_metadata.py",
+    ]
 )
 
 

@@ -1,11 +1,14 @@
 """`kansformer convert`: folders that load, sentences when something is wrong, and nothing half-written."""
 
+import sys
+
 import pytest
 import torch
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from kansformer import is_converted
 from kansformer.conversion.checkpoint import record_of
+from kansformer.errors import ProofError
 
 IDS = torch.arange(1, 13).reshape(1, 12)
 
@@ -42,6 +45,15 @@ def test_every_option_reaches_the_config(run, tiny, tmp_path):
     assert result.exit_code == 0, result.output
     config = record_of(AutoModelForCausalLM.from_pretrained(tmp_path / "ranks")).config
     assert (config.edges, config.rank, config.slots, config.layers) == ("low_rank", 2, ("down",), "1:")
+
+
+def test_only_no_verify_skips_the_proof(run, refused, tiny, tmp_path, monkeypatch):
+    def fail(model, site, modules):
+        raise ProofError(f"{site.path} differs.")
+
+    monkeypatch.setattr(sys.modules["kansformer.conversion.convert"], "prove_site", fail)
+    assert refused("convert", tiny, tmp_path / "kan") == "model.layers.0.mlp differs."
+    assert run("convert", tiny, tmp_path / "kan", "--no-verify").exit_code == 0
 
 
 def test_heads_are_kept_and_a_missing_tokenizer_is_said(run, tmp_path):

@@ -271,6 +271,7 @@ def test_a_shared_layer_stays_shared():
     assert model.layers[1].mlp.down_proj is model.layers[0].mlp.down_proj
     assert torch.equal(run(model), expected)
     revert(model)
+    assert model.layers[1].mlp.down_proj is model.layers[0].mlp.down_proj
     assert torch.equal(run(model), expected)
 
 

@@ -129,6 +129,7 @@ def test_from_linear_and_back():
     keys, x = set(vars(linear)), inputs(3, 6)
     layer = KANLinear.from_linear(linear.eval(), spec_of("rational", "low_rank"))
     reset_curves(layer)
+    assert set(vars(linear)) == keys and set(linear.state_dict()) == {"weight", "bias"}  # the original is as it was
     assert layer.note == "kept" and not layer.training and not layer.weight.requires_grad
     layer(x)
     assert calls == ["hook"]
