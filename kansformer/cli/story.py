@@ -165,7 +165,7 @@ def _difference(model: PreTrainedModel, blocks_NT: Tensor, reference: Tensor) ->
 
 def _verdict(before: dict[str, float], after: dict[str, float]) -> str:
     if after["english"] >= before["english"]:
-        return "The loss on English did not fall; more steps may help: kansformer demo --steps 200."
+        return "The loss on English did not fall; more steps may help: kansformer demo --steps 400."
     percent = 100 * (1 - math.exp(after["english"] - before["english"]))
     return f"The curves lowered the perplexity on unseen English by {percent:.0f} %."
 
