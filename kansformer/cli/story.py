@@ -39,7 +39,8 @@ CODE_FILE_STRIDE = 8
 
 RESULTS = "demo.json"
 HELD_OUT = "held_out.txt"
-PROMPTS = ("class Stack:\n    def push(self, item):", "def read_lines(path):\n    with open(path", "An object's type")
+SEED = 0
+PROMPTS = ("class Stack:\n    def push(self, item):", 'The "with" statement is used to', "An object's type")
 
 
 @dataclass(frozen=True)
@@ -180,5 +181,7 @@ def _save(output: Path, model: PreTrainedModel, tokenizer, results: dict) -> Non
 
 def _generate(model: GenerationMixin, tokenizer, prompt: str) -> str:
     inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
-    tokens = model.generate(**inputs, max_new_tokens=40, do_sample=False, repetition_penalty=1.1)
+    with torch.random.fork_rng(devices=[]):  # a model of this size repeats itself unless it is sampled
+        torch.manual_seed(SEED)
+        tokens = model.generate(**inputs, max_new_tokens=40, do_sample=True, temperature=0.6, top_p=0.9)
     return tokenizer.decode(tokens[0], skip_special_tokens=True).strip()
