@@ -40,7 +40,7 @@ def load_model(source: str, dtype: torch.dtype | str = "auto") -> PreTrainedMode
             return AutoModelForCausalLM.from_pretrained(**_gguf(source), quantization_config=gguf, dtype=dtype)
         return _model_class(source).from_pretrained(source, dtype=dtype)
     except (ValueError, ImportError, KeyError) as error:
-        if isinstance(error, (CheckpointError, KansformerError)):
+        if isinstance(error, KansformerError):
             raise
         raise CheckpointError(f"{source!r} cannot be loaded: {error}") from error
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from kansformer.conversion.record import ConversionRecord
 from kansformer.conversion.remote_code import auto_map_of, is_ours, write_modeling_file
-from kansformer.errors import ConfigError
+from kansformer.errors import CheckpointError, ConfigError
+from kansformer.nn.curves import curved_modules
 
 TRIPWIRE = (
     "kansformer (this checkpoint has KAN layers: pip install kansformer, then import kansformer before from_pretrained)"
@@ -21,19 +22,21 @@ PUSH_OPTIONS = ("repo_id", "commit_message", "create_pr", "private")
 
 
 def attach_record(model: Any, record: ConversionRecord) -> None:
-    """Write the record, the tripwire and the `auto_map` into the model's config, and complete its `save_pretrained`."""
-    config: Any = getattr(model, "config", None)
+    """Write the record and the tripwire into the model's config, and complete its `save_pretrained`.
+
+    A model gets a config of its own, since others may be made from the same object. A base model keeps it: it may stand
+    inside a model with a head, which saves the same curves.
+    """
+    config = config_of(model)
     if config is None:
         object.__setattr__(model, "conversion_record", record)
         return
-    if record_of(model) is None:
+    if getattr(config, "quantization_config", None) is not record and not is_base_model(model):
         config = give_own_config(model)
     config.quantization_config = record
     config.fusion_config = {**(getattr(config, "fusion_config", None) or {}), TRIPWIRE: False}
     if hasattr(type(model), "save_pretrained"):
-        remove_auto_map(config)
-        if entries := auto_map_of(model):
-            config.auto_map = {**(getattr(config, "auto_map", None) or {}), **entries}
+        remove_auto_map(config)  # of a loaded checkpoint; it goes with the modelling file, when both are written
         # On this one model, not on its class. A deep copy of the model gets a partial of its own. The price is a
         # reference cycle: the memory of a deleted model comes back with the next gc.collect().
         model.save_pretrained = functools.partial(save_converted, model)
@@ -41,7 +44,7 @@ def attach_record(model: Any, record: ConversionRecord) -> None:
 
 def detach_record(model: Any) -> None:
     """Take away all that `attach_record` wrote."""
-    config = getattr(model, "config", None)
+    config = config_of(model)
     if config is None:
         del model.conversion_record
         return
@@ -75,8 +78,10 @@ def remove_auto_map(config: object) -> None:
 
 
 def record_of(model: nn.Module) -> ConversionRecord | None:
-    """The record of a converted model, None of any other."""
-    config = getattr(model, "config", None)
+    """The record of a converted model, None of any other, such as a plain one made with a converted one's config."""
+    if next(curved_modules(model), None) is None:
+        return None
+    config = config_of(model)
     holder, name = (model, "conversion_record") if config is None else (config, "quantization_config")
     record = getattr(holder, name, None)
     return record if isinstance(record, ConversionRecord) else None
@@ -97,19 +102,54 @@ def save_converted(
 
     Raises:
         ConfigError: `state_dict` and `push_to_hub` together.
+        CheckpointError: curves are not what the config says, so the checkpoint could not be loaded. Nothing is written.
     """
     if push_to_hub and state_dict is not None:
         raise ConfigError(
             "A converted model cannot take state_dict and push_to_hub in one call. Save it with state_dict first, "
             "then upload the folder with huggingface_hub.upload_folder."
         )
+    check_record(model)
     push = {name: kwargs.pop(name) for name in PUSH_OPTIONS if name in kwargs}
+    config = model.config
+    if entries := auto_map_of(model):
+        config.auto_map = {**(getattr(config, "auto_map", None) or {}), **entries}
     type(model).save_pretrained(model, save_directory, is_main_process, state_dict, **kwargs)
     if is_main_process and not getattr(model, "_hf_peft_config_loaded", False):  # with adapters only those are saved
         write_modeling_file(model, save_directory)
     if is_main_process and push_to_hub:  # not by transformers in the call above, which would leave the new file out
         push |= {name: kwargs[name] for name in ("token", "max_shard_size") if name in kwargs}
         model.push_to_hub(push.pop("repo_id", Path(save_directory).name), **push)
+
+
+def check_record(model: nn.Module) -> None:
+    """See that the model's curves are those that its config describes.
+
+    Raises:
+        CheckpointError: some are not, for instance because the grid of a part of the model was refined.
+    """
+    record = record_of(model)
+    if record is None:
+        return
+    for path, module in curved_modules(model):
+        if module.curves.basis != record.config.curve_spec.basis or module.curves.edges != record.config.edges:
+            raise CheckpointError(
+                f"{path} has {module.curves.edges} curves with {module.curves.basis}, but the config says "
+                f"{record.config.edges} curves with {record.config.curve_spec.basis}, and a checkpoint has one kind. "
+                "Change the whole model, for instance by refine_grid(model, grid_size)."
+            )
+
+
+def config_of(model: nn.Module) -> Any:
+    """A model's transformers config; None for a model without one, whatever else it calls its config."""
+    config = getattr(model, "config", None)
+    return config if hasattr(config, "to_dict") else None
+
+
+def is_base_model(model: nn.Module) -> bool:
+    """Whether this is a transformers model without a head."""
+    prefix = getattr(model, "base_model_prefix", "")
+    return bool(prefix) and not isinstance(getattr(model, prefix, None), nn.Module)
 
 
 def _set_or_delete(config: object, name: str, values: dict) -> None:

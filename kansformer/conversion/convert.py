@@ -47,12 +47,13 @@ def convert(model: nn.Module, config: KANConfig | None = None, *, verify: bool =
             _check_materialised(planned.site, modules)
             prove_site(model, planned.site, modules)
         built += [(slot, modules[slot.name]) for slot in planned.slots]
-    _fill(model, built)
     if plan.skipped:
         path, reason = plan.skipped[0]
         warnings.warn(f"{len(plan.skipped)} sites stay as they are, for instance {path}: {reason}.", stacklevel=2)
     prefix = base_prefix(model)
-    attach_record(model, ConversionRecord(config, tuple(slot_record(slot, prefix) for slot, _ in built)))
+    record = ConversionRecord(config, tuple(slot_record(slot, prefix) for slot, _ in built))
+    _fill(model, built)
+    attach_record(model, record)
     return model
 
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from kansformer.config import QUANT_METHOD, KANConfig, select_layers
 from kansformer.errors import ConfigError, ConversionStateError, NoSiteError, SlotError
+from kansformer.nn.curves import curved_modules
 from kansformer.sites import Site, Slot, find_sites
 from kansformer.sites.parts import CONVOLUTIONS, stacks_of
 
@@ -122,12 +123,12 @@ def check_convertible(model: nn.Module) -> None:
     Raises:
         ConversionStateError: it is.
     """
+    for path, _ in curved_modules(model):
+        raise ConversionStateError(
+            f"The model has curves already, for instance at {path or 'its root'}. Call revert(model) first to "
+            "convert it with other settings."
+        )
     for path, module in model.named_modules():
-        if hasattr(module, "curves"):
-            raise ConversionStateError(
-                f"The model has curves already, for instance at {path or 'its root'}. Call revert(model) first to "
-                "convert it with other settings."
-            )
         if hasattr(module, "_hf_hook"):
             raise ConversionStateError(
                 f"accelerate moves the weights of {path or 'the model'} between devices, so it cannot be converted in "

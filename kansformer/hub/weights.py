@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from kansformer.errors import CheckpointError
-from kansformer.nn.curves import CURVE_PARAMETERS
+from kansformer.nn.curves import CURVE_PARAMETERS, curved_modules
 
 if TYPE_CHECKING:
     from transformers.utils.loading_report import LoadStateDictInfo
@@ -76,11 +76,10 @@ def refuse_wrong_curves(model: nn.Module, loading_info: "LoadStateDictInfo") -> 
 def misshapen_curves(model: nn.Module) -> set[tuple[str, tuple[int, ...], tuple[int, ...]]]:
     """Key, found and wanted shape of curve tensors; transformers 5.17 loads any shape where a quantizer is at work."""
     wrong = set()
-    for path, module in model.named_modules():
-        if hasattr(module, "curves"):
-            shapes = module.curves.shapes(module.in_features, getattr(module, "out_features", None))
-            found = {name: tuple(getattr(module, name).shape) for name in shapes}
-            wrong |= {(f"{path}.{name}", found[name], shapes[name]) for name in shapes if found[name] != shapes[name]}
+    for path, module in curved_modules(model):
+        shapes = module.curves.shapes(module.in_features, getattr(module, "out_features", None))
+        found = {name: tuple(getattr(module, name).shape) for name in shapes}
+        wrong |= {(f"{path}.{name}", found[name], shapes[name]) for name in shapes if found[name] != shapes[name]}
     return wrong
 
 

@@ -14,8 +14,11 @@ from kansformer.basis import refit_curves
 from kansformer.errors import ConfigError, DataError
 from kansformer.nn.curves import CurveSpec, curved_modules
 
-# The narrowest domain relative to the numbers in it: below this, float32 cannot tell the grid's knots apart.
-NARROWEST = 1e-3
+# The narrowest domain relative to the numbers in it: half a width of 1/64 stays one after rounding to bfloat16.
+NARROWEST = 1 / 64
+# And relative to the domain before. A channel that is dead in these inputs says nothing about its range; a domain as
+# narrow as its values would turn the next step of an optimizer into a cliff.
+NARROWEST_SHARE = 0.05
 # The widest: float32, in which curves are evaluated, must hold the difference of the ends.
 FARTHEST_END = torch.finfo(torch.float32).max / 4
 
@@ -25,8 +28,9 @@ def update_grid(
 ) -> nn.Module:
     """Set the domain of every curve to the range of its inputs, and refit the curve there.
 
-    The curves stay as they are to the residual of a least-squares fit; inputs that were outside the domain before,
-    where a curve is straight, stay on that straight line. Constant inputs get a narrow domain around them, never NaN.
+    The curves stay as they are to the residual of a least-squares fit: straight curves exactly, bent ones as well as
+    a grid of the same size can follow them on the new domain. So call it before training or early in it; a periodic
+    (`fourier`) curve cannot be moved. Constant inputs get a narrow domain around them, at least 5 % of the old one.
     Curves that no input reaches (an expert that was never chosen) keep their domain.
 
     Args:
@@ -39,7 +43,7 @@ def update_grid(
         The model.
 
     Raises:
-        ConfigError: the model has no curves, or `quantile` is out of range.
+        ConfigError: the model has no curves, or `quantile` or `margin` is out of range.
         DataError: an input that reaches a curve is not finite, or none reaches any; the model is left as it was.
     """
     modules = dict(curved_modules(model))
@@ -47,12 +51,14 @@ def update_grid(
         raise ConfigError("The model has no curves, so there is no grid to update.")
     if not 0.5 < quantile <= 1.0:
         raise ConfigError(f"quantile must be above 0.5 and at most 1, got {quantile!r}.")
+    if not 0 <= margin < float("inf"):
+        raise ConfigError(f"margin must be a number of at least 0, got {margin!r}.")
     ranges = _record_ranges(model, modules, inputs, quantile)
     if not ranges:
         raise DataError("No input reached any curve, so there is no range to set the grids to.")
     for path, range_P2 in ranges.items():
         module = modules[path]
-        _refit(module, module.curves, _widened(range_P2, margin, module.domain.dtype).to(module.domain))
+        _refit(module, module.curves, _widened(range_P2, margin, module.domain).to(module.domain))
     return model
 
 
@@ -129,14 +135,14 @@ def _quantile(x_SP: Tensor, q: float) -> Tensor:
     return x_SP.kthvalue(k, dim=0).values
 
 
-def _widened(range_P2: Tensor, margin: float, dtype: torch.dtype) -> Tensor:
-    """The range with its margin, wide enough to be a domain also after it was rounded to `dtype`."""
-    limits = torch.finfo(dtype)
+def _widened(range_P2: Tensor, margin: float, old_domain_P2: Tensor) -> Tensor:
+    """The range with its margin, wide enough to be a domain in any dtype and a place to learn in."""
     lower, upper = range_P2.double().unbind(-1)
     middle, half = (lower + upper) / 2, (upper - lower) / 2
-    narrowest = max(NARROWEST, 4 * limits.eps) * middle.abs()
-    half = (half * (1 + 2 * margin)).maximum(narrowest.clamp_min(max(NARROWEST * 1e-6, limits.tiny)))
-    farthest = min(limits.max, FARTHEST_END)
+    old_half = old_domain_P2.double().diff(dim=-1).squeeze(-1) / 2
+    narrowest = torch.maximum(NARROWEST * middle.abs(), NARROWEST_SHARE * old_half).to(half)
+    half = (half * (1 + 2 * margin)).maximum(narrowest)
+    farthest = min(torch.finfo(old_domain_P2.dtype).max, FARTHEST_END)
     return torch.stack([middle - half, middle + half], dim=-1).clamp(-farthest, farthest)
 
 

@@ -29,7 +29,7 @@ def fill_slot(root: nn.Module, slot: Slot, module: nn.Module) -> Callable[[], No
     """
     if slot.name == "input":
         host = root.get_submodule(slot.path)
-        setattr(host, INPUT_CURVE, module)
+        setattr(host, INPUT_CURVE, module.train(host.training))
         host.register_forward_pre_hook(bend_first_input, with_kwargs=True)
         return partial(remove_input_curve, host)
     owner_path, name = parent_of(slot.path)

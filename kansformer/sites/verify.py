@@ -59,9 +59,13 @@ def prove_site(model: nn.Module, site: Site, modules: Mapping[str, nn.Module]) -
                     )
                 continue
             new_block = shadow(block, inner)
-            for slot in inner:
-                fill_slot(new_block, slot, modules[slot.name])
-            idle = _compare(site, slots, modules, partial(run, block), partial(run, new_block))
+            filled = []
+            try:
+                filled += [fill_slot(new_block, slot, modules[slot.name]) for slot in inner]
+                idle = _compare(site, slots, modules, partial(run, block), partial(run, new_block))
+            finally:  # the host of an input curve may be one of the new modules, which will be used
+                for take_out in reversed(filled):
+                    take_out()
         if not idle:
             return Proof(site.path, "block" if path == site.path else "layer")
         # A layer may have a second network for other tokens, which random ones alone do not reach.

@@ -7,10 +7,11 @@ import torch
 import transformers
 from numerics import relative_error
 
-from kansformer import KANConfig, convert, is_converted, plan_conversion, revert
+from kansformer import KANConfig, convert, is_converted, plan_conversion, refine_grid, revert
 from kansformer.basis import BASES
 from kansformer.conversion import convert as convert_module
 from kansformer.errors import (
+    CheckpointError,
     ConfigError,
     ConversionStateError,
     NoSiteError,
@@ -331,3 +332,63 @@ def test_generation_is_unchanged():
     expected = model.generate(prompt, max_new_tokens=16, do_sample=False, pad_token_id=0)
     convert(model, KANConfig(slots=("input", "act", "down")))
     assert torch.equal(model.generate(prompt, max_new_tokens=16, do_sample=False, pad_token_id=0), expected)
+
+
+@pytest.mark.parametrize("name", ["opt", "llama", "bert"])
+def test_every_slot_at_once_is_saved_and_loaded_as_it_computes(name, tmp_path):
+    # OPT's first layer is both the host of the input curve and itself replaced
+    slots = ("input", "up", "gate", "act", "down") if name == "llama" else ("input", "up", "act", "down")
+    model = convert(make(name), KANConfig(slots=slots))
+    bend(model)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(run(transformers.AutoModel.from_pretrained(tmp_path).eval()), run(model))
+
+
+def test_converting_the_base_of_a_model_with_a_head_converts_both(tmp_path):
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(MODELS["llama"]()).eval()
+    convert(model.model, KANConfig())
+    bend(model)
+    assert is_converted(model)
+    model.save_pretrained(tmp_path)
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    tokens = torch.arange(3, 17).view(2, 7)
+    assert torch.equal(again(tokens).logits, model(tokens).logits)
+
+
+def test_models_that_share_a_config_object_stay_apart(tmp_path):
+    config = MODELS["llama"]()
+    first, second = transformers.LlamaForCausalLM(config), transformers.LlamaForCausalLM(config)
+    convert(first, KANConfig())
+    assert not is_converted(second)
+    third = transformers.LlamaForCausalLM(first.config)
+    assert not is_converted(third)
+    convert(third, KANConfig(basis="fourier"))
+    revert(third)
+    assert is_converted(first)
+    assert first.config.quantization_config.config.basis == "bspline"
+
+
+def test_a_part_that_was_changed_alone_is_not_saved(tmp_path):
+    model = convert(make("llama"), KANConfig())
+    refine_grid(model.layers[0], 10)
+    with pytest.raises(CheckpointError, match=r"layers\.0\.mlp\.act_fn has channel curves.*refine_grid\(model"):
+        model.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_whose_config_is_a_dictionary():
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.config = {"d": 6}
+            self.up, self.act, self.down = torch.nn.Linear(6, 10), torch.nn.ReLU(), torch.nn.Linear(10, 6)
+
+        def forward(self, x):
+            return self.down(self.act(self.up(x)))
+
+    model = Model()
+    convert(model, KANConfig())
+    assert is_converted(model)
+    revert(model)
+    assert isinstance(model.act, torch.nn.ReLU)

@@ -64,8 +64,21 @@ def test_update_grid_with_constant_inputs(dtype, value, rows):
     after = update_grid(module, x)(x)
     assert (module.domain[:, 1].double() - module.domain[:, 0].double() > 0).all()
     assert after.isfinite().all() and module.coefficients.isfinite().all()
-    if dtype.itemsize >= 4:  # the domain is a thousandth of the number, which costs three digits
-        assert relative_error(after, before) < 1e4 * torch.finfo(dtype).eps
+    if dtype.itemsize >= 4:  # the new domain may hold a knot of the old curve, which one fit cannot follow exactly
+        assert relative_error(after, before) < 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("value", [0.0, 5.0, -1234.5])
+def test_a_dead_channel_stays_usable(dtype, value):
+    # As a unit of ReLU that is 0 for all inputs of the update, and something else afterwards.
+    module = update_grid(LearnedActivation(2, base="zero"), torch.tensor([[value, -1.0], [value, 1.0]]))
+    assert (module.domain[0, 1] - module.domain[0, 0]) >= 0.05 * 2 - 1e-6
+    with torch.no_grad():
+        module.coefficients.add_(0.03 * torch.tensor([1.0, -1.0]).repeat(4))  # a step of Adam at 30 times 1e-3
+        x = torch.full((1, 2), value + 0.5)
+        assert module(x).abs().max() < 10
+        assert module.to(dtype)(x.to(dtype)).isfinite().all()
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e30])
@@ -76,7 +89,7 @@ def test_update_grid_with_tiny_and_huge_inputs(scale):
 
 
 def test_update_grid_does_not_round_float64_inputs():
-    module, x = LearnedActivation(1, dtype=torch.float64), torch.tensor([[1.0], [1 + 1e-2], [1 + 1e-9]]).double()
+    module, x = LearnedActivation(1, dtype=torch.float64), torch.tensor([[1.0], [1 + 1e-1], [1 + 1e-9]]).double()
     x[1] += 1e-12
     update_grid(module, x, margin=0.0)
     assert module.domain[0, 1] == pytest.approx(x[1].item(), rel=1e-14)
