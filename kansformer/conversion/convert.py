@@ -52,8 +52,7 @@ def convert(model: nn.Module, config: KANConfig | None = None, *, verify: bool =
         warnings.warn(f"{len(plan.skipped)} sites stay as they are, for instance {path}: {reason}.", stacklevel=2)
     prefix = base_prefix(model)
     record = ConversionRecord(config, tuple(slot_record(slot, prefix) for slot, _ in built))
-    _fill(model, built)
-    attach_record(model, record)
+    _install(model, built, record)
     return model
 
 
@@ -74,8 +73,7 @@ def rebuild(model: nn.Module, record: ConversionRecord) -> nn.Module:
             built.append((slot, build_slot(model, owner, slot, spec)))
         except (ConfigError, SlotError) as error:
             raise CheckpointError(f"The checkpoint's curves do not fit at {slot.path}: {error}") from error
-    _fill(model, built)
-    attach_record(model, record)
+    _install(model, built, record)
     return model
 
 
@@ -111,12 +109,14 @@ def is_converted(model: nn.Module) -> bool:
     return record_of(model) is not None
 
 
-def _fill(model: nn.Module, built: list[tuple[Slot, nn.Module]]) -> None:
+def _install(model: nn.Module, built: list[tuple[Slot, nn.Module]], record: ConversionRecord) -> None:
+    """Fill the slots and mark the model as converted, or leave it as it was."""
     undo = []
     # Input curves last: their host may be a layer that is itself replaced.
     try:
         for slot, module in sorted(built, key=lambda pair: pair[0].name == "input"):
             undo.append(fill_slot(model, slot, module))
+        attach_record(model, record)
     except BaseException:
         for step in reversed(undo):
             step()

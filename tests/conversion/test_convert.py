@@ -256,6 +256,21 @@ def test_a_failure_half_way_leaves_the_model_as_it_was(monkeypatch, failing):
     assert not is_converted(model)
 
 
+def test_a_failure_at_the_very_end_leaves_the_model_as_it_was(monkeypatch):
+    model = make("llama")
+    before, types = snapshot(model), [type(m) for m in model.modules()]
+
+    def fail(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(convert_module.__globals__, "attach_record", fail)
+    with pytest.raises(KeyboardInterrupt):
+        convert(model, KANConfig(slots=("input", "act")))
+    assert_same_state(model, before)
+    assert [type(m) for m in model.modules()] == types
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
 def test_convert_leaves_the_random_state_and_the_modes_alone():
     model = make("llama").train()
     state = torch.get_rng_state()
