@@ -52,4 +52,4 @@ class KANConv1D(Conv1D):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., I) to (..., O)."""
-        return forward_with_curves(self, x, x)
+        return forward_with_curves(self, x)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kansformer.basis import Basis
 from kansformer.errors import ConfigError
 from kansformer.nn.base import base_function
-from kansformer.nn.curves import CurveSpec, add_curve, attach_curves, bend, reset_curves
+from kansformer.nn.curves import CurveSpec, attach_curves, bend, reset_curves
 
 
 class LearnedActivation(nn.Module):
@@ -136,9 +136,9 @@ class LearnedActivation(nn.Module):
             self.activation.train(mode)
         return super().train(mode)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (..., I) to (..., I)."""
-        return add_curve(self.base(x), bend(self, x))
+    def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
+        """x (..., I) to (..., I); with a factor (..., I), the other half of a gated block, to their product."""
+        return bend(self, x, self.base(x), factor)
 
     def extra_repr(self) -> str:
         basis = self.curves.basis

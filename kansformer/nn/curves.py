@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from einops import repeat
 from torch import Tensor, nn
 
 from kansformer.basis import Basis
@@ -189,41 +188,33 @@ def reset_curves(module: Any, *, noise: float = 0.0, generator: torch.Generator 
         module.denominator.fill_(INITIAL_DENOMINATOR)
 
 
-def bend(module: Curved, x: Tensor) -> Tensor:
-    """ψ(x), the curves of a `channel` or `group` module at x (..., I); float32 or float64, not yet rounded."""
+def bend(module: Curved, x: Tensor, base: Tensor, factor: Tensor | None = None) -> Tensor:
+    """(base + ψ(x)) · factor with the curves ψ of a `channel` or `group` module, all (..., I); rounded to base's dtype.
+
+    Where the curves are zero the sum is the base, bit for bit (a negative zero becomes a positive one).
+    """
     features = module.in_features
     if x.shape[-1:] != (features,):
         raise ShapeError(f"{type(module).__name__} has curves for {features} channels, got input {tuple(x.shape)}.")
-    coefficients: Tensor = module.coefficients
-    domain: Tensor = module.domain
-    denominator: Tensor | None = getattr(module, "denominator", None)
-    if module.curves.edges == "group":
-        size = features // module.curves.groups
-        coefficients, domain = (repeat(t, "g c -> (g size) c", size=size) for t in (coefficients, domain))
-        denominator = None if denominator is None else repeat(denominator, "g d -> (g size) d", size=size)
-    return apply_curves(x, coefficients, domain, module.curves.basis, denominator)
-
-
-def edge_sums(module: Curved, x: Tensor) -> Tensor:
-    """Σ_i s_oi(x_i), the curves of a `full` or `low_rank` module at x (..., I); float32 or float64, not yet rounded."""
     denominator = getattr(module, "denominator", None)
-    sums = sum_edges(x, module.coefficients, module.domain, module.curves.basis, denominator)
-    if module.curves.edges == "low_rank":
-        with without_autocast(x.device.type):
-            sums = sums @ getattr(module, "mix").to(sums.dtype)  # noqa: B009 - not every curved module has one
-    return sums
+    basis = module.curves.basis
+    return apply_curves(x, module.coefficients, module.domain, basis, denominator, base=base, factor=factor)
 
 
-def add_curve(base: Tensor, curve: Tensor) -> Tensor:
-    """base + curve, summed in the curve's float32 or float64 and rounded once to the base's dtype.
+def add_edges(module: Curved, x: Tensor, base: Tensor) -> Tensor:
+    """base + Σ_i s_oi(x_i) with the curves of a `full` or `low_rank` module; x (..., I), base and result (..., O)."""
+    denominator = getattr(module, "denominator", None)
+    basis = module.curves.basis
+    if module.curves.edges == "full":
+        return sum_edges(x, module.coefficients, module.domain, basis, denominator, base=base)
+    sums = sum_edges(x, module.coefficients, module.domain, basis, denominator)
+    with without_autocast(x.device.type):
+        mix = getattr(module, "mix").to(sums.dtype)  # noqa: B009 - not every curved module has one
+        return (base.to(sums.dtype) + sums @ mix).to(base.dtype)
 
-    Where the curve is zero the result is the base, bit for bit (a negative zero becomes a positive one).
-    """
-    return (base.to(curve.dtype) + curve).to(base.dtype)
 
-
-def forward_with_curves(module: CurvedLinear, x: Tensor, activated: Tensor) -> Tensor:
-    """The output of a linear module with curves: its `project` of the activated input, and the curves."""
+def forward_with_curves(module: CurvedLinear, x: Tensor) -> Tensor:
+    """The output of a linear module with curves on straight edges: its `project`, and the curves."""
     if module.curves.bends_input:
-        return module.project(add_curve(activated, bend(module, x)))
-    return add_curve(module.project(activated), edge_sums(module, x))
+        return module.project(bend(module, x, x))
+    return add_edges(module, x, module.project(x))

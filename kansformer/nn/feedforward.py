@@ -105,4 +105,4 @@ class GatedKANFeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (..., D) to (..., D)."""
         x = self.input_curve(x)
-        return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(self.act_fn(self.gate_proj(x), factor=self.up_proj(x)))

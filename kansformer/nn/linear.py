@@ -10,13 +10,16 @@ from kansformer.basis import Basis
 from kansformer.nn.base import base_function
 from kansformer.nn.curves import (
     CurveSpec,
+    add_edges,
     attach_curves,
+    bend,
     curve_dtype,
     detach_curves,
     forward_with_curves,
     reset_curves,
     take_over,
 )
+from kansformer.nn.recompute import recomputed_linear
 
 
 class KANLinear(nn.Linear):
@@ -132,7 +135,14 @@ class KANLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., I) to (..., O)."""
-        return forward_with_curves(self, x, base_function(self.base)(x))
+        if self.base == "identity":
+            return forward_with_curves(self, x)
+        activation = base_function(self.base)
+        if self.curves.bends_input:
+            return self.project(bend(self, x, activation(x)))
+        if self.linear_class is not nn.Linear:
+            return add_edges(self, x, self.project(activation(x)))
+        return add_edges(self, x, recomputed_linear(activation, x, self.weight, self.bias))
 
     def extra_repr(self) -> str:
         basis = self.curves.basis

@@ -1,31 +1,49 @@
 """Which implementation runs: a table, one pure function, and the user's override."""
 
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
 from kansformer.errors import BackendError
 from kansformer.ops import cpu, reference
+from kansformer.ops.native import curves as native_curves
+from kansformer.ops.native import edges as native_edges
+from kansformer.ops.native.build import reason_unavailable
 
 ENVIRONMENT_VARIABLE = "KANSFORMER_BACKEND"
 
 
+def _always() -> None:
+    return None
+
+
 @dataclass(frozen=True)
 class Backend:
-    """An implementation of both operations and the device types it runs on (None: every device)."""
+    """An implementation of both operations.
 
-    apply_curves: Callable
-    sum_edges: Callable
+    Args:
+        apply_curves: (x_NI, coefficients_PC, denominator_PD, domain_P2, basis, base_NI, factor_NI) to (N, I).
+        sum_edges: (x_NI, coefficients_ICO, denominator_ID, domain_I2, basis, base_NO) to (N, O).
+        device_types: where it runs; None means on every device.
+        reason_unavailable: says in a sentence what is missing on this machine, or returns None.
+    """
+
+    apply_curves: Callable[..., torch.Tensor]
+    sum_edges: Callable[..., torch.Tensor]
     device_types: tuple[str, ...] | None = None
+    reason_unavailable: Callable[[], str | None] = _always
 
     def runs_on(self, device_type: str) -> bool:
         return self.device_types is None or device_type in self.device_types
 
 
-# In the order of preference of `auto`.
+# In the order of preference of `auto`, which `kansformer bench --suite backends` measures.
 BACKENDS = {
+    "native": Backend(native_curves.apply_curves, native_edges.sum_edges, ("cpu",), reason_unavailable),
     "cpu": Backend(cpu.apply_curves, cpu.sum_edges, ("cpu",)),
     "reference": Backend(reference.apply_curves, reference.sum_edges),
 }
@@ -55,15 +73,39 @@ def select_backend(requested: str, device_type: str) -> Backend:
     """The backend for tensors on a device type; `auto` takes the first that runs there.
 
     Raises:
-        BackendError: the one asked for does not exist or does not run on that device.
+        BackendError: the one asked for does not exist, does not run on that device, or lacks something on this machine.
     """
     if _checked(requested) == "auto":
-        return next(backend for backend in BACKENDS.values() if backend.runs_on(device_type))
+        return BACKENDS[_best(device_type)]
     backend = BACKENDS[requested]
     if not backend.runs_on(device_type):
         choices = ", ".join(name for name, other in BACKENDS.items() if other.runs_on(device_type))
         raise BackendError(f"Backend {requested!r} does not run on {device_type!r} tensors. Choose auto, {choices}.")
+    if reason := backend.reason_unavailable():
+        raise BackendError(f"Backend {requested!r} cannot run: {reason}")
     return backend
+
+
+@torch.compiler.assume_constant_result
+def _best(device_type: str) -> str:
+    """Name of the first backend that runs there."""
+    return _find_best(device_type)
+
+
+@cache
+def _find_best(device_type: str) -> str:
+    for name, backend in BACKENDS.items():
+        if not backend.runs_on(device_type):
+            continue
+        reason = backend.reason_unavailable()
+        if reason is None:
+            return name
+        warnings.warn(
+            f"kansformer goes on without its {name!r} backend, which is slower: {reason} "
+            f"Set {ENVIRONMENT_VARIABLE} to another backend to silence this.",
+            stacklevel=2,
+        )
+    raise AssertionError("the reference runs everywhere")
 
 
 def backend_for(tensor: torch.Tensor) -> Backend:

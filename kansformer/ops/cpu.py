@@ -1,4 +1,5 @@
-"""The CPU path: tokens go through the definition in chunks that fit the cache, and backward recomputes the basis.
+"""The CPU path in plain PyTorch: tokens go through the definition in chunks that fit the cache, and backward recomputes
+the basis.
 
 Nothing of size N·I·C lives: forward saves its inputs only, and a chunk's basis is gone before the next one starts.
 
@@ -6,43 +7,61 @@ Shape letters: N tokens, I inputs, O outputs, C coefficients, D denominator para
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from kansformer.basis import Basis
 from kansformer.ops import cpu_local, reference
+from kansformer.ops.gradients import gradients_of, gradients_of_definition, needs_definition
+from kansformer.ops.precision import widened_curves, widened_edges
 
 # Basis values per chunk: 1 MiB of float32 where only elementwise work follows, 8 MiB where a matrix product does.
 CURVE_CHUNK = 2**18
 EDGE_CHUNK = 2**21
 
+# Tokens per chunk at most: gradients are summed within a chunk, and longer sums lose digits.
+LONGEST_CHUNK = 1024
 
+
+@widened_curves
 def apply_curves(
-    x_NI: Tensor, coefficients_IC: Tensor, denominator_ID: Tensor | None, domain_I2: Tensor, basis: Basis
+    x_NI: Tensor,
+    coefficients_IC: Tensor,
+    denominator_ID: Tensor | None,
+    domain_I2: Tensor,
+    basis: Basis,
+    base_NI: Tensor | None = None,
+    factor_NI: Tensor | None = None,
 ) -> Tensor:
-    """`reference.apply_curves` in chunks of tokens, B-splines by look-up."""
-    if _traced():
-        return reference.apply_curves(x_NI, coefficients_IC, denominator_ID, domain_I2, basis)
-    if cpu_local.serves(basis):
-        return cpu_local.apply_curves(x_NI, coefficients_IC, domain_I2, basis)
-    chunk = CURVE_CHUNK // max(1, coefficients_IC.numel())
-    return _chunked(reference.apply_curves, chunk, x_NI, coefficients_IC, denominator_ID, domain_I2, basis)
+    """`reference.curves` in chunks of tokens, B-splines by look-up."""
+    if needs_definition(x_NI, coefficients_IC):
+        y_NI = reference.curves(x_NI, coefficients_IC, denominator_ID, domain_I2, basis)
+    elif cpu_local.serves(basis):
+        y_NI = cpu_local.apply_curves(x_NI, coefficients_IC, domain_I2, basis)
+    else:
+        chunk = CURVE_CHUNK // max(1, coefficients_IC.numel())
+        y_NI = _chunked(reference.curves, chunk, x_NI, coefficients_IC, denominator_ID, domain_I2, basis)
+    y_NI = y_NI if base_NI is None else base_NI + y_NI
+    return y_NI if factor_NI is None else y_NI * factor_NI
 
 
+@widened_edges
 def sum_edges(
-    x_NI: Tensor, coefficients_ICO: Tensor, denominator_ID: Tensor | None, domain_I2: Tensor, basis: Basis
+    x_NI: Tensor,
+    coefficients_ICO: Tensor,
+    denominator_ID: Tensor | None,
+    domain_I2: Tensor,
+    basis: Basis,
+    base_NO: Tensor | None = None,
 ) -> Tensor:
-    """`reference.sum_edges` in chunks of tokens."""
-    if _traced():
-        return reference.sum_edges(x_NI, coefficients_ICO, denominator_ID, domain_I2, basis)
+    """`reference.edges` in chunks of tokens."""
+    if needs_definition(x_NI, coefficients_ICO):
+        return reference.edges(x_NI, coefficients_ICO, denominator_ID, domain_I2, basis, base_NO)
     chunk = EDGE_CHUNK // max(1, coefficients_ICO[..., 0].numel())
-    return _chunked(reference.sum_edges, chunk, x_NI, coefficients_ICO, denominator_ID, domain_I2, basis)
-
-
-def _traced() -> bool:
-    # Compilers fuse and tile the definition themselves; torch.func cannot look into an autograd function.
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    y_NO = _chunked(reference.edges, chunk, x_NI, coefficients_ICO, denominator_ID, domain_I2, basis)
+    return y_NO if base_NO is None else base_NO + y_NO
 
 
 def _chunked(
@@ -54,6 +73,7 @@ def _chunked(
     domain: Tensor,
     basis: Basis,
 ) -> Tensor:
+    chunk = min(chunk, LONGEST_CHUNK)
     if x.shape[0] <= chunk and not torch.is_grad_enabled():  # one token of a generating model: nothing to prepare
         return definition(x, coefficients, denominator, domain, basis)
     return _TokenChunks.apply(definition, max(1, chunk), basis, domain, x, coefficients, denominator)
@@ -71,32 +91,25 @@ class _TokenChunks(torch.autograd.Function):
     def backward(ctx, gradient):
         domain, x, coefficients, denominator = ctx.saved_tensors
         wanted = ctx.needs_input_grad[4:]
-        if torch.is_grad_enabled():  # double backward: the graph of the definition itself
+        if torch.is_grad_enabled():
+            definition = partial(ctx.definition, domain_I2=domain, basis=ctx.basis)
             tensors = (x, coefficients, denominator)
-            output = ctx.definition(x, coefficients, denominator, domain, ctx.basis)
-            return (None,) * 4 + _gradients(output, tensors, wanted, gradient, create_graph=True)
+            return (None,) * 4 + gradients_of_definition(definition, tensors, wanted, gradient)
 
         parameters = tuple(
             None if t is None else t.detach().requires_grad_(need)
             for t, need in zip((coefficients, denominator), wanted[1:], strict=True)
         )
-        x_pieces: list[Tensor] = []
+        x_pieces: list[Tensor | None] = []
         totals: list[Tensor | None] = [None, None]
         for piece, piece_gradient in zip(x.split(ctx.chunk), gradient.split(ctx.chunk), strict=True):
             with torch.enable_grad():
                 piece = piece.detach().requires_grad_(wanted[0])
                 output = ctx.definition(piece, *parameters, domain, ctx.basis)
-            found = _gradients(output, (piece, *parameters), wanted, piece_gradient)
+            found = gradients_of(output, (piece, *parameters), wanted, piece_gradient)
             x_pieces.append(found[0])
             for i, part in enumerate(found[1:]):
                 if part is not None:
                     total = totals[i]
                     totals[i] = part if total is None else total.add_(part)
         return (None,) * 4 + (torch.cat(x_pieces) if wanted[0] else None, *totals)
-
-
-def _gradients(output, tensors, wanted, gradient, create_graph=False):
-    """Gradients in the order of `tensors`, None for those that nobody wants."""
-    targets = [t for t, need in zip(tensors, wanted, strict=True) if need]
-    found = iter(torch.autograd.grad(output, targets, gradient, create_graph=create_graph))
-    return tuple(next(found) if need else None for need in wanted)

@@ -1,9 +1,9 @@
 """The two operations on tensors of any leading shape and any float dtype.
 
-Both compute in float32 (float64 for float64 inputs) also under autocast, and return that dtype: the caller adds the
-result to its base branch and rounds once.
+Both compute in float32 (float64 for float64 inputs) also under autocast. With a base they add the curves to it and
+round once to its dtype; without one they return the dtype they computed in.
 
-Shape letters: `...` any, I inputs, O outputs, C coefficients, D denominator parameters.
+Shape letters: `...` any, I inputs, O outputs, C coefficients, D denominator parameters, P curves.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -17,43 +17,71 @@ from kansformer.ops.backend import backend_for
 
 
 def apply_curves(
-    x: Tensor, coefficients_IC: Tensor, domain_I2: Tensor, basis: Basis, denominator_ID: Tensor | None = None
+    x: Tensor,
+    coefficients_PC: Tensor,
+    domain_P2: Tensor,
+    basis: Basis,
+    denominator_PD: Tensor | None = None,
+    *,
+    base: Tensor | None = None,
+    factor: Tensor | None = None,
 ) -> Tensor:
-    """Send every input channel through its own curve.
+    """Send every input channel through its own curve, or its group's: (base + s(x)) · factor.
 
     Args:
         x: (..., I).
-        coefficients_IC: (I, C).
-        domain_I2: (I, 2), lower and upper end per input.
+        coefficients_PC: (P, C); P divides I, and neighbouring channels share a curve.
+        domain_P2: (P, 2), lower and upper end per curve.
         basis: the family of curves.
-        denominator_ID: (I, D) for rational curves, else None.
+        denominator_PD: (P, D) for rational curves, else None.
+        base: (..., I), what the curves are added to; None means 0.
+        factor: (..., I), what the sum is multiplied by; None means 1.
 
     Returns:
-        (..., I) in float32, or float64 for float64 x.
+        (..., I) in the base's dtype; without a base in float32, or float64 for float64 x.
 
     Raises:
         ShapeError: the shapes do not belong together.
     """
-    return _run("apply_curves", x, coefficients_IC, domain_I2, basis, denominator_ID)
+    curves = (coefficients_PC, denominator_PD, domain_P2)
+    _check_shapes(("curves", "coefficients"), x, *curves, basis)
+    _check_like("base", base, x.shape)
+    _check_like("factor", factor, x.shape)
+    with without_autocast(x.device.type):
+        y = backend_for(x).apply_curves(_flat(x), *curves, basis, _flat(base), _flat(factor))
+    return y.reshape(x.shape)
 
 
 def sum_edges(
-    x: Tensor, coefficients_ICO: Tensor, domain_I2: Tensor, basis: Basis, denominator_ID: Tensor | None = None
+    x: Tensor,
+    coefficients_ICO: Tensor,
+    domain_I2: Tensor,
+    basis: Basis,
+    denominator_ID: Tensor | None = None,
+    *,
+    base: Tensor | None = None,
 ) -> Tensor:
-    """Send every input through one curve per output and sum at the outputs.
+    """Send every input through one curve per output and sum at the outputs: base_o + Σ_i s_oi(x_i).
 
     Args:
         x: (..., I).
         coefficients_ICO: (I, C, O).
         domain_I2, basis, denominator_ID: as in `apply_curves`; the edges of one input share its denominator.
+        base: (..., O), what the sums are added to; None means 0.
 
     Returns:
-        (..., O) in float32, or float64 for float64 x.
+        (..., O) in the base's dtype; without a base in float32, or float64 for float64 x.
 
     Raises:
         ShapeError: the shapes do not belong together.
     """
-    return _run("sum_edges", x, coefficients_ICO, domain_I2, basis, denominator_ID)
+    curves = (coefficients_ICO, denominator_ID, domain_I2)
+    _check_shapes(("inputs", "coefficients", "outputs"), x, *curves, basis)
+    shape = (*x.shape[:-1], coefficients_ICO.shape[2])
+    _check_like("base", base, shape)
+    with without_autocast(x.device.type):
+        y = backend_for(x).sum_edges(_flat(x), *curves, basis, _flat(base))
+    return y.reshape(shape)
 
 
 def without_autocast(device_type: str) -> AbstractContextManager:
@@ -63,39 +91,37 @@ def without_autocast(device_type: str) -> AbstractContextManager:
     return nullcontext()
 
 
-def _run(
-    operation: str, x: Tensor, coefficients: Tensor, domain_I2: Tensor, basis: Basis, denominator_ID: Tensor | None
-) -> Tensor:
-    _check_shapes(operation, x, coefficients, domain_I2, basis, denominator_ID)
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    with without_autocast(x.device.type):
-        y = getattr(backend_for(x), operation)(
-            x.reshape(-1, x.shape[-1]).to(dtype),
-            coefficients.to(dtype),
-            None if denominator_ID is None else denominator_ID.to(dtype),
-            domain_I2.to(dtype),
-            basis,
-        )
-    return y.reshape(*x.shape[:-1], y.shape[-1])
+def _flat(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.reshape(-1, tensor.shape[-1])
+
+
+def _check_like(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> None:
+    if tensor is not None and tensor.shape != shape:
+        raise ShapeError(f"The {name} of shape {tuple(tensor.shape)} does not fit the output of shape {tuple(shape)}.")
 
 
 def _check_shapes(
-    operation: str, x: Tensor, coefficients: Tensor, domain_I2: Tensor, basis: Basis, denominator_ID: Tensor | None
+    axes: tuple[str, ...],
+    x: Tensor,
+    coefficients: Tensor,
+    denominator: Tensor | None,
+    domain: Tensor,
+    basis: Basis,
 ) -> None:
-    axes = ("inputs", "coefficients", "outputs")[: 2 if operation == "apply_curves" else 3]
     if coefficients.ndim != len(axes):
         raise ShapeError(f"Coefficients of shape {tuple(coefficients.shape)} are not ({', '.join(axes)}).")
-    inputs, width = coefficients.shape[:2]
+    curves, width = coefficients.shape[:2]
     if width != basis.num_coefficients:
         raise ShapeError(
             f"Coefficients of shape {tuple(coefficients.shape)} do not have the {basis.num_coefficients} per curve "
             f"that {basis} needs."
         )
-    if x.ndim == 0 or x.shape[-1] != inputs:
-        raise ShapeError(f"Input of shape {tuple(x.shape)} does not end in the {inputs} curve inputs.")
-    if domain_I2.shape != (inputs, 2):
-        raise ShapeError(f"Domain of shape {tuple(domain_I2.shape)} does not fit the curves: expected {(inputs, 2)}.")
-    found = None if denominator_ID is None else tuple(denominator_ID.shape)
-    expected = (inputs, basis.num_denominator) if basis.num_denominator else None
+    shared = axes[0] == "curves" and x.ndim and curves and x.shape[-1] % curves == 0
+    if not shared and (x.ndim == 0 or x.shape[-1] != curves):
+        raise ShapeError(f"Input of shape {tuple(x.shape)} does not end in the {curves} curve inputs.")
+    if domain.shape != (curves, 2):
+        raise ShapeError(f"Domain of shape {tuple(domain.shape)} does not fit the curves: expected {(curves, 2)}.")
+    found = None if denominator is None else tuple(denominator.shape)
+    expected = (curves, basis.num_denominator) if basis.num_denominator else None
     if found != expected:
         raise ShapeError(f"Denominator of shape {found} does not fit {basis}: expected {expected}.")

@@ -21,17 +21,17 @@ def chosen() -> str:
 
 
 def test_auto_takes_the_fast_path_of_the_device():
-    assert {"cpu", "reference"} <= set(available_backends())
-    assert select_backend("auto", "cpu") is backend.BACKENDS["cpu"]
+    assert {"native", "cpu", "reference"} <= set(available_backends())
+    assert select_backend("auto", "cpu") is backend.BACKENDS["native"]
     assert select_backend("auto", "meta") is backend.BACKENDS["reference"]
-    assert chosen() == "cpu"
+    assert chosen() == "native"
 
 
 def test_the_environment_variable_overrides_auto(monkeypatch):
     monkeypatch.setenv("KANSFORMER_BACKEND", "reference")
     assert chosen() == "reference"
     monkeypatch.setenv("KANSFORMER_BACKEND", "")
-    assert chosen() == "cpu"
+    assert chosen() == "native"
 
 
 def test_set_backend_overrides_the_environment_variable(monkeypatch):
@@ -39,7 +39,7 @@ def test_set_backend_overrides_the_environment_variable(monkeypatch):
     set_backend("cpu")
     assert chosen() == "cpu"
     set_backend("auto")
-    assert chosen() == "cpu"
+    assert chosen() == "native"
     set_backend(None)
     assert chosen() == "reference"
 
@@ -48,7 +48,7 @@ def test_unknown_backends_list_the_choices(monkeypatch):
     choices = "Choose one of: auto, .*cpu.*reference"
     with pytest.raises(BackendError, match=f"Unknown backend 'cuda'. {choices}"):
         set_backend("cuda")
-    assert chosen() == "cpu"  # nothing was changed
+    assert chosen() == "native"  # nothing was changed
     monkeypatch.setenv("KANSFORMER_BACKEND", "fast")
     with pytest.raises(BackendError, match=f"Unknown backend 'fast'. {choices}"):
         chosen()

@@ -11,7 +11,7 @@ from kansformer.ops import apply_curves, reference, set_backend, sum_edges
 CALLS = {"apply_curves": apply_curves, "sum_edges": sum_edges}
 
 
-@pytest.fixture(params=["cpu", "reference"])
+@pytest.fixture(params=["native", "cpu", "reference"])
 def backend(request):
     set_backend(request.param)
     yield request.param
@@ -47,6 +47,41 @@ def test_result_is_computed_in_float32_and_not_rounded(make_case, basis, operati
     assert_close_to_float64(y, expected_of(operation, case), computed)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_with_a_base_the_sum_is_rounded_once(make_case, basis, operation, backend, dtype):
+    case = make_case(basis, operation).to(dtype)
+    expected = expected_of(operation, case)
+    base = torch.linspace(-3, 3, expected.numel(), dtype=dtype).reshape(expected.shape)
+    factor = {"factor": base.flip(0)} if operation == "apply_curves" else {}
+    arguments = (case.x, case.coefficients, case.domain, case.basis, case.denominator)
+    y = CALLS[operation](*arguments, base=base, **factor)
+    assert y.dtype == dtype
+    for product in factor.values():
+        assert torch.equal(y, CALLS[operation](*arguments, base=base) * product)
+    expected = base.double() + expected
+    expected = expected * base.flip(0).double() if factor else expected
+    assert_close_to_float64(y, expected, dtype, looser=1.5 if factor else 1.0)  # the product is a second rounding
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_zero_curves_leave_the_base_as_it_is(make_case, basis, operation, backend, dtype):
+    case = make_case(basis, operation).to(dtype)
+    shape = expected_of(operation, case).shape
+    base = torch.randn(shape, generator=torch.Generator().manual_seed(3)).to(dtype)
+    zero = torch.zeros_like(case.coefficients)
+    y = CALLS[operation](case.x, zero, case.domain, case.basis, case.denominator, base=base)
+    assert torch.equal(y, base)
+
+
+def test_groups_share_their_curve(make_case, basis, backend):
+    case = make_case(basis, "apply_curves", inputs=3)
+    x = torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    y = apply_curves(x, case.coefficients, case.domain, case.basis, case.denominator)
+    tensors = (case.coefficients, case.domain, case.denominator)
+    alone = [None if t is None else t.repeat_interleave(2, dim=0) for t in tensors]
+    assert torch.equal(y, apply_curves(x, alone[0], alone[1], case.basis, alone[2]))
+
+
 def test_autocast_does_not_reach_the_curves(make_case, basis, operation, backend):
     case = make_case(basis, operation).to(torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
@@ -69,6 +104,8 @@ def test_shapes_that_do_not_fit_are_refused(make_case, operation):
     function, x, coefficients, domain = CALLS[operation], case.x, case.coefficients, case.domain
     with pytest.raises(ShapeError, match=r"Input of shape \(9, 4\) does not end in the 5 curve inputs"):
         function(x[:, 1:], coefficients, domain, case.basis)
+    with pytest.raises(ShapeError, match=r"base of shape \(9, 1\) does not fit the output of shape \(9, "):
+        function(x, coefficients, domain, case.basis, base=x[:, :1])
     with pytest.raises(ShapeError, match=r"Input of shape \(\)"):
         function(torch.tensor(1.0), coefficients, domain, case.basis)
     with pytest.raises(ShapeError, match=r"do not have the 8 per curve"):

@@ -1,0 +1,1 @@
+"""The fast CPU path: C++ kernels that are built on demand, and their autograd functions."""

@@ -1,0 +1,131 @@
+"""Builds the C++ kernels on the machine they run on, once, and loads them.
+
+The library is plain C at its surface and knows nothing of PyTorch, so that building takes seconds and one build serves
+every version of it. It lies in the user's cache folder under a name made from source, compiler, flags and processor.
+"""
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from kansformer.errors import BackendError
+
+HERE = Path(__file__).parent
+SOURCES = ("edges.cpp", "curves.cpp")
+# No -ffast-math: NaN and infinity keep their meaning.
+FLAGS = (
+    *("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden"),
+    *("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
+)
+
+_POINTER, _LONG, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+SIGNATURES = {
+    "edges_forward": [_POINTER] * 6 + [_LONG] * 3 + [_INT] * 4,
+    "edges_input_gradient": [_POINTER] * 6 + [_LONG] * 3 + [_INT] * 4,
+    "edges_weight_gradient": [_POINTER] * 5 + [_LONG] * 3 + [_INT] * 4,
+    "curves_forward": [_POINTER] * 8 + [_LONG] * 2 + [_INT] * 7,
+    "curves_backward": [_POINTER] * 13 + [_LONG] * 2 + [_INT] * 7,
+}
+
+_log = logging.getLogger(__name__)
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The kernels, built if this machine does not have them yet.
+
+    Raises:
+        BackendError: there is no C++ compiler, or it failed.
+    """
+    state = _state()
+    if isinstance(state, str):
+        raise BackendError(f"The native backend cannot run: {state}")
+    return state
+
+
+def reason_unavailable() -> str | None:
+    """Why the kernels cannot run here, as a sentence; None where they can."""
+    state = _state()
+    return state if isinstance(state, str) else None
+
+
+@cache
+def _state() -> "ctypes.CDLL | str":
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
+    if compiler is None:
+        return "no C++ compiler was found (c++, g++ or clang++). Install one, for example g++."
+    try:
+        loaded = ctypes.CDLL(str(_built(compiler)))
+        for name, types in SIGNATURES.items():
+            function = getattr(loaded, name)
+            function.argtypes, function.restype = types, None
+    except subprocess.CalledProcessError as error:
+        return f"{compiler} could not build it: {error.stderr.strip()[-500:]}"
+    except (OSError, AttributeError, subprocess.TimeoutExpired) as error:
+        return f"the library built by {compiler} cannot be used: {error}"
+    return loaded
+
+
+def _built(compiler: str) -> Path:
+    machine = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
+    flags = [*FLAGS, machine]
+    # PyTorch's own OpenMP is in the process: link no other, so that there is one pool of threads.
+    link = [] if _has_torch_openmp() else ["-fopenmp"]
+    sources = [HERE / name for name in (*SOURCES, "common.h")]
+    texts = [source.read_text(encoding="utf-8") for source in sources]
+    identity = "\0".join([*texts, *flags, *link, _run([compiler, "--version"]), platform.machine(), _processor()])
+    folder = _cache_folder()
+    target = folder / f"native-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
+    if not target.exists():
+        _log.info("kansformer builds its CPU kernels with %s, once on this machine (a few seconds).", compiler)
+        with tempfile.TemporaryDirectory(dir=folder) as aside:
+            objects = [str(Path(aside) / f"{name}.o") for name in SOURCES]
+            for name, compiled in zip(SOURCES, objects, strict=True):
+                _run([compiler, *flags, "-fopenmp", "-c", str(HERE / name), "-o", compiled])
+            built = Path(aside) / target.name
+            _run([compiler, "-shared", *link, *objects, "-o", str(built)])
+            os.replace(built, target)  # whole or not at all, also with several processes
+    return target
+
+
+def _has_torch_openmp() -> bool:
+    return hasattr(ctypes.CDLL(None), "GOMP_parallel")
+
+
+def _processor() -> str:
+    """What the processor can do: a cache folder may be shared by different machines."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.processor()
+    return next((line for line in text.splitlines() if line.lower().startswith(("flags", "features"))), "")
+
+
+def _cache_folder() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME")
+    for folder in (Path(home) if home else Path.home() / ".cache", Path(tempfile.gettempdir())):
+        try:
+            (folder / "kansformer").mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(folder / "kansformer", os.W_OK):
+            return folder / "kansformer"
+    raise OSError("neither the cache folder nor the folder for temporary files can be written to")
+
+
+def _run(command: list[str]) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout  # noqa: S603
+
+
+def pointer(tensor: torch.Tensor | None) -> int | None:
+    """A tensor's address for a kernel; null for None."""
+    return None if tensor is None else tensor.data_ptr()

@@ -1,0 +1,131 @@
+// What both kernel files share: vectors, threads, and the B-spline pieces of one grid interval.
+//
+// Shape letters: N tokens, I inputs, O outputs, G grid intervals, K order, C = G + K coefficients per curve.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+constexpr int LANES = 16;
+#elif defined(__AVX__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
+
+// A vector register of floats at any address: the compiler turns its arithmetic into the machine's instructions.
+typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+static inline Vector load(const float* p) { return *reinterpret_cast<const Vector*>(p); }
+static inline void store(float* p, Vector v) { *reinterpret_cast<Vector*>(p) = v; }
+static inline float sum(Vector v) {
+  float total = 0;
+  for (int lane = 0; lane < LANES; lane++) total += v[lane];
+  return total;
+}
+
+enum Extrapolation : int { LINEAR = 0, CLAMP = 1, ZERO = 2 };
+
+// Inputs further away than this many domain widths count as this far: zero times infinity would be NaN.
+constexpr float FARTHEST = 1e18f;
+
+// Where COUNT inputs lie in their domain.
+template <int COUNT>
+struct Places {
+  float interval[COUNT];  // the grid interval, a whole number
+  float position[COUNT];  // the position in it, 0 to 1; NaN where the input is
+  float beyond[COUNT];    // how far outside the domain, in units of the domain
+  float inside[COUNT];    // 1 inside the domain, else 0
+  float moves[COUNT];     // 1 where the input is nearer than FARTHEST, else 0: there a curve has a slope
+
+  void locate(const float* x, float lower, float width, float grid) {
+#pragma omp simd
+    for (int n = 0; n < COUNT; n++) {
+      float unit = (x[n] - lower) / width;
+      moves[n] = std::fabs(unit) < FARTHEST ? 1.f : 0.f;
+      // The comparisons let NaN through.
+      unit = unit > FARTHEST ? FARTHEST : unit;
+      unit = unit < -FARTHEST ? -FARTHEST : unit;
+      float near = unit < 0.f ? 0.f : unit;
+      near = near > 1.f ? 1.f : near;
+      const float scaled = near * grid;
+      float q = std::floor(scaled);
+      q = q < grid - 1.f ? q : grid - 1.f;
+      q = scaled >= 0.f ? q : 0.f;
+      interval[n] = q;
+      position[n] = scaled - q;
+      beyond[n] = unit - near;
+      inside[n] = near == unit ? 1.f : 0.f;
+    }
+  }
+};
+
+// The factors of t^p in the j-th of the K + 1 B-splines that are alive on an interval, t in [0, 1]; from Python.
+template <int K>
+struct Segments {
+  float factor[K + 1][K + 1];
+  explicit Segments(const float* table) { std::memcpy(factor, table, sizeof(factor)); }
+
+  // The j-th B-spline at each place.
+  template <int COUNT>
+  void values(float* out, int j, const Places<COUNT>& at, int extrapolation, float grid) const {
+    float f[K + 1];
+    for (int p = 0; p <= K; p++) f[p] = factor[j][p];
+#pragma omp simd
+    for (int n = 0; n < COUNT; n++) {
+      float total = f[K];
+      for (int p = K - 1; p >= 0; p--) total = total * at.position[n] + f[p];
+      out[n] = total;
+    }
+    if (extrapolation == LINEAR) {
+#pragma omp simd
+      for (int n = 0; n < COUNT; n++) {
+        float slope = K * f[K];
+        for (int p = K - 1; p >= 1; p--) slope = slope * at.position[n] + p * f[p];
+        out[n] += slope * (grid * at.beyond[n]);
+      }
+    } else if (extrapolation == ZERO) {
+      for (int n = 0; n < COUNT; n++) out[n] *= at.inside[n];
+    }
+  }
+
+  // Its derivative by x; rate is the intervals per unit of x.
+  template <int COUNT>
+  void slopes(float* out, int j, const Places<COUNT>& at, int extrapolation, float rate) const {
+    float f[K + 1];
+    for (int p = 1; p <= K; p++) f[p] = p * factor[j][p] * rate;
+    const float* alive = extrapolation == LINEAR ? at.moves : at.inside;
+#pragma omp simd
+    for (int n = 0; n < COUNT; n++) {
+      float slope = f[K];
+      for (int p = K - 1; p >= 1; p--) slope = slope * at.position[n] + f[p];
+      out[n] = slope * alive[n];
+    }
+  }
+};
+
+// Run body(task) for every task, on this many threads.
+template <class Body>
+static void parallel(int64_t tasks, int threads, Body body) {
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1 && tasks > 1)
+  for (int64_t task = 0; task < tasks; task++) body(task);
+}
+
+// Memory that is not initialised and begins at a cache line.
+template <class T>
+struct Buffer {
+  T* data;
+  explicit Buffer(int64_t count)
+      : data(static_cast<T*>(std::aligned_alloc(64, (count * sizeof(T) + 63) / 64 * 64 + 64))) {}
+  ~Buffer() { std::free(data); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  T& operator[](int64_t i) { return data[i]; }
+};

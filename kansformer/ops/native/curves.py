@@ -1,0 +1,123 @@
+"""The curve of every channel by the C++ kernel, fused with the activation it bends and the gate's product.
+
+Shape letters: N tokens, I inputs, C coefficients, D denominator parameters.
+"""
+
+from functools import lru_cache, partial
+
+import torch
+from torch import Tensor
+
+from kansformer.basis import EXTRAPOLATIONS, Basis
+from kansformer.basis.bspline import SEGMENT_POLYNOMIALS
+from kansformer.ops import cpu, reference
+from kansformer.ops.gradients import gradients_of_definition, needs_definition
+from kansformer.ops.native.build import library, pointer
+from kansformer.ops.precision import widened_curves
+
+FAMILIES = {"bspline": 0, "chebyshev": 1, "rational": 2}
+
+FINEST_GRID = 64
+"""The kernels compare with every interval of the grid; beyond this other ways are faster."""
+
+
+def serves(basis: Basis) -> bool:
+    """Whether the kernels know the basis."""
+    return basis.name in FAMILIES and (basis.name != "bspline" or basis.grid_size <= FINEST_GRID)
+
+
+@widened_curves
+def apply_curves(
+    x_NI: Tensor,
+    coefficients_IC: Tensor,
+    denominator_ID: Tensor | None,
+    domain_I2: Tensor,
+    basis: Basis,
+    base_NI: Tensor | None = None,
+    factor_NI: Tensor | None = None,
+) -> Tensor:
+    """`reference.curves` in one pass over memory; what the kernel does not know goes the way of the `cpu` backend."""
+    tensors = (x_NI, coefficients_IC, denominator_ID, domain_I2, base_NI, factor_NI)
+    known = x_NI.dtype == torch.float32 and serves(basis) and x_NI.numel() and coefficients_IC.numel()
+    if not known or needs_definition(*tensors):
+        return cpu.apply_curves(x_NI, coefficients_IC, denominator_ID, domain_I2, basis, base_NI, factor_NI)
+    return _Curves.apply(basis, domain_I2, x_NI, coefficients_IC, denominator_ID, base_NI, factor_NI)
+
+
+class _Curves(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, basis, domain, x, coefficients, denominator, base, factor):
+        domain, x, coefficients, denominator, base, factor = (
+            None if t is None else t.contiguous() for t in (domain, x, coefficients, denominator, base, factor)
+        )
+        ctx.basis, ctx.has_base = basis, base is not None
+        # Only the gradient of the factor asks for the base.
+        ctx.save_for_backward(domain, x, coefficients, denominator, None if factor is None else base, factor)
+        y = torch.empty_like(x)
+        library().curves_forward(
+            *map(pointer, (y, base, factor, x, coefficients, denominator, domain, segments(basis))),
+            *x.shape,
+            *_numbers(basis),
+        )
+        return y
+
+    @staticmethod
+    def backward(ctx, gradient):
+        domain, x, coefficients, denominator, base, factor = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[2:]
+        if torch.is_grad_enabled():
+            tensors = (x, coefficients, denominator, base, factor)
+            if ctx.has_base and base is None:  # a sum: its gradient is the output's
+                found = gradients_of_definition(_without_base(domain, ctx.basis), tensors[:3], wanted[:3], gradient)
+                return None, None, *found, gradient if wanted[3] else None, None
+            definition = partial(_in_order, domain, ctx.basis)
+            return None, None, *gradients_of_definition(definition, tensors, wanted, gradient)
+
+        gradient = gradient.contiguous()
+        places = (x, factor if ctx.has_base else None, factor, coefficients, denominator)
+        order = (wanted[0], wanted[3], wanted[4], wanted[1], wanted[2])
+        dx, dbase, dfactor, dcoefficients, ddenominator = (
+            torch.empty_like(t) if need and t is not None else None for t, need in zip(places, order, strict=True)
+        )
+        if wanted[3] and factor is None:
+            dbase = gradient
+        library().curves_backward(
+            pointer(dx),
+            None if dbase is gradient else pointer(dbase),
+            *map(pointer, (dfactor, dcoefficients, ddenominator, gradient, base, factor, x)),
+            *map(pointer, (coefficients, denominator, domain, segments(ctx.basis))),
+            *x.shape,
+            *_numbers(ctx.basis),
+        )
+        return None, None, dx, dcoefficients, ddenominator, dbase, dfactor
+
+
+def _in_order(domain, basis, x, coefficients, denominator, base, factor):
+    return reference.curves(x, coefficients, denominator, domain, basis, base, factor)
+
+
+def _without_base(domain, basis):
+    return lambda x, coefficients, denominator: reference.curves(x, coefficients, denominator, domain, basis)
+
+
+def _numbers(basis: Basis) -> tuple[int, ...]:
+    return (
+        basis.num_coefficients,
+        basis.num_denominator,
+        FAMILIES[basis.name],
+        basis.grid_size,
+        basis.order,
+        EXTRAPOLATIONS.index(basis.extrapolation),
+        torch.get_num_threads(),
+    )
+
+
+def segments(basis: Basis) -> Tensor | None:
+    """The polynomials of a B-spline's pieces, (K + 1, K + 1) float32; None for other bases."""
+    return _segments(basis.order) if basis.name == "bspline" else None
+
+
+@lru_cache
+def _segments(order: int) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(SEGMENT_POLYNOMIALS[order], dtype=torch.float32, device="cpu")

@@ -1,0 +1,274 @@
+"""The C++ kernels against the definition in float64: outputs, every gradient, odd inputs; and how they are built."""
+
+import ctypes
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+from numerics import assert_close_to_float64, relative_error
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from kansformer.basis import EXTRAPOLATIONS, Basis
+from kansformer.errors import BackendError
+from kansformer.ops import backend, reference, select_backend
+from kansformer.ops.native import build, curves, edges
+
+NATIVE = {"apply_curves": curves.apply_curves, "sum_edges": edges.sum_edges}
+NAMES = ("x", "coefficients", "denominator")
+ADDED = {"apply_curves": ("base", "factor"), "sum_edges": ("base",)}
+
+
+@pytest.fixture(params=["bspline", "chebyshev", "rational"])
+def known_basis(request) -> Basis:
+    return Basis(name=request.param, grid_size=4, order=3)
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory(monkeypatch):
+    """Memory that nobody wrote holds NaN."""
+    for name in ("empty_like", "empty"):
+        original = getattr(torch, name)
+        monkeypatch.setattr(torch, name, lambda *a, original=original, **k: original(*a, **k).fill_(torch.nan))
+
+
+def run(function, operation, case, added=(), gradient=None):
+    """Output and the gradients of everything trainable, by name; `added` names what is added or multiplied."""
+    tensors = {n: getattr(case, n).detach().requires_grad_() for n in NAMES if getattr(case, n) is not None}
+    outputs = case.x.shape[1] if operation == "apply_curves" else case.coefficients.shape[2]
+    generator = torch.Generator().manual_seed(7)
+    for name in added:
+        extra = torch.randn(case.x.shape[0], outputs, generator=generator, dtype=torch.float32)
+        tensors[name] = extra.to(case.x.dtype).requires_grad_()
+    arguments = [tensors.get(name) for name in NAMES]
+    extras = {f"{name}_N{'I' if operation == 'apply_curves' else 'O'}": tensors[name] for name in added}
+    output = function(*arguments, case.domain, case.basis, **extras)
+    if gradient is None:
+        gradient = torch.linspace(-1, 2, output.numel(), dtype=torch.float64).reshape(output.shape)
+    found = torch.autograd.grad(output, list(tensors.values()), gradient.to(output))
+    return output, dict(zip(tensors, found, strict=True))
+
+
+def assert_native_is_right(operation, case, added=(), looser=1.0):
+    case = case.to(torch.float32)
+    actual, gradients = run(NATIVE[operation], operation, case, added)
+    expected, expected_gradients = run(getattr(reference, operation), operation, case.to(torch.float64), added)
+    # A rational curve's Q loses digits where it crosses zero, and the slope of |Q| multiplies what is left.
+    looser *= 2.0 if case.basis.name == "rational" else 1.0
+    assert_close_to_float64(actual, expected, torch.float32, looser=looser)
+    assert_close_to_float64(gradients, expected_gradients, torch.float32, gradient=True, looser=looser)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "inputs", "outputs"), [(1, 1, 1), (1, 70, 3), (70, 1, 65), (300, 67, 130), (65, 17, 5)]
+)
+def test_outputs_and_gradients(make_case, known_basis, operation, tokens, inputs, outputs):
+    assert_native_is_right(operation, make_case(known_basis, operation, tokens, inputs, outputs))
+
+
+@pytest.mark.parametrize("added", [("base",), ("factor",), ("base", "factor")])
+def test_what_is_added_and_multiplied(make_case, known_basis, operation, added):
+    if set(added) <= set(ADDED[operation]):
+        assert_native_is_right(operation, make_case(known_basis, operation, 20, 19, 18), added)
+
+
+@pytest.mark.parametrize("grid_size", [1, 2, 13, 40, 64])
+@pytest.mark.parametrize("order", range(1, 6))
+@pytest.mark.parametrize("extrapolation", EXTRAPOLATIONS)
+def test_every_bspline(make_case, operation, extrapolation, order, grid_size):
+    case = make_case(Basis(grid_size=grid_size, order=order, extrapolation=extrapolation), operation, 90, 3)
+    # One ulp of x is grid_size times larger, seen from an interval of the grid.
+    assert_native_is_right(operation, case, looser=max(1.0, grid_size / 4))
+
+
+@pytest.mark.parametrize("name", ["chebyshev", "rational"])
+@pytest.mark.parametrize("order", [1, 2, 5, 9])
+@pytest.mark.parametrize("extrapolation", EXTRAPOLATIONS)
+def test_every_polynomial(make_case, name, order, extrapolation):
+    case = make_case(Basis(name=name, order=order, extrapolation=extrapolation), "apply_curves", 90, 3)
+    # High degrees nearly cancel each other, in the definition as well.
+    assert_native_is_right("apply_curves", case, ("base", "factor"), looser=3.0 if order > 5 else 1.0)
+
+
+@pytest.mark.parametrize("extrapolation", EXTRAPOLATIONS)
+def test_knots_and_ends_of_the_domain(make_case, operation, extrapolation):
+    case = make_case(Basis(grid_size=4, order=3, extrapolation=extrapolation), operation, tokens=5, inputs=2)
+    domain = torch.tensor([[-1.0, 1.0], [0.0, 4.0]], dtype=torch.float64)
+    knots = domain[:, 0] + (domain[:, 1] - domain[:, 0]) * torch.linspace(0, 1, 5, dtype=torch.float64).unsqueeze(-1)
+    assert_native_is_right(operation, type(case)(case.basis, knots, case.coefficients, None, domain))
+
+
+def test_inputs_that_are_not_finite_spoil_their_own_token_only(make_case, known_basis, operation):
+    case = make_case(known_basis, operation, tokens=5, inputs=3).to(torch.float32)
+    x = torch.tensor([torch.inf, -torch.inf, 3e38, torch.nan, 0.5]).unsqueeze(-1).expand(-1, 3).contiguous()
+    case = type(case)(known_basis, x, case.coefficients, case.denominator, case.domain)
+    actual, gradients = run(NATIVE[operation], operation, case)
+    expected, expected_gradients = run(getattr(reference, operation), operation, case)
+    finite = [0, 1, 2, 4]
+    assert actual[finite].isfinite().all() and actual[3].isnan().all()
+    assert_close_to_float64(actual[finite], expected[finite], torch.float32)
+    assert_close_to_float64(gradients["x"][finite], expected_gradients["x"][finite], torch.float32)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_any_number_of_threads_gives_the_same_bits(make_case, known_basis, operation, threads):
+    case = make_case(known_basis, operation, 300, 130, 66).to(torch.float32)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        expected, expected_gradients = run(NATIVE[operation], operation, case)
+        torch.set_num_threads(threads)
+        actual, gradients = run(NATIVE[operation], operation, case)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(actual, expected)
+    assert all(torch.equal(gradients[name], expected_gradients[name]) for name in gradients)
+
+
+def test_gradients_of_many_tokens_keep_their_digits(make_case, known_basis, operation):
+    case = make_case(known_basis, operation, tokens=20_000, inputs=3, outputs=2).to(torch.float32)
+    shape = (20_000, 3 if operation == "apply_curves" else 2)
+    gradient = torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).float()
+    found = run(NATIVE[operation], operation, case, gradient=gradient)[1]["coefficients"]
+    wide = run(getattr(reference, operation), operation, case.to(torch.float64), gradient=gradient)
+    assert relative_error(found, wide[1]["coefficients"]) < 5e-7  # one sum over all tokens gives 1e-6
+
+
+def test_tensors_that_are_not_contiguous_and_one_expanded_gradient(make_case, known_basis, operation):
+    case = make_case(known_basis, operation, tokens=10, inputs=6, outputs=3).to(torch.float32)
+
+    def strided(t):
+        return None if t is None else torch.stack([t, t], dim=-1).movedim(0, -2)[..., 0].movedim(-1, 0)
+
+    odd = type(case)(case.basis, *(strided(t) for t in (case.x, case.coefficients, case.denominator, case.domain)))
+    assert not odd.x.is_contiguous() and not odd.coefficients.is_contiguous()
+    gradient = torch.ones(()).expand(10, 6 if operation == "apply_curves" else 3)
+    actual, gradients = run(NATIVE[operation], operation, odd, gradient=gradient)
+    expected, expected_gradients = run(
+        getattr(reference, operation), operation, case.to(torch.float64), gradient=gradient
+    )
+    assert_close_to_float64(actual, expected, torch.float32)
+    assert_close_to_float64(gradients, expected_gradients, torch.float32, gradient=True, looser=2.0)
+
+
+def test_no_tokens(make_case, known_basis, operation):
+    output, gradients = run(NATIVE[operation], operation, make_case(known_basis, operation, tokens=0).to(torch.float32))
+    assert output.shape[0] == 0 and gradients["x"].shape == (0, 5)
+    assert gradients["coefficients"].abs().max() == 0
+
+
+@pytest.mark.parametrize("wanted", NAMES)
+def test_one_gradient_alone(make_case, operation, wanted):
+    name = "rational" if operation == "apply_curves" else "bspline"
+    case = make_case(Basis(name=name), operation).to(torch.float32)
+    if getattr(case, wanted) is None:
+        return
+    expected = run(getattr(reference, operation), operation, case.to(torch.float64))[1][wanted]
+    tensors = [None if getattr(case, n) is None else getattr(case, n).detach() for n in NAMES]
+    tensors[NAMES.index(wanted)].requires_grad_()
+    output = NATIVE[operation](*tensors, case.domain, case.basis)
+    gradient = torch.linspace(-1, 2, output.numel(), dtype=torch.float64).reshape(output.shape).float()
+    (found,) = torch.autograd.grad(output, tensors[NAMES.index(wanted)], gradient)
+    assert_close_to_float64(found, expected, torch.float32, gradient=True, looser=2.0)
+
+
+def test_second_derivatives(make_case, known_basis, operation):
+    case = make_case(known_basis, operation, tokens=4, inputs=3, outputs=2)
+
+    def penalty(function, case):
+        x = case.x.detach().requires_grad_()
+        coefficients = case.coefficients.detach().requires_grad_()
+        y = function(
+            x,
+            coefficients,
+            case.denominator,
+            case.domain,
+            case.basis,
+            torch.zeros_like(x[:, :1]).expand(4, 3 if operation == "apply_curves" else 2),
+        )
+        (slope,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        return torch.autograd.grad(slope.square().sum(), coefficients)[0]
+
+    actual = penalty(NATIVE[operation], case.to(torch.float32))
+    expected = penalty(getattr(reference, operation), case)
+    assert_close_to_float64(actual, expected, torch.float32, gradient=True, looser=3.0)  # products of gradients
+
+
+def test_nothing_but_the_inputs_is_saved(make_case, known_basis, operation):
+    case = make_case(known_basis, operation, tokens=300, inputs=8, outputs=8).to(torch.float32)
+    saved = {}
+
+    def pack(tensor):
+        saved[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    arguments = [None if t is None else t.requires_grad_() for t in (case.x, case.coefficients, case.denominator)]
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        NATIVE[operation](*arguments, case.domain, case.basis)
+    rest = sum(t.nbytes for t in (case.coefficients, case.denominator, case.domain) if t is not None)
+    assert 0 < sum(saved.values()) <= case.x.nbytes + rest
+
+
+def test_tensors_without_memory_take_the_definition(known_basis, operation):
+    with FakeTensorMode():
+        x = torch.zeros(4, 3)
+        per_edge = (2,) if operation == "sum_edges" else ()
+        coefficients = torch.zeros(3, known_basis.num_coefficients, *per_edge)
+        denominator = torch.zeros(3, known_basis.num_denominator) if known_basis.num_denominator else None
+        y = NATIVE[operation](x, coefficients, denominator, torch.zeros(3, 2), known_basis)
+    assert y.shape == (4, 3 if operation == "apply_curves" else 2)
+
+
+@pytest.fixture
+def fresh_build(monkeypatch, tmp_path):
+    """Nothing built yet, and nothing remembered afterwards."""
+    for name in ("XDG_CACHE_HOME", "TMPDIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    caches = (build.library, build._state, backend._find_best)
+    for cached in caches:
+        cached.cache_clear()
+    yield tmp_path
+    for cached in caches:
+        cached.cache_clear()
+
+
+def test_without_a_compiler_auto_goes_on_with_one_warning(monkeypatch, fresh_build):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(build.shutil, "which", lambda name: None)
+    with pytest.warns(UserWarning, match=r"goes on without its 'native' backend.*no C\+\+ compiler was found"):
+        assert select_backend("auto", "cpu") is backend.BACKENDS["cpu"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        select_backend("auto", "cpu")
+    with pytest.raises(BackendError, match=r"'native' cannot run: no C\+\+ compiler was found"):
+        select_backend("native", "cpu")
+
+
+def test_a_compiler_that_fails_is_quoted_and_leaves_nothing_behind(monkeypatch, fresh_build):
+    compiler = fresh_build / "broken"
+    compiler.write_text("#!/bin/sh\necho 'something is missing' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    assert "could not build it: something is missing" in build.reason_unavailable()
+    with pytest.raises(BackendError, match="something is missing"):
+        build.library()
+    assert not list(fresh_build.rglob("*.so"))
+
+
+def test_it_is_built_once_and_found_again(fresh_build):
+    assert isinstance(build.library(), ctypes.CDLL)
+    (built,) = fresh_build.rglob("*.so")
+    before = built.stat().st_mtime_ns
+    build._state.cache_clear()
+    assert build.reason_unavailable() is None
+    assert [p.stat().st_mtime_ns for p in fresh_build.rglob("*.so")] == [before]
+    assert not list(fresh_build.rglob("*.o"))
+
+
+def test_importing_kansformer_builds_nothing(tmp_path):
+    code = "import kansformer; from kansformer.ops.native import build; assert not build._state.cache_info().currsize"
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env={"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)}
+    )
+    assert not list(tmp_path.rglob("*.so"))
