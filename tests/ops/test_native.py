@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from kansformer.basis import EXTRAPOLATIONS, Basis
 from kansformer.errors import BackendError
 from kansformer.ops import backend, reference, select_backend
-from kansformer.ops.native import build, curves, edges
+from kansformer.ops.native import build, curves, edges, edges_bf16
 
 NATIVE = {"apply_curves": curves.apply_curves, "sum_edges": edges.sum_edges}
 NAMES = ("x", "coefficients", "denominator")
@@ -272,3 +272,24 @@ def test_importing_kansformer_builds_nothing(tmp_path):
         [sys.executable, "-c", code], check=True, env={"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)}
     )
     assert not list(tmp_path.rglob("*.so"))
+
+
+@pytest.mark.parametrize("bf16_form", ["dense", "pairs"])
+@pytest.mark.parametrize("order", range(1, 6))
+@pytest.mark.parametrize("extrapolation", EXTRAPOLATIONS)
+@pytest.mark.parametrize(("tokens", "inputs", "outputs"), [(5, 3, 4), (90, 67, 3), (300, 3, 130)])
+def test_bfloat16(make_case, monkeypatch, bf16_form, order, extrapolation, tokens, inputs, outputs):
+    if bf16_form == "pairs" and not build.library().edges_bf16_supported():
+        pytest.skip("this processor has no instructions for pairs of bfloat16")
+    monkeypatch.setattr(edges_bf16, "form", lambda: bf16_form)
+    monkeypatch.setattr(edges_bf16, "DENSE_CHUNK", 2**14)
+    basis = Basis(grid_size=5, order=order, extrapolation=extrapolation)
+    case = make_case(basis, "sum_edges", tokens, inputs, outputs).to(torch.bfloat16)
+    expected, expected_gradients = run(reference.sum_edges, "sum_edges", case.to(torch.float64), ("base",))
+    actual, gradients = run(edges.sum_edges, "sum_edges", case, ("base",))
+    assert actual.dtype == torch.bfloat16 and gradients["x"].dtype == torch.bfloat16
+    assert_close_to_float64(actual, expected, torch.bfloat16)
+    assert_close_to_float64(gradients, expected_gradients, torch.bfloat16, gradient=True)
+    zero = type(case)(basis, case.x, torch.zeros_like(case.coefficients), None, case.domain)
+    base = torch.randn(tokens, outputs, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
+    assert torch.equal(edges.sum_edges(zero.x, zero.coefficients, None, zero.domain, basis, base), base)

@@ -20,7 +20,8 @@ import torch
 from kansformer.errors import BackendError
 
 HERE = Path(__file__).parent
-SOURCES = ("edges.cpp", "curves.cpp")
+SOURCES = ("curves.cpp", "edges.cpp", "edges_bf16.cpp", "edges_dense.cpp")
+HEADERS = ("common.h", "edges.h")
 # No -ffast-math: NaN and infinity keep their meaning.
 FLAGS = (
     *("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden"),
@@ -32,6 +33,12 @@ SIGNATURES = {
     "edges_forward": [_POINTER] * 6 + [_LONG] * 3 + [_INT] * 4,
     "edges_input_gradient": [_POINTER] * 6 + [_LONG] * 3 + [_INT] * 4,
     "edges_weight_gradient": [_POINTER] * 5 + [_LONG] * 3 + [_INT] * 4,
+    "edges_bf16_supported": [],
+    "edges_bf16_forward": [_POINTER] * 6 + [_LONG] * 3 + [_INT] * 4,
+    "edges_bf16_input_gradient": [_POINTER] * 6 + [_LONG] * 3 + [_INT] * 4,
+    "edges_bf16_weight_gradient": [_POINTER] * 5 + [_LONG] * 3 + [_INT] * 4,
+    "edges_expand": [_POINTER] * 4 + [_LONG] * 2 + [_INT] * 4,
+    "edges_contract": [_POINTER] * 5 + [_LONG] * 2 + [_INT] * 4,
     "curves_forward": [_POINTER] * 8 + [_LONG] * 2 + [_INT] * 7,
     "curves_backward": [_POINTER] * 13 + [_LONG] * 2 + [_INT] * 7,
 }
@@ -67,7 +74,7 @@ def _state() -> "ctypes.CDLL | str":
         loaded = ctypes.CDLL(str(_built(compiler)))
         for name, types in SIGNATURES.items():
             function = getattr(loaded, name)
-            function.argtypes, function.restype = types, None
+            function.argtypes, function.restype = types, None if types else _INT
     except subprocess.CalledProcessError as error:
         return f"{compiler} could not build it: {error.stderr.strip()[-500:]}"
     except (OSError, AttributeError, subprocess.TimeoutExpired) as error:
@@ -80,7 +87,7 @@ def _built(compiler: str) -> Path:
     flags = [*FLAGS, machine]
     # PyTorch's own OpenMP is in the process: link no other, so that there is one pool of threads.
     link = [] if _has_torch_openmp() else ["-fopenmp"]
-    sources = [HERE / name for name in (*SOURCES, "common.h")]
+    sources = [HERE / name for name in (*SOURCES, *HEADERS)]
     texts = [source.read_text(encoding="utf-8") for source in sources]
     identity = "\0".join([*texts, *flags, *link, _run([compiler, "--version"]), platform.machine(), _processor()])
     folder = _cache_folder()

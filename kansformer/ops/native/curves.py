@@ -41,25 +41,32 @@ def apply_curves(
     known = x_NI.dtype == torch.float32 and serves(basis) and x_NI.numel() and coefficients_IC.numel()
     if not known or needs_definition(*tensors):
         return cpu.apply_curves(x_NI, coefficients_IC, denominator_ID, domain_I2, basis, base_NI, factor_NI)
-    return _Curves.apply(basis, domain_I2, x_NI, coefficients_IC, denominator_ID, base_NI, factor_NI)
+    domain, x, coefficients, denominator, base, factor = (
+        None if t is None else t.contiguous()
+        for t in (domain_I2, x_NI, coefficients_IC, denominator_ID, base_NI, factor_NI)
+    )
+    if not torch.is_grad_enabled():  # one token of a generating model: every microsecond counts
+        return _evaluate(basis, domain, x, coefficients, denominator, base, factor)
+    return _Curves.apply(basis, domain, x, coefficients, denominator, base, factor)
+
+
+def _evaluate(basis, domain, x, coefficients, denominator, base, factor):
+    y = torch.empty_like(x)
+    library().curves_forward(
+        *map(pointer, (y, base, factor, x, coefficients, denominator, domain, segments(basis))),
+        *x.shape,
+        *_numbers(basis),
+    )
+    return y
 
 
 class _Curves(torch.autograd.Function):
     @staticmethod
     def forward(ctx, basis, domain, x, coefficients, denominator, base, factor):
-        domain, x, coefficients, denominator, base, factor = (
-            None if t is None else t.contiguous() for t in (domain, x, coefficients, denominator, base, factor)
-        )
         ctx.basis, ctx.has_base = basis, base is not None
         # Only the gradient of the factor asks for the base.
         ctx.save_for_backward(domain, x, coefficients, denominator, None if factor is None else base, factor)
-        y = torch.empty_like(x)
-        library().curves_forward(
-            *map(pointer, (y, base, factor, x, coefficients, denominator, domain, segments(basis))),
-            *x.shape,
-            *_numbers(basis),
-        )
-        return y
+        return _evaluate(basis, domain, x, coefficients, denominator, base, factor)
 
     @staticmethod
     def backward(ctx, gradient):

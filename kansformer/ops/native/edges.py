@@ -6,11 +6,13 @@ Shape letters: N tokens, I inputs, O outputs, C coefficients.
 import torch
 from torch import Tensor
 
-from kansformer.basis import EXTRAPOLATIONS, Basis
+from kansformer.basis import Basis
 from kansformer.ops import cpu, reference
 from kansformer.ops.gradients import gradients_of_definition, needs_definition
+from kansformer.ops.native import edges_bf16
 from kansformer.ops.native.build import library, pointer
 from kansformer.ops.native.curves import FINEST_GRID, segments
+from kansformer.ops.native.edges_bf16 import numbers
 from kansformer.ops.precision import widened_edges
 
 
@@ -19,7 +21,6 @@ def serves(basis: Basis) -> bool:
     return basis.name == "bspline" and basis.grid_size <= FINEST_GRID
 
 
-@widened_edges
 def sum_edges(
     x_NI: Tensor,
     coefficients_ICO: Tensor,
@@ -28,23 +29,33 @@ def sum_edges(
     basis: Basis,
     base_NO: Tensor | None = None,
 ) -> Tensor:
-    """`reference.edges`; what the kernels do not know goes the way of the `cpu` backend."""
+    """`reference.sum_edges`; what the kernels do not know goes the way of the `cpu` backend."""
     tensors = (x_NI, coefficients_ICO, domain_I2, base_NO)
-    known = x_NI.dtype == torch.float32 and serves(basis) and x_NI.numel() and coefficients_ICO.numel()
-    if not known or needs_definition(*tensors):
+    if not serves(basis) or not x_NI.numel() or not coefficients_ICO.numel() or needs_definition(*tensors):
         return cpu.sum_edges(x_NI, coefficients_ICO, denominator_ID, domain_I2, basis, base_NO)
-    return _Edges.apply(basis, domain_I2, x_NI, coefficients_ICO, base_NO)
+    if base_NO is not None and base_NO.dtype == torch.bfloat16 and edges_bf16.form():
+        return edges_bf16.sum_edges(x_NI, coefficients_ICO, domain_I2, basis, base_NO)
+    return _sum_in_one_dtype(x_NI, coefficients_ICO, denominator_ID, domain_I2, basis, base_NO)
+
+
+@widened_edges
+def _sum_in_one_dtype(x_NI, coefficients_ICO, denominator_ID, domain_I2, basis, base_NO=None):
+    if x_NI.dtype != torch.float32:
+        return cpu.sum_edges(x_NI, coefficients_ICO, denominator_ID, domain_I2, basis, base_NO)
+    domain, x, coefficients, base = (
+        None if t is None else t.contiguous() for t in (domain_I2, x_NI, coefficients_ICO, base_NO)
+    )
+    return _Edges.apply(basis, domain, x, coefficients, base)
 
 
 class _Edges(torch.autograd.Function):
     @staticmethod
     def forward(ctx, basis, domain, x, coefficients, base):
-        domain, x, coefficients, base = (None if t is None else t.contiguous() for t in (domain, x, coefficients, base))
         ctx.basis = basis
         ctx.save_for_backward(domain, x, coefficients)
         y = torch.empty(x.shape[0], coefficients.shape[2], dtype=x.dtype)
         library().edges_forward(
-            *map(pointer, (y, base, x, coefficients, domain, segments(basis))), *_numbers(x, coefficients, basis)
+            *map(pointer, (y, base, x, coefficients, domain, segments(basis))), *numbers(x, coefficients, basis)
         )
         return y
 
@@ -62,27 +73,16 @@ class _Edges(torch.autograd.Function):
             return None, None, *found, base_gradient
 
         gradient = gradient.contiguous()
-        numbers = _numbers(x, coefficients, ctx.basis)
+        sizes = numbers(x, coefficients, ctx.basis)
         dx = dcoefficients = None
         if wanted[0]:
             dx = torch.empty_like(x)
             library().edges_input_gradient(
-                *map(pointer, (dx, gradient, x, coefficients, domain, segments(ctx.basis))), *numbers
+                *map(pointer, (dx, gradient, x, coefficients, domain, segments(ctx.basis))), *sizes
             )
         if wanted[1]:
             dcoefficients = torch.empty_like(coefficients)
             library().edges_weight_gradient(
-                *map(pointer, (dcoefficients, gradient, x, domain, segments(ctx.basis))), *numbers
+                *map(pointer, (dcoefficients, gradient, x, domain, segments(ctx.basis))), *sizes
             )
         return None, None, dx, dcoefficients, base_gradient
-
-
-def _numbers(x: Tensor, coefficients: Tensor, basis: Basis) -> tuple[int, ...]:
-    return (
-        *x.shape,
-        coefficients.shape[2],
-        basis.grid_size,
-        basis.order,
-        EXTRAPOLATIONS.index(basis.extrapolation),
-        torch.get_num_threads(),
-    )
