@@ -100,14 +100,15 @@ class _TokenChunks(torch.autograd.Function):
             None if t is None else t.detach().requires_grad_(need)
             for t, need in zip((coefficients, denominator), wanted[1:], strict=True)
         )
-        x_pieces: list[Tensor | None] = []
+        x_pieces: list[Tensor] = []
         totals: list[Tensor | None] = [None, None]
         for piece, piece_gradient in zip(x.split(ctx.chunk), gradient.split(ctx.chunk), strict=True):
             with torch.enable_grad():
                 piece = piece.detach().requires_grad_(wanted[0])
                 output = ctx.definition(piece, *parameters, domain, ctx.basis)
             found = gradients_of(output, (piece, *parameters), wanted, piece_gradient)
-            x_pieces.append(found[0])
+            if found[0] is not None:
+                x_pieces.append(found[0])
             for i, part in enumerate(found[1:]):
                 if part is not None:
                     total = totals[i]

@@ -24,7 +24,7 @@ def gradients_of(
     create_graph: bool = False,
 ) -> tuple[Tensor | None, ...]:
     """Gradients in the order of `tensors`, None for those that nobody wants."""
-    targets = [t for t, need in zip(tensors, wanted, strict=True) if need]
+    targets = [t for t, need in zip(tensors, wanted, strict=True) if need and t is not None]
     found = iter(torch.autograd.grad(output, targets, gradient, create_graph=create_graph))
     return tuple(next(found) if need else None for need in wanted)
 
