@@ -7,6 +7,7 @@ from torch import nn
 from kansformer.config import KANConfig
 from kansformer.conversion.build import build_slot
 from kansformer.conversion.checkpoint import attach_record, detach_record, record_of
+from kansformer.conversion.gated import restore_forwards, shorten_gated_forward
 from kansformer.conversion.plan import plan_conversion
 from kansformer.conversion.record import ConversionRecord, base_prefix, slot_record
 from kansformer.errors import CheckpointError, ConfigError, ConversionStateError, ProofError, SlotError
@@ -90,6 +91,7 @@ def revert(model: nn.Module) -> nn.Module:
     """
     if not is_converted(model):
         raise ConversionStateError("The model is not converted, so there is nothing to revert.")
+    restore_forwards(model)
     for host in [module for module in model.modules() if bends_input(module)]:
         remove_input_curve(host)
     curved = {id(module): module for _, module in curved_modules(model)}
@@ -116,8 +118,13 @@ def _install(model: nn.Module, built: list[tuple[Slot, nn.Module]], record: Conv
     try:
         for slot, module in sorted(built, key=lambda pair: pair[0].name == "input"):
             undo.append(fill_slot(model, slot, module))
+        for slot, _ in built:
+            if slot.name == "act":
+                owner, name = parent_of(slot.path)
+                shorten_gated_forward(model.get_submodule(owner), name)
         attach_record(model, record)
     except BaseException:
+        restore_forwards(model)
         for step in reversed(undo):
             step()
         raise

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from kansformer.basis import Basis
 from kansformer.errors import ConfigError
-from kansformer.nn.base import base_function
-from kansformer.nn.curves import CurveSpec, attach_curves, bend, reset_curves
+from kansformer.nn.base import base_function, kernel_name
+from kansformer.nn.curves import CurveSpec, attach_curves, checked_input, reset_curves
+from kansformer.ops import bend_activation
 
 
 class LearnedActivation(nn.Module):
@@ -138,7 +139,16 @@ class LearnedActivation(nn.Module):
 
     def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
         """x (..., I) to (..., I); with a factor (..., I), the other half of a gated block, to their product."""
-        return bend(self, x, self.base(x), factor)
+        return bend_activation(
+            checked_input(self, x),
+            self.base,
+            kernel_name(self.activation),
+            self.coefficients,
+            self.domain,
+            self.curves.basis,
+            getattr(self, "denominator", None),
+            factor=factor,
+        )
 
     def extra_repr(self) -> str:
         basis = self.curves.basis

@@ -188,17 +188,23 @@ def reset_curves(module: Any, *, noise: float = 0.0, generator: torch.Generator 
         module.denominator.fill_(INITIAL_DENOMINATOR)
 
 
-def bend(module: Curved, x: Tensor, base: Tensor, factor: Tensor | None = None) -> Tensor:
-    """(base + ψ(x)) · factor with the curves ψ of a `channel` or `group` module, all (..., I); rounded to base's dtype.
+def checked_input(module: Curved, x: Tensor) -> Tensor:
+    """x, if its last axis is that of the module's curves; else a ShapeError."""
+    if x.shape[-1:] != (module.in_features,):
+        raise ShapeError(
+            f"{type(module).__name__} has curves for {module.in_features} channels, got input {tuple(x.shape)}."
+        )
+    return x
+
+
+def bend(module: Curved, x: Tensor, base: Tensor) -> Tensor:
+    """base + ψ(x) with the curves ψ of a `channel` or `group` module, all (..., I); rounded to the base's dtype.
 
     Where the curves are zero the sum is the base, bit for bit (a negative zero becomes a positive one).
     """
-    features = module.in_features
-    if x.shape[-1:] != (features,):
-        raise ShapeError(f"{type(module).__name__} has curves for {features} channels, got input {tuple(x.shape)}.")
     denominator = getattr(module, "denominator", None)
     basis = module.curves.basis
-    return apply_curves(x, module.coefficients, module.domain, basis, denominator, base=base, factor=factor)
+    return apply_curves(checked_input(module, x), module.coefficients, module.domain, basis, denominator, base=base)
 
 
 def add_edges(module: Curved, x: Tensor, base: Tensor) -> Tensor:

@@ -9,16 +9,20 @@ from functools import cache
 import torch
 
 from kansformer.errors import BackendError
-from kansformer.ops import cpu, reference
+from kansformer.ops import cpu, reference, triton
+from kansformer.ops.native import build
 from kansformer.ops.native import curves as native_curves
 from kansformer.ops.native import edges as native_edges
-from kansformer.ops.native.build import reason_unavailable
 
 ENVIRONMENT_VARIABLE = "KANSFORMER_BACKEND"
 
 
 def _always() -> None:
     return None
+
+
+def _never(activation: str, device: torch.device, dtype: torch.dtype) -> bool:
+    return False
 
 
 @dataclass(frozen=True)
@@ -28,12 +32,15 @@ class Backend:
     Args:
         apply_curves: (x_NI, coefficients_PC, denominator_PD, domain_P2, basis, base_NI, factor_NI) to (N, I).
         sum_edges: (x_NI, coefficients_ICO, denominator_ID, domain_I2, basis, base_NO) to (N, O).
+        computes: (name, device, dtype), whether `apply_curves` also takes the name of this activation function as its
+            base, and computes exactly PyTorch's.
         device_types: where it runs; None means on every device.
         reason_unavailable: says in a sentence what is missing on this machine, or returns None.
     """
 
     apply_curves: Callable[..., torch.Tensor]
     sum_edges: Callable[..., torch.Tensor]
+    computes: Callable[[str, torch.device, torch.dtype], bool] = _never
     device_types: tuple[str, ...] | None = None
     reason_unavailable: Callable[[], str | None] = _always
 
@@ -43,8 +50,20 @@ class Backend:
 
 # In the order of preference of `auto`, which `kansformer bench --suite backends` measures.
 BACKENDS = {
-    "native": Backend(native_curves.apply_curves, native_edges.sum_edges, ("cpu",), reason_unavailable),
-    "cpu": Backend(cpu.apply_curves, cpu.sum_edges, ("cpu",)),
+    "native": Backend(
+        native_curves.apply_curves,
+        native_edges.sum_edges,
+        device_types=("cpu",),
+        reason_unavailable=build.reason_unavailable,
+    ),
+    "cpu": Backend(cpu.apply_curves, cpu.sum_edges, device_types=("cpu",)),
+    "triton": Backend(
+        triton.apply_curves,
+        triton.sum_edges,
+        computes=triton.computes,
+        device_types=triton.device_types(),
+        reason_unavailable=triton.reason_unavailable,
+    ),
     "reference": Backend(reference.apply_curves, reference.sum_edges),
 }
 

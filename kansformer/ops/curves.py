@@ -6,6 +6,7 @@ round once to its dtype; without one they return the dtype they computed in.
 Shape letters: `...` any, I inputs, O outputs, C coefficients, D denominator parameters, P curves.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from kansformer.basis import Basis
 from kansformer.errors import ShapeError
+from kansformer.ops import triton
 from kansformer.ops.backend import backend_for
 
 
@@ -50,6 +52,41 @@ def apply_curves(
     with without_autocast(x.device.type):
         y = backend_for(x).apply_curves(_flat(x), *curves, basis, _flat(base), _flat(factor))
     return y.reshape(x.shape)
+
+
+def bend_activation(
+    x: Tensor,
+    activation: Callable[[Tensor], Tensor],
+    name: str | None,
+    coefficients_PC: Tensor,
+    domain_P2: Tensor,
+    basis: Basis,
+    denominator_PD: Tensor | None = None,
+    *,
+    factor: Tensor | None = None,
+) -> Tensor:
+    """(σ(x) + s(x)) · factor, with σ computed along with the curves where the backend does so to the bit.
+
+    Args:
+        activation: σ.
+        name: what kernels know σ as; None for a function they do not know.
+        x, coefficients_PC, domain_P2, basis, denominator_PD, factor: as in `apply_curves`.
+
+    Returns:
+        (..., I) in the dtype of σ(x).
+
+    Raises:
+        ShapeError: the shapes do not belong together.
+    """
+    backend = backend_for(x)
+    if name is None or basis.name not in triton.BASES or not backend.computes(name, x.device, x.dtype):
+        arguments = (coefficients_PC, domain_P2, basis, denominator_PD)
+        return apply_curves(x, *arguments, base=activation(x), factor=factor)
+    curves = (coefficients_PC, denominator_PD, domain_P2)
+    _check_shapes(("curves", "coefficients"), x, *curves, basis)
+    _check_like("factor", factor, x.shape)
+    with without_autocast(x.device.type):
+        return backend.apply_curves(_flat(x), *curves, basis, name, _flat(factor)).reshape(x.shape)
 
 
 def sum_edges(

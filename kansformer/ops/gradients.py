@@ -8,10 +8,15 @@ from torch import Tensor
 PLAIN_TENSORS = (Tensor, torch.nn.Parameter)
 
 
+def is_transformed() -> bool:
+    """Whether `torch.func` is at work, which cannot look into an autograd function or a kernel."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
 def needs_definition(*tensors: Tensor | None) -> bool:
     """Whether only the plain definition will do: for compilers, which fuse and tile it themselves, for `torch.func`,
-    which cannot look into an autograd function, and for tensors that have no memory of their own to work on."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    and for tensors that have no memory of their own to work on."""
+    if torch.compiler.is_compiling() or is_transformed():
         return True
     return any(t is not None and type(t) not in PLAIN_TENSORS for t in tensors)
 

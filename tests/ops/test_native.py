@@ -285,8 +285,9 @@ def test_bfloat16(make_case, monkeypatch, bf16_form, order, extrapolation, token
     monkeypatch.setattr(edges_bf16, "DENSE_CHUNK", 2**14)
     basis = Basis(grid_size=5, order=order, extrapolation=extrapolation)
     case = make_case(basis, "sum_edges", tokens, inputs, outputs).to(torch.bfloat16)
-    expected, expected_gradients = run(reference.sum_edges, "sum_edges", case.to(torch.float64), ("base",))
-    actual, gradients = run(edges.sum_edges, "sum_edges", case, ("base",))
+    gradient = torch.linspace(-1, 2, tokens * outputs).reshape(tokens, outputs).to(torch.bfloat16)
+    expected, expected_gradients = run(reference.sum_edges, "sum_edges", case.to(torch.float64), ("base",), gradient)
+    actual, gradients = run(edges.sum_edges, "sum_edges", case, ("base",), gradient)
     assert actual.dtype == torch.bfloat16 and gradients["x"].dtype == torch.bfloat16
     # Basis values are rounded before they are multiplied; in the dense form so is the gradient of each.
     assert_close_to_float64(actual, expected, torch.bfloat16, looser=1.25)
