@@ -96,13 +96,17 @@ def _gated_names(block: nn.Module, act: str) -> tuple[str, str, str] | None:
     x, *_, output = nodes
     down = output.args[0]
     product = _only_input(down)
-    if product is None or product.target not in _PRODUCTS.get(product.op, ()) or product.kwargs:
+    if product is None or product.kwargs or product.target not in _PRODUCTS.get(product.op, ()):
         return None
     for activated, up in (product.args, product.args[::-1]):
         gate = _only_input(activated)
-        if gate is not None and activated.target == act and _only_input(gate) is x and _only_input(up) is x:
-            return str(gate.target), str(up.target), str(down.target)
+        if _target(activated) == act and _only_input(gate) is x and _only_input(up) is x:
+            return _target(gate), _target(up), _target(down)
     return None
+
+
+def _target(node: object) -> str:
+    return str(node.target) if isinstance(node, fx.Node) else ""
 
 
 def _only_input(node: object) -> fx.Node | None:

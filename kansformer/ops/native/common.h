@@ -113,7 +113,7 @@ struct Segments {
 
 // Run body(task) for every task, on this many threads.
 template <class Body>
-static void parallel(int64_t tasks, int threads, Body body) {
+static void parallel(int64_t tasks, [[maybe_unused]] int threads, Body body) {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1 && tasks > 1)
   for (int64_t task = 0; task < tasks; task++) body(task);
 }

@@ -4,9 +4,9 @@
 //   backward    h = g · factor    ∂base = h    ∂factor = g · (base + s(x))
 //               ∂x = h · s'(x)    ∂a_ic = Σ_n h B_c(x_ni)    ∂q_ik = Σ_n h ∂s/∂q_ik
 //
-// A vector holds neighbouring channels of one token. A B-spline picks the K + 1 coefficients that are alive by
-// comparing the interval of every lane with each interval of the grid. Sums over tokens are kept per BLOCK tokens and
-// then added up: longer sums lose digits.
+// A vector holds neighbouring channels of one token. A B-spline is one polynomial per interval of its grid, with two
+// more intervals for what lies outside the domain; its factors are made once per call, and every lane picks those of its
+// interval by comparing. Sums over tokens are kept per BLOCK tokens and then added up: longer sums lose digits.
 //
 // x, base, factor, y, g (N, I), coefficients a (I, C), denominator q (I, D), domain (I, 2), contiguous float32.
 #include "common.h"
@@ -15,9 +15,7 @@ namespace {
 
 constexpr int CHANNELS = 4 * LANES;  // channels that a task handles
 constexpr int BLOCK = 512;           // tokens in a sum
-constexpr int MOST_COEFFICIENTS = 72;
-constexpr int MOST_DENOMINATORS = 8;
-
+constexpr int64_t ALONE = 1 << 14;   // fewer numbers are done before a second thread has begun
 typedef int IntVector __attribute__((vector_size(4 * LANES)));
 typedef float Lanes __attribute__((vector_size(4 * LANES)));
 
@@ -26,16 +24,12 @@ inline Lanes pick(IntVector condition, Lanes yes, Lanes no) { return condition ?
 inline Lanes absolute(Lanes v) { return pick(v < 0.f, -v, v); }
 inline Lanes sign(Lanes v) { return pick(v > 0.f, all(1.f), pick(v < 0.f, all(-1.f), v)); }  // NaN stays
 
-// The curves of a task's channels: [parameter][channel].
+// What a task knows of its channels' curves, and the sums of the gradients: rows of CHANNELS numbers.
 struct Parameters {
-  float coefficients[MOST_COEFFICIENTS][CHANNELS];
-  float denominators[MOST_DENOMINATORS][CHANNELS];
-  float lower[CHANNELS], width[CHANNELS];
+  const float *curve, *denominator, *lower, *inverse_width;
 };
-
-struct Gradients {
-  float coefficients[MOST_COEFFICIENTS][CHANNELS];
-  float denominators[MOST_DENOMINATORS][CHANNELS];
+struct Sums {
+  float *curve, *denominator;
 };
 
 struct Family {
@@ -43,87 +37,140 @@ struct Family {
   const float* table;
 };
 
+inline void add(float* rows, int row, int channel, Lanes v) {
+  float* place = rows + row * CHANNELS + channel;
+  store(place, load(place) + v);
+}
+inline Lanes row_of(const float* rows, int row, int channel) { return load(rows + row * CHANNELS + channel); }
+
 // An input's place on the axis of its curve, in units of the domain.
 struct Spot {
-  Lanes near, beyond, moves, inside, width;
+  Lanes unit, near, moves, inside, inverse_width;
 
   Spot(Lanes x, const Parameters& p, int channel, int extrapolation) {
-    width = load(p.width + channel);
-    Lanes unit = (x - load(p.lower + channel)) / width;
+    inverse_width = load(p.inverse_width + channel);
+    unit = (x - load(p.lower + channel)) * inverse_width;
     moves = pick(absolute(unit) < FARTHEST, all(1.f), all(0.f));
     unit = pick(unit > FARTHEST, all(FARTHEST), unit);
     unit = pick(unit < -FARTHEST, all(-FARTHEST), unit);
     near = pick(unit < 0.f, all(0.f), unit);
     near = pick(near > 1.f, all(1.f), near);
-    beyond = extrapolation == LINEAR ? unit - near : all(0.f);
     inside = pick(near == unit, all(1.f), all(0.f));
     // A curve that does not go on has no slope outside; one that does has none beyond FARTHEST.
     if (extrapolation != LINEAR) moves = inside;
-    if (extrapolation != ZERO) inside = all(1.f);
   }
 };
 
+// A family of curves is evaluated by `curve` (s and its derivative by the unit coordinate, outside the domain as well)
+// and `gradients` (adds h ∂s to the sums). `rows` says how many rows it keeps of a curve, `take` fills them from the
+// curve's coefficients, and `give` turns the sums of their gradients back into those of the coefficients.
 template <int K>
 struct BSpline {
-  Segments<K> segments;
-  const int grid;
-  explicit BSpline(const Family& f) : segments(f.table), grid(f.grid) {}
+  const Segments<K> segments;
+  const int grid, coefficients, extrapolation;
+  explicit BSpline(const Family& f)
+      : segments(f.table), grid(f.grid), coefficients(f.coefficients), extrapolation(f.extrapolation) {}
+
+  // Row (interval + 1) · (K + 1) + p holds the factor of t^p; interval -1 and G lie outside the domain.
+  int rows() const { return (grid + 2) * (K + 1); }
+
+  // use(row, coefficient, weight): every weight that is not zero in the step from coefficients to factors.
+  template <class Use>
+  void each_weight(Use use) const {
+    for (int q = 0; q < grid; q++)
+      for (int k = 0; k <= K; k++)
+        for (int p = 0; p <= K; p++) use((q + 1) * (K + 1) + p, q + k, segments.factor[k][p]);
+    if (extrapolation == ZERO) return;
+    for (int k = 0; k <= K; k++) {  // the values at the ends: t = 1 left of the domain, t = 0 right of it
+      float right = 0, right_slope = 0;
+      for (int p = 0; p <= K; p++) right += segments.factor[k][p], right_slope += p * segments.factor[k][p];
+      const float left_slope = extrapolation == LINEAR ? segments.factor[k][1] : 0.f;
+      use(0, k, segments.factor[k][0] - left_slope);
+      use(1, k, left_slope);
+      use((grid + 1) * (K + 1), grid - 1 + k, right);
+      if (extrapolation == LINEAR) use((grid + 1) * (K + 1) + 1, grid - 1 + k, right_slope);
+    }
+  }
+  void take(float* rows, const float* a, int channel) const {
+    for (int row = 0; row < this->rows(); row++) rows[row * CHANNELS + channel] = 0;
+    each_weight([&](int row, int c, float weight) { rows[row * CHANNELS + channel] += weight * a[c]; });
+  }
+  void give(float* da, const float* rows, int channel) const {
+    for (int c = 0; c < coefficients; c++) da[c] = 0;
+    each_weight([&](int row, int c, float weight) { da[c] += weight * rows[row * CHANNELS + channel]; });
+  }
 
   struct At {
-    Lanes interval, position;
+    Lanes interval, t;
   };
-  At locate(const Spot& spot) const {
-    const Lanes scaled = spot.near * float(grid);
-    const IntVector whole = __builtin_convertvector(scaled, IntVector);
-    Lanes q = __builtin_convertvector(whole, Lanes);
-    q = pick(q < grid - 1.f, q, all(grid - 1.f));
-    q = pick(scaled >= 0.f, q, all(0.f));
+  inline At locate(const Spot& spot) const {
+    const Lanes scaled = spot.unit * float(grid);
+    const Lanes near = spot.near * float(grid);
+    Lanes q = __builtin_convertvector(__builtin_convertvector(near, IntVector), Lanes);
+    const Lanes last = all(extrapolation == LINEAR ? grid : grid - 1);  // else the end belongs to the domain
+    q = pick(q < last, q, last);
+    q = pick(scaled < 0.f, all(-1.f), q);
+    q = pick(scaled > float(grid), all(grid), q);
+    q = pick(scaled == scaled, q, all(0.f));
     return {q, scaled - q};
-  }
-  inline Lanes value(int j, Lanes t) const {
-    Lanes total = all(segments.factor[j][K]);
-    for (int p = K - 1; p >= 0; p--) total = total * t + segments.factor[j][p];
-    return total;
-  }
-  inline Lanes slope(int j, Lanes t) const {  // by the unit coordinate
-    Lanes total = all(K * grid * segments.factor[j][K]);
-    for (int p = K - 1; p >= 1; p--) total = total * t + p * grid * segments.factor[j][p];
-    return total;
   }
   inline void curve(const Parameters& p, int channel, const Spot& spot, Lanes* s, Lanes* ds) const {
     const At at = locate(spot);
-    Lanes alive[K + 1] = {};
-    for (int q = 0; q < grid; q++) {
+    Lanes f[K + 1] = {};
+    const float* row = p.curve + channel;
+    for (int q = -1; q <= grid; q++, row += (K + 1) * CHANNELS) {
       const IntVector here = at.interval == float(q);
-      for (int k = 0; k <= K; k++) alive[k] = pick(here, load(p.coefficients[q + k] + channel), alive[k]);
+      for (int k = 0; k <= K; k++) f[k] = pick(here, load(row + k * CHANNELS), f[k]);
     }
-    Lanes value_sum = {}, slope_sum = {};
-    for (int k = 0; k <= K; k++) {
-      value_sum += alive[k] * value(k, at.position);
-      slope_sum += alive[k] * slope(k, at.position);
+    Lanes value = f[K], slope = float(K) * f[K];
+    for (int k = K - 1; k >= 0; k--) {
+      value = value * at.t + f[k];
+      if (k) slope = slope * at.t + float(k) * f[k];
     }
-    *s = value_sum, *ds = slope_sum;
+    *s = value, *ds = slope * float(grid);
   }
-  inline void gradients(const Parameters&, int channel, const Spot& spot, Lanes h, Gradients& sums) const {
+  inline void gradients(const Parameters&, int channel, const Spot& spot, Lanes h, Sums& sums) const {
     const At at = locate(spot);
     Lanes share[K + 1];
-    for (int k = 0; k <= K; k++) share[k] = h * (value(k, at.position) + slope(k, at.position) * spot.beyond);
-    for (int q = 0; q < grid; q++) {
+    share[0] = h, share[1] = h * at.t;
+    // Outside there are no higher powers, and those of a far input would be infinite.
+    for (int k = 2; k <= K; k++) share[k] = share[k - 1] * (at.t * spot.inside);
+    float* row = sums.curve + channel;
+    for (int q = -1; q <= grid; q++, row += (K + 1) * CHANNELS) {
       const IntVector here = at.interval == float(q);
-      for (int k = 0; k <= K; k++) {
-        float* sum = sums.coefficients[q + k] + channel;
-        store(sum, load(sum) + pick(here, share[k], Lanes{}));
-      }
+      for (int k = 0; k <= K; k++) store(row + k * CHANNELS, load(row + k * CHANNELS) + pick(here, share[k], Lanes{}));
     }
   }
 };
 
-struct Chebyshev {  // Σ a_k T_k(z), T_k' = k U_{k-1}, z = 2 · unit - 1
-  const int order;
-  explicit Chebyshev(const Family& f) : order(f.order) {}
+// A family of which a curve's rows are its coefficients, and which goes on outside the domain as its tangent.
+struct Plain {
+  const int coefficients, extrapolation;
+  explicit Plain(const Family& f) : coefficients(f.coefficients), extrapolation(f.extrapolation) {}
+
+  int rows() const { return coefficients; }
+  void take(float* rows, const float* a, int channel) const {
+    for (int c = 0; c < coefficients; c++) rows[c * CHANNELS + channel] = a[c];
+  }
+  void give(float* da, const float* rows, int channel) const {
+    for (int c = 0; c < coefficients; c++) da[c] = rows[c * CHANNELS + channel];
+  }
+  inline Lanes beyond(const Spot& spot) const { return extrapolation == LINEAR ? spot.unit - spot.near : Lanes{}; }
+  inline Lanes extended(Lanes s, Lanes ds, const Spot& spot) const {
+    s = s + ds * beyond(spot);
+    return extrapolation == ZERO ? s * spot.inside : s;
+  }
+  inline Lanes seen(Lanes h, const Spot& spot) const { return extrapolation == ZERO ? h * spot.inside : h; }
+};
+
+template <int ORDER>  // 0: known at run time only
+struct Chebyshev : Plain {  // Σ a_k T_k(z), T_k' = k U_{k-1}, z = 2 · unit - 1
+  const int any_order;
+  explicit Chebyshev(const Family& f) : Plain(f), any_order(f.order) {}
 
   template <class Use>  // use(k, T_k, dT_k / d unit)
   inline void each(const Spot& spot, Use use) const {
+    const int order = ORDER ? ORDER : any_order;
     const Lanes z = 2.f * spot.near - 1.f;
     Lanes t_before = all(1.f), t = z, u_before = {}, u = all(1.f);
     use(0, all(1.f), Lanes{});
@@ -136,22 +183,24 @@ struct Chebyshev {  // Σ a_k T_k(z), T_k' = k U_{k-1}, z = 2 · unit - 1
   inline void curve(const Parameters& p, int channel, const Spot& spot, Lanes* s, Lanes* ds) const {
     Lanes value = {}, slope = {};
     each(spot, [&](int k, Lanes t, Lanes dt) {
-      const Lanes a = load(p.coefficients[k] + channel);
+      const Lanes a = row_of(p.curve, k, channel);
       value += a * t, slope += a * dt;
     });
-    *s = value, *ds = slope;
+    *s = extended(value, slope, spot), *ds = slope;
   }
-  inline void gradients(const Parameters&, int channel, const Spot& spot, Lanes h, Gradients& sums) const {
-    each(spot, [&](int k, Lanes t, Lanes dt) {
-      float* sum = sums.coefficients[k] + channel;
-      store(sum, load(sum) + h * (t + dt * spot.beyond));
-    });
+  inline void gradients(const Parameters&, int channel, const Spot& spot, Lanes h, Sums& sums) const {
+    h = seen(h, spot);
+    const Lanes far = beyond(spot);
+    each(spot, [&](int k, Lanes t, Lanes dt) { add(sums.curve, k, channel, h * (t + dt * far)); });
   }
 };
 
-struct Rational {  // P(z) / (1 + |Q(z)|), Q(z) = Σ_{k ≥ 1} q_k z^k, z = 2 · unit - 1
-  const int order, denominators;
-  explicit Rational(const Family& f) : order(f.order), denominators(f.denominators) {}
+template <int ORDER>  // 0: known at run time only
+struct Rational : Plain {  // P(z) / (1 + |Q(z)|), Q(z) = Σ_{k ≥ 1} q_k z^k, z = 2 · unit - 1
+  const int any_order;
+  explicit Rational(const Family& f) : Plain(f), any_order(f.order) {}
+  inline int order() const { return ORDER ? ORDER : any_order; }
+  inline int denominators() const { return order() > 1 ? order() - 1 : 1; }
 
   struct At {
     Lanes z, p, dp, q_sign, dq, inverse;  // derivatives by z; inverse = 1 / (1 + |Q|)
@@ -159,41 +208,42 @@ struct Rational {  // P(z) / (1 + |Q(z)|), Q(z) = Σ_{k ≥ 1} q_k z^k, z = 2 ·
   inline At locate(const Parameters& p, int channel, const Spot& spot) const {
     At at;
     at.z = 2.f * spot.near - 1.f;
-    at.p = load(p.coefficients[order] + channel), at.dp = Lanes{};
-    for (int k = order - 1; k >= 0; k--) {
+    at.p = row_of(p.curve, order(), channel), at.dp = Lanes{};
+    for (int k = order() - 1; k >= 0; k--) {
       at.dp = at.dp * at.z + at.p;
-      at.p = at.p * at.z + load(p.coefficients[k] + channel);
+      at.p = at.p * at.z + row_of(p.curve, k, channel);
     }
-    Lanes q = {};
+    Lanes q = row_of(p.denominator, denominators() - 1, channel);
     at.dq = Lanes{};
-    for (int k = denominators; k >= 0; k--) {
+    for (int k = denominators() - 2; k >= 0; k--) {
       at.dq = at.dq * at.z + q;
-      q = q * at.z + (k ? Lanes(load(p.denominators[k - 1] + channel)) : Lanes{});
+      q = q * at.z + row_of(p.denominator, k, channel);
     }
+    at.dq = at.dq * at.z + q;
+    q = q * at.z;
     at.q_sign = sign(q);
     at.inverse = 1.f / (1.f + absolute(q));
     return at;
   }
   inline void curve(const Parameters& p, int channel, const Spot& spot, Lanes* s, Lanes* ds) const {
     const At at = locate(p, channel, spot);
-    *s = at.p * at.inverse;
     *ds = 2.f * at.inverse * (at.dp - at.p * at.q_sign * at.dq * at.inverse);
+    *s = extended(at.p * at.inverse, *ds, spot);
   }
-  inline void gradients(const Parameters& p, int channel, const Spot& spot, Lanes h, Gradients& sums) const {
+  inline void gradients(const Parameters& p, int channel, const Spot& spot, Lanes h, Sums& sums) const {
     const At at = locate(p, channel, spot);
-    const Lanes far = 2.f * spot.beyond, fall = at.q_sign * at.dq * at.inverse;
+    h = seen(h, spot);
+    const Lanes far = 2.f * beyond(spot), fall = at.q_sign * at.dq * at.inverse;
     Lanes power = h * at.inverse, lower_power = {};  // h z^k / S and h z^(k-1) / S
-    for (int k = 0; k <= order; k++) {
-      float* sum = sums.coefficients[k] + channel;
-      store(sum, load(sum) + power + far * (float(k) * lower_power - power * fall));
+    for (int k = 0; k <= order(); k++) {
+      add(sums.curve, k, channel, power + far * (float(k) * lower_power - power * fall));
       lower_power = power, power *= at.z;
     }
     const Lanes scale = -h * at.q_sign * at.inverse * at.inverse;
     power = at.z, lower_power = all(1.f);
-    for (int k = 1; k <= denominators; k++) {
-      float* sum = sums.denominators[k - 1] + channel;
+    for (int k = 1; k <= denominators(); k++) {
       const Lanes slope = at.dp * power + at.p * (float(k) * lower_power - 2.f * fall * power);
-      store(sum, load(sum) + scale * (at.p * power + far * slope));
+      add(sums.denominator, k - 1, channel, scale * (at.p * power + far * slope));
       lower_power = power, power *= at.z;
     }
   }
@@ -222,6 +272,7 @@ void run(const Call& c, const Family& family, int threads) {
   const Basis basis(family);
   const int64_t blocks = (c.inputs + CHANNELS - 1) / CHANNELS;
   const bool backward = c.gradient != nullptr;
+  if (c.tokens * c.inputs < ALONE) threads = 1;
   // Backward adds up over tokens, so a task has all of them; forward may be cut along the tokens as well.
   const int64_t cuts = backward ? 1 : std::max<int64_t>(1, std::min<int64_t>((c.tokens + 63) / 64, threads / blocks));
   const int64_t per_cut = (c.tokens + cuts - 1) / cuts;
@@ -229,16 +280,19 @@ void run(const Call& c, const Family& family, int threads) {
     const int64_t first = task / cuts * CHANNELS, begin = task % cuts * per_cut;
     const int64_t end = std::min(begin + per_cut, c.tokens);
     const int alive = int(std::min<int64_t>(CHANNELS, c.inputs - first));
-    Parameters p;
+    const int rows = basis.rows(), all_rows = rows + family.denominators;
+    Buffer<float> kept((all_rows + 2) * CHANNELS);
+    float* denominators = &kept[rows * CHANNELS];
+    float *lower = &kept[all_rows * CHANNELS], *inverse_width = lower + CHANNELS;
     for (int i = 0; i < CHANNELS; i++) {
       const int64_t channel = first + std::min(i, alive - 1);
-      for (int k = 0; k < family.coefficients; k++)
-        p.coefficients[k][i] = c.coefficients[channel * family.coefficients + k];
+      basis.take(kept.data, c.coefficients + channel * family.coefficients, i);
       for (int k = 0; k < family.denominators; k++)
-        p.denominators[k][i] = c.denominators[channel * family.denominators + k];
-      p.lower[i] = c.domain[2 * channel];
-      p.width[i] = c.domain[2 * channel + 1] - p.lower[i];
+        denominators[k * CHANNELS + i] = c.denominators[channel * family.denominators + k];
+      lower[i] = c.domain[2 * channel];
+      inverse_width[i] = 1.f / (c.domain[2 * channel + 1] - lower[i]);
     }
+    const Parameters p{kept.data, denominators, lower, inverse_width};
     if (!backward) {
       for (int64_t n = begin; n < end; n++) {
         const int64_t row = n * c.inputs + first;
@@ -246,7 +300,6 @@ void run(const Call& c, const Family& family, int threads) {
           const Spot spot(read(c.x + row, i, alive), p, i, family.extrapolation);
           Lanes s, ds;
           basis.curve(p, i, spot, &s, &ds);
-          s = (s + ds * spot.beyond) * spot.inside;
           if (c.base) s = read(c.base + row, i, alive) + s;
           if (c.factor) s = s * read(c.factor + row, i, alive);
           write(c.y + row, s, i, alive);
@@ -254,14 +307,13 @@ void run(const Call& c, const Family& family, int threads) {
       }
       return;
     }
-    Gradients totals, sums;
+    const int64_t size = int64_t(all_rows) * CHANNELS;
+    Buffer<float> totals(size), block(size);
+    Sums sums{block.data, &block[rows * CHANNELS]};
     const bool learns = c.dcoefficients || c.ddenominators;
-    std::memset(&totals, 0, sizeof(totals));
+    std::memset(totals.data, 0, size * sizeof(float));
     for (int64_t n0 = 0; n0 < c.tokens; n0 += BLOCK) {
-      if (learns) {
-        std::memset(sums.coefficients, 0, sizeof(sums.coefficients[0]) * family.coefficients);
-        std::memset(sums.denominators, 0, sizeof(sums.denominators));
-      }
+      if (learns) std::memset(block.data, 0, size * sizeof(float));
       for (int64_t n = n0; n < std::min(n0 + BLOCK, c.tokens); n++) {
         const int64_t row = n * c.inputs + first;
         for (int i = 0; i < alive; i += LANES) {
@@ -271,40 +323,33 @@ void run(const Call& c, const Family& family, int threads) {
             Lanes s, ds;
             basis.curve(p, i, spot, &s, &ds);
             if (c.dfactor) {
-              s = (s + ds * spot.beyond) * spot.inside;
               if (c.base) s = read(c.base + row, i, alive) + s;
               write(c.dfactor + row, h * s, i, alive);
             }
             if (c.factor) h *= read(c.factor + row, i, alive);
-            if (c.dx) write(c.dx + row, h * ds * spot.moves / spot.width, i, alive);
+            if (c.dx) write(c.dx + row, h * ds * (spot.moves * spot.inverse_width), i, alive);
           } else if (c.factor) {
             h *= read(c.factor + row, i, alive);
           }
           if (c.dbase) write(c.dbase + row, h, i, alive);
-          if (learns) basis.gradients(p, i, spot, h * spot.inside, sums);
+          if (learns) basis.gradients(p, i, spot, h, sums);
         }
       }
-      if (learns) {
-        for (int k = 0; k < family.coefficients; k++)
-          for (int i = 0; i < CHANNELS; i++) totals.coefficients[k][i] += sums.coefficients[k][i];
-        for (int k = 0; k < family.denominators; k++)
-          for (int i = 0; i < CHANNELS; i++) totals.denominators[k][i] += sums.denominators[k][i];
-      }
+      if (learns)
+        for (int64_t k = 0; k < size; k++) totals[k] += block[k];
     }
     for (int i = 0; i < alive; i++) {
-      if (c.dcoefficients)
-        for (int k = 0; k < family.coefficients; k++)
-          c.dcoefficients[(first + i) * family.coefficients + k] = totals.coefficients[k][i];
+      if (c.dcoefficients) basis.give(c.dcoefficients + (first + i) * family.coefficients, totals.data, i);
       if (c.ddenominators)
         for (int k = 0; k < family.denominators; k++)
-          c.ddenominators[(first + i) * family.denominators + k] = totals.denominators[k][i];
+          c.ddenominators[(first + i) * family.denominators + k] = totals[(rows + k) * CHANNELS + i];
     }
   });
 }
 
 void dispatch(int basis, const Call& call, const Family& family, int threads) {
-  if (basis == 1) return run<Chebyshev>(call, family, threads);
-  if (basis == 2) return run<Rational>(call, family, threads);
+  if (basis == 1) return family.order == 3 ? run<Chebyshev<3>>(call, family, threads) : run<Chebyshev<0>>(call, family, threads);
+  if (basis == 2) return family.order == 5 ? run<Rational<5>>(call, family, threads) : run<Rational<0>>(call, family, threads);
   switch (family.order) {
     case 1: return run<BSpline<1>>(call, family, threads);
     case 2: return run<BSpline<2>>(call, family, threads);
