@@ -20,6 +20,7 @@ ORDER = [
     {"sites"},
     {"conversion"},
     {"embedded", "training", "hub"},
+    {"bench"},
     {"cli"},
 ]
 RANK = {name: rank for rank, row in enumerate(ORDER) for name in row}
@@ -27,6 +28,7 @@ RANK = {name: rank for rank, row in enumerate(ORDER) for name in row}
 # Third-party packages with one home.
 HOMES = {
     "triton": {"kan_kernels"},
+    "matplotlib": {"bench"},
     "datasets": {"training", "cli"},
     "accelerate": {"training"},
     "typer": {"cli"},

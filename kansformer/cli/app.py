@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from kansformer.cli.bench import bench_command
 from kansformer.cli.convert import convert_command
 from kansformer.cli.demo import demo_command
 from kansformer.cli.errors import SentenceGroup
@@ -21,6 +22,7 @@ app = typer.Typer(
 app.command("demo")(demo_command)
 app.command("convert")(convert_command)
 app.command("evaluate")(evaluate_command)
+app.command("bench")(bench_command)
 
 
 def _print_version(wanted: bool) -> None:

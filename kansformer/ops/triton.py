@@ -18,10 +18,9 @@ from kansformer.ops.gradients import is_transformed
 BASES = ("bspline", "chebyshev", "rational")
 
 
-@cache
 def kernels() -> ModuleType:
     """The package of the kernels."""
-    import kan_kernels
+    import kan_kernels  # not cached: a compiler traces through an import, but not through a cache
 
     return kan_kernels
 

@@ -28,6 +28,7 @@ def known_basis(request) -> Basis:
 @pytest.fixture(autouse=True)
 def poisoned_memory(monkeypatch):
     """Memory that nobody wrote holds NaN."""
+    torch.utils._device._device_constructors()  # remembers the functions it finds, once: let it find the real ones
     for name in ("empty_like", "empty"):
         original = getattr(torch, name)
         monkeypatch.setattr(torch, name, lambda *a, original=original, **k: original(*a, **k).fill_(torch.nan))
@@ -296,3 +297,28 @@ def test_bfloat16(make_case, monkeypatch, bf16_form, order, extrapolation, token
     zero = type(case)(basis, case.x, torch.zeros_like(case.coefficients), None, case.domain)
     base = torch.randn(tokens, outputs, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
     assert torch.equal(edges.sum_edges(zero.x, zero.coefficients, None, zero.domain, basis, base), base)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("added", [(), ("base",), ("base", "factor")])
+def test_a_compiler_keeps_the_kernels_whole(make_case, known_basis, operation, added, dtype):
+    if not set(added) <= set(ADDED[operation]):
+        return
+    torch._dynamo.reset()
+    case = make_case(known_basis, operation, 20, 19, 18).to(dtype)
+    expected, expected_gradients = run(NATIVE[operation], operation, case, added)
+    compiled = torch.compile(NATIVE[operation], fullgraph=True, backend="aot_eager")
+    actual, gradients = run(compiled, operation, case, added)
+    assert torch.equal(actual, expected)
+    assert all(torch.equal(gradients[name], expected_gradients[name]) for name in gradients)
+
+
+def test_the_operators_pass_torch_s_own_checks(make_case, known_basis, operation):
+    case = make_case(known_basis, operation, 5, 4, 3).to(torch.float32)
+    settings = (known_basis.name, known_basis.grid_size, known_basis.order, known_basis.extrapolation)
+    x, coefficients = case.x.requires_grad_(), case.coefficients.requires_grad_()
+    if operation == "apply_curves":
+        arguments = (x, coefficients, case.denominator, x.detach(), x.detach(), case.domain, *settings)
+        torch.library.opcheck(torch.ops.kansformer.curves.default, arguments)
+    elif edges.serves(known_basis):
+        torch.library.opcheck(torch.ops.kansformer.edges.default, (x, coefficients, None, case.domain, *settings))

@@ -3,6 +3,7 @@
 Shape letters: N tokens, I inputs, C coefficients, D denominator parameters.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache, partial
 
 import torch
@@ -12,6 +13,7 @@ from kansformer.basis import EXTRAPOLATIONS, Basis
 from kansformer.basis.bspline import SEGMENT_POLYNOMIALS
 from kansformer.ops import cpu, reference
 from kansformer.ops.gradients import gradients_of_definition, needs_definition
+from kansformer.ops.native import compiled
 from kansformer.ops.native.build import library, pointer
 from kansformer.ops.precision import widened_curves
 
@@ -39,18 +41,28 @@ def apply_curves(
     """`reference.curves` in one pass over memory; what the kernel does not know goes the way of the `cpu` backend."""
     tensors = (x_NI, coefficients_IC, denominator_ID, domain_I2, base_NI, factor_NI)
     known = x_NI.dtype == torch.float32 and serves(basis) and x_NI.numel() and coefficients_IC.numel()
-    if not known or needs_definition(*tensors):
+    compiling = torch.compiler.is_compiling()
+    if not known or (not compiling and needs_definition(*tensors)):
         return cpu.apply_curves(x_NI, coefficients_IC, denominator_ID, domain_I2, basis, base_NI, factor_NI)
-    domain, x, coefficients, denominator, base, factor = (
-        None if t is None else t.contiguous()
-        for t in (domain_I2, x_NI, coefficients_IC, denominator_ID, base_NI, factor_NI)
-    )
+    domain, x, coefficients = domain_I2.contiguous(), x_NI.contiguous(), coefficients_IC.contiguous()
+    denominator, base, factor = (None if t is None else t.contiguous() for t in (denominator_ID, base_NI, factor_NI))
+    if compiling:
+        return compiled.curves(basis, domain, x, coefficients, denominator, base, factor)
     if not torch.is_grad_enabled():  # one token of a generating model: every microsecond counts
-        return _evaluate(basis, domain, x, coefficients, denominator, base, factor)
+        return evaluate(basis, domain, x, coefficients, denominator, base, factor)
     return _Curves.apply(basis, domain, x, coefficients, denominator, base, factor)
 
 
-def _evaluate(basis, domain, x, coefficients, denominator, base, factor):
+def evaluate(
+    basis: Basis,
+    domain: Tensor,
+    x: Tensor,
+    coefficients: Tensor,
+    denominator: Tensor | None,
+    base: Tensor | None,
+    factor: Tensor | None,
+) -> Tensor:
+    """(base + s(x)) · factor of contiguous float32 tensors, without a graph."""
     y = torch.empty_like(x)
     library().curves_forward(
         *map(pointer, (y, base, factor, x, coefficients, denominator, domain, segments(basis))),
@@ -66,13 +78,14 @@ class _Curves(torch.autograd.Function):
         ctx.basis, ctx.has_base = basis, base is not None
         # Only the gradient of the factor asks for the base.
         ctx.save_for_backward(domain, x, coefficients, denominator, None if factor is None else base, factor)
-        return _evaluate(basis, domain, x, coefficients, denominator, base, factor)
+        return evaluate(basis, domain, x, coefficients, denominator, base, factor)
 
     @staticmethod
     def backward(ctx, gradient):
-        domain, x, coefficients, denominator, base, factor = ctx.saved_tensors
+        saved = ctx.saved_tensors
         wanted = ctx.needs_input_grad[2:]
         if torch.is_grad_enabled():
+            domain, x, coefficients, denominator, base, factor = saved
             tensors = (x, coefficients, denominator, base, factor)
             if ctx.has_base and base is None:  # a sum: its gradient is the output's
                 found = gradients_of_definition(_without_base(domain, ctx.basis), tensors[:3], wanted[:3], gradient)
@@ -80,23 +93,39 @@ class _Curves(torch.autograd.Function):
             definition = partial(_in_order, domain, ctx.basis)
             return None, None, *gradients_of_definition(definition, tensors, wanted, gradient)
 
-        gradient = gradient.contiguous()
-        places = (x, factor if ctx.has_base else None, factor, coefficients, denominator)
-        order = (wanted[0], wanted[3], wanted[4], wanted[1], wanted[2])
-        dx, dbase, dfactor, dcoefficients, ddenominator = (
-            torch.empty_like(t) if need and t is not None else None for t, need in zip(places, order, strict=True)
-        )
-        if wanted[3] and factor is None:
-            dbase = gradient
-        library().curves_backward(
-            pointer(dx),
-            None if dbase is gradient else pointer(dbase),
-            *map(pointer, (dfactor, dcoefficients, ddenominator, gradient, base, factor, x)),
-            *map(pointer, (coefficients, denominator, domain, segments(ctx.basis))),
-            *x.shape,
-            *_numbers(ctx.basis),
-        )
-        return None, None, dx, dcoefficients, ddenominator, dbase, dfactor
+        gradients = differentiate(ctx.basis, wanted, gradient, ctx.has_base, *saved)
+        return None, None, *gradients
+
+
+def differentiate(
+    basis: Basis,
+    wanted: Sequence[bool],
+    gradient: Tensor,
+    has_base: bool,
+    domain: Tensor,
+    x: Tensor,
+    coefficients: Tensor,
+    denominator: Tensor | None,
+    base: Tensor | None,
+    factor: Tensor | None,
+) -> list[Tensor | None]:
+    """Gradients of x, coefficients, denominator, base and factor, those that are wanted.
+
+    Without a factor the base itself is not needed, and its gradient is the output's.
+    """
+    gradient = gradient.contiguous()
+    places = (x, coefficients, denominator, factor if has_base else None, factor)
+    found = [torch.empty_like(t) if need and t is not None else None for t, need in zip(places, wanted, strict=True)]
+    dx, dcoefficients, ddenominator, dbase, dfactor = found
+    library().curves_backward(
+        *map(pointer, (dx, dbase, dfactor, dcoefficients, ddenominator, gradient, base, factor, x)),
+        *map(pointer, (coefficients, denominator, domain, segments(basis))),
+        *x.shape,
+        *_numbers(basis),
+    )
+    if wanted[3] and factor is None:
+        found[3] = gradient
+    return found
 
 
 def _in_order(domain, basis, x, coefficients, denominator, base, factor):

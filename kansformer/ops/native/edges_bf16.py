@@ -6,7 +6,7 @@ a matrix unit (AMX): all basis values of a chunk of tokens are written out, and 
 Shape letters: N tokens, I inputs, O outputs, C coefficients.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from kansformer.basis import EXTRAPOLATIONS, Basis
 from kansformer.ops import reference
 from kansformer.ops.gradients import gradients_of_definition
+from kansformer.ops.native import compiled
 from kansformer.ops.native.build import library, pointer
 from kansformer.ops.native.curves import segments
 
@@ -25,9 +26,14 @@ LONGEST_CHUNK = 1024
 """Tokens in a chunk at most: a chunk's weight gradient is rounded to bfloat16 before chunks are added up."""
 
 
-@cache
+@torch.compiler.assume_constant_result
 def form() -> str | None:
     """How this processor multiplies bfloat16: `dense`, `pairs`, or None where float32 is as fast."""
+    return _form()
+
+
+@cache
+def _form() -> str | None:
     if torch.cpu._is_amx_tile_supported():
         return "dense"
     return "pairs" if library().edges_bf16_supported() else None
@@ -37,47 +43,62 @@ def sum_edges(x_NI: Tensor, coefficients_ICO: Tensor, domain_I2: Tensor, basis: 
     """`reference.sum_edges` of B-splines onto a bfloat16 base; x float32, float16 or bfloat16."""
     coefficients = coefficients_ICO.to(torch.bfloat16).contiguous()
     domain = domain_I2.float().contiguous()
-    return _Edges.apply(form() == "dense", basis, domain, x_NI.contiguous(), coefficients, base_NO.contiguous())
+    x, base = x_NI.contiguous(), base_NO.contiguous()
+    if torch.compiler.is_compiling():
+        return compiled.edges(basis, domain, x, coefficients, base)
+    return _Edges.apply(basis, domain, x, coefficients, base)
+
+
+def evaluate(basis: Basis, domain: Tensor, x: Tensor, coefficients: Tensor, base: Tensor) -> Tensor:
+    """base + Σ_i s_oi(x_i) of contiguous tensors, without a graph."""
+    y = torch.empty_like(base)
+    x = x.float()
+    if form() == "dense":
+        weights = coefficients.flatten(0, 1)
+        for rows, e in _expanded(x, coefficients, domain, basis):
+            torch.addmm(base[rows], e, weights, out=y[rows])
+    else:
+        library().edges_bf16_forward(
+            *map(pointer, (y, base, x, coefficients, domain, segments(basis))), *numbers(x, coefficients, basis)
+        )
+    return y
+
+
+def differentiate(
+    basis: Basis, wanted: Sequence[bool], gradient: Tensor, domain: Tensor, x: Tensor, coefficients: Tensor
+) -> list[Tensor | None]:
+    """Gradients of x and the coefficients, those that are wanted."""
+    gradient, wide = gradient.contiguous(), x.float()
+    dx = torch.empty_like(wide) if wanted[0] else None
+    dcoefficients = torch.empty_like(coefficients, dtype=torch.float32) if wanted[1] else None
+    backward = _backward_dense if form() == "dense" else _backward_pairs
+    backward(dx, dcoefficients, gradient, wide, coefficients, domain, basis)
+    return [
+        None if found is None else found.to(t.dtype)
+        for found, t in zip((dx, dcoefficients), (x, coefficients), strict=True)
+    ]
 
 
 class _Edges(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, dense, basis, domain, x, coefficients, base):
-        ctx.dense, ctx.basis = dense, basis
+    def forward(ctx, basis, domain, x, coefficients, base):
+        ctx.basis = basis
         ctx.save_for_backward(domain, x, coefficients)
-        y = torch.empty_like(base)
-        x = x.float()
-        if dense:
-            weights = coefficients.flatten(0, 1)
-            for rows, e in _expanded(x, coefficients, domain, basis):
-                torch.addmm(base[rows], e, weights, out=y[rows])
-        else:
-            library().edges_bf16_forward(
-                *map(pointer, (y, base, x, coefficients, domain, segments(basis))), *numbers(x, coefficients, basis)
-            )
-        return y
+        return evaluate(basis, domain, x, coefficients, base)
 
     @staticmethod
     def backward(ctx, gradient):
         domain, x, coefficients = ctx.saved_tensors
-        x_wanted, coefficients_wanted, base_wanted = ctx.needs_input_grad[3:]
-        base_gradient = gradient if base_wanted else None
+        wanted = ctx.needs_input_grad[2:]
+        base_gradient = gradient if wanted[2] else None
         if torch.is_grad_enabled():
 
             def definition(x, coefficients):
                 return reference.sum_edges(x, coefficients, None, domain, ctx.basis).to(gradient.dtype)
 
-            found = gradients_of_definition(definition, (x, coefficients), (x_wanted, coefficients_wanted), gradient)
-            return None, None, None, *found, base_gradient
-
-        gradient, wide = gradient.contiguous(), x.float()
-        dx = torch.empty_like(wide) if x_wanted else None
-        dcoefficients = torch.empty_like(coefficients, dtype=torch.float32) if coefficients_wanted else None
-        backward = _backward_dense if ctx.dense else _backward_pairs
-        backward(dx, dcoefficients, gradient, wide, coefficients, domain, ctx.basis)
-        dx = None if dx is None else dx.to(x.dtype)
-        dcoefficients = None if dcoefficients is None else dcoefficients.to(coefficients.dtype)
-        return None, None, None, dx, dcoefficients, base_gradient
+            found = gradients_of_definition(definition, (x, coefficients), wanted[:2], gradient)
+            return None, None, *found, base_gradient
+        return None, None, *differentiate(ctx.basis, wanted[:2], gradient, domain, x, coefficients), base_gradient
 
 
 def _backward_pairs(dx, dcoefficients, gradient, x, coefficients, domain, basis):

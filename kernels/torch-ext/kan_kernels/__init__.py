@@ -1,4 +1,11 @@
-"""Triton kernels of kansformer, as a Hub kernel that stands alone: it imports torch and triton, never kansformer."""
+"""Triton kernels of kansformer, as a Hub kernel that stands alone: it imports torch and triton, never kansformer.
+
+`definition` holds what both operations compute, in plain PyTorch.
+"""
+
+from . import definition
+from .activation import exact_bases, learned_activation
+from .edges import sum_edges
 
 __version__ = "0.1.0"
-__all__: list[str] = []
+__all__ = ["definition", "exact_bases", "learned_activation", "sum_edges"]

@@ -1,0 +1,149 @@
+"""Tile sizes and paths, as data: one JSON file per kind of GPU in `tiles/`, and one pure function that reads them.
+
+A file lists the architectures it is for, and per operation a list of rules. The first rule wins whose `bits` (if any)
+are the dtype's and whose `outputs_below` (if any) is above O. What a tile's numbers mean, per operation:
+
+| operation | rows | columns | depth | one program owns |
+|---|---|---|---|---|
+| forward | tokens | outputs | inputs per step | a tile of y |
+| expand | elements of x | – | – | their C basis values |
+| input_gradient | tokens | coefficients, (input, c) pairs | outputs per step | a tile of dE, reduced to dx |
+| weight_gradient | inputs | outputs | tokens per step | a tile of dA for one c, over one split of the tokens |
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from .curve import Curve
+
+OPERATIONS = ("forward", "expand", "input_gradient", "weight_gradient")
+PATHS = ("fused", "expand")
+
+_FOLDER = Path(__file__).with_suffix("")
+# More inputs in a tile of the input gradient than these, and their sums over c do not fit beside the tile of dE.
+_MOST_INPUTS = 32
+
+_TWO_PATHS = ("forward", "weight_gradient")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """What one launch looks like; the table above says what rows, columns and depth count.
+
+    Args:
+        path: `fused` or `expand` (basis values to a workspace, then a plain matrix product).
+        rows: elements per tile, a power of two.
+        columns: elements per tile, a power of two.
+        depth: elements per step of the reduction, a power of two.
+        warps: per program.
+        stages: of the software pipeline.
+        together: coefficients per step of the forward product; the largest common divisor with C is taken.
+        programs: the launch splits its reduction until it has about this many programs; 0 never splits.
+    """
+
+    path: str
+    rows: int = 1
+    columns: int = 1
+    depth: int = 1
+    warps: int = 4
+    stages: int = 2
+    together: int = 1
+    programs: int = 0
+
+    def options(self) -> dict[str, object]:
+        """Compiler options of the launch. Fusing multiply and add is the default that triton 3.10 gives up."""
+        return dict(num_warps=self.warps, num_stages=self.stages, enable_fp_fusion=True)
+
+
+def choose(
+    operation: str,
+    tokens: int,
+    inputs: int,
+    outputs: int,
+    coefficients: int,
+    dtype: torch.dtype,
+    gpu: str,
+    path: str | None = None,
+) -> Tile:
+    """The tile for a launch.
+
+    Args:
+        operation: one of `OPERATIONS`.
+        tokens: N.
+        inputs: I.
+        outputs: O.
+        coefficients: C.
+        dtype: of x.
+        gpu: architecture as `architecture_of` names it: `sm_90`, `gfx942`, `interpreter`. One without a file takes
+            the conservative default.
+        path: `fused` or `expand` instead of the file's choice, where the operation has both; None is the file's.
+
+    Raises:
+        ValueError: the operation or the path does not exist.
+    """
+    if operation not in OPERATIONS:
+        raise ValueError(f"Unknown operation {operation!r}. Choose one of: {', '.join(OPERATIONS)}.")
+    check_path(path)
+    if path == "expand" and operation in _TWO_PATHS:
+        return Tile(path="expand")
+    bits = torch.finfo(dtype).bits
+    rules = [rule for rule in _rules(gpu)[operation] if rule.get("bits", bits) == bits]
+    if path == "fused" and operation in _TWO_PATHS:
+        rules = [rule for rule in rules if rule["path"] == "fused"]
+        rule = next((rule for rule in rules if outputs < rule["outputs_below"]), rules[-1])
+    else:
+        rule = next(rule for rule in rules if outputs < rule.get("outputs_below", math.inf))
+    return Tile(**{key: value for key, value in rule.items() if key not in ("bits", "outputs_below")})
+
+
+def check_path(path: str | None) -> None:
+    """Raises ValueError for a path that no operation has."""
+    if path is not None and path not in PATHS:
+        raise ValueError(f"Unknown path {path!r}. Choose one of: {', '.join(PATHS)}, or None.")
+
+
+def architecture_of(device: torch.device) -> str:
+    """`sm_90` or `gfx942`-like name of a GPU; `interpreter` for tensors on the CPU."""
+    return "interpreter" if device.type == "cpu" else _gpu_architecture(device.index)
+
+
+def input_gradient_columns(curve: Curve, columns: int) -> tuple[int, int]:
+    """Columns of a tile of the input gradient, at most `columns`, and how many of them, a power of two, an input has.
+
+    The width that wastes least of the tensor cores on c ≥ C; of equals the largest, which reads dy least often. All c
+    where there is a denominator, whose gradient needs them together.
+    """
+    coefficients = curve.num_coefficients
+    widths = [2**power for power in range(1, columns.bit_length())]
+    if curve.num_denominator:
+        width = min(width for width in widths if width >= coefficients)
+    else:
+        width = min(widths, key=lambda width: (-(-coefficients // width) * width, -width))
+    return min(columns, _MOST_INPUTS * width), width
+
+
+def splits_of_tokens(tile: Tile, tokens: int, inputs: int, outputs: int, coefficients: int) -> int:
+    """Into how many parts the weight gradient cuts the tokens, so that a narrow layer fills the GPU too."""
+    programs = -(-inputs // tile.rows) * -(-outputs // tile.columns) * coefficients
+    longest = -(-tokens // (4 * tile.depth))  # at least four steps each
+    return max(1, min(tile.programs // programs, longest))
+
+
+@cache
+def _gpu_architecture(index: int | None) -> str:
+    properties = torch.cuda.get_device_properties(index)
+    if torch.version.hip:
+        return properties.gcnArchName.split(":")[0]
+    return f"sm_{properties.major}{properties.minor}"
+
+
+@cache
+def _rules(gpu: str) -> dict[str, list[dict]]:
+    files = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(_FOLDER.glob("*.json"))]
+    default = next(file for file in files if not file["architectures"])
+    return {**default, **next((file for file in files if gpu in file["architectures"]), {})}

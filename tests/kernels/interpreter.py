@@ -1,0 +1,54 @@
+"""Repairs for bfloat16 in Triton's CPU interpreter, which stores it as uint16.
+
+In 3.6 … 3.9 a product of two bfloat16 tiles multiplies the raw bits, and a cast to bfloat16 cuts digits off where the
+GPU rounds to nearest even. Both are silent.
+"""
+
+import numpy as np
+import triton.language as tl
+from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+CASTS = ("si_to_fp", "ui_to_fp", "fp_to_si", "fp_to_ui", "fp_ext", "fp_trunc")
+
+
+def widen(bits: np.ndarray) -> np.ndarray:
+    """The float32 of bfloat16 bits."""
+    return np.left_shift(bits.astype(np.uint32), 16).view(np.float32)
+
+
+def round_to_bits(values: np.ndarray) -> np.ndarray:
+    """The bits of the nearest bfloat16, ties to even."""
+    values = np.ascontiguousarray(values, dtype=np.float32)
+    bits = values.view(np.uint32)
+    nearest = (bits + 0x7FFF + (np.right_shift(bits, 16) & 1)) >> 16
+    return np.where(np.isnan(values), 0x7FC0, nearest).astype(np.uint16)
+
+
+def repair() -> None:
+    """Replace the casts and the product of every interpreted kernel in this process, and silence numpy."""
+    original_cast, original_dot = InterpreterBuilder.cast_impl, InterpreterBuilder.create_dot
+    original_convert = InterpreterBuilder.create_fp_to_fp
+    np.seterr(over="ignore", invalid="ignore", divide="ignore")  # numpy warns where a GPU goes on with inf or NaN
+
+    def cast(self, source, target):
+        before, after = source.dtype.scalar, target.scalar
+        if tl.bfloat16 not in (before, after) or before == after:
+            return original_cast(self, source, target)
+        if before == tl.bfloat16:
+            return original_cast(self, TensorHandle(widen(source.data), tl.float32), target)
+        return TensorHandle(round_to_bits(source.data), tl.bfloat16)
+
+    def convert(self, source, target, rounding):
+        if tl.bfloat16 in (source.dtype.scalar, target.scalar):
+            return cast(self, source, target)
+        return original_convert(self, source, target, rounding)
+
+    def dot(self, a, b, *rest):
+        a, b = (TensorHandle(widen(h.data), tl.float32) if h.dtype.scalar == tl.bfloat16 else h for h in (a, b))
+        return original_dot(self, a, b, *rest)
+
+    InterpreterBuilder.cast_impl = cast
+    InterpreterBuilder.create_fp_to_fp = convert
+    InterpreterBuilder.create_dot = dot
+    for name in CASTS:
+        setattr(InterpreterBuilder, f"create_{name}", lambda self, source, target: self.cast_impl(source, target))

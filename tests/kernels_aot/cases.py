@@ -1,0 +1,120 @@
+"""What is compiled ahead of time: one row per kernel, GPU, dtype and basis, with the tile that a launch would take."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from aot import SHARED_MEMORY, Resources, compile_for, resources
+from kan_kernels import activation, activation_kernels, base_functions, edges_backward, edges_forward
+from kan_kernels.curve import Curve
+from kan_kernels.tiles import choose, input_gradient_columns
+
+KERNELS = {
+    "forward": edges_forward.sum_edges_fused_kernel,
+    "expand": edges_forward.expand_kernel,
+    "input_gradient": edges_backward.input_gradient_kernel,
+    "weight_gradient": edges_backward.weight_gradient_kernel,
+    "activation_forward": activation_kernels.activation_forward_kernel,
+    "activation_backward": activation_kernels.activation_backward_kernel,
+}
+PRODUCTS = ("forward", "input_gradient", "weight_gradient")
+"""Those that use tensor cores for 16-bit inputs."""
+
+DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
+
+# The up-projection of a small transformer: the sizes that `choose` sees.
+TOKENS, INPUTS, OUTPUTS = 4096, 768, 768
+
+
+@dataclass(frozen=True)
+class Case:
+    """One compilation.
+
+    Args:
+        kernel: a key of KERNELS.
+        target: a key of SHARED_MEMORY.
+        curve: the basis it is specialised for.
+        dtype: of x, the coefficients and the outputs.
+        outputs: O, where the tile depends on it.
+    """
+
+    kernel: str
+    target: str
+    curve: Curve
+    dtype: torch.dtype = torch.bfloat16
+    outputs: int = OUTPUTS
+
+    def __str__(self) -> str:
+        width = "" if self.outputs == OUTPUTS else f"-O{self.outputs}"
+        grid = "" if self.curve.grid_size in (1, 5) else f"-G{self.curve.grid_size}"
+        return f"{self.kernel}-{self.target}-{self.curve.basis}{self.curve.order}{grid}-{DTYPES[self.dtype]}{width}"
+
+    def compile(self) -> tuple[Resources, int, int]:
+        """Resources, warps and stages of the compiled kernel."""
+        kernel = KERNELS[self.kernel]
+        constants, warps, stages = self._activation() if "activation" in self.kernel else self._edges()
+        constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
+        fp32 = ("domain_ptr", "dq_ptr", "coefficient_sums_ptr", "denominator_sums_ptr")
+        pointers = {
+            name: f"*{'fp32' if name in fp32 else DTYPES[self.dtype]}"
+            for name in kernel.arg_names
+            if name.endswith("_ptr")
+        }
+        return resources(*compile_for(kernel, self.target, pointers, constants, warps, stages)), warps, stages
+
+    def _edges(self) -> tuple[dict, int, int]:
+        coefficients = self.curve.num_coefficients
+        path = "fused" if self.kernel in PRODUCTS else None
+        tile = choose(self.kernel, TOKENS, INPUTS, self.outputs, coefficients, self.dtype, self.target, path)
+        constants = dict(
+            **self.curve.constants(),
+            COMPUTE=tl.float32,
+            HAS_BASE=True,
+            TOGETHER=math.gcd(coefficients, tile.together),
+            PADDED_C=triton.next_power_of_2(coefficients),
+            ROWS=tile.rows,
+            COLUMNS=tile.columns,
+            DEPTH=tile.depth,
+        )
+        if self.kernel == "input_gradient":
+            constants["COLUMNS"], constants["WIDTH"] = input_gradient_columns(self.curve, tile.columns)
+        return constants, tile.warps, tile.stages
+
+    def _activation(self) -> tuple[dict, int, int]:
+        capability = (9, 0) if self.target == "sm_90" else (0, 0)
+        tile = activation.activation_tile(INPUTS, self.dtype.itemsize, capability)
+        constants = dict(
+            **self.curve.constants(),
+            BASE=base_functions.BASE_FUNCTIONS["silu"],
+            HAS_FACTOR=True,
+            FINE=self.curve.basis == "bspline" and self.curve.num_coefficients > activation.MOST_HELD,
+            SUMS=True,
+            WIDTH=min(self.curve.num_coefficients, activation.WIDEST),
+            COMPUTE=tl.float32,
+            TOKENS=tile.tokens,
+            CHANNELS=tile.channels,
+        )
+        return constants, tile.warps, 3
+
+
+SPLINE = Curve(basis="bspline", grid_size=5, order=3)
+CASES = [
+    *(Case(kernel, target, SPLINE) for target in SHARED_MEMORY for kernel in KERNELS),
+    *(Case(kernel, "sm_90", SPLINE, dtype) for dtype in (torch.float16, torch.float32) for kernel in KERNELS),
+    *(
+        Case(kernel, "sm_90", Curve(basis=basis, grid_size=1, order=order))
+        for basis, order in (("chebyshev", 3), ("rational", 5))
+        for kernel in KERNELS
+    ),
+    *(
+        Case(kernel, target, Curve(basis="bspline", grid_size=grid, order=3))
+        for grid in (8, 20)
+        for target in ("sm_90", "gfx942")
+        for kernel in ("activation_forward", "activation_backward")
+    ),
+    *(Case("forward", target, SPLINE, outputs=32) for target in ("sm_80", "sm_90", "gfx942")),
+    # Five coefficients do not fill a power of two: the input gradient takes three rounds.
+    Case("input_gradient", "sm_90", Curve(basis="bspline", grid_size=2, order=3)),
+]

@@ -1,0 +1,39 @@
+"""The kernels' folder loads as a Hub kernel does, and computes: in the interpreter, so in a process of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+SCRIPT = """
+import sys
+from pathlib import Path
+
+import torch
+from kernels import get_local_kernel
+
+kernel = get_local_kernel(Path(sys.argv[1]))
+assert "kansformer" not in sys.modules
+assert {"sum_edges", "learned_activation", "exact_bases"} <= set(kernel.__all__)
+x, coefficients = torch.randn(5, 3), torch.randn(3, 8, 2)
+domain = torch.tensor([[-1.0, 1.0]]).repeat(3, 1)
+settings = dict(basis="bspline", grid_size=5, order=3)
+actual = kernel.sum_edges(x, coefficients, domain, **settings)
+torch.testing.assert_close(actual, kernel.definition.sum_edges(x, coefficients, domain, **settings))
+print("loaded from", kernel.__file__)
+"""
+
+
+def test_the_folder_loads_as_a_local_kernel():
+    pytest.importorskip("kernels.load", reason="the package `kernels` is not installed")
+    folder = ROOT / "kernels" / "torch-ext"
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "HF_HUB_OFFLINE": "1"}
+    job = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(folder)], cwd="/", env=environment, capture_output=True, text=True
+    )
+    assert job.returncode == 0, job.stderr
+    assert str(folder) in job.stdout
