@@ -8,6 +8,7 @@ from functools import cache
 
 import torch
 
+from kansformer.basis import Basis
 from kansformer.errors import BackendError
 from kansformer.ops import cpu, reference, triton
 from kansformer.ops.native import build
@@ -21,7 +22,7 @@ def _always() -> None:
     return None
 
 
-def _never(activation: str, device: torch.device, dtype: torch.dtype) -> bool:
+def _never(activation: str, basis: Basis, x: torch.Tensor) -> bool:
     return False
 
 
@@ -32,15 +33,15 @@ class Backend:
     Args:
         apply_curves: (x_NI, coefficients_PC, denominator_PD, domain_P2, basis, base_NI, factor_NI) to (N, I).
         sum_edges: (x_NI, coefficients_ICO, denominator_ID, domain_I2, basis, base_NO) to (N, O).
-        computes: (name, device, dtype), whether `apply_curves` also takes the name of this activation function as its
-            base, and computes exactly PyTorch's.
+        computes: (name, basis, x), whether `apply_curves` also takes the `KnownActivation` of that name as its base.
+            The result is the same, bit for bit.
         device_types: where it runs; None means on every device.
         reason_unavailable: says in a sentence what is missing on this machine, or returns None.
     """
 
     apply_curves: Callable[..., torch.Tensor]
     sum_edges: Callable[..., torch.Tensor]
-    computes: Callable[[str, torch.device, torch.dtype], bool] = _never
+    computes: Callable[[str, Basis, torch.Tensor], bool] = _never
     device_types: tuple[str, ...] | None = None
     reason_unavailable: Callable[[], str | None] = _always
 
@@ -53,6 +54,7 @@ BACKENDS = {
     "native": Backend(
         native_curves.apply_curves,
         native_edges.sum_edges,
+        computes=native_curves.computes,
         device_types=("cpu",),
         reason_unavailable=build.reason_unavailable,
     ),

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from kansformer.basis import Basis
 from kansformer.errors import ShapeError
-from kansformer.ops import triton
-from kansformer.ops.backend import backend_for
+from kansformer.ops.activation import KnownActivation
+from kansformer.ops.backend import Backend, backend_for
 
 
 def apply_curves(
@@ -45,13 +45,7 @@ def apply_curves(
     Raises:
         ShapeError: the shapes do not belong together.
     """
-    curves = (coefficients_PC, denominator_PD, domain_P2)
-    _check_shapes(("curves", "coefficients"), x, *curves, basis)
-    _check_like("base", base, x.shape)
-    _check_like("factor", factor, x.shape)
-    with without_autocast(x.device.type):
-        y = backend_for(x).apply_curves(_flat(x), *curves, basis, _flat(base), _flat(factor))
-    return y.reshape(x.shape)
+    return _apply_curves(backend_for(x), x, (coefficients_PC, denominator_PD, domain_P2), basis, base, factor)
 
 
 def bend_activation(
@@ -65,7 +59,7 @@ def bend_activation(
     *,
     factor: Tensor | None = None,
 ) -> Tensor:
-    """(σ(x) + s(x)) · factor, with σ computed along with the curves where the backend does so to the bit.
+    """(σ(x) + s(x)) · factor, with σ or its slope computed along with the curves where the backend knows it.
 
     Args:
         activation: σ.
@@ -79,14 +73,9 @@ def bend_activation(
         ShapeError: the shapes do not belong together.
     """
     backend = backend_for(x)
-    if name is None or basis.name not in triton.BASES or not backend.computes(name, x.device, x.dtype):
-        arguments = (coefficients_PC, domain_P2, basis, denominator_PD)
-        return apply_curves(x, *arguments, base=activation(x), factor=factor)
-    curves = (coefficients_PC, denominator_PD, domain_P2)
-    _check_shapes(("curves", "coefficients"), x, *curves, basis)
-    _check_like("factor", factor, x.shape)
-    with without_autocast(x.device.type):
-        return backend.apply_curves(_flat(x), *curves, basis, name, _flat(factor)).reshape(x.shape)
+    known = name is not None and backend.computes(name, basis, x)
+    base = KnownActivation(name, activation) if name is not None and known else activation(x)
+    return _apply_curves(backend, x, (coefficients_PC, denominator_PD, domain_P2), basis, base, factor)
 
 
 def sum_edges(
@@ -113,7 +102,7 @@ def sum_edges(
         ShapeError: the shapes do not belong together.
     """
     curves = (coefficients_ICO, denominator_ID, domain_I2)
-    _check_shapes(("inputs", "coefficients", "outputs"), x, *curves, basis)
+    _check_shapes(_EDGES, x, *curves, basis)
     shape = (*x.shape[:-1], coefficients_ICO.shape[2])
     _check_like("base", base, shape)
     with without_autocast(x.device.type):
@@ -123,9 +112,33 @@ def sum_edges(
 
 def without_autocast(device_type: str) -> AbstractContextManager:
     """Computes in the tensors' own dtypes; nothing needs to be done where no autocast is on, or none exists (meta)."""
+    if not torch._C._is_any_autocast_enabled():
+        return _NOTHING
     if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
         return torch.autocast(device_type, enabled=False)
-    return nullcontext()
+    return _NOTHING
+
+
+_CURVES = ("curves", "coefficients")
+_EDGES = ("inputs", "coefficients", "outputs")
+_NOTHING: AbstractContextManager = nullcontext()
+
+
+def _apply_curves(
+    backend: Backend,
+    x: Tensor,
+    curves: tuple[Tensor, Tensor | None, Tensor],
+    basis: Basis,
+    base: Tensor | KnownActivation | None,
+    factor: Tensor | None,
+) -> Tensor:
+    _check_shapes(_CURVES, x, *curves, basis)
+    if isinstance(base, Tensor):
+        _check_like("base", base, x.shape)
+        base = _flat(base)
+    _check_like("factor", factor, x.shape)
+    with without_autocast(x.device.type):
+        return backend.apply_curves(_flat(x), *curves, basis, base, _flat(factor)).reshape(x.shape)
 
 
 def _flat(tensor: Tensor | None) -> Tensor | None:
@@ -153,7 +166,7 @@ def _check_shapes(
             f"Coefficients of shape {tuple(coefficients.shape)} do not have the {basis.num_coefficients} per curve "
             f"that {basis} needs."
         )
-    shared = axes[0] == "curves" and x.ndim and curves and x.shape[-1] % curves == 0
+    shared = axes is _CURVES and x.ndim and curves and x.shape[-1] % curves == 0
     if not shared and (x.ndim == 0 or x.shape[-1] != curves):
         raise ShapeError(f"Input of shape {tuple(x.shape)} does not end in the {curves} curve inputs.")
     if domain.shape != (curves, 2):

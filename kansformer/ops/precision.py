@@ -11,6 +11,7 @@ from einops import repeat
 from torch import Tensor
 
 from kansformer.basis import Basis
+from kansformer.ops.activation import KnownActivation
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -34,7 +35,8 @@ def widened_curves(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
             in one dtype.
 
     Returns:
-        The same for mixed dtypes and P curves; the result has the base's dtype, or the dtype of the computation.
+        The same for mixed dtypes and P curves; the result has the base's dtype, or the dtype of the computation. A
+        `KnownActivation` as the base reaches the function only if everything has one dtype.
     """
 
     @wraps(function)
@@ -44,13 +46,20 @@ def widened_curves(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         denominator_PD: Tensor | None,
         domain_P2: Tensor,
         basis: Basis,
-        base_NI: Tensor | None = None,
+        base_NI: Tensor | KnownActivation | None = None,
         factor_NI: Tensor | None = None,
     ) -> Tensor:
         dtype = compute_dtype(x_NI)
         size = x_NI.shape[1] // max(1, coefficients_PC.shape[0])
+        tensors = (x_NI, coefficients_PC, denominator_PD, domain_P2, factor_NI)
+        if isinstance(base_NI, KnownActivation) and any(t is not None and t.dtype != dtype for t in tensors):
+            base_NI = base_NI.function(x_NI)
+        if size == 1 and all(getattr(t, "dtype", dtype) == dtype for t in (*tensors, base_NI)):
+            return function(x_NI, coefficients_PC, denominator_PD, domain_P2, basis, base_NI, factor_NI)
         curves = [_per_channel(t, size, dtype) for t in (coefficients_PC, denominator_PD, domain_P2)]
-        if all(t is None or t.dtype == dtype for t in (base_NI, factor_NI)):
+        if isinstance(base_NI, KnownActivation) or all(
+            getattr(t, "dtype", dtype) == dtype for t in (base_NI, factor_NI)
+        ):
             return function(x_NI.to(dtype), *curves, basis, base_NI, factor_NI)
         y_NI = function(x_NI.to(dtype), *curves, basis, None, None)
         y_NI = y_NI if base_NI is None else add_curve(base_NI, y_NI)

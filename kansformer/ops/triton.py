@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kansformer.basis import Basis
 from kansformer.ops import reference
+from kansformer.ops.activation import KnownActivation
 from kansformer.ops.gradients import is_transformed
 
 BASES = ("bspline", "chebyshev", "rational")
@@ -37,12 +38,16 @@ def device_types() -> tuple[str, ...]:
     return ("cuda", "cpu") if os.environ.get("TRITON_INTERPRET") == "1" else ("cuda",)
 
 
-@torch.compiler.assume_constant_result
-def computes(activation: str, device: torch.device, dtype: torch.dtype) -> bool:
+def computes(activation: str, basis: Basis, x: Tensor) -> bool:
     """Whether the kernel's own activation function is PyTorch's, bit for bit, on this device.
 
     For 16-bit dtypes the kernels try all 65,536 values, once per process.
     """
+    return basis.name in BASES and not is_transformed() and _is_exact(activation, x.device, x.dtype)
+
+
+@torch.compiler.assume_constant_result
+def _is_exact(activation: str, device: torch.device, dtype: torch.dtype) -> bool:
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         return False  # nothing can be tried out while a graph is captured
     return activation in _exact(device, dtype)
@@ -60,17 +65,20 @@ def apply_curves(
     denominator_PD: Tensor | None,
     domain_P2: Tensor,
     basis: Basis,
-    base_NI: Tensor | str | None = None,
+    base_NI: Tensor | KnownActivation | None = None,
     factor_NI: Tensor | None = None,
 ) -> Tensor:
-    """`reference.apply_curves` in one kernel; other bases, and mixed dtypes, by the definition.
-
-    The base may be the name of an activation function that the kernel `computes` of x.
-    """
-    added = [t for t in (base_NI, factor_NI) if isinstance(t, Tensor)]
-    # Without a base the result is float32, also for 16-bit inputs; the kernel's has the dtype of x.
-    fits = all(t.dtype == x_NI.dtype for t in added) and (base_NI is not None or x_NI.element_size() >= 4)
-    if (not isinstance(base_NI, str) and not (fits and basis.name in BASES)) or is_transformed():
+    """`reference.apply_curves` in one kernel; other bases, and mixed dtypes, by the definition."""
+    if isinstance(base_NI, KnownActivation):
+        base: str | Tensor = base_NI.name
+        fits = factor_NI is None or factor_NI.dtype == x_NI.dtype
+    else:
+        # Without a base the result is float32, also for 16-bit inputs; the kernel's has the dtype of x.
+        base = "zero" if base_NI is None else base_NI
+        fits = all(t is None or t.dtype == x_NI.dtype for t in (base_NI, factor_NI))
+        fits = fits and (base_NI is not None or x_NI.element_size() >= 4)
+    if not fits or basis.name not in BASES or is_transformed():
+        base_NI = base_NI.function(x_NI) if isinstance(base_NI, KnownActivation) else base_NI
         return reference.apply_curves(x_NI, coefficients_PC, denominator_PD, domain_P2, basis, base_NI, factor_NI)
     return kernels().learned_activation(
         x_NI,
@@ -78,7 +86,7 @@ def apply_curves(
         domain_P2,
         **_settings(basis),
         denominator=denominator_PD,
-        base="zero" if base_NI is None else base_NI,
+        base=base,
         factor=factor_NI,
     )
 

@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from kansformer.basis import EXTRAPOLATIONS, Basis
 from kansformer.errors import BackendError
 from kansformer.ops import backend, reference, select_backend
+from kansformer.ops.activation import KnownActivation
 from kansformer.ops.native import build, curves, edges, edges_bf16
 
 NATIVE = {"apply_curves": curves.apply_curves, "sum_edges": edges.sum_edges}
@@ -322,3 +323,59 @@ def test_the_operators_pass_torch_s_own_checks(make_case, known_basis, operation
         torch.library.opcheck(torch.ops.kansformer.curves.default, arguments)
     elif edges.serves(known_basis):
         torch.library.opcheck(torch.ops.kansformer.edges.default, (x, coefficients, None, case.domain, *settings))
+
+
+FUNCTIONS = {
+    "identity": lambda x: x,
+    "silu": torch.nn.functional.silu,
+    "gelu_tanh": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
+    "relu": torch.relu,
+    "tanh": torch.tanh,
+    "zero": torch.zeros_like,
+}
+
+
+@pytest.mark.parametrize("name", curves.ACTIVATIONS)
+@pytest.mark.parametrize("with_factor", [False, True])
+def test_known_activations(make_case, known_basis, name, with_factor):
+    case = make_case(known_basis, "apply_curves", tokens=40, inputs=19).to(torch.float32)
+    case.x[:2] = torch.tensor([[60.0], [-60.0]])
+    activation = KnownActivation(name, FUNCTIONS[name])
+
+    def known(*arguments, **extras):
+        return curves.apply_curves(*arguments, base_NI=activation, **extras)
+
+    def plain(x, *arguments, **extras):
+        return reference.apply_curves(x, *arguments, base_NI=activation.function(x), **extras)
+
+    added = ("factor",) if with_factor else ()
+    actual, gradients = run(known, "apply_curves", case, added)
+    expected, expected_gradients = run(plain, "apply_curves", case.to(torch.float64), added)
+    looser = 2.0 if known_basis.name == "rational" else 1.0
+    assert_close_to_float64(actual, expected, torch.float32, looser=looser)
+    assert_close_to_float64(gradients, expected_gradients, torch.float32, gradient=True, looser=looser)
+    zero = type(case)(known_basis, case.x, torch.zeros_like(case.coefficients), case.denominator, case.domain)
+    with torch.no_grad():
+        x = case.x.clone()
+        y = known(x, zero.coefficients, zero.denominator, zero.domain, known_basis)
+    assert torch.equal(y, activation.function(case.x)) and torch.equal(x, case.x)
+
+
+def test_a_known_activation_is_twice_differentiable(make_case, known_basis):
+    case = make_case(known_basis, "apply_curves", tokens=4, inputs=3)
+    activation = KnownActivation("silu", torch.nn.functional.silu)
+
+    def penalty(case, function):
+        x = case.x.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(function(x, case).square().sum(), x, create_graph=True)
+        return torch.autograd.grad(slope.square().sum(), x)[0]
+
+    def known(x, case):
+        return curves.apply_curves(x, case.coefficients, case.denominator, case.domain, known_basis, activation)
+
+    def plain(x, case):
+        base = activation.function(x)
+        return reference.apply_curves(x, case.coefficients, case.denominator, case.domain, known_basis, base)
+
+    actual, expected = penalty(case.to(torch.float32), known), penalty(case, plain)
+    assert_close_to_float64(actual, expected, torch.float32, gradient=True, looser=3.0)  # products of gradients

@@ -40,7 +40,7 @@ SIGNATURES = {
     "edges_expand": [_POINTER] * 4 + [_LONG] * 2 + [_INT] * 4,
     "edges_contract": [_POINTER] * 5 + [_LONG] * 2 + [_INT] * 4,
     "curves_forward": [_POINTER] * 8 + [_LONG] * 2 + [_INT] * 7,
-    "curves_backward": [_POINTER] * 13 + [_LONG] * 2 + [_INT] * 7,
+    "curves_backward": [_POINTER] * 13 + [_LONG] * 2 + [_INT] * 8,
 }
 
 _log = logging.getLogger(__name__)

@@ -12,17 +12,17 @@ from torch import Tensor
 from kansformer.basis import Basis
 
 
-def curves(
+def apply_curves(
+    x_NI: Tensor,
+    coefficients_IC: Tensor,
+    denominator_ID: Tensor | None,
+    domain_I2: Tensor,
     basis: Basis,
-    domain: Tensor,
-    x: Tensor,
-    coefficients: Tensor,
-    denominator: Tensor | None,
-    base: Tensor | None,
-    factor: Tensor | None,
+    base_NI: Tensor | None,
+    factor_NI: Tensor | None,
 ) -> Tensor:
-    """`native.curves.evaluate`, differentiable once."""
-    return _curves(x, coefficients, denominator, base, factor, domain, *_settings(basis))
+    """`reference.curves` of float32 tensors, differentiable once."""
+    return _curves(x_NI, coefficients_IC, denominator_ID, base_NI, factor_NI, domain_I2, *_settings(basis))
 
 
 def edges(basis: Basis, domain: Tensor, x: Tensor, coefficients: Tensor, base: Tensor | None) -> Tensor:

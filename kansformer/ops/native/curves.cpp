@@ -2,7 +2,8 @@
 //
 //   forward     y = (base + s(x)) · factor                      base and factor are optional
 //   backward    h = g · factor    ∂base = h    ∂factor = g · (base + s(x))
-//               ∂x = h · s'(x)    ∂a_ic = Σ_n h B_c(x_ni)    ∂q_ik = Σ_n h ∂s/∂q_ik
+//               where base is an activation σ(x), its slope joins that of s, and nothing of it is read:
+//               ∂x = h · (σ'(x) + s'(x))    ∂a_ic = Σ_n h B_c(x_ni)    ∂q_ik = Σ_n h ∂s/∂q_ik
 //
 // A vector holds neighbouring channels of one token. A B-spline is one polynomial per interval of its grid, with two
 // more intervals for what lies outside the domain; its factors are made once per call, and every lane picks those of its
@@ -15,6 +16,7 @@ namespace {
 
 constexpr int CHANNELS = 4 * LANES;  // channels that a task handles
 constexpr int BLOCK = 512;           // tokens in a sum
+constexpr int FEW = 4;               // tokens for which nothing is prepared
 constexpr int64_t ALONE = 1 << 14;   // fewer numbers are done before a second thread has begun
 typedef int IntVector __attribute__((vector_size(4 * LANES)));
 typedef float Lanes __attribute__((vector_size(4 * LANES)));
@@ -98,6 +100,32 @@ struct BSpline {
   void give(float* da, const float* rows, int channel) const {
     for (int c = 0; c < coefficients; c++) da[c] = 0;
     each_weight([&](int row, int c, float weight) { da[c] += weight * rows[row * CHANNELS + channel]; });
+  }
+
+  // s and ds without factors: for few tokens it costs less to look up the K + 1 coefficients of every lane, whose curves
+  // are `stride` numbers apart.
+  inline void curve_at_once(const float* a, int64_t stride, int alive, const Spot& spot, Lanes* s, Lanes* ds) const {
+    const Lanes near = spot.near * float(grid);
+    Lanes q = __builtin_convertvector(__builtin_convertvector(near, IntVector), Lanes);
+    q = pick(q < grid - 1.f, q, all(grid - 1.f));
+    q = pick(near == near, q, all(0.f));
+    const Lanes t = near - q;
+    const IntVector first = __builtin_convertvector(q, IntVector);
+    float live[K + 1][LANES] = {};
+    for (int lane = 0; lane < alive; lane++)
+      for (int k = 0; k <= K; k++) live[k][lane] = a[lane * stride + first[lane] + k];
+    Lanes value_sum = {}, slope_sum = {};
+    for (int k = 0; k <= K; k++) {
+      Lanes value = all(segments.factor[k][K]), slope = float(K) * value;
+      for (int p = K - 1; p >= 0; p--) {
+        value = value * t + segments.factor[k][p];
+        if (p) slope = slope * t + p * segments.factor[k][p];
+      }
+      value_sum += load(live[k]) * value, slope_sum += load(live[k]) * slope;
+    }
+    *ds = slope_sum * float(grid);
+    *s = extrapolation == LINEAR ? value_sum + *ds * (spot.unit - spot.near) : value_sum;
+    if (extrapolation == ZERO) *s *= spot.inside;
   }
 
   struct At {
@@ -249,10 +277,47 @@ struct Rational : Plain {  // P(z) / (1 + |Q(z)|), Q(z) = Σ_{k ≥ 1} q_k z^k, 
   }
 };
 
+inline Lanes exponential(Lanes x) {  // relative error 2e-7
+  x = pick(x > 88.f, all(88.f), x);
+  x = pick(x < -87.f, all(-87.f), x);
+  const Lanes half = pick(x < 0.f, all(-0.5f), all(0.5f));
+  const IntVector whole = __builtin_convertvector(x * 1.44269504f + half, IntVector);
+  const Lanes n = __builtin_convertvector(whole, Lanes);
+  const Lanes r = x - n * 0.693359375f + n * 2.12194440e-4f;  // ln 2 in two parts
+  Lanes e = all(1.f / 720);
+  for (float factor : {1.f / 120, 1.f / 24, 1.f / 6, 0.5f, 1.f, 1.f}) e = e * r + factor;
+  return e * reinterpret_cast<Lanes>((whole + 127) << 23);
+}
+
+// σ(x) and its slope, of the activation functions in curves.py.
+inline void activate(int activation, Lanes x, Lanes* value, Lanes* slope) {
+  switch (activation) {
+    case 1: *value = x, *slope = all(1.f); return;
+    case 2: *value = pick(x > 0.f, x, all(0.f)), *slope = pick(x > 0.f, all(1.f), all(0.f)); return;
+    case 3: {  // silu
+      const Lanes s = 1.f / (1.f + exponential(-x));
+      *value = x * s, *slope = s * (1.f + x * (1.f - s));
+      return;
+    }
+    case 4: {  // gelu_tanh: (1 + tanh(t)) / 2 is the logistic function of 2t
+      const Lanes s = 1.f / (1.f + exponential(-1.59576912f * (x + 0.044715f * x * x * x)));
+      *value = x * s, *slope = s + x * s * (1.f - s) * (1.59576912f + 0.21406859f * x * x);
+      return;
+    }
+    case 5: {  // tanh
+      const Lanes s = 1.f / (1.f + exponential(-2.f * x));
+      *value = 2.f * s - 1.f, *slope = 4.f * s * (1.f - s);
+      return;
+    }
+    default: *value = Lanes{}, *slope = Lanes{};
+  }
+}
+
 struct Call {
   float *y, *dx, *dbase, *dfactor, *dcoefficients, *ddenominators;
   const float *gradient, *base, *factor, *x, *coefficients, *denominators, *domain;
   int64_t tokens, inputs;
+  int activation;
 };
 
 // The LANES channels from `channel` on of one row; lanes that do not exist read as zero.
@@ -265,6 +330,30 @@ inline Lanes read(const float* row, int channel, int alive) {
 inline void write(float* row, Lanes v, int channel, int alive) {
   if (channel + LANES <= alive) return store(row + channel, v);
   for (int lane = 0; channel + lane < alive; lane++) row[channel + lane] = v[lane];
+}
+
+// Forward of few tokens: nothing is prepared.
+template <int K>
+void run_at_once(const Call& c, const Family& family) {
+  const BSpline<K> basis(family);
+  float lower[LANES] = {}, inverse_width[LANES] = {};
+  for (int64_t i = 0; i < c.inputs; i += LANES) {
+    const int alive = int(std::min<int64_t>(LANES, c.inputs - i));
+    for (int lane = 0; lane < alive; lane++) {
+      lower[lane] = c.domain[2 * (i + lane)];
+      inverse_width[lane] = 1.f / (c.domain[2 * (i + lane) + 1] - lower[lane]);
+    }
+    const Parameters p{nullptr, nullptr, lower, inverse_width};
+    for (int64_t n = 0; n < c.tokens; n++) {
+      const int64_t row = n * c.inputs + i;
+      const Spot spot(read(c.x + row, 0, alive), p, 0, family.extrapolation);
+      Lanes s, ds;
+      basis.curve_at_once(c.coefficients + i * family.coefficients, family.coefficients, alive, spot, &s, &ds);
+      if (c.base) s = read(c.base + row, 0, alive) + s;
+      if (c.factor) s = s * read(c.factor + row, 0, alive);
+      write(c.y + row, s, 0, alive);
+    }
+  }
 }
 
 template <class Basis>
@@ -322,12 +411,18 @@ void run(const Call& c, const Family& family, int threads) {
           if (c.dx || c.dfactor) {
             Lanes s, ds;
             basis.curve(p, i, spot, &s, &ds);
+            ds *= spot.moves * spot.inverse_width;
+            if (c.activation) {
+              Lanes value, slope;
+              activate(c.activation, read(c.x + row, i, alive), &value, &slope);
+              s += value, ds += slope;
+            }
             if (c.dfactor) {
               if (c.base) s = read(c.base + row, i, alive) + s;
               write(c.dfactor + row, h * s, i, alive);
             }
             if (c.factor) h *= read(c.factor + row, i, alive);
-            if (c.dx) write(c.dx + row, h * ds * (spot.moves * spot.inverse_width), i, alive);
+            if (c.dx) write(c.dx + row, h * ds, i, alive);
           } else if (c.factor) {
             h *= read(c.factor + row, i, alive);
           }
@@ -350,6 +445,13 @@ void run(const Call& c, const Family& family, int threads) {
 void dispatch(int basis, const Call& call, const Family& family, int threads) {
   if (basis == 1) return family.order == 3 ? run<Chebyshev<3>>(call, family, threads) : run<Chebyshev<0>>(call, family, threads);
   if (basis == 2) return family.order == 5 ? run<Rational<5>>(call, family, threads) : run<Rational<0>>(call, family, threads);
+  if (!call.gradient && call.tokens <= FEW) switch (family.order) {
+      case 1: return run_at_once<1>(call, family);
+      case 2: return run_at_once<2>(call, family);
+      case 3: return run_at_once<3>(call, family);
+      case 4: return run_at_once<4>(call, family);
+      case 5: return run_at_once<5>(call, family);
+    }
   switch (family.order) {
     case 1: return run<BSpline<1>>(call, family, threads);
     case 2: return run<BSpline<2>>(call, family, threads);
@@ -375,12 +477,12 @@ EXPORT void curves_forward(float* y, const float* base, const float* factor, con
 EXPORT void curves_backward(float* dx, float* dbase, float* dfactor, float* dcoefficients, float* ddenominators,
                             const float* gradient, const float* base, const float* factor, const float* x,
                             const float* coefficients, const float* denominators, const float* domain,
-                            const float* table, int64_t tokens, int64_t inputs, int num_coefficients,
-                            int num_denominators, int basis, int grid, int order, int extrapolation, int threads) {
+                            const float* table, int64_t tokens, int64_t inputs, int activation,
+                            int num_coefficients, int num_denominators, int basis, int grid, int order, int extrapolation, int threads) {
   Call call{};
   call.dx = dx, call.dbase = dbase, call.dfactor = dfactor, call.dcoefficients = dcoefficients;
   call.ddenominators = ddenominators, call.gradient = gradient, call.base = base, call.factor = factor, call.x = x;
   call.coefficients = coefficients, call.denominators = denominators, call.domain = domain;
-  call.tokens = tokens, call.inputs = inputs;
+  call.tokens = tokens, call.inputs = inputs, call.activation = activation;
   dispatch(basis, call, {grid, order, extrapolation, num_coefficients, num_denominators, table}, threads);
 }
