@@ -7,7 +7,8 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <memory>
+#include <cstdlib>
+#include <vector>
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -118,13 +119,53 @@ static void parallel(int64_t tasks, [[maybe_unused]] int threads, Body body) {
   for (int64_t task = 0; task < tasks; task++) body(task);
 }
 
-// Memory that is not initialised and begins at a cache line.
+// Memory that a thread has used and will use again: asking the system for fresh pages on every call costs more than
+// many a kernel. A thread keeps KEPT_BYTES at most.
+class Pool {
+  struct Piece {
+    void* memory;
+    size_t size;
+  };
+  static constexpr size_t KEPT_BYTES = 8 << 20;
+  std::vector<Piece> pieces;
+  size_t kept = 0;
+
+ public:
+  ~Pool() {
+    for (const Piece& piece : pieces) std::free(piece.memory);
+  }
+  void* take(size_t& size) {
+    for (size_t i = 0; i < pieces.size(); i++)
+      if (pieces[i].size >= size && pieces[i].size <= 2 * size) {
+        const Piece found = pieces[i];
+        pieces.erase(pieces.begin() + i);
+        kept -= size = found.size;
+        return found.memory;
+      }
+    size = (size + 63) / 64 * 64;
+    return std::aligned_alloc(64, size);
+  }
+  void give(void* memory, size_t size) {
+    if (kept + size > KEPT_BYTES) return std::free(memory);
+    pieces.push_back({memory, size});
+    kept += size;
+  }
+  static Pool& of_thread() {
+    static thread_local Pool pool;
+    return pool;
+  }
+};
+
+// Memory that is not initialised and begins at a cache line. It belongs to the thread that made it.
 template <class T>
-struct Buffer {
+class Buffer {
+  size_t size;
+
+ public:
   T* data;
   explicit Buffer(int64_t count)
-      : data(static_cast<T*>(std::aligned_alloc(64, (count * sizeof(T) + 63) / 64 * 64 + 64))) {}
-  ~Buffer() { std::free(data); }
+      : size(std::max<size_t>(64, count * sizeof(T))), data(static_cast<T*>(Pool::of_thread().take(size))) {}
+  ~Buffer() { Pool::of_thread().give(data, size); }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
   T& operator[](int64_t i) { return data[i]; }

@@ -10,12 +10,16 @@
 // interval by comparing. Sums over tokens are kept per BLOCK tokens and then added up: longer sums lose digits.
 //
 // x, base, factor, y, g (N, I), coefficients a (I, C), denominator q (I, D), domain (I, 2), contiguous float32.
+#include <memory>
+
 #include "common.h"
 
 namespace {
 
-constexpr int CHANNELS = 4 * LANES;  // channels that a task handles
-constexpr int BLOCK = 512;           // tokens in a sum
+constexpr int CHANNELS = 4 * LANES;  // channels in a block, whose curves fit the innermost cache
+constexpr int MOST_BLOCKS = 16;      // blocks of a task, whose curves fit the next one
+constexpr int TILE = 16;             // tokens that a block does before the next has its turn
+constexpr int SUMMED = 512;          // tokens in a sum, a multiple of TILE
 constexpr int FEW = 4;               // tokens for which nothing is prepared
 constexpr int64_t ALONE = 1 << 14;   // fewer numbers are done before a second thread has begun
 typedef int IntVector __attribute__((vector_size(4 * LANES)));
@@ -356,89 +360,132 @@ void run_at_once(const Call& c, const Family& family) {
   }
 }
 
+// The curves of CHANNELS neighbouring channels, ready for use, and the sums of their gradients.
 template <class Basis>
-void run(const Call& c, const Family& family, int threads) {
-  const Basis basis(family);
-  const int64_t blocks = (c.inputs + CHANNELS - 1) / CHANNELS;
-  const bool backward = c.gradient != nullptr;
-  if (c.tokens * c.inputs < ALONE) threads = 1;
-  // Backward adds up over tokens, so a task has all of them; forward may be cut along the tokens as well.
-  const int64_t cuts = backward ? 1 : std::max<int64_t>(1, std::min<int64_t>((c.tokens + 63) / 64, threads / blocks));
-  const int64_t per_cut = (c.tokens + cuts - 1) / cuts;
-  parallel(blocks * cuts, threads, [&](int64_t task) {
-    const int64_t first = task / cuts * CHANNELS, begin = task % cuts * per_cut;
-    const int64_t end = std::min(begin + per_cut, c.tokens);
-    const int alive = int(std::min<int64_t>(CHANNELS, c.inputs - first));
-    const int rows = basis.rows(), all_rows = rows + family.denominators;
-    Buffer<float> kept((all_rows + 2) * CHANNELS);
+struct Block {
+  const Basis& basis;
+  const Call& call;
+  const Family& family;
+  const int64_t first;
+  const int alive, rows, all_rows;
+  Buffer<float> kept, sums, totals;
+
+  Block(const Basis& basis, const Call& call, const Family& family, int64_t first)
+      : basis(basis),
+        call(call),
+        family(family),
+        first(first),
+        alive(int(std::min<int64_t>(CHANNELS, call.inputs - first))),
+        rows(basis.rows()),
+        all_rows(rows + family.denominators),
+        kept((all_rows + 2) * CHANNELS),
+        sums(learns() ? all_rows * CHANNELS : 0),
+        totals(learns() ? all_rows * CHANNELS : 0) {
     float* denominators = &kept[rows * CHANNELS];
     float *lower = &kept[all_rows * CHANNELS], *inverse_width = lower + CHANNELS;
     for (int i = 0; i < CHANNELS; i++) {
       const int64_t channel = first + std::min(i, alive - 1);
-      basis.take(kept.data, c.coefficients + channel * family.coefficients, i);
+      basis.take(kept.data, call.coefficients + channel * family.coefficients, i);
       for (int k = 0; k < family.denominators; k++)
-        denominators[k * CHANNELS + i] = c.denominators[channel * family.denominators + k];
-      lower[i] = c.domain[2 * channel];
-      inverse_width[i] = 1.f / (c.domain[2 * channel + 1] - lower[i]);
+        denominators[k * CHANNELS + i] = call.denominators[channel * family.denominators + k];
+      lower[i] = call.domain[2 * channel];
+      inverse_width[i] = 1.f / (call.domain[2 * channel + 1] - lower[i]);
     }
-    const Parameters p{kept.data, denominators, lower, inverse_width};
-    if (!backward) {
-      for (int64_t n = begin; n < end; n++) {
-        const int64_t row = n * c.inputs + first;
-        for (int i = 0; i < alive; i += LANES) {
-          const Spot spot(read(c.x + row, i, alive), p, i, family.extrapolation);
-          Lanes s, ds;
-          basis.curve(p, i, spot, &s, &ds);
-          if (c.base) s = read(c.base + row, i, alive) + s;
-          if (c.factor) s = s * read(c.factor + row, i, alive);
-          write(c.y + row, s, i, alive);
+    if (learns()) clear(sums), clear(totals);
+  }
+
+  bool learns() const { return call.dcoefficients || call.ddenominators; }
+  void clear(Buffer<float>& buffer) { std::memset(buffer.data, 0, sizeof(float) * all_rows * CHANNELS); }
+  Parameters parameters() const {
+    const float* lower = kept.data + all_rows * CHANNELS;
+    return {kept.data, kept.data + rows * CHANNELS, lower, lower + CHANNELS};
+  }
+
+  void forward(int64_t token) {
+    const Parameters p = parameters();
+    const int64_t row = token * call.inputs + first;
+    for (int i = 0; i < alive; i += LANES) {
+      const Spot spot(read(call.x + row, i, alive), p, i, family.extrapolation);
+      Lanes s, ds;
+      basis.curve(p, i, spot, &s, &ds);
+      if (call.base) s = read(call.base + row, i, alive) + s;
+      if (call.factor) s = s * read(call.factor + row, i, alive);
+      write(call.y + row, s, i, alive);
+    }
+  }
+
+  void backward(int64_t token) {
+    const Parameters p = parameters();
+    const int64_t row = token * call.inputs + first;
+    Sums places{sums.data, sums.data + rows * CHANNELS};
+    for (int i = 0; i < alive; i += LANES) {
+      const Lanes x = read(call.x + row, i, alive);
+      const Spot spot(x, p, i, family.extrapolation);
+      Lanes h = read(call.gradient + row, i, alive);
+      Lanes s, ds;
+      if (call.dx || call.dfactor) {
+        basis.curve(p, i, spot, &s, &ds);
+        ds *= spot.moves * spot.inverse_width;
+        if (call.activation) {
+          Lanes value, slope;
+          activate(call.activation, x, &value, &slope);
+          s += value, ds += slope;
         }
       }
-      return;
-    }
-    const int64_t size = int64_t(all_rows) * CHANNELS;
-    Buffer<float> totals(size), block(size);
-    Sums sums{block.data, &block[rows * CHANNELS]};
-    const bool learns = c.dcoefficients || c.ddenominators;
-    std::memset(totals.data, 0, size * sizeof(float));
-    for (int64_t n0 = 0; n0 < c.tokens; n0 += BLOCK) {
-      if (learns) std::memset(block.data, 0, size * sizeof(float));
-      for (int64_t n = n0; n < std::min(n0 + BLOCK, c.tokens); n++) {
-        const int64_t row = n * c.inputs + first;
-        for (int i = 0; i < alive; i += LANES) {
-          const Spot spot(read(c.x + row, i, alive), p, i, family.extrapolation);
-          Lanes h = read(c.gradient + row, i, alive);
-          if (c.dx || c.dfactor) {
-            Lanes s, ds;
-            basis.curve(p, i, spot, &s, &ds);
-            ds *= spot.moves * spot.inverse_width;
-            if (c.activation) {
-              Lanes value, slope;
-              activate(c.activation, read(c.x + row, i, alive), &value, &slope);
-              s += value, ds += slope;
-            }
-            if (c.dfactor) {
-              if (c.base) s = read(c.base + row, i, alive) + s;
-              write(c.dfactor + row, h * s, i, alive);
-            }
-            if (c.factor) h *= read(c.factor + row, i, alive);
-            if (c.dx) write(c.dx + row, h * ds, i, alive);
-          } else if (c.factor) {
-            h *= read(c.factor + row, i, alive);
-          }
-          if (c.dbase) write(c.dbase + row, h, i, alive);
-          if (learns) basis.gradients(p, i, spot, h, sums);
-        }
+      if (call.dfactor) {
+        if (call.base) s = read(call.base + row, i, alive) + s;
+        write(call.dfactor + row, h * s, i, alive);
       }
-      if (learns)
-        for (int64_t k = 0; k < size; k++) totals[k] += block[k];
+      if (call.factor) h *= read(call.factor + row, i, alive);
+      if (call.dx) write(call.dx + row, h * ds, i, alive);
+      if (call.dbase) write(call.dbase + row, h, i, alive);
+      if (learns()) basis.gradients(p, i, spot, h, places);
     }
+  }
+
+  void add_up() {
+    if (!learns()) return;
+    for (int k = 0; k < all_rows * CHANNELS; k++) totals[k] += sums[k];
+    clear(sums);
+  }
+
+  void give() {
     for (int i = 0; i < alive; i++) {
-      if (c.dcoefficients) basis.give(c.dcoefficients + (first + i) * family.coefficients, totals.data, i);
-      if (c.ddenominators)
+      if (call.dcoefficients) basis.give(call.dcoefficients + (first + i) * family.coefficients, totals.data, i);
+      if (call.ddenominators)
         for (int k = 0; k < family.denominators; k++)
-          c.ddenominators[(first + i) * family.denominators + k] = totals[(rows + k) * CHANNELS + i];
+          call.ddenominators[(first + i) * family.denominators + k] = totals[(rows + k) * CHANNELS + i];
     }
+  }
+};
+
+template <class Basis>
+void run(const Call& call, const Family& family, int threads) {
+  const Basis basis(family);
+  const bool backward = call.gradient != nullptr;
+  if (call.tokens * call.inputs < ALONE) threads = 1;
+  // A task has as many blocks of channels as may be: rows are read in long pieces. Backward adds up over tokens, so a
+  // task has all of them; forward may be cut along the tokens as well.
+  const int64_t blocks = (call.inputs + CHANNELS - 1) / CHANNELS;
+  const int64_t span = std::min<int64_t>(MOST_BLOCKS, (blocks + threads - 1) / threads);
+  const int64_t spans = (blocks + span - 1) / span;
+  const int64_t cuts = backward ? 1 : std::max<int64_t>(1, std::min<int64_t>((call.tokens + 63) / 64, threads / spans));
+  const int64_t per_cut = (call.tokens + cuts - 1) / cuts;
+  parallel(spans * cuts, threads, [&](int64_t task) {
+    std::vector<std::unique_ptr<Block<Basis>>> mine;
+    const int64_t first_block = task / cuts * span;
+    for (int64_t b = first_block; b < std::min(first_block + span, blocks); b++)
+      mine.emplace_back(new Block<Basis>(basis, call, family, b * CHANNELS));
+    const int64_t begin = task % cuts * per_cut, end = std::min(begin + per_cut, call.tokens);
+    for (int64_t n0 = begin; n0 < end; n0 += TILE) {
+      const int64_t last = std::min(n0 + TILE, end);
+      for (auto& block : mine) {
+        for (int64_t n = n0; n < last; n++) backward ? block->backward(n) : block->forward(n);
+        if (backward && (last % SUMMED == 0 || last == end)) block->add_up();
+      }
+    }
+    if (backward)
+      for (auto& block : mine) block->give();
   });
 }
 
