@@ -379,3 +379,15 @@ def test_a_known_activation_is_twice_differentiable(make_case, known_basis):
 
     actual, expected = penalty(case.to(torch.float32), known), penalty(case, plain)
     assert_close_to_float64(actual, expected, torch.float32, gradient=True, looser=3.0)  # products of gradients
+
+
+def test_a_cache_that_cannot_be_written_is_replaced_by_a_private_folder(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(build.tempfile, "gettempdir", lambda: str(tmp_path))
+    folder = build._cache_folder()
+    assert folder.parent == tmp_path and folder.stat().st_mode & 0o077 == 0
+    folder.rmdir()
+    folder.write_text("in the way, too")
+    with pytest.raises(OSError, match="none of these folders can be written to by this user alone"):
+        build._cache_folder()

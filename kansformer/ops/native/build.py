@@ -67,6 +67,8 @@ def reason_unavailable() -> str | None:
 
 @cache
 def _state() -> "ctypes.CDLL | str":
+    if os.name == "nt":
+        return "it is built on Linux and macOS only."
     compiler = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
     if compiler is None:
         return "no C++ compiler was found (c++, g++ or clang++). Install one, for example g++."
@@ -83,23 +85,24 @@ def _state() -> "ctypes.CDLL | str":
 
 
 def _built(compiler: str) -> Path:
-    machine = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
-    flags = [*FLAGS, machine]
-    # PyTorch's own OpenMP is in the process: link no other, so that there is one pool of threads.
-    link = [] if _has_torch_openmp() else ["-fopenmp"]
+    version = _run([compiler, "--version"])
+    flags = [*FLAGS, "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"]
+    # GCC's code runs on the OpenMP that PyTorch has brought into the process, so that there is one pool of threads, and
+    # none is linked. Where that cannot be, the kernels start threads of their own.
+    openmp = ["-fopenmp"] if "Free Software Foundation" in version and _has_torch_openmp() else []
     sources = [HERE / name for name in (*SOURCES, *HEADERS)]
     texts = [source.read_text(encoding="utf-8") for source in sources]
-    identity = "\0".join([*texts, *flags, *link, _run([compiler, "--version"]), platform.machine(), _processor()])
+    identity = "\0".join([*texts, *flags, *openmp, version, platform.machine(), _processor()])
     folder = _cache_folder()
     target = folder / f"native-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
     if not target.exists():
-        _log.info("kansformer builds its CPU kernels with %s, once on this machine (a few seconds).", compiler)
+        _log.warning("kansformer builds its CPU kernels with %s, once on this machine (a few seconds).", compiler)
         with tempfile.TemporaryDirectory(dir=folder) as aside:
             objects = [str(Path(aside) / f"{name}.o") for name in SOURCES]
             for name, compiled in zip(SOURCES, objects, strict=True):
-                _run([compiler, *flags, "-fopenmp", "-c", str(HERE / name), "-o", compiled])
+                _run([compiler, *flags, *openmp, "-c", str(HERE / name), "-o", compiled])
             built = Path(aside) / target.name
-            _run([compiler, "-shared", *link, *objects, "-o", str(built)])
+            _run([compiler, "-shared", "-pthread", *objects, "-o", str(built)])
             os.replace(built, target)  # whole or not at all, also with several processes
     return target
 
@@ -118,15 +121,20 @@ def _processor() -> str:
 
 
 def _cache_folder() -> Path:
+    """A folder that only this user writes to: what lies in it is loaded into the process."""
     home = os.environ.get("XDG_CACHE_HOME")
-    for folder in (Path(home) if home else Path.home() / ".cache", Path(tempfile.gettempdir())):
+    candidates = (
+        (Path(home) if home else Path.home() / ".cache") / "kansformer",
+        Path(tempfile.gettempdir()) / f"kansformer-{os.getuid()}",
+    )
+    for folder in candidates:
         try:
-            (folder / "kansformer").mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError:
             continue
-        if os.access(folder / "kansformer", os.W_OK):
-            return folder / "kansformer"
-    raise OSError("neither the cache folder nor the folder for temporary files can be written to")
+        if os.access(folder, os.W_OK) and folder.stat().st_uid == os.getuid():
+            return folder
+    raise OSError(f"none of these folders can be written to by this user alone: {', '.join(map(str, candidates))}")
 
 
 def _run(command: list[str]) -> str:

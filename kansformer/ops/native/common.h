@@ -4,10 +4,12 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <cstdlib>
+#include <thread>
 #include <vector>
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
@@ -114,9 +116,24 @@ struct Segments {
 
 // Run body(task) for every task, on this many threads.
 template <class Body>
-static void parallel(int64_t tasks, [[maybe_unused]] int threads, Body body) {
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1 && tasks > 1)
+static void parallel(int64_t tasks, int threads, Body body) {
+  if (threads <= 1 || tasks <= 1) {
+    for (int64_t task = 0; task < tasks; task++) body(task);
+    return;
+  }
+#if defined(_OPENMP)
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
   for (int64_t task = 0; task < tasks; task++) body(task);
+#else
+  std::atomic<int64_t> next{0};
+  auto work = [&] {
+    for (int64_t task; (task = next++) < tasks;) body(task);
+  };
+  std::vector<std::thread> others;
+  for (int64_t i = 1; i < std::min<int64_t>(threads, tasks); i++) others.emplace_back(work);
+  work();
+  for (std::thread& other : others) other.join();
+#endif
 }
 
 // Memory that a thread has used and will use again: asking the system for fresh pages on every call costs more than

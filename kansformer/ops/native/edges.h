@@ -4,7 +4,7 @@
 #include "common.h"
 
 constexpr int MASK = 64;                      // tokens in a tile: the bits of a mask
-constexpr int TOKENS = 4 * MASK;              // tokens that are prepared together
+constexpr int TOKENS = 8 * MASK;              // tokens that are prepared together
 constexpr int INPUTS = 64;                    // inputs that are prepared together
 
 struct Shape {
