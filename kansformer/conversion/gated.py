@@ -5,13 +5,14 @@ Whether a forward is exactly `down(act(gate(x)) * up(x))` is read from its graph
 """
 
 import operator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import fx, nn
-from torch.nn.modules import module as global_hooks
 
 from kansformer.nn import LearnedActivation
+from kansformer.nn.base import has_hooks
 
 _PRODUCTS = {"call_function": (operator.mul, torch.mul), "call_method": ("mul",)}
 
@@ -21,10 +22,11 @@ class GatedForward:
     """The forward of one block, kept as its instance attribute `forward`: the same bits as its class's own.
 
     It steps aside for the class's forward whenever that could be told apart: for more arguments, for a module that has
-    taken the activation's place, and for hooks on the activation.
+    taken the activation's place, for hooks on the activation, and for a class whose forward was changed.
     """
 
     block: nn.Module
+    replaces: Callable[..., object]
     gate: str
     act: str
     up: str
@@ -32,8 +34,10 @@ class GatedForward:
 
     def __call__(self, *args: object, **kwargs: object) -> object:
         act = getattr(self.block, self.act)
-        if len(args) != 1 or kwargs or not isinstance(act, LearnedActivation) or _has_hooks(act):
-            return type(self.block).forward(self.block, *args, **kwargs)
+        forward = type(self.block).forward
+        plain = isinstance(act, LearnedActivation) and not has_hooks(act) and forward is self.replaces
+        if len(args) != 1 or kwargs or not plain:
+            return forward(self.block, *args, **kwargs)
         (x,) = args
         gate, up, down = (getattr(self.block, name) for name in (self.gate, self.up, self.down))
         return down(act(gate(x), factor=up(x)))
@@ -60,7 +64,7 @@ def shorten_gated_forward(block: nn.Module, act: str) -> bool:
     finally:
         block.training = mode
     gate, up, down = names
-    block.__dict__["forward"] = GatedForward(block, gate, act, up, down)
+    _attach(block, GatedForward(block, type(block).forward, gate, act, up, down))
     return True
 
 
@@ -68,13 +72,25 @@ def restore_forwards(model: nn.Module) -> None:
     """Take every short way out of a model."""
     for module in model.modules():
         if isinstance(module.__dict__.get("forward"), GatedForward):
-            del module.__dict__["forward"]
+            del module.__dict__["forward"], module.__dict__["_replicate_for_data_parallel"]
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    own = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    everywhere = (global_hooks._global_forward_hooks, global_hooks._global_forward_pre_hooks)
-    return any(own) or any(everywhere)
+@dataclass(frozen=True)
+class _Replicate:
+    """`_replicate_for_data_parallel` of a block with a short way: the replica's runs on the replica."""
+
+    forward: GatedForward
+
+    def __call__(self) -> nn.Module:
+        block = self.forward.block
+        replica = type(block)._replicate_for_data_parallel(block)
+        _attach(replica, replace(self.forward, block=replica))
+        return replica
+
+
+def _attach(block: nn.Module, forward: GatedForward) -> None:
+    block.__dict__["forward"] = forward
+    block.__dict__["_replicate_for_data_parallel"] = _Replicate(forward)
 
 
 class _ChildrenAreLeaves(fx.Tracer):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
 
 from kansformer.errors import ConfigError
 
@@ -35,17 +36,28 @@ def base_function(name: str) -> Callable[[Tensor], Tensor]:
     return BASE_FUNCTIONS[name]
 
 
-_NAMES = {function: name for name, function in BASE_FUNCTIONS.items()}
 _MODULE_NAMES: dict[type, str] = {nn.SiLU: "silu", nn.ReLU: "relu", nn.Tanh: "tanh", nn.Identity: "identity"}
 _GELU_NAMES = {"none": "gelu", "tanh": "gelu_tanh"}
 
 
 def kernel_name(function: Callable[[Tensor], Tensor]) -> str | None:
-    """The name under which kernels know an activation function, or None. Subclasses and hooks may do anything."""
+    """The name under which kernels know an activation function, or None: subclasses and hooks may do anything."""
     if not isinstance(function, nn.Module):
-        return _NAMES.get(function)
-    if function._forward_hooks or function._forward_pre_hooks:
+        return next((name for name, known in BASE_FUNCTIONS.items() if known is function), None)
+    if has_hooks(function) or "forward" in vars(function):
         return None
     if type(function) is nn.GELU:
         return _GELU_NAMES[function.approximate]
     return _MODULE_NAMES.get(type(function))
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether anyone watches what goes into this module or comes out of it, forward or backward."""
+    own = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    everywhere = (
+        torch_module._global_forward_hooks,
+        torch_module._global_forward_pre_hooks,
+        torch_module._global_backward_hooks,
+        torch_module._global_backward_pre_hooks,
+    )
+    return any(own) or any(everywhere)

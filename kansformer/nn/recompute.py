@@ -43,7 +43,10 @@ class _RecomputedLinear(torch.autograd.Function):
         dx = dweight = dbias = None
         if x_wanted:
             dactivated = (gradient @ weight.to(gradient.dtype)).to(activated.dtype)
-            (dx,) = torch.autograd.grad(activated, x, dactivated, create_graph=twice)
+            if activated.requires_grad:
+                (dx,) = torch.autograd.grad(activated, x, dactivated, create_graph=twice)
+            else:  # a constant
+                dx = torch.zeros_like(x)
         gradient_NO = gradient.reshape(-1, gradient.shape[-1])
         if weight_wanted:
             activated_NI = activated if twice else activated.detach()

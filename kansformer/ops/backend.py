@@ -102,9 +102,14 @@ def select_backend(requested: str, device_type: str) -> Backend:
     if not backend.runs_on(device_type):
         choices = ", ".join(name for name, other in BACKENDS.items() if other.runs_on(device_type))
         raise BackendError(f"Backend {requested!r} does not run on {device_type!r} tensors. Choose auto, {choices}.")
-    if reason := backend.reason_unavailable():
+    if reason := _reason_unavailable(requested):
         raise BackendError(f"Backend {requested!r} cannot run: {reason}")
     return backend
+
+
+@torch.compiler.assume_constant_result
+def _reason_unavailable(name: str) -> str | None:
+    return BACKENDS[name].reason_unavailable()
 
 
 @torch.compiler.assume_constant_result

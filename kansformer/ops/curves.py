@@ -1,7 +1,8 @@
 """The two operations on tensors of any leading shape and any float dtype.
 
-Both compute in float32 (float64 for float64 inputs) also under autocast. With a base they add the curves to it and
-round once to its dtype; without one they return the dtype they computed in.
+Curves are computed in float32 (float64 for float64 inputs), also under autocast. With a base they are added to it and
+rounded once to its dtype; without one the result has the dtype of the computation. Onto a bfloat16 base, and for 16-bit
+inputs on a GPU, edges multiply basis values and coefficients in 16 bits, and add up in float32.
 
 Shape letters: `...` any, I inputs, O outputs, C coefficients, D denominator parameters, P curves.
 """
@@ -104,7 +105,7 @@ def sum_edges(
     curves = (coefficients_ICO, denominator_ID, domain_I2)
     _check_shapes(_EDGES, x, *curves, basis)
     shape = (*x.shape[:-1], coefficients_ICO.shape[2])
-    _check_like("base", base, shape)
+    _check_like("base", base, x, shape)
     with without_autocast(x.device.type):
         y = backend_for(x).sum_edges(_flat(x), *curves, basis, _flat(base))
     return y.reshape(shape)
@@ -134,9 +135,9 @@ def _apply_curves(
 ) -> Tensor:
     _check_shapes(_CURVES, x, *curves, basis)
     if isinstance(base, Tensor):
-        _check_like("base", base, x.shape)
+        _check_like("base", base, x, x.shape)
         base = _flat(base)
-    _check_like("factor", factor, x.shape)
+    _check_like("factor", factor, x, x.shape)
     with without_autocast(x.device.type):
         return backend.apply_curves(_flat(x), *curves, basis, base, _flat(factor)).reshape(x.shape)
 
@@ -145,7 +146,9 @@ def _flat(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.reshape(-1, tensor.shape[-1])
 
 
-def _check_like(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> None:
+def _check_like(name: str, tensor: Tensor | None, x: Tensor, shape: tuple[int, ...]) -> None:
+    if tensor is not None and tensor.device != x.device:
+        raise ShapeError(f"The {name} is on {tensor.device}, the input on {x.device}. Move one to the other.")
     if tensor is not None and tensor.shape != shape:
         raise ShapeError(f"The {name} of shape {tuple(tensor.shape)} does not fit the output of shape {tuple(shape)}.")
 
@@ -166,6 +169,9 @@ def _check_shapes(
             f"Coefficients of shape {tuple(coefficients.shape)} do not have the {basis.num_coefficients} per curve "
             f"that {basis} needs."
         )
+    for tensor in (coefficients, denominator, domain):
+        if tensor is not None and tensor.device != x.device:
+            raise ShapeError(f"Curves on {tensor.device} cannot take an input on {x.device}. Move one to the other.")
     shared = axes is _CURVES and x.ndim and curves and x.shape[-1] % curves == 0
     if not shared and (x.ndim == 0 or x.shape[-1] != curves):
         raise ShapeError(f"Input of shape {tuple(x.shape)} does not end in the {curves} curve inputs.")

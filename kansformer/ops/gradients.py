@@ -13,12 +13,22 @@ def is_transformed() -> bool:
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
+def is_compiled() -> bool:
+    """Whether a graph is made that may hold operators of ours. What is exported has to run without this package."""
+    return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+
+
 def needs_definition(*tensors: Tensor | None) -> bool:
     """Whether only the plain definition will do: for compilers, which fuse and tile it themselves, for `torch.func`,
     and for tensors that have no memory of their own to work on."""
     if torch.compiler.is_compiling() or is_transformed():
         return True
-    return any(t is not None and type(t) not in PLAIN_TENSORS for t in tensors)
+    return any(t is not None and (type(t) not in PLAIN_TENSORS or _is_batched(t)) for t in tensors)
+
+
+def _is_batched(tensor: Tensor) -> bool:
+    """Whether a tensor stands for a batch of gradients (`is_grads_batched`)."""
+    return torch._C._functorch.is_legacy_batchedtensor(tensor) or torch._C._functorch.is_batchedtensor(tensor)
 
 
 def gradients_of(
@@ -37,5 +47,12 @@ def gradients_of(
 def gradients_of_definition(
     definition: Callable[..., Tensor], tensors: Sequence[Tensor | None], wanted: Sequence[bool], gradient: Tensor
 ) -> tuple[Tensor | None, ...]:
-    """Gradients that can be differentiated again, by the graph of the definition itself."""
-    return gradients_of(definition(*tensors), tensors, wanted, gradient, create_graph=True)
+    """Gradients by the graph of the definition itself; they can be differentiated again where gradients are enabled."""
+    twice = torch.is_grad_enabled()
+    if not twice:
+        tensors = [
+            None if t is None else t.detach().requires_grad_(need) for t, need in zip(tensors, wanted, strict=True)
+        ]
+    with torch.enable_grad():
+        output = definition(*tensors)
+    return gradients_of(output, tensors, wanted, gradient, create_graph=twice)

@@ -43,7 +43,7 @@ def computes(activation: str, basis: Basis, x: Tensor) -> bool:
 
     For 16-bit dtypes the kernels try all 65,536 values, once per process.
     """
-    return basis.name in BASES and not is_transformed() and _is_exact(activation, x.device, x.dtype)
+    return _serves(basis) and _is_exact(activation, x.device, x.dtype)
 
 
 @torch.compiler.assume_constant_result
@@ -77,7 +77,7 @@ def apply_curves(
         base = "zero" if base_NI is None else base_NI
         fits = all(t is None or t.dtype == x_NI.dtype for t in (base_NI, factor_NI))
         fits = fits and (base_NI is not None or x_NI.element_size() >= 4)
-    if not fits or basis.name not in BASES or is_transformed():
+    if not fits or not _serves(basis):
         base_NI = base_NI.function(x_NI) if isinstance(base_NI, KnownActivation) else base_NI
         return reference.apply_curves(x_NI, coefficients_PC, denominator_PD, domain_P2, basis, base_NI, factor_NI)
     return kernels().learned_activation(
@@ -100,13 +100,18 @@ def sum_edges(
     base_NO: Tensor | None = None,
 ) -> Tensor:
     """`reference.sum_edges` by the kernels, which multiply in the dtype of the base, or of x without one."""
-    if basis.name not in BASES or is_transformed():
+    if not _serves(basis):
         return reference.sum_edges(x_NI, coefficients_ICO, denominator_ID, domain_I2, basis, base_NO)
     dtype = x_NI.dtype if base_NO is None else base_NO.dtype
     y_NO = kernels().sum_edges(
         x_NI.to(dtype), coefficients_ICO, domain_I2, **_settings(basis), denominator=denominator_ID, base=base_NO
     )
     return y_NO if base_NO is not None else y_NO.to(torch.promote_types(dtype, torch.float32))
+
+
+def _serves(basis: Basis) -> bool:
+    # What is exported has to run without the kernels.
+    return basis.name in BASES and not is_transformed() and not torch.compiler.is_exporting()
 
 
 def _settings(basis: Basis) -> dict[str, object]:

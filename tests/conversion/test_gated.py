@@ -164,3 +164,34 @@ def test_it_compiles_to_one_graph():
     bend(model)
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(IDS).logits, model(IDS).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_a_replica_for_data_parallel_runs_on_itself():
+    block = Block()
+    shorten_gated_forward(block, "act")
+    replica = block._replicate_for_data_parallel()
+    assert replica.__dict__["forward"].block is replica
+    assert replica._replicate_for_data_parallel().__dict__["forward"].block is not replica
+
+
+def test_a_forward_changed_on_the_class_is_taken(monkeypatch):
+    block = Block()
+    shorten_gated_forward(block, "act")
+    monkeypatch.setattr(Block, "forward", lambda self, x: x)
+    assert torch.equal(block(torch.ones(2, 4)), torch.ones(2, 4))
+
+
+def test_everyone_who_watches_an_activation_sees_it():
+    model = made()
+    watched, calls = model.model.layers[0].mlp.act_fn, []
+    watched.register_full_backward_hook(lambda module, entering, leaving: calls.append("inner"))
+    convert(model)
+    act = model.model.layers[0].mlp.act_fn
+    act.register_full_backward_hook(lambda module, entering, leaving: calls.append("outer"))
+    model(IDS, labels=IDS).loss.backward()
+    assert sorted(calls) == ["inner", "outer"]
+    with nn.modules.module.register_module_forward_hook(
+        lambda module, args, output: calls.append("global") if module is act else None
+    ):
+        model(IDS)
+    assert calls[-1] == "global"

@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from kansformer.errors import ConfigError, ShapeError
 from kansformer.nn import GatedKANFeedForward, KANFeedForward, KANLinear, LearnedActivation
+from kansformer.nn.base import BASE_FUNCTIONS
 
 CASES = [
     (kind, basis, edges)
@@ -272,3 +273,25 @@ def test_an_input_of_another_width_is_refused(kind):
         make(kind, "bspline", "channel")(torch.zeros(2, 1))
     with pytest.raises(ShapeError, match=r"curves for 6 channels, got input \(\)"):
         make("activation", "bspline", "channel")(torch.zeros(()))
+
+
+@pytest.mark.parametrize("base", BASE_FUNCTIONS)
+@pytest.mark.parametrize("edges", ["full", "low_rank", "channel"])
+def test_every_base_function_can_be_trained(base, edges):
+    layer = KANLinear(3, 2, base=base, edges=edges).double()
+    torch.nn.init.normal_(layer.coefficients)
+    x = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    assert torch.autograd.gradcheck(layer, x)
+    layer(x).sum().backward()
+    assert all(p.grad is not None for p in layer.parameters())
+
+
+def test_any_callable_can_be_bent():
+    class Unhashable:
+        __hash__ = None
+
+        def __call__(self, x):
+            return 2 * x
+
+    x = torch.ones(2, 3)
+    assert torch.equal(LearnedActivation(3, base=Unhashable())(x), 2 * x)

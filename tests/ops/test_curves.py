@@ -99,6 +99,35 @@ def test_meta_tensors(make_case, basis, operation):
     assert y.is_meta and y.shape == expected_of(operation, case).shape
 
 
+def test_tensors_on_different_devices_are_refused(make_case, basis, operation):
+    case = make_case(basis, operation)
+    arguments = (case.domain, case.basis, case.denominator)
+    with pytest.raises(ShapeError, match="Curves on meta cannot take an input on cpu"):
+        CALLS[operation](case.x, case.coefficients.to("meta"), *arguments)
+    with pytest.raises(ShapeError, match="The base is on meta, the input on cpu"):
+        CALLS[operation](case.x, case.coefficients, *arguments, base=case.x.to("meta"))
+
+
+def test_an_explicit_backend_compiles_to_one_graph(make_case, basis, operation, backend):
+    torch._dynamo.reset()
+    case = make_case(basis, operation).to(torch.float32)
+    arguments = (case.x, case.coefficients, case.domain, case.basis, case.denominator)
+    compiled = torch.compile(CALLS[operation], fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(*arguments), CALLS[operation](*arguments), rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_exported_runs_without_this_package(make_case, basis, operation):
+    case = make_case(basis, operation).to(torch.float32)
+
+    class Module(torch.nn.Module):
+        def forward(self, x):
+            return CALLS[operation](x, case.coefficients, case.domain, case.basis, case.denominator)
+
+    program = torch.export.export(Module(), (case.x,))
+    assert not [node for node in program.graph.nodes if "kansformer" in str(node.target)]
+    torch.testing.assert_close(program.module()(case.x), Module()(case.x), rtol=1e-4, atol=1e-4)
+
+
 def test_shapes_that_do_not_fit_are_refused(make_case, operation):
     case, rational = (make_case(Basis(name=name), operation) for name in ("bspline", "rational"))
     function, x, coefficients, domain = CALLS[operation], case.x, case.coefficients, case.domain

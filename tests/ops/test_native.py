@@ -14,7 +14,7 @@ from kansformer.basis import EXTRAPOLATIONS, Basis
 from kansformer.errors import BackendError
 from kansformer.ops import backend, reference, select_backend
 from kansformer.ops.activation import KnownActivation
-from kansformer.ops.native import build, curves, edges, edges_bf16
+from kansformer.ops.native import build, calls, curves, edges, edges_bf16
 
 NATIVE = {"apply_curves": curves.apply_curves, "sum_edges": edges.sum_edges}
 NAMES = ("x", "coefficients", "denominator")
@@ -335,7 +335,7 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", curves.ACTIVATIONS)
+@pytest.mark.parametrize("name", calls.ACTIVATIONS)
 @pytest.mark.parametrize("with_factor", [False, True])
 def test_known_activations(make_case, known_basis, name, with_factor):
     case = make_case(known_basis, "apply_curves", tokens=40, inputs=19).to(torch.float32)
@@ -389,5 +389,40 @@ def test_a_cache_that_cannot_be_written_is_replaced_by_a_private_folder(monkeypa
     assert folder.parent == tmp_path and folder.stat().st_mode & 0o077 == 0
     folder.rmdir()
     folder.write_text("in the way, too")
-    with pytest.raises(OSError, match="none of these folders can be written to by this user alone"):
+    with pytest.raises(OSError, match="none of these folders belongs to this user alone"):
         build._cache_folder()
+
+
+def test_a_folder_that_others_may_write_to_is_not_trusted(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "kansformer").mkdir()
+    (tmp_path / "kansformer").chmod(0o777)
+    monkeypatch.setattr(build.tempfile, "gettempdir", lambda: str(tmp_path / "temporary"))
+    assert build._cache_folder().parent.name == "temporary"
+
+
+def test_a_compiler_with_arguments_and_a_user_without_a_home(monkeypatch, fresh_build):
+    monkeypatch.setenv("CXX", "c++ -O1")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(build.Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    monkeypatch.setattr(build.tempfile, "tempdir", str(fresh_build))
+    assert build.reason_unavailable() is None
+
+
+def test_batched_gradients_take_the_definition(make_case, known_basis, operation):
+    case = make_case(known_basis, operation, 4, 3, 2).to(torch.float32)
+    x = case.x.requires_grad_()
+    y = NATIVE[operation](x, case.coefficients, case.denominator, case.domain, known_basis)
+    several = torch.randn(5, *y.shape, generator=torch.Generator().manual_seed(0))
+    (batched,) = torch.autograd.grad(y, x, several, is_grads_batched=True, retain_graph=True)
+    single = torch.stack([torch.autograd.grad(y, x, one, retain_graph=True)[0] for one in several])
+    torch.testing.assert_close(batched, single, rtol=1e-4, atol=1e-5)
+
+
+def test_compiled_gradients_have_the_layout_that_was_announced(make_case, known_basis):
+    torch._dynamo.reset()
+    case = make_case(known_basis, "apply_curves", 6, 6).to(torch.float32)
+    settings = (known_basis.name, known_basis.grid_size, known_basis.order, known_basis.extrapolation)
+    x = case.x.t().requires_grad_()
+    arguments = (x, case.coefficients, case.denominator, None, None, case.domain, *settings)
+    torch.library.opcheck(torch.ops.kansformer.curves.default, arguments)

@@ -4,11 +4,13 @@ The library is plain C at its surface and knows nothing of PyTorch, so that buil
 every version of it. It lies in the user's cache folder under a name made from source, compiler, flags and processor.
 """
 
+import contextlib
 import ctypes
 import hashlib
 import logging
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -69,23 +71,24 @@ def reason_unavailable() -> str | None:
 def _state() -> "ctypes.CDLL | str":
     if os.name == "nt":
         return "it is built on Linux and macOS only."
-    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
-    if compiler is None:
+    found = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
+    if found is None:
         return "no C++ compiler was found (c++, g++ or clang++). Install one, for example g++."
+    compiler = shlex.split(found)
     try:
         loaded = ctypes.CDLL(str(_built(compiler)))
         for name, types in SIGNATURES.items():
             function = getattr(loaded, name)
             function.argtypes, function.restype = types, None if types else _INT
     except subprocess.CalledProcessError as error:
-        return f"{compiler} could not build it: {error.stderr.strip()[-500:]}"
+        return f"{found} could not build it: {error.stderr.strip()[-500:]}"
     except (OSError, AttributeError, subprocess.TimeoutExpired) as error:
-        return f"the library built by {compiler} cannot be used: {error}"
+        return f"the library built by {found} cannot be used: {error}"
     return loaded
 
 
-def _built(compiler: str) -> Path:
-    version = _run([compiler, "--version"])
+def _built(compiler: list[str]) -> Path:
+    version = _run([*compiler, "--version"])
     flags = [*FLAGS, "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"]
     # GCC's code runs on the OpenMP that PyTorch has brought into the process, so that there is one pool of threads, and
     # none is linked. Where that cannot be, the kernels start threads of their own.
@@ -96,13 +99,13 @@ def _built(compiler: str) -> Path:
     folder = _cache_folder()
     target = folder / f"native-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
     if not target.exists():
-        _log.warning("kansformer builds its CPU kernels with %s, once on this machine (a few seconds).", compiler)
+        _log.warning("kansformer builds its CPU kernels with %s, once on this machine (a few seconds).", compiler[-1])
         with tempfile.TemporaryDirectory(dir=folder) as aside:
             objects = [str(Path(aside) / f"{name}.o") for name in SOURCES]
             for name, compiled in zip(SOURCES, objects, strict=True):
-                _run([compiler, *flags, *openmp, "-c", str(HERE / name), "-o", compiled])
+                _run([*compiler, *flags, *openmp, "-c", str(HERE / name), "-o", compiled])
             built = Path(aside) / target.name
-            _run([compiler, "-shared", "-pthread", *objects, "-o", str(built)])
+            _run([*compiler, "-shared", "-pthread", *objects, "-o", str(built)])
             os.replace(built, target)  # whole or not at all, also with several processes
     return target
 
@@ -122,23 +125,24 @@ def _processor() -> str:
 
 def _cache_folder() -> Path:
     """A folder that only this user writes to: what lies in it is loaded into the process."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    candidates = (
-        (Path(home) if home else Path.home() / ".cache") / "kansformer",
-        Path(tempfile.gettempdir()) / f"kansformer-{os.getuid()}",
-    )
+    candidates = [Path(tempfile.gettempdir()) / f"kansformer-{os.getuid()}"]
+    with contextlib.suppress(RuntimeError):  # a user without a home
+        candidates.insert(0, Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kansformer")
     for folder in candidates:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            status = folder.stat()
         except OSError:
             continue
-        if os.access(folder, os.W_OK) and folder.stat().st_uid == os.getuid():
+        if status.st_uid == os.getuid() and not status.st_mode & 0o022 and os.access(folder, os.W_OK):
             return folder
-    raise OSError(f"none of these folders can be written to by this user alone: {', '.join(map(str, candidates))}")
+    raise OSError(
+        f"none of these folders belongs to this user alone and can be written to: {', '.join(map(str, candidates))}"
+    )
 
 
 def _run(command: list[str]) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout  # noqa: S603
+    return subprocess.run(command, check=True, capture_output=True, text=True, errors="replace", timeout=300).stdout  # noqa: S603
 
 
 def pointer(tensor: torch.Tensor | None) -> int | None:

@@ -1,4 +1,4 @@
-// What both kernel files share: vectors, threads, and the B-spline pieces of one grid interval.
+// What all kernels share: vectors, threads, and the B-spline pieces of one grid interval.
 //
 // Shape letters: N tokens, I inputs, O outputs, G grid intervals, K order, C = G + K coefficients per curve.
 #pragma once
@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstring>
 #include <cstdlib>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -130,7 +131,10 @@ static void parallel(int64_t tasks, int threads, Body body) {
     for (int64_t task; (task = next++) < tasks;) body(task);
   };
   std::vector<std::thread> others;
-  for (int64_t i = 1; i < std::min<int64_t>(threads, tasks); i++) others.emplace_back(work);
+  try {
+    for (int64_t i = 1; i < std::min<int64_t>(threads, tasks); i++) others.emplace_back(work);
+  } catch (const std::system_error&) {  // no more threads: those that run do the work
+  }
   work();
   for (std::thread& other : others) other.join();
 #endif

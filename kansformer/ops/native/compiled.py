@@ -1,15 +1,17 @@
-"""The C++ kernels as operators that a compiler keeps whole in its graph; without one, `curves.py` and `edges.py` call
-them directly, which is faster for small tensors.
+"""The C++ kernels as operators that a compiler keeps whole in its graph; without one they are called directly, which is
+faster for small tensors.
 
 Shape letters: N tokens, I inputs, O outputs, C coefficients, D denominator parameters.
 """
 
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from kansformer.basis import Basis
+from kansformer.ops.native import calls, edges_bf16
 
 
 def apply_curves(
@@ -25,8 +27,8 @@ def apply_curves(
     return _curves(x_NI, coefficients_IC, denominator_ID, base_NI, factor_NI, domain_I2, *_settings(basis))
 
 
-def edges(basis: Basis, domain: Tensor, x: Tensor, coefficients: Tensor, base: Tensor | None) -> Tensor:
-    """`evaluate` of `native.edges`, or of `native.edges_bf16` onto a bfloat16 base; differentiable once."""
+def sum_edges(basis: Basis, domain: Tensor, x: Tensor, coefficients: Tensor, base: Tensor | None) -> Tensor:
+    """`evaluate_edges` of the module that `kernels_of` names; differentiable once."""
     return _edges(x, coefficients, base, domain, *_settings(basis))
 
 
@@ -42,12 +44,16 @@ def _contiguous(*tensors: Tensor | None) -> tuple[Any, ...]:
     return tuple(None if t is None else t.contiguous() for t in tensors)
 
 
+def _like(tensor: Tensor) -> Tensor:
+    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
+
+
 def _or_empty(x: Tensor, found: list[Tensor | None]) -> list[Tensor]:
     """An operator returns tensors only, and none of its inputs."""
     return [x.new_empty(0) if t is None else t for t in found]
 
 
-@torch.library.custom_op("kansformer::curves", mutates_args=())
+@torch.library.custom_op("kansformer::curves", mutates_args=(), device_types="cpu")
 def _curves(
     x: Tensor,
     coefficients: Tensor,
@@ -60,18 +66,16 @@ def _curves(
     order: int,
     extrapolation: str,
 ) -> Tensor:
-    from kansformer.ops.native.curves import evaluate
-
     basis = _basis(name, grid_size, order, extrapolation)
-    return evaluate(basis, *_contiguous(domain, x, coefficients, denominator, base, factor))
+    return calls.evaluate_curves(basis, *_contiguous(domain, x, coefficients, denominator, base, factor))
 
 
 @_curves.register_fake
 def _(x, coefficients, denominator, base, factor, domain, *settings):
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
+    return _like(x)
 
 
-@torch.library.custom_op("kansformer::curves_backward", mutates_args=())
+@torch.library.custom_op("kansformer::curves_backward", mutates_args=(), device_types="cpu")
 def _curves_backward(
     gradient: Tensor,
     x: Tensor,
@@ -86,24 +90,22 @@ def _curves_backward(
     extrapolation: str,
     wanted: list[bool],
 ) -> list[Tensor]:
-    from kansformer.ops.native.curves import differentiate
-
     basis = _basis(name, grid_size, order, extrapolation)
     # Without a factor the base's gradient is the output's, and is not this operator's to return.
     wanted = [*wanted[:3], wanted[3] and factor is not None, wanted[4]]
     tensors = _contiguous(domain, x, coefficients, denominator, base, factor)
-    return _or_empty(x, differentiate(basis, wanted, gradient, base is not None, *tensors))
+    return _or_empty(x, calls.differentiate_curves(basis, wanted, gradient, base is not None, *tensors))
 
 
 @_curves_backward.register_fake
 def _(gradient, x, coefficients, denominator, base, factor, domain, *settings_and_wanted):
     wanted = settings_and_wanted[-1]
     places = (x, coefficients, denominator, factor if base is not None else None, factor)
-    found = [torch.empty_like(t) if need and t is not None else None for t, need in zip(places, wanted, strict=True)]
+    found = [_like(t) if need and t is not None else None for t, need in zip(places, wanted, strict=True)]
     return _or_empty(x, found)
 
 
-@torch.library.custom_op("kansformer::edges", mutates_args=())
+@torch.library.custom_op("kansformer::edges", mutates_args=(), device_types="cpu")
 def _edges(
     x: Tensor,
     coefficients: Tensor,
@@ -115,7 +117,7 @@ def _edges(
     extrapolation: str,
 ) -> Tensor:
     basis = _basis(name, grid_size, order, extrapolation)
-    return _kernels_of(coefficients).evaluate(basis, *_contiguous(domain, x, coefficients, base))
+    return kernels_of(coefficients).evaluate_edges(basis, *_contiguous(domain, x, coefficients, base))
 
 
 @_edges.register_fake
@@ -123,7 +125,7 @@ def _(x, coefficients, base, domain, *settings):
     return coefficients.new_empty(x.shape[0], coefficients.shape[2])
 
 
-@torch.library.custom_op("kansformer::edges_backward", mutates_args=())
+@torch.library.custom_op("kansformer::edges_backward", mutates_args=(), device_types="cpu")
 def _edges_backward(
     gradient: Tensor,
     x: Tensor,
@@ -137,20 +139,19 @@ def _edges_backward(
 ) -> list[Tensor]:
     basis = _basis(name, grid_size, order, extrapolation)
     tensors = _contiguous(domain, x, coefficients)
-    return _or_empty(x, _kernels_of(coefficients).differentiate(basis, wanted, gradient, *tensors))
+    return _or_empty(x, kernels_of(coefficients).differentiate_edges(basis, wanted, gradient, *tensors))
 
 
 @_edges_backward.register_fake
 def _(gradient, x, coefficients, domain, *settings_and_wanted):
     wanted = settings_and_wanted[-1]
     places = zip((x, coefficients), wanted, strict=True)
-    return _or_empty(x, [torch.empty_like(t) if need else None for t, need in places])
+    return _or_empty(x, [_like(t) if need else None for t, need in places])
 
 
-def _kernels_of(coefficients: Tensor):
-    from kansformer.ops.native import edges, edges_bf16
-
-    return edges_bf16 if coefficients.dtype == torch.bfloat16 else edges
+def kernels_of(coefficients: Tensor) -> ModuleType:
+    """The module with `evaluate_edges` and `differentiate_edges` for coefficients of this dtype."""
+    return edges_bf16 if coefficients.dtype == torch.bfloat16 else calls
 
 
 def _save_curves(ctx, inputs, output):

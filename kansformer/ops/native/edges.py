@@ -3,18 +3,15 @@
 Shape letters: N tokens, I inputs, O outputs, C coefficients.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from kansformer.basis import Basis
 from kansformer.ops import cpu, reference
-from kansformer.ops.gradients import gradients_of_definition, needs_definition
+from kansformer.ops.gradients import gradients_of_definition, is_compiled, needs_definition
 from kansformer.ops.native import compiled, edges_bf16
-from kansformer.ops.native.build import library, pointer
-from kansformer.ops.native.curves import FINEST_GRID, segments
-from kansformer.ops.native.edges_bf16 import numbers
+from kansformer.ops.native.compiled import kernels_of
+from kansformer.ops.native.curves import FINEST_GRID
 from kansformer.ops.precision import widened_edges
 
 
@@ -34,10 +31,10 @@ def sum_edges(
     """`reference.sum_edges`; what the kernels do not know goes the way of the `cpu` backend."""
     tensors = (x_NI, coefficients_ICO, domain_I2, base_NO)
     known = serves(basis) and x_NI.numel() and coefficients_ICO.numel()
-    if not known or (not torch.compiler.is_compiling() and needs_definition(*tensors)):
+    if not known or (not is_compiled() and needs_definition(*tensors)):
         return cpu.sum_edges(x_NI, coefficients_ICO, denominator_ID, domain_I2, basis, base_NO)
     if base_NO is not None and base_NO.dtype == torch.bfloat16 and edges_bf16.form():
-        return edges_bf16.sum_edges(x_NI, coefficients_ICO, domain_I2, basis, base_NO)
+        return _run(basis, domain_I2.float(), x_NI, coefficients_ICO.to(torch.bfloat16), base_NO)
     return _sum_in_one_dtype(x_NI, coefficients_ICO, denominator_ID, domain_I2, basis, base_NO)
 
 
@@ -45,36 +42,13 @@ def sum_edges(
 def _sum_in_one_dtype(x_NI, coefficients_ICO, denominator_ID, domain_I2, basis, base_NO=None):
     if x_NI.dtype != torch.float32:
         return cpu.sum_edges(x_NI, coefficients_ICO, denominator_ID, domain_I2, basis, base_NO)
-    domain, x, coefficients = domain_I2.contiguous(), x_NI.contiguous(), coefficients_ICO.contiguous()
-    base = None if base_NO is None else base_NO.contiguous()
-    if torch.compiler.is_compiling():
-        return compiled.edges(basis, domain, x, coefficients, base)
-    return _Edges.apply(basis, domain, x, coefficients, base)
+    return _run(basis, domain_I2, x_NI, coefficients_ICO, base_NO)
 
 
-def evaluate(basis: Basis, domain: Tensor, x: Tensor, coefficients: Tensor, base: Tensor | None) -> Tensor:
-    """base + Σ_i s_oi(x_i) of contiguous float32 tensors, without a graph."""
-    y = torch.empty(x.shape[0], coefficients.shape[2], dtype=x.dtype)
-    library().edges_forward(
-        *map(pointer, (y, base, x, coefficients, domain, segments(basis))), *numbers(x, coefficients, basis)
-    )
-    return y
-
-
-def differentiate(
-    basis: Basis, wanted: Sequence[bool], gradient: Tensor, domain: Tensor, x: Tensor, coefficients: Tensor
-) -> list[Tensor | None]:
-    """Gradients of x and the coefficients, those that are wanted."""
-    gradient = gradient.contiguous()
-    sizes = numbers(x, coefficients, basis)
-    dx, dcoefficients = (
-        torch.empty_like(t) if need else None for t, need in zip((x, coefficients), wanted, strict=True)
-    )
-    if dx is not None:
-        library().edges_input_gradient(*map(pointer, (dx, gradient, x, coefficients, domain, segments(basis))), *sizes)
-    if dcoefficients is not None:
-        library().edges_weight_gradient(*map(pointer, (dcoefficients, gradient, x, domain, segments(basis))), *sizes)
-    return [dx, dcoefficients]
+def _run(basis: Basis, domain: Tensor, x: Tensor, coefficients: Tensor, base: Tensor | None) -> Tensor:
+    run = compiled.sum_edges if is_compiled() else _Edges.apply
+    base = None if base is None else base.contiguous()
+    return run(basis, domain.contiguous(), x.contiguous(), coefficients.contiguous(), base)
 
 
 class _Edges(torch.autograd.Function):
@@ -82,19 +56,20 @@ class _Edges(torch.autograd.Function):
     def forward(ctx, basis, domain, x, coefficients, base):
         ctx.basis = basis
         ctx.save_for_backward(domain, x, coefficients)
-        return evaluate(basis, domain, x, coefficients, base)
+        return kernels_of(coefficients).evaluate_edges(basis, domain, x, coefficients, base)
 
     @staticmethod
     def backward(ctx, gradient):
         domain, x, coefficients = ctx.saved_tensors
         wanted = ctx.needs_input_grad[2:]
         base_gradient = gradient if wanted[2] else None
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or needs_definition(gradient):
 
             def definition(x, coefficients):
-                return reference.edges(x, coefficients, None, domain, ctx.basis)
+                return reference.sum_edges(x, coefficients, None, domain, ctx.basis).to(gradient.dtype)
 
             found = gradients_of_definition(definition, (x, coefficients), wanted[:2], gradient)
-            return None, None, *found, base_gradient
-
-        return None, None, *differentiate(ctx.basis, wanted[:2], gradient, domain, x, coefficients), base_gradient
+        else:
+            differentiate = kernels_of(coefficients).differentiate_edges
+            found = differentiate(ctx.basis, wanted[:2], gradient, domain, x, coefficients)
+        return None, None, *found, base_gradient

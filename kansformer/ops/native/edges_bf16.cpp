@@ -50,7 +50,7 @@ void forward(bf16* y, const bf16* base, const float* x, const bf16* a, const flo
   parallel(cut.token_blocks * cut.output_blocks, threads, [&](int64_t task) {
     Prepared<K> prepared(s.grid);
     Buffer<uint32_t> pairs(int64_t(INPUTS) * TOKENS * PAIRS);
-    Buffer<uint32_t> slab((int64_t(INPUTS) * coefficients + 1) * WIDTH);
+    Buffer<uint32_t> slab(int64_t(INPUTS) * coefficients * WIDTH);
     Buffer<float> sums(cut.tokens_per_task * cut.outputs_per_task);  // [tile of outputs][token][WIDTH]
     const int64_t first_token = task / cut.output_blocks * cut.tokens_per_task;
     const int tokens = int(std::min<int64_t>(cut.tokens_per_task, s.tokens - first_token));
@@ -69,6 +69,8 @@ void forward(bf16* y, const bf16* base, const float* x, const bf16* a, const flo
           for (int z = 0; z < VECTORS; z++) {
             const __mmask16 alive = __mmask16(columns_mask(std::min<int64_t>(16, last_output - o - 16 * z)));
             const __m512i low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(alive, from + r * s.outputs + 16 * z));
+            // The last row has no next one. Where a pair of an even order has only one coefficient that counts, the
+            // other meets a basis value of 0.
             __m512i high = _mm512_setzero_si512();
             if (r % coefficients < coefficients - 1)
               high = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(alive, from + (r + 1) * s.outputs + 16 * z));
@@ -83,11 +85,9 @@ void forward(bf16* y, const bf16* base, const float* x, const bf16* a, const flo
               uint64_t mask = masks[q];
               if (!mask) continue;
               __m512i w[PAIRS][VECTORS];
-              for (int pair = 0; pair < PAIRS; pair++) {
-                // The last pair of an even order has one coefficient that counts; the other meets a basis value of 0.
-                const int row = std::min(i * coefficients + q + 2 * pair, (i + 1) * coefficients - 1);
-                for (int z = 0; z < VECTORS; z++) w[pair][z] = _mm512_loadu_si512(&slab[row * WIDTH + 16 * z]);
-              }
+              for (int pair = 0; pair < PAIRS; pair++)
+                for (int z = 0; z < VECTORS; z++)
+                  w[pair][z] = _mm512_loadu_si512(&slab[(i * coefficients + q + 2 * pair) * WIDTH + 16 * z]);
               do {
                 const int n = __builtin_ctzll(mask);
                 mask &= mask - 1;

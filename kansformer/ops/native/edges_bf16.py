@@ -13,11 +13,8 @@ import torch
 from torch import Tensor
 
 from kansformer.basis import EXTRAPOLATIONS, Basis
-from kansformer.ops import reference
-from kansformer.ops.gradients import gradients_of_definition
-from kansformer.ops.native import compiled
 from kansformer.ops.native.build import library, pointer
-from kansformer.ops.native.curves import segments
+from kansformer.ops.native.calls import numbers_of_edges, segments
 
 DENSE_CHUNK = 2**21
 """Basis values that the dense form writes out at a time: 4 MiB of bfloat16."""
@@ -39,18 +36,9 @@ def _form() -> str | None:
     return "pairs" if library().edges_bf16_supported() else None
 
 
-def sum_edges(x_NI: Tensor, coefficients_ICO: Tensor, domain_I2: Tensor, basis: Basis, base_NO: Tensor) -> Tensor:
-    """`reference.sum_edges` of B-splines onto a bfloat16 base; x float32, float16 or bfloat16."""
-    coefficients = coefficients_ICO.to(torch.bfloat16).contiguous()
-    domain = domain_I2.float().contiguous()
-    x, base = x_NI.contiguous(), base_NO.contiguous()
-    if torch.compiler.is_compiling():
-        return compiled.edges(basis, domain, x, coefficients, base)
-    return _Edges.apply(basis, domain, x, coefficients, base)
-
-
-def evaluate(basis: Basis, domain: Tensor, x: Tensor, coefficients: Tensor, base: Tensor) -> Tensor:
-    """base + Σ_i s_oi(x_i) of contiguous tensors, without a graph."""
+def evaluate_edges(basis: Basis, domain: Tensor, x: Tensor, coefficients: Tensor, base: Tensor) -> Tensor:
+    """base + Σ_i s_oi(x_i) of contiguous tensors, without a graph: x of any float dtype, domain float32, the others
+    bfloat16."""
     y = torch.empty_like(base)
     x = x.float()
     if form() == "dense":
@@ -59,12 +47,13 @@ def evaluate(basis: Basis, domain: Tensor, x: Tensor, coefficients: Tensor, base
             torch.addmm(base[rows], e, weights, out=y[rows])
     else:
         library().edges_bf16_forward(
-            *map(pointer, (y, base, x, coefficients, domain, segments(basis))), *numbers(x, coefficients, basis)
+            *map(pointer, (y, base, x, coefficients, domain, segments(basis))),
+            *numbers_of_edges(x, coefficients, basis),
         )
     return y
 
 
-def differentiate(
+def differentiate_edges(
     basis: Basis, wanted: Sequence[bool], gradient: Tensor, domain: Tensor, x: Tensor, coefficients: Tensor
 ) -> list[Tensor | None]:
     """Gradients of x and the coefficients, those that are wanted."""
@@ -79,30 +68,8 @@ def differentiate(
     ]
 
 
-class _Edges(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, basis, domain, x, coefficients, base):
-        ctx.basis = basis
-        ctx.save_for_backward(domain, x, coefficients)
-        return evaluate(basis, domain, x, coefficients, base)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        domain, x, coefficients = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[2:]
-        base_gradient = gradient if wanted[2] else None
-        if torch.is_grad_enabled():
-
-            def definition(x, coefficients):
-                return reference.sum_edges(x, coefficients, None, domain, ctx.basis).to(gradient.dtype)
-
-            found = gradients_of_definition(definition, (x, coefficients), wanted[:2], gradient)
-            return None, None, *found, base_gradient
-        return None, None, *differentiate(ctx.basis, wanted[:2], gradient, domain, x, coefficients), base_gradient
-
-
 def _backward_pairs(dx, dcoefficients, gradient, x, coefficients, domain, basis):
-    sizes = numbers(x, coefficients, basis)
+    sizes = numbers_of_edges(x, coefficients, basis)
     if dx is not None:
         library().edges_bf16_input_gradient(
             *map(pointer, (dx, gradient, x, coefficients, domain, segments(basis))), *sizes
@@ -146,12 +113,6 @@ def _chunks(x: Tensor, coefficients: Tensor) -> Iterator[slice]:
     chunk = min(LONGEST_CHUNK, max(1, chunk))
     for begin in range(0, x.shape[0], chunk):
         yield slice(begin, begin + chunk)
-
-
-def numbers(x: Tensor, coefficients: Tensor, basis: Basis) -> tuple[int, ...]:
-    """The sizes and settings that a kernel of edges takes after its pointers."""
-    extrapolation = EXTRAPOLATIONS.index(basis.extrapolation)
-    return *x.shape, coefficients.shape[2], basis.grid_size, basis.order, extrapolation, torch.get_num_threads()
 
 
 def _numbers_of_chunk(x: Tensor, basis: Basis) -> tuple[int, ...]:
