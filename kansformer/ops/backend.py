@@ -11,6 +11,7 @@ import torch
 from kansformer.basis import Basis
 from kansformer.errors import BackendError
 from kansformer.ops import cpu, reference, triton
+from kansformer.ops.gradients import constant_when_compiled
 from kansformer.ops.native import build
 from kansformer.ops.native import curves as native_curves
 from kansformer.ops.native import edges as native_edges
@@ -107,12 +108,12 @@ def select_backend(requested: str, device_type: str) -> Backend:
     return backend
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def _reason_unavailable(name: str) -> str | None:
     return BACKENDS[name].reason_unavailable()
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def _best(device_type: str) -> str:
     """Name of the first backend that runs there."""
     return _find_best(device_type)

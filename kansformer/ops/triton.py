@@ -14,7 +14,7 @@ from torch import Tensor
 from kansformer.basis import Basis
 from kansformer.ops import reference
 from kansformer.ops.activation import KnownActivation
-from kansformer.ops.gradients import is_transformed
+from kansformer.ops.gradients import constant_when_compiled, is_transformed
 
 BASES = ("bspline", "chebyshev", "rational")
 
@@ -46,7 +46,7 @@ def computes(activation: str, basis: Basis, x: Tensor) -> bool:
     return _serves(basis) and _is_exact(activation, x.device, x.dtype)
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def _is_exact(activation: str, device: torch.device, dtype: torch.dtype) -> bool:
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         return False  # nothing can be tried out while a graph is captured

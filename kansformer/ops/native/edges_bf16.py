@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from kansformer.basis import EXTRAPOLATIONS, Basis
+from kansformer.ops.gradients import constant_when_compiled
 from kansformer.ops.native.build import library, pointer
 from kansformer.ops.native.calls import numbers_of_edges, segments
 
@@ -23,7 +24,7 @@ LONGEST_CHUNK = 1024
 """Tokens in a chunk at most: a chunk's weight gradient is rounded to bfloat16 before chunks are added up."""
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def form() -> str | None:
     """How this processor multiplies bfloat16: `dense`, `pairs`, or None where float32 is as fast."""
     return _form()
