@@ -9,6 +9,7 @@ import pytest
 import torch
 from numerics import assert_close_to_float64, relative_error
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._device import _device_constructors
 
 from kansformer.basis import EXTRAPOLATIONS, Basis
 from kansformer.errors import BackendError
@@ -29,7 +30,7 @@ def known_basis(request) -> Basis:
 @pytest.fixture(autouse=True)
 def poisoned_memory(monkeypatch):
     """Memory that nobody wrote holds NaN."""
-    torch.utils._device._device_constructors()  # remembers the functions it finds, once: let it find the real ones
+    _device_constructors()  # remembers the functions it finds, once: let it find the real ones
     for name in ("empty_like", "empty"):
         original = getattr(torch, name)
         monkeypatch.setattr(torch, name, lambda *a, original=original, **k: original(*a, **k).fill_(torch.nan))
