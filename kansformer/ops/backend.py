@@ -19,11 +19,11 @@ from kansformer.ops.native import edges as native_edges
 ENVIRONMENT_VARIABLE = "KANSFORMER_BACKEND"
 
 
-def _always() -> None:
+def _nothing_missing() -> None:
     return None
 
 
-def _never(activation: str, basis: Basis, x: torch.Tensor) -> bool:
+def _computes_none(activation: str, basis: Basis, x: torch.Tensor) -> bool:
     return False
 
 
@@ -42,9 +42,9 @@ class Backend:
 
     apply_curves: Callable[..., torch.Tensor]
     sum_edges: Callable[..., torch.Tensor]
-    computes: Callable[[str, Basis, torch.Tensor], bool] = _never
+    computes: Callable[[str, Basis, torch.Tensor], bool] = _computes_none
     device_types: tuple[str, ...] | None = None
-    reason_unavailable: Callable[[], str | None] = _always
+    reason_unavailable: Callable[[], str | None] = _nothing_missing
 
     def runs_on(self, device_type: str) -> bool:
         return self.device_types is None or device_type in self.device_types

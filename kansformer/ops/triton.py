@@ -5,7 +5,6 @@ Shape letters: N tokens, I inputs, O outputs, C coefficients, D denominator para
 
 import importlib.util
 import os
-from functools import cache
 from types import ModuleType
 
 import torch
@@ -53,7 +52,6 @@ def _is_exact(activation: str, device: torch.device, dtype: torch.dtype) -> bool
     return activation in _exact(device, dtype)
 
 
-@cache
 def _exact(device: torch.device, dtype: torch.dtype) -> frozenset[str]:
     with torch.inference_mode(False), torch.no_grad():
         return kernels().exact_bases(device, dtype)

@@ -8,7 +8,8 @@ import math
 import pytest
 import torch
 from kan_kernels import activation, definition
-from kan_kernels.activation import activation_tile, exact_bases, learned_activation
+from kan_kernels.activation import exact_bases, learned_activation
+from kan_kernels.activation_launch import activation_tile
 from kan_kernels.bases import EXTRAPOLATIONS, MAX_ORDER, num_coefficients, num_denominator
 from numerics import assert_close_to_float64, relative_error
 from torch.utils.checkpoint import checkpoint

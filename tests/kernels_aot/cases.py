@@ -7,7 +7,7 @@ import torch
 import triton
 import triton.language as tl
 from aot import SHARED_MEMORY, Resources, compile_for, resources
-from kan_kernels import activation, activation_kernels, base_functions, edges_backward, edges_forward
+from kan_kernels import activation_kernels, activation_launch, base_functions, edges_backward, edges_forward
 from kan_kernels.curve import Curve
 from kan_kernels.tiles import choose, input_gradient_columns
 
@@ -84,14 +84,14 @@ class Case:
 
     def _activation(self) -> tuple[dict, int, int]:
         capability = (9, 0) if self.target == "sm_90" else (0, 0)
-        tile = activation.activation_tile(INPUTS, self.dtype.itemsize, capability)
+        tile = activation_launch.activation_tile(INPUTS, self.dtype.itemsize, capability)
         constants = dict(
             **self.curve.constants(),
             BASE=base_functions.BASE_FUNCTIONS["silu"],
             HAS_FACTOR=True,
-            FINE=self.curve.basis == "bspline" and self.curve.num_coefficients > activation.MOST_HELD,
+            FINE=self.curve.basis == "bspline" and self.curve.num_coefficients > activation_launch.MOST_HELD,
             SUMS=True,
-            WIDTH=min(self.curve.num_coefficients, activation.WIDEST),
+            WIDTH=min(self.curve.num_coefficients, activation_launch.WIDEST),
             COMPUTE=tl.float32,
             TOKENS=tile.tokens,
             CHANNELS=tile.channels,

@@ -1,4 +1,4 @@
-"""The learned activation as a differentiable operator: `learned_activation`, its registration and its launches.
+"""The learned activation as a differentiable operator: `learned_activation` and its registration.
 
 The formulas, and what lies where in memory, are on top of `activation_kernels.py`; the kernels' slow equal is
 `definition.learned_activation`.
@@ -7,55 +7,17 @@ Shape letters: N tokens, I channels, P curves, C coefficients per curve, D denom
 `...` any.
 """
 
-import contextlib
 from functools import cache
-from typing import NamedTuple
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from . import definition
 from .activation_kernels import activation_backward_kernel, activation_forward_kernel
-from .base_functions import BASE_FUNCTIONS, GIVEN, INTERPRETED
+from .activation_launch import BACKWARD_PROGRAMS, FORWARD_PROGRAMS, WIDEST, Launch, constants_of, curve_tensors
+from .base_functions import BASE_FUNCTIONS, INTERPRETED
 from .curve import Curve
-
-# A B-spline curve with more coefficients is not held in registers (FINE).
-MOST_HELD = 16
-
-# Coefficients whose gradients one program sums up: all of the longest curve that is held, Chebyshev's of degree 16.
-WIDEST = 17
-
-# Programs to aim at, several for each place a large GPU has, so that the last wave costs little. Backward takes fewer:
-# each writes partial sums.
-FORWARD_PROGRAMS = 4096
-BACKWARD_PROGRAMS = 2048
-
-
-class Tile(NamedTuple):
-    """Tokens and channels that a program handles at a time, and its warps."""
-
-    tokens: int
-    channels: int
-    warps: int
-
-
-def activation_tile(channels: int, dtype_bytes: int, capability: tuple[int, int] | None) -> Tile:
-    """Block sizes of both kernels.
-
-    Args:
-        channels: I.
-        dtype_bytes: of x.
-        capability: of the device; None in the interpreter, where few large tiles are fastest.
-    """
-    if capability is None:
-        return Tile(64, min(64, triton.next_power_of_2(channels)), 4)
-    # 256 bytes of a row: whole sectors, whatever the dtype. Two elements per thread: with four, backward needs more
-    # registers than there are (160 for G = 5, K = 3, and spills from 17 coefficients), and saves a tenth of the
-    # instructions.
-    wide = min(256 // dtype_bytes, max(32, triton.next_power_of_2(channels)))
-    return Tile(256 // wide, wide, 4)
 
 
 def learned_activation(
@@ -159,7 +121,7 @@ def _forward(
     if not y.numel():
         return y
     curve = Curve(basis=basis, grid_size=grid_size, order=order, extrapolation=extrapolation)
-    launch = _Launch(x, FORWARD_PROGRAMS)
+    launch = Launch(x, FORWARD_PROGRAMS)
     x, given, factor = (launch.rows(t) for t in (x, given, factor))
     with launch.device():
         activation_forward_kernel[launch.grid](
@@ -167,13 +129,13 @@ def _forward(
             given if given is not None else x,
             factor if factor is not None else x,
             y,
-            *_curve_tensors(coefficients, domain, denominator),
+            *curve_tensors(coefficients, domain, denominator),
             *launch.sizes(coefficients),
             x.stride(0),
             0 if given is None else given.stride(0),
             0 if factor is None else factor.stride(0),
             launch.tokens_per_program,
-            **_constants(x, curve, base, factor),
+            **constants_of(x, curve, base, factor),
             **launch.tile_constants,
         )
     return y
@@ -205,8 +167,8 @@ def _backward(
     results = _empty_gradients(x, coefficients, denominator, given, factor, sums)
     x_gradient, _, _, given_gradient, factor_gradient = results
     curve = Curve(basis=basis, grid_size=grid_size, order=order, extrapolation=extrapolation)
-    constants = _constants(x, curve, base, factor)
-    launch = _Launch(x, BACKWARD_PROGRAMS)
+    constants = constants_of(x, curve, base, factor)
+    launch = Launch(x, BACKWARD_PROGRAMS)
     blocks = launch.grid[0] if x.numel() else 0
     partial_BIC = torch.empty((blocks, x.shape[1], constants["C"] if sums else 0), dtype=compute, device=x.device)
     partial_BID = torch.empty((blocks, x.shape[1], constants["D"] if sums else 0), dtype=compute, device=x.device)
@@ -219,7 +181,7 @@ def _backward(
                 x,
                 given if given is not None else x,
                 factor if factor is not None else x,
-                *_curve_tensors(coefficients, domain, denominator),
+                *curve_tensors(coefficients, domain, denominator),
                 x_gradient,
                 given_gradient,
                 factor_gradient,
@@ -325,58 +287,6 @@ def _differentiate_twice(ctx, *second_gradients: Tensor):
 
 
 _backward.register_autograd(_differentiate_twice, setup_context=_setup_second_context)
-
-
-class _Launch:
-    """Grid and block sizes for x (N, I) in about `programs` programs."""
-
-    def __init__(self, x: Tensor, programs: int) -> None:
-        self.device_of_x = x.device
-        self.tokens, self.channels = x.shape
-        tile = activation_tile(self.channels, x.element_size(), _capability(x.device))
-        self.tile_constants = dict(TOKENS=tile.tokens, CHANNELS=tile.channels, num_warps=tile.warps)
-        channel_blocks = triton.cdiv(self.channels, tile.channels)
-        tokens_each = triton.cdiv(self.tokens * max(1, channel_blocks), programs)
-        self.tokens_per_program = max(1, triton.cdiv(tokens_each, tile.tokens)) * tile.tokens
-        self.grid = (triton.cdiv(self.tokens, self.tokens_per_program), channel_blocks)
-
-    def sizes(self, coefficients: Tensor) -> tuple[int, int, int]:
-        return self.tokens, self.channels, self.channels // len(coefficients)
-
-    @staticmethod
-    def rows(tensor: Tensor | None) -> Tensor | None:
-        """The tensor itself if its rows are contiguous, else a copy."""
-        return tensor if tensor is None or tensor.stride(1) == 1 or tensor.shape[1] == 1 else tensor.contiguous()
-
-    def device(self):
-        """Makes x's device the current one: Triton launches there."""
-        if self.device_of_x.type == "cpu":
-            return contextlib.nullcontext()
-        return torch.get_device_module(self.device_of_x).device(self.device_of_x.index)
-
-
-@cache
-def _capability(device: torch.device) -> tuple[int, int] | None:
-    if device.type == "cpu":
-        return None
-    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
-
-
-def _curve_tensors(coefficients: Tensor, domain: Tensor, denominator: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    denominator = coefficients if denominator is None else denominator  # a pointer that is never read
-    return coefficients.contiguous(), domain.contiguous(), denominator.contiguous()
-
-
-def _constants(x: Tensor, curve: Curve, base: str, factor: Tensor | None) -> dict[str, object]:
-    """What both kernels are compiled for, in the launch's terms: constants, and the compiler's options."""
-    return dict(
-        **curve.constants(),
-        BASE=GIVEN.value if base == "given" else BASE_FUNCTIONS[base],
-        HAS_FACTOR=factor is not None,
-        FINE=curve.basis == "bspline" and curve.num_coefficients > MOST_HELD,
-        COMPUTE=tl.float64 if x.dtype == torch.float64 else tl.float32,
-        enable_fp_fusion=True,
-    )
 
 
 @cache
