@@ -32,7 +32,6 @@ import transformers
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -44,12 +43,9 @@ from transformers import (
 )
 
 from kansformer.training.corpus import standard_library_documents, tokenize_blocks
+from kansformer.training.data.train_tokenizer import train_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
-BOUNDARY = "<|endoftext|>"
-# An indentation belongs to its line break, so a prompt that ends in one is cut as the same text was in training.
-# A letter takes one preceding sign with it (" self", ".append", "(name"), as in the patterns of recent GPT models.
-PIECES = r"\s*\n[ \t]*|[^\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,34 +66,6 @@ class Recipe:
     weight_decay: float = 0.1
     clip: float = 1.0
     seed: int = 0
-
-
-def train_tokenizer(documents: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE whose `decode(encode(text))` is the text; its only special token separates documents."""
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(PIECES), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=[BOUNDARY],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bpe.train_from_iterator(documents, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bpe,
-        bos_token=BOUNDARY,
-        eos_token=BOUNDARY,
-        pad_token=BOUNDARY,
-        clean_up_tokenization_spaces=False,
-        model_max_length=Recipe.context,
-        padding_side="left",
-    )
 
 
 def build_model(recipe: Recipe) -> LlamaForCausalLM:
@@ -244,7 +212,7 @@ def main(
     work.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     documents, held_out = standard_library_documents("train"), standard_library_documents("held_out")
-    tokenizer = train_tokenizer(documents, recipe.vocabulary)
+    tokenizer = train_tokenizer(documents, recipe.vocabulary, context=recipe.context)
     stream = tokenize_blocks(documents, tokenizer, recipe.block).flatten()
     held_out_NT = tokenize_blocks(held_out, tokenizer, recipe.block)
     torch.manual_seed(recipe.seed)

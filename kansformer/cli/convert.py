@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from kansformer.cli.loading import load_model, load_preprocessor, quiet_transformers
-from kansformer.cli.output import folder_bytes, refuse_used, written_whole
 from kansformer.errors import ConfigError
+from kansformer.files import folder_bytes, refuse_used, written_whole
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 

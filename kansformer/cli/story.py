@@ -15,10 +15,10 @@ import typer
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationMixin, PreTrainedModel
 
-from kansformer.cli.output import folder_bytes, refuse_used, written_whole
 from kansformer.cli.progress import progress_bar
 from kansformer.config import KANConfig
 from kansformer.conversion import convert, plan_conversion, revert
+from kansformer.files import folder_bytes, refuse_used, written_whole
 from kansformer.nn import update_grid
 from kansformer.training.corpus import standard_library_documents, tokenize_blocks
 from kansformer.training.evaluate import mean_loss

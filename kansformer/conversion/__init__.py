@@ -3,6 +3,7 @@
 from kansformer.conversion.convert import convert, is_converted, revert
 from kansformer.conversion.plan import ConversionPlan, PlannedSite, plan_conversion
 from kansformer.conversion.record import FORMAT_VERSION, ConversionRecord
+from kansformer.conversion.replace import replace_feed_forwards
 
 __all__ = [
     "FORMAT_VERSION",
@@ -12,5 +13,6 @@ __all__ = [
     "convert",
     "is_converted",
     "plan_conversion",
+    "replace_feed_forwards",
     "revert",
 ]

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kansformer.conversion.record import ConversionRecord
+from kansformer.conversion.record import ConversionRecord, base_prefix
 from kansformer.conversion.remote_code import auto_map_of, is_ours, write_modeling_file
 from kansformer.errors import CheckpointError, ConfigError
 from kansformer.nn.curves import curved_modules
@@ -85,6 +85,12 @@ def record_of(model: nn.Module) -> ConversionRecord | None:
     holder, name = (model, "conversion_record") if config is None else (config, "quantization_config")
     record = getattr(holder, name, None)
     return record if isinstance(record, ConversionRecord) else None
+
+
+def narrowed_paths(model: nn.Module) -> list[str]:
+    """Paths, from the model's root, of the feed-forward networks that are narrower than the model's config says."""
+    record = record_of(model)
+    return [base_prefix(model) + path for path in record.widths] if record is not None else []
 
 
 def save_converted(

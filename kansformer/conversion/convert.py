@@ -1,18 +1,21 @@
 """The swap itself: explicit, in place, proved first, and undone whole when anything fails."""
 
 import warnings
+from collections.abc import Mapping
 
+import torch
 from torch import nn
 
 from kansformer.config import KANConfig
 from kansformer.conversion.build import build_slot
 from kansformer.conversion.checkpoint import attach_record, detach_record, record_of
 from kansformer.conversion.gated import restore_forwards, shorten_gated_forward
-from kansformer.conversion.plan import plan_conversion
+from kansformer.conversion.plan import ConversionPlan, plan_conversion
 from kansformer.conversion.record import ConversionRecord, base_prefix, slot_record
+from kansformer.conversion.widths import narrow_site, with_hidden
 from kansformer.errors import CheckpointError, ConfigError, ConversionStateError, ProofError, SlotError
 from kansformer.nn.curves import curved_modules
-from kansformer.sites import Slot, prove_site
+from kansformer.sites import Slot, find_sites, prove_site
 from kansformer.sites.parts import linear_shape
 from kansformer.sites.site import Site, get_slot_target, parent_of
 from kansformer.sites.surgery import bends_input, fill_slot, remove_input_curve, set_child
@@ -38,9 +41,26 @@ def convert(model: nn.Module, config: KANConfig | None = None, *, verify: bool =
         SlotError, ConfigError: the config asks for a slot, layer or group that is not there.
         ProofError: a site did not reproduce the original. The model is left as it was after any error.
     """
-    config = KANConfig() if config is None else config
-    plan = plan_conversion(model, config)
-    spec = config.curve_spec
+    plan = plan_conversion(model, KANConfig() if config is None else config)
+    install_curves(model, plan, verify=verify)
+    return model
+
+
+def install_curves(
+    model: nn.Module, plan: ConversionPlan, *, verify: bool, widths: Mapping[str, int] | None = None
+) -> None:
+    """Build what a plan says, prove it, put it in and mark the model as converted; or leave the model as it was.
+
+    Args:
+        model: in the state that the plan's sites describe.
+        plan: which curves, and where.
+        verify: prove every site first.
+        widths: hidden width by path of the sites that were narrowed before, for the record.
+
+    Raises:
+        SlotError, ProofError: as `convert`.
+    """
+    spec = plan.config.curve_spec
     built = []
     for planned in plan.sites:
         modules = {slot.name: build_slot(model, planned.site, slot, spec) for slot in planned.slots}
@@ -50,20 +70,23 @@ def convert(model: nn.Module, config: KANConfig | None = None, *, verify: bool =
         built += [(slot, modules[slot.name]) for slot in planned.slots]
     if plan.skipped:
         path, reason = plan.skipped[0]
-        warnings.warn(f"{len(plan.skipped)} sites stay as they are, for instance {path}: {reason}.", stacklevel=2)
+        warnings.warn(f"{len(plan.skipped)} sites stay as they are, for instance {path}: {reason}.", stacklevel=3)
     prefix = base_prefix(model)
-    record = ConversionRecord(config, tuple(slot_record(slot, prefix) for slot, _ in built))
-    _install(model, built, record)
-    return model
+    slots = tuple(slot_record(slot, prefix) for slot, _ in built)
+    hidden = {path.removeprefix(prefix): width for path, width in (widths or {}).items()}
+    _install(model, built, ConversionRecord(plan.config, slots, hidden))
 
 
 def rebuild(model: nn.Module, record: ConversionRecord) -> nn.Module:
     """Put empty slots into a freshly made plain model, as a checkpoint's record says; weights are loaded afterwards.
 
+    Layers that the record calls narrower are made so first.
+
     Raises:
-        CheckpointError: the model has no such path, or what stands there cannot take these curves.
+        CheckpointError: the model has no such path, or what stands there cannot take these curves or that width.
     """
     prefix = base_prefix(model)
+    _narrow_as_recorded(model, record, prefix)
     spec = record.config.curve_spec
     built = []
     for entry in record.slots:
@@ -87,10 +110,18 @@ def revert(model: nn.Module) -> nn.Module:
         The same model.
 
     Raises:
-        ConversionStateError: the model is not converted.
+        ConversionStateError: the model is not converted, or its original layers are gone.
     """
-    if not is_converted(model):
+    record = record_of(model)
+    if record is None:
         raise ConversionStateError("The model is not converted, so there is nothing to revert.")
+    if record.widths:
+        path, hidden = next(iter(record.widths.items()))
+        raise ConversionStateError(
+            f"The feed-forward networks of {len(record.widths)} sites were replaced by narrower ones, for instance "
+            f"{base_prefix(model)}{path} by one with {hidden} hidden channels. The original layers are gone; load the "
+            "original model instead."
+        )
     restore_forwards(model)
     for host in [module for module in model.modules() if bends_input(module)]:
         remove_input_curve(host)
@@ -128,6 +159,22 @@ def _install(model: nn.Module, built: list[tuple[Slot, nn.Module]], record: Conv
         for step in reversed(undo):
             step()
         raise
+
+
+def _narrow_as_recorded(model: nn.Module, record: ConversionRecord, prefix: str) -> None:
+    found = {site.path: site for site in find_sites(model)} if record.widths else {}
+    for path, hidden in record.widths.items():
+        site = found.get(prefix + path) or found.get(path)
+        if site is None:
+            raise CheckpointError(
+                f"The checkpoint has a feed-forward network with {hidden} hidden channels at {prefix}{path}, but "
+                f"{type(model).__name__} has none there."
+            )
+        try:
+            with_hidden(site, hidden)
+            narrow_site(model, site, torch.arange(hidden))
+        except (ConfigError, SlotError) as error:
+            raise CheckpointError(f"The checkpoint's width does not fit at {site.path}: {error}") from error
 
 
 def _located(model: nn.Module, *candidates: Slot) -> Slot:

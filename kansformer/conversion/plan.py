@@ -3,14 +3,17 @@
 import re
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
 from kansformer.config import QUANT_METHOD, KANConfig, select_layers
+from kansformer.conversion.widths import check_narrowable, linear_slots, with_hidden
 from kansformer.errors import ConfigError, ConversionStateError, NoSiteError, SlotError
 from kansformer.nn.curves import curved_modules
 from kansformer.sites import Site, Slot, find_sites
 from kansformer.sites.parts import CONVOLUTIONS, stacks_of
+from kansformer.sites.site import get_slot_target
 
 
 @dataclass(frozen=True)
@@ -21,11 +24,13 @@ class PlannedSite:
         site: what was found.
         slots: those of the config's slots that the site has.
         added_parameters: trainable numbers that the curves add.
+        removed_parameters: of its linear layers, where the hidden layer becomes narrower.
     """
 
     site: Site
     slots: tuple[Slot, ...]
     added_parameters: int
+    removed_parameters: int = 0
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class ConversionPlan:
 
     Args:
         config: which curves.
-        sites: the sites that would change.
+        sites: the sites that would change, as they would be afterwards.
         skipped: path and reason of the sites in the chosen layers that have none of the config's slots.
         parameters_before, parameters_after: numbers of parameters; a shared one counts once.
         bytes_before, bytes_after: their size in memory.
@@ -65,12 +70,13 @@ class ConversionPlan:
         return "\n".join(lines)
 
 
-def plan_conversion(model: nn.Module, config: KANConfig) -> ConversionPlan:
+def plan_conversion(model: nn.Module, config: KANConfig, *, hidden: int | None = None) -> ConversionPlan:
     """Find the sites and slots that `convert` would change, without changing anything.
 
     Args:
         model: a transformer; on the meta device too.
         config: which curves, and where.
+        hidden: the new hidden width of these sites, for `replace_feed_forwards`; None keeps all widths.
 
     Returns:
         The plan.
@@ -78,8 +84,8 @@ def plan_conversion(model: nn.Module, config: KANConfig) -> ConversionPlan:
     Raises:
         ConversionStateError: the model is converted already, or quantised by someone else.
         NoSiteError: the model has no feed-forward network that kansformer knows.
-        SlotError: no site has any of the slots.
-        ConfigError: a layer does not exist, or the groups do not divide a width.
+        SlotError: no site has any of the slots, or one cannot be narrowed.
+        ConfigError: a layer does not exist, or the groups do not divide a width, or `hidden` is no width of a site.
     """
     check_convertible(model)
     found = find_sites(model)
@@ -88,6 +94,9 @@ def plan_conversion(model: nn.Module, config: KANConfig) -> ConversionPlan:
     spec = config.curve_spec
     planned, skipped = [], []
     for site in _in_layers(found, config.layers):
+        removed = 0
+        if hidden is not None:
+            site, removed = _narrowed(model, site, hidden)
         slots = tuple(site.slots[name] for name in config.slots if name in site.slots)
         if not slots:
             skipped.append((site.path, _why_no_slot(site, config.slots)))
@@ -96,7 +105,7 @@ def plan_conversion(model: nn.Module, config: KANConfig) -> ConversionPlan:
             added = sum(spec.num_parameters(slot.features, slot.out_features) for slot in slots)
         except ConfigError as error:
             raise ConfigError(f"{site.path}: {error}") from error
-        planned.append(PlannedSite(site, slots, added))
+        planned.append(PlannedSite(site, slots, added, removed))
     for name in config.slots:
         if not any(slot.name == name for p in planned for slot in p.slots):
             if name not in found[0].slots:
@@ -105,7 +114,7 @@ def plan_conversion(model: nn.Module, config: KANConfig) -> ConversionPlan:
     parameters = list(model.parameters())
     before, size = sum(p.numel() for p in parameters), sum(p.numel() * p.element_size() for p in parameters)
     floating = next((p for p in parameters if p.is_floating_point()), None)
-    added = sum(p.added_parameters for p in planned)
+    added = sum(p.added_parameters - p.removed_parameters for p in planned)
     return ConversionPlan(
         config=config,
         sites=tuple(planned),
@@ -159,6 +168,18 @@ def _in_layers(sites: list[Site], layers) -> list[Site]:
     if not chosen:  # a layer that one of several stacks has is enough
         raise ConfigError(" ".join(errors))
     return [site for site in sites if site.layer in chosen.get(site.stack, ())]
+
+
+def _narrowed(model: nn.Module, site: Site, hidden: int) -> tuple[Site, int]:
+    narrow = with_hidden(site, hidden)
+    check_narrowable(model, site)
+    # A bias after the last layer stays whole; those before the hidden layer go with their channels.
+    removed = 0
+    for name, slot in linear_slots(site).items():
+        layer: Any = get_slot_target(model, slot.path)
+        per_channel = site.width + (name != "down" and layer.bias is not None)
+        removed += (site.hidden - hidden) * per_channel
+    return narrow, removed
 
 
 def _row(planned: PlannedSite) -> tuple[str, ...]:

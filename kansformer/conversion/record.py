@@ -1,7 +1,8 @@
 """What a converted model's config says about its curves: enough to rebuild every slot without a search."""
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
@@ -9,8 +10,9 @@ from kansformer.config import QUANT_METHOD, SLOTS, KANConfig
 from kansformer.errors import CheckpointError, ConfigError
 from kansformer.sites.site import Slot
 
-FORMAT_VERSION = 1
-"""Raised with every change of what is written; all versions down to 1 load for ever."""
+FORMAT_VERSION = 2
+"""The newest format. Raised with every change of what is written; all versions down to 1 load for ever. A checkpoint is
+written in the oldest one that can hold it: 2 brought `widths`, and all others are still 1."""
 
 MODULE_PATH = re.compile(r"[\w-]+(\.[\w-]+)*")
 
@@ -35,14 +37,20 @@ class ConversionRecord:
     Args:
         config: which curves.
         slots: where, relative to the base model, so that base and head classes both load.
-        format_version: of the checkpoint.
+        widths: hidden width by path of the feed-forward networks that are narrower than the model's config says,
+            relative to the base model too.
     """
 
     config: KANConfig
     slots: tuple[SlotRecord, ...]
-    format_version: int = FORMAT_VERSION
+    widths: Mapping[str, int] = field(default_factory=dict)
 
     quant_method = QUANT_METHOD
+
+    @property
+    def format_version(self) -> int:
+        """The oldest format that can hold this record."""
+        return 2 if self.widths else 1
 
     def to_dict(self) -> dict:
         """JSON-ready; `ConversionRecord.from_dict` is the inverse."""
@@ -52,6 +60,7 @@ class ConversionRecord:
             "format_version": self.format_version,
             **self.config.to_dict(),
             "sites": entries,
+            **({"widths": dict(self.widths)} if self.widths else {}),
         }
 
     def get(self, name: str, default: object = None) -> object:
@@ -80,6 +89,7 @@ class ConversionRecord:
         entries = values.pop("sites", None)
         if not isinstance(entries, list) or not entries:
             raise CheckpointError("The checkpoint's kansformer settings name no sites, so no curve could be placed.")
+        widths = _checked_widths(values.pop("widths", {})) if version > 1 else {}
         try:
             config = KANConfig.from_dict(values)
         except ConfigError as error:
@@ -87,7 +97,7 @@ class ConversionRecord:
         slots = tuple(_slot_record(entry) for entry in entries)
         if len({(slot.name, slot.path) for slot in slots}) < len(slots):
             raise CheckpointError("The checkpoint's kansformer settings name a slot twice.")
-        return cls(config, slots, version)
+        return cls(config, slots, widths)
 
     def with_grid_size(self, grid_size: int) -> "ConversionRecord":
         """The record of the same model on another grid."""
@@ -103,6 +113,17 @@ def base_prefix(model: nn.Module) -> str:
 def slot_record(slot: Slot, prefix: str) -> SlotRecord:
     """The record of a slot of a model whose base model stands at `prefix`."""
     return SlotRecord(slot.name, slot.path.removeprefix(prefix), slot.features)
+
+
+def _checked_widths(widths: object) -> dict[str, int]:
+    if not isinstance(widths, dict):
+        raise CheckpointError(f"The widths of a checkpoint must be a table of paths, got {widths!r:.80}.")
+    for path, hidden in widths.items():
+        if not isinstance(path, str) or not MODULE_PATH.fullmatch(path):
+            raise CheckpointError(f"A width is given for {path!r:.80}, which is no path of a module.")
+        if not isinstance(hidden, int) or isinstance(hidden, bool) or hidden < 1:
+            raise CheckpointError(f"The feed-forward network {path} has the impossible width {hidden!r:.40}.")
+    return widths
 
 
 def _slot_record(entry: object) -> SlotRecord:

@@ -1,10 +1,11 @@
 """Act between the loading of the weights and their dispatch to devices, and see that every curve was loaded."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from kansformer.conversion.checkpoint import narrowed_paths
 from kansformer.errors import CheckpointError
 from kansformer.nn.curves import CURVE_PARAMETERS, curved_modules
 
@@ -47,19 +48,21 @@ def refuse_skipped_action(model: nn.Module) -> None:
 
 
 def refuse_wrong_curves(model: nn.Module, loading_info: "LoadStateDictInfo") -> None:
-    """See that the curve tensors of the model and of the checkpoint are the same ones.
+    """See that the curve tensors, and those of narrowed layers, are the same ones in the model and in the checkpoint.
 
     Args:
         model: rebuilt, its weights loaded.
         loading_info: transformers' lists of missing, mismatched and unexpected keys.
 
     Raises:
-        CheckpointError: a curve tensor is missing in the checkpoint, has another shape, or has no place in the model.
+        CheckpointError: such a tensor is missing in the checkpoint or has another shape, or a curve tensor has no place
+            in the model.
     """
-    own = curve_keys(set(model.state_dict()))
+    keys = set(model.state_dict())
+    own = curve_keys(keys) | narrowed_keys(model, keys)
     unexpected = curve_keys(set(loading_info.unexpected_keys) | own) - own
     reported = {entry for entry in loading_info.mismatched_keys if entry[0] in own}
-    mismatched = {(key, tuple(found), tuple(wanted)) for key, found, wanted in reported} | misshapen_curves(model)
+    mismatched = {(key, tuple(found), tuple(wanted)) for key, found, wanted in reported} | misshapen_tensors(model)
     problems = [f"{key} is missing" for key in sorted(own & set(loading_info.missing_keys))]
     problems += [f"{key} has shape {found} instead of {wanted}" for key, found, wanted in sorted(mismatched)]
     problems += [f"{key} belongs to no slot that the config names" for key in sorted(unexpected)]
@@ -67,20 +70,41 @@ def refuse_wrong_curves(model: nn.Module, loading_info: "LoadStateDictInfo") -> 
         # transformers' report of them, an error too, would otherwise take the place of this one
         loading_info.mismatched_keys -= reported
         raise CheckpointError(
-            f"The checkpoint's curve weights do not fit its config: {problems[0]}"
+            f"The checkpoint's weights do not fit its config: {problems[0]}"
             + (f" (and {len(problems) - 1} more)." if len(problems) > 1 else ".")
             + " It was changed after it was saved, or saved incompletely; save the converted model again."
         )
 
 
-def misshapen_curves(model: nn.Module) -> set[tuple[str, tuple[int, ...], tuple[int, ...]]]:
-    """Key, found and wanted shape of curve tensors; transformers 5.17 loads any shape where a quantizer is at work."""
+def misshapen_tensors(model: nn.Module) -> set[tuple[str, tuple[int, ...], tuple[int, ...]]]:
+    """Key, found and wanted shape of these tensors; transformers 5.17 loads any shape where a quantizer is at work."""
     wrong = set()
+    for path, module in narrowed_layers(model):
+        wanted: dict[str, tuple[int, ...]]
+        if isinstance(module, nn.Linear):
+            wanted = {"weight": (module.out_features, module.in_features), "bias": (module.out_features,)}
+        else:  # transformers' Conv1D, with curves or without
+            wanted = {"weight": (module.nx, module.nf), "bias": (module.nf,)}
+        found = {name: tuple(p.shape) for name, p in module.named_parameters(recurse=False) if name in wanted}
+        wrong |= {(f"{path}.{name}", found[name], wanted[name]) for name in found if found[name] != wanted[name]}
     for path, module in curved_modules(model):
         shapes = module.curves.shapes(module.in_features, getattr(module, "out_features", None))
         found = {name: tuple(getattr(module, name).shape) for name in shapes}
         wrong |= {(f"{path}.{name}", found[name], shapes[name]) for name in shapes if found[name] != shapes[name]}
     return wrong
+
+
+def narrowed_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Path and module of the linear layers in feed-forward networks that are narrower than the model's config says."""
+    for owner in narrowed_paths(model):
+        for path, module in model.get_submodule(owner).named_modules(prefix=owner):
+            if isinstance(module, nn.Linear) or hasattr(module, "nx"):
+                yield path, module
+
+
+def narrowed_keys(model: nn.Module, keys: set[str]) -> set[str]:
+    """Those of a state dict's keys that belong to such layers: their weights and biases."""
+    return {f"{path}.{name}" for path, _ in narrowed_layers(model) for name in ("weight", "bias")} & keys
 
 
 def curve_keys(keys: set[str]) -> set[str]:

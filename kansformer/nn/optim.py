@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import torch
 from torch import nn
 
 from kansformer.errors import ConfigError
@@ -10,6 +11,9 @@ from kansformer.nn.curves import CURVE_PARAMETERS, curved_modules
 CURVE_LR_MULTIPLIER = {"bspline": 30.0, "rational": 3.0, "chebyshev": 3.0, "rbf": 30.0, "fourier": 3.0}
 """Measured for `bspline` (1 gains nothing, 10 to 30 is right, 100 is too much) and `rational` on small language
 models; the global polynomials follow `rational` and the local bumps follow `bspline`."""
+
+CURVE_GROUP = "curves x"
+"""How the names of the curves' groups begin; the multiplier follows."""
 
 
 def curve_parameters_of(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
@@ -46,19 +50,14 @@ def optimizer_groups(
     Raises:
         ConfigError: nothing in the model requires a gradient, or the multiplier is not positive.
     """
-    if curve_lr_multiplier is not None and not curve_lr_multiplier > 0:
-        raise ConfigError(f"curve_lr_multiplier must be above 0, got {curve_lr_multiplier!r}.")
-    multipliers: dict[int, float] = {}
-    for _, module in curved_modules(model):
-        multiplier = curve_lr_multiplier or CURVE_LR_MULTIPLIER[module.curves.basis.name]
-        multipliers.update({id(p): multiplier for _, p in curve_parameters_of(module)})
-
+    multipliers = _multipliers(model, curve_lr_multiplier)
     groups: dict[str, dict] = {}
     for _, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         if id(parameter) in multipliers:
-            name, rate, decay = f"curves x{multipliers[id(parameter)]:g}", lr * multipliers[id(parameter)], 0.0
+            multiplier = multipliers[id(parameter)]
+            name, rate, decay = f"{CURVE_GROUP}{multiplier:g}", lr * multiplier, 0.0
         elif parameter.ndim >= 2:
             name, rate, decay = "base", lr, weight_decay
         else:
@@ -68,3 +67,40 @@ def optimizer_groups(
     if not groups:
         raise ConfigError("No parameter of the model requires a gradient, so there is nothing to optimise.")
     return list(groups.values())
+
+
+def split_curves(optimizer: torch.optim.Optimizer, model: nn.Module, curve_lr_multiplier: float | None = None) -> None:
+    """Move the curves out of an optimizer's groups into groups of their own, in place, before its first step.
+
+    Args:
+        optimizer: made with any groups.
+        model: whose curves to look for.
+        curve_lr_multiplier: as in `optimizer_groups`; it multiplies the learning rate of the group a curve stood in.
+
+    Raises:
+        ConfigError: the multiplier is not positive.
+    """
+    multipliers = _multipliers(model, curve_lr_multiplier)
+    for group in list(optimizer.param_groups):
+        moved: dict[float, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            if id(parameter) in multipliers:
+                moved.setdefault(multipliers[id(parameter)], []).append(parameter)
+        if moved:
+            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in multipliers]
+        for multiplier, parameters in moved.items():
+            settings = {name: value for name, value in group.items() if name != "params"}
+            rate, name = group["lr"] * multiplier, f"{CURVE_GROUP}{multiplier:g}"
+            optimizer.add_param_group({**settings, "name": name, "params": parameters, "lr": rate, "weight_decay": 0.0})
+    optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+
+
+def _multipliers(model: nn.Module, curve_lr_multiplier: float | None) -> dict[int, float]:
+    """The multiplier of every curve parameter, by its id."""
+    if curve_lr_multiplier is not None and not curve_lr_multiplier > 0:
+        raise ConfigError(f"curve_lr_multiplier must be above 0, got {curve_lr_multiplier!r}.")
+    found: dict[int, float] = {}
+    for _, module in curved_modules(model):
+        multiplier = curve_lr_multiplier or CURVE_LR_MULTIPLIER[module.curves.basis.name]
+        found.update({id(p): multiplier for _, p in curve_parameters_of(module)})
+    return found

@@ -90,10 +90,10 @@ def tune_curves(
         raise ConfigError(f"{type(model).__name__} has no curves to tune. Call kansformer.convert(model) first.")
 
     losses, begin = [], time.perf_counter()
-    with _only(model, curves):
+    with only_trained(model, curves):
         groups = optimizer_groups(model, lr, weight_decay=0.0, curve_lr_multiplier=curve_lr_multiplier)
         optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99))
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _schedule(step, steps, warm_up))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_up_and_cosine(step, steps, warm_up))
         start = [parameter.detach().clone() for parameter in curves]
         batches = draw_batches(blocks_NT, batch_size, seed)
         for step in range(1, steps + 1):
@@ -101,7 +101,7 @@ def tune_curves(
             loss = model(input_ids=batch_BT, labels=batch_BT, use_cache=False).loss
             losses.append(loss.item())
             if not math.isfinite(losses[-1]):
-                _put_back(curves, start)
+                put_back(curves, start)
                 raise ConfigError(
                     f"The loss became {losses[-1]} at step {step} of {steps}. The curves are as before; choose a lr "
                     f"below {lr:g}."
@@ -133,7 +133,7 @@ def draw_batches(blocks_NT: Tensor, batch_size: int, seed: int) -> Iterator[Tens
 
 
 @contextmanager
-def _only(model: nn.Module, trained: list[nn.Parameter]) -> Iterator[None]:
+def only_trained(model: nn.Module, trained: list[nn.Parameter]) -> Iterator[None]:
     """Only `trained` require a gradient, in evaluation mode; flags, gradients and mode are put back afterwards."""
     flags = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
     training, chosen = model.training, {id(parameter) for parameter in trained}
@@ -151,12 +151,12 @@ def _only(model: nn.Module, trained: list[nn.Parameter]) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _put_back(parameters: list[nn.Parameter], values: list[Tensor]) -> None:
+def put_back(parameters: list[nn.Parameter], values: list[Tensor]) -> None:
     for parameter, value in zip(parameters, values, strict=True):
         parameter.copy_(value)
 
 
-def _schedule(step: int, steps: int, warm_up: float) -> float:
+def warm_up_and_cosine(step: int, steps: int, warm_up: float) -> float:
     rising = max(1, round(warm_up * steps))
     if step < rising:
         return (step + 1) / rising

@@ -105,8 +105,8 @@ def test_other_unexpected_weights_are_no_error(checkpoint):
 
 
 def test_a_newer_format(checkpoint):
-    change_settings(checkpoint, format_version=2)
-    load_fails(checkpoint, r"format version 2; this package reads up to 1\. Upgrade it: pip install --upgrade kansform")
+    change_settings(checkpoint, format_version=3)
+    load_fails(checkpoint, r"format version 3; this package reads up to 2\. Upgrade it: pip install --upgrade kansform")
 
 
 def test_an_unknown_setting(checkpoint):

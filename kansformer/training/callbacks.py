@@ -1,0 +1,174 @@
+"""What a Trainer does for curves while it runs: one small callback each. They fit any transformers Trainer."""
+
+import csv
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TrainerCallback
+
+from kansformer.errors import ConfigError
+from kansformer.nn import refine_grid, update_grid
+from kansformer.nn.optim import CURVE_GROUP, curve_parameters
+from kansformer.nn.penalties import smoothness_penalty, sparsity_penalty
+from kansformer.training.preparation import to_device
+from kansformer.training.recipe import Penalty
+from kansformer.training.report import Progress, StepReport
+
+
+class CurveWarmUp(TrainerCallback):
+    """Raises the curves' learning rate from 0 over their first steps, beside the scheduler's own warm-up.
+
+    Helps when base weights that start from nothing would first bend the curves to noise.
+
+    Args:
+        steps: optimizer steps of the rise.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_step_begin(self, args, state, control, optimizer=None, lr_scheduler=None, **kwargs):
+        """Scales the rate that the scheduler has set; it sets it anew after every step."""
+        if state.global_step > self.steps:
+            return
+        share = min(1.0, (state.global_step + 1) / (self.steps + 1))
+        for group, rate in zip(optimizer.param_groups, lr_scheduler.get_last_lr(), strict=True):
+            if str(group.get("name", "")).startswith(CURVE_GROUP):
+                group["lr"] = rate * share
+
+
+class CurvePenalties(TrainerCallback):
+    """Adds the gradients of the penalties on curves to those of the loss, after clipping.
+
+    Every process adds the same, so nothing has to be exchanged.
+
+    Args:
+        sparsity: weight of `sparsity_penalty` over time.
+        smoothness: weight of `smoothness_penalty` over time.
+    """
+
+    def __init__(self, sparsity: Penalty | None = None, smoothness: Penalty | None = None) -> None:
+        pairs = ((sparsity, sparsity_penalty), (smoothness, smoothness_penalty))
+        self.penalties = [(weight, penalty) for weight, penalty in pairs if weight is not None]
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        """Differentiates the penalties alone; they depend on parameters only."""
+        for weight, penalty in self.penalties:
+            if (strength := weight.at(state.global_step)) > 0:
+                with torch.enable_grad():
+                    (strength * penalty(model)).backward()
+
+
+class GridSchedule(TrainerCallback):
+    """Moves grids to where their inputs have gone, and makes them finer, after given optimizer steps.
+
+    Moving helps in the first steps from scratch, when inputs drift. Refining helps when a coarse grid has been fitted:
+    fewer coefficients learn faster at first, more fit better at the end.
+
+    Args:
+        batches: inputs that ranges are read from, the same in every process.
+        update_at: steps after which `update_grid` is called.
+        refine_at: {step: grid size} for `refine_grid`, in one process only.
+        quantile: as in `update_grid`.
+    """
+
+    def __init__(
+        self, batches: list, update_at: tuple[int, ...] = (), refine_at: dict[int, int] | None = None,
+        quantile: float = 0.99,
+    ) -> None:  # fmt: skip
+        self.batches, self.update_at, self.quantile = batches, update_at, quantile
+        self.refine_at = refine_at or {}
+
+    def on_step_end(self, args, state, control, model=None, optimizer=None, **kwargs):
+        """A finer grid has new coefficients: they take the old ones' place in the optimizer, without its memory."""
+        if state.global_step in self.refine_at:
+            old = dict(curve_parameters(model))
+            refine_grid(model, self.refine_at[state.global_step])
+            exchange_parameters(optimizer, old, dict(curve_parameters(model)))
+        if state.global_step in self.update_at:
+            update_grid(model, to_device(self.batches, args.device), quantile=self.quantile)
+
+
+def exchange_parameters(
+    optimizer: torch.optim.Optimizer, old: dict[str, nn.Parameter], new: dict[str, nn.Parameter]
+) -> None:
+    """Let an optimizer go on with new parameters in the places of old ones, which are forgotten."""
+    successor = {id(parameter): new[name] for name, parameter in old.items() if new[name] is not parameter}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if id(parameter) in successor:
+                optimizer.state.pop(parameter, None)
+        group["params"] = [successor.get(id(parameter), parameter) for parameter in group["params"]]
+
+
+class Reporter(TrainerCallback):
+    """Keeps the losses, writes them as CSV, tells a progress bar, and stops a run whose loss is no number.
+
+    Args:
+        path: the CSV file, `step,loss,learning_rate,eval_loss,seconds`; a resumed run appends to it.
+        tokens_per_step: over all processes, tokens or rows.
+        progress: called after every step, or None.
+    """
+
+    def __init__(self, path: Path, tokens_per_step: int, progress: Progress | None = None) -> None:
+        self.path, self.tokens_per_step, self.progress = path, tokens_per_step, progress
+        self.losses: list[tuple[int, float]] = []
+        self.evaluations: list[tuple[int, dict[str, float]]] = []
+        self.latest, self.began, self.first = math.nan, 0.0, 0
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """The clock starts here, after everything was prepared."""
+        self.began, self.first = time.perf_counter(), state.global_step
+        if state.is_world_process_zero:
+            _keep_rows_up_to(self.path, state.global_step)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Tells the bar."""
+        if self.progress is not None and state.is_world_process_zero:
+            done = state.global_step - self.first
+            speed = done * self.tokens_per_step / max(1e-9, time.perf_counter() - self.began)
+            self.progress(StepReport(state.global_step, state.max_steps, self.latest, speed))
+
+    def on_log(self, args, state, control, logs: dict[str, Any] | None = None, **kwargs):
+        """Keeps a loss, or an evaluation.
+
+        Raises:
+            ConfigError: the loss is infinite or NaN.
+        """
+        logs = logs or {}
+        if "loss" in logs:
+            self.latest = float(logs["loss"])
+            self.losses.append((state.global_step, self.latest))
+            if not math.isfinite(self.latest):
+                raise ConfigError(
+                    f"The loss became {self.latest} at step {state.global_step}. The last checkpoint is kept; choose a "
+                    f"training.learning_rate below {args.learning_rate:g}."
+                )
+        evaluated = {key: float(value) for key, value in logs.items() if key.startswith("eval_") and _is_number(value)}
+        if evaluated:
+            self.evaluations.append((state.global_step, evaluated))
+        if state.is_world_process_zero and ("loss" in logs or evaluated):
+            row = [state.global_step, logs.get("loss", ""), logs.get("learning_rate", ""), logs.get("eval_loss", "")]
+            with self.path.open("a", encoding="utf-8", newline="") as file:
+                csv.writer(file).writerow([*row, round(time.perf_counter() - self.began, 2)])
+
+
+LOSS_COLUMNS = ("step", "loss", "learning_rate", "eval_loss", "seconds")
+
+
+def _keep_rows_up_to(path: Path, step: int) -> None:
+    """Start the CSV file, or drop what an interrupted run wrote after the checkpoint that is resumed."""
+    rows: list[list[str]] = []
+    if step and path.exists():
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [row for row in list(csv.reader(file))[1:] if row and int(row[0]) <= step]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([list(LOSS_COLUMNS), *rows])
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,0 +1,179 @@
+"""`train`: a recipe in, a folder with the trained model out, on transformers' Trainer."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch import Tensor
+from transformers import EarlyStoppingCallback, ProgressCallback, Trainer, TrainingArguments, set_seed
+from transformers.trainer_callback import PrinterCallback
+
+from kansformer.files import refuse_used
+from kansformer.training.arguments import training_arguments
+from kansformer.training.build import build_model, merge_lora, plain_model
+from kansformer.training.callbacks import CurvePenalties, CurveWarmUp, GridSchedule, Reporter
+from kansformer.training.data import PreparedData, prepare_data
+from kansformer.training.data.spec import LANGUAGE_TASKS
+from kansformer.training.outcome import TrainingResult, count_parameters, run_facts
+from kansformer.training.preparation import calibration_batches, prepare_curves, refine_up_to
+from kansformer.training.recipe import Recipe
+from kansformer.training.recipe_file import write_recipe
+from kansformer.training.refusals import (
+    RECIPE_FILE,
+    find_checkpoint,
+    refuse_full_disk,
+    refuse_impossible,
+    refuse_little,
+)
+from kansformer.training.report import Progress
+from kansformer.training.shard import shard_model
+from kansformer.training.trainer import DistillationTrainer
+from kansformer.training.trainer_groups import MULTIPLIER, register_groups
+
+RESULT_FILE, LOSS_FILE = "training.json", "losses.csv"
+
+
+def train(
+    recipe: Recipe, output: Path | str, *, resume: bool = False, progress: Progress | None = None
+) -> TrainingResult:
+    """Run a recipe and write the model, its tokenizer, `recipe.yaml`, `losses.csv` and `training.json`.
+
+    In a process that `accelerate launch` or `torchrun` started, it trains together with the others.
+
+    Args:
+        recipe: what to do.
+        output: folder to write; it must be new or empty, unless a run is resumed. Checkpoints lie in it.
+        resume: go on from the last checkpoint in `output`, with the same recipe.
+        progress: called after every step, in the main process.
+
+    Returns:
+        A `TrainingResult`, in every process.
+
+    Raises:
+        ConfigError: a field is impossible, or the loss became infinite or NaN.
+        CheckpointError: `output` is in use, there is nothing to resume or it is another recipe's, or the disk is full.
+        DataError: the data is unusable, or too little for the processes. Nothing is overwritten after any error.
+    """
+    output = Path(output)
+    no_accelerator = recipe.training.get("use_cpu") or not torch.accelerator.is_available()
+    state = PartialState(**({"cpu": True} if no_accelerator else {}))
+    checkpoint = find_checkpoint(recipe, output) if resume else None
+    if not resume:
+        refuse_used(output)
+    arguments = training_arguments(recipe, output)
+    refuse_impossible(recipe, arguments, state.num_processes)
+    register_groups()
+
+    set_seed(recipe.seed)
+    with state.main_process_first():  # which tokenises and leaves the blocks for the others
+        data = prepare_data(recipe.task, recipe.data, _source_of_tokenizer(recipe), seed=recipe.seed)
+    rows_per_step = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * state.num_processes
+    refuse_little(data, rows_per_step)
+    batches = calibration_batches(data) if recipe.kan is not None else []
+    set_seed(recipe.seed)  # the weights do not depend on what the data took
+    model = build_model(
+        recipe,
+        vocabulary=data.vocabulary,
+        label_names=data.label_names,
+        pad_token=getattr(data.processor, "pad_token_id", None),
+        inputs=batches or None,
+    )
+    refuse_full_disk(output, model)
+    if checkpoint is None:
+        prepare_curves(recipe, model, batches, data, arguments.device, lambda: plain_model(recipe.model, recipe.task))
+    else:
+        refine_up_to(recipe, model, checkpoint)
+
+    state.wait_for_everyone()
+    if state.is_main_process:
+        output.mkdir(parents=True, exist_ok=True)
+        write_recipe(recipe, output / RECIPE_FILE)
+    counts = count_parameters(model)
+    if recipe.shard:
+        model = shard_model(model, output / "start", state)
+    per_row = recipe.data.block if recipe.task in LANGUAGE_TASKS else 1
+    reporter = Reporter(output / LOSS_FILE, rows_per_step * per_row, progress)
+    trainer = _make_trainer(recipe, model, arguments, data, batches, reporter)
+    begin = time.perf_counter()
+    trainer.train(resume_from_checkpoint=checkpoint)
+    seconds = time.perf_counter() - begin
+    evaluation = trainer.evaluate()
+    if "lora" in recipe.trainable:
+        merge_lora(model)
+    trainer.save_model(str(output))
+
+    done = trainer.state.global_step - reporter.first
+    result = TrainingResult(
+        output=output,
+        losses=tuple(reporter.losses),
+        evaluation={k: v for k, v in evaluation.items() if k in ("eval_loss", "eval_accuracy")},
+        steps=trainer.state.global_step,
+        seconds=seconds,
+        tokens_per_second=done * reporter.tokens_per_step / seconds,
+        **counts,
+        facts=run_facts(data.facts, arguments.device, state.num_processes),
+    )
+    if state.is_main_process:
+        (output / "training_args.bin").unlink(missing_ok=True)  # a pickle; recipe.yaml says it all
+        (output / RESULT_FILE).write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
+    state.wait_for_everyone()
+    return result
+
+
+def is_main_process() -> bool:
+    """Whether this process speaks for all of them."""
+    return PartialState().is_main_process
+
+
+def _make_trainer(
+    recipe: Recipe,
+    model: Any,
+    arguments: TrainingArguments,
+    data: PreparedData,
+    batches: list[dict[str, Tensor]],
+    reporter: Reporter,
+) -> Trainer:
+    curves = recipe.curves
+    callbacks: list[Any] = [reporter]
+    if curves.warm_up:
+        callbacks.append(CurveWarmUp(curves.warm_up))
+    if curves.sparsity or curves.smoothness:
+        callbacks.append(CurvePenalties(curves.sparsity, curves.smoothness))
+    if curves.update_grid_at or curves.refine_grid_at:
+        callbacks.append(GridSchedule(batches, curves.update_grid_at, curves.refine_grid_at, curves.quantile))
+    if recipe.early_stop is not None:
+        callbacks.append(EarlyStoppingCallback(recipe.early_stop))
+    settings: dict[str, Any] = dict(
+        model=model,
+        args=arguments,
+        train_dataset=data.train,
+        eval_dataset=data.evaluation,
+        data_collator=data.collator,
+        processing_class=data.processor,
+        callbacks=callbacks,
+        compute_metrics=_accuracy if recipe.task.endswith("classification") else None,
+    )
+    if recipe.distill is not None and recipe.distill.logits > 0:
+        teacher = plain_model(recipe.model, recipe.task)
+        trainer: Trainer = DistillationTrainer(teacher=teacher, distill=recipe.distill, **settings)
+    else:
+        trainer = Trainer(**settings)
+    setattr(trainer, MULTIPLIER, curves.lr_multiplier)
+    for callback in (ProgressCallback, PrinterCallback):  # the reporter's bar says more
+        trainer.remove_callback(callback)
+    return trainer
+
+
+def _accuracy(prediction: Any) -> dict[str, float]:
+    return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
+
+
+def _source_of_tokenizer(recipe: Recipe) -> str | None:
+    if recipe.model.path != "embedded":
+        return recipe.model.path
+    from kansformer.embedded import embedded_model_path
+
+    return str(embedded_model_path())

@@ -1,0 +1,62 @@
+"""Penalties on curves: what they measure, in every basis, and that they pull."""
+
+import pytest
+import torch
+from torch import nn
+
+from kansformer.basis import BASES
+from kansformer.errors import ConfigError
+from kansformer.nn import KANLinear, LearnedActivation
+from kansformer.nn.penalties import smoothness_penalty, sparsity_penalty
+
+
+def test_sparsity_is_the_mean_size_of_a_curve():
+    module = LearnedActivation(2, grid_size=4, order=1)
+    with torch.no_grad():
+        module.coefficients[0] = 3.0
+    assert sparsity_penalty(module).item() == pytest.approx(1.5, abs=1e-5)
+
+
+def test_sparsity_counts_every_edge_of_a_full_layer_as_a_curve():
+    layer = KANLinear(3, 5, edges="full")
+    with torch.no_grad():
+        layer.coefficients.zero_()
+        layer.coefficients[1, :, 2] = 15.0
+    assert sparsity_penalty(layer).item() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_smoothness_of_a_parabola_is_its_second_derivative_squared():
+    # T_2(2u - 1) = 8u² - 8u + 1, whose second derivative by u is 16.
+    module = LearnedActivation(1, basis="chebyshev", order=2)
+    with torch.no_grad():
+        module.coefficients[0, 2] = 1.0
+    assert smoothness_penalty(module).item() == pytest.approx(256.0, rel=1e-3)
+
+
+@pytest.mark.parametrize("edges", ["channel", "low_rank", "full"])
+@pytest.mark.parametrize("basis", sorted(BASES))
+def test_straight_curves_are_smooth_and_bent_ones_pull_back(basis, edges):
+    torch.manual_seed(0)
+    layer = KANLinear(4, 3, basis=basis, edges=edges, rank=2)
+    with torch.no_grad():
+        layer.coefficients.zero_()
+    assert smoothness_penalty(layer).item() == 0.0
+    with torch.no_grad():
+        layer.coefficients.normal_()
+    before = smoothness_penalty(layer)
+    (gradient,) = torch.autograd.grad(before, layer.coefficients)
+    with torch.no_grad():
+        layer.coefficients -= 1e-3 * gradient / gradient.norm()
+    assert smoothness_penalty(layer) < before
+
+
+def test_straight_curves_have_a_finite_slope():
+    layer = LearnedActivation(3)
+    sparsity_penalty(layer).backward()
+    assert layer.coefficients.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("penalty", [sparsity_penalty, smoothness_penalty])
+def test_a_model_without_curves_is_refused(penalty):
+    with pytest.raises(ConfigError, match="no curves"):
+        penalty(nn.Linear(2, 2))

@@ -1,0 +1,86 @@
+"""Datasets that are read while training."""
+
+import types
+
+import pytest
+import torch
+from accelerate.data_loader import IterableDatasetShard
+
+from kansformer.embedded import embedded_model_path
+from kansformer.errors import DataError
+from kansformer.training.data import DataRecipe, prepare_data
+
+EMBEDDED = str(embedded_model_path())
+
+
+@pytest.fixture
+def stream(write_dataset):
+    """Two files of 30 rows, 8 blocks of evaluation from the first rows, and what else a test sets."""
+    rows = [{"text": f"Row number {i} here.", "blank": ""} for i in range(60)]
+    folder = write_dataset(**{"train-0": rows[:30], "train-1": rows[30:], "test": rows[:2] * 20})
+
+    def prepare(task="causal-lm", seed=0, **fields):
+        recipe = DataRecipe(**{"dataset": folder, "streaming": True, "block": 8, "max_eval_tokens": 64, **fields})
+        return prepare_data(task, recipe, EMBEDDED, seed=seed)
+
+    return prepare
+
+
+def rows_in(blocks, tokenizer):
+    text = tokenizer.decode(torch.cat([block["input_ids"] for block in blocks]))
+    return [part for part in text.split(tokenizer.bos_token) if part.endswith(".")]
+
+
+def test_a_stream_is_complete_and_leaves_out_what_it_is_evaluated_on(stream):
+    data = stream()
+    assert isinstance(data.train, torch.utils.data.IterableDataset) and len(data.evaluation) == 8
+    blocks = list(data.train)
+    assert torch.equal(blocks[0]["input_ids"], blocks[0]["labels"]) and blocks[0]["input_ids"].shape == (8,)
+    held_out = rows_in([data.evaluation[i] for i in range(8)], data.processor)
+    found = rows_in(blocks, data.processor)
+    assert len(found) == len(set(found)) > 30 and not set(held_out) & set(found) and "Row number 0 here." in held_out
+    assert found != sorted(found, key=lambda row: int(row.split()[2]))  # shuffled, and in each epoch the same
+    assert found == rows_in(list(data.train), data.processor) != rows_in(list(stream(seed=1).train), data.processor)
+    assert data.facts["streaming"] and data.facts["eval_tokens"] == 64
+
+
+def test_a_split_of_its_own_leaves_nothing_out(stream):
+    data = stream(eval_split="test")
+    assert len(rows_in(list(data.train), data.processor)) >= 59  # the rest of the last block is dropped
+
+
+def test_processes_share_the_stream(stream):
+    train = stream(max_train_tokens=8 * 8).train
+    whole = [block["input_ids"].tolist() for block in train]
+    for process, own in enumerate((whole[0:2] + whole[4:6], whole[2:4] + whole[6:8])):
+        share = IterableDatasetShard(train, batch_size=2, num_processes=2, process_index=process)
+        assert [block["input_ids"].tolist() for block in share] == own
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_workers_share_the_files(stream, monkeypatch, workers):
+    data, found = stream(eval_split="test"), []
+    limited = stream(eval_split="test", max_train_tokens=13 * 8).train
+    count = 0
+    for number in range(workers):
+        info = types.SimpleNamespace(id=number, num_workers=workers, seed=0, dataset=data.train)
+        monkeypatch.setattr(torch.utils.data, "get_worker_info", lambda info=info: info)
+        found += rows_in(list(data.train), data.processor) if number < 2 else [str(b) for b in data.train]
+        count += len(list(limited))
+    assert len(found) == len(set(found)) >= 58 and count == 13
+
+
+def test_a_masked_model_can_stream(stream, tmp_path):
+    from kansformer.training.data.train_tokenizer import train_tokenizer
+
+    train_tokenizer(["Row number 0 here."], 300, mask=True).save_pretrained(tmp_path / "tokenizer")
+    data = stream("masked-lm", tokenizer=str(tmp_path / "tokenizer"))
+    rows = list(data.train)
+    assert "labels" not in rows[0] and (data.collator(rows)["labels"] != -100).any()
+
+
+def test_unusable_streams_are_refused(stream):
+    with pytest.raises(DataError, match=r"has no text column 'body'. Choose text_column from: text, blank"):
+        stream(text_column="body")
+    with pytest.raises(DataError, match="The column 'blank' of .* is empty"):
+        stream(text_column="blank")

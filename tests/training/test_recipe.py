@@ -1,0 +1,115 @@
+"""Recipes check themselves, go through YAML, and name the field that is wrong."""
+
+import pytest
+import yaml
+
+from kansformer.config import KANConfig
+from kansformer.errors import ConfigError
+from kansformer.training.recipe import Penalty, Recipe
+from kansformer.training.recipe_file import (
+    dump_recipe,
+    first_difference,
+    read_recipe,
+    recipe_names,
+    recipe_title,
+    write_recipe,
+)
+
+MINIMAL = {"task": "causal-lm", "model": {"path": "embedded"}, "data": {"corpus": "standard-library"}}
+
+
+def make(**changes):
+    return Recipe.from_dict({**MINIMAL, **changes})
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_recipes_that_come_with_the_package_are_right_and_survive_yaml(name, tmp_path):
+    recipe = read_recipe(name)
+    write_recipe(recipe, tmp_path / "recipe.yaml")
+    assert read_recipe(tmp_path / "recipe.yaml") == recipe
+    assert len(recipe_title(name)) > 40
+
+
+def test_a_recipe_says_only_what_differs_from_the_defaults():
+    assert make().to_dict() == MINIMAL
+    recipe = make(kan={"slots": ["act"]}, curves={"sparsity": 0.1, "refine_grid_at": {10: 16}}, trainable="curves")
+    assert recipe.curves.sparsity == Penalty(weight=0.1)
+    assert Recipe.from_dict(yaml.safe_load(dump_recipe(recipe))) == recipe
+
+
+def test_the_curves_of_a_recipe_are_those_for_training_from_scratch_unless_it_says_otherwise():
+    assert make(kan={}).kan.config == KANConfig.from_scratch()
+    assert make(kan={"slots": ["act"], "grid_size": 3}).kan.config.edges == KANConfig.from_scratch().edges
+
+
+def test_fields_are_changed_on_the_command_line():
+    changes = ["training.max_steps=7", "training.learning_rate=1e-3", "kan.slots=[act]", "seed=3"]
+    recipe = read_recipe("tiny-cpu", changes)
+    assert recipe.training["max_steps"] == 7 and recipe.training["learning_rate"] == 1e-3
+    assert recipe.kan.config.slots == ("act",) and recipe.seed == 3
+    assert read_recipe("tiny-cpu", ["kan=null"]).kan is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"kann": {}}, "Unknown field 'kann'. Choose from: task, model"),
+        ({"data": {"corpus": "standard-library", "blok": 3}}, "Unknown field 'data.blok'"),
+        ({"curves": {"warmup": 3}, "kan": {}}, "Unknown field 'curves.warmup'"),
+        ({"kan": {"gridsize": 3}}, "kan: Unknown setting 'gridsize'"),
+        ({"kan": {"grid_size": 0}}, "kan: grid_size must be"),
+        ({"task": "translation"}, "task is 'translation'. Choose one of: causal-lm"),
+        ({"model": {}}, "exactly one of: path"),
+        ({"model": {"config": {"hidden_size": 8}}}, "model.config needs a model_type"),
+        ({"model": {"path": "embedded", "dtype": "int8"}}, "model.dtype is 'int8'"),
+        ({"trainable": ["curves"]}, "no kan section"),
+        ({"trainable": ["all", "lora"], "lora": {}}, "trainable has 'all' beside others"),
+        ({"trainable": ["lora"]}, "lora must be among trainable and have a section"),
+        ({"curves": {"domain": "wide"}, "kan": {}}, "curves.domain is 'wide'"),
+        ({"curves": {"quantile": 0.2}, "kan": {}}, "curves.quantile must be above 0.5"),
+        ({"curves": {"sparsity": {"weight": -1}}, "kan": {}}, "weight must be a number of at least 0"),
+        ({"curves": {"update_grid_at": [0]}, "kan": {}}, "must be a whole number of at least 1, got 0"),
+        ({"training": {"seed": 3}}, "training.seed is set by train itself"),
+        ({"distill": {"logits": 2}}, "distill.logits must be a share"),
+        ({"model": {"config": {"model_type": "llama"}}, "distill": {}}, "distill needs model.path"),
+        ({"model": "embedded"}, "model must be a table of named fields"),
+        ({"seed": -1}, "seed must be a whole number"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_by_its_field(changes, sentence):
+    with pytest.raises(ConfigError, match=sentence.replace("(", r"\(")):
+        make(**changes)
+
+
+def test_a_missing_field_is_named():
+    with pytest.raises(ConfigError, match="The field 'data' is missing"):
+        Recipe.from_dict({"task": "causal-lm", "model": {"path": "embedded"}})
+
+
+def test_a_file_that_is_no_recipe(tmp_path):
+    with pytest.raises(ConfigError, match=r"no recipe 'tiny-cpv'. Did you mean tiny-cpu\?"):
+        read_recipe("tiny-cpv")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_recipe(tmp_path / "none.yaml")
+    path = tmp_path / "bad.yaml"
+    path.write_text("task: [")
+    with pytest.raises(ConfigError, match="is no YAML"):
+        read_recipe(path)
+    path.write_text("- 1")
+    with pytest.raises(ConfigError, match="must hold a table"):
+        read_recipe(path)
+    with pytest.raises(ConfigError, match="is no change of a field"):
+        read_recipe("tiny-cpu", ["training.max_steps"])
+    with pytest.raises(ConfigError, match=r"tiny-cpu.yaml: Unknown field 'data.rows'"):
+        read_recipe("tiny-cpu", ["data.rows=3"])
+
+
+def test_the_first_difference_names_the_field_and_both_values():
+    one, other = read_recipe("tiny-cpu"), read_recipe("tiny-cpu", ["training.max_steps=9"])
+    assert first_difference(one, one) is None
+    assert first_difference(one, other) == "training.max_steps is 500 in one and 9 in the other"
+
+
+def test_a_penalty_sets_in_and_ramps_up():
+    penalty = Penalty(weight=2.0, begin=10, ramp=3)
+    assert [penalty.at(step) for step in (0, 9, 10, 11, 13, 50)] == [0.0, 0.0, 0.5, 1.0, 2.0, 2.0]

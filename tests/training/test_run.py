@@ -1,0 +1,283 @@
+"""`train` on tiny models: what it writes, what it keeps frozen, that it resumes to the bit, and what it refuses."""
+
+import csv
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from kansformer import convert, is_converted
+from kansformer.config import KANConfig
+from kansformer.errors import CheckpointError, ConfigError, ConversionStateError, DataError
+from kansformer.nn.curves import curved_modules
+from kansformer.training import refusals
+from kansformer.training.build import plain_model
+from kansformer.training.recipe import ModelRecipe, Recipe
+from kansformer.training.run import train
+
+LLAMA = dict(
+    model_type="llama", hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+    num_key_value_heads=2, max_position_embeddings=32, bos_token_id=None, eos_token_id=None,
+)  # fmt: skip
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("".join(f"{i} green bottles hanging on the wall, and {i * i} more.\n" for i in range(150)))
+    return path
+
+
+@pytest.fixture
+def make(text):
+    def make(**changes) -> Recipe:
+        values = {
+            "task": "causal-lm",
+            "model": {"config": LLAMA},
+            "kan": {"groups": 4},
+            "data": {"files": str(text), "tokenizer": "characters", "block": 16},
+            **changes,
+        }
+        training = {"max_steps": 6, "per_device_train_batch_size": 4, "learning_rate": 3e-3, "logging_steps": 1}
+        values["training"] = {**training, **changes.get("training", {})}
+        return Recipe.from_dict({k: v for k, v in values.items() if v is not None})
+
+    return make
+
+
+def rows_of(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_from_scratch_writes_a_model_that_loads_plainly(make, tmp_path):
+    seen = []
+    recipe = make(training={"max_steps": 40})
+    result = train(recipe, tmp_path / "run", progress=seen.append)
+    assert result.losses[-1][1] < result.losses[0][1] - 0.3
+    assert [report.step for report in seen] == list(range(1, 41)) and seen[-1].tokens_per_second > 0
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "run")
+    assert is_converted(model) and result.parameters == sum(p.numel() for p in model.parameters())
+    assert result.trainable == result.parameters and result.curve_parameters == 2 * 2 * 4 * 11
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run")
+    assert tokenizer.decode(tokenizer("7 green")["input_ids"]) == "7 green"
+    written = json.loads((tmp_path / "run" / "training.json").read_text())
+    assert written["evaluation"]["eval_loss"] == result.evaluation["eval_loss"] and written["facts"]["data"]
+    rows = rows_of(tmp_path / "run" / "losses.csv")
+    assert [int(row["step"]) for row in rows] == [*range(1, 41), 40] and float(rows[-1]["eval_loss"])
+    assert not list((tmp_path / "run").rglob("*.bin"))
+
+
+def test_the_same_recipe_gives_the_same_bits(make, tmp_path):
+    one, other = (train(make(), tmp_path / name) for name in ("one", "other"))
+    assert one.losses == other.losses and one.evaluation == other.evaluation
+    assert train(make(seed=1), tmp_path / "third").losses != one.losses
+
+
+def state_of(folder):
+    return AutoModelForCausalLM.from_pretrained(folder).state_dict()
+
+
+@pytest.mark.parametrize("curves", [None, {"refine_grid_at": {2: 10}, "warm_up": 3, "update_grid_at": [1]}])
+def test_a_killed_run_resumes_to_the_bit(make, tmp_path, curves):
+    recipe = make(curves=curves, training={"save_strategy": "steps", "save_steps": 3, "max_steps": 8})
+
+    def kill(report):
+        if report.step == 5:
+            raise KeyboardInterrupt
+
+    through = train(recipe, tmp_path / "through")
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "killed", progress=kill)
+    resumed = train(recipe, tmp_path / "killed", resume=True)
+    assert resumed.losses == through.losses[3:] and resumed.steps == 8
+    expected, found = state_of(tmp_path / "through"), state_of(tmp_path / "killed")
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    losses = [[row["loss"] for row in rows_of(tmp_path / name / "losses.csv")] for name in ("through", "killed")]
+    assert losses[0] == losses[1]
+
+
+def test_a_finer_grid_is_trained_on(make, tmp_path):
+    train(make(curves={"refine_grid_at": {3: 16}}), tmp_path / "run")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "run")
+    shapes = {tuple(module.coefficients.shape) for _, module in curved_modules(model)}
+    assert shapes == {(4, 19)}
+
+
+@pytest.fixture
+def start(make, tmp_path):
+    """A small trained model without curves, in a folder."""
+    train(make(kan=None), tmp_path / "start")
+    return tmp_path / "start"
+
+
+PRETRAINED = {"tokenizer": "model", "block": 16}
+
+
+@pytest.mark.parametrize("trainable", [["curves"], ["lora"], ["curves", "lora"]])
+def test_only_what_is_trainable_changes(make, start, text, tmp_path, trainable):
+    pytest.importorskip("peft")
+    lora = {"r": 2, "target_modules": ["q_proj"]} if "lora" in trainable else None
+    recipe = make(
+        model={"path": str(start)},
+        data={"files": str(text), **PRETRAINED},
+        kan={"groups": 4} if "curves" in trainable else None,
+        curves={"domain": "data"} if "curves" in trainable else None,
+        trainable=trainable,
+        lora=lora,
+    )
+    result = train(recipe, tmp_path / "run")
+    before, after = state_of(start), state_of(tmp_path / "run")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    q_proj = {name for name in before if "q_proj" in name}
+    assert changed == (q_proj if "lora" in trainable else set())
+    curves = [value for name, value in after.items() if name.endswith("coefficients")]
+    assert bool(curves) == ("curves" in trainable) and all(value.abs().max() > 0 for value in curves)
+    assert result.trainable == result.curve_parameters + (2 * 2 * 2 * 32 if lora else 0)
+
+
+def test_distillation_from_the_original(make, start, text, tmp_path):
+    recipe = make(
+        model={"path": str(start)},
+        data={"files": str(text), **PRETRAINED},
+        kan={"slots": ["up", "down"], "edges": "full", "grid_size": 2, "hidden": 8, "layers": [1]},
+        distill={"logits": 1.0, "ffn_steps": 20, "ffn_lr": 1e-2},
+        training={"max_steps": 30, "learning_rate": 1e-3},
+    )
+    result = train(recipe, tmp_path / "run")
+    losses = [loss for _, loss in result.losses]
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    assert losses[-1] < 0.5  # a divergence, not the loss on text, which is above 2
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "run").model.layers[1].mlp.up_proj.out_features == 8
+
+
+def test_early_stop_takes_the_best_model(make, tmp_path):
+    recipe = make(
+        early_stop=1,
+        training={
+            "learning_rate": 0.3, "max_steps": 30, "eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps",
+            "save_steps": 2,
+        },
+    )  # fmt: skip
+    result = train(recipe, tmp_path / "run")
+    assert result.steps < 30
+    evaluations = [float(row["eval_loss"]) for row in rows_of(tmp_path / "run" / "losses.csv") if row["eval_loss"]]
+    assert result.evaluation["eval_loss"] == pytest.approx(min(evaluations))
+
+
+def test_digits(tmp_path):
+    config = dict(
+        model_type="vit", image_size=8, patch_size=4, num_channels=1, hidden_size=16, intermediate_size=32,
+        num_hidden_layers=1, num_attention_heads=2,
+    )  # fmt: skip
+    values = {
+        "task": "image-classification",
+        "model": {"config": config},
+        "data": {"corpus": "digits"},
+        "kan": {"slots": ["act"]},
+        "training": {"max_steps": 120, "per_device_train_batch_size": 32, "learning_rate": 1e-2},
+    }
+    result = train(Recipe.from_dict(values), tmp_path / "run")
+    assert result.evaluation["eval_accuracy"] > 0.5
+
+
+def test_masked_language_model(make, text, tmp_path):
+    config = dict(
+        model_type="bert", hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=32,
+    )  # fmt: skip
+    recipe = make(
+        task="masked-lm",
+        model={"config": config},
+        kan={"slots": ["act"], "groups": 4},
+        data={"files": str(text), "tokenizer": 300, "block": 16},
+    )
+    assert train(recipe, tmp_path / "run").evaluation["eval_loss"] < 7
+
+
+def test_sequence_classification(make, tmp_path):
+    rows = ["text,label", *(f"{'red' if i % 2 else 'blue'} thing {i},{'warm' if i % 2 else 'cold'}" for i in range(80))]
+    (tmp_path / "rows.csv").write_text("\n".join(rows))
+    config = dict(
+        model_type="bert", hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=64,
+    )  # fmt: skip
+    recipe = make(
+        task="sequence-classification",
+        model={"config": config},
+        kan={"slots": ["act"], "groups": 4},
+        data={"files": str(tmp_path / "rows.csv"), "tokenizer": 300},
+        training={"max_steps": 40, "learning_rate": 1e-2},
+    )
+    result = train(recipe, tmp_path / "run")
+    assert result.evaluation["eval_accuracy"] > 0.9
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert set(config["label2id"]) == {"cold", "warm"}
+
+
+def test_nothing_is_overwritten(make, tmp_path):
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "thesis.txt").write_text("precious")
+    with pytest.raises(CheckpointError, match="not empty"):
+        train(make(), tmp_path / "used")
+    assert (tmp_path / "used" / "thesis.txt").read_text() == "precious"
+
+
+def test_what_cannot_be_resumed(make, tmp_path):
+    with pytest.raises(CheckpointError, match=r"no run to resume .* it has no recipe.yaml"):
+        train(make(), tmp_path / "none", resume=True)
+    train(make(), tmp_path / "run")
+    with pytest.raises(CheckpointError, match="left no checkpoint"):
+        train(make(), tmp_path / "run", resume=True)
+    with pytest.raises(CheckpointError, match="another recipe: seed is None in one and 4 in the other"):
+        train(make(seed=4), tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "sentence"),
+    [
+        ({"training": {"lr": 1e-3}}, ConfigError, "Unknown field 'training.lr'"),
+        ({"training": {"eval_strategy": "sometimes"}}, ConfigError, "training: .*sometimes"),
+        ({"training": {"per_device_train_batch_size": 9999}}, DataError, "fewer than the 9999 of one step"),
+        ({"model": {"config": {**LLAMA, "model_type": "lama"}}}, ConfigError, "model_type 'lama'"),
+        ({"model": {"config": {**LLAMA, "width": 3}}}, ConfigError, "Unknown field 'model.config.width'"),
+        ({"model": {"config": {**LLAMA, "vocab_size": 5}}}, ConfigError, r"data.tokenizer has \d+ tokens"),
+        ({"model": {"config": {**LLAMA, "max_position_embeddings": 8}}}, ConfigError, "data.block is 16, and .* 8 pos"),
+        ({"early_stop": 3}, ConfigError, "early_stop needs evaluations"),
+        ({"kan": {"groups": 5}}, ConfigError, "groups=5 does not divide"),
+        ({"shard": True}, ConfigError, "shard=true spreads a model over processes, and there is one"),
+    ],
+)
+def test_what_is_refused_before_anything_is_written(make, tmp_path, changes, error, sentence):
+    with pytest.raises(error, match=sentence):
+        train(make(**changes), tmp_path / "run")
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_a_converted_model_is_not_converted_again(make, start, text, tmp_path):
+    convert(plain_model(ModelRecipe(path=str(start)), "causal-lm"), KANConfig()).save_pretrained(tmp_path / "kan")
+    data = {"files": str(text), "tokenizer": str(start), "block": 16}
+    recipe = make(model={"path": str(tmp_path / "kan")}, data=data)
+    with pytest.raises(ConversionStateError, match="has curves already. Take the section kan out"):
+        train(recipe, tmp_path / "run")
+    train(make(model={"path": str(tmp_path / "kan")}, data=data, kan=None), tmp_path / "again")
+
+
+def test_a_full_disk_is_seen_before_the_run(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(refusals.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    with pytest.raises(CheckpointError, match=r"has 0 MB free, and the run needs"):
+        train(make(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_no_number_ends_the_run(make, tmp_path):
+    recipe = make(training={"learning_rate": 1e30, "max_steps": 20, "max_grad_norm": 0})
+    with pytest.raises(ConfigError, match=r"The loss became nan at step \d+"):
+        train(recipe, tmp_path / "run")
+
+
+def test_fsdp_of_accelerate_on_cpus_is_refused(make, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ConfigError, match="set shard=true in the recipe"):
+        train(make(), tmp_path / "run")

@@ -1,0 +1,88 @@
+"""A plain transformers Trainer gives curves their own learning rate; nobody has to ask."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+
+from kansformer import KANConfig, convert
+from kansformer.nn import LearnedActivation
+from kansformer.nn.optim import split_curves
+from kansformer.training.trainer_groups import MULTIPLIER
+
+ROWS = [{"input_ids": torch.arange(i, i + 6), "labels": torch.arange(i, i + 6)} for i in range(8)]
+
+
+def make_model(curves=True):
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=24, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    return convert(model, KANConfig()) if curves else model
+
+
+def make_trainer(model, folder, **settings):
+    arguments = TrainingArguments(
+        output_dir=folder, max_steps=4, save_steps=2, per_device_train_batch_size=2, learning_rate=1e-3,
+        weight_decay=0.1, report_to=[], disable_tqdm=True, dataloader_pin_memory=False, use_cpu=True,
+    )  # fmt: skip
+    return Trainer(model, arguments, train_dataset=ROWS, **settings)
+
+
+def groups_of(trainer):
+    return {g.get("name", ""): (g["lr"], g["weight_decay"]) for g in trainer.create_optimizer().param_groups}
+
+
+def test_curves_get_their_rate_and_no_decay(tmp_path):
+    model = make_model()
+    trainer = make_trainer(model, tmp_path)
+    optimizer = trainer.create_optimizer()
+    (curves,) = [group for group in optimizer.param_groups if group.get("name") == "curves x30"]
+    assert (curves["lr"], curves["weight_decay"]) == (pytest.approx(3e-2), 0.0)
+    assert [id(p) for p in curves["params"]] == [id(m.act_fn.coefficients) for m in [model.model.layers[0].mlp]]
+    assert sum(len(g["params"]) for g in optimizer.param_groups) == len(list(model.parameters()))
+    setattr(trainer, MULTIPLIER, 5.0)
+    trainer.optimizer = None
+    assert groups_of(trainer)["curves x5"][0] == pytest.approx(5e-3)
+
+
+def test_models_without_curves_and_optimizers_of_the_user_are_left_alone(tmp_path):
+    plain = make_trainer(make_model(curves=False), tmp_path)
+    assert len(plain.create_optimizer().param_groups) == 2
+    model = make_model()
+    own = torch.optim.SGD(model.parameters(), lr=0.5)
+    trainer = make_trainer(model, tmp_path, optimizers=(own, None))
+    assert trainer.create_optimizer() is own and len(own.param_groups) == 1
+
+
+def test_a_plain_trainer_resumes_with_these_groups(tmp_path):
+    through = make_model()
+    make_trainer(through, tmp_path / "run").train()
+    resumed = make_model()
+    make_trainer(resumed, tmp_path / "again").train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
+    expected, found = through.state_dict(), resumed.state_dict()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert through.model.layers[0].mlp.act_fn.coefficients.abs().max() > 0.01  # 30 times the rate, 4 steps
+
+
+def test_it_works_in_whatever_order_things_are_imported():
+    lines = ["import kansformer", "import transformers.trainer"]
+    for order in (lines, lines[::-1]):
+        code = "\n".join([*order, "from transformers import Trainer\n"])
+        code += "assert Trainer.create_optimizer.kansformer_original.__module__ == 'transformers.trainer'"
+        subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_splitting_keeps_every_parameter_once_and_the_settings_of_its_group():
+    module = torch.nn.Sequential(torch.nn.Linear(3, 3), LearnedActivation(3), LearnedActivation(3, basis="rational"))
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2, betas=(0.5, 0.6))
+    split_curves(optimizer, module)
+    found = {g.get("name", ""): g for g in optimizer.param_groups}
+    assert set(found) == {"", "curves x30", "curves x3"}
+    assert all(g["betas"] == (0.5, 0.6) for g in optimizer.param_groups)
+    ids = [id(p) for g in optimizer.param_groups for p in g["params"]]
+    assert sorted(ids) == sorted(id(p) for p in module.parameters())
