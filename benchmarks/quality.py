@@ -9,7 +9,7 @@ every network at 1,200 steps, eight of those that matter, these at 2,400 steps t
 measured side by side: hours on two cores. Rows go to a CSV as they come, and a second call goes on where the first
 stopped.
 
-    python benchmarks/quality.py --text tinyshakespeare.txt --only default,swiglu --seeds 2   # a part of it
+    python benchmarks/quality.py --text tinyshakespeare.txt --only swiglu,gelu --seeds 2 # a part of it
     python benchmarks/quality.py --text tinyshakespeare.txt --report                          # table and plot only
 """
 
@@ -23,14 +23,14 @@ from pathlib import Path
 from contest.report import LENGTHS, plot, table, tuning_table
 from contest.runs import Job, Row, append_rows, read_rows, run_all
 from contest.timing import step_ratios
-from contest.variants import VARIANTS
+from contest.variants import DEFAULT, VARIANTS
 from tqdm import tqdm
 
 RESULTS = Path(__file__).parent / "results"
 # Seeds that no search for settings used.
 FIRST_SEED = 1000
 SEEDS, MANY_SEEDS = 5, 8
-CONTENDERS = ("swiglu", "default", "gelu", "edges-chebyshev")
+CONTENDERS = ("swiglu", DEFAULT, "gelu", "edges-chebyshev")
 TUNED_RATES = (7e-4, 1e-3, 2e-3, 3e-3)
 COLUMNS = [field.name for field in dataclasses.fields(Row)]
 CURVE_COLUMNS = ["variant", "steps", "seed", "lr", "step", "loss"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from contest.runs import Row
 from contest.statistics import at_equal_time, losses_of, mean_and_deviation, paired_difference
-from contest.variants import VARIANTS
+from contest.variants import DEFAULT, VARIANTS
 
 LENGTHS = (1200, 2400)
 HEADER = (
@@ -78,7 +78,7 @@ def plot(rows: Sequence[Row], curves: Path, path: Path) -> None:
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 5.5), width_ratios=(1, 1.2))
     seen = _mean_curves(curves)
-    shown = ("gelu", "edges-chebyshev", "swiglu", "default")
+    shown = ("gelu", "edges-chebyshev", "swiglu", DEFAULT)
     for name, colour in zip(shown, ("0.6", "tab:green", "black", "tab:red"), strict=True):
         points = seen.get((name, LENGTHS[0]))
         if points:

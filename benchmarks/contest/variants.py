@@ -38,10 +38,12 @@ class Variant:
     activation: str = "silu"
     kan: dict[str, Any] | None = None
     curves: dict[str, Any] = field(default_factory=dict)
-    lr: float = 1e-3
+    lr: float = 2e-3
 
 
-GATE_AND_INPUT = {"slots": ["input", "act"]}
+DEFAULT = "gate-input-act-group"
+"""What `KANConfig.from_scratch` gives."""
+
 SPLINE_GROUPS = {"edges": "group", "groups": 8, "grid_size": 8}
 SPLINE_CHANNELS = {"edges": "channel", "grid_size": 8}
 RATIONAL_GROUPS = {"edges": "group", "groups": 8, "basis": "rational", "order": 5}
@@ -67,12 +69,6 @@ VARIANTS: dict[str, Variant] = {
     "relu2": Variant(title="ReLU² MLP", family="baseline", model_type=PLAIN, activation="relu2"),
     "xielu": Variant(title="xIELU MLP", family="baseline", model_type=PLAIN, activation="xielu"),
     "polynorm": Variant(title="PolyNorm MLP", family="baseline", model_type=PLAIN, activation="polynorm"),
-    "default": Variant(
-        title="gated KAN, the default: spline per group in gate and input",
-        family="gate",
-        kan={**GATE_AND_INPUT, **SPLINE_GROUPS},
-        lr=2e-3,
-    ),
     **_curves_in(["input", "act"], "curve in gate and input", "gate"),
     **_curves_in(["act"], "curve in the gate", "gate"),
     **_curves_in(["up", "act"], "curve in gate and up", "gate"),
@@ -114,6 +110,7 @@ def recipe_of(variant: Variant, *, text: str, steps: int, seed: int, lr: float |
         "model": {
             "config": {
                 "model_type": variant.model_type,
+                "vocab_size": 65,
                 "hidden_size": 128,
                 "intermediate_size": 8,
                 "hidden_act": variant.activation,
@@ -122,6 +119,7 @@ def recipe_of(variant: Variant, *, text: str, steps: int, seed: int, lr: float |
                 "num_key_value_heads": 4,
                 "max_position_embeddings": 65,
                 "tie_word_embeddings": True,
+                "initializer_range": 0.06,
                 "bos_token_id": None,
                 "eos_token_id": None,
             },
@@ -155,8 +153,9 @@ def equal_width(values: dict[str, Any]) -> int:
     """
     step = values["kan"].get("groups", 8) if values["kan"] and values["kan"].get("edges", "group") == "group" else 1
     register_activations()
-    low, high = count_ffn(values, 8 * step), count_ffn(values, 16 * step)
-    width = 8 * step + (FFN_PARAMETERS - low) * 8 * step / (high - low)
+    one, other = 20 * step, 24 * step  # not 128, the width of the model: a square layer is no feed-forward network
+    low, high = count_ffn(values, one), count_ffn(values, other)
+    width = one + (FFN_PARAMETERS - low) * (other - one) / (high - low)
     nearest = max(step, round(width / step) * step)
     off = count_ffn(values, nearest) / FFN_PARAMETERS - 1
     if abs(off) > 0.01:
