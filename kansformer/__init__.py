@@ -10,6 +10,7 @@ from kansformer.nn import (
     LearnedActivation,
     optimizer_groups,
     refine_grid,
+    sparsity_penalty,
     update_grid,
 )
 from kansformer.ops import available_backends, set_backend
@@ -33,5 +34,6 @@ __all__ = [
     "refine_grid",
     "revert",
     "set_backend",
+    "sparsity_penalty",
     "update_grid",
 ]

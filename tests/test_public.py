@@ -21,6 +21,7 @@ PUBLIC = [
     "refine_grid",
     "revert",
     "set_backend",
+    "sparsity_penalty",
     "update_grid",
 ]
 

@@ -5,6 +5,8 @@ from kansformer.nn.feedforward import GatedKANFeedForward, KANFeedForward
 from kansformer.nn.grid import refine_grid, update_grid
 from kansformer.nn.linear import KANLinear
 from kansformer.nn.optim import optimizer_groups
+from kansformer.nn.penalties import smoothness_penalty, sparsity_penalty
+from kansformer.nn.spread import spread_curves
 
 __all__ = [
     "GatedKANFeedForward",
@@ -13,5 +15,8 @@ __all__ = [
     "LearnedActivation",
     "optimizer_groups",
     "refine_grid",
+    "smoothness_penalty",
+    "sparsity_penalty",
+    "spread_curves",
     "update_grid",
 ]

@@ -38,6 +38,8 @@ def base_function(name: str) -> Callable[[Tensor], Tensor]:
 
 _MODULE_NAMES: dict[type, str] = {nn.SiLU: "silu", nn.ReLU: "relu", nn.Tanh: "tanh", nn.Identity: "identity"}
 _GELU_NAMES = {"none": "gelu", "tanh": "gelu_tanh"}
+_WRAPPERS = {"SiLUActivation": "silu", "LinearActivation": "identity"}
+"""Modules of transformers, which is not imported here, that call one function of torch."""
 
 
 def kernel_name(function: Callable[[Tensor], Tensor]) -> str | None:
@@ -48,6 +50,8 @@ def kernel_name(function: Callable[[Tensor], Tensor]) -> str | None:
         return None
     if type(function) is nn.GELU:
         return _GELU_NAMES[function.approximate]
+    if type(function).__module__ == "transformers.activations":
+        return _WRAPPERS.get(type(function).__name__)
     return _MODULE_NAMES.get(type(function))
 
 

@@ -32,7 +32,8 @@ class Backend:
     """An implementation of both operations.
 
     Args:
-        apply_curves: (x_NI, coefficients_PC, denominator_PD, domain_P2, basis, base_NI, factor_NI) to (N, I).
+        apply_curves: (x, coefficients_PC, denominator_PD, domain_P2, basis, base, factor) to (..., I), as are x, base
+            and factor.
         sum_edges: (x_NI, coefficients_ICO, denominator_ID, domain_I2, basis, base_NO) to (N, O).
         computes: (name, basis, x), whether `apply_curves` also takes the `KnownActivation` of that name as its base.
             The result is the same, bit for bit.

@@ -15,7 +15,7 @@ from torch import Tensor
 from kansformer.basis import Basis
 from kansformer.ops import cpu_local, reference
 from kansformer.ops.gradients import gradients_of, gradients_of_definition, needs_definition
-from kansformer.ops.precision import widened_curves, widened_edges
+from kansformer.ops.precision import flat_curves, widened_curves, widened_edges
 
 # Basis values per chunk: 1 MiB of float32 where only elementwise work follows, 8 MiB where a matrix product does.
 CURVE_CHUNK = 2**18
@@ -26,6 +26,7 @@ LONGEST_CHUNK = 1024
 
 
 @widened_curves
+@flat_curves
 def apply_curves(
     x_NI: Tensor,
     coefficients_IC: Tensor,

@@ -17,6 +17,7 @@ from kansformer.basis import Basis
 from kansformer.errors import ShapeError
 from kansformer.ops.activation import KnownActivation
 from kansformer.ops.backend import Backend, backend_for
+from kansformer.ops.precision import flat
 
 
 def apply_curves(
@@ -107,7 +108,7 @@ def sum_edges(
     shape = (*x.shape[:-1], coefficients_ICO.shape[2])
     _check_like("base", base, x, shape)
     with without_autocast(x.device.type):
-        y = backend_for(x).sum_edges(_flat(x), *curves, basis, _flat(base))
+        y = backend_for(x).sum_edges(flat(x), *curves, basis, flat(base))
     return y.reshape(shape)
 
 
@@ -136,14 +137,9 @@ def _apply_curves(
     _check_shapes(_CURVES, x, *curves, basis)
     if isinstance(base, Tensor):
         _check_like("base", base, x, x.shape)
-        base = _flat(base)
     _check_like("factor", factor, x, x.shape)
     with without_autocast(x.device.type):
-        return backend.apply_curves(_flat(x), *curves, basis, base, _flat(factor)).reshape(x.shape)
-
-
-def _flat(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.reshape(-1, tensor.shape[-1])
+        return backend.apply_curves(x, *curves, basis, base, factor)
 
 
 def _check_like(name: str, tensor: Tensor | None, x: Tensor, shape: tuple[int, ...]) -> None:

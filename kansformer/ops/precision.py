@@ -14,6 +14,11 @@ from kansformer.basis import Basis
 from kansformer.ops.activation import KnownActivation
 
 
+def flat(tensor: Tensor | None) -> Tensor | None:
+    """(..., I) to (N, I)."""
+    return tensor if tensor is None or tensor.ndim == 2 else tensor.reshape(-1, tensor.shape[-1])
+
+
 def compute_dtype(x: Tensor) -> torch.dtype:
     """float64 for float64 inputs, else float32."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -28,42 +33,62 @@ def add_curve(base: Tensor, curve: Tensor) -> Tensor:
 
 
 def widened_curves(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Let a function that computes curves in one dtype take tensors of any dtype, and groups of channels.
+    """Let a function that computes curves in one dtype take tensors of any dtype.
 
     Args:
-        function: (x_NI, coefficients_IC, denominator_ID, domain_I2, basis, base_NI, factor_NI) to (N, I), everything
-            in one dtype.
+        function: (x, coefficients_PC, denominator_PD, domain_P2, basis, base, factor) to (..., I), everything in one
+            dtype.
 
     Returns:
-        The same for mixed dtypes and P curves; the result has the base's dtype, or the dtype of the computation. A
-        `KnownActivation` as the base reaches the function only if everything has one dtype.
+        The same for mixed dtypes; the result has the base's dtype, or the dtype of the computation. A `KnownActivation`
+        as the base reaches the function only if everything has one dtype.
     """
 
     @wraps(function)
     def call(
-        x_NI: Tensor,
+        x: Tensor,
         coefficients_PC: Tensor,
         denominator_PD: Tensor | None,
         domain_P2: Tensor,
         basis: Basis,
-        base_NI: Tensor | KnownActivation | None = None,
-        factor_NI: Tensor | None = None,
+        base: Tensor | KnownActivation | None = None,
+        factor: Tensor | None = None,
     ) -> Tensor:
-        dtype = compute_dtype(x_NI)
-        size = x_NI.shape[1] // max(1, coefficients_PC.shape[0])
-        tensors = (x_NI, coefficients_PC, denominator_PD, domain_P2, factor_NI)
-        if isinstance(base_NI, KnownActivation) and any(t is not None and t.dtype != dtype for t in tensors):
-            base_NI = base_NI.function(x_NI)
-        if size == 1 and all(getattr(t, "dtype", dtype) == dtype for t in (*tensors, base_NI)):
-            return function(x_NI, coefficients_PC, denominator_PD, domain_P2, basis, base_NI, factor_NI)
-        curves = [_per_channel(t, size, dtype) for t in (coefficients_PC, denominator_PD, domain_P2)]
-        if isinstance(base_NI, KnownActivation) or all(
-            getattr(t, "dtype", dtype) == dtype for t in (base_NI, factor_NI)
-        ):
-            return function(x_NI.to(dtype), *curves, basis, base_NI, factor_NI)
-        y_NI = function(x_NI.to(dtype), *curves, basis, None, None)
-        y_NI = y_NI if base_NI is None else add_curve(base_NI, y_NI)
-        return y_NI if factor_NI is None else y_NI * factor_NI
+        dtype = compute_dtype(x)
+        tensors = (x, coefficients_PC, denominator_PD, domain_P2, factor)
+        if isinstance(base, KnownActivation) and any(t is not None and t.dtype != dtype for t in tensors):
+            base = base.function(x)
+        if all(getattr(t, "dtype", dtype) == dtype for t in (*tensors, base)):
+            return function(x, coefficients_PC, denominator_PD, domain_P2, basis, base, factor)
+        curves = [None if t is None else t.to(dtype) for t in (coefficients_PC, denominator_PD, domain_P2)]
+        if isinstance(base, KnownActivation) or all(getattr(t, "dtype", dtype) == dtype for t in (base, factor)):
+            return function(x.to(dtype), *curves, basis, base, factor)
+        y = function(x.to(dtype), *curves, basis, None, None)
+        y = y if base is None else add_curve(base, y)
+        return y if factor is None else y * factor
+
+    return call
+
+
+def flat_curves(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Let a function of rows and of one curve per channel, (x_NI, coefficients_IC, denominator_ID, domain_I2, basis,
+    base_NI, factor_NI), take tensors of any leading shape, and groups of neighbouring channels that share a curve."""
+
+    @wraps(function)
+    def call(
+        x: Tensor,
+        coefficients_PC: Tensor,
+        denominator_PD: Tensor | None,
+        domain_P2: Tensor,
+        basis: Basis,
+        base: Tensor | None = None,
+        factor: Tensor | None = None,
+    ) -> Tensor:
+        curves = [coefficients_PC, denominator_PD, domain_P2]
+        size = x.shape[-1] // max(1, coefficients_PC.shape[0])
+        if size > 1:
+            curves = [None if t is None else repeat(t, "p c -> (p size) c", size=size) for t in curves]
+        return function(flat(x), *curves, basis, flat(base), flat(factor)).reshape(x.shape)
 
     return call
 
@@ -87,9 +112,3 @@ def widened_edges(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return add_curve(base_NO, function(x_NI.to(dtype), *curves, basis, None))
 
     return call
-
-
-def _per_channel(tensor: Tensor | None, size: int, dtype: torch.dtype) -> Tensor | None:
-    if tensor is None:
-        return None
-    return tensor.to(dtype) if size == 1 else repeat(tensor.to(dtype), "p c -> (p size) c", size=size)

@@ -7,7 +7,7 @@ from einops import einsum
 from torch import Tensor
 
 from kansformer.basis import Basis
-from kansformer.ops.precision import widened_curves, widened_edges
+from kansformer.ops.precision import flat_curves, widened_curves, widened_edges
 
 
 def curves(
@@ -40,5 +40,5 @@ def edges(
     return y_NO if base_NO is None else base_NO + y_NO
 
 
-apply_curves = widened_curves(curves)
+apply_curves = widened_curves(flat_curves(curves))
 sum_edges = widened_edges(edges)

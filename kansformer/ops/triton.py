@@ -58,34 +58,34 @@ def _exact(device: torch.device, dtype: torch.dtype) -> frozenset[str]:
 
 
 def apply_curves(
-    x_NI: Tensor,
+    x: Tensor,
     coefficients_PC: Tensor,
     denominator_PD: Tensor | None,
     domain_P2: Tensor,
     basis: Basis,
-    base_NI: Tensor | KnownActivation | None = None,
-    factor_NI: Tensor | None = None,
+    base: Tensor | KnownActivation | None = None,
+    factor: Tensor | None = None,
 ) -> Tensor:
     """`reference.apply_curves` in one kernel; other bases, and mixed dtypes, by the definition."""
-    if isinstance(base_NI, KnownActivation):
-        base: str | Tensor = base_NI.name
-        fits = factor_NI is None or factor_NI.dtype == x_NI.dtype
+    if isinstance(base, KnownActivation):
+        given: str | Tensor = base.name
+        fits = factor is None or factor.dtype == x.dtype
     else:
         # Without a base the result is float32, also for 16-bit inputs; the kernel's has the dtype of x.
-        base = "zero" if base_NI is None else base_NI
-        fits = all(t is None or t.dtype == x_NI.dtype for t in (base_NI, factor_NI))
-        fits = fits and (base_NI is not None or x_NI.element_size() >= 4)
+        given = "zero" if base is None else base
+        fits = all(t is None or t.dtype == x.dtype for t in (base, factor))
+        fits = fits and (base is not None or x.element_size() >= 4)
     if not fits or not _serves(basis):
-        base_NI = base_NI.function(x_NI) if isinstance(base_NI, KnownActivation) else base_NI
-        return reference.apply_curves(x_NI, coefficients_PC, denominator_PD, domain_P2, basis, base_NI, factor_NI)
+        base = base.function(x) if isinstance(base, KnownActivation) else base
+        return reference.apply_curves(x, coefficients_PC, denominator_PD, domain_P2, basis, base, factor)
     return kernels().learned_activation(
-        x_NI,
+        x,
         coefficients_PC,
         domain_P2,
         **_settings(basis),
         denominator=denominator_PD,
-        base=base,
-        factor=factor_NI,
+        base=given,
+        factor=factor,
     )
 
 

@@ -44,7 +44,7 @@ def run(function, operation, case, added=(), gradient=None):
         extra = torch.randn(case.x.shape[0], outputs, generator=generator, dtype=torch.float32)
         tensors[name] = extra.to(case.x.dtype).requires_grad_()
     arguments = [tensors.get(name) for name in NAMES]
-    extras = {f"{name}_N{'I' if operation == 'apply_curves' else 'O'}": tensors[name] for name in added}
+    extras = {name if operation == "apply_curves" else f"{name}_NO": tensors[name] for name in added}
     output = function(*arguments, case.domain, case.basis, **extras)
     if gradient is None:
         gradient = torch.linspace(-1, 2, output.numel(), dtype=torch.float64).reshape(output.shape)
@@ -290,10 +290,10 @@ def test_known_activations(make_case, known_basis, name, with_factor):
     activation = KnownActivation(name, FUNCTIONS[name])
 
     def known(*arguments, **extras):
-        return curves.apply_curves(*arguments, base_NI=activation, **extras)
+        return curves.apply_curves(*arguments, base=activation, **extras)
 
     def plain(x, *arguments, **extras):
-        return reference.apply_curves(x, *arguments, base_NI=activation.function(x), **extras)
+        return reference.apply_curves(x, *arguments, base=activation.function(x), **extras)
 
     added = ("factor",) if with_factor else ()
     actual, gradients = run(known, "apply_curves", case, added)
@@ -306,6 +306,48 @@ def test_known_activations(make_case, known_basis, name, with_factor):
         x = case.x.clone()
         y = known(x, zero.coefficients, zero.denominator, zero.domain, known_basis)
     assert torch.equal(y, activation.function(case.x)) and torch.equal(x, case.x)
+
+
+@pytest.mark.parametrize(("curves_in_all", "channels"), [(1, 70), (3, 17), (8, 43)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_groups_of_channels_share_a_curve(make_case, known_basis, curves_in_all, channels, threads):
+    """Groups end anywhere in a vector, and their gradients are the sums of their channels'."""
+    case = make_case(known_basis, "apply_curves", tokens=600, inputs=curves_in_all)
+    x = 1.5 * torch.randn(
+        600, curves_in_all * channels, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
+    case = type(case)(known_basis, x, case.coefficients, case.denominator, case.domain)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        assert_native_is_right("apply_curves", case, ("base", "factor"))
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("tokens", [1, 300])
+def test_a_group_s_curve_is_that_of_each_channel_to_the_bit(make_case, known_basis, tokens):
+    case = make_case(known_basis, "apply_curves", inputs=3).to(torch.float32)
+    x = torch.randn(tokens, 51, generator=torch.Generator().manual_seed(1))
+    shared = (case.coefficients, case.denominator, case.domain)
+    own = [None if t is None else t.repeat_interleave(17, dim=0) for t in shared]
+    assert torch.equal(curves.apply_curves(x, *shared, known_basis), curves.apply_curves(x, *own, known_basis))
+
+
+def test_leading_axes_are_not_flattened_on_the_way(make_case, known_basis):
+    case = make_case(known_basis, "apply_curves", tokens=6).to(torch.float32)
+    x = case.x.reshape(2, 3, 5).requires_grad_()
+    y = curves.apply_curves(x, case.coefficients, case.denominator, case.domain, known_basis, x)
+    assert y.shape == x.shape
+    assert not y.grad_fn.name().startswith("View")
+    flat = curves.apply_curves(case.x, case.coefficients, case.denominator, case.domain, known_basis, case.x)
+    assert torch.equal(y.reshape(6, 5), flat)
+
+
+@pytest.mark.parametrize(("tokens", "inputs"), [(70, 1500), (3, 5000), (9, 130)])
+def test_wide_rows_are_cut_into_tasks(make_case, tokens, inputs):
+    """The finest grid's curves of all channels are more than one task may have."""
+    assert_native_is_right("apply_curves", make_case(Basis(grid_size=64), "apply_curves", tokens, inputs), looser=16.0)
 
 
 def test_a_known_activation_is_twice_differentiable(make_case, known_basis):

@@ -23,7 +23,7 @@ from kansformer.errors import BackendError
 
 HERE = Path(__file__).parent
 SOURCES = ("curves.cpp", "edges.cpp", "edges_bf16.cpp", "edges_dense.cpp")
-HEADERS = ("common.h", "edges.h")
+HEADERS = ("common.h", "edges.h", "lanes.h", "activations.h", "curves.h", "curves_bspline.h", "curves_polynomial.h")
 # No -ffast-math: NaN and infinity keep their meaning.
 FLAGS = (
     *("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden"),
@@ -41,8 +41,8 @@ SIGNATURES = {
     "edges_bf16_weight_gradient": [_POINTER] * 5 + [_LONG] * 3 + [_INT] * 4,
     "edges_expand": [_POINTER] * 4 + [_LONG] * 2 + [_INT] * 4,
     "edges_contract": [_POINTER] * 5 + [_LONG] * 2 + [_INT] * 4,
-    "curves_forward": [_POINTER] * 8 + [_LONG] * 2 + [_INT] * 7,
-    "curves_backward": [_POINTER] * 13 + [_LONG] * 2 + [_INT] * 8,
+    "curves_forward": [_POINTER] * 8 + [_LONG] * 3 + [_INT] * 7,
+    "curves_backward": [_POINTER] * 13 + [_LONG] * 3 + [_INT] * 8,
 }
 
 _log = logging.getLogger(__name__)

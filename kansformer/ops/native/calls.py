@@ -1,6 +1,7 @@
 """The C++ kernels as functions of contiguous float32 tensors, without a graph.
 
-Shape letters: N tokens, I inputs, O outputs, C coefficients, D denominator parameters.
+Shape letters: N tokens, I inputs, O outputs, C coefficients, D denominator parameters. Curves may be fewer than inputs:
+then groups of neighbouring inputs share one.
 """
 
 from collections.abc import Sequence
@@ -33,7 +34,7 @@ def evaluate_curves(
     y = torch.empty_like(x) if out is None else out
     library().curves_forward(
         *map(pointer, (y, base, factor, x, coefficients, denominator, domain, segments(basis))),
-        *x.shape,
+        *_sizes_of_curves(x, coefficients),
         *_numbers_of_curves(basis),
     )
     return y
@@ -64,7 +65,7 @@ def differentiate_curves(
     library().curves_backward(
         *map(pointer, (dx, dbase, dfactor, dcoefficients, ddenominator, gradient, base, factor, x)),
         *map(pointer, (coefficients, denominator, domain, segments(basis))),
-        *x.shape,
+        *_sizes_of_curves(x, coefficients),
         ACTIVATIONS[activation],
         *_numbers_of_curves(basis),
     )
@@ -102,6 +103,11 @@ def numbers_of_edges(x: Tensor, coefficients: Tensor, basis: Basis) -> tuple[int
     """The sizes and settings that a kernel of edges takes after its pointers."""
     extrapolation = EXTRAPOLATIONS.index(basis.extrapolation)
     return *x.shape, coefficients.shape[2], basis.grid_size, basis.order, extrapolation, torch.get_num_threads()
+
+
+def _sizes_of_curves(x: Tensor, coefficients: Tensor) -> tuple[int, int, int]:
+    inputs = x.shape[-1]
+    return x.numel() // inputs, inputs, coefficients.shape[0]
 
 
 def _numbers_of_curves(basis: Basis) -> tuple[int, ...]:

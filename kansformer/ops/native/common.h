@@ -19,6 +19,7 @@
 #include <immintrin.h>
 constexpr int LANES = 16;
 #elif defined(__AVX__)
+#include <immintrin.h>
 constexpr int LANES = 8;
 #else
 constexpr int LANES = 4;

@@ -1,7 +1,7 @@
 """The C++ kernels as operators that a compiler keeps whole in its graph; without one they are called directly, which is
 faster for small tensors.
 
-Shape letters: N tokens, I inputs, O outputs, C coefficients, D denominator parameters.
+Shape letters: N tokens, I inputs, O outputs, P curves, C coefficients, D denominator parameters.
 """
 
 from types import ModuleType
@@ -15,16 +15,16 @@ from kansformer.ops.native import calls, edges_bf16
 
 
 def apply_curves(
-    x_NI: Tensor,
-    coefficients_IC: Tensor,
-    denominator_ID: Tensor | None,
-    domain_I2: Tensor,
+    x: Tensor,
+    coefficients_PC: Tensor,
+    denominator_PD: Tensor | None,
+    domain_P2: Tensor,
     basis: Basis,
-    base_NI: Tensor | None,
-    factor_NI: Tensor | None,
+    base: Tensor | None,
+    factor: Tensor | None,
 ) -> Tensor:
-    """`reference.curves` of float32 tensors, differentiable once."""
-    return _curves(x_NI, coefficients_IC, denominator_ID, base_NI, factor_NI, domain_I2, *_settings(basis))
+    """`reference.apply_curves` of float32 tensors, differentiable once."""
+    return _curves(x, coefficients_PC, denominator_PD, base, factor, domain_P2, *_settings(basis))
 
 
 def sum_edges(basis: Basis, domain: Tensor, x: Tensor, coefficients: Tensor, base: Tensor | None) -> Tensor:

@@ -1,6 +1,7 @@
 """The curve of every channel by the C++ kernel, fused with the activation it bends and the gate's product.
 
-Shape letters: N tokens, I inputs, C coefficients, D denominator parameters.
+Shape letters: `...` any, I inputs, P curves (one per input, or per group of neighbouring inputs), C coefficients,
+D denominator parameters.
 """
 
 import torch
@@ -15,7 +16,7 @@ from kansformer.ops.native.calls import ACTIVATIONS, FAMILIES, differentiate_cur
 from kansformer.ops.precision import widened_curves
 
 FINEST_GRID = 64
-"""The kernels compare with every interval of the grid; beyond this other ways are faster."""
+"""The kernels make a table of every interval of the grid for each channel; a finer grid's would not fit a cache."""
 
 
 def computes(activation: str, basis: Basis, x: Tensor) -> bool:
@@ -31,28 +32,27 @@ def serves(basis: Basis) -> bool:
 
 @widened_curves
 def apply_curves(
-    x_NI: Tensor,
-    coefficients_IC: Tensor,
-    denominator_ID: Tensor | None,
-    domain_I2: Tensor,
+    x: Tensor,
+    coefficients_PC: Tensor,
+    denominator_PD: Tensor | None,
+    domain_P2: Tensor,
     basis: Basis,
-    base_NI: Tensor | KnownActivation | None = None,
-    factor_NI: Tensor | None = None,
+    base: Tensor | KnownActivation | None = None,
+    factor: Tensor | None = None,
 ) -> Tensor:
-    """`reference.curves` in one pass over memory; what the kernel does not know goes the way of the `cpu` backend."""
-    if isinstance(base_NI, KnownActivation):
-        activation, base = base_NI, None
-    else:
-        activation, base = None, base_NI
-    tensors = (x_NI, coefficients_IC, denominator_ID, domain_I2, base, factor_NI)
-    known = x_NI.dtype == torch.float32 and serves(basis) and x_NI.numel() and coefficients_IC.numel()
+    """`reference.apply_curves` in one pass over memory; what the kernel does not know goes as in the `cpu` backend."""
+    activation = None
+    if isinstance(base, KnownActivation):
+        activation, base = base, None
+    tensors = (x, coefficients_PC, denominator_PD, domain_P2, base, factor)
+    known = x.dtype == torch.float32 and serves(basis) and x.numel() and coefficients_PC.numel()
     compiling = is_compiled()
     if not known or compiling or needs_definition(*tensors):
-        base = activation.function(x_NI) if activation else base
+        base = activation.function(x) if activation else base
         fallback = compiled.apply_curves if known and compiling else cpu.apply_curves
-        return fallback(x_NI, coefficients_IC, denominator_ID, domain_I2, basis, base, factor_NI)
-    domain, x, coefficients = domain_I2.contiguous(), x_NI.contiguous(), coefficients_IC.contiguous()
-    denominator, base, factor = (None if t is None else t.contiguous() for t in (denominator_ID, base, factor_NI))
+        return fallback(x, coefficients_PC, denominator_PD, domain_P2, basis, base, factor)
+    domain, x, coefficients = domain_P2.contiguous(), x.contiguous(), coefficients_PC.contiguous()
+    denominator, base, factor = (None if t is None else t.contiguous() for t in (denominator_PD, base, factor))
     if activation:
         curves = (basis, domain, x, coefficients, denominator, factor)
         return _BentActivation.apply(activation, *curves) if torch.is_grad_enabled() else _bend(activation, *curves)
@@ -84,7 +84,7 @@ class _Curves(torch.autograd.Function):
             summed = ctx.has_base and base is None  # then the base's gradient is the output's
 
             def definition(x, coefficients, denominator, base, factor):
-                return reference.curves(x, coefficients, denominator, domain, ctx.basis, base, factor)
+                return reference.apply_curves(x, coefficients, denominator, domain, ctx.basis, base, factor)
 
             tensors = (x, coefficients, denominator, base, factor)
             asked = (*wanted[:3], wanted[3] and not summed, wanted[4])
@@ -111,7 +111,7 @@ class _BentActivation(torch.autograd.Function):
 
             def definition(x, coefficients, denominator, factor):
                 base = ctx.activation.function(x)
-                return reference.curves(x, coefficients, denominator, domain, ctx.basis, base, factor)
+                return reference.apply_curves(x, coefficients, denominator, domain, ctx.basis, base, factor)
 
             tensors = (x, coefficients, denominator, factor)
             return None, None, None, *gradients_of_definition(definition, tensors, wanted, gradient)

@@ -1,0 +1,37 @@
+// σ(x) and its slope, of the activation functions that calls.py numbers.
+#pragma once
+
+#include "lanes.h"
+
+INLINE Lanes exponential(Lanes x) {  // relative error 2e-7
+  x = larger(all(-87.f), smaller(all(88.f), x));
+  constexpr float ROUNDS = 12582912.f;  // 1.5 · 2^23: a number added to it loses its fraction
+  const Lanes shifted = x * 1.44269504f + ROUNDS, n = shifted - ROUNDS;
+  const Lanes r = x - n * 0.693359375f + n * 2.12194440e-4f;  // ln 2 in two parts
+  Lanes e = all(1.f / 720);
+  for (float factor : {1.f / 120, 1.f / 24, 1.f / 6, 0.5f, 1.f, 1.f}) e = e * r + factor;
+  return reinterpret_cast<Lanes>(reinterpret_cast<IntLanes>(e) + (reinterpret_cast<IntLanes>(shifted) << 23));
+}
+
+INLINE void activate(int activation, Lanes x, Lanes* value, Lanes* slope) {
+  switch (activation) {
+    case 1: *value = x, *slope = all(1.f); return;
+    case 2: *value = pick(x > 0.f, x, all(0.f)), *slope = pick(x > 0.f, all(1.f), all(0.f)); return;
+    case 3: {  // silu
+      const Lanes s = 1.f / (1.f + exponential(-x));
+      *value = x * s, *slope = s + *value - *value * s;
+      return;
+    }
+    case 4: {  // gelu_tanh: (1 + tanh(t)) / 2 is the logistic function of 2t
+      const Lanes s = 1.f / (1.f + exponential(-1.59576912f * (x + 0.044715f * x * x * x)));
+      *value = x * s, *slope = s + x * s * (1.f - s) * (1.59576912f + 0.21406859f * x * x);
+      return;
+    }
+    case 5: {  // tanh
+      const Lanes s = 1.f / (1.f + exponential(-2.f * x));
+      *value = 2.f * s - 1.f, *slope = 4.f * s * (1.f - s);
+      return;
+    }
+    default: *value = Lanes{}, *slope = Lanes{};
+  }
+}
