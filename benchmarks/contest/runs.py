@@ -92,7 +92,7 @@ def run_job(job: Job, text: str) -> tuple[Row, list[tuple[int, float]]]:
 def run_all(jobs: list[Job], text: str, processes: int) -> Iterator[tuple[Row, list[tuple[int, float]]]]:
     """Run jobs in several processes at once, in their order; results come as they are ready."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context, max_tasks_per_child=4) as pool:
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
         futures = [pool.submit(run_job, job, text) for job in jobs]
         try:
             for future in as_completed(futures):
