@@ -43,7 +43,8 @@ def apply_curves(
     """`reference.apply_curves` in one pass over memory; what the kernel does not know goes as in the `cpu` backend."""
     activation = None
     if isinstance(base, KnownActivation):
-        activation, base = base, None
+        # The last bit of PyTorch's own function may depend on how its input lies in memory.
+        activation, base = (base, None) if x.is_contiguous() else (None, base.function(x))
     tensors = (x, coefficients_PC, denominator_PD, domain_P2, base, factor)
     known = x.dtype == torch.float32 and serves(basis) and x.numel() and coefficients_PC.numel()
     compiling = is_compiled()
