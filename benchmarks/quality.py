@@ -20,7 +20,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from contest.report import LENGTHS, plot, table, tuning_table
+from contest.report import LENGTHS, code_versions, plot, table, tuning_table
 from contest.runs import Job, Row, append_rows, read_rows, run_all
 from contest.timing import step_ratios
 from contest.variants import DEFAULT, VARIANTS
@@ -63,6 +63,7 @@ def main() -> None:
     for steps in LENGTHS:
         parts += [f"## {steps:,} steps", "", table(rows, ratios, steps), ""]
     parts += ["## Learning rates that were tried", "", tuning_table(rows), ""]
+    parts += [code_versions(rows), ""]
     (options.out / "quality.md").write_text("\n".join(parts), encoding="utf-8")
     plot(rows, curves_file, options.out / "quality.png")
     print("\n".join(parts))

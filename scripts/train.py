@@ -12,4 +12,4 @@ import sys
 from kansformer.cli import app
 
 if __name__ == "__main__":
-    app(["train", *(argument for argument in sys.argv[1:] if argument != "--config")], prog_name="kansformer")
+    app(["train", *sys.argv[1:]], prog_name="kansformer")

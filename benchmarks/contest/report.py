@@ -2,6 +2,7 @@
 
 import csv
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,6 +50,12 @@ def table(rows: Sequence[Row], ratios: dict[str, tuple], steps: int) -> str:
         lines.append((mean, f"| {' | '.join(cells)} |"))
     body = [line for _, line in sorted(lines)]
     return "\n".join([f"| {' | '.join(HEADER)} |", "|---" * len(HEADER) + "|", *body])
+
+
+def code_versions(rows: Sequence[Row]) -> str:
+    """Which commits and versions of torch the rows are from, and how many of each."""
+    counts = Counter(row.versions for row in rows)
+    return "Rows by commit and torch: " + ", ".join(f"{version}: {count}" for version, count in counts.items()) + "."
 
 
 def tuning_table(rows: Sequence[Row]) -> str:

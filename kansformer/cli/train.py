@@ -7,14 +7,20 @@ import typer
 
 from kansformer.cli.loading import quiet_transformers
 from kansformer.cli.progress import progress_bar
+from kansformer.errors import ConfigError
 
 RUNS = Path("kansformer-runs")
 
 
 def train_command(
-    recipe: Annotated[str, typer.Argument(help="A .yaml file, or the name of a recipe that comes with kansformer.")],
+    recipe: Annotated[
+        str | None, typer.Argument(help="A .yaml file, or the name of a recipe that comes with kansformer.")
+    ] = None,
     changes: Annotated[
         list[str] | None, typer.Argument(help="field=value, such as training.max_steps=100.", show_default="none")
+    ] = None,
+    config: Annotated[
+        str | None, typer.Option(help="The recipe, as an option.", show_default="the first argument")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="The folder to write.", show_default=f"{RUNS}/NAME")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of the folder.")] = False,
@@ -23,7 +29,12 @@ def train_command(
     """Train a model by a recipe. Several processes: accelerate launch -m kansformer train RECIPE."""
     from kansformer.training.recipe_file import dump_recipe, read_recipe
 
-    found = read_recipe(recipe, changes or [])
+    changes = changes or []
+    if config is not None:  # then the first argument is a change already
+        recipe, changes = config, [*([recipe] if recipe else []), *changes]
+    if recipe is None:
+        raise ConfigError("No recipe was given. `kansformer recipes` lists those that come with kansformer.")
+    found = read_recipe(recipe, changes)
     if show:
         typer.echo(dump_recipe(found).rstrip())
         return

@@ -35,7 +35,11 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
     values: dict[str, Any] = {**DEFAULTS, **recipe.training, "seed": recipe.seed, "data_seed": recipe.seed}
     if recipe.early_stop is not None:
         values.setdefault("metric_for_best_model", "eval_loss")
+        if "save_strategy" not in recipe.training:  # every model that may be the best has to be kept
+            values["save_strategy"] = values["eval_strategy"]
+            values["save_steps"] = values.get("eval_steps", values.get("save_steps", 500))
         values["load_best_model_at_end"] = True
+        values.setdefault("restore_callback_states_from_checkpoint", True)  # the patience that is left
     if not torch.accelerator.is_available():
         values.setdefault("use_cpu", True)  # or several processes on CPUs would look for a GPU each
         values.setdefault("dataloader_pin_memory", False)

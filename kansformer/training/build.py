@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from kansformer.conversion import convert, is_converted, replace_feed_forwards
-from kansformer.errors import ConfigError, ConversionStateError
+from kansformer.errors import ConfigError, ConversionStateError, KansformerError
+from kansformer.nn.curves import curved_modules
 from kansformer.nn.optim import curve_parameters
 from kansformer.nn.spread import spread_curves
 from kansformer.training.data.spec import LANGUAGE_TASKS
-from kansformer.training.recipe import ModelRecipe, Recipe
+from kansformer.training.recipe import CurveRecipe, ModelRecipe, Recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -23,6 +25,9 @@ AUTO_CLASSES = {
     "sequence-classification": "AutoModelForSequenceClassification",
     "image-classification": "AutoModelForImageClassification",
 }
+
+COMMON_FIELDS = {"num_labels", "attn_implementation", "rope_theta", "rope_scaling"}
+"""Fields that configs of transformers take without naming them."""
 
 
 def build_model(
@@ -49,7 +54,7 @@ def build_model(
         ConfigError: the config is no config of that model type, or the vocabulary does not fit the model.
         KansformerError: whatever the swap refuses.
     """
-    model = plain_model(recipe.model, recipe.task, vocabulary=vocabulary, label_names=label_names)
+    model, fresh = _source_model(recipe.model, recipe.task, vocabulary, label_names)
     if vocabulary is not None:
         _check_vocabulary(model, vocabulary)
     if recipe.task in LANGUAGE_TASKS:
@@ -69,18 +74,27 @@ def build_model(
             convert(model, recipe.kan.config)
         if recipe.curves.spread is not None:
             spread_curves(model, recipe.curves.spread)
-    _choose_trainable(model, recipe)
+    elif next(curved_modules(model), None) is None and (recipe.curves != CurveRecipe() or "curves" in recipe.trainable):
+        raise ConfigError(
+            f"The recipe trains curves, and model.path {recipe.model.path!r} has none. Add a section kan: {{}}."
+        )
+    _choose_trainable(model, recipe, fresh)
     return model
 
 
-def plain_model(
-    source: ModelRecipe, task: str, *, vocabulary: int | None = None, label_names: tuple[str, ...] | None = None
-) -> PreTrainedModel:
-    """The model without curves, as it comes from its source (with them, if it is a converted one).
+def plain_model(source: ModelRecipe, task: str) -> PreTrainedModel:
+    """The model as it comes from its source: without curves, unless it is a converted one.
 
     Raises:
-        ConfigError: the config is no config of that model type.
+        ConfigError: there is no such model, or it is none for this task.
     """
+    return _source_model(source, task, None, None)[0]
+
+
+def _source_model(
+    source: ModelRecipe, task: str, vocabulary: int | None, label_names: tuple[str, ...] | None
+) -> tuple[PreTrainedModel, set[str]]:
+    """The model, and the names of the parameters that its checkpoint did not have, such as a new classifier's."""
     import transformers
 
     auto = getattr(transformers, AUTO_CLASSES[task])
@@ -102,10 +116,15 @@ def plain_model(
             folder, _, file = path.rpartition("/")
             settings |= {"gguf_file": file, "quantization_config": transformers.GgufConfig(dequantize=True)}
             path = folder or "."
+        if labels:  # a head with another number of labels is drawn anew
+            settings["ignore_mismatched_sizes"] = True
         try:
-            return auto.from_pretrained(path, **settings, **labels)
-        except (OSError, ImportError, KeyError) as error:
-            raise ConfigError(f"model.path {source.path!r} cannot be loaded: {error}") from error
+            model, info = auto.from_pretrained(path, output_loading_info=True, **settings, **labels)
+        except KansformerError:
+            raise
+        except (OSError, ImportError, KeyError, ValueError, RuntimeError) as error:
+            raise ConfigError(f"model.path {source.path!r} cannot be loaded for {task}: {error}") from error
+        return model, set(info["missing_keys"]) | {entry[0] for entry in info["mismatched_keys"]}
     assert source.config is not None
     config_fields = {**labels, **source.config}
     model_type = config_fields.pop("model_type")
@@ -114,28 +133,41 @@ def plain_model(
     if model_type not in transformers.CONFIG_MAPPING:
         raise ConfigError(f"model.config has the model_type {model_type!r}, which transformers does not know.")
     config = transformers.AutoConfig.for_model(model_type, **config_fields)
-    known = set(type(config)().to_dict()) | {"num_labels"}
-    if unknown := sorted(set(config_fields) - known):
+    known = {*type(config)().to_dict(), *inspect.signature(type(config).__init__).parameters, *config.attribute_map}
+    if unknown := sorted(set(config_fields) - known - COMMON_FIELDS):
         raise ConfigError(f"Unknown field 'model.config.{unknown[0]}': {type(config).__name__} has none of that name.")
-    # Some activations bring parameters in a dtype of their own.
-    return auto.from_config(config, **settings).to(settings["dtype"])
+    try:
+        model = auto.from_config(config, **settings)
+    except ValueError as error:
+        raise ConfigError(
+            f"model.config has the model_type {model_type!r}, which is none for {task}: {error}"
+        ) from error
+    return model.to(settings["dtype"]), set()  # some activations bring parameters in a dtype of their own
 
 
 def merge_lora(model: nn.Module) -> None:
-    """Add LoRA's products to the weights they belong to, in place, and take the adapters out."""
+    """Add LoRA's products to the weights they belong to, in place, and take the adapters out.
+
+    Modules that were trained beside them (`modules_to_save`) take the places of their originals.
+    """
     from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
 
     for path, module in list(model.named_modules()):
+        owner, _, name = path.rpartition(".")
         if isinstance(module, BaseTunerLayer):
             module.merge()
-            owner, _, name = path.rpartition(".")
             setattr(model.get_submodule(owner), name, module.get_base_layer())
+        elif isinstance(module, ModulesToSaveWrapper):
+            setattr(model.get_submodule(owner), name, module.modules_to_save[module.active_adapters[0]])
 
 
-def _choose_trainable(model: nn.Module, recipe: Recipe) -> None:
+def _choose_trainable(model: nn.Module, recipe: Recipe, fresh: set[str]) -> None:
+    """Freeze what is not trained; what has just been drawn is trained in any case."""
     if "all" in recipe.trainable:
         return
     model.requires_grad_(False)
+    new = [parameter for name, parameter in model.named_parameters() if name in fresh]
     if "lora" in recipe.trainable:
         try:
             from peft import LoraConfig, inject_adapter_in_model
@@ -147,8 +179,9 @@ def _choose_trainable(model: nn.Module, recipe: Recipe) -> None:
         except (TypeError, ValueError) as error:
             raise ConfigError(f"lora: {error}") from error
     if "curves" in recipe.trainable:
-        for _, parameter in curve_parameters(model):
-            parameter.requires_grad_(True)
+        new += [parameter for _, parameter in curve_parameters(model)]
+    for parameter in new:
+        parameter.requires_grad_(True)
 
 
 def _check_vocabulary(model: PreTrainedModel, vocabulary: int) -> None:

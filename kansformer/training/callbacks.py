@@ -145,7 +145,7 @@ class Reporter(TrainerCallback):
             self.losses.append((state.global_step, self.latest))
             if not math.isfinite(self.latest):
                 raise ConfigError(
-                    f"The loss became {self.latest} at step {state.global_step}. The last checkpoint is kept; choose a "
+                    f"The loss became {self.latest} at step {state.global_step}. Begin anew in another folder with a "
                     f"training.learning_rate below {args.learning_rate:g}."
                 )
         evaluated = {key: float(value) for key, value in logs.items() if key.startswith("eval_") and _is_number(value)}

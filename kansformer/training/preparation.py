@@ -1,6 +1,5 @@
 """What is done to a model's curves between building it and its first step."""
 
-import json
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -17,6 +16,7 @@ from kansformer.training.data import PreparedData
 from kansformer.training.data.blocks import BlockDataset
 from kansformer.training.distill import distill_feed_forwards
 from kansformer.training.recipe import Recipe
+from kansformer.training.refusals import progress_of
 
 # Enough tokens for the range of a channel, few enough to be read in seconds.
 CALIBRATION_ROWS, BATCH = 32, 4
@@ -52,8 +52,6 @@ def prepare_curves(
     Raises:
         ConfigError: the networks are to learn from text that is streamed.
     """
-    if recipe.kan is None:
-        return
     if recipe.curves.domain == "data":
         update_grid(model.to(device), to_device(batches, device), quantile=recipe.curves.quantile)
     if recipe.distill is not None and recipe.distill.ffn_steps:
@@ -72,7 +70,7 @@ def prepare_curves(
 
 def refine_up_to(recipe: Recipe, model: nn.Module, checkpoint: str) -> None:
     """Give the model the grid that it had when the checkpoint was written."""
-    step = json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
-    sizes = [size for at, size in sorted(recipe.curves.refine_grid_at.items()) if at <= step]
+    done, _ = progress_of(Path(checkpoint)) or (0, 0)
+    sizes = [size for at, size in sorted(recipe.curves.refine_grid_at.items()) if at <= done]
     if sizes:
         refine_grid(model, sizes[-1])

@@ -165,7 +165,7 @@ class Recipe:
         task: `causal-lm`, `masked-lm`, `sequence-classification` or `image-classification`.
         model: what is trained.
         data: on what.
-        kan: the swap; None trains the plain model.
+        kan: the swap; None trains the model as it comes, plain or with the curves that it has already.
         curves: how the curves are trained.
         trainable: any of `all`, `curves`, `lora`. `(curves,)` freezes every base weight; `(curves, lora)` trains both.
         lora: fields of peft's `LoraConfig`, where `lora` is trainable.
@@ -206,14 +206,21 @@ class Recipe:
         _whole("seed", self.seed, 0)
         if self.early_stop is not None:
             _whole("early_stop", self.early_stop, 1)
-        if self.kan is None and (self.curves != CurveRecipe() or "curves" in chosen):
+        about_curves = self.curves != CurveRecipe() or "curves" in chosen
+        if about_curves and self.kan is None and self.model.path is None:
             raise ConfigError("The recipe trains curves but has no kan section. Add kan: {} for the default ones.")
+        if (self.curves.sparsity or self.curves.smoothness) and not {"all", "curves"} & set(chosen):
+            raise ConfigError("curves.sparsity and smoothness need trainable curves: add curves to trainable.")
         if ("lora" in chosen) != (self.lora is not None):
             raise ConfigError("lora must be among trainable and have a section lora, or neither, e.g. lora: {r: 8}.")
         if self.distill is not None and self.model.path is None:
             raise ConfigError("distill needs model.path: a model that is trained from scratch has no original.")
         if self.distill is not None and self.task != "causal-lm":
             raise ConfigError(f"distill works for causal-lm, not for {self.task}.")
+        if self.distill is not None and self.distill.ffn_steps and (self.kan is None or self.kan.hidden is None):
+            raise ConfigError(
+                "distill.ffn_steps trains replaced networks, and none is: set kan.hidden, or leave it out."
+            )
         if self.kan is not None and self.kan.hidden is not None and self.model.path is None:
             raise ConfigError("kan.hidden replaces pretrained layers. From scratch set the width in model.config.")
         for name in ("output_dir", "seed", "data_seed"):
@@ -236,6 +243,8 @@ class Recipe:
             ConfigError: a field is unknown, missing, or has an impossible value; the sentence names it.
         """
         table = dict(_table("the recipe", values))
+        if "kan" in table and table["kan"] is None:  # taken out: the twin of a recipe with curves
+            table.pop("curves", None)
         sections: dict[str, Any] = {"model": ModelRecipe, "data": DataRecipe, "distill": DistillRecipe}
         for name, section in sections.items():
             if table.get(name) is not None:

@@ -1,26 +1,28 @@
 """What stops a run before it begins: each a sentence, and nothing is written."""
 
+import json
+import math
 import os
 import shutil
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from kansformer.errors import CheckpointError, ConfigError, DataError
 from kansformer.training.data import PreparedData
 from kansformer.training.recipe import Recipe
 from kansformer.training.recipe_file import first_difference, read_recipe
 
-RECIPE_FILE = "recipe.yaml"
+RECIPE_FILE, RESULT_FILE = "recipe.yaml", "training.json"
 
 
 def find_checkpoint(recipe: Recipe, output: Path) -> str:
-    """The last checkpoint of a run of this very recipe.
+    """The last whole checkpoint of an unfinished run of this very recipe.
 
     Raises:
-        CheckpointError: there is none, or the run was of another recipe.
+        CheckpointError: there is none, the run is finished, or it was of another recipe.
     """
     if not (output / RECIPE_FILE).is_file():
         raise CheckpointError(f"There is no run to resume in {str(output)!r}: it has no {RECIPE_FILE}.")
@@ -30,13 +32,31 @@ def find_checkpoint(recipe: Recipe, output: Path) -> str:
             f"The run in {str(output)!r} has another recipe: {difference}. Resume it with its own, "
             f"{output / RECIPE_FILE}, or train into another folder."
         )
-    checkpoint = get_last_checkpoint(str(output))
-    if checkpoint is None:
+    if (output / RESULT_FILE).exists():
+        raise CheckpointError(
+            f"The run in {str(output)!r} is finished. To go on training its model, start a recipe with "
+            f"model.path={output} in another folder."
+        )
+    numbered = {int(p.name.rpartition("-")[2]): p for p in output.glob("checkpoint-*") if p.name[11:].isdigit()}
+    whole = [path for _, path in sorted(numbered.items()) if progress_of(path) is not None]
+    if not whole:
         raise CheckpointError(
             f"The run in {str(output)!r} left no checkpoint. Set training.save_strategy=steps and save_steps, and "
             "begin anew in another folder."
         )
-    return checkpoint
+    return str(whole[-1])
+
+
+def progress_of(checkpoint: Path) -> tuple[int, int] | None:
+    """Optimizer steps that a checkpoint has done and those of the whole run; None for one that was cut off.
+
+    transformers writes the file that says so last.
+    """
+    try:
+        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        return state["global_step"], state["max_steps"]
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def refuse_impossible(recipe: Recipe, arguments: TrainingArguments, processes: int) -> None:
@@ -57,8 +77,21 @@ def refuse_impossible(recipe: Recipe, arguments: TrainingArguments, processes: i
             f"curves.refine_grid_at makes new parameters, which works in one process, not in {processes}. Train in "
             "stages, with refine_grid(model, size) between two runs."
         )
-    if recipe.curves.update_grid_at and sharded:
-        raise ConfigError("curves.update_grid_at cannot refit sharded curves. Set curves.domain=data instead.")
+    for name, instead in (
+        ("update_grid_at", "Set curves.domain=data instead."),
+        ("smoothness", "Take curves.sparsity, or train without sharding."),
+    ):
+        if sharded and getattr(recipe.curves, name):
+            raise ConfigError(f"curves.{name} cannot work on sharded curves. {instead}")
+    if sharded and "lora" in recipe.trainable:
+        raise ConfigError("trainable has lora, which cannot be merged into a sharded model. Train it without sharding.")
+    if recipe.early_stop is not None and recipe.curves.refine_grid_at:
+        raise ConfigError(
+            "early_stop takes back the best checkpoint, which may have a coarser grid than curves.refine_grid_at has "
+            "made since. Choose one of them."
+        )
+    if recipe.data.streaming and arguments.max_steps < 1:
+        raise ConfigError("A stream has no end that is known: set training.max_steps.")
     if (
         recipe.early_stop is not None
         and str(getattr(arguments.eval_strategy, "value", arguments.eval_strategy)) == "no"
@@ -78,6 +111,27 @@ def refuse_little(data: PreparedData, rows_per_step: int) -> None:
             f"The training data has {rows} rows, fewer than the {rows_per_step} of one step (batch size x accumulation "
             "x processes). Take more data, a smaller training.per_device_train_batch_size, or fewer processes."
         )
+
+
+def refuse_broken(model: nn.Module, losses: list[tuple[int, float]]) -> None:
+    """See that training left a model that can be saved.
+
+    Raises:
+        ConfigError: a trained number or the last loss is infinite or NaN.
+    """
+    broken = [name for name, p in model.named_parameters() if p.requires_grad and not _own_part(p).isfinite().all()]
+    if broken or (losses and not math.isfinite(losses[-1][1])):
+        what = f"{broken[0]} is" if broken else "the loss is"
+        raise ConfigError(
+            f"Training ended with numbers that are infinite or NaN ({what}), so no model is saved. Begin anew in "
+            "another folder with a lower training.learning_rate."
+        )
+
+
+def _own_part(parameter: nn.Parameter) -> Tensor:
+    """What this process has of a parameter."""
+    part = parameter.detach()
+    return part.to_local() if isinstance(part, DTensor) else part
 
 
 def refuse_full_disk(output: Path, model: nn.Module) -> None:

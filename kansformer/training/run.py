@@ -23,7 +23,10 @@ from kansformer.training.recipe import Recipe
 from kansformer.training.recipe_file import write_recipe
 from kansformer.training.refusals import (
     RECIPE_FILE,
+    RESULT_FILE,
     find_checkpoint,
+    progress_of,
+    refuse_broken,
     refuse_full_disk,
     refuse_impossible,
     refuse_little,
@@ -33,7 +36,7 @@ from kansformer.training.shard import shard_model
 from kansformer.training.trainer import DistillationTrainer
 from kansformer.training.trainer_groups import MULTIPLIER, register_groups
 
-RESULT_FILE, LOSS_FILE = "training.json", "losses.csv"
+LOSS_FILE = "losses.csv"
 
 
 def train(
@@ -70,16 +73,16 @@ def train(
     set_seed(recipe.seed)
     with state.main_process_first():  # which tokenises and leaves the blocks for the others
         data = prepare_data(recipe.task, recipe.data, _source_of_tokenizer(recipe), seed=recipe.seed)
-    rows_per_step = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * state.num_processes
+    rows_per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * state.num_processes
     refuse_little(data, rows_per_step)
-    batches = calibration_batches(data) if recipe.kan is not None else []
+    batches = calibration_batches(data)
     set_seed(recipe.seed)  # the weights do not depend on what the data took
     model = build_model(
         recipe,
         vocabulary=data.vocabulary,
         label_names=data.label_names,
         pad_token=getattr(data.processor, "pad_token_id", None),
-        inputs=batches or None,
+        inputs=batches,
     )
     refuse_full_disk(output, model)
     if checkpoint is None:
@@ -88,22 +91,25 @@ def train(
         refine_up_to(recipe, model, checkpoint)
 
     state.wait_for_everyone()
-    if state.is_main_process:
-        output.mkdir(parents=True, exist_ok=True)
-        write_recipe(recipe, output / RECIPE_FILE)
     counts = count_parameters(model)
     if recipe.shard:
         model = shard_model(model, output / "start", state)
     per_row = recipe.data.block if recipe.task in LANGUAGE_TASKS else 1
     reporter = Reporter(output / LOSS_FILE, rows_per_step * per_row, progress)
     trainer = _make_trainer(recipe, model, arguments, data, batches, reporter)
+    if state.is_main_process:
+        output.mkdir(parents=True, exist_ok=True)
+        write_recipe(recipe, output / RECIPE_FILE)
     begin = time.perf_counter()
-    trainer.train(resume_from_checkpoint=checkpoint)
+    _train_or_restore(trainer, checkpoint)
     seconds = time.perf_counter() - begin
-    evaluation = trainer.evaluate()
+    refuse_broken(model, reporter.losses)
     if "lora" in recipe.trainable:
         merge_lora(model)
+    if trainer.is_fsdp_enabled:  # accelerate's default leaves shards, which from_pretrained does not read
+        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     trainer.save_model(str(output))
+    evaluation = trainer.evaluate()
 
     done = trainer.state.global_step - reporter.first
     result = TrainingResult(
@@ -121,6 +127,16 @@ def train(
         (output / RESULT_FILE).write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
     state.wait_for_everyone()
     return result
+
+
+def _train_or_restore(trainer: Trainer, checkpoint: str | None) -> None:
+    """Train to the end; from a checkpoint of the last step only its weights are left to take."""
+    steps = None if checkpoint is None else progress_of(Path(checkpoint))
+    if checkpoint is not None and steps is not None and steps[0] >= steps[1]:
+        trainer._load_from_checkpoint(checkpoint)
+        trainer.state.global_step = steps[0]
+    else:
+        trainer.train(resume_from_checkpoint=checkpoint)
 
 
 def is_main_process() -> bool:
@@ -168,7 +184,8 @@ def _make_trainer(
 
 
 def _accuracy(prediction: Any) -> dict[str, float]:
-    return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
+    scores = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
+    return {"accuracy": float((scores.argmax(-1) == prediction.label_ids).mean())}
 
 
 def _source_of_tokenizer(recipe: Recipe) -> str | None:

@@ -34,14 +34,16 @@ def shard_model(model: Any, folder: Path, state: PartialState) -> Any:
         layout = DistributedConfig(fsdp_size=state.num_processes)
     except (ImportError, TypeError):
         raise ConfigError("shard=true needs a newer transformers: pip install --upgrade transformers.") from None
-    if state.is_main_process:
-        model.save_pretrained(folder)
-    state.wait_for_everyone()
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    sharded = type(model).from_pretrained(folder, distributed_config=layout, dtype=model.dtype)
-    for name, parameter in sharded.named_parameters():
-        parameter.requires_grad_(name in trained)
-    state.wait_for_everyone()
-    if state.is_main_process:
-        shutil.rmtree(folder)
+    try:
+        if state.is_main_process:
+            model.save_pretrained(folder)
+        state.wait_for_everyone()
+        trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        sharded = type(model).from_pretrained(folder, distributed_config=layout, dtype=model.dtype)
+        for name, parameter in sharded.named_parameters():
+            parameter.requires_grad_(name in trained)
+        state.wait_for_everyone()
+    finally:
+        if state.is_main_process:
+            shutil.rmtree(folder, ignore_errors=True)
     return sharded

@@ -27,14 +27,18 @@ class DistillationTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The mixed loss in training; in evaluation the ordinary one, to be compared with other models'."""
-        labels = inputs["labels"]
-        outputs = model(**inputs)
-        loss = outputs.loss
-        if model.training and self.distill.logits > 0:
-            features = {name: value for name, value in inputs.items() if name != "labels"}
-            with torch.no_grad():
-                wanted = self.teacher(**features).logits
-            loss = distillation_loss(
-                outputs.logits, wanted, labels, temperature=self.distill.temperature, alpha=self.distill.logits
-            )
+        if not model.training:
+            outputs = model(**inputs)
+            return (outputs.loss, outputs) if return_outputs else outputs.loss
+        features = {name: value for name, value in inputs.items() if name != "labels"}
+        outputs = model(**features, use_cache=False)
+        with torch.no_grad(), self.accelerator.autocast():
+            wanted = self.teacher(**features, use_cache=False).logits
+        loss = distillation_loss(
+            outputs.logits,
+            wanted,
+            inputs["labels"],
+            temperature=self.distill.temperature,
+            alpha=self.distill.logits,
+        )
         return (loss, outputs) if return_outputs else loss

@@ -30,6 +30,12 @@ def test_recipes_that_come_with_the_package_are_right_and_survive_yaml(name, tmp
     assert len(recipe_title(name)) > 40
 
 
+@pytest.mark.parametrize("name", [name for name in recipe_names() if name != "smollm2-curves"])
+def test_the_twin_of_a_recipe_is_it_without_curves(name):
+    twin = read_recipe(name, ["kan=null"])
+    assert twin.kan is None and twin.curves == read_recipe("tiny-cpu").curves
+
+
 def test_a_recipe_says_only_what_differs_from_the_defaults():
     assert make().to_dict() == MINIMAL
     recipe = make(kan={"slots": ["act"]}, curves={"sparsity": 0.1, "refine_grid_at": {10: 16}}, trainable="curves")
@@ -62,7 +68,9 @@ def test_fields_are_changed_on_the_command_line():
         ({"model": {}}, "exactly one of: path"),
         ({"model": {"config": {"hidden_size": 8}}}, "model.config needs a model_type"),
         ({"model": {"path": "embedded", "dtype": "int8"}}, "model.dtype is 'int8'"),
-        ({"trainable": ["curves"]}, "no kan section"),
+        ({"trainable": ["curves"], "model": {"config": {"model_type": "llama"}}}, "no kan section"),
+        ({"trainable": ["lora"], "lora": {}, "kan": {}, "curves": {"sparsity": 1}}, "need trainable curves"),
+        ({"distill": {"ffn_steps": 5}}, "set kan.hidden, or leave it out"),
         ({"trainable": ["all", "lora"], "lora": {}}, "trainable has 'all' beside others"),
         ({"trainable": ["lora"]}, "lora must be among trainable and have a section"),
         ({"curves": {"domain": "wide"}, "kan": {}}, "curves.domain is 'wide'"),

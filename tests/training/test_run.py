@@ -98,6 +98,25 @@ def test_a_killed_run_resumes_to_the_bit(make, tmp_path, curves):
     assert losses[0] == losses[1]
 
 
+def test_a_run_that_was_killed_after_its_last_step_takes_no_further_one(make, tmp_path):
+    recipe = make(training={"save_strategy": "steps", "save_steps": 3})
+    result = train(recipe, tmp_path / "run")
+    expected = state_of(tmp_path / "run")
+    for name in ("training.json", "model.safetensors"):
+        (tmp_path / "run" / name).unlink()
+    again = train(recipe, tmp_path / "run", resume=True)
+    assert again.steps == result.steps == 6 and again.evaluation == result.evaluation
+    assert all(torch.equal(value, expected[name]) for name, value in state_of(tmp_path / "run").items())
+
+
+def test_a_checkpoint_that_was_cut_off_is_passed_over(make, tmp_path):
+    recipe = make(training={"save_strategy": "steps", "save_steps": 2})
+    through = train(recipe, tmp_path / "run")
+    (tmp_path / "run" / "training.json").unlink()
+    (tmp_path / "run" / "checkpoint-6" / "trainer_state.json").write_text('{"global')
+    assert train(recipe, tmp_path / "run", resume=True).losses == through.losses[4:]
+
+
 def test_a_finer_grid_is_trained_on(make, tmp_path):
     train(make(curves={"refine_grid_at": {3: 16}}), tmp_path / "run")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "run")
@@ -137,6 +156,36 @@ def test_only_what_is_trainable_changes(make, start, text, tmp_path, trainable):
     assert result.trainable == result.curve_parameters + (2 * 2 * 2 * 32 if lora else 0)
 
 
+def test_a_converted_model_is_tuned_without_a_section_kan(make, start, text, tmp_path):
+    convert(plain_model(ModelRecipe(path=str(start)), "causal-lm"), KANConfig()).save_pretrained(tmp_path / "kan")
+    changes = dict(kan=None, trainable=["curves"], curves={"domain": "data"})
+    data = {"files": str(text), "tokenizer": str(start), "block": 16}
+    result = train(make(model={"path": str(tmp_path / "kan")}, data=data, **changes), tmp_path / "run")
+    assert 0 < result.trainable == result.curve_parameters
+    with pytest.raises(ConfigError, match="has none. Add a section kan"):
+        train(make(model={"path": str(start)}, data=data, **changes), tmp_path / "none")
+
+
+@pytest.mark.parametrize("trainable", [["curves"], ["lora"]])
+def test_a_new_classifier_is_trained_in_any_case(make, text, tmp_path, trainable):
+    pytest.importorskip("peft")
+    start = tmp_path / "start"
+    train(make(kan=None, data={"files": str(text), "tokenizer": 300, "block": 16}), start)
+    rows = ["text,label", *(f"{'red' if i % 2 else 'blue'} thing {i},{'warm' if i % 2 else 'cold'}" for i in range(40))]
+    (tmp_path / "rows.csv").write_text("\n".join(rows))
+    recipe = make(
+        task="sequence-classification",
+        model={"path": str(start)},
+        data={"files": str(tmp_path / "rows.csv"), "tokenizer": str(start), "block": 32},
+        kan={"groups": 4} if "curves" in trainable else None,
+        trainable=trainable,
+        lora={"r": 2, "target_modules": ["q_proj"]} if "lora" in trainable else None,
+    )
+    result = train(recipe, tmp_path / "run")
+    extra = result.trainable - result.curve_parameters - (2 * 2 * 2 * 32 if "lora" in trainable else 0)
+    assert extra == 2 * 32  # the classifier: 32 features, 2 labels
+
+
 def test_distillation_from_the_original(make, start, text, tmp_path):
     recipe = make(
         model={"path": str(start)},
@@ -156,8 +205,7 @@ def test_early_stop_takes_the_best_model(make, tmp_path):
     recipe = make(
         early_stop=1,
         training={
-            "learning_rate": 0.3, "max_steps": 30, "eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps",
-            "save_steps": 2,
+            "learning_rate": 0.3, "max_steps": 30, "eval_strategy": "steps", "eval_steps": 2,
         },
     )  # fmt: skip
     result = train(recipe, tmp_path / "run")
@@ -228,6 +276,9 @@ def test_what_cannot_be_resumed(make, tmp_path):
     with pytest.raises(CheckpointError, match=r"no run to resume .* it has no recipe.yaml"):
         train(make(), tmp_path / "none", resume=True)
     train(make(), tmp_path / "run")
+    with pytest.raises(CheckpointError, match="is finished. To go on training its model"):
+        train(make(), tmp_path / "run", resume=True)
+    (tmp_path / "run" / "training.json").unlink()
     with pytest.raises(CheckpointError, match="left no checkpoint"):
         train(make(), tmp_path / "run", resume=True)
     with pytest.raises(CheckpointError, match="another recipe: seed is None in one and 4 in the other"):
@@ -244,6 +295,23 @@ def test_what_cannot_be_resumed(make, tmp_path):
         ({"model": {"config": {**LLAMA, "width": 3}}}, ConfigError, "Unknown field 'model.config.width'"),
         ({"model": {"config": {**LLAMA, "vocab_size": 5}}}, ConfigError, r"data.tokenizer has \d+ tokens"),
         ({"model": {"config": {**LLAMA, "max_position_embeddings": 8}}}, ConfigError, "data.block is 16, and .* 8 pos"),
+        ({"shard": True, "curves": {"smoothness": 1}}, ConfigError, "curves.smoothness cannot work on sharded curves"),
+        (
+            {"shard": True, "curves": {"update_grid_at": [1]}},
+            ConfigError,
+            "curves.update_grid_at cannot work on sharded",
+        ),
+        (
+            {"shard": True, "trainable": ["lora"], "lora": {}},
+            ConfigError,
+            "lora, which cannot be merged into a sharded",
+        ),
+        ({"shard": True, "curves": {"refine_grid_at": {2: 16}}}, ConfigError, "refine_grid_at makes new parameters"),
+        (
+            {"early_stop": 1, "curves": {"refine_grid_at": {2: 16}}, "training": {"eval_strategy": "steps"}},
+            ConfigError,
+            "may have a coarser grid",
+        ),
         ({"early_stop": 3}, ConfigError, "early_stop needs evaluations"),
         ({"kan": {"groups": 5}}, ConfigError, "groups=5 does not divide"),
         ({"shard": True}, ConfigError, "shard=true spreads a model over processes, and there is one"),
@@ -271,10 +339,25 @@ def test_a_full_disk_is_seen_before_the_run(make, tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_loss_that_is_no_number_ends_the_run(make, tmp_path):
-    recipe = make(training={"learning_rate": 1e30, "max_steps": 20, "max_grad_norm": 0})
-    with pytest.raises(ConfigError, match=r"The loss became nan at step \d+"):
-        train(recipe, tmp_path / "run")
+@pytest.mark.parametrize(
+    ("logging_steps", "sentence"),
+    [(1, r"The loss became nan at step \d+"), (50, "infinite or NaN .* no model is saved")],
+)
+def test_numbers_that_are_none_end_the_run(make, tmp_path, logging_steps, sentence):
+    training = {"learning_rate": 1e30, "max_steps": 20, "max_grad_norm": 0, "logging_steps": logging_steps}
+    with pytest.raises(ConfigError, match=sentence):
+        train(make(training=training), tmp_path / "run")
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_fields_that_configs_take_under_other_names_are_known():
+    for model_type, config in (("llama", {"rope_theta": 5000.0}), ("gpt2", {"hidden_size": 32, "n_head": 4})):
+        fields = {"model_type": model_type, "vocab_size": 30, "num_hidden_layers": 1, **config}
+        if model_type == "llama":
+            fields |= {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4}
+        assert plain_model(ModelRecipe(config=fields), "causal-lm").config.hidden_size == 32
+    with pytest.raises(ConfigError, match="model_type 'llama', which is none for masked-lm"):
+        plain_model(ModelRecipe(config={**LLAMA, "vocab_size": 30}), "masked-lm")
 
 
 def test_fsdp_of_accelerate_on_cpus_is_refused(make, tmp_path, monkeypatch):

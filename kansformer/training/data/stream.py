@@ -29,8 +29,9 @@ SHUFFLE_ROWS = 1_000
 class PackedStream(torch.utils.data.IterableDataset):
     """Blocks of a streamed dataset: {"input_ids": (T), "labels": (T)}, int64.
 
-    All processes of a distributed training read the same stream, and accelerate gives each its share. The workers of a
-    DataLoader share the stream among themselves, by files, so there is work for as many as the dataset has files.
+    With accelerate's `dispatch_batches=False` all processes of a distributed training read the same stream and take
+    their shares; by default one process reads and hands out the batches. The workers of a DataLoader share the stream
+    among themselves, by files, so there is work for as many as the dataset has files.
 
     Args:
         rows: a `datasets.IterableDataset`.
