@@ -105,7 +105,7 @@ def plot(rows: Sequence[Row], curves: Path, path: Path) -> None:
     colours = ["tab:red" if mean < 0 else "0.7" for mean, _, _ in bars]
     right.barh([t for _, _, t in bars], [m for m, _, _ in bars], xerr=[e for _, e, _ in bars], color=colours)
     right.axvline(0, color="black", linewidth=0.8)
-    right.set_xlabel("validation loss minus SwiGLU's, same seeds, nats per character (bars: standard error)")
+    right.set_xlabel("validation loss minus SwiGLU's, paired seeds, nats (lines: standard error)")
     right.tick_params(axis="y", labelsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
