@@ -5,8 +5,8 @@
 
 It trains on the first half of a text and is judged on the second: as it is, after tuning curves only (the recipe
 `smollm2-curves`), after LoRA on queries and values with as many trainable numbers, and after both together. All get
-the same wall-clock time, `--minutes`, and their best learning rate of three, chosen by short runs that are judged on
-the end of the first half. About an hour on two cores, half of it for reading the second half four times.
+the same wall-clock time, `--minutes`, and their best learning rate of three, chosen by runs of a fifth of that time
+that are judged on the end of the first half. Matrix products in bfloat16 where the processor has them (`--bf16`).
 """
 
 from __future__ import annotations
@@ -33,8 +33,24 @@ BATCH, BLOCK = 4, 256
 # (576 -> 192) has 691,200.
 LORA = {"r": 12, "lora_alpha": 24, "target_modules": ["q_proj", "v_proj"]}
 LORA_RATES = (5e-4, 1e-3, 2e-3)
-CURVE_RATES = (5e-4, 1e-3, 2e-3)
-TRIAL, TRIAL_TOKENS = 0.25, 12_800
+CURVE_RATES = (7e-5, 1.5e-4, 3e-4)
+TRIAL, TRIAL_TOKENS = 0.2, 12_800
+# The ranges of the curves' inputs are read from 8 batches before the first step: forward only, at most 8 steps' time.
+CALIBRATION_STEPS = 8
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all ways have in common.
+
+    Args:
+        train_text, test_text: the halves of the text.
+        bf16: whether matrix products are computed in bfloat16.
+    """
+
+    train_text: Path
+    test_text: Path
+    bf16: bool
 
 
 @dataclass(frozen=True)
@@ -63,33 +79,33 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
-        halves = _split(options.text, Path(folder))
-        rows = [_run("original", halves, steps=0, lr=0.0)]
+        setting = Setting(*_split(options.text, Path(folder)), bf16=options.bf16)
+        rows = [_run("original", setting, steps=0, lr=0.0)]
         print(rows[-1], flush=True)
-        pace = {way: _seconds_per_step(way, halves) for way in ("curves", "lora", "curves and lora")}
+        pace = {way: _seconds_per_step(way, setting) for way in ("curves", "lora", "curves and lora")}
         print("seconds per step:", {way: round(seconds, 2) for way, seconds in pace.items()}, flush=True)
         for way, rates in (("curves", CURVE_RATES), ("lora", LORA_RATES), ("curves and lora", None)):
-            steps = max(4, int(options.minutes * 60 / pace[way]))
+            steps = max(4, int(options.minutes * 60 / pace[way]) - (CALIBRATION_STEPS if "curves" in way else 0))
             if rates is None:
                 lr = rows[1].lr
             else:
                 trials = {
-                    lr: _run(way, halves, steps=max(2, int(TRIAL * steps)), lr=lr, judge=TRIAL_TOKENS) for lr in rates
+                    lr: _run(way, setting, steps=max(2, int(TRIAL * steps)), lr=lr, judge=TRIAL_TOKENS) for lr in rates
                 }
                 lr = min(trials, key=lambda rate: trials[rate].loss)
                 print(way, {rate: round(trial.perplexity, 3) for rate, trial in trials.items()}, flush=True)
-            rows.append(_run(way, halves, steps=steps, lr=lr))
+            rows.append(_run(way, setting, steps=steps, lr=lr))
             print(rows[-1], flush=True)
             _write(options.out, rows)
     print(f"Written: {options.out}")
 
 
-def _recipe(way: str, halves: tuple[Path, Path], steps: int, lr: float, judge: int | None) -> Recipe:
-    train_text, test_text = halves
-    changes = [f"model.path={_model_path()}", f"data.files={train_text}"]
-    changes.append(f"data.eval_files={test_text}" if judge is None else f"data.max_eval_tokens={judge}")
+def _recipe(way: str, setting: Setting, steps: int, lr: float, judge: int | None) -> Recipe:
+    changes = [f"model.path={_model_path()}", f"data.files={setting.train_text}"]
+    changes.append(f"data.eval_files={setting.test_text}" if judge is None else f"data.max_eval_tokens={judge}")
     values: dict[str, Any] = read_recipe("smollm2-curves", changes).to_dict()
     values["training"] |= {"max_steps": max(1, steps), "learning_rate": lr or 1e-9, "warmup_steps": max(1, steps // 10)}
+    values["training"]["bf16"] = setting.bf16
     if way == "lora":
         values["kan"] = values["curves"] = None
         values |= {"trainable": ["lora"], "lora": LORA}
@@ -98,18 +114,18 @@ def _recipe(way: str, halves: tuple[Path, Path], steps: int, lr: float, judge: i
     return Recipe.from_dict({name: value for name, value in values.items() if value is not None})
 
 
-def _run(way: str, halves: tuple[Path, Path], *, steps: int, lr: float, judge: int | None = None) -> Row:
+def _run(way: str, setting: Setting, *, steps: int, lr: float, judge: int | None = None) -> Row:
     """Train and judge, on the second half or on so many tokens of the first; `original` trains one step at no rate."""
     with tempfile.TemporaryDirectory() as folder:
-        result = train(_recipe(way, halves, steps, lr, judge), Path(folder) / "run")
+        result = train(_recipe(way, setting, steps, lr, judge), Path(folder) / "run")
     loss = result.evaluation["eval_loss"]
     trained = 0 if way == "original" else result.trainable
     return Row(way, trained, steps, round(result.seconds, 1), lr, round(loss, 4), round(math.exp(loss), 3))
 
 
-def _seconds_per_step(way: str, halves: tuple[Path, Path]) -> float:
+def _seconds_per_step(way: str, setting: Setting) -> float:
     """The difference of two short runs, so that starting up does not count."""
-    long, short = (_run(way, halves, steps=steps, lr=1e-6, judge=BLOCK * BATCH).seconds for steps in (5, 1))
+    long, short = (_run(way, setting, steps=steps, lr=1e-6, judge=BLOCK * BATCH).seconds for steps in (5, 1))
     return (long - short) / 4
 
 
@@ -141,6 +157,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--text", type=Path, required=True, help="such as the validation split of WikiText-2")
     parser.add_argument("--minutes", type=float, default=10.0, help="of training, each way")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--bf16", action="store_true", help="autocast: products in bfloat16, weights stay float32")
     parser.add_argument("--out", type=Path, default=OUTPUT)
     return parser.parse_args()
 

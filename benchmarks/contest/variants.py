@@ -46,6 +46,8 @@ DEFAULT = "gate-input-act-group"
 
 SPLINE_GROUPS = {"edges": "group", "groups": 8, "grid_size": 8}
 SPLINE_CHANNELS = {"edges": "channel", "grid_size": 8}
+NARROW = {"domain": [-2.0, 2.0], "extrapolation": "clamp"}
+NARROWER = {"domain": [-1.67, 1.67], "extrapolation": "clamp"}
 RATIONAL_GROUPS = {"edges": "group", "groups": 8, "basis": "rational", "order": 5}
 
 
@@ -74,24 +76,22 @@ VARIANTS: dict[str, Variant] = {
     **_curves_in(["up", "act"], "curve in gate and up", "gate"),
     **_curves_in(["act"], "curve in the MLP (GELU)", "plain", model_type=PLAIN, activation="gelu"),
     "edges-low-rank": Variant(
-        title="low-rank per edge (B-spline, rank 8) on up and down",
+        title="low-rank per edge (Chebyshev 3, rank 8) on SwiGLU's gate and up",
         family="edges",
-        model_type=PLAIN,
-        kan={"slots": ["up", "down"], "edges": "low_rank", "rank": 8},
-        curves={"lr_multiplier": 3.0},
+        kan={"slots": ["gate", "up"], "edges": "low_rank", "rank": 8, "basis": "chebyshev", "order": 3, **NARROW},
     ),
     "edges-spline": Variant(
-        title="full per edge: B-spline, G = 5",
+        title="full per edge: B-spline, G = 2, order 2, on SwiGLU's gate and up",
         family="edges",
-        model_type=PLAIN,
-        kan={"slots": ["up", "down"], "edges": "full", "grid_size": 5},
-        curves={"lr_multiplier": 3.0},
+        kan={"slots": ["gate", "up"], "edges": "full", "grid_size": 2, "order": 2, "domain": [-2.0, 2.0]},
+        curves={"spread": 0.3},
     ),
     "edges-chebyshev": Variant(
-        title="full per edge: Chebyshev 3",
+        title="full per edge: product of two Chebyshev 2 layers",
         family="edges",
-        model_type=PLAIN,
-        kan={"slots": ["up", "down"], "edges": "full", "basis": "chebyshev", "order": 3},
+        activation="linear",
+        kan={"slots": ["gate", "up"], "edges": "full", "basis": "chebyshev", "order": 2, **NARROWER},
+        curves={"spread": 0.5},
     ),
 }
 

@@ -1,6 +1,6 @@
 """Move a model's grids to where its data is, and make them finer, without changing what it computes.
 
-Shape letters: N tokens, I inputs, P curves of the input axis.
+Shape letters: N tokens, I inputs, P curves of the input axis, S samples.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -103,9 +103,8 @@ def _record_ranges(
             if not x_NI.isfinite().all():
                 raise DataError(f"The input of {path or 'the model'} is not finite, so its range cannot be taken.")
             curves = module.domain.shape[0]
-            x_SP = x_NI.reshape(-1, curves, x_NI.shape[1] // curves).transpose(1, 2).reshape(-1, curves)
-            x_SP = x_SP.to(torch.promote_types(x_SP.dtype, torch.float32))
-            range_P2 = torch.stack([_quantile(x_SP, 1 - quantile), _quantile(x_SP, quantile)], dim=-1)
+            x_PS = x_NI.reshape(x_NI.shape[0], curves, -1).permute(1, 0, 2).reshape(curves, -1)
+            range_P2 = _range(x_PS.to(torch.promote_types(x_PS.dtype, torch.float32)), quantile)
             if path in ranges:
                 lower, upper = ranges[path].unbind(-1)
                 range_P2 = torch.stack([lower.minimum(range_P2[:, 0]), upper.maximum(range_P2[:, 1])], dim=-1)
@@ -129,10 +128,12 @@ def _record_ranges(
     return ranges
 
 
-def _quantile(x_SP: Tensor, q: float) -> Tensor:
-    # kthvalue takes any number of samples; torch.quantile stops at 16 million.
-    k = min(x_SP.shape[0], max(1, round(q * (x_SP.shape[0] - 1)) + 1))
-    return x_SP.kthvalue(k, dim=0).values
+def _range(x_PS: Tensor, quantile: float) -> Tensor:
+    """Lower and upper end (P, 2) of a range that covers the share `quantile` of S samples on each side."""
+    samples = x_PS.shape[1]
+    outermost = samples - round(quantile * (samples - 1))
+    lower_P, upper_P = (x_PS.topk(outermost, largest=largest).values[:, -1] for largest in (False, True))
+    return torch.stack([lower_P, upper_P], dim=-1)
 
 
 def _widened(range_P2: Tensor, margin: float, old_domain_P2: Tensor) -> Tensor:

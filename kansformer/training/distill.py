@@ -103,7 +103,7 @@ def distill_feed_forwards(
         steps: optimizer steps.
         batch_size: B.
         lr: learning rate of base weights; curves get a multiple of it.
-        curve_lr_multiplier: that multiple; None takes the measured one of the basis.
+        curve_lr_multiplier: that multiple; None takes the measured one, as `optimizer_groups` does.
         paths: of the networks; None takes those that were replaced.
         held_out: share of the blocks, the last ones, that are only measured on, in (0, 1); at least one block.
         warm_up: share of the steps with a rising learning rate, in [0, 1].

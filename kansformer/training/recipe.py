@@ -90,8 +90,8 @@ class CurveRecipe:
     """How the curves are trained.
 
     Args:
-        lr_multiplier: the curves' learning rate over that of the base weights; None takes the measured one of the
-            basis (`CURVE_LR_MULTIPLIER`).
+        lr_multiplier: the curves' learning rate over that of the base weights; None takes the measured one
+            (`CURVE_LR_MULTIPLIER` of the basis, `EDGE_LR_MULTIPLIER` for curves per edge).
         warm_up: optimizer steps over which the curves' learning rate rises from 0, beside the scheduler's own warm-up.
             With straight curves at the start this fades the curves in.
         domain: `config`: the grids cover `kan.domain`. `data`: each grid covers the range of its inputs, read from the

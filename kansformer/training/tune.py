@@ -59,8 +59,9 @@ def tune_curves(
         blocks_NT: token numbers, int64. Every epoch reads them in a new order, in full batches.
         steps: optimizer steps.
         batch_size: B.
-        lr: the learning rate that base weights would have; curves get a multiple of it.
-        curve_lr_multiplier: that multiple; None takes the measured one of the basis.
+        lr: the learning rate that base weights would have; curves get a multiple of it. The larger the pretrained
+            model, the smaller: SmolLM2-135M wants 1.5e-4.
+        curve_lr_multiplier: that multiple; None takes the measured one, as `optimizer_groups` does.
         warm_up: share of the steps with a rising learning rate, in [0, 1].
         clip: largest norm of a gradient; None does not clip.
         seed: of the order of the blocks.

@@ -16,6 +16,7 @@ def model():
         nn.LayerNorm(6),
         KANLinear(6, 6, basis="bspline", edges="low_rank", rank=2),
         LearnedActivation(6, basis="rational"),
+        LearnedActivation(6, basis="bspline"),
         KANLinear(6, 6, basis="chebyshev", edges="full"),
     )
 
@@ -32,17 +33,19 @@ def test_every_parameter_is_in_one_group(model):
 
 def test_groups_and_their_settings(model):
     groups = {group["name"]: group for group in optimizer_groups(model, 1e-3, weight_decay=0.1)}
-    assert set(groups) == {"base", "base without decay", "curves x30", "curves x3"}
-    assert ids(groups["base"]["params"]) == ids([model[0].weight, model[2].weight, model[4].weight])
-    assert ids(groups["curves x30"]["params"]) == ids([model[2].coefficients, model[2].mix])
-    slow = [model[3].coefficients, model[3].denominator, model[4].coefficients]
-    assert ids(groups["curves x3"]["params"]) == ids(slow)
+    assert ids(groups["base"]["params"]) == ids([model[0].weight, model[2].weight, model[5].weight])
+    assert ids(groups["curves x0.3"]["params"]) == ids([model[2].coefficients, model[2].mix])
+    assert ids(groups["curves x3"]["params"]) == ids([model[3].coefficients, model[3].denominator])
+    assert ids(groups["curves x30"]["params"]) == ids([model[4].coefficients])
+    assert ids(groups["curves x1"]["params"]) == ids([model[5].coefficients])
     rates = {name: (pytest.approx(group["lr"]), group["weight_decay"]) for name, group in groups.items()}
     assert rates == {
         "base": (1e-3, 0.1),
         "base without decay": (1e-3, 0.0),
-        "curves x30": (3e-2, 0.0),
+        "curves x0.3": (3e-4, 0.0),
+        "curves x1": (1e-3, 0.0),
         "curves x3": (3e-3, 0.0),
+        "curves x30": (3e-2, 0.0),
     }
 
 
@@ -50,7 +53,7 @@ def test_one_multiplier_for_all_curves(model):
     groups = {group["name"]: group for group in optimizer_groups(model, 1e-3, curve_lr_multiplier=7.0)}
     assert set(groups) == {"base", "base without decay", "curves x7"}
     assert groups["curves x7"]["lr"] == pytest.approx(7e-3)
-    assert len(groups["curves x7"]["params"]) == 5
+    assert len(groups["curves x7"]["params"]) == 6
 
 
 def test_every_basis_has_a_multiplier():
@@ -63,8 +66,8 @@ def test_frozen_parameters_are_left_out(model):
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("coefficients" in name)
     groups = optimizer_groups(model, 1e-3)
-    assert {group["name"] for group in groups} == {"curves x30", "curves x3"}
-    assert len([p for group in groups for p in group["params"]]) == 3
+    assert {group["name"] for group in groups} == {"curves x30", "curves x3", "curves x1", "curves x0.3"}
+    assert len([p for group in groups for p in group["params"]]) == 4
 
 
 def test_tied_parameters_are_there_once():
