@@ -33,6 +33,9 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
         if name not in known:
             raise ConfigError(f"Unknown field 'training.{name}'. Choose from: {', '.join(sorted(known))}.")
     values: dict[str, Any] = {**DEFAULTS, **recipe.training, "seed": recipe.seed, "data_seed": recipe.seed}
+    for name in ("eval_strategy", "save_strategy", "logging_strategy"):
+        if values.get(name) is False:  # what YAML makes of an unquoted no
+            values[name] = "no"
     if recipe.early_stop is not None:
         values.setdefault("metric_for_best_model", "eval_loss")
         if "save_strategy" not in recipe.training:  # every model that may be the best has to be kept
