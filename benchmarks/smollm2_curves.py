@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from kansformer.nn.optim import CURVE_LR_MULTIPLIER
 from kansformer.training.recipe import Recipe
 from kansformer.training.recipe_file import read_recipe
 from kansformer.training.run import train
@@ -32,7 +33,7 @@ BATCH, BLOCK = 4, 256
 # 30 layers x (576 + 1536 channels) x 11 coefficients = 696,960 numbers; rank 12 on queries (576 -> 576) and values
 # (576 -> 192) has 691,200.
 LORA = {"r": 12, "lora_alpha": 24, "target_modules": ["q_proj", "v_proj"]}
-LORA_RATES = (5e-4, 1e-3, 2e-3)
+LORA_RATES = (1e-3, 2e-3, 4e-3)
 CURVE_RATES = (7e-5, 1.5e-4, 3e-4)
 TRIAL, TRIAL_TOKENS = 0.2, 12_800
 # The ranges of the curves' inputs are read from 8 batches before the first step: forward only, at most 8 steps' time.
@@ -62,7 +63,8 @@ class Row:
         trainable: numbers that were trained.
         steps: optimizer steps of 1,024 tokens.
         seconds: of training.
-        lr: learning rate of base weights and adapters; curves get 30 times it.
+        lr: learning rate of the adapters; that of the curves is 30 times `lr`, or 30 times their own best one beside
+            adapters.
         loss, perplexity: on the second half of the text, in blocks of 256 tokens.
     """
 
@@ -84,23 +86,26 @@ def main() -> None:
         print(rows[-1], flush=True)
         pace = {way: _seconds_per_step(way, setting) for way in ("curves", "lora", "curves and lora")}
         print("seconds per step:", {way: round(seconds, 2) for way, seconds in pace.items()}, flush=True)
+        curve_lr = None
         for way, rates in (("curves", CURVE_RATES), ("lora", LORA_RATES), ("curves and lora", None)):
             steps = max(4, int(options.minutes * 60 / pace[way]) - (CALIBRATION_STEPS if "curves" in way else 0))
             if rates is None:
-                lr = rows[1].lr
+                lr, curve_lr = rows[2].lr, rows[1].lr
             else:
                 trials = {
                     lr: _run(way, setting, steps=max(2, int(TRIAL * steps)), lr=lr, judge=TRIAL_TOKENS) for lr in rates
                 }
                 lr = min(trials, key=lambda rate: trials[rate].loss)
                 print(way, {rate: round(trial.perplexity, 3) for rate, trial in trials.items()}, flush=True)
-            rows.append(_run(way, setting, steps=steps, lr=lr))
+            rows.append(_run(way, setting, steps=steps, lr=lr, curve_lr=curve_lr))
             print(rows[-1], flush=True)
             _write(options.out, rows)
     print(f"Written: {options.out}")
 
 
-def _recipe(way: str, setting: Setting, steps: int, lr: float, judge: int | None) -> Recipe:
+def _recipe(
+    way: str, setting: Setting, steps: int, lr: float, judge: int | None, curve_lr: float | None = None
+) -> Recipe:
     changes = [f"model.path={_model_path()}", f"data.files={setting.train_text}"]
     changes.append(f"data.eval_files={setting.test_text}" if judge is None else f"data.max_eval_tokens={judge}")
     values: dict[str, Any] = read_recipe("smollm2-curves", changes).to_dict()
@@ -111,13 +116,17 @@ def _recipe(way: str, setting: Setting, steps: int, lr: float, judge: int | None
         values |= {"trainable": ["lora"], "lora": LORA}
     elif way == "curves and lora":
         values |= {"trainable": ["curves", "lora"], "lora": LORA}
+        if curve_lr is not None:
+            values["curves"]["lr_multiplier"] = CURVE_LR_MULTIPLIER["bspline"] * curve_lr / lr
     return Recipe.from_dict({name: value for name, value in values.items() if value is not None})
 
 
-def _run(way: str, setting: Setting, *, steps: int, lr: float, judge: int | None = None) -> Row:
+def _run(
+    way: str, setting: Setting, *, steps: int, lr: float, judge: int | None = None, curve_lr: float | None = None
+) -> Row:
     """Train and judge, on the second half or on so many tokens of the first; `original` trains one step at no rate."""
     with tempfile.TemporaryDirectory() as folder:
-        result = train(_recipe(way, setting, steps, lr, judge), Path(folder) / "run")
+        result = train(_recipe(way, setting, steps, lr, judge, curve_lr), Path(folder) / "run")
     loss = result.evaluation["eval_loss"]
     trained = 0 if way == "original" else result.trainable
     return Row(way, trained, steps, round(result.seconds, 1), lr, round(loss, 4), round(math.exp(loss), 3))

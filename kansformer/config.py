@@ -68,12 +68,13 @@ class KANConfig:
 
     @classmethod
     def from_scratch(cls) -> "KANConfig":
-        """The curves for a model that is trained from scratch: on the gate and on the input of every block.
+        """The curves for a model that is trained from scratch: on the activation, and on what goes into `up`.
 
-        Splines on 8 intervals, shared by 8 groups of channels; a gated (SwiGLU) model gains most. Measured against
-        SwiGLU with as many parameters by `benchmarks/quality.py`. `dataclasses.replace` changes single fields.
+        Splines on 8 intervals, shared by 8 groups of channels, in a gated (SwiGLU) block. The best of 15 ways to put
+        curves into a block, by `benchmarks/quality.py`, against SwiGLU with as many parameters; curves of their own for
+        every channel gain less. `dataclasses.replace` changes single fields.
         """
-        return cls(slots=("input", "act"), edges="group", groups=8, grid_size=8)
+        return cls(slots=("up", "act"), edges="group", groups=8, grid_size=8)
 
     @property
     def curve_spec(self) -> CurveSpec:

@@ -41,7 +41,7 @@ class Variant:
     lr: float = 2e-3
 
 
-DEFAULT = "gate-input-act-group"
+DEFAULT = "gate-up-act-group"
 """What `KANConfig.from_scratch` gives."""
 
 SPLINE_GROUPS = {"edges": "group", "groups": 8, "grid_size": 8}
