@@ -27,7 +27,7 @@ from contest.variants import DEFAULT, VARIANTS
 from tqdm import tqdm
 
 RESULTS = Path(__file__).parent / "results"
-# Seeds that no search for settings used.
+# Seeds that no search for learning rates and initial weights used.
 FIRST_SEED = 1000
 SEEDS, MANY_SEEDS = 5, 8
 CONTENDERS = ("swiglu", DEFAULT, "gelu", "gate-act-group", "gate-input-act-group", "edges-low-rank")
