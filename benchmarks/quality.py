@@ -31,6 +31,7 @@ RESULTS = Path(__file__).parent / "results"
 FIRST_SEED = 1000
 SEEDS, MANY_SEEDS = 5, 8
 CONTENDERS = ("swiglu", DEFAULT, "gelu", "gate-act-group", "gate-input-act-group", "edges-low-rank")
+LONG = ("swiglu", DEFAULT, "gate-act-group")
 TUNED_RATES = (7e-4, 1e-3, 2e-3, 3e-3)
 COLUMNS = [field.name for field in dataclasses.fields(Row)]
 CURVE_COLUMNS = ["variant", "steps", "seed", "lr", "step", "loss"]
@@ -77,7 +78,7 @@ def _jobs(options: argparse.Namespace) -> list[Job]:
     many = [FIRST_SEED + i for i in range(MANY_SEEDS if options.seeds == SEEDS else options.seeds)]
     contenders = [name for name in CONTENDERS if name in names]
     jobs = [Job(name, LENGTHS[0], seed, VARIANTS[name].lr) for seed in many for name in contenders]
-    jobs += [Job(name, LENGTHS[1], seed, VARIANTS[name].lr) for seed in many for name in contenders[:2]]
+    jobs += [Job(name, LENGTHS[1], seed, VARIANTS[name].lr) for seed in many for name in LONG if name in names]
     jobs += [Job("swiglu", LENGTHS[0], s, lr) for s in seeds[:3] for lr in TUNED_RATES if "swiglu" in names]
     jobs += [Job(name, LENGTHS[0], seed, VARIANTS[name].lr) for seed in seeds for name in names]
     return list(dict.fromkeys(jobs))

@@ -70,9 +70,9 @@ class KANConfig:
     def from_scratch(cls) -> "KANConfig":
         """The curves for a model that is trained from scratch: on the activation, and on what goes into `up`.
 
-        Splines on 8 intervals, shared by 8 groups of channels, in a gated (SwiGLU) block. The best of 15 ways to put
-        curves into a block, by `benchmarks/quality.py`, against SwiGLU with as many parameters; curves of their own for
-        every channel gain less. `dataclasses.replace` changes single fields.
+        Splines on 8 intervals, shared by 8 groups of channels, in a gated (SwiGLU) block. The best of 12 ways to put
+        curves into a block, by `benchmarks/quality.py`, against SwiGLU with as many parameters. `dataclasses.replace`
+        changes single fields.
         """
         return cls(slots=("up", "act"), edges="group", groups=8, grid_size=8)
 

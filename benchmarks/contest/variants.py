@@ -46,12 +46,14 @@ DEFAULT = "gate-up-act-group"
 
 SPLINE_GROUPS = {"edges": "group", "groups": 8, "grid_size": 8}
 SPLINE_CHANNELS = {"edges": "channel", "grid_size": 8}
+RATIONAL_GROUPS = {"edges": "group", "groups": 8, "basis": "rational", "order": 5}
 NARROW = {"domain": [-2.0, 2.0], "extrapolation": "clamp"}
 NARROWER = {"domain": [-1.67, 1.67], "extrapolation": "clamp"}
-RATIONAL_GROUPS = {"edges": "group", "groups": 8, "basis": "rational", "order": 5}
 
 
-def _curves_in(slots: list[str], title: str, family: str, **rest: Any) -> dict[str, Variant]:
+def _curves_in(
+    slots: list[str], title: str, family: str, model_type: str = GATED, activation: str = "silu"
+) -> dict[str, Variant]:
     """The same slots with splines per channel, splines per group, and rational curves."""
     key = f"{family}-{'-'.join(slots)}"
     kinds = {
@@ -60,7 +62,13 @@ def _curves_in(slots: list[str], title: str, family: str, **rest: Any) -> dict[s
         "rational": ("rational per group", RATIONAL_GROUPS),
     }
     return {
-        f"{key}-{kind}": Variant(title=f"{title}: {name}", family=family, kan={"slots": slots, **settings}, **rest)
+        f"{key}-{kind}": Variant(
+            title=f"{title}: {name}",
+            family=family,
+            model_type=model_type,
+            activation=activation,
+            kan={"slots": slots, **settings},
+        )
         for kind, (name, settings) in kinds.items()
     }
 

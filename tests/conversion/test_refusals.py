@@ -1,0 +1,104 @@
+"""What the swap refuses, and that a model comes out of a failure as it went in."""
+
+import pytest
+import torch
+import transformers
+from tiny_models import MODELS, assert_same_state, make, run, snapshot
+
+from kansformer import KANConfig, convert, is_converted, revert
+from kansformer.conversion import convert as convert_module
+from kansformer.errors import ConfigError, ConversionStateError, NoSiteError, ProofError, SlotError
+
+BAD = {
+    "an unknown layer": (KANConfig(layers=[7]), ConfigError, "There is no layer 7: choose from 0 to 2"),
+    "an empty selection": (KANConfig(layers="5:"), ConfigError, "selects none of the 3 layers"),
+    "groups that do not divide": (
+        KANConfig(edges="group", groups=7), ConfigError, r"layers\.0\.mlp: groups=7 does not divide the 160",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_impossible_wishes_are_errors_and_leave_the_model_alone(case):
+    config, error, message = BAD[case]
+    model = make("llama")
+    before = snapshot(model)
+    with pytest.raises(error, match=message):
+        convert(model, config)
+    assert_same_state(model, before)
+
+
+def test_a_slot_that_no_site_has_is_an_error():
+    with pytest.raises(SlotError, match=r"gate and up are one fused layer.*Choose from: input, up, act, down"):
+        convert(make("phi3"), KANConfig(slots=("gate",)))
+    with pytest.raises(SlotError, match="has no slot 'gate': a plain feed-forward network has none"):
+        convert(make("gpt2"), KANConfig(slots=("gate",)))
+
+
+def test_a_convolutional_network_is_refused_by_that_name():
+    config = transformers.ResNetConfig(hidden_sizes=[8, 16], depths=[1, 1], embedding_size=8)
+    with pytest.raises(NoSiteError, match="ResNetModel is a convolutional network"):
+        convert(transformers.AutoModel.from_config(config), KANConfig())
+
+
+def test_converting_twice_and_reverting_a_plain_model_are_errors():
+    model = make("llama")
+    with pytest.raises(ConversionStateError, match="not converted"):
+        revert(model)
+    convert(model, KANConfig())
+    state = snapshot(model)
+    with pytest.raises(ConversionStateError, match=r"has curves already, for instance at layers\.0\.mlp\.act_fn"):
+        convert(model, KANConfig())
+    assert_same_state(model, state)
+
+
+def test_a_quantised_model_is_refused():
+    model = make("llama")
+    model.config.quantization_config = {"quant_method": "gptq", "bits": 4}
+    with pytest.raises(ConversionStateError, match="quantised with 'gptq'"):
+        convert(model, KANConfig())
+
+
+def test_weights_that_are_not_in_memory_cannot_be_proved():
+    with torch.device("meta"):
+        model = transformers.AutoModel.from_config(MODELS["llama"]())
+    with pytest.raises(ProofError, match="not in memory"):
+        convert(model, KANConfig())
+    assert is_converted(convert(model, KANConfig(), verify=False))
+
+
+@pytest.mark.parametrize("failing", range(6))
+def test_a_failure_half_way_leaves_the_model_as_it_was(monkeypatch, failing):
+    model = make("llama")
+    before, expected, types = snapshot(model), run(model), [type(m) for m in model.modules()]
+    fill_slot, calls = convert_module.__globals__["fill_slot"], []
+
+    def fail(*arguments):
+        calls.append(arguments)
+        if len(calls) > failing:
+            raise KeyboardInterrupt
+        return fill_slot(*arguments)
+
+    monkeypatch.setitem(convert_module.__globals__, "fill_slot", fail)
+    with pytest.raises(KeyboardInterrupt):
+        convert(model, KANConfig(slots=("input", "act")))
+    assert_same_state(model, before)
+    assert [type(m) for m in model.modules()] == types
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert torch.equal(run(model), expected)
+    assert not is_converted(model)
+
+
+def test_a_failure_at_the_very_end_leaves_the_model_as_it_was(monkeypatch):
+    model = make("llama")
+    before, types = snapshot(model), [type(m) for m in model.modules()]
+
+    def fail(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(convert_module.__globals__, "attach_record", fail)
+    with pytest.raises(KeyboardInterrupt):
+        convert(model, KANConfig(slots=("input", "act")))
+    assert_same_state(model, before)
+    assert [type(m) for m in model.modules()] == types
+    assert not any(module._forward_pre_hooks for module in model.modules())

@@ -1,0 +1,44 @@
+"""Tiny models of transformers with random weights, and what a test keeps of one to compare it with later."""
+
+import torch
+import transformers
+
+TINY = dict(vocab_size=100, hidden_size=64, intermediate_size=160, num_hidden_layers=3, num_attention_heads=4)
+MODELS = {
+    "llama": lambda: transformers.LlamaConfig(**TINY),
+    "gpt2": lambda: transformers.GPT2Config(
+        vocab_size=100, n_embd=64, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=0
+    ),
+    "bert": lambda: transformers.BertConfig(**TINY),
+    "phi3": lambda: transformers.Phi3Config(**TINY, pad_token_id=0, eos_token_id=0, bos_token_id=0),
+    "opt": lambda: transformers.OPTConfig(
+        vocab_size=100, hidden_size=64, word_embed_proj_dim=64, ffn_dim=160, num_hidden_layers=2, num_attention_heads=4
+    ),
+    "bloom": lambda: transformers.BloomConfig(
+        vocab_size=100, hidden_size=64, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=0
+    ),
+    "falcon": lambda: transformers.FalconConfig(
+        vocab_size=100, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, bos_token_id=0, eos_token_id=0
+    ),
+    "mixtral": lambda: transformers.MixtralConfig(**TINY, num_key_value_heads=2, num_local_experts=4),
+}
+
+
+def make(name, dtype=torch.float32):
+    torch.manual_seed(0)
+    return transformers.AutoModel.from_config(MODELS[name](), dtype=dtype).eval()
+
+
+def run(model):
+    with torch.no_grad():
+        return model(input_ids=torch.arange(3, 17).view(2, 7)).last_hidden_state
+
+
+def snapshot(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_same_state(model, before):
+    after = model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], before[name]) for name in before)
