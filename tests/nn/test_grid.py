@@ -159,6 +159,17 @@ def test_nested_refinement_is_exact(basis, edges, dtype, tolerance):
     assert module.curves.shapes(6, 4).keys() == {n for n in module.state_dict() if n not in ("weight", "bias")}
 
 
+@pytest.mark.parametrize(("basis", "edges"), [("bspline", "full"), ("bspline", "group"), ("rbf", "channel")])
+def test_straight_curves_stay_straight_on_a_finer_grid(basis, edges):
+    module, x = make("linear", basis, edges), inputs(7, 30, 6)
+    with torch.no_grad():
+        module.coefficients.zero_()
+    before, curves = module(x), module.coefficients.shape
+    refine_grid(module, 2 * module.curves.basis.grid_size)
+    assert module.coefficients.shape[1] == module.curves.basis.num_coefficients > curves[1]
+    assert torch.equal(module(x), before)
+
+
 def test_refine_grid_keeps_frozen_curves_frozen():
     module = LearnedActivation(6).requires_grad_(False)
     assert not refine_grid(module, 10).coefficients.requires_grad
