@@ -1,7 +1,7 @@
 """The settings of a swap: which curves go where. One frozen dataclass that checks itself and goes through JSON."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from kansformer.basis import Basis
 from kansformer.errors import ConfigError
@@ -24,7 +24,8 @@ class KANConfig:
         grid_size: grid intervals in the domain.
         order: polynomial degree.
         domain: interval that the grid covers, in units of the slot's input; outside, the curve is extrapolated.
-        edges: `channel` or `group` for any slot; `full` or `low_rank` for `up`, `gate` and `down`.
+        edges: `channel` or `group` for any slot; `full` or `low_rank` for `up`, `gate` and `down`, beside which `input`
+            and `act`, which have no weights, take `group` curves.
         rank: of `low_rank` edges.
         groups: of `group` curves; must divide the width of every slot.
         extrapolation: outside the domain, `linear`, `clamp` or `zero`.
@@ -58,12 +59,12 @@ class KANConfig:
             raise ConfigError(f"A slot was named twice: {', '.join(slots)}.")
         object.__setattr__(self, "slots", tuple(slot for slot in SLOTS if slot in slots))
         object.__setattr__(self, "layers", _canonical_layers(self.layers))
-        spec = self.curve_spec  # checks the curves
-        object.__setattr__(self, "domain", spec.domain)
-        if not spec.bends_input and (weightless := [s for s in self.slots if s in WEIGHTLESS_SLOTS]):
+        specs = [self.curve_spec(slot) for slot in self.slots]  # checks the curves
+        object.__setattr__(self, "domain", specs[0].domain)
+        if all(spec.edges != self.edges for spec in specs):
             raise ConfigError(
-                f"edges={self.edges!r} need weights, which the slot {weightless[0]!r} does not have. "
-                f"Choose channel or group, or the slots up, gate and down."
+                f"edges={self.edges!r} need weights, which the slot {self.slots[0]!r} does not have. "
+                f"Choose channel or group, or a slot among up, gate and down too."
             )
 
     @classmethod
@@ -76,11 +77,11 @@ class KANConfig:
         """
         return cls(slots=("up", "act"), edges="group", groups=8, grid_size=8)
 
-    @property
-    def curve_spec(self) -> CurveSpec:
-        """Basis and sharing of the curves."""
+    def curve_spec(self, slot: str) -> CurveSpec:
+        """Basis and sharing of the curves in a slot."""
         basis = Basis(name=self.basis, grid_size=self.grid_size, order=self.order, extrapolation=self.extrapolation)
-        return CurveSpec(basis=basis, edges=self.edges, domain=self.domain, rank=self.rank, groups=self.groups)
+        spec = CurveSpec(basis=basis, edges=self.edges, domain=self.domain, rank=self.rank, groups=self.groups)
+        return replace(spec, edges="group") if slot in WEIGHTLESS_SLOTS and not spec.bends_input else spec
 
     @property
     def quant_method(self) -> str:

@@ -20,7 +20,7 @@ BAD = {
     "domain of one": (dict(domain=3.0), "domain must be two numbers"),
     "infinite domain": (dict(domain=(0.0, float("inf"))), "domain must run"),
     "rank": (dict(rank=0), "rank must be a whole number of at least 1"),
-    "edges on act": (dict(edges="full"), "edges='full' need weights, which the slot 'act' does not have"),
+    "edges on act only": (dict(edges="full"), "edges='full' need weights, which the slot 'act' does not have"),
     "layers": (dict(layers="middle"), "Unknown layers 'middle'"),
     "layer types": (dict(layers=["a"]), "Unknown layers"),
     "extrapolation": (dict(extrapolation="mirror"), "Unknown extrapolation 'mirror'"),
@@ -40,10 +40,17 @@ def test_a_wrong_setting_is_an_error_that_names_the_choices(case):
         KANConfig(),
         KANConfig(slots=("down", "up"), edges="low_rank", layers=slice(2, None)),
         KANConfig(layers=[0, -1], domain=(-1, 3)),
+        KANConfig(slots=("act", "up"), edges="full"),
     ],
 )
 def test_round_trip_through_json(config):
     assert KANConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_slots_without_weights_take_group_curves_beside_edges():
+    config = KANConfig(slots=("up", "act"), edges="low_rank", rank=3, groups=4)
+    assert config.curve_spec("up").edges == "low_rank"
+    assert (config.curve_spec("act").edges, config.curve_spec("act").groups) == ("group", 4)
 
 
 def test_an_unknown_setting_is_an_error():

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from kansformer import KANConfig
 from kansformer.errors import ConfigError
 from kansformer.training.build import build_model
 from kansformer.training.recipe import Recipe
@@ -88,6 +89,11 @@ VARIANTS: dict[str, Variant] = {
         family="edges",
         kan={"slots": ["gate", "up"], "edges": "low_rank", "rank": 8, "basis": "chebyshev", "order": 3, **NARROW},
     ),
+    "edges-low-rank-act": Variant(
+        title="low-rank per edge (B-spline, G = 6, rank 4) on SwiGLU's gate and up, and a curve per group in the gate",
+        family="edges",
+        kan={"slots": ["gate", "up", "act"], "edges": "low_rank", "rank": 4, "groups": 8, "grid_size": 6},
+    ),
     "edges-spline": Variant(
         title="full per edge: B-spline, G = 2, order 2, on SwiGLU's gate and up",
         family="edges",
@@ -159,7 +165,10 @@ def equal_width(values: dict[str, Any]) -> int:
     Raises:
         ConfigError: no width comes within 1 %.
     """
-    step = values["kan"].get("groups", 8) if values["kan"] and values["kan"].get("edges", "group") == "group" else 1
+    step = 1
+    if values["kan"]:
+        config = KANConfig.from_dict(values["kan"])
+        step = config.groups if any(config.curve_spec(slot).edges == "group" for slot in config.slots) else 1
     register_activations()
     one, other = 20 * step, 24 * step  # not 128, the width of the model: a square layer is no feed-forward network
     low, high = count_ffn(values, one), count_ffn(values, other)

@@ -137,12 +137,15 @@ def check_record(model: nn.Module) -> None:
     record = record_of(model)
     if record is None:
         return
+    specs = [record.config.curve_spec(slot) for slot in record.config.slots]
+    kinds = list(dict.fromkeys((spec.edges, spec.basis) for spec in specs))
     for path, module in curved_modules(model):
-        if module.curves.basis != record.config.curve_spec.basis or module.curves.edges != record.config.edges:
+        if (module.curves.edges, module.curves.basis) not in kinds:
+            described = " and ".join(f"{edges} curves with {basis}" for edges, basis in kinds)
             raise CheckpointError(
-                f"{path} has {module.curves.edges} curves with {module.curves.basis}, but the config says "
-                f"{record.config.edges} curves with {record.config.curve_spec.basis}, and a checkpoint has one kind. "
-                "Change the whole model, for instance by refine_grid(model, grid_size)."
+                f"{path} has {module.curves.edges} curves with {module.curves.basis}, but the config says {described}, "
+                "and a checkpoint is what its config says. Change the whole model, for instance by "
+                "refine_grid(model, grid_size)."
             )
 
 

@@ -60,10 +60,10 @@ def install_curves(
     Raises:
         SlotError, ProofError: as `convert`.
     """
-    spec = plan.config.curve_spec
     built = []
     for planned in plan.sites:
-        modules = {slot.name: build_slot(model, planned.site, slot, spec) for slot in planned.slots}
+        specs = {slot: plan.config.curve_spec(slot.name) for slot in planned.slots}
+        modules = {slot.name: build_slot(model, planned.site, slot, spec) for slot, spec in specs.items()}
         if verify:
             _check_materialised(planned.site, modules)
             prove_site(model, planned.site, modules)
@@ -87,14 +87,13 @@ def rebuild(model: nn.Module, record: ConversionRecord) -> nn.Module:
     """
     prefix = base_prefix(model)
     _narrow_as_recorded(model, record, prefix)
-    spec = record.config.curve_spec
     built = []
     for entry in record.slots:
         slot = _located(model, entry.to_slot(prefix), entry.to_slot(""))
         owner = Site(path=slot.path if slot.name == "input" else parent_of(slot.path)[0], kind="recorded",
                      width=slot.features, hidden=slot.features, slots={})  # fmt: skip
         try:
-            built.append((slot, build_slot(model, owner, slot, spec)))
+            built.append((slot, build_slot(model, owner, slot, record.config.curve_spec(slot.name))))
         except (ConfigError, SlotError) as error:
             raise CheckpointError(f"The checkpoint's curves do not fit at {slot.path}: {error}") from error
     _install(model, built, record)

@@ -91,7 +91,6 @@ def plan_conversion(model: nn.Module, config: KANConfig, *, hidden: int | None =
     found = find_sites(model)
     if not found:
         raise NoSiteError(_why_no_site(model))
-    spec = config.curve_spec
     planned, skipped = [], []
     for site in _in_layers(found, config.layers):
         removed = 0
@@ -102,7 +101,7 @@ def plan_conversion(model: nn.Module, config: KANConfig, *, hidden: int | None =
             skipped.append((site.path, _why_no_slot(site, config.slots)))
             continue
         try:
-            added = sum(spec.num_parameters(slot.features, slot.out_features) for slot in slots)
+            added = sum(config.curve_spec(s.name).num_parameters(s.features, s.out_features) for s in slots)
         except ConfigError as error:
             raise ConfigError(f"{site.path}: {error}") from error
         planned.append(PlannedSite(site, slots, added, removed))

@@ -67,7 +67,7 @@ def test_every_basis_loads_in_every_slot(family, basis, make_converted, outputs,
 @pytest.mark.parametrize("edges", ["full", "low_rank", "group"])
 @pytest.mark.parametrize("family", AUTO)
 def test_every_kind_of_edges_loads(family, edges, make_converted, outputs, tmp_path):
-    config = KANConfig(edges=edges, slots=("up", "down"), rank=2, layers=-1, basis="rational")
+    config = KANConfig(edges=edges, slots=("up", "act", "down"), rank=2, layers=-1, basis="rational")
     model = make_converted(family, config)
     model.save_pretrained(tmp_path)
     loaded = AUTO[family].from_pretrained(tmp_path)

@@ -26,7 +26,7 @@ class Block(nn.Module):
 
 def modules_of(model, config):
     (site,) = find_sites(model)
-    return site, {name: build_slot(model, site, site.slots[name], config.curve_spec) for name in config.slots}
+    return site, {name: build_slot(model, site, site.slots[name], config.curve_spec(name)) for name in config.slots}
 
 
 def test_a_usual_block_is_proved_as_a_block():
