@@ -30,9 +30,7 @@ RESULTS = Path(__file__).parent / "results"
 # Seeds that no search for learning rates and initial weights used.
 FIRST_SEED = 1000
 SEEDS, MANY_SEEDS = 5, 8
-CONTENDERS = (
-    "swiglu", DEFAULT, "gelu", "gate-act-group", "gate-input-act-group", "edges-low-rank", "edges-low-rank-act"
-)  # fmt: skip
+CONTENDERS = ("swiglu", DEFAULT, "gelu", "gate-act-group", "gate-input-act-group", "edges-low-rank-act")
 LONG = ("swiglu", DEFAULT, "gate-act-group")
 TUNED_RATES = (7e-4, 1e-3, 2e-3, 3e-3)
 COLUMNS = [field.name for field in dataclasses.fields(Row)]
