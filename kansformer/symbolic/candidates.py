@@ -1,0 +1,73 @@
+"""Where the search for (a, b) in f(a·u + b), u in [-1, 1], begins: one grid of pairs per kind of function."""
+
+import torch
+from torch import Tensor
+
+
+def line() -> Tensor:
+    """(1, 2): f(u) alone, for functions that every scale and shift leave in the same family."""
+    return torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+
+
+def wide_shifts() -> Tensor:
+    """f(u + b), |b| up to 12, densest near 0: powers, which a scale leaves in the same family."""
+    return _with_scale(1.0, torch.sinh(torch.linspace(-3.2, 3.2, 97, dtype=torch.float64)))
+
+
+def inner_shifts() -> Tensor:
+    """f(u + b) with its kink at -b inside the interval; outside, a kinked function is a line."""
+    return _with_scale(1.0, torch.linspace(-0.96, 0.96, 97, dtype=torch.float64))
+
+
+def mirrored_inner_shifts() -> Tensor:
+    """`inner_shifts`, and the same from the right: f(b - u)."""
+    return torch.cat([inner_shifts(), inner_shifts() * torch.tensor([-1.0, 1.0], dtype=torch.float64)])
+
+
+def outer_shifts() -> Tensor:
+    """f(1 + δ ± u), δ from 0.002 to 20: the argument stays positive, for roots, logarithms and poles."""
+    shifts = 1 + torch.logspace(-2.7, 1.3, 64, dtype=torch.float64)
+    return torch.cat([_with_scale(1.0, shifts), _with_scale(-1.0, shifts)])
+
+
+def rates() -> Tensor:
+    """f(±a·u), a from 0.1 to 20: exponentials, which a shift leaves in the same family."""
+    scales = torch.logspace(-1, 1.3, 64, dtype=torch.float64)
+    scales = torch.cat([scales, -scales])
+    return torch.stack([scales, torch.zeros_like(scales)], dim=-1)
+
+
+def waves() -> Tensor:
+    """f(a·u), a up to 32, that is 10 periods: for sines, whose phase is linear."""
+    slow = torch.logspace(-0.3, 0.3, 8, dtype=torch.float64)
+    scales = torch.cat([slow, torch.arange(2.25, 32.1, 0.25, dtype=torch.float64)])
+    return torch.stack([scales, torch.zeros_like(scales)], dim=-1)
+
+
+def bumps() -> Tensor:
+    """f(a·(u + t)), a from 0.5 to 30, t up to 1.4: functions with a place and a width, odd or even."""
+    return _placed(torch.logspace(-0.3, 1.48, 10, dtype=torch.float64), centres=17)
+
+
+def mirrored_bends() -> Tensor:
+    """f(±a·(u + t)), a from 0.5 to 14, t up to 1.4: bends between two lines; sharper ones look like a kink."""
+    bends = _placed(torch.logspace(-0.3, 1.15, 9, dtype=torch.float64), centres=25)
+    return torch.cat([bends, bends * torch.tensor([-1.0, 1.0], dtype=torch.float64)])
+
+
+def between_poles() -> Tensor:
+    """a·u + b within ±π/2, for the tangent."""
+    pairs = [
+        torch.stack([scale.expand(11), torch.linspace(-1, 1, 11, dtype=torch.float64) * (1.545 - scale)], dim=-1)
+        for scale in torch.logspace(-0.5, 0.17, 10, dtype=torch.float64)
+    ]
+    return torch.cat(pairs)
+
+
+def _placed(scales: Tensor, centres: int) -> Tensor:
+    shifts = torch.outer(scales, torch.linspace(-1.4, 1.4, centres, dtype=torch.float64))
+    return torch.stack([scales.repeat_interleave(centres), shifts.flatten()], dim=-1)
+
+
+def _with_scale(scale: float, shifts: Tensor) -> Tensor:
+    return torch.stack([torch.full_like(shifts, scale), shifts], dim=-1)

@@ -1,0 +1,176 @@
+"""What a symbolic fit found: a table of one function per curve, and the formulas in it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from kansformer.errors import ConfigError, ShapeError
+from kansformer.symbolic.library import LIBRARY
+from kansformer.symbolic.symbol import CONSTANT, SymbolLibrary
+
+if TYPE_CHECKING:
+    import pandas
+    import sympy
+
+IS_CONSTANT = -1
+
+
+@dataclass(frozen=True)
+class SymbolicFits:
+    """c·f(a·x + b) + d for every curve of a batch; `fits[i]` is a batch of fewer.
+
+    Args:
+        library: where the functions are from.
+        symbols: index of each curve's function in the library, (E,); -1 where the curve is constant.
+        a, b, c, d: parameters in units of x and y, (E,), float64; a = b = c = 0 for constants.
+        r2: coefficient of determination on points that the fit did not see, (E,); 1 for constants, which d fits.
+        r2_fit: the same on the points of the fit.
+        best_r2: the highest `r2_fit` of any function that was fitted to the curve, (E,).
+    """
+
+    library: SymbolLibrary
+    symbols: Tensor
+    a: Tensor
+    b: Tensor
+    c: Tensor
+    d: Tensor
+    r2: Tensor
+    r2_fit: Tensor
+    best_r2: Tensor
+
+    def __len__(self) -> int:
+        return len(self.symbols)
+
+    def __getitem__(self, index: Any) -> SymbolicFits:
+        chosen = torch.as_tensor(range(len(self))[index] if isinstance(index, slice) else index).reshape(-1)
+        return SymbolicFits(self.library, *(getattr(self, name)[chosen] for name in _COLUMNS))
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{name} {count}" for name, count in self.families().items())
+        return f"{len(self)} curves: {counts}. R² ≥ 0.99 on unseen points: {self.coverage():.1%}."
+
+    @property
+    def names(self) -> list[str]:
+        """The function of each curve; `constant` for one that does not vary."""
+        names = [*self.library.names, CONSTANT]
+        return [names[index] for index in self.symbols.tolist()]
+
+    @property
+    def complexity(self) -> Tensor:
+        """Complexity of each curve's function, (E,); 0 for constants."""
+        return torch.tensor([*(symbol.complexity for symbol in self.library), 0.0], dtype=torch.float64)[self.symbols]
+
+    @property
+    def params(self) -> Tensor:
+        """a, b, c and d of each curve, (E, 4)."""
+        return torch.stack([self.a, self.b, self.c, self.d], dim=-1)
+
+    def families(self) -> dict[str, int]:
+        """How many curves each function was fitted to, the most frequent first."""
+        names = [*self.library.names, CONSTANT]
+        return {names[index]: count for index, count in Counter(self.symbols.tolist()).most_common()}
+
+    def coverage(self, r2: float = 0.99) -> float:
+        """Share of the curves that vary whose `r2` is at least this; NaN if none varies."""
+        varies = self.symbols != IS_CONSTANT
+        return (self.r2[varies] >= r2).double().mean().item() if varies.any() else math.nan
+
+    def evaluate(self, x_ES: Tensor) -> Tensor:
+        """The fitted functions.
+
+        Args:
+            x_ES: points for each curve.
+
+        Returns:
+            Their values, (E, S), in the dtype of x; NaN outside a function's domain.
+
+        Raises:
+            ShapeError: there is not one row per curve.
+        """
+        if x_ES.ndim != 2 or len(x_ES) != len(self):
+            raise ShapeError(
+                f"There are {len(self)} fits, so x must be ({len(self)}, points), got {tuple(x_ES.shape)}."
+            )
+        y_ES = self.d[:, None].expand(x_ES.shape).clone()
+        for index in self.symbols.unique().tolist():
+            if index == IS_CONSTANT:
+                continue
+            rows = (self.symbols == index).nonzero()[:, 0]
+            a, b, c, d = (p[:, None] for p in self.params[rows].unbind(-1))
+            symbol = self.library[index]
+            z = a * x_ES[rows].double() + b
+            inside = (z > symbol.domain[0]) & (z < symbol.domain[1])
+            y_ES[rows] = torch.where(inside, c * symbol.function(z) + d, math.nan)
+        return y_ES.to(x_ES.dtype)
+
+    def function(self, index: int) -> Callable[[Tensor], Tensor]:
+        """One fitted function as a function of tensors of any shape."""
+        fit = self[index]
+        return lambda x: fit.evaluate(x.reshape(1, -1)).reshape(x.shape)
+
+    def numpy_function(self, index: int) -> Callable[[Any], Any]:
+        """One fitted function as a function of arrays of any shape."""
+        function = self.function(index)
+        return lambda x: function(torch.as_tensor(x)).numpy()
+
+    def formula(self, index: int, digits: int | None = None) -> sympy.Expr:
+        """One fitted function as a sympy expression in x.
+
+        Args:
+            index: which.
+            digits: significant digits of its numbers; None keeps all.
+        """
+        import sympy
+
+        numbers = [sympy.Float(value, digits or 17) for value in self.params[index].tolist()]
+        a, b, c, d = numbers
+        symbol = int(self.symbols[index])
+        if symbol == IS_CONSTANT:
+            return d
+        return c * self.library[symbol].sympy(a * sympy.Symbol("x", real=True) + b) + d
+
+    def latex(self, index: int, digits: int = 3) -> str:
+        """One fitted function in LaTeX."""
+        import sympy
+
+        return sympy.latex(self.formula(index, digits))
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """One row per curve: name, a, b, c, d, r2, r2_fit, best_r2, complexity."""
+        import pandas
+
+        numbers = {name: getattr(self, name).numpy() for name in ("a", "b", "c", "d", "r2", "r2_fit", "best_r2")}
+        return pandas.DataFrame({"name": self.names, **numbers, "complexity": self.complexity.numpy()})
+
+    def to_dict(self) -> dict[str, list]:
+        """JSON-ready, functions by name; `from_dict` is the inverse."""
+        numbers = {name: getattr(self, name).tolist() for name in _COLUMNS if name != "symbols"}
+        return {"name": self.names, **numbers}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, list], library: SymbolLibrary = LIBRARY) -> SymbolicFits:
+        """From `to_dict`.
+
+        Args:
+            values: what it gave.
+            library: has every function that is named.
+
+        Raises:
+            ConfigError: a column is missing or has another length, or a function is not in the library.
+        """
+        if set(values) != {"name", *_COLUMNS} - {"symbols"} or len({len(column) for column in values.values()}) > 1:
+            raise ConfigError(f"A table of fits has the columns name, {', '.join(_COLUMNS[1:])}, all of one length.")
+        indices = {name: library.names.index(library.named(name).name) for name in set(values["name"]) - {CONSTANT}}
+        indices[CONSTANT] = IS_CONSTANT
+        symbols = torch.tensor([indices[name] for name in values["name"]], dtype=torch.long)
+        return cls(library, symbols, *(torch.tensor(values[n], dtype=torch.float64) for n in _COLUMNS[1:]))
+
+
+_COLUMNS = ("symbols", "a", "b", "c", "d", "r2", "r2_fit", "best_r2")

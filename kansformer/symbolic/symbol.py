@@ -1,0 +1,138 @@
+"""A row of the library of functions, and the library: what a curve may be named after."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kansformer.errors import ConfigError
+from kansformer.symbolic.candidates import mirrored_bends
+
+CONSTANT = "constant"
+"""Name of the fit of a curve that does not vary. No function of the library, so that none can be fitted to nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Partner:
+    """A second function that, with f, spans every shift of f, so that a shift is found by linear least squares.
+
+    Args:
+        function: g, with f(a·u + b) = p·f(a·u) + q·g(a·u) + a constant.
+        shift: b from p and q.
+    """
+
+    function: Callable[[Tensor], Tensor]
+    shift: Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Symbol:
+    """A function f of one variable, fitted as c·f(a·x + b) + d.
+
+    Args:
+        name: how a fit is labelled and saved.
+        function: f on tensors, elementwise.
+        sympy: f of a sympy expression.
+        complexity: its cost in the choice between fits, 1 for a line.
+        domain: open interval that a·x + b must stay in.
+        derivative: f'; None differentiates `function`.
+        candidates: pairs (a, b), shape (A, 2), where the search begins on the interval [-1, 1].
+        fit_scale: whether a is fitted; not where c takes its part, as in (a·x)² = a²·x².
+        fit_shift: whether b is fitted; not where c or d take its part, as in exp(x + b) = exp(b)·exp(x).
+        partner: for functions whose shifts are a linear space.
+
+    Raises:
+        ConfigError: it has no name, no positive complexity or no domain.
+    """
+
+    name: str
+    function: Callable[[Tensor], Tensor]
+    sympy: Callable[[Any], Any]
+    complexity: float
+    domain: tuple[float, float] = (-math.inf, math.inf)
+    derivative: Callable[[Tensor], Tensor] | None = None
+    candidates: Callable[[], Tensor] = mirrored_bends
+    fit_scale: bool = True
+    fit_shift: bool = True
+    partner: Partner | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name.strip() or self.name == CONSTANT:
+            raise ConfigError(f"A function needs a name, and not {CONSTANT!r}; got {self.name!r}.")
+        if not (isinstance(self.complexity, (int, float)) and 0 < self.complexity < math.inf):
+            raise ConfigError(f"{self.name}: complexity must be a positive number, got {self.complexity!r}.")
+        if not self.domain[0] < self.domain[1]:
+            raise ConfigError(f"{self.name}: domain must run from a lower to a higher number, got {self.domain}.")
+
+    def slope(self, z: Tensor) -> Tensor:
+        """f' at z."""
+        if self.derivative is not None:
+            return self.derivative(z)
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(self.function(z).sum(), z, allow_unused=True)
+        return torch.zeros_like(z) if slope is None else slope
+
+
+class SymbolLibrary(Sequence[Symbol]):
+    """Functions by name, in their order.
+
+    Args:
+        symbols: the rows.
+
+    Raises:
+        ConfigError: there are none, or two have one name.
+    """
+
+    def __init__(self, symbols: Sequence[Symbol]) -> None:
+        self._rows = {symbol.name: symbol for symbol in symbols}
+        if not symbols:
+            raise ConfigError("The library has no functions, so no curve could be named.")
+        if len(self._rows) < len(symbols):
+            names = [symbol.name for symbol in symbols]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ConfigError(f"The library has two functions named {twice!r}.")
+        self._order = tuple(symbols)
+
+    def __getitem__(self, index):
+        return self._order[index]
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __iter__(self) -> Iterator[Symbol]:
+        return iter(self._order)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._rows)
+
+    def named(self, name: str) -> Symbol:
+        """The function of this name.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        if name not in self._rows:
+            raise ConfigError(
+                f"No function is named {name!r}. Add it by library.with_symbol(Symbol(...)), "
+                f"or choose from: {', '.join(self._rows)}."
+            )
+        return self._rows[name]
+
+    def subset(self, names: Sequence[str]) -> SymbolLibrary:
+        """The library of these functions only.
+
+        Raises:
+            ConfigError: one is not here.
+        """
+        return SymbolLibrary([self.named(name) for name in names])
+
+    def with_symbol(self, symbol: Symbol) -> SymbolLibrary:
+        """The library with one more function; one of the same name is replaced."""
+        return SymbolLibrary([*(row for row in self._order if row.name != symbol.name), symbol])
