@@ -20,7 +20,7 @@ ORDER = [
     {"symbolic", "config"},
     {"sites"},
     {"conversion"},
-    {"training", "hub"},
+    {"training", "hub", "interp"},
     {"bench"},
     {"cli"},
 ]
@@ -35,6 +35,7 @@ HOMES = {
     "peft": {"training"},
     "yaml": {"training"},
     "sympy": {"symbolic"},
+    "scipy": {"interp"},
     "typer": {"cli"},
     "rich": {"cli"},
     "transformers": {"sites", "conversion", "training", "hub", "cli"},

@@ -1,0 +1,20 @@
+"""Reading a model: what goes into its curves, what the curves look like, and which of them matter."""
+
+from kansformer.interp.curves import EdgeCurves, edge_curves
+from kansformer.interp.places import EdgeRef, Place, find_place, find_places
+from kansformer.interp.recording import EdgeRecords, RecordedSlot, record_edges
+from kansformer.interp.scores import EdgeScores, edge_scores
+
+__all__ = [
+    "EdgeCurves",
+    "EdgeRecords",
+    "EdgeRef",
+    "EdgeScores",
+    "Place",
+    "RecordedSlot",
+    "edge_curves",
+    "edge_scores",
+    "find_place",
+    "find_places",
+    "record_edges",
+]

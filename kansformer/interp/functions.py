@@ -1,0 +1,66 @@
+"""Every edge as a sum of features: φ_oi(x_i) = Σ_f a_iof F_f(x_i), with F_0 = σ, the base, and then the basis.
+
+Means, variances and values of all edges of a layer follow from the features of its inputs alone, which are I·F numbers
+a token where the edges are I·O.
+
+Shape letters: N tokens, I inputs, O outputs, C coefficients, F = 1 + C features, P curves of the input axis.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kansformer.nn.base import base_function
+
+ALL = slice(None)
+
+
+def edge_features(module: Any, x_NI: Tensor, inputs: slice | Tensor = ALL) -> Tensor:
+    """Features of inputs, (N, I, F), in float32, or float64 for float64 inputs.
+
+    Args:
+        module: with curves.
+        x_NI: values of these inputs.
+        inputs: which channels of the module they are.
+    """
+    x_NI = x_NI.to(torch.promote_types(x_NI.dtype, torch.float32))
+    domain = _per_input(module, module.domain)[inputs].to(x_NI)
+    denominator = getattr(module, "denominator", None)
+    if denominator is not None:
+        denominator = _per_input(module, denominator)[inputs].to(x_NI)
+    values_NIC = module.curves.basis.values(x_NI, domain, denominator)
+    return torch.cat([base_values(module, x_NI).unsqueeze(-1), values_NIC], dim=-1)
+
+
+def base_values(module: Any, x: Tensor) -> Tensor:
+    """σ(x), elementwise."""
+    base = getattr(module, "base", "identity")
+    return base_function(base)(x) if isinstance(base, str) else base(x)
+
+
+def edge_weights(module: Any, inputs: slice | Tensor = ALL, outputs: slice | Tensor = ALL) -> Tensor:
+    """a_iof of these inputs and outputs, (I, O, F); O is 1 where the module has no weights. In float32 or float64."""
+    dtype = torch.promote_types(module.coefficients.dtype, torch.float32)
+    if module.curves.bends_input:
+        shape_IF = torch.nn.functional.pad(_per_input(module, module.coefficients)[inputs].to(dtype), (1, 0), value=1.0)
+        if not hasattr(module, "out_features"):
+            return shape_IF.unsqueeze(1)
+        return weight_IO(module)[inputs][:, outputs].to(dtype).unsqueeze(-1) * shape_IF.unsqueeze(1)
+    coefficients_ICO = module.coefficients[inputs].to(dtype)
+    if module.curves.edges == "low_rank":
+        coefficients_ICO = coefficients_ICO @ module.mix[:, outputs].to(dtype)
+    else:
+        coefficients_ICO = coefficients_ICO[..., outputs]
+    base_IO = weight_IO(module)[inputs][:, outputs].to(dtype)
+    return torch.cat([base_IO.unsqueeze(1), coefficients_ICO], dim=1).mT
+
+
+def weight_IO(module: Any) -> Tensor:  # noqa: N802 - the shape letters
+    """The base weights, inputs first, whichever way the layer keeps them."""
+    return module.weight.mT if isinstance(module, torch.nn.Linear) else module.weight
+
+
+def _per_input(module: Any, values_P: Tensor) -> Tensor:
+    """One row per input, from one per curve: neighbouring inputs share curves."""
+    return values_P.repeat_interleave(module.in_features // len(values_P), dim=0)

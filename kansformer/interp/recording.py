@@ -1,0 +1,203 @@
+"""What goes into curves, watched by ordinary module hooks: ranges, histograms, samples and the moments of every edge.
+
+Shape letters: N tokens, S sampled tokens, I inputs, O outputs, F features, H bins.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from kansformer.errors import ConfigError, DataError, SlotError
+from kansformer.interp.functions import edge_features, edge_weights
+from kansformer.interp.places import Place, find_places
+
+# Tokens whose features are held at once, (N, I, F).
+CHUNK = 256
+# Inputs whose edges are held at once, (I, O, F).
+INPUT_CHUNK = 64
+
+
+@contextmanager
+def record_edges(model: nn.Module, *, bins: int = 32, sample: int = 1024, seed: int = 0) -> Iterator[EdgeRecords]:
+    """Watch what goes into every curve of a model while it runs.
+
+        with record_edges(model) as records:
+            for batch in batches:
+                model(**batch)
+        records[site, slot].outside
+
+    The memory does not grow with the number of tokens. All tokens that pass count, padding included. The hooks are
+    ordinary forward pre-hooks, and are gone afterwards, also after an error.
+
+    Args:
+        model: converted, or with KAN modules.
+        bins: of the histogram of every input over the domain of its curve.
+        sample: tokens that are kept whole, drawn at random from all that passed (reservoir sampling).
+        seed: of the sample; torch's global random state is left alone.
+
+    Yields:
+        The records, by site and slot. They stay readable afterwards.
+
+    Raises:
+        ConversionStateError: the model has no curves.
+        ConfigError: `bins` or `sample` is below 1.
+        DataError: in the model's forward, an input of a curve is not finite.
+    """
+    for name, value in (("bins", bins), ("sample", sample)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}.")
+    records = EdgeRecords({(p.site, p.slot): RecordedSlot(p, bins, sample, seed) for p in find_places(model)})
+    handles = [slot.place.module.register_forward_pre_hook(slot._hook) for slot in records.values()]
+    try:
+        yield records
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class EdgeRecords(Mapping):
+    """Recorded slots by (site, slot)."""
+
+    def __init__(self, slots: dict[tuple[str, str], RecordedSlot]) -> None:
+        self._slots = slots
+
+    def __getitem__(self, key: tuple[str, str]) -> RecordedSlot:
+        if key not in self._slots:
+            shown = ", ".join(str(known) for known in list(self._slots)[:4])
+            raise SlotError(f"Nothing was recorded at {key!r}. Choose from {len(self._slots)}, such as: {shown}.")
+        return self._slots[key]
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self._slots)
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    @property
+    def unreached(self) -> list[tuple[str, str]]:
+        """Slots that no token has reached so far."""
+        return [key for key, slot in self._slots.items() if not slot.tokens]
+
+
+@dataclass
+class RecordedSlot:
+    """What went into the curves of one slot.
+
+    Args:
+        place: the slot.
+        bins: H.
+        sample_size: most tokens that are kept.
+        seed: of the sample.
+
+    Attributes:
+        tokens: how many passed.
+        lower, upper: range of every input, (I,).
+        histogram: counts of every input below the domain, in H equal bins of it, and above, (I, H + 2).
+        sample: tokens drawn at random, (S, I).
+    """
+
+    place: Place
+    bins: int
+    sample_size: int
+    seed: int
+    tokens: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        module = self.place.module
+        inputs, width = module.in_features, module.curves.basis.num_coefficients + 1
+        self.lower = torch.full((inputs,), math.inf)
+        self.upper = torch.full((inputs,), -math.inf)
+        self.histogram = torch.zeros(inputs, self.bins + 2, dtype=torch.long)
+        self.sample = torch.zeros(0, inputs)
+        self._sums_IF = torch.zeros(inputs, width, dtype=torch.float64)
+        self._products_IFF = torch.zeros(inputs, width, width, dtype=torch.float64)
+        self._generator = torch.Generator().manual_seed(self.seed)
+
+    @property
+    def outside(self) -> Tensor:
+        """Share of every input that lies outside its curve's domain, (I,)."""
+        self._require_tokens()
+        return (self.histogram[:, 0] + self.histogram[:, -1]) / self.tokens
+
+    def quantiles(self, levels: tuple[float, ...] = (0.01, 0.25, 0.5, 0.75, 0.99)) -> Tensor:
+        """Quantiles of every input, (levels, I), from the sample."""
+        self._require_tokens()
+        return torch.quantile(self.sample, torch.tensor(levels), dim=0)
+
+    def means(self) -> Tensor:
+        """Mean of every edge, (I, O), float64; O is 1 where there are no weights."""
+        return self._moments()[0]
+
+    def variances(self) -> Tensor:
+        """Variance of every edge, (I, O), float64."""
+        return self._moments()[1]
+
+    def shares(self) -> Tensor:
+        """Variance of every edge as a share of the sum at its node, (I, O); 1 where there are no weights.
+
+        A node at which no edge varies has shares of 0.
+        """
+        variances = self.variances()
+        if variances.shape[1] == 1 and self.place.num_outputs == 1:
+            return (variances > 0).double()
+        total = variances.sum(dim=0, keepdim=True)
+        return torch.where(total > 0, variances / total, 0.0)
+
+    @torch.no_grad()
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        self._require_tokens()
+        mean_IF = self._sums_IF / self.tokens
+        covariance_IFF = self._products_IFF / self.tokens - mean_IF.unsqueeze(-1) * mean_IF.unsqueeze(-2)
+        means, variances = [], []
+        for start in range(0, len(mean_IF), INPUT_CHUNK):
+            chunk = slice(start, start + INPUT_CHUNK)
+            weights_IOF = edge_weights(self.place.module, chunk).cpu().double()
+            means.append((weights_IOF @ mean_IF[chunk].unsqueeze(-1)).squeeze(-1))
+            variances.append(((weights_IOF @ covariance_IFF[chunk]) * weights_IOF).sum(-1).clamp(min=0))
+        return torch.cat(means), torch.cat(variances)
+
+    @torch.no_grad()
+    def _hook(self, module: nn.Module, args: tuple) -> None:
+        x_NI = args[0].detach().reshape(-1, args[0].shape[-1])
+        if not x_NI.isfinite().all():
+            raise DataError(f"The input of {self.place.path} is not finite, so it cannot be recorded.")
+        x_NI = x_NI.to(torch.promote_types(x_NI.dtype, torch.float32))
+        for part in x_NI.split(CHUNK):
+            features_IFN = edge_features(module, part).double().permute(1, 2, 0)  # variances are differences
+            self._sums_IF += features_IFN.sum(-1).cpu()
+            self._products_IFF += (features_IFN @ features_IFN.mT).cpu()
+        x_NI = x_NI.cpu().float()
+        if len(x_NI):
+            self.lower = torch.minimum(self.lower, x_NI.amin(dim=0))
+            self.upper = torch.maximum(self.upper, x_NI.amax(dim=0))
+            self._count(x_NI)
+            self._draw(x_NI)
+        self.tokens += len(x_NI)
+
+    def _count(self, x_NI: Tensor) -> None:
+        domain = self.place.module.domain.cpu().float()
+        domain = domain.repeat_interleave(x_NI.shape[1] // len(domain), dim=0)
+        unit = (x_NI - domain[:, 0]) / (domain[:, 1] - domain[:, 0])
+        inner = (unit * self.bins).floor().clamp(0, self.bins - 1) + 1
+        bin_NI = torch.where(unit < 0, 0, torch.where(unit > 1, self.bins + 1, inner)).long()
+        self.histogram.scatter_add_(1, bin_NI.mT, torch.ones_like(bin_NI.mT))
+
+    def _draw(self, x_NI: Tensor) -> None:
+        """Vitter's algorithm R on whole tokens: every token that passed is kept with the same probability."""
+        free = self.sample_size - len(self.sample)
+        self.sample = torch.cat([self.sample, x_NI[:free]]) if free > 0 else self.sample
+        rest = x_NI[max(free, 0) :]
+        seen = self.tokens + len(x_NI) - len(rest) + torch.arange(1, len(rest) + 1)
+        drawn = (torch.rand(len(rest), generator=self._generator, dtype=torch.float64) * seen).long()
+        for index in (drawn < self.sample_size).nonzero()[:, 0].tolist():
+            self.sample[drawn[index]] = rest[index]
+
+    def _require_tokens(self) -> None:
+        if not self.tokens:
+            raise DataError(f"No token reached {self.place.path}, so nothing is known about its inputs.")

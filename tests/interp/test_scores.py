@@ -1,0 +1,75 @@
+"""Scores: variances and shares as recorded, attributions as the loss itself answers."""
+
+import pytest
+import torch
+from interp_models import CONFIGS
+
+from kansformer.errors import ConfigError, DataError
+from kansformer.interp import edge_scores, find_places
+
+
+@pytest.mark.parametrize("settings", CONFIGS)
+def test_attribution_is_the_slope_of_the_loss(settings, make_bent, batch):
+    """Every edge is moved a little towards its mean by a hook; the loss must follow as the attribution says."""
+    model = make_bent("llama", CONFIGS[settings])
+    scores = edge_scores(model, batch)
+    generator = torch.Generator().manual_seed(0)
+    for place in find_places(model)[:3]:
+        score = scores[place.site, place.slot]
+        for _ in range(2):
+            i = int(torch.randint(score.variance.shape[0], (1,), generator=generator))
+            o = int(torch.randint(score.variance.shape[1], (1,), generator=generator))
+            losses = [_loss_with_edge_moved(model, place, i, o, step, batch) for step in (-1e-2, 1e-2)]
+            slope = abs(losses[1] - losses[0]) / 2e-2 / batch["input_ids"].numel()
+            assert float(score.attribution[i, o]) == pytest.approx(slope, rel=2e-2, abs=3e-6)
+
+
+def _loss_with_edge_moved(model, place, i, o, step, batch):
+    from kansformer.interp.functions import edge_features, edge_weights
+
+    def hook(module, args, kwargs, output):
+        x = args[0].reshape(-1, args[0].shape[-1])[:, i : i + 1]
+        one_output = slice(o, o + 1) if place.num_outputs > 1 else slice(None)
+        weights = edge_weights(module, slice(i, i + 1), one_output)[0, 0]
+        values = edge_features(module, x, slice(i, i + 1))[:, 0] @ weights
+        moved = (step * (values.mean() - values)).reshape(output.shape[:-1])
+        factor = args[1] if len(args) > 1 else kwargs.get("factor")
+        channel = o if place.num_outputs > 1 else i
+        output = output.clone()
+        output[..., channel] += moved if factor is None else moved * factor[..., channel]
+        return output
+
+    handle = place.module.register_forward_hook(hook, with_kwargs=True)
+    with torch.no_grad():
+        loss = model.double()(**batch).loss.item()
+    model.float()
+    handle.remove()
+    return loss
+
+
+def test_the_model_is_left_as_it_was(make_bent, batch):
+    model = make_bent().train()
+    model.model.layers[0].eval()
+    scores = edge_scores(model, [batch, batch])
+    assert model.training and not model.model.layers[0].training
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not any(module._forward_hooks for module in model.modules())
+    assert scores.keys() == edge_scores(model, batch, attribution=False).keys()
+
+
+def test_rows(make_bent, batch):
+    scores = edge_scores(make_bent("llama", CONFIGS["full"]), batch)
+    up = scores["model.layers.1.mlp", "up"].to_pandas()
+    assert len(up) == 16 * 24 and up["share"].groupby(up["output"]).sum().tolist() == pytest.approx([1.0] * 24)
+    act = scores["model.layers.1.mlp", "act"].to_pandas()
+    assert act["output"].tolist() == list(range(24)) and (act["attribution"] >= 0).all()
+
+
+def test_bad_input(make_bent, batch):
+    model = make_bent()
+    with pytest.raises(ConfigError, match="Attributions need a loss, and the model gave none"):
+        edge_scores(model, {"input_ids": batch["input_ids"]})
+    with pytest.raises(DataError, match="No token of these batches reached 2 slots"):
+        edge_scores(model, [])
+    with pytest.raises(ConfigError, match="all parameters of the model are frozen"):
+        edge_scores(model.requires_grad_(False), batch)
