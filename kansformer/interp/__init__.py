@@ -1,6 +1,7 @@
 """Reading a model: what goes into its curves, what the curves look like, and which of them matter."""
 
 from kansformer.interp.curves import EdgeCurves, edge_curves
+from kansformer.interp.edits import ablate, edit_edge, replace_by_symbol, replace_edges
 from kansformer.interp.places import EdgeRef, Place, find_place, find_places
 from kansformer.interp.recording import EdgeRecords, RecordedSlot, record_edges
 from kansformer.interp.scores import EdgeScores, edge_scores
@@ -12,9 +13,13 @@ __all__ = [
     "EdgeScores",
     "Place",
     "RecordedSlot",
+    "ablate",
     "edge_curves",
     "edge_scores",
+    "edit_edge",
     "find_place",
     "find_places",
     "record_edges",
+    "replace_by_symbol",
+    "replace_edges",
 ]

@@ -27,6 +27,8 @@ CHUNK, COARSE_CHUNK, REFINED_CHUNK = 8192, 256, 1024
 # Every fourth point is not fitted, and judges the fit.
 HELD_OUT_EVERY, FIRST_HELD_OUT = 4, 2
 FEWEST_POINTS = 8
+# On [-1, 1]: points that float32 rounded are still the same.
+SAME_POSITION = 1e-4
 STEPS, EXACT_STEPS = 4, 8
 # Fits that are this good differ by the rounding of float32, and are repeated in float64.
 EXACT = 1e-4
@@ -180,13 +182,12 @@ def _common_grid(x_ES: Tensor, y_ES: Tensor) -> Tensor:
     descending = ~(x_ES.diff(dim=-1) > 0).all(-1)
     if descending.any():
         raise DataError(f"The points of row {int(descending.nonzero()[0])} of x do not ascend.")
-    spacing = torch.finfo(x_ES.dtype).eps ** 0.5
     u_S = None
     for part in x_ES.split(CHUNK):
         centre, half = _interval(part)
         u_ES = (part.double() - centre[:, None]) / half[:, None]
         u_S = u_ES[0] if u_S is None else u_S
-        other = (u_ES - u_S).abs().amax(-1) > spacing
+        other = (u_ES - u_S).abs().amax(-1) > SAME_POSITION
         if other.any():
             raise DataError("All rows of x must have the same points up to a shift and a scale. Sample the curves so.")
     assert u_S is not None

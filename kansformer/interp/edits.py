@@ -1,0 +1,164 @@
+"""Change edges and look what happens: taken out, put in place of their formulas, or by any function; and back again.
+
+A replaced edge is a correction to its layer's output, new(x_i) - φ_oi(x_i), added by an ordinary forward hook. Weights
+stay untouched, so leaving the context is an exact return.
+
+Shape letters: N tokens, E edges, I inputs, O outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kansformer.errors import ShapeError, SlotError
+from kansformer.interp.curves import EdgeCurves
+from kansformer.interp.functions import edge_features, edge_weights
+from kansformer.interp.places import EdgeRef, Place, find_place
+from kansformer.interp.recording import EdgeRecords
+from kansformer.symbolic import SymbolicFits
+
+# Tokens whose edges are held at once, (E, N).
+CHUNK = 256
+
+
+@contextmanager
+def ablate(model: nn.Module, edges: list[EdgeRef], records: EdgeRecords | None = None) -> Iterator[nn.Module]:
+    """The model with edges held at a constant, as long as the context lasts.
+
+    Args:
+        model: converted, or with KAN modules.
+        edges: which.
+        records: of `record_edges`; the constant is then each edge's mean, else 0.
+
+    Yields:
+        The model.
+
+    Raises:
+        SlotError: an edge does not exist.
+    """
+    with replace_edges(model, edges, lambda place, inputs, outputs: _constants(place, inputs, outputs, records)):
+        yield model
+
+
+@contextmanager
+def replace_by_symbol(model: nn.Module, curves: EdgeCurves, fits: SymbolicFits) -> Iterator[nn.Module]:
+    """The model with edges computed by their formulas, as long as the context lasts.
+
+    Where a formula has no value, as a logarithm left of its pole, the edge stays as it is.
+
+    Args:
+        model: that the curves were sampled from.
+        curves: the edges.
+        fits: one for each of them.
+
+    Yields:
+        The model.
+
+    Raises:
+        ShapeError: there is not one fit per curve.
+    """
+    if len(fits) != len(curves):
+        raise ShapeError(f"There are {len(curves)} curves and {len(fits)} fits; one belongs to each.")
+    order = {ref: index for index, ref in enumerate(curves.refs)}
+
+    def formulas(place: Place, inputs: Tensor, outputs: Tensor) -> Callable[[Tensor], Tensor]:
+        pairs = zip(inputs.tolist(), outputs.tolist(), strict=True)
+        chosen = fits[[order[EdgeRef(place.site, place.slot, i, o)] for i, o in pairs]]
+        return chosen.evaluate
+
+    with replace_edges(model, list(order), formulas):
+        yield model
+
+
+@contextmanager
+def edit_edge(model: nn.Module, edge: EdgeRef, function: Callable[[Tensor], Tensor]) -> Iterator[nn.Module]:
+    """The model with one edge computed by any elementwise function, as long as the context lasts.
+
+    Raises:
+        SlotError: the edge does not exist.
+    """
+    with replace_edges(model, [edge], lambda place, inputs, outputs: function):
+        yield model
+
+
+@contextmanager
+def replace_edges(
+    model: nn.Module,
+    edges: list[EdgeRef],
+    make_function: Callable[[Place, Tensor, Tensor], Callable[[Tensor], Tensor]],
+) -> Iterator[nn.Module]:
+    """What the others are made of.
+
+    Args:
+        model: converted, or with KAN modules.
+        edges: which, in any order.
+        make_function: called for each slot with its inputs and outputs, (E,) each; gives the function from the edges'
+            inputs (E, N) to their new values. Where these are NaN the edge stays as it is.
+
+    Yields:
+        The model.
+
+    Raises:
+        SlotError: an edge does not exist.
+    """
+    by_slot: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for ref in dict.fromkeys(edges):
+        by_slot.setdefault((ref.site, ref.slot), []).append((ref.input, ref.output))
+    hooks = []
+    for (site, slot), pairs in by_slot.items():
+        place = find_place(model, site, slot)
+        _check_edges(place, pairs)
+        inputs, outputs = torch.tensor(pairs).unbind(-1)
+        hooks.append((place.module, _correction(place, inputs, outputs, make_function(place, inputs, outputs))))
+    handles = [module.register_forward_hook(hook, with_kwargs=True) for module, hook in hooks]
+    try:
+        yield model
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _correction(place: Place, inputs_E: Tensor, outputs_E: Tensor, function: Callable[[Tensor], Tensor]):
+    diagonal = not hasattr(place.module, "out_features")
+
+    def hook(module: Any, args: tuple, kwargs: dict, output: Tensor) -> Tensor:
+        x_NI = args[0].reshape(-1, args[0].shape[-1])
+        # In a gated block activation and product may be one call.
+        factor = args[1] if len(args) > 1 else kwargs.get("factor")
+        inputs, outputs = inputs_E.to(x_NI.device), outputs_E.to(x_NI.device)
+        weights_EF = edge_weights(module)[inputs, 0] if diagonal else edge_weights(module)[inputs, outputs]
+        changes = []
+        for part in x_NI.split(CHUNK):
+            x_NE = part[:, inputs].to(torch.promote_types(part.dtype, torch.float32))
+            now_NE = torch.einsum("nef,ef->ne", edge_features(module, x_NE, inputs), weights_EF.to(x_NE))
+            change_NE = function(x_NE.mT).mT.to(now_NE) - now_NE
+            change_NE = change_NE.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+            changes.append(torch.zeros(len(part), output.shape[-1]).to(change_NE).index_add_(1, outputs, change_NE))
+        change = torch.cat(changes).reshape(output.shape)
+        return output + (change if factor is None else change * factor).to(output.dtype)
+
+    return hook
+
+
+def _constants(place: Place, inputs: Tensor, outputs: Tensor, records: EdgeRecords | None):
+    if records is None:
+        return torch.zeros_like
+    columns = torch.zeros_like(outputs) if not hasattr(place.module, "out_features") else outputs
+    means_E1 = records[place.site, place.slot].means()[inputs, columns].unsqueeze(-1)
+    return lambda x_EN: means_E1.to(x_EN).expand_as(x_EN)
+
+
+def _check_edges(place: Place, pairs: list[tuple[int, int]]) -> None:
+    inputs, diagonal = place.module.in_features, not hasattr(place.module, "out_features")
+    for i, o in pairs:
+        if not 0 <= i < inputs:
+            raise SlotError(f"{place.site}/{place.slot} has no input {i}: choose from 0 to {inputs - 1}.")
+        if diagonal and o != i:
+            raise SlotError(f"{place.site}/{place.slot} has no weights: the edge of input {i} has output {i}, not {o}.")
+        if not diagonal and not 0 <= o < place.num_outputs:
+            raise SlotError(f"{place.site}/{place.slot} has no output {o}: choose from 0 to {place.num_outputs - 1}.")

@@ -1,0 +1,99 @@
+"""Replaced edges: the same function changes nothing, another one changes exactly this edge, and all comes back."""
+
+import pytest
+import torch
+from interp_models import CONFIGS
+
+from kansformer.errors import ShapeError, SlotError
+from kansformer.interp import (
+    EdgeRef,
+    ablate,
+    edge_curves,
+    edge_scores,
+    edit_edge,
+    find_places,
+    record_edges,
+    replace_by_symbol,
+)
+from kansformer.symbolic import fit_symbolic
+
+SITE = "model.layers.1.mlp"
+
+
+def logits(model, batch):
+    with torch.no_grad():
+        return model(**batch).logits
+
+
+@pytest.mark.parametrize("settings", CONFIGS)
+@torch.no_grad()
+def test_a_replaced_edge_changes_its_output_and_no_other(settings, make_bent):
+    model = make_bent("llama", CONFIGS[settings])
+    for place in find_places(model):
+        layer = place.module
+        points = edge_curves(model, place.site, place.slot, inputs=[3], outputs=[7], points=9)
+        x_NI = torch.zeros(9, layer.in_features)
+        x_NI[:, 3] = points.x[0]
+        before, channel = layer(x_NI), int(points.outputs[0])
+        with edit_edge(model, points.refs[0], lambda x: 5 + x):
+            change = layer(x_NI) - before
+        torch.testing.assert_close(change[:, channel], 5 + points.x[0] - points.y[0], rtol=1e-5, atol=1e-5)
+        change[:, channel] = 0
+        assert not change.any()
+        assert torch.equal(layer(x_NI), before)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_ablation_follows_the_attribution(make_bent, batch):
+    model = make_bent()
+    score = edge_scores(model, batch)[SITE, "act"].attribution[:, 0]
+    with record_edges(model) as records:
+        before = model(**batch).loss.item()
+    worst = int(score.argmax())
+    with ablate(model, [EdgeRef(SITE, "act", worst, worst)], records):
+        change = abs(model(**batch).loss.item() - before)
+    assert change == pytest.approx(60 * float(score[worst]), rel=0.5)
+    with ablate(model, [EdgeRef(SITE, "act", i, i) for i in range(24)]):
+        outputs = []
+        handle = model.model.layers[1].mlp.down_proj.register_forward_pre_hook(lambda _, args: outputs.append(args[0]))
+        logits(model, batch)
+        handle.remove()
+    assert outputs[0].abs().max() < 1e-5  # every activation is held at zero
+
+
+def test_formulas_take_the_place_of_curves(make_bent, batch):
+    model = make_bent()
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.mlp.act_fn.coefficients.zero_()
+    before = logits(model, batch)
+    with record_edges(model) as records:
+        logits(model, batch)
+    curves = edge_curves(model, SITE, "act", records=records)
+    fits = fit_symbolic(curves.x.double(), torch.nn.functional.silu(curves.x.double()))
+    with replace_by_symbol(model, curves, fits):
+        replaced = logits(model, batch)
+    assert 0 < (replaced - before).abs().max() < 1e-3
+    with pytest.raises(ShapeError, match="There are 24 curves and 2 fits"), replace_by_symbol(model, curves, fits[:2]):
+        pass
+
+
+def test_where_a_formula_has_no_value_the_edge_stays(make_bent, batch):
+    model = make_bent()
+    before = logits(model, batch)
+    with edit_edge(model, EdgeRef(SITE, "act", 0, 0), lambda x: x * float("nan")):
+        assert torch.equal(logits(model, batch), before)
+
+
+def test_bad_input(make_bent, batch):
+    model = make_bent("llama", CONFIGS["full"])
+    before = logits(model, batch)
+    for ref, message in {
+        EdgeRef(SITE, "up", 16, 0): "up has no input 16: choose from 0 to 15",
+        EdgeRef(SITE, "up", 0, 24): "up has no output 24: choose from 0 to 23",
+        EdgeRef(SITE, "act", 0, 1): "act has no weights: the edge of input 0 has output 0, not 1",
+        EdgeRef("elsewhere", "up", 0, 0): "No site with curves is at 'elsewhere'",
+    }.items():
+        with pytest.raises(SlotError, match=message), ablate(model, [EdgeRef(SITE, "up", 0, 0), ref]):
+            pass
+    assert torch.equal(logits(model, batch), before)
