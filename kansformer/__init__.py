@@ -3,6 +3,7 @@
 from kansformer.config import KANConfig
 from kansformer.conversion import convert, is_converted, plan_conversion, revert
 from kansformer.hub import register_loader
+from kansformer.interp import edge_curves, edge_scores, record_edges
 from kansformer.nn import (
     GatedKANFeedForward,
     KANFeedForward,
@@ -14,6 +15,7 @@ from kansformer.nn import (
     update_grid,
 )
 from kansformer.ops import available_backends, set_backend
+from kansformer.symbolic import fit_symbolic
 from kansformer.training.trainer_groups import register_groups
 from kansformer.version import __version__ as __version__
 
@@ -28,9 +30,13 @@ __all__ = [
     "LearnedActivation",
     "available_backends",
     "convert",
+    "edge_curves",
+    "edge_scores",
+    "fit_symbolic",
     "is_converted",
     "optimizer_groups",
     "plan_conversion",
+    "record_edges",
     "refine_grid",
     "revert",
     "set_backend",
