@@ -3,6 +3,7 @@
 from kansformer.interp.curves import EdgeCurves, edge_curves
 from kansformer.interp.edits import ablate, edit_edge, replace_by_symbol, replace_edges
 from kansformer.interp.places import EdgeRef, Place, find_place, find_places
+from kansformer.interp.pruning import PruneResult, drop_straight_curves, prune, sparsity_curve
 from kansformer.interp.recording import EdgeRecords, RecordedSlot, record_edges
 from kansformer.interp.scores import EdgeScores, edge_scores
 
@@ -12,14 +13,18 @@ __all__ = [
     "EdgeRef",
     "EdgeScores",
     "Place",
+    "PruneResult",
     "RecordedSlot",
     "ablate",
+    "drop_straight_curves",
     "edge_curves",
     "edge_scores",
     "edit_edge",
     "find_place",
     "find_places",
+    "prune",
     "record_edges",
     "replace_by_symbol",
     "replace_edges",
+    "sparsity_curve",
 ]

@@ -130,13 +130,13 @@ class RecordedSlot:
         self._require_tokens()
         return torch.quantile(self.sample, torch.tensor(levels), dim=0)
 
-    def means(self) -> Tensor:
-        """Mean of every edge, (I, O), float64; O is 1 where there are no weights."""
-        return self._moments()[0]
+    def means(self, *, learned_only: bool = False) -> Tensor:
+        """Mean of every edge, or of its learned curve alone, (I, O), float64; O is 1 where there are no weights."""
+        return self._moments(learned_only)[0]
 
-    def variances(self) -> Tensor:
-        """Variance of every edge, (I, O), float64."""
-        return self._moments()[1]
+    def variances(self, *, learned_only: bool = False) -> Tensor:
+        """Variance of every edge, or of its learned curve alone, (I, O), float64."""
+        return self._moments(learned_only)[1]
 
     def shares(self) -> Tensor:
         """Variance of every edge as a share of the sum at its node, (I, O); 1 where there are no weights.
@@ -150,7 +150,7 @@ class RecordedSlot:
         return torch.where(total > 0, variances / total, 0.0)
 
     @torch.no_grad()
-    def _moments(self) -> tuple[Tensor, Tensor]:
+    def _moments(self, learned_only: bool) -> tuple[Tensor, Tensor]:
         self._require_tokens()
         mean_IF = self._sums_IF / self.tokens
         covariance_IFF = self._products_IFF / self.tokens - mean_IF.unsqueeze(-1) * mean_IF.unsqueeze(-2)
@@ -158,6 +158,8 @@ class RecordedSlot:
         for start in range(0, len(mean_IF), INPUT_CHUNK):
             chunk = slice(start, start + INPUT_CHUNK)
             weights_IOF = edge_weights(self.place.module, chunk).cpu().double()
+            if learned_only:
+                weights_IOF[..., 0] = 0
             means.append((weights_IOF @ mean_IF[chunk].unsqueeze(-1)).squeeze(-1))
             variances.append(((weights_IOF @ covariance_IFF[chunk]) * weights_IOF).sum(-1).clamp(min=0))
         return torch.cat(means), torch.cat(variances)

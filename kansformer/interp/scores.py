@@ -21,6 +21,7 @@ from kansformer.interp.recording import EdgeRecords, record_edges
 if TYPE_CHECKING:
     import pandas
 
+SCORES = ("variance", "share", "learned_variance", "attribution", "learned_attribution")
 # Inputs whose features and edges are held at once.
 INPUT_CHUNK = 64
 
@@ -33,26 +34,29 @@ class EdgeScores:
         place: the slot.
         variance: of φ_oi(x_i) over the tokens.
         share: that variance as a share of the sum at the edge's node.
+        learned_variance: of the learned curve s_oi alone, without the base.
         attribution: first-order estimate of the loss's change if φ_oi were replaced by its mean, per token, absolute.
-            None where no labels were given.
+            None where it was not asked for.
+        learned_attribution: the same if the edge became its base alone, as `prune` makes it.
     """
 
     place: Place
     variance: Tensor
     share: Tensor
-    attribution: Tensor | None
+    learned_variance: Tensor
+    attribution: Tensor | None = None
+    learned_attribution: Tensor | None = None
 
     def to_pandas(self) -> pandas.DataFrame:
-        """One row per edge: site, slot, input, output, variance, share, attribution."""
+        """One row per edge: site, slot, input, output, and a column per score."""
         import pandas
 
         inputs, outputs = self.variance.shape
         numbers = torch.arange(inputs).repeat_interleave(outputs)
         columns: dict[str, Any] = {"site": self.place.site, "slot": self.place.slot, "input": numbers.numpy()}
         columns["output"] = torch.arange(outputs).repeat(inputs).numpy() if self.place.num_outputs > 1 else numbers
-        columns |= {"variance": self.variance.flatten().numpy(), "share": self.share.flatten().numpy()}
-        if self.attribution is not None:
-            columns["attribution"] = self.attribution.flatten().numpy()
+        scores = {name: getattr(self, name) for name in SCORES}
+        columns |= {name: values.flatten().numpy() for name, values in scores.items() if values is not None}
         return pandas.DataFrame(columns)
 
 
@@ -83,14 +87,20 @@ def edge_scores(
         raise DataError(f"No token of these batches reached {len(records.unreached)} slots, such as {site}/{slot}.")
     attributions = _attributions(model, batches, records) if attribution else {}
     return {
-        key: EdgeScores(slot.place, slot.variances(), slot.shares(), attributions.get(key))
+        key: EdgeScores(
+            slot.place,
+            slot.variances(),
+            slot.shares(),
+            slot.variances(learned_only=True),
+            *attributions.get(key, (None, None)),
+        )
         for key, slot in records.items()
     }
 
 
-def _attributions(model: nn.Module, batches: list, records: EdgeRecords) -> dict[tuple[str, str], Tensor]:
-    """|Σ_n g_no (φ_oi(x_ni) - mean φ_oi)| / N with g the loss's gradient by the layer's output."""
-    sums = {key: torch.zeros_like(slot.variances()) for key, slot in records.items()}
+def _attributions(model: nn.Module, batches: list, records: EdgeRecords) -> dict[tuple[str, str], tuple]:
+    """With g the loss's gradient by a layer's output: |Σ_n g_no (φ_oi(x_ni) - mean φ_oi)| / N and |Σ_n g_no s_oi| / N."""
+    sums = {key: torch.zeros(2, *slot.variances().shape, dtype=torch.float64) for key, slot in records.items()}
     places = {(p.site, p.slot): p for p in find_places(model)}
     means = {key: slot.means() for key, slot in records.items()}
 
@@ -127,12 +137,12 @@ def _attributions(model: nn.Module, batches: list, records: EdgeRecords) -> dict
     finally:
         for handle in handles:
             handle.remove()
-    return {key: total.abs() / records[key].tokens for key, total in sums.items()}
+    return {key: tuple(total.abs() / records[key].tokens) for key, total in sums.items()}
 
 
 @torch.no_grad()
 def _gradient_sums(module: Any, x_NI: Tensor, g_NO: Tensor, mean_IO: Tensor) -> Tensor:
-    """Σ_n g_no (φ_oi(x_ni) - mean φ_oi), (I, O), float64 on the CPU."""
+    """Σ_n g_no (φ_oi(x_ni) - mean φ_oi) and Σ_n g_no s_oi(x_ni), (2, I, O), float64 on the CPU."""
     parts = []
     diagonal = not hasattr(module, "out_features")
     for start in range(0, module.in_features, INPUT_CHUNK):
@@ -143,9 +153,12 @@ def _gradient_sums(module: Any, x_NI: Tensor, g_NO: Tensor, mean_IO: Tensor) -> 
             products_IOF = (features_NIF * g_NO[:, chunk].unsqueeze(-1)).sum(dim=0).unsqueeze(1)
         else:
             products_IOF = torch.einsum("nif,no->iof", features_NIF, g_NO.to(features_NIF))
-        parts.append((products_IOF * weights_IOF).sum(-1).cpu().double())
+        terms_IOF = (products_IOF * weights_IOF).cpu().double()
+        parts.append(torch.stack([terms_IOF.sum(-1), terms_IOF[..., 1:].sum(-1)]))
     total_O = g_NO.sum(dim=0).cpu().double()
-    return torch.cat(parts) - mean_IO * (total_O.unsqueeze(1) if diagonal else total_O)
+    sums = torch.cat(parts, dim=1)
+    sums[0] -= mean_IO * (total_O.unsqueeze(1) if diagonal else total_O)
+    return sums
 
 
 @contextmanager

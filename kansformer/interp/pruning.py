@@ -1,0 +1,160 @@
+"""Straighten the curves that matter least, and take straight curves out of the model for good.
+
+Shape letters: I inputs, O outputs, P curves of the input axis, R rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from kansformer.conversion.drop import drop_slots
+from kansformer.errors import ConfigError
+from kansformer.interp.places import Place, find_places
+from kansformer.interp.scores import EdgeScores
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass
+class PruneResult:
+    """What `prune` did; `undo()` takes it back.
+
+    Args:
+        straightened: learned curves that are zero now and were not before.
+        curves: learned curves of the model.
+        threshold: the highest score that was straightened.
+    """
+
+    straightened: int
+    curves: int
+    threshold: float
+    _before: list[tuple[nn.Parameter, Tensor]]
+
+    @torch.no_grad()
+    def undo(self) -> None:
+        """Put the coefficients back, to the bit."""
+        for parameter, values in self._before:
+            parameter.copy_(values)
+        self._before = []
+
+
+@torch.no_grad()
+def prune(
+    model: nn.Module, scores: Mapping[tuple[str, str], EdgeScores], *, sparsity: float, by: str = "learned_attribution"
+) -> PruneResult:
+    """Make the curves with the lowest scores straight, in place, everywhere in the model at once.
+
+    The base of every edge stays, so an activation becomes the plain one again and an edge its weight. Curves that
+    several edges share (`channel`, `group`, and the components of `low_rank`) have the sum of their edges' scores.
+
+    Args:
+        model: converted, or with KAN modules.
+        scores: of `edge_scores`, for all of its slots.
+        sparsity: share of the model's learned curves to straighten, from 0 to 1.
+        by: `learned_attribution`, which follows the loss, or `learned_variance`, which needs no labels.
+
+    Returns:
+        What was done, with `undo`.
+
+    Raises:
+        ConfigError: a setting is out of range, or a slot has no such score.
+    """
+    if not 0 <= sparsity <= 1:
+        raise ConfigError(f"sparsity must be from 0 to 1, got {sparsity!r}.")
+    if by not in ("learned_attribution", "learned_variance"):
+        raise ConfigError(f"Unknown score {by!r}. Choose learned_attribution or learned_variance.")
+    places = find_places(model)
+    per_curve = [_curve_scores(place, scores, by) for place in places]
+    count = sum(score.numel() for score in per_curve)
+    chosen = round(sparsity * count)
+    if not chosen:
+        return PruneResult(0, count, 0.0, [])
+    everything = torch.cat([score.flatten() for score in per_curve])
+    order = everything.argsort(stable=True)
+    straight = torch.zeros(count, dtype=torch.bool)
+    straight[order[:chosen]] = True
+    before, changed = [], 0
+    for place, flags in zip(places, straight.split([score.numel() for score in per_curve]), strict=True):
+        coefficients = place.module.coefficients
+        curves = _with_curves_first(coefficients)
+        flags = flags.to(coefficients.device)
+        changed += int((curves[flags] != 0).any(-1).sum())
+        before.append((coefficients, coefficients.detach().clone()))
+        kept = (~flags).reshape(len(coefficients), *(() if coefficients.ndim == 2 else (coefficients.shape[2],)))
+        coefficients.mul_(kept.unsqueeze(1).to(coefficients.dtype))
+    return PruneResult(changed, count, float(everything[order[chosen - 1]]), before)
+
+
+def sparsity_curve(
+    model: nn.Module,
+    scores: Mapping[tuple[str, str], EdgeScores],
+    evaluate: Callable[[], float],
+    *,
+    levels: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0),
+    by: str = "learned_attribution",
+) -> pandas.DataFrame:
+    """The loss at several sparsities; the model is afterwards as it was.
+
+    Args:
+        model, scores, by: as in `prune`.
+        evaluate: gives the model's loss as it is when called.
+        levels: sparsities.
+
+    Returns:
+        One row per level: sparsity, straightened, loss.
+    """
+    import pandas
+
+    rows = []
+    for level in levels:
+        result = prune(model, scores, sparsity=level, by=by)
+        try:
+            rows.append({"sparsity": level, "straightened": result.straightened, "loss": evaluate()})
+        finally:
+            result.undo()
+    return pandas.DataFrame(rows)
+
+
+def drop_straight_curves(model: nn.Module) -> list[tuple[str, str]]:
+    """Take the curves out of every slot in which all are straight, in place: the plain layers are back there.
+
+    The model computes the same, is smaller and faster, and saves as a converted model with fewer slots; with none
+    left it is plain again.
+
+    Returns:
+        (site, slot) of what was taken out.
+
+    Raises:
+        ConversionStateError: the model was not made by `convert`.
+    """
+    places = [place for place in find_places(model) if not place.module.coefficients.any()]
+    drop_slots(model, [place.path for place in places])
+    return [(place.site, place.slot) for place in places]
+
+
+def _curve_scores(place: Place, scores: Mapping[tuple[str, str], EdgeScores], by: str) -> Tensor:
+    """One score per learned curve: (P,), (I, O) or (I, R), flat in the order of `_with_curves_first`."""
+    found = scores.get((place.site, place.slot))
+    values_IO = getattr(found, by, None)
+    if values_IO is None:
+        raise ConfigError(f"{place.site}/{place.slot} has no {by}. Make the scores of this model by edge_scores.")
+    edges = place.module.curves.edges
+    if edges == "full":
+        return values_IO.flatten()
+    if edges == "low_rank":  # an edge's score is shared out among its components by their size in it
+        size_IRO = place.module.coefficients.norm(dim=1).unsqueeze(-1) * place.module.mix.abs()
+        share_IRO = size_IRO / size_IRO.sum(dim=1, keepdim=True).clamp(min=torch.finfo(size_IRO.dtype).tiny)
+        return torch.einsum("iro,io->ir", share_IRO.cpu().double(), values_IO.double()).flatten()
+    per_input = values_IO.sum(dim=1)
+    return per_input.reshape(len(place.module.coefficients), -1).sum(dim=1)
+
+
+def _with_curves_first(coefficients: Tensor) -> Tensor:
+    """(P, C) as it is; (I, C, O) as (I·O, C)."""
+    return coefficients if coefficients.ndim == 2 else coefficients.transpose(1, 2).flatten(0, 1)

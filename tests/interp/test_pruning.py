@@ -1,0 +1,71 @@
+"""Pruning: the least curves become straight, all comes back, and straight slots leave the model for good."""
+
+import pytest
+import torch
+from interp_models import CONFIGS
+
+from kansformer.errors import ConfigError
+from kansformer.interp import drop_straight_curves, edge_scores, find_places, prune, sparsity_curve
+
+
+def coefficients_of(model):
+    return [place.module.coefficients.detach().clone() for place in find_places(model)]
+
+
+@pytest.mark.parametrize("settings", CONFIGS)
+def test_a_share_is_straightened_and_comes_back(settings, make_bent, batch):
+    model = make_bent("llama", CONFIGS[settings])
+    scores = edge_scores(model, batch)
+    before = coefficients_of(model)
+    result = prune(model, scores, sparsity=0.4)
+    straight = sum(
+        int((~c.transpose(1, -1).any(-1) if c.ndim == 3 else ~c.any(-1)).sum()) for c in coefficients_of(model)
+    )
+    assert result.straightened == straight == round(0.4 * result.curves)
+    result.undo()
+    assert all(torch.equal(now, then) for now, then in zip(coefficients_of(model), before, strict=True))
+    prune(model, scores, sparsity=1.0)
+    assert not any(values.any() for values in coefficients_of(model))
+
+
+def test_the_attribution_chooses_better_than_chance(make_bent, batch):
+    model = make_bent("llama", CONFIGS["full"])
+    scores = edge_scores(model, batch)
+    flipped = {k: type(s)(**{**vars(s), "learned_attribution": -s.learned_attribution}) for k, s in scores.items()}
+
+    def loss():
+        with torch.no_grad():
+            return model(**batch).loss.item()
+
+    full = loss()
+    least, most = (sparsity_curve(model, s, loss, levels=(0.0, 0.5)) for s in (scores, flipped))
+    assert least["loss"][0] == most["loss"][0] == full == loss()
+    assert abs(least["loss"][1] - full) < abs(most["loss"][1] - full)
+
+
+def test_straight_slots_leave_the_model(make_bent, batch, tmp_path):
+    model = make_bent()
+    scores = edge_scores(model, batch)
+    with torch.no_grad():
+        model.model.layers[0].mlp.act_fn.coefficients.zero_()
+    before, count = model(**batch).logits, sum(p.numel() for p in model.parameters())
+    assert drop_straight_curves(model) == [("model.layers.0.mlp", "act")]
+    assert torch.equal(model(**batch).logits, before)
+    assert sum(p.numel() for p in model.parameters()) == count - 24 * 8
+    model.save_pretrained(tmp_path)
+    assert torch.equal(type(model).from_pretrained(tmp_path)(**batch).logits, before)
+    prune(model, scores, sparsity=1.0)
+    assert len(drop_straight_curves(model)) == 1
+    assert not hasattr(model.config, "quantization_config")
+
+
+def test_bad_input(make_bent, batch):
+    model = make_bent()
+    scores = edge_scores(model, batch, attribution=False)
+    with pytest.raises(ConfigError, match="sparsity must be from 0 to 1, got 2"):
+        prune(model, scores, sparsity=2)
+    with pytest.raises(ConfigError, match="Unknown score 'r2'. Choose learned_attribution or learned_variance"):
+        prune(model, scores, sparsity=0.5, by="r2")
+    with pytest.raises(ConfigError, match=r"model.layers.0.mlp/act has no learned_attribution. Make the scores"):
+        prune(model, scores, sparsity=0.5)
+    assert prune(model, scores, sparsity=0.5, by="learned_variance").straightened == 24
