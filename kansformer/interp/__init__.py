@@ -6,15 +6,18 @@ from kansformer.interp.places import EdgeRef, Place, find_place, find_places
 from kansformer.interp.pruning import PruneResult, drop_straight_curves, prune, sparsity_curve
 from kansformer.interp.recording import EdgeRecords, RecordedSlot, record_edges
 from kansformer.interp.scores import EdgeScores, edge_scores
+from kansformer.interp.summary import ModelSummary, SlotSummary, summarize
 
 __all__ = [
     "EdgeCurves",
     "EdgeRecords",
     "EdgeRef",
     "EdgeScores",
+    "ModelSummary",
     "Place",
     "PruneResult",
     "RecordedSlot",
+    "SlotSummary",
     "ablate",
     "drop_straight_curves",
     "edge_curves",
@@ -27,4 +30,5 @@ __all__ = [
     "replace_by_symbol",
     "replace_edges",
     "sparsity_curve",
+    "summarize",
 ]

@@ -123,9 +123,7 @@ def edge_curves(
     module = place.module
     chosen_inputs = _channels(inputs, module.in_features, place, "input")
     chosen_outputs = _channels(outputs, place.num_outputs, place, "output") if place.num_outputs > 1 else None
-    lower, upper = _ranges(place, records)
-    unit_S = torch.linspace(0, 1, points, dtype=torch.float64)
-    x_IS = (lower[:, None] + (upper - lower)[:, None] * unit_S)[chosen_inputs]
+    x_IS = sample_points(place, records, points)[chosen_inputs]
     y, learned = [], []
     for part, x_iS in zip(chosen_inputs.split(INPUT_CHUNK), x_IS.split(INPUT_CHUNK), strict=True):
         whole, bent = _evaluate(module, part, chosen_outputs, x_iS)
@@ -134,7 +132,7 @@ def edge_curves(
     width = 1 if chosen_outputs is None else len(chosen_outputs)
     edge_inputs = chosen_inputs.repeat_interleave(width)
     edge_outputs = chosen_inputs if chosen_outputs is None else chosen_outputs.repeat(len(chosen_inputs))
-    x_ES = x_IS.repeat_interleave(width, dim=0).float()
+    x_ES = x_IS.repeat_interleave(width, dim=0)
     return EdgeCurves(place, edge_inputs, edge_outputs, x_ES, torch.cat(y), torch.cat(learned))
 
 
@@ -146,6 +144,17 @@ def _evaluate(module: Any, inputs_i: Tensor, outputs: Tensor | None, x_iS: Tenso
     learned = weights_ioF[..., 1:] @ features_iSF[..., 1:].mT
     whole = learned + weights_ioF[..., :1] @ features_iSF[..., :1].mT
     return whole.flatten(0, 1).cpu().float(), learned.flatten(0, 1).cpu().float()
+
+
+def sample_points(place: Place, records: EdgeRecords | None, points: int) -> Tensor:
+    """Equally spaced points on the recorded range of every input, or on its domain; (I, S), float32.
+
+    Raises:
+        DataError: the records hold no token for this slot.
+    """
+    lower, upper = _ranges(place, records)
+    unit_S = torch.linspace(0, 1, points, dtype=torch.float64)
+    return (lower[:, None] + (upper - lower)[:, None] * unit_S).float()
 
 
 def _ranges(place: Place, records: EdgeRecords | None) -> tuple[Tensor, Tensor]:

@@ -99,7 +99,7 @@ def edge_scores(
 
 
 def _attributions(model: nn.Module, batches: list, records: EdgeRecords) -> dict[tuple[str, str], tuple]:
-    """With g the loss's gradient by a layer's output: |Σ_n g_no (φ_oi(x_ni) - mean φ_oi)| / N and |Σ_n g_no s_oi| / N."""
+    """With g = ∂loss/∂output: |Σ_n g_no (φ_oi(x_ni) - mean φ_oi)| / N and |Σ_n g_no s_oi| / N."""
     sums = {key: torch.zeros(2, *slot.variances().shape, dtype=torch.float64) for key, slot in records.items()}
     places = {(p.site, p.slot): p for p in find_places(model)}
     means = {key: slot.means() for key, slot in records.items()}

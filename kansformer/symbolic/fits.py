@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,11 @@ class SymbolicFits:
     def __getitem__(self, index: Any) -> SymbolicFits:
         chosen = torch.as_tensor(range(len(self))[index] if isinstance(index, slice) else index).reshape(-1)
         return SymbolicFits(self.library, *(getattr(self, name)[chosen] for name in _COLUMNS))
+
+    @classmethod
+    def cat(cls, parts: Sequence[SymbolicFits]) -> SymbolicFits:
+        """One table from several of the same library."""
+        return cls(parts[0].library, *(torch.cat([getattr(part, name) for part in parts]) for name in _COLUMNS))
 
     def __str__(self) -> str:
         counts = ", ".join(f"{name} {count}" for name, count in self.families().items())

@@ -1,0 +1,93 @@
+"""The audit: every edge has a row, aggregates stand beside a random control, and the model stays as it is."""
+
+import json
+
+import pytest
+import torch
+from interp_models import CONFIGS
+
+from kansformer.errors import ConfigError, ConversionStateError, DataError
+from kansformer.interp import edge_curves, record_edges, summarize
+from kansformer.interp.places import find_places
+from kansformer.interp.summary import control_curves
+from kansformer.symbolic import KAN_LIBRARY
+
+
+@pytest.mark.parametrize("settings", CONFIGS)
+def test_every_edge_has_a_row(settings, make_bent, batch):
+    model = make_bent("llama", CONFIGS[settings])
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    seen = []
+    summary = summarize(model, batch, library=KAN_LIBRARY, progress=lambda *state: seen.append(state))
+    table = summary.to_pandas()
+    edges = sum(place.module.in_features * place.num_outputs for place in find_places(model))
+    assert len(table) == edges == seen[-1][1] == seen[-1][2]
+    assert not table.drop(columns=["function"]).isna().any().any()
+    figures = json.loads(summary.to_json())
+    assert figures["edges"] == edges and figures["tokens"] == 60
+    assert [row["share"] for row in figures["replaced"]] == [0.1, 0.5, 1.0]
+    assert figures["loss"] == pytest.approx(model(**batch).loss.item(), rel=1e-5)
+    assert len(summary.to_markdown().splitlines()) > len(summary.slots)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for m in [model] for module in _own(m))
+
+
+def _own(model):
+    from kansformer.sites.surgery import bends_input
+
+    return [module for module in model.modules() if not bends_input(module)]
+
+
+def test_the_table_is_that_of_the_curves(make_bent, batch):
+    model = make_bent("llama", CONFIGS["full"])
+    site = "model.layers.1.mlp"
+    summary = summarize(model, batch, slots=[(site, "up")])
+    table = summary.to_pandas()
+    with record_edges(model) as records, torch.no_grad():
+        model(**batch)
+    curve = edge_curves(model, site, "up", records=records, inputs=[5], outputs=[9], points=64)
+    row = table[(table["input"] == 5) & (table["output"] == 9)]
+    fitted = summary.slots[0].fits[int(row.index[0])]
+    residual = (fitted.evaluate(curve.x) - curve.y).square().sum() / (curve.y - curve.y.mean()).square().sum()
+    assert 1 - residual.item() == pytest.approx(float(row["r2_fit"].iloc[0]), abs=0.02)
+    assert float(row["lower"].iloc[0]) == pytest.approx(curve.x[0, 0].item())
+
+
+def test_straight_curves_are_their_activation_and_formulas_cost_nothing(make_bent, batch):
+    model = make_bent()
+    with torch.no_grad():
+        for place in find_places(model):
+            place.module.coefficients.zero_()
+    summary = summarize(model, batch)
+    assert summary.coverage() == 1.0
+    assert summary.replaced[-1][2] == pytest.approx(summary.loss, abs=1e-3)
+
+
+@torch.no_grad()
+def test_the_control_is_as_bent_as_the_model(make_bent, batch):
+    model = make_bent("llama", CONFIGS["full"])
+    with record_edges(model) as records:
+        model(**batch)
+    for place in find_places(model):
+        x, y = control_curves(place, records)
+        real = edge_curves(model, place.site, place.slot, records=records)
+        assert len(x) == min(len(real), 2048) or place.num_outputs == 1
+        assert y.std(dim=-1).mean() == pytest.approx(real.y.std(dim=-1).mean().item(), rel=0.5)
+
+
+def test_without_labels_there_is_no_loss(make_bent, batch):
+    summary = summarize(make_bent(), {"input_ids": batch["input_ids"]})
+    assert summary.loss is None and summary.replaced == ()
+    assert "learned_attribution" not in summary.to_pandas()
+
+
+def test_bad_input(make_bent, batch):
+    model = make_bent()
+    with pytest.raises(ConversionStateError, match="no curves to read"):
+        summarize(torch.nn.Linear(2, 2), {})
+    with pytest.raises(DataError, match=r"No token of these batches reached model.layers.0.mlp/act"):
+        summarize(model, [])
+    with pytest.raises(ConfigError, match=r"shares to replace must be from 0 to 1, got \(2,\)"):
+        summarize(model, batch, replace=(2,))
+    with pytest.raises(ConfigError, match=r"\('a', 'act'\) has no curves. Choose from 2, such as"):
+        summarize(model, batch, slots=[("a", "act")])
