@@ -21,7 +21,7 @@ ORDER = [
     {"sites"},
     {"conversion"},
     {"training", "hub", "interp"},
-    {"bench"},
+    {"bench", "views"},
     {"cli"},
 ]
 RANK = {name: rank for rank, row in enumerate(ORDER) for name in row}
@@ -36,6 +36,7 @@ HOMES = {
     "yaml": {"training"},
     "sympy": {"symbolic"},
     "scipy": {"interp"},
+    "plotly": {"views"},
     "typer": {"cli"},
     "rich": {"cli"},
     "transformers": {"sites", "conversion", "training", "hub", "cli"},

@@ -5,7 +5,7 @@ Shape letters: E edges, S sample points, I inputs, O outputs, C coefficients, F 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kansformer.errors import ConfigError, SlotError
-from kansformer.interp.functions import edge_features, edge_weights
+from kansformer.interp.functions import edge_features, edge_weights, pair_weights
 from kansformer.interp.places import EdgeRef, Place, find_place
 from kansformer.interp.recording import EdgeRecords
 
@@ -81,8 +81,7 @@ class EdgeCurves:
         from scipy.interpolate import BSpline
 
         i, o = int(self.inputs[index]), int(self.outputs[index])
-        output = slice(o, o + 1) if hasattr(module, "out_features") else slice(None)
-        coefficients_C = edge_weights(module, slice(i, i + 1), output)[0, 0, 1:].detach().double().cpu()
+        coefficients_C = pair_weights(module, torch.tensor([i]), torch.tensor([o]))[0, 1:].detach().double().cpu()
         lower, upper = module.domain[i * len(module.domain) // module.in_features].double().tolist()
         steps = torch.arange(-basis.order, basis.grid_size + basis.order + 1, dtype=torch.float64)
         knots = lower + (upper - lower) / basis.grid_size * steps
@@ -136,6 +135,21 @@ def edge_curves(
     return EdgeCurves(place, edge_inputs, edge_outputs, x_ES, torch.cat(y), torch.cat(learned))
 
 
+@torch.no_grad()
+def pair_curves(
+    place: Place, inputs: Tensor, outputs: Tensor, *, records: Mapping | None = None, points: int = 64
+) -> EdgeCurves:
+    """Sample single edges of a slot, in the order given; arguments as in `edge_curves`."""
+    module = place.module
+    x_ES = sample_points(place, records, points)[inputs]
+    device = module.coefficients.device
+    weights_EF = pair_weights(module, inputs.to(device), outputs.to(device)).cpu()
+    features_ESF = edge_features(module, x_ES.mT.to(device), inputs.to(device)).transpose(0, 1).cpu()
+    base = features_ESF[..., 0] * weights_EF[:, :1]
+    learned = torch.einsum("esf,ef->es", features_ESF[..., 1:], weights_EF[:, 1:])
+    return EdgeCurves(place, inputs, outputs, x_ES, base + learned, learned)
+
+
 def _evaluate(module: Any, inputs_i: Tensor, outputs: Tensor | None, x_iS: Tensor) -> tuple[Tensor, Tensor]:
     """Edges and their learned parts, each (i·o, S)."""
     inputs_i = inputs_i.to(module.coefficients.device)
@@ -146,7 +160,7 @@ def _evaluate(module: Any, inputs_i: Tensor, outputs: Tensor | None, x_iS: Tenso
     return whole.flatten(0, 1).cpu().float(), learned.flatten(0, 1).cpu().float()
 
 
-def sample_points(place: Place, records: EdgeRecords | None, points: int) -> Tensor:
+def sample_points(place: Place, records: Mapping | None, points: int) -> Tensor:
     """Equally spaced points on the recorded range of every input, or on its domain; (I, S), float32.
 
     Raises:
@@ -157,7 +171,7 @@ def sample_points(place: Place, records: EdgeRecords | None, points: int) -> Ten
     return (lower[:, None] + (upper - lower)[:, None] * unit_S).float()
 
 
-def _ranges(place: Place, records: EdgeRecords | None) -> tuple[Tensor, Tensor]:
+def _ranges(place: Place, records: Mapping | None) -> tuple[Tensor, Tensor]:
     """Lower and upper end for every input, float64."""
     module = place.module
     domain = module.domain.double().cpu().repeat_interleave(module.in_features // len(module.domain), dim=0)

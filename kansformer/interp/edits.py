@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from kansformer.errors import ShapeError, SlotError
 from kansformer.interp.curves import EdgeCurves
-from kansformer.interp.functions import edge_features, edge_weights
+from kansformer.interp.functions import edge_features, pair_weights
 from kansformer.interp.places import EdgeRef, Place, find_place
 from kansformer.interp.recording import EdgeRecords
 from kansformer.symbolic import SymbolicFits
@@ -124,14 +124,12 @@ def replace_edges(
 
 
 def _correction(place: Place, inputs_E: Tensor, outputs_E: Tensor, function: Callable[[Tensor], Tensor]):
-    diagonal = not hasattr(place.module, "out_features")
-
     def hook(module: Any, args: tuple, kwargs: dict, output: Tensor) -> Tensor:
         x_NI = args[0].reshape(-1, args[0].shape[-1])
         # In a gated block activation and product may be one call.
         factor = args[1] if len(args) > 1 else kwargs.get("factor")
         inputs, outputs = inputs_E.to(x_NI.device), outputs_E.to(x_NI.device)
-        weights_EF = edge_weights(module)[inputs, 0] if diagonal else edge_weights(module)[inputs, outputs]
+        weights_EF = pair_weights(module, inputs, outputs)
         changes = []
         for part in x_NI.split(CHUNK):
             x_NE = part[:, inputs].to(torch.promote_types(part.dtype, torch.float32))

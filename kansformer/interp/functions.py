@@ -56,6 +56,24 @@ def edge_weights(module: Any, inputs: slice | Tensor = ALL, outputs: slice | Ten
     return torch.cat([base_IO.unsqueeze(1), coefficients_ICO], dim=1).mT
 
 
+def pair_weights(module: Any, inputs_E: Tensor, outputs_E: Tensor) -> Tensor:
+    """a_iof of single edges, (E, F); outputs mean nothing where the module has no weights."""
+    dtype = torch.promote_types(module.coefficients.dtype, torch.float32)
+    if module.curves.bends_input:
+        shape_EF = torch.nn.functional.pad(
+            _per_input(module, module.coefficients)[inputs_E].to(dtype), (1, 0), value=1.0
+        )
+        if not hasattr(module, "out_features"):
+            return shape_EF
+        return weight_IO(module)[inputs_E, outputs_E].to(dtype).unsqueeze(-1) * shape_EF
+    if module.curves.edges == "low_rank":
+        mix_ER = module.mix[:, outputs_E].mT.to(dtype)
+        coefficients_EC = torch.einsum("ecr,er->ec", module.coefficients[inputs_E].to(dtype), mix_ER)
+    else:
+        coefficients_EC = module.coefficients[inputs_E, :, outputs_E].to(dtype)
+    return torch.cat([weight_IO(module)[inputs_E, outputs_E].to(dtype).unsqueeze(-1), coefficients_EC], dim=-1)
+
+
 def weight_IO(module: Any) -> Tensor:  # noqa: N802 - the shape letters
     """The base weights, inputs first, whichever way the layer keeps them."""
     return module.weight.mT if isinstance(module, torch.nn.Linear) else module.weight

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,10 +21,11 @@ from kansformer.errors import ConfigError, DataError
 from kansformer.interp.curves import edge_curves, sample_points
 from kansformer.interp.edits import replace_edges
 from kansformer.interp.functions import edge_features, edge_weights
+from kansformer.interp.keeping import fingerprint, load_fits, save_fits
 from kansformer.interp.places import EdgeRef, Place, find_places
 from kansformer.interp.recording import EdgeRecords, RecordedSlot, record_edges
 from kansformer.interp.scores import EdgeScores, edge_scores
-from kansformer.symbolic import SymbolicFits, SymbolLibrary, fit_symbolic
+from kansformer.symbolic import LIBRARY, SymbolicFits, SymbolLibrary, fit_symbolic
 
 if TYPE_CHECKING:
     import pandas
@@ -171,6 +173,7 @@ def summarize(
     library: SymbolLibrary | None = None,
     slots: Collection[tuple[str, str]] | None = None,
     replace: Sequence[float] = (0.1, 0.5, 1.0),
+    kept: Path | None = None,
     progress: Progress | None = None,
 ) -> ModelSummary:
     """Audit every edge of a model: what goes into it, how much it matters, which function it is.
@@ -181,6 +184,8 @@ def summarize(
         library: functions to choose from; None is all of `kansformer.symbolic.LIBRARY`.
         slots: (site, slot) pairs to audit; None is all.
         replace: shares of the edges, the best-fitted first, that are put in place of their formulas to see the loss.
+        kept: a folder for the fits of every slot as they come; a later call with the same model, inputs and library
+            takes them from there. None keeps nothing.
         progress: called as slots are fitted.
 
     Returns:
@@ -192,6 +197,7 @@ def summarize(
         DataError: no token reaches a slot, or an input of a curve is not finite.
     """
     begin = time.perf_counter()
+    library = LIBRARY if library is None else library
     batches = [batches] if isinstance(batches, Mapping) else list(batches)
     if not all(0 <= share <= 1 for share in replace):
         raise ConfigError(f"The shares to replace must be from 0 to 1, got {tuple(replace)}.")
@@ -205,16 +211,22 @@ def summarize(
     scores = edge_scores(model, batches, attribution=labelled and _has_gradient(model))
     total, done, summaries = sum(_num_edges(place) for place in places), 0, []
     for place in places:
-        fits = []
-        for chunk in _input_chunks(place):
-            curves = edge_curves(model, place.site, place.slot, records=records, inputs=chunk, points=POINTS)
-            fits.append(fit_symbolic(curves.x, curves.y, library=library))
-            done += len(curves)
-            if progress is not None:
-                progress(f"{place.site}/{place.slot}", done, total)
-        control = fit_symbolic(*control_curves(place, records), library=library)
         key = (place.site, place.slot)
-        summaries.append(SlotSummary(place, records[key], scores[key], SymbolicFits.cat(fits), control))
+        file = None if kept is None else kept / f"{fingerprint(place, records[key], library)}.parquet"
+        fits = None if file is None else load_fits(file, library, _num_edges(place))
+        if fits is None:
+            parts = []
+            for chunk in _input_chunks(place):
+                curves = edge_curves(model, *key, records=records, inputs=chunk, points=POINTS)
+                parts.append(fit_symbolic(curves.x, curves.y, library=library))
+                if progress is not None:
+                    progress(f"{place.site}/{place.slot}", done + sum(map(len, parts)), total)
+            fits = SymbolicFits.cat(parts)
+            if file is not None:
+                save_fits(fits, file)
+        done += len(fits)
+        control = fit_symbolic(*control_curves(place, records), library=library)
+        summaries.append(SlotSummary(place, records[key], scores[key], fits, control))
     loss = _run(model, batches) if labelled else None
     replaced = _replaced_losses(model, batches, summaries, replace) if labelled and total <= MOST_REPLACED else ()
     tokens = next(iter(records.values())).tokens

@@ -7,7 +7,8 @@ from interp_models import CONFIGS
 
 from kansformer import KANConfig
 from kansformer.errors import ConfigError, SlotError
-from kansformer.interp import EdgeRef, edge_curves, record_edges
+from kansformer.interp import EdgeRef, edge_curves, find_places, record_edges
+from kansformer.interp.curves import pair_curves
 
 SITE = "model.layers.1.mlp"
 
@@ -21,6 +22,17 @@ def test_some_edges_are_the_same_as_in_all(make_bent):
     for name in ("x", "y", "learned"):
         torch.testing.assert_close(getattr(some, name), getattr(every, name)[indices])
     assert len(every) == 16 * 24
+
+
+@pytest.mark.parametrize("settings", CONFIGS)
+def test_single_edges_are_those_of_the_layer(settings, make_bent):
+    for place in find_places(make_bent("llama", CONFIGS[settings])):
+        every = edge_curves(make_bent("llama", CONFIGS[settings]), place.site, place.slot)
+        chosen = torch.tensor([len(every) - 1, 0, len(every) // 3])
+        some = pair_curves(place, every.inputs[chosen], every.outputs[chosen])
+        assert some.refs == [every.refs[index] for index in chosen]
+        for name in ("x", "y", "learned"):
+            torch.testing.assert_close(getattr(some, name), getattr(every, name)[chosen])
 
 
 def test_ranges_are_the_recorded_ones(make_bent, batch):

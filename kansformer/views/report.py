@@ -1,0 +1,159 @@
+"""The audit as one HTML file that works offline: figures, pictures and a table of edges to search.
+
+The page is `report.html` with three insertions: plotly's script, the data as JSON, and the title. Colours of families
+and the layout live there; here is only what the page is told.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kansformer.errors import ConfigError
+from kansformer.interp import ModelSummary, SlotSummary
+from kansformer.interp.curves import pair_curves
+from kansformer.interp.summary import GOOD, POINTS
+
+# Edges whose curves are in the page, the ones that matter most.
+MOST_SHOWN = 2000
+# Points of the cloud of all edges; of more, that many are drawn at random.
+MOST_DOTS = 20_000
+SEED = 0
+
+
+def write_report(summary: ModelSummary, path: str | Path, *, title: str = "What the curves are") -> Path:
+    """Write the report.
+
+    Args:
+        summary: of `summarize`; its model must still be as it was audited.
+        path: of the file; what stands there is replaced when the page is complete.
+        title: of the page.
+
+    Returns:
+        The path.
+
+    Raises:
+        ConfigError: plotly is not installed.
+    """
+    try:
+        plotly_script = importlib.import_module("plotly.offline").get_plotlyjs()
+    except ImportError:
+        raise ConfigError("The report needs plotly. Install it: pip install 'kansformer[report]'.") from None
+    template = (files("kansformer.views") / "report.html").read_text(encoding="utf-8")
+    data = json.dumps(report_data(summary), allow_nan=False, separators=(",", ":")).replace("</", "<\\/")
+    page = template.replace("{{title}}", escape(title)).replace("{{data}}", data).replace("{{plotly}}", plotly_script)
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(page, encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def report_data(summary: ModelSummary) -> dict[str, Any]:
+    """What the page shows, JSON-ready."""
+    score = "attribution" if summary.slots[0].scores.attribution is not None else "variance"
+    names = list(summary.slots[0].fits.library.names)
+    return {
+        "tokens": summary.tokens,
+        "seconds": round(summary.seconds),
+        "loss": summary.loss,
+        "good": GOOD,
+        "coverage": _number(summary.coverage()),
+        "control": _number(summary.coverage(control=True)),
+        "replaced": [list(row) for row in summary.replaced],
+        "functions": names,
+        "score": score,
+        "slots": [slot.aggregate() | {"score": _total(slot, score)} for slot in summary.slots],
+        "dots": _dots(summary, score),
+        "edges": _edges(summary, score),
+    }
+
+
+def _dots(summary: ModelSummary, score: str) -> dict[str, list]:
+    """Score, 1 - R², function and slot of all edges, or of a sample of them."""
+    values = torch.cat([getattr(slot.scores, score).flatten() for slot in summary.slots])
+    r2 = torch.cat([slot.fits.r2 for slot in summary.slots])
+    functions = torch.cat([slot.fits.symbols for slot in summary.slots])
+    slots = torch.cat([torch.full((len(slot.fits),), i) for i, slot in enumerate(summary.slots)])
+    if len(values) > MOST_DOTS:
+        chosen = torch.randperm(len(values), generator=torch.Generator().manual_seed(SEED))[:MOST_DOTS]
+        values, r2, functions, slots = (column[chosen] for column in (values, r2, functions, slots))
+    return {
+        "score": _short(values),
+        "miss": _short((1 - r2).clamp(1e-12, 2)),
+        "function": functions.tolist(),
+        "slot": slots.tolist(),
+    }
+
+
+def _edges(summary: ModelSummary, score: str) -> list[dict[str, Any]]:
+    """The edges that matter most, each with its curve, its fit and the histogram of its inputs."""
+    values = torch.cat([getattr(slot.scores, score).flatten() for slot in summary.slots])
+    starts = torch.tensor([0, *(len(slot.fits) for slot in summary.slots)]).cumsum(0)
+    order = values.argsort(descending=True)[:MOST_SHOWN]
+    of_slot = torch.bucketize(order, starts[1:], right=True)
+    rows: list[dict[str, Any]] = [{}] * len(order)
+    for index in of_slot.unique().tolist():
+        positions = (of_slot == index).nonzero()[:, 0]
+        found = _rows(summary.slots[index], order[positions] - starts[index], score)
+        for position, row in zip(positions.tolist(), found, strict=True):
+            rows[position] = row | {"slot": index}
+    return rows
+
+
+def _rows(slot: SlotSummary, edges: Tensor, score: str) -> list[dict[str, Any]]:
+    place, width = slot.place, slot.place.num_outputs
+    inputs, outputs = edges // width, (edges % width if width > 1 else edges)
+    fits, values = slot.fits[edges], getattr(slot.scores, score).flatten()[edges]
+    curves = pair_curves(place, inputs, outputs, records={(place.site, place.slot): slot.recorded}, points=POINTS)
+    fitted, base = fits.evaluate(curves.x), curves.y - curves.learned
+    domains = place.module.domain.repeat_interleave(place.module.in_features // len(place.module.domain), dim=0)[inputs]
+    return [
+        {
+            "name": str(ref),
+            "score": _number(float(values[e])),
+            "function": int(fits.symbols[e]),
+            "r2": _number(float(fits.r2[e])),
+            "formula": _formula(fits, e),
+            "outside": _number(float(slot.recorded.outside[ref.input])),
+            "from": _number(float(curves.x[e, 0])),
+            "to": _number(float(curves.x[e, -1])),
+            "y": _short(curves.y[e]),
+            "base": _short(base[e]),
+            "fit": _short(fitted[e]),
+            "domain": _short(domains[e]),
+            "histogram": slot.recorded.histogram[ref.input].tolist(),
+        }
+        for e, ref in enumerate(curves.refs)
+    ]
+
+
+def _formula(fits: Any, index: int) -> str:
+    a, b, c, d = (f"{value:.3g}" for value in fits.params[index].tolist())
+    name = fits.names[index]
+    if name == "constant":
+        return d
+    inner = f"({a}·x + {b})".replace("+ -", "- ")
+    written = {"x": inner, "exp": f"exp{inner}"}.get(name) or (
+        name.replace("x", inner) if "x" in name else f"{name}{inner}"
+    )
+    return f"{c}·{written} + {d}".replace("+ -", "- ")
+
+
+def _total(slot: SlotSummary, score: str) -> float | None:
+    return _number(float(getattr(slot.scores, score).sum()))
+
+
+def _number(value: float) -> float | None:
+    return None if value != value else float(f"{value:.4g}")
+
+
+def _short(values: Tensor) -> list[float | None]:
+    return [_number(value) for value in values.tolist()]

@@ -1,0 +1,63 @@
+"""`kansformer explain` writes the four files, keeps what it had when stopped, and says what is wrong."""
+
+import json
+
+import pandas
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from kansformer import KANConfig, convert
+from kansformer.interp import summary
+
+
+@pytest.fixture
+def bent(tiny, tmp_path):
+    model = convert(AutoModelForCausalLM.from_pretrained(tiny), KANConfig())
+    for name, parameter in model.named_parameters():
+        if name.endswith("coefficients"):
+            torch.nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(tmp_path / "bent")
+    AutoTokenizer.from_pretrained(tiny).save_pretrained(tmp_path / "bent")
+    return tmp_path / "bent"
+
+
+def test_four_files(run, bent, text, tmp_path):
+    result = run("explain", bent, "--text", text, "--out", tmp_path / "out", "--block", 32, "--max-tokens", 256)
+    assert result.exit_code == 0, result.output
+    names = {"report.html", "summary.md", "summary.json", "edges.parquet"}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == names
+    figures = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert figures["edges"] == len(pandas.read_parquet(tmp_path / "out" / "edges.parquet"))
+    assert f"{figures['edges']:,} edges in" in result.output and f"Loss {figures['loss']:.4f}" in result.output
+
+
+def test_a_second_call_goes_on_where_the_first_was_stopped(run, bent, text, tmp_path, monkeypatch):
+    arguments = ("explain", bent, "--text", text, "--out", tmp_path / "out", "--block", 32, "--max-tokens", 64)
+    fitted, real = [], summary.fit_symbolic
+
+    def stopping(x, y, **settings):
+        if len(fitted) == 2:  # the first slot and its control are done
+            raise KeyboardInterrupt
+        fitted.append(len(x))
+        return real(x, y, **settings)
+
+    monkeypatch.setattr(summary, "fit_symbolic", stopping)
+    result = run(*arguments)
+    assert result.exit_code == 130 or isinstance(result.exception, (KeyboardInterrupt, SystemExit))
+    assert [file.name for file in (tmp_path / "out").iterdir()] == [".fits"]
+    calls = []
+    monkeypatch.setattr(summary, "fit_symbolic", lambda x, y, **s: (calls.append(len(x)), real(x, y, **s))[1])
+    assert run(*arguments).exit_code == 0
+    figures = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert len(calls) == 2 * len(figures["slots"]) - 1
+
+
+def test_bad_requests_end_in_a_sentence(refused, bent, tiny, text, tmp_path):
+    out = tmp_path / "out"
+    assert "The model has no curves to read" in refused("explain", tiny, "--text", text, "--out", out)
+    assert "No site of this model has 'decoder' in its path" in refused(
+        "explain", bent, "--text", text, "--out", out, "--sites", "decoder"
+    )
+    assert "is a file. Give the folder to write into" in refused("explain", bent, "--text", text, "--out", text)
+    assert not out.exists()
