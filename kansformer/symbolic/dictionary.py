@@ -43,32 +43,34 @@ class Dictionary:
             start = stop
         self._atoms_AS = torch.cat(atoms).to(dtype)
 
-    def best(self, y_ES: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The best candidate of every function for every curve.
-
-        Args:
-            y_ES: centred curves of length 1.
-
-        Returns:
-            a, b and R², each (F, E).
-        """
+    def best_r2(self, y_ES: Tensor) -> Tensor:
+        """R² of the best candidate of every function for every curve, (F, E); curves centred and of length 1."""
         products_AE = self._atoms_AS @ y_ES.mT
-        fits = [
-            _best_of(symbol, pairs, products_AE[rows])
-            for symbol, pairs, rows in zip(self.library, self._pairs, self._slices, strict=True)
-        ]
-        a, b, r2 = zip(*fits, strict=True)
-        return torch.stack(a), torch.stack(b), torch.stack(r2)
+        return torch.stack(
+            [_best(symbol, products_AE[rows]) for symbol, rows in zip(self.library, self._slices, strict=True)]
+        )
+
+    def start(self, function: int, y_ES: Tensor) -> tuple[Tensor, Tensor]:
+        """a and b of the best candidate of one function for every curve, (E,) each."""
+        products_AE = self._atoms_AS[self._slices[function]] @ y_ES.mT
+        squares_EA = _by_pair(self.library[function], products_AE.square_()).mT
+        a, b = self._pairs[function][squares_EA.contiguous().argmax(dim=1)].unbind(-1)
+        return a, b
 
 
-def _best_of(symbol: Symbol, pairs: Tensor, products: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    count = len(pairs)
-    squares = products.square()
+def _best(symbol: Symbol, products_AE: Tensor) -> Tensor:
     if symbol.partner is not None:
-        squares = squares[:count] + squares[count:]
-    r2, index = squares.max(dim=0) if count > 1 else (squares[0], products.new_zeros(products.shape[1]).long())
-    a, b = pairs[index].unbind(-1)
-    return a, b, r2
+        return _by_pair(symbol, products_AE.square()).amax(dim=0)
+    # An index beside the maximum would take ten times as long.
+    return torch.maximum(products_AE.amax(dim=0), -products_AE.amin(dim=0)).square()
+
+
+def _by_pair(symbol: Symbol, squares_AE: Tensor) -> Tensor:
+    """Explained squares of every pair (a, b): with a partner, of the two candidates that belong together."""
+    if symbol.partner is None:
+        return squares_AE
+    half = len(squares_AE) // 2
+    return squares_AE[:half] + squares_AE[half:]
 
 
 def _atoms_of(symbol: Symbol, u_S: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -24,6 +24,8 @@ from kansformer.symbolic.selection import FLOORS, SIMPLICITY, costs
 from kansformer.symbolic.symbol import SymbolLibrary
 
 CHUNK, COARSE_CHUNK, REFINED_CHUNK = 8192, 256, 1024
+# Of the functions to refine for a curve, at least so many are the closest ones whatever they cost.
+CLOSEST = 2
 # Every fourth point is not fitted, and judges the fit.
 HELD_OUT_EVERY, FIRST_HELD_OUT = 4, 2
 FEWEST_POINTS = 8
@@ -103,26 +105,23 @@ def _refined(
     dictionary: Dictionary, u_S: Tensor, y_ES: Tensor, refined: int | None, simplicity: float, floor: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """a, b and R² in float64, each (F, E); an R² of -1 for functions that were not refined."""
-    library, low = dictionary.library, y_ES.float()
-    coarse = [dictionary.best(low[i : i + COARSE_CHUNK]) for i in range(0, len(low), COARSE_CHUNK)]
-    a, b, r2 = (torch.cat(parts, dim=1).double() for parts in zip(*coarse, strict=True))
-    promising = _promising(r2, library, refined, len(u_S), simplicity, floor)
-    best = torch.full_like(r2, -1.0)
-    for index in range(len(library)):
-        rows = promising[index].nonzero()[:, 0]
-        for part in rows.split(REFINED_CHUNK):
-            _refine_rows(library, index, u_S.float(), low, a, b, best, part, STEPS)
-    exact = (best > 1 - EXACT) & promising
+    library, low_S, low = dictionary.library, u_S.float(), y_ES.float()
+    coarse = torch.cat([dictionary.best_r2(part) for part in low.split(COARSE_CHUNK)], dim=1).double()
+    promising = _promising(coarse, library, refined, len(u_S), simplicity, floor)
+    a, b = torch.zeros_like(coarse), torch.zeros_like(coarse)
+    r2 = torch.full_like(coarse, -1.0)
+    for index, symbol in enumerate(library):
+        for rows in promising[index].nonzero()[:, 0].split(REFINED_CHUNK):
+            y = low[rows]
+            start_a, start_b = dictionary.start(index, y)
+            fits = refine(symbol, low_S, y, start_a.float(), start_b.float(), STEPS)
+            a[index, rows], b[index, rows], r2[index, rows] = fits.a.double(), fits.b.double(), fits.r2.double()
+    exact = r2 > 1 - EXACT
     for index in exact.any(dim=1).nonzero()[:, 0].tolist():
-        for part in exact[index].nonzero()[:, 0].split(REFINED_CHUNK):
-            _refine_rows(library, index, u_S, y_ES, a, b, best, part, EXACT_STEPS)
-    return a, b, best
-
-
-def _refine_rows(library, index, u_S, y_ES, a, b, best, rows, steps) -> None:
-    fits = refine(library[index], u_S, y_ES[rows], a[index, rows].to(u_S), b[index, rows].to(u_S), steps)
-    a[index, rows], b[index, rows] = fits.a.double(), fits.b.double()
-    best[index, rows] = fits.r2.double().clamp(max=1.0)
+        for rows in exact[index].nonzero()[:, 0].split(REFINED_CHUNK):
+            fits = refine(library[index], u_S, y_ES[rows], a[index, rows], b[index, rows], EXACT_STEPS)
+            a[index, rows], b[index, rows], r2[index, rows] = fits.a, fits.b, fits.r2
+    return a, b, r2.clamp(max=1.0)
 
 
 def _promising(
@@ -131,12 +130,13 @@ def _promising(
     """Which functions to refine for each curve, (F, E)."""
     if refined is None or refined >= len(library):
         return torch.ones_like(r2, dtype=torch.bool)
-    fixed = torch.tensor([not (symbol.fit_scale or symbol.fit_shift) for symbol in library])
-    chances = costs(r2.clamp(max=1.0), library, points, simplicity, floor)
-    best = torch.zeros_like(r2, dtype=torch.bool)
-    best.scatter_(0, chances.topk(refined, dim=0, largest=False).indices, True)
-    best[fixed] = True  # they cost nothing
-    return best
+    r2 = r2.clamp(max=1.0)
+    chosen = torch.zeros_like(r2, dtype=torch.bool)
+    cheapest = costs(r2, library, points, simplicity, floor).topk(refined, dim=0, largest=False).indices
+    chosen.scatter_(0, cheapest, True)
+    chosen.scatter_(0, r2.topk(min(CLOSEST, refined), dim=0).indices, True)
+    chosen[torch.tensor([not (symbol.fit_scale or symbol.fit_shift) for symbol in library])] = True  # cost nothing
+    return chosen
 
 
 def _judged(

@@ -38,7 +38,7 @@ def refine(symbol: Symbol, u_S: Tensor, y_ES: Tensor, a_E: Tensor, b_E: Tensor, 
         symbol: f.
         u_S: points in [-1, 1].
         y_ES: centred curves of length 1.
-        a_E, b_E: where to begin, from `Dictionary.best`.
+        a_E, b_E: where to begin, from `Dictionary.start`.
         steps: Levenberg-Marquardt steps.
 
     Returns:
@@ -99,10 +99,11 @@ class _Point:
 
     def take(self, other: _Point, where_E: Tensor) -> None:
         """Move to another point for the curves that are better there."""
+        finite = bool((self.ff + other.ff).isfinite().all())
         for name in ("a", "b", "ff", "fy", "r2"):
             setattr(self, name, torch.where(where_E, getattr(other, name), getattr(self, name)))
         for name in ("z_ES", "f_ES"):
-            setattr(self, name, torch.where(where_E[:, None], getattr(other, name), getattr(self, name)))
+            setattr(self, name, _chosen(getattr(self, name), getattr(other, name), where_E, finite))
 
     def _projected(self, slope_ES: Tensor) -> Tensor:
         slope_ES = _centred(slope_ES)
@@ -124,4 +125,11 @@ def _centred(values_ES: Tensor) -> Tensor:
 
 
 def _dot(x_ES: Tensor, y_ES: Tensor) -> Tensor:
-    return torch.einsum("es,es->e", x_ES, y_ES)
+    return torch.linalg.vecdot(x_ES, y_ES)
+
+
+def _chosen(old_ES: Tensor, new_ES: Tensor, new_E: Tensor, finite: bool) -> Tensor:
+    """Rows of the new table where `new_E`, else of the old one."""
+    if finite:  # five times as fast as `where`
+        return torch.lerp(old_ES, new_ES, new_E.to(old_ES.dtype)[:, None])
+    return torch.where(new_E[:, None], new_ES, old_ES)

@@ -13,7 +13,7 @@ from torch import Tensor
 from kansformer.symbolic.symbol import SymbolLibrary
 
 SIMPLICITY = 0.05
-FLOORS = {torch.float32: 1e-11, torch.float64: 1e-15}
+FLOORS = {torch.float32: 1e-11, torch.float64: 1e-13}
 
 
 def costs(r2_FE: Tensor, library: SymbolLibrary, points: int, simplicity: float, floor: float) -> Tensor:

@@ -1,0 +1,210 @@
+"""Naming curves: how many a second, how often rightly, and beside pykan.
+
+    pip install '.[bench]'
+    python benchmarks/symbolic.py
+
+Prints `name value` lines and writes them to `results/symbolic.csv`. Speeds are of B-spline curves with random
+coefficients (G = 5, order 3) on 64 points with the 21 functions of `KAN_LIBRARY`. Recovery: every function with random
+a, b, c and d at which what is special about it lies in the interval, on a seed that no choice was made on (the
+library's settings were chosen on seed 1). pykan's `suggest_symbolic` on the same curves, its R² beside ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import resource
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from kansformer import KANLinear
+from kansformer.interp import edge_curves
+from kansformer.symbolic import KAN_LIBRARY, Symbol, fit_symbolic
+
+OUTPUT = Path(__file__).parent / "results" / "symbolic.csv"
+POINTS = 64
+TUNED_SEED, FRESH_SEED = 1, 2026
+LAYER = (768, 3072)
+
+
+def main() -> None:
+    options = _options()
+    torch.set_num_threads(options.threads)
+    rows: list[tuple[str, float]] = []
+
+    def report(name: str, value: float) -> None:
+        rows.append((name, value))
+        print(f"{name} {value:.6g}", flush=True)
+
+    speeds(report, options.curves, options.rounds)
+    recovery(report, options.each)
+    if options.layer:
+        layer(report)
+    if options.peer:
+        beside_pykan(report, options.peer)
+    with options.out.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("name", "value"), *rows])
+    print(f"Written: {options.out}")
+
+
+def speeds(report: Callable[[str, float], None], curves: int, rounds: int) -> None:
+    """Curves per second, medians of alternating rounds, and what refining four functions misses of refining all."""
+    x, y = random_splines(curves)
+    rates: dict[str, list[float]] = {"four": [], "all": []}
+    fits = {}
+    for _ in range(rounds):
+        for name, refined in (("four", 4), ("all", None)):
+            begin = time.perf_counter()
+            fits[name] = fit_symbolic(x, y, library=KAN_LIBRARY, refined=refined)
+            rates[name].append(curves / (time.perf_counter() - begin))
+    report("curves_per_second_refining_four", statistics.median(rates["four"]))
+    report("curves_per_second_refining_all", statistics.median(rates["all"]))
+    best = {name: found.best_r2.mean().item() for name, found in fits.items()}
+    report("mean_best_r2_refining_four", best["four"])
+    report("mean_best_r2_missed_by_refining_four", best["all"] - best["four"])
+
+
+def recovery(report: Callable[[str, float], None], each: int) -> None:
+    """Share of known functions that are found again, on the seed that was tuned on and on a fresh one."""
+    for seed, label in ((TUNED_SEED, "tuned_seed"), (FRESH_SEED, "fresh_seed")):
+        for noise in (0.0, 0.01, 0.03, 0.1):
+            x, y, truth = known_curves(each, noise, seed)
+            found = fit_symbolic(x, y, library=KAN_LIBRARY).symbols
+            report(f"recovered_noise_{noise:g}_{label}", (found == truth).double().mean().item())
+    x, y, truth = known_curves(each, 0.0, FRESH_SEED)
+    found = fit_symbolic(x, 1e-3 * y, library=KAN_LIBRARY).symbols
+    report("recovered_noise_0_amplitude_1e-3", (found == truth).double().mean().item())
+
+
+def layer(report: Callable[[str, float], None]) -> None:
+    """All edges of one layer with a curve per edge, and the memory that it takes on top."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(KANLinear(*LAYER, domain=(-4.0, 4.0)))
+    before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    good = count = 0
+    for start in tqdm(range(0, LAYER[0], 16), desc="layer", unit="chunk", disable=None):
+        curves = edge_curves(model, "", "0", inputs=range(start, start + 16), points=POINTS)
+        fits = fit_symbolic(curves.x, curves.y, library=KAN_LIBRARY)
+        good, count = good + int((fits.r2 >= 0.99).sum()), count + len(fits)
+    assert count == LAYER[0] * LAYER[1]
+    report("layer_edges", count)
+    report("layer_seconds", time.perf_counter() - begin)
+    report("layer_peak_gib_on_top", (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20)
+    report("layer_random_edges_with_r2_0.99", good / count)
+
+
+def beside_pykan(report: Callable[[str, float], None], count: int) -> None:
+    """pykan names edges one by one; its R² is on all points, so ours is compared on all points too."""
+    from kan import KAN
+
+    torch.manual_seed(0)
+    model = KAN(width=[count, 1], grid=5, k=3, seed=0, auto_save=False, device="cpu")
+    model(2 * torch.rand(POINTS, count) - 1)
+    names = [_pykan_name(symbol.name) for symbol in KAN_LIBRARY if _pykan_name(symbol.name)]
+    theirs, begin = [], time.perf_counter()
+    for i in tqdm(range(count), desc="pykan", unit="edge", disable=None):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _, _, r2, _ = model.suggest_symbolic(0, i, 0, lib=names, verbose=False, weight_simple=0.0)
+        theirs.append(float(r2))
+    seconds = (time.perf_counter() - begin) / count
+    x = model.acts[0].detach().mT
+    y = model.spline_postacts[0][:, 0].detach().mT
+    order = x.argsort(dim=-1)
+    # The edges as curves on an even grid: pykan looks at the points that the data gave.
+    grid = torch.linspace(-1, 1, POINTS)
+    even = torch.stack([_interpolated(x[e][order[e]], y[e][order[e]], grid) for e in range(count)])
+    grid_E = grid.expand(count, -1)
+    begin = time.perf_counter()
+    fits = fit_symbolic(grid_E, even, library=KAN_LIBRARY, refined=None, simplicity=0.0)
+    ours_seconds = (time.perf_counter() - begin) / count
+    report("pykan_seconds_per_edge", seconds)
+    report("speed_ratio_to_pykan_40_edges", seconds / ours_seconds)
+    differences = torch.tensor(theirs) - fits.best_r2
+    report("largest_r2_below_pykan", differences.max().item())
+    report("mean_r2_above_pykan", -differences.mean().item())
+
+
+def random_splines(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """B-spline curves with random coefficients on their domain."""
+    torch.manual_seed(seed)
+    model = torch.nn.Sequential(KANLinear(256, -(-count // 256), base="zero", domain=(-1.0, 1.0)))
+    torch.nn.init.normal_(model[0].coefficients)
+    curves = edge_curves(model, "", "0", points=POINTS)
+    return curves.x[:count], curves.y[:count]
+
+
+def known_curves(each: int, noise: float, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """x, y and the number of the function, `each` curves of every function."""
+    generator = torch.Generator().manual_seed(seed)
+    u = torch.linspace(-1, 1, POINTS, dtype=torch.float64)
+    curves, truth = [], []
+    for index, symbol in enumerate(KAN_LIBRARY):
+        for _ in range(each):
+            a, b = _visible(symbol, generator)
+            c, d = _uniform(generator, 0.5, 3) * _sign(generator), _uniform(generator, -2, 2)
+            y = c * symbol.function(a * u + b) + d
+            curves.append(y + noise * y.std() * torch.randn(POINTS, generator=generator, dtype=torch.float64))
+            truth.append(index)
+    return (0.4 + 1.7 * u).expand(len(curves), -1), torch.stack(curves), torch.tensor(truth)
+
+
+def _visible(symbol: Symbol, generator: torch.Generator) -> tuple[float, float]:
+    """Random a and b at which the function does not look like a simpler one on [-1, 1]."""
+    name = symbol.name
+    if symbol.domain[0] == 0.0:  # roots, logarithms and poles: close to the end of the domain
+        a = _uniform(generator, 0.5, 3)
+        return a * _sign(generator), a * (1 + 10 ** _uniform(generator, -2, -0.3))
+    if name == "tan":
+        return _uniform(generator, 0.7, 1.2), _uniform(generator, -0.25, 0.25)
+    if name == "exp":
+        return _uniform(generator, 1, 4) * _sign(generator), _uniform(generator, -1, 1)
+    if name == "sin":
+        return _uniform(generator, 2, 12), _uniform(generator, -3, 3)
+    widths = {"tanh": (2, 6), "arctan": (2, 6), "gaussian": (2, 6), "silu": (3, 8), "gelu": (3, 8)}
+    a = _uniform(generator, *widths.get(name, (0.5, 3)))
+    return a * _sign(generator), a * _uniform(generator, -0.6, 0.6)
+
+
+def _uniform(generator: torch.Generator, low: float, high: float) -> float:
+    return low + (high - low) * torch.rand(1, generator=generator, dtype=torch.float64).item()
+
+
+def _sign(generator: torch.Generator) -> int:
+    return 1 if torch.rand(1, generator=generator).item() < 0.5 else -1
+
+
+def _pykan_name(name: str) -> str | None:
+    return {"sign": "sgn", "1/sqrt(x)": "1/sqrt(x)", "x^1.5": "x^1.5"}.get(name, name if name not in ABSENT else None)
+
+
+ABSENT = {"silu", "gelu", "relu"}  # pykan's library has no activations
+
+
+def _interpolated(x: Tensor, y: Tensor, grid: Tensor) -> Tensor:
+    index = torch.searchsorted(x.contiguous(), grid).clamp(1, len(x) - 1)
+    share = ((grid - x[index - 1]) / (x[index] - x[index - 1])).clamp(0, 1)
+    return y[index - 1] + share * (y[index] - y[index - 1])
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--curves", type=int, default=65_536, help="for the speed")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--each", type=int, default=200, help="curves of every function, for the recovery")
+    parser.add_argument("--layer", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--peer", type=int, default=40, help="edges that pykan names; 0 leaves it out")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path, default=OUTPUT)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
