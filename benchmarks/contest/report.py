@@ -2,6 +2,7 @@
 
 import csv
 import math
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,15 +84,16 @@ def plot(rows: Sequence[Row], curves: Path, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 5.5), width_ratios=(1, 1.2))
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 7), width_ratios=(1.3, 1))
     seen = _mean_curves(curves)
     shown = ("gelu", "edges-chebyshev", "swiglu", DEFAULT)
     for name, colour in zip(shown, ("0.6", "tab:green", "black", "tab:red"), strict=True):
         points = seen.get((name, LENGTHS[0]))
         if points:
-            left.plot([s for s, _ in points], [v for _, v in points], color=colour, label=VARIANTS[name].title)
-    left.set(xlabel="step", ylabel="training loss, nats per character", ylim=(1.3, 2.6))
-    left.set_title("Loss on text not seen before", fontsize=10)
+            title = _wrapped(VARIANTS[name].title)
+            left.plot([s for s, _ in points], [v for _, v in points], color=colour, label=title)
+    left.set(xlabel="step", ylabel="training loss, nats per character", ylim=(1.4, 2.6))
+    left.set_title("Training, every block of text read once", fontsize=10)
     left.legend(fontsize=8)
 
     swiglu = losses_of(rows, "swiglu", LENGTHS[0])
@@ -100,16 +102,21 @@ def plot(rows: Sequence[Row], curves: Path, path: Path) -> None:
         difference = paired_difference(losses_of(rows, name, LENGTHS[0]), swiglu)
         if name != "swiglu" and difference.pairs:
             error = difference.deviation / math.sqrt(difference.pairs) if difference.pairs > 1 else 0.0
-            bars.append((difference.mean, error, variant.title))
+            bars.append((difference.mean, error, _wrapped(variant.title)))
     bars.sort(reverse=True)
     colours = ["tab:red" if mean < 0 else "0.7" for mean, _, _ in bars]
     right.barh([t for _, _, t in bars], [m for m, _, _ in bars], xerr=[e for _, e, _ in bars], color=colours)
     right.axvline(0, color="black", linewidth=0.8)
-    right.set_xlabel("validation loss minus SwiGLU's, paired seeds, nats (lines: standard error)")
+    right.set_xlabel("nats")
+    right.set_title("Validation loss minus SwiGLU's, and its standard error", fontsize=10)
     right.tick_params(axis="y", labelsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
+
+
+def _wrapped(title: str) -> str:
+    return textwrap.fill(title, width=46)
 
 
 def _mean_curves(path: Path) -> dict[tuple[str, int], list[tuple[int, float]]]:

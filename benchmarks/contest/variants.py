@@ -90,7 +90,7 @@ VARIANTS: dict[str, Variant] = {
         kan={"slots": ["gate", "up"], "edges": "low_rank", "rank": 8, "basis": "chebyshev", "order": 3, **NARROW},
     ),
     "edges-low-rank-act": Variant(
-        title="low-rank per edge (B-spline, G = 6, rank 4) on SwiGLU's gate and up, and a curve per group in the gate",
+        title="low-rank per edge (B-spline, G = 6, rank 4) on gate and up, and a curve in the gate",
         family="edges",
         kan={"slots": ["gate", "up", "act"], "edges": "low_rank", "rank": 4, "groups": 8, "grid_size": 6},
     ),
