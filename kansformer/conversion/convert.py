@@ -74,7 +74,7 @@ def install_curves(
     prefix = base_prefix(model)
     slots = tuple(slot_record(slot, prefix) for slot, _ in built)
     hidden = {path.removeprefix(prefix): width for path, width in (widths or {}).items()}
-    _install(model, built, ConversionRecord(plan.config, slots, hidden))
+    install(model, built, ConversionRecord(plan.config, slots, hidden))
 
 
 def rebuild(model: nn.Module, record: ConversionRecord) -> nn.Module:
@@ -85,8 +85,13 @@ def rebuild(model: nn.Module, record: ConversionRecord) -> nn.Module:
     Raises:
         CheckpointError: the model has no such path, or what stands there cannot take these curves or that width.
     """
+    _narrow_as_recorded(model, record, base_prefix(model))
+    return fill_recorded(model, record)
+
+
+def fill_recorded(model: nn.Module, record: ConversionRecord) -> nn.Module:
+    """`rebuild` of a model whose layers have the recorded widths already."""
     prefix = base_prefix(model)
-    _narrow_as_recorded(model, record, prefix)
     built = []
     for entry in record.slots:
         slot = _located(model, entry.to_slot(prefix), entry.to_slot(""))
@@ -96,7 +101,7 @@ def rebuild(model: nn.Module, record: ConversionRecord) -> nn.Module:
             built.append((slot, build_slot(model, owner, slot, record.config.curve_spec(slot.name))))
         except (ConfigError, SlotError) as error:
             raise CheckpointError(f"The checkpoint's curves do not fit at {slot.path}: {error}") from error
-    _install(model, built, record)
+    install(model, built, record)
     return model
 
 
@@ -121,6 +126,11 @@ def revert(model: nn.Module) -> nn.Module:
             f"{base_prefix(model)}{path} by one with {hidden} hidden channels. The original layers are gone; load the "
             "original model instead."
         )
+    return remove_curves(model)
+
+
+def remove_curves(model: nn.Module) -> nn.Module:
+    """Take all curves out of a converted model, in place, whatever the widths of its layers are."""
     restore_forwards(model)
     for host in [module for module in model.modules() if bends_input(module)]:
         remove_input_curve(host)
@@ -141,7 +151,7 @@ def is_converted(model: nn.Module) -> bool:
     return record_of(model) is not None
 
 
-def _install(model: nn.Module, built: list[tuple[Slot, nn.Module]], record: ConversionRecord) -> None:
+def install(model: nn.Module, built: list[tuple[Slot, nn.Module]], record: ConversionRecord) -> None:
     """Fill the slots and mark the model as converted, or leave it as it was."""
     undo = []
     # Input curves last: their host may be a layer that is itself replaced.

@@ -3,7 +3,7 @@
 from kansformer.interp.curves import EdgeCurves, edge_curves
 from kansformer.interp.edits import ablate, edit_edge, replace_by_symbol, replace_edges
 from kansformer.interp.places import EdgeRef, Place, find_place, find_places
-from kansformer.interp.pruning import PruneResult, drop_straight_curves, prune, sparsity_curve
+from kansformer.interp.pruning import PruneResult, drop_straight_curves, prune, prune_channels, sparsity_curve
 from kansformer.interp.recording import EdgeRecords, RecordedSlot, record_edges
 from kansformer.interp.scores import EdgeScores, edge_scores
 from kansformer.interp.summary import ModelSummary, SlotSummary, summarize
@@ -26,6 +26,7 @@ __all__ = [
     "find_place",
     "find_places",
     "prune",
+    "prune_channels",
     "record_edges",
     "replace_by_symbol",
     "replace_edges",

@@ -5,7 +5,7 @@ import torch
 from interp_models import CONFIGS
 
 from kansformer.errors import ConfigError
-from kansformer.interp import drop_straight_curves, edge_scores, find_places, prune, sparsity_curve
+from kansformer.interp import drop_straight_curves, edge_scores, find_places, prune, prune_channels, sparsity_curve
 
 
 def coefficients_of(model):
@@ -57,6 +57,20 @@ def test_straight_slots_leave_the_model(make_bent, batch, tmp_path):
     prune(model, scores, sparsity=1.0)
     assert len(drop_straight_curves(model)) == 1
     assert not hasattr(model.config, "quantization_config")
+
+
+def test_channels_leave_the_model(make_bent, batch, tmp_path):
+    model = make_bent()
+    before = sum(p.numel() for p in model.parameters())
+    widths = prune_channels(model, batch, share=0.5)
+    assert widths == {"model.layers.0.mlp": 24, "model.layers.1.mlp": 24}  # 16 would be the width of the model
+    assert sum(p.numel() for p in model.parameters()) == before
+    assert set(prune_channels(model, batch, share=0.2, multiple_of=5).values()) == {20}
+    assert sum(p.numel() for p in model.parameters()) == before - 2 * 4 * (3 * 16 + 8)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(type(model).from_pretrained(tmp_path)(**batch).logits, model(**batch).logits)
+    with pytest.raises(ConfigError, match="share must be from 0 to below 1, got 1"):
+        prune_channels(model, batch, share=1)
 
 
 def test_bad_input(make_bent, batch):
