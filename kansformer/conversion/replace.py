@@ -14,6 +14,7 @@ from kansformer.conversion.convert import install_curves
 from kansformer.conversion.plan import plan_conversion
 from kansformer.conversion.widths import linear_slots, narrow_site
 from kansformer.errors import ConfigError, DataError
+from kansformer.nn.modes import evaluating
 from kansformer.sites import Site
 from kansformer.sites.parts import is_conv1d
 from kansformer.sites.site import get_slot_target
@@ -112,15 +113,11 @@ def measure_channels(
 
     lasts = {site.path: get_slot_target(model, site.slots["down"].path) for site in sites}
     handles = [layer.register_forward_pre_hook(hook(path)) for path, layer in lasts.items()]
-    modes = [(module, module.training) for module in model.modules()]
     try:
-        model.eval()
-        with torch.no_grad():
+        with evaluating(model), torch.no_grad():
             for batch in [inputs] if isinstance(inputs, (Tensor, Mapping)) else inputs:
                 model(**batch) if isinstance(batch, Mapping) else model(batch)
     finally:
-        for module, training in modes:
-            module.training = training
         for handle in handles:
             handle.remove()
     for site in sites:

@@ -5,8 +5,7 @@ Shape letters: N tokens, I inputs, O outputs, F features.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from kansformer.errors import ConfigError, DataError
 from kansformer.interp.functions import edge_features, edge_weights
 from kansformer.interp.places import Place, find_places
 from kansformer.interp.recording import EdgeRecords, record_edges
+from kansformer.nn.modes import evaluating
 
 if TYPE_CHECKING:
     import pandas
@@ -79,7 +79,7 @@ def edge_scores(
         DataError: no token reaches a slot, or an input of a curve is not finite.
     """
     batches = [batches] if isinstance(batches, Mapping) else list(batches)
-    with _evaluating(model), record_edges(model, sample=1) as records, torch.no_grad():
+    with evaluating(model), record_edges(model, sample=1) as records, torch.no_grad():
         for batch in batches:
             model(**batch)
     if records.unreached:
@@ -122,7 +122,7 @@ def _attributions(model: nn.Module, batches: list, records: EdgeRecords) -> dict
 
     handles = [place.module.register_forward_hook(watch(key), with_kwargs=True) for key, place in places.items()]
     try:
-        with _evaluating(model), torch.enable_grad():
+        with evaluating(model), torch.enable_grad():
             for batch in batches:
                 loss = getattr(model(**batch), "loss", None)
                 if loss is None:
@@ -159,15 +159,3 @@ def _gradient_sums(module: Any, x_NI: Tensor, g_NO: Tensor, mean_IO: Tensor) -> 
     sums = torch.cat(parts, dim=1)
     sums[0] -= mean_IO * (total_O.unsqueeze(1) if diagonal else total_O)
     return sums
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and every module's own mode again afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

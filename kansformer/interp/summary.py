@@ -25,6 +25,7 @@ from kansformer.interp.keeping import fingerprint, load_fits, save_fits
 from kansformer.interp.places import EdgeRef, Place, find_places
 from kansformer.interp.recording import EdgeRecords, RecordedSlot, record_edges
 from kansformer.interp.scores import EdgeScores, edge_scores
+from kansformer.nn.modes import evaluating
 from kansformer.symbolic import LIBRARY, SymbolicFits, SymbolLibrary, fit_symbolic
 
 if TYPE_CHECKING:
@@ -203,7 +204,7 @@ def summarize(
         raise ConfigError(f"The shares to replace must be from 0 to 1, got {tuple(replace)}.")
     places = _chosen_places(model, slots)
     labelled = bool(batches) and all("labels" in batch for batch in batches)
-    with record_edges(model) as records, torch.no_grad():
+    with record_edges(model) as records:
         _run(model, batches)
     for place in places:
         if not records[place.site, place.slot].tokens:
@@ -289,7 +290,7 @@ def _formulas_in_place(model: nn.Module, summary: SlotSummary, edges: Tensor) ->
 def _run(model: nn.Module, batches: list) -> float:
     """The mean loss per batch; NaN without labels."""
     losses = []
-    with torch.no_grad():
+    with evaluating(model), torch.no_grad():
         for batch in batches:
             loss = getattr(model(**batch), "loss", None)
             losses.append(float("nan") if loss is None else float(loss))

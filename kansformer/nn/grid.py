@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from kansformer.basis import refit_curves
 from kansformer.errors import ConfigError, DataError
 from kansformer.nn.curves import CurveSpec, curved_modules
+from kansformer.nn.modes import evaluating
 
 # The narrowest domain relative to the numbers in it: half a width of 1/64 stays one after rounding to bfloat16.
 NARROWEST = 1 / 64
@@ -114,15 +115,11 @@ def _record_ranges(
 
     handles = [module.register_forward_pre_hook(hook(path)) for path, module in modules.items()]
     batches = [inputs] if isinstance(inputs, (Tensor, Mapping)) else inputs
-    modes = [(module, module.training) for module in model.modules()]
     try:
-        model.eval()
-        with torch.no_grad():
+        with evaluating(model), torch.no_grad():
             for batch in batches:
                 model(**batch) if isinstance(batch, Mapping) else model(batch)
     finally:
-        for module, training in modes:  # one by one: a frozen part of a model in training is in eval mode
-            module.training = training
         for handle in handles:
             handle.remove()
     return ranges

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kansformer.errors import ProofError
+from kansformer.nn.modes import evaluating
 from kansformer.sites.probe import BATCH, TOKENS, probes
 from kansformer.sites.site import Site, Slot, get_slot_target, runs
 from kansformer.sites.surgery import fill_slot, shadow
@@ -162,15 +163,9 @@ def _like(block: nn.Module, modules: Mapping[str, nn.Module]) -> Tensor:
 @contextmanager
 def _undisturbed(block: nn.Module):
     """Evaluation mode without gradients or effects on the random state; everything is put back afterwards."""
-    modes = [(module, module.training) for module in block.modules()]
     devices = sorted({p.device.index for p in block.parameters() if p.device.type == "cuda"})
-    try:
-        block.eval()
-        with torch.no_grad(), torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluating(block), torch.no_grad(), torch.random.fork_rng(devices=devices):
+        yield
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kansformer.errors import DataError
+from kansformer.nn.modes import evaluating
 from kansformer.training.report import Progress, StepReport
 
 
@@ -52,20 +53,16 @@ def mean_loss(model: nn.Module, blocks_NT: Tensor, batch_size: int = 16, *, prog
     check_blocks(blocks_NT, batch_size)
     device = next(model.parameters()).device
     batches = blocks_NT.split(batch_size)
-    training, begin, total, tokens = model.training, time.perf_counter(), 0.0, 0
-    model.eval()
-    try:
-        with torch.no_grad():
-            for step, batch in enumerate(batches, start=1):
-                batch = batch.to(device)
-                predicted = batch.shape[0] * (batch.shape[1] - 1)
-                total += predicted * model(input_ids=batch, labels=batch, use_cache=False).loss.item()
-                tokens += predicted
-                if progress is not None:
-                    rate = tokens / (time.perf_counter() - begin)
-                    progress(StepReport(step, len(batches), total / tokens, rate))
-    finally:
-        model.train(training)
+    begin, total, tokens = time.perf_counter(), 0.0, 0
+    with evaluating(model), torch.no_grad():
+        for step, batch in enumerate(batches, start=1):
+            batch = batch.to(device)
+            predicted = batch.shape[0] * (batch.shape[1] - 1)
+            total += predicted * model(input_ids=batch, labels=batch, use_cache=False).loss.item()
+            tokens += predicted
+            if progress is not None:
+                rate = tokens / (time.perf_counter() - begin)
+                progress(StepReport(step, len(batches), total / tokens, rate))
     loss = total / tokens
     perplexity = math.exp(loss) if loss < 700 else math.inf
     return Evaluation(loss=loss, perplexity=perplexity, tokens=tokens, seconds=time.perf_counter() - begin)
