@@ -34,6 +34,8 @@ def explain_command(
     """Say of every edge of a model what goes into it, how much it matters, and which function it is."""
     if out.exists() and not out.is_dir():
         raise CheckpointError(f"--out {str(out)!r} is a file. Give the folder to write into.")
+    if max_tokens < block:
+        raise ConfigError(f"--max-tokens {max_tokens} is less than one block of {block} tokens.")
     from kansformer.interp.places import find_places
     from kansformer.interp.summary import summarize
     from kansformer.training.corpus import standard_library_documents, tokenize_blocks
@@ -48,7 +50,7 @@ def explain_command(
             f"No site of this model has {sites!r} in its path, such as {find_places(language_model)[0].site}."
         )
     documents = standard_library_documents("held_out") if text is None else file_text(text)
-    blocks_NT = tokenize_blocks(documents, tokenizer, block)[: max(1, max_tokens // block)]
+    blocks_NT = tokenize_blocks(documents, tokenizer, block)[: max_tokens // block]
     batches = [{"input_ids": part, "labels": part} for part in blocks_NT.split(batch_size)]
     typer.echo(f"Reading {blocks_NT.numel():,} tokens with {model} ({type(language_model).__name__}).")
 
@@ -60,10 +62,10 @@ def explain_command(
     except KeyboardInterrupt:
         typer.echo(f"Stopped. What was fitted is kept in {out / KEPT}; the same command goes on from there.", err=True)
         raise
-    write_report(summary, out / "report.html", title=f"The curves of {Path(model).name}")
     summary.to_pandas().to_parquet(out / "edges.parquet", index=False)
     (out / "summary.json").write_text(summary.to_json() + "\n", encoding="utf-8")
     (out / "summary.md").write_text(summary.to_markdown(), encoding="utf-8")
+    write_report(summary, out / "report.html", title=f"The curves of {Path(model).name}")
     shutil.rmtree(out / KEPT)
     edges = sum(len(slot.fits) for slot in summary.slots)
     typer.echo(

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from kansformer.conversion.checkpoint import record_of
 from kansformer.conversion.convert import fill_recorded, install, remove_curves
+from kansformer.conversion.drop import refuse_adapters
 from kansformer.conversion.record import ConversionRecord, base_prefix
 from kansformer.conversion.widths import narrow_site, with_hidden
 from kansformer.errors import ConfigError, ConversionStateError, SlotError
@@ -62,6 +62,10 @@ def keep_channels(model: nn.Module, channels: Mapping[str, Tensor]) -> nn.Module
             if path not in sites:
                 raise SlotError(f"No feed-forward network is at {path!r}. Choose from: {', '.join(list(sites)[:4])}.")
             with_hidden(sites[path], len(kept_H))
+            if kept_H.min() < 0 or kept_H.max() >= sites[path].hidden or len(kept_H.unique()) < len(kept_H):
+                raise ConfigError(
+                    f"The channels to keep of {path} must be different numbers from 0 to {sites[path].hidden - 1}."
+                )
             undo.append(narrow_site(model, sites[path], kept_H))
         hidden_slots = {
             slot.path: kept_H
@@ -69,7 +73,7 @@ def keep_channels(model: nn.Module, channels: Mapping[str, Tensor]) -> nn.Module
             for slot in sites[path].slots.values()
             if slot.name != "input"
         }
-        parts = [_chosen_part(slot, module, hidden_slots.get(slot.path)) for slot, module in built]
+        parts = [(module, _chosen_part(slot, module, hidden_slots.get(slot.path))) for slot, module in built]
         slots = tuple(
             replace(entry, features=len(hidden_slots[prefix + entry.path]))
             if entry.name in ("act", "down") and prefix + entry.path in hidden_slots
@@ -78,8 +82,8 @@ def keep_channels(model: nn.Module, channels: Mapping[str, Tensor]) -> nn.Module
         )
         widths = {**record.widths, **{path.removeprefix(prefix): len(kept_H) for path, kept_H in channels.items()}}
         fill_recorded(model, replace(record, slots=slots, widths=widths))
-        for (_, new), tensors in zip(_slots_with_modules(model)[1], parts, strict=True):
-            _load(new, tensors)
+        for (_, new), (old, tensors) in zip(_slots_with_modules(model)[1], parts, strict=True):
+            _load(new, old, tensors)
     except BaseException:
         if record_of(model) is not None:
             remove_curves(model)
@@ -94,6 +98,7 @@ def _slots_with_modules(model: nn.Module) -> tuple[ConversionRecord, list[tuple[
     record = record_of(model)
     if record is None:
         raise ConversionStateError("The model is not converted. Call kansformer.convert(model) first.")
+    refuse_adapters(model)
     slots = [entry.to_slot(base_prefix(model)) for entry in record.slots]
     paths = [f"{slot.path}.{INPUT_CURVE}" if slot.name == "input" else slot.path for slot in slots]
     return record, [(slot, model.get_submodule(path)) for slot, path in zip(slots, paths, strict=True)]
@@ -116,7 +121,13 @@ def _chosen_part(slot: Slot, module: Any, kept_H: Tensor | None) -> dict[str, Te
     return {n: values.index_select(-1, kept_H) if n == per_output else values for n, values in tensors.items()}
 
 
-@torch.no_grad()
-def _load(module: Any, tensors: Mapping[str, Tensor]) -> None:
+def _load(new: Any, old: Any, tensors: Mapping[str, Tensor]) -> None:
+    """The chosen tensors, in the dtype that they had, trained or frozen as they were; and the hooks."""
     for name, values in tensors.items():
-        getattr(module, name).copy_(values)
+        if name == "domain":
+            new.domain = values.clone()
+        else:
+            setattr(new, name, nn.Parameter(values.clone(), requires_grad=getattr(old, name).requires_grad))
+    for name, table in vars(old).items():
+        if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")) and table:
+            vars(new)[name] = table

@@ -12,6 +12,7 @@ from kansformer.conversion.convert import revert
 from kansformer.conversion.gated import restore_forwards, shorten_gated_forward
 from kansformer.conversion.record import base_prefix
 from kansformer.errors import ConversionStateError, SlotError
+from kansformer.nn.curves import curved_modules
 from kansformer.sites.site import parent_of
 from kansformer.sites.surgery import INPUT_CURVE, remove_input_curve, set_child
 
@@ -28,11 +29,13 @@ def drop_slots(model: nn.Module, paths: Collection[str]) -> nn.Module:
 
     Raises:
         ConversionStateError: the model is not converted.
-        SlotError: a path is no module that `convert` put there. The model is left as it was.
+        SlotError: a path is no module that `convert` put there, or no slot would be left of a model whose layers are
+            narrower than its config says. The model is left as it was.
     """
     record = record_of(model)
     if record is None:
         raise ConversionStateError("The model is not a converted one, so no slot can be given its original layer back.")
+    refuse_adapters(model)
     prefix = base_prefix(model)
     located = {prefix + slot.path + (f".{INPUT_CURVE}" if slot.name == "input" else ""): slot for slot in record.slots}
     for path in paths:
@@ -42,18 +45,23 @@ def drop_slots(model: nn.Module, paths: Collection[str]) -> nn.Module:
             )
     if not paths:
         return model
+    # By identity: a layer that several modules share has several paths.
+    dropped = {id(model.get_submodule(path)) for path in paths}
+    paths = {path for path in located if id(model.get_submodule(path)) in dropped}
     left = tuple(slot for path, slot in located.items() if path not in paths)
     if not left and not record.widths:
         return revert(model)
     if not left:
         raise SlotError("The feed-forward networks are narrower than the model's config says, so one slot must stay.")
     restore_forwards(model)
-    for path in set(paths):
+    for path in paths:
         owner, name = parent_of(path)
         if located[path].name == "input":
             remove_input_curve(model.get_submodule(owner))
             continue
         curved: Any = model.get_submodule(path)
+        if id(curved) not in dropped:
+            continue  # put back already, under another of its paths
         original = curved.without_curves()
         for parent in list(model.modules()):  # a layer that several modules share stays shared
             for attribute, child in list(parent._modules.items()):
@@ -65,6 +73,16 @@ def drop_slots(model: nn.Module, paths: Collection[str]) -> nn.Module:
             shorten_gated_forward(model.get_submodule(owner), name)
     attach_record(model, replace(record, config=_config_of(record.config, {slot.name for slot in left}), slots=left))
     return model
+
+
+def refuse_adapters(model: nn.Module) -> None:
+    """See that no adapter stands around a layer with curves.
+
+    Raises:
+        ConversionStateError: one does.
+    """
+    if hasattr(model, "get_base_model") or any(path.endswith(".base_layer") for path, _ in curved_modules(model)):
+        raise ConversionStateError("The model has adapters around its layers. Merge them first, by merge_and_unload().")
 
 
 def _config_of(config: KANConfig, names: Collection[str]) -> KANConfig:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 # Inputs whose edges are evaluated at once.
 INPUT_CHUNK = 64
-# A channel that never varied is shown on this share of its domain, around its value.
-NARROWEST_SHARE = 0.01
+# A channel that never varied is shown around its value, on this share of its domain, or of the value if that is more.
+NARROWEST_SHARE, NARROWEST_RELATIVE = 0.01, 1e-3
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class EdgeCurves:
     Args:
         place: the slot.
         inputs, outputs: channel numbers of every edge, (E,).
-        x: equally spaced points, each edge on the range of its input, (E, S).
-        y: φ_oi there, the base and the learned curve, (E, S).
-        learned: the learned curve alone, (E, S).
+        x: equally spaced points, each edge on the range of its input, (E, S), float64.
+        y: φ_oi there, the base and the learned curve, (E, S), float32.
+        learned: the learned curve alone, (E, S), float32.
     """
 
     place: Place
@@ -121,7 +121,7 @@ def edge_curves(
     place = find_place(model, site, slot)
     module = place.module
     chosen_inputs = _channels(inputs, module.in_features, place, "input")
-    chosen_outputs = _channels(outputs, place.num_outputs, place, "output") if place.num_outputs > 1 else None
+    chosen_outputs = _channels(outputs, place.num_outputs, place, "output") if place.has_weights else None
     x_IS = sample_points(place, records, points)[chosen_inputs]
     y, learned = [], []
     for part, x_iS in zip(chosen_inputs.split(INPUT_CHUNK), x_IS.split(INPUT_CHUNK), strict=True):
@@ -143,11 +143,11 @@ def pair_curves(
     module = place.module
     x_ES = sample_points(place, records, points)[inputs]
     device = module.coefficients.device
-    weights_EF = pair_weights(module, inputs.to(device), outputs.to(device)).cpu()
+    weights_EF = pair_weights(module, inputs.to(device), outputs.to(device)).cpu().double()
     features_ESF = edge_features(module, x_ES.mT.to(device), inputs.to(device)).transpose(0, 1).cpu()
     base = features_ESF[..., 0] * weights_EF[:, :1]
     learned = torch.einsum("esf,ef->es", features_ESF[..., 1:], weights_EF[:, 1:])
-    return EdgeCurves(place, inputs, outputs, x_ES, base + learned, learned)
+    return EdgeCurves(place, inputs, outputs, x_ES, (base + learned).float(), learned.float())
 
 
 def _evaluate(module: Any, inputs_i: Tensor, outputs: Tensor | None, x_iS: Tensor) -> tuple[Tensor, Tensor]:
@@ -161,14 +161,14 @@ def _evaluate(module: Any, inputs_i: Tensor, outputs: Tensor | None, x_iS: Tenso
 
 
 def sample_points(place: Place, records: Mapping | None, points: int) -> Tensor:
-    """Equally spaced points on the recorded range of every input, or on its domain; (I, S), float32.
+    """Equally spaced points on the recorded range of every input, or on its domain; (I, S), float64.
 
     Raises:
         DataError: the records hold no token for this slot.
     """
     lower, upper = _ranges(place, records)
     unit_S = torch.linspace(0, 1, points, dtype=torch.float64)
-    return (lower[:, None] + (upper - lower)[:, None] * unit_S).float()
+    return lower[:, None] + (upper - lower)[:, None] * unit_S
 
 
 def _ranges(place: Place, records: Mapping | None) -> tuple[Tensor, Tensor]:
@@ -180,7 +180,9 @@ def _ranges(place: Place, records: Mapping | None) -> tuple[Tensor, Tensor]:
     recorded = records[place.site, place.slot]
     recorded.outside  # noqa: B018 - raises where no token came by
     lower, upper = recorded.lower.double(), recorded.upper.double()
-    room = (NARROWEST_SHARE * (domain[:, 1] - domain[:, 0]) - (upper - lower)).clamp(min=0) / 2
+    largest = torch.maximum(lower.abs(), upper.abs())
+    narrowest = torch.maximum(NARROWEST_SHARE * (domain[:, 1] - domain[:, 0]), NARROWEST_RELATIVE * largest)
+    room = (narrowest - (upper - lower)).clamp(min=0) / 2
     return lower - room, upper + room
 
 

@@ -11,19 +11,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from kansformer.errors import ShapeError, SlotError
+from kansformer.errors import ConfigError, ShapeError, SlotError
 from kansformer.interp.curves import EdgeCurves
 from kansformer.interp.functions import edge_features, pair_weights
 from kansformer.interp.places import EdgeRef, Place, find_place
 from kansformer.interp.recording import EdgeRecords
 from kansformer.symbolic import SymbolicFits
 
-# Tokens whose edges are held at once, (E, N).
-CHUNK = 256
+# Numbers that the features of a chunk of tokens may have, (N, E, F).
+BUDGET = 2**24
+
+
+# Edges that are replaced at the moment: two corrections of one edge would add up.
+_replaced: WeakKeyDictionary[nn.Module, set[EdgeRef]] = WeakKeyDictionary()
 
 
 @contextmanager
@@ -105,9 +110,13 @@ def replace_edges(
 
     Raises:
         SlotError: an edge does not exist.
+        ConfigError: an edge is replaced already.
     """
     by_slot: dict[tuple[str, str], list[tuple[int, int]]] = {}
-    for ref in dict.fromkeys(edges):
+    edges = list(dict.fromkeys(edges))
+    if taken := [ref for ref in edges if ref in _replaced.get(model, ())]:
+        raise ConfigError(f"{taken[0]} is replaced already. Leave that context before you replace it again.")
+    for ref in edges:
         by_slot.setdefault((ref.site, ref.slot), []).append((ref.input, ref.output))
     hooks = []
     for (site, slot), pairs in by_slot.items():
@@ -116,9 +125,12 @@ def replace_edges(
         inputs, outputs = torch.tensor(pairs).unbind(-1)
         hooks.append((place.module, _correction(place, inputs, outputs, make_function(place, inputs, outputs))))
     handles = [module.register_forward_hook(hook, with_kwargs=True) for module, hook in hooks]
+    now = _replaced.setdefault(model, set())
+    now.update(edges)
     try:
         yield model
     finally:
+        now.difference_update(edges)
         for handle in handles:
             handle.remove()
 
@@ -131,7 +143,7 @@ def _correction(place: Place, inputs_E: Tensor, outputs_E: Tensor, function: Cal
         inputs, outputs = inputs_E.to(x_NI.device), outputs_E.to(x_NI.device)
         weights_EF = pair_weights(module, inputs, outputs)
         changes = []
-        for part in x_NI.split(CHUNK):
+        for part in x_NI.split(max(1, BUDGET // weights_EF.numel())):
             x_NE = part[:, inputs].to(torch.promote_types(part.dtype, torch.float32))
             now_NE = torch.einsum("nef,ef->ne", edge_features(module, x_NE, inputs), weights_EF.to(x_NE))
             change_NE = function(x_NE.mT).mT.to(now_NE) - now_NE

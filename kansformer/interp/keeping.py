@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from kansformer.interp.functions import base_values
 from kansformer.interp.places import Place
 from kansformer.interp.recording import RecordedSlot
 from kansformer.symbolic import SymbolicFits, SymbolLibrary
@@ -16,6 +17,9 @@ TENSORS = ("weight", "coefficients", "mix", "denominator", "domain")
 def fingerprint(place: Place, recorded: RecordedSlot, library: SymbolLibrary) -> str:
     """What the fits of a slot depend on, in 16 hexadecimal digits: the layer, its inputs' ranges and the functions."""
     digest = hashlib.sha256(f"{place.site}/{place.slot} {place.module.curves} {library.names}".encode())
+    grid = torch.linspace(-3, 3, 61, device=place.module.coefficients.device)
+    for values in (base_values(place.module, grid), *(symbol.function(grid) for symbol in library)):
+        digest.update(values.detach().float().cpu().numpy().tobytes())  # what a name stands for
     tensors = [getattr(place.module, name, None) for name in TENSORS]
     for tensor in (*tensors, recorded.lower, recorded.upper):
         if isinstance(tensor, Tensor):

@@ -49,9 +49,19 @@ class Place:
     module: Any
 
     @property
+    def has_weights(self) -> bool:
+        """Whether every input has an edge to every output; else it has one, to the output of its own number."""
+        return hasattr(self.module, "out_features")
+
+    @property
     def num_outputs(self) -> int:
         """Edges of every input: the layer's outputs, or 1 where there are no weights."""
         return getattr(self.module, "out_features", 1)
+
+    @property
+    def num_edges(self) -> int:
+        """Edges of the slot."""
+        return self.module.in_features * self.num_outputs
 
 
 def find_places(model: nn.Module) -> list[Place]:
@@ -60,17 +70,21 @@ def find_places(model: nn.Module) -> list[Place]:
     Raises:
         ConversionStateError: the model has none.
     """
-    record = record_of(model)
+    get_base_model: Any = getattr(model, "get_base_model", None)  # beneath peft's adapters
+    inner = model if get_base_model is None else get_base_model()
+    record = record_of(inner)
     names = {}
     if record is not None:
-        prefix = base_prefix(model)
+        outer = next(path for path, module in model.named_modules() if module is inner)
+        prefix = (f"{outer}." if outer else "") + base_prefix(inner)
         for recorded in record.slots:
             path = prefix + recorded.path
             names[f"{path}.{INPUT_CURVE}" if recorded.name == "input" else path] = recorded.name
     places = []
     for path, module in curved_modules(model):
-        owner, _, attribute = path.rpartition(".")
-        slot = "input" if attribute == INPUT_CURVE else names.get(path, attribute)
+        adapted = path.removesuffix(".base_layer")  # where an adapter stands around it
+        owner, _, attribute = adapted.rpartition(".")
+        slot = "input" if attribute == INPUT_CURVE else names.get(adapted, attribute)
         places.append(Place(owner, slot, path, module))
     if not places:
         raise ConversionStateError(

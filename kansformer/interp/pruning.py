@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kansformer.conversion.channels import converted_sites, keep_channels
+from kansformer.conversion.checkpoint import narrowed_paths
 from kansformer.conversion.drop import drop_slots
 from kansformer.conversion.replace import largest, measure_channels
 from kansformer.errors import ConfigError
@@ -129,15 +130,18 @@ def drop_straight_curves(model: nn.Module) -> list[tuple[str, str]]:
     """Take the curves out of every slot in which all are straight, in place: the plain layers are back there.
 
     The model computes the same, is smaller and faster, and saves as a converted model with fewer slots; with none
-    left it is plain again.
+    left it is plain again. Of a model whose channels were pruned one slot stays, which its checkpoint needs.
 
     Returns:
         (site, slot) of what was taken out.
 
     Raises:
-        ConversionStateError: the model was not made by `convert`.
+        ConversionStateError: the model was not made by `convert`, or has adapters.
     """
-    places = [place for place in find_places(model) if not place.module.coefficients.any()]
+    everywhere = find_places(model)
+    places = [place for place in everywhere if not place.module.coefficients.any()]
+    if len(places) == len(everywhere) and narrowed_paths(model):
+        places = places[1:]
     drop_slots(model, [place.path for place in places])
     return [(place.site, place.slot) for place in places]
 
@@ -152,7 +156,8 @@ def prune_channels(
     """Take the hidden channels out that add least, in place: every network becomes narrower by about the same share.
 
     A channel adds the root mean square of what arrives at the last layer times the norm of its weights there. The
-    model is smaller and faster, saves as a converted model, and wants some training to recover.
+    model is smaller and faster, saves as a converted model, and wants some training to recover. Networks of two or
+    three separate linear layers only, and not where groups of channels share curves.
 
     Args:
         model: converted.

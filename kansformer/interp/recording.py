@@ -118,6 +118,7 @@ class RecordedSlot:
         self._sums_IF = torch.zeros(inputs, width, dtype=torch.float64)
         self._products_IFF = torch.zeros(inputs, width, width, dtype=torch.float64)
         self._generator = torch.Generator().manual_seed(self.seed)
+        self._grid = _grid_of(module)
 
     @property
     def outside(self) -> Tensor:
@@ -144,7 +145,7 @@ class RecordedSlot:
         A node at which no edge varies has shares of 0.
         """
         variances = self.variances()
-        if variances.shape[1] == 1 and self.place.num_outputs == 1:
+        if not self.place.has_weights:
             return (variances > 0).double()
         total = variances.sum(dim=0, keepdim=True)
         return torch.where(total > 0, variances / total, 0.0)
@@ -152,6 +153,9 @@ class RecordedSlot:
     @torch.no_grad()
     def _moments(self, learned_only: bool) -> tuple[Tensor, Tensor]:
         self._require_tokens()
+        now = _grid_of(self.place.module)
+        if now[0] != self._grid[0] or any(not torch.equal(a, b) for a, b in zip(now[1], self._grid[1], strict=True)):
+            raise DataError(f"The grid of {self.place.path} was changed after its inputs were recorded. Record again.")
         mean_IF = self._sums_IF / self.tokens
         covariance_IFF = self._products_IFF / self.tokens - mean_IF.unsqueeze(-1) * mean_IF.unsqueeze(-2)
         means, variances = [], []
@@ -171,7 +175,9 @@ class RecordedSlot:
             raise DataError(f"The input of {self.place.path} is not finite, so it cannot be recorded.")
         x_NI = x_NI.to(torch.promote_types(x_NI.dtype, torch.float32))
         for part in x_NI.split(CHUNK):
-            features_IFN = edge_features(module, part).double().permute(1, 2, 0)  # variances are differences
+            features = edge_features(module, part)
+            features = features.cpu() if features.device.type == "mps" else features  # which has no float64
+            features_IFN = features.double().permute(1, 2, 0)  # variances are differences
             self._sums_IF += features_IFN.sum(-1).cpu()
             self._products_IFF += (features_IFN @ features_IFN.mT).cpu()
         x_NI = x_NI.cpu().float()
@@ -203,3 +209,9 @@ class RecordedSlot:
     def _require_tokens(self) -> None:
         if not self.tokens:
             raise DataError(f"No token reached {self.place.path}, so nothing is known about its inputs.")
+
+
+def _grid_of(module: nn.Module) -> tuple:
+    """What features are computed with: the curves' description, and their domains and denominators."""
+    tensors = [module.get_buffer("domain"), getattr(module, "denominator", None)]
+    return vars(module)["curves"], [tensor.detach().cpu().clone() for tensor in tensors if tensor is not None]

@@ -5,7 +5,7 @@ Shape letters: N tokens, I inputs, O outputs, F features.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from kansformer.errors import ConfigError, DataError
 from kansformer.interp.functions import edge_features, edge_weights
-from kansformer.interp.places import Place, find_places
-from kansformer.interp.recording import EdgeRecords, record_edges
+from kansformer.interp.places import Place
+from kansformer.interp.recording import RecordedSlot, record_edges
 from kansformer.nn.modes import evaluating
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ class EdgeScores:
         variance: of φ_oi(x_i) over the tokens.
         share: that variance as a share of the sum at the edge's node.
         learned_variance: of the learned curve s_oi alone, without the base.
-        attribution: first-order estimate of the loss's change if φ_oi were replaced by its mean, per token, absolute.
-            None where it was not asked for.
+        attribution: first-order estimate of the change of the mean loss of the batches if φ_oi were held at its mean,
+            absolute. None where it was not asked for.
         learned_attribution: the same if the edge became its base alone, as `prune` makes it.
     """
 
@@ -54,21 +54,27 @@ class EdgeScores:
         inputs, outputs = self.variance.shape
         numbers = torch.arange(inputs).repeat_interleave(outputs)
         columns: dict[str, Any] = {"site": self.place.site, "slot": self.place.slot, "input": numbers.numpy()}
-        columns["output"] = torch.arange(outputs).repeat(inputs).numpy() if self.place.num_outputs > 1 else numbers
+        columns["output"] = torch.arange(outputs).repeat(inputs).numpy() if self.place.has_weights else numbers
         scores = {name: getattr(self, name) for name in SCORES}
         columns |= {name: values.flatten().numpy() for name, values in scores.items() if values is not None}
         return pandas.DataFrame(columns)
 
 
 def edge_scores(
-    model: nn.Module, batches: Mapping[str, Tensor] | Iterable[Mapping[str, Tensor]], *, attribution: bool = True
+    model: nn.Module,
+    batches: Mapping[str, Tensor] | Iterable[Mapping[str, Tensor]],
+    *,
+    attribution: bool = True,
+    slots: Collection[tuple[str, str]] | None = None,
 ) -> dict[tuple[str, str], EdgeScores]:
     """Run batches through a model and score every edge.
 
     Args:
         model: converted, or with KAN modules; its mode and gradients are left as they were.
-        batches: what the model is called with: one batch, or several that can be read twice.
-        attribution: also the loss-gradient attribution; the batches then need labels, and run backward once.
+        batches: what the model is called with, one batch or several.
+        attribution: also the loss-gradient attribution; the batches then need labels, and run backward once. Frozen
+            weights do not matter.
+        slots: (site, slot) pairs to score; None is all.
 
     Returns:
         Scores by (site, slot).
@@ -82,10 +88,12 @@ def edge_scores(
     with evaluating(model), record_edges(model, sample=1) as records, torch.no_grad():
         for batch in batches:
             model(**batch)
-    if records.unreached:
-        site, slot = records.unreached[0]
-        raise DataError(f"No token of these batches reached {len(records.unreached)} slots, such as {site}/{slot}.")
-    attributions = _attributions(model, batches, records) if attribution else {}
+    chosen = {key: slot for key, slot in records.items() if slots is None or key in slots}
+    unreached = [key for key, slot in chosen.items() if not slot.tokens]
+    if unreached:
+        site, slot = unreached[0]
+        raise DataError(f"No token of these batches reached {len(unreached)} slots, such as {site}/{slot}.")
+    attributions = _attributions(model, batches, chosen) if attribution else {}
     return {
         key: EdgeScores(
             slot.place,
@@ -94,14 +102,16 @@ def edge_scores(
             slot.variances(learned_only=True),
             *attributions.get(key, (None, None)),
         )
-        for key, slot in records.items()
+        for key, slot in chosen.items()
     }
 
 
-def _attributions(model: nn.Module, batches: list, records: EdgeRecords) -> dict[tuple[str, str], tuple]:
-    """With g = ∂loss/∂output: |Σ_n g_no (φ_oi(x_ni) - mean φ_oi)| / N and |Σ_n g_no s_oi| / N."""
+def _attributions(
+    model: nn.Module, batches: list, records: Mapping[tuple[str, str], RecordedSlot]
+) -> dict[tuple[str, str], tuple]:
+    """|Σ_n g_no (φ_oi(x_ni) - mean φ_oi)| and |Σ_n g_no s_oi|, with g the slope of the mean loss by the output."""
     sums = {key: torch.zeros(2, *slot.variances().shape, dtype=torch.float64) for key, slot in records.items()}
-    places = {(p.site, p.slot): p for p in find_places(model)}
+    outputs: list[Tensor] = []
     means = {key: slot.means() for key, slot in records.items()}
 
     def watch(key: tuple[str, str]):
@@ -115,12 +125,14 @@ def _attributions(model: nn.Module, batches: list, records: EdgeRecords) -> dict
                 g_NO = gradient.reshape(-1, gradient.shape[-1]).float()
                 sums[key] += _gradient_sums(module, x_NI, g_NO, means[key])
 
-            if output.requires_grad:
-                output.register_hook(add)
+            if not output.requires_grad:  # nothing before it is trained
+                output.requires_grad_()
+            output.register_hook(add)
+            outputs.append(output)
 
         return hook
 
-    handles = [place.module.register_forward_hook(watch(key), with_kwargs=True) for key, place in places.items()]
+    handles = [slot.place.module.register_forward_hook(watch(key), with_kwargs=True) for key, slot in records.items()]
     try:
         with evaluating(model), torch.enable_grad():
             for batch in batches:
@@ -130,14 +142,12 @@ def _attributions(model: nn.Module, batches: list, records: EdgeRecords) -> dict
                         "Attributions need a loss, and the model gave none. Put labels into the batches and use a "
                         "model with a head, or pass attribution=False."
                     )
-                if not loss.requires_grad:
-                    raise ConfigError("Attributions need a gradient, and all parameters of the model are frozen.")
-                outputs = [p for p in model.parameters() if p.requires_grad]
                 torch.autograd.grad(loss, outputs, allow_unused=True)
+                outputs.clear()
     finally:
         for handle in handles:
             handle.remove()
-    return {key: tuple(total.abs() / records[key].tokens) for key, total in sums.items()}
+    return {key: tuple(total.abs() / len(batches)) for key, total in sums.items()}
 
 
 @torch.no_grad()

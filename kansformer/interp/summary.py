@@ -6,6 +6,7 @@ Shape letters: E edges, S sample points, I inputs, O outputs, F features.
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -37,7 +38,7 @@ EDGE_CHUNK = 65_536
 CONTROL_CURVES, CONTROL_INPUTS, CONTROL_OUTPUTS = 2048, 64, 32
 CONTROL_SEED = 0
 # More than so many edges are not evaluated one by one inside the model.
-MOST_REPLACED = 200_000
+MOST_REPLACED = 100_000
 GOOD = 0.99
 
 Progress = Callable[[str, int, int], None]
@@ -68,6 +69,11 @@ class SlotSummary:
         found = re.search(r"\d+", self.place.site)
         return int(found.group()) if found else None
 
+    @property
+    def stack(self) -> str:
+        """The site's path before its layer: models with encoder and decoder have two."""
+        return re.split(r"\.?\d+", self.place.site)[0]
+
     def to_pandas(self) -> pandas.DataFrame:
         """One row per edge: names, scores, the range of the input, the share outside the domain, and the fit."""
         table = self.scores.to_pandas()
@@ -85,6 +91,7 @@ class SlotSummary:
             "site": self.place.site,
             "slot": self.place.slot,
             "layer": self.layer,
+            "stack": self.stack,
             "edges": len(self.fits),
             "outside": round(float(outside.mean()), 6),
             "coverage": _rounded(self.fits.coverage(GOOD)),
@@ -123,7 +130,7 @@ class ModelSummary:
         """The figures of the model and of every slot, without single edges."""
         values = {
             "tokens": self.tokens,
-            "loss": self.loss,
+            "loss": _rounded(self.loss),
             "seconds": round(self.seconds, 1),
             "edges": sum(len(slot.fits) for slot in self.slots),
             "coverage": _rounded(self.coverage()),
@@ -136,9 +143,11 @@ class ModelSummary:
     def coverage(self, *, control: bool = False) -> float:
         """Share of all edges that vary whose formula has R² ≥ 0.99 on unseen points."""
         fits = [slot.control if control else slot.fits for slot in self.slots]
-        shares = [(len(f), f.coverage(GOOD)) for f in fits]
-        known = [(count, share) for count, share in shares if share == share]
-        return sum(c * s for c, s in known) / sum(c for c, _ in known) if known else float("nan")
+        varying = [f[f.varies.nonzero()[:, 0]] for f in fits]
+        # The control is a sample: a slot's share counts by the edges that the slot has.
+        weights = [int(slot.fits.varies.sum()) for slot in self.slots]
+        known = [(w, f.coverage(GOOD)) for w, f in zip(weights, varying, strict=True) if w and len(f)]
+        return sum(w * share for w, share in known) / sum(w for w, _ in known) if known else float("nan")
 
     def to_markdown(self) -> str:
         """A page: the figures of the model, a row per slot, and the edges that matter most."""
@@ -153,7 +162,7 @@ class ModelSummary:
         ]
         if self.replaced:
             lines += ["| best-fitted edges computed by their formulas | edges | loss |", "|---|---|---|"]
-            lines += [f"| none | 0 | {self.loss:.4f} |"]
+            lines += [f"| none | 0 | {self.loss or float('nan'):.4f} |"]
             lines += [f"| {share:.0%} | {count:,} | {loss:.4f} |" for share, count, loss in self.replaced] + [""]
         lines += ["| site | slot | edges | outside the domain | R² ≥ 0.99 | control | functions |"]
         lines += ["|---|---|---|---|---|---|---|"]
@@ -209,12 +218,13 @@ def summarize(
     for place in places:
         if not records[place.site, place.slot].tokens:
             raise DataError(f"No token of these batches reached {place.site}/{place.slot}.")
-    scores = edge_scores(model, batches, attribution=labelled and _has_gradient(model))
-    total, done, summaries = sum(_num_edges(place) for place in places), 0, []
+    keys = [(place.site, place.slot) for place in places]
+    scores = edge_scores(model, batches, attribution=labelled, slots=keys)
+    total, done, summaries = sum(place.num_edges for place in places), 0, []
     for place in places:
         key = (place.site, place.slot)
         file = None if kept is None else kept / f"{fingerprint(place, records[key], library)}.parquet"
-        fits = None if file is None else load_fits(file, library, _num_edges(place))
+        fits = None if file is None else load_fits(file, library, place.num_edges)
         if fits is None:
             parts = []
             for chunk in _input_chunks(place):
@@ -230,7 +240,8 @@ def summarize(
         summaries.append(SlotSummary(place, records[key], scores[key], fits, control))
     loss = _run(model, batches) if labelled else None
     replaced = _replaced_losses(model, batches, summaries, replace) if labelled and total <= MOST_REPLACED else ()
-    tokens = next(iter(records.values())).tokens
+    tokens = sum(batch["input_ids"].numel() for batch in batches if "input_ids" in batch)
+    tokens = tokens or max(records[key].tokens for key in keys)
     return ModelSummary(tuple(summaries), tokens, loss, tuple(replaced), time.perf_counter() - begin)
 
 
@@ -243,7 +254,7 @@ def control_curves(place: Place, records: EdgeRecords | None) -> tuple[Tensor, T
     """
     generator = torch.Generator().manual_seed(CONTROL_SEED)
     module = place.module
-    most_inputs, most_outputs = (CONTROL_INPUTS, CONTROL_OUTPUTS) if place.num_outputs > 1 else (CONTROL_CURVES, 1)
+    most_inputs, most_outputs = (CONTROL_INPUTS, CONTROL_OUTPUTS) if place.has_weights else (CONTROL_CURVES, 1)
     inputs = torch.randperm(module.in_features, generator=generator)[:most_inputs]
     outputs = torch.randperm(place.num_outputs, generator=generator)[:most_outputs]
     x_IS = sample_points(place, records, POINTS)[inputs]
@@ -279,12 +290,10 @@ def _replaced_losses(
 
 
 def _formulas_in_place(model: nn.Module, summary: SlotSummary, edges: Tensor) -> Any:
-    width = summary.place.num_outputs
-    refs = [
-        EdgeRef(summary.place.site, summary.place.slot, edge // width, edge % width if width > 1 else edge)
-        for edge in edges.tolist()
-    ]
-    return replace_edges(model, refs, lambda place, inputs, outputs: summary.fits[edges].evaluate)
+    place, width = summary.place, summary.place.num_outputs
+    pairs = [(edge // width, edge % width if place.has_weights else edge) for edge in edges.tolist()]
+    refs = [EdgeRef(place.site, place.slot, i, o) for i, o in pairs]
+    return replace_edges(model, refs, lambda *_: summary.fits[edges].evaluate)
 
 
 def _run(model: nn.Module, batches: list) -> float:
@@ -295,10 +304,6 @@ def _run(model: nn.Module, batches: list) -> float:
             loss = getattr(model(**batch), "loss", None)
             losses.append(float("nan") if loss is None else float(loss))
     return sum(losses) / len(losses) if losses else float("nan")
-
-
-def _has_gradient(model: nn.Module) -> bool:
-    return any(parameter.requires_grad for parameter in model.parameters())
 
 
 def _chosen_places(model: nn.Module, slots: Collection[tuple[str, str]] | None) -> list[Place]:
@@ -317,12 +322,8 @@ def _input_chunks(place: Place) -> list[range]:
     return [range(start, min(start + size, inputs)) for start in range(0, inputs, size)]
 
 
-def _num_edges(place: Place) -> int:
-    return place.module.in_features * place.num_outputs
-
-
 def _rounded(value: float | None) -> float | None:
-    return None if value is None or value != value else round(value, 5)
+    return round(value, 5) if value is not None and math.isfinite(value) else None
 
 
 def _percent(value: float | None) -> str:

@@ -5,11 +5,17 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from kansformer.nn.activation import LearnedActivation
+
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, and every module's own mode again afterwards: a frozen part of a model in training keeps its."""
-    modes = [(module, module.training) for module in model.modules()]
+    modules = list(model.modules())
+    # The fixed function of a bent activation is no submodule.
+    functions = [module.activation for module in modules if isinstance(module, LearnedActivation)]
+    modules += [function for function in functions if isinstance(function, nn.Module)]
+    modes = [(module, module.training) for module in modules]
     model.eval()
     try:
         yield

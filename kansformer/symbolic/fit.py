@@ -96,6 +96,8 @@ def _fit_chunk(
     a, b = a[chosen, rows], b[chosen, rows]
     fits = SymbolicFits(dictionary.library, chosen, a, b, *(torch.zeros_like(a) for _ in range(5)))
     c, d, r2_unseen = _judged(fits, u_S, held_out, y_ES, constant)
+    constant = _normalised(y_ES)[1]  # on all points: a curve may vary between those of the fit only
+    r2_unseen = r2_unseen.masked_fill(constant, 1.0)
     r2_fit = r2[chosen, rows].masked_fill(constant, 1.0)
     best_r2 = r2.amax(dim=0).masked_fill(constant, 1.0)
     return chosen, a.masked_fill(constant, 0.0), b.masked_fill(constant, 0.0), c, d, r2_unseen, r2_fit, best_r2
@@ -153,7 +155,9 @@ def _judged(
     residual = (y_ES - (c[:, None] * f_ES + d[:, None]))[:, held_out].square().sum(-1)
     unseen = y_ES[:, held_out]
     spread = (unseen - unseen.mean(-1, keepdim=True)).square().sum(-1)
-    return c, d, (1 - residual / spread.clamp(min=torch.finfo(torch.float64).tiny)).masked_fill(constant, 1.0)
+    # Where the curve hardly varies on the few unseen points, what it does on all of them is the measure.
+    usual = y_ES.var(-1, correction=0) * unseen.shape[1]
+    return c, d, 1 - residual / torch.maximum(spread, usual).clamp(min=torch.finfo(torch.float64).tiny)
 
 
 def _normalised(y_ES: Tensor) -> tuple[Tensor, Tensor]:

@@ -68,6 +68,11 @@ class SymbolicFits:
         return [names[index] for index in self.symbols.tolist()]
 
     @property
+    def varies(self) -> Tensor:
+        """Which curves are not constant, (E,)."""
+        return (self.symbols != IS_CONSTANT) | (self.r2 < 1)  # the points of the fit may all lie where it is flat
+
+    @property
     def complexity(self) -> Tensor:
         """Complexity of each curve's function, (E,); 0 for constants."""
         return torch.tensor([*(symbol.complexity for symbol in self.library), 0.0], dtype=torch.float64)[self.symbols]
@@ -84,7 +89,7 @@ class SymbolicFits:
 
     def coverage(self, r2: float = 0.99) -> float:
         """Share of the curves that vary whose `r2` is at least this; NaN if none varies."""
-        varies = self.symbols != IS_CONSTANT
+        varies = self.varies
         return (self.r2[varies] >= r2).double().mean().item() if varies.any() else math.nan
 
     def evaluate(self, x_ES: Tensor) -> Tensor:
@@ -103,12 +108,14 @@ class SymbolicFits:
             raise ShapeError(
                 f"There are {len(self)} fits, so x must be ({len(self)}, points), got {tuple(x_ES.shape)}."
             )
-        y_ES = self.d[:, None].expand(x_ES.shape).clone()
+        device = x_ES.device
+        y_ES = self.d.to(device)[:, None].expand(x_ES.shape).clone()
         for index in self.symbols.unique().tolist():
             if index == IS_CONSTANT:
                 continue
             rows = (self.symbols == index).nonzero()[:, 0]
-            a, b, c, d = (p[:, None] for p in self.params[rows].unbind(-1))
+            a, b, c, d = (p[:, None] for p in self.params[rows].to(device).unbind(-1))
+            rows = rows.to(device)
             symbol = self.library[index]
             z = a * x_ES[rows].double() + b
             inside = (z > symbol.domain[0]) & (z < symbol.domain[1])
@@ -123,7 +130,12 @@ class SymbolicFits:
     def numpy_function(self, index: int) -> Callable[[Any], Any]:
         """One fitted function as a function of arrays of any shape."""
         function = self.function(index)
-        return lambda x: function(torch.as_tensor(x)).numpy()
+
+        def on_array(x: Any) -> Any:
+            tensor = torch.as_tensor(x)
+            return function(tensor if tensor.is_floating_point() else tensor.double()).numpy()
+
+        return on_array
 
     def formula(self, index: int, digits: int | None = None) -> sympy.Expr:
         """One fitted function as a sympy expression in x.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -47,7 +48,7 @@ def write_report(summary: ModelSummary, path: str | Path, *, title: str = "What 
     except ImportError:
         raise ConfigError("The report needs plotly. Install it: pip install 'kansformer[report]'.") from None
     template = (files("kansformer.views") / "report.html").read_text(encoding="utf-8")
-    data = json.dumps(report_data(summary), allow_nan=False, separators=(",", ":")).replace("</", "<\\/")
+    data = json.dumps(report_data(summary), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     page = template.replace("{{title}}", escape(title)).replace("{{data}}", data).replace("{{plotly}}", plotly_script)
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial")
@@ -59,18 +60,21 @@ def write_report(summary: ModelSummary, path: str | Path, *, title: str = "What 
 def report_data(summary: ModelSummary) -> dict[str, Any]:
     """What the page shows, JSON-ready."""
     score = "attribution" if summary.slots[0].scores.attribution is not None else "variance"
-    names = list(summary.slots[0].fits.library.names)
+    names, slots = list(summary.slots[0].fits.library.names), summary.slots
+    stacks = {slot.stack for slot in slots}
+    where = [slot.place.site if slot.layer is None else str(slot.layer) for slot in slots]
+    where = [f"{s.stack}.{layer}" if len(stacks) > 1 else layer for s, layer in zip(slots, where, strict=True)]
     return {
         "tokens": summary.tokens,
         "seconds": round(summary.seconds),
-        "loss": summary.loss,
+        "loss": None if summary.loss is None else _number(summary.loss),
         "good": GOOD,
         "coverage": _number(summary.coverage()),
         "control": _number(summary.coverage(control=True)),
-        "replaced": [list(row) for row in summary.replaced],
+        "replaced": [[share, count, _number(loss)] for share, count, loss in summary.replaced],
         "functions": names,
         "score": score,
-        "slots": [slot.aggregate() | {"score": _total(slot, score)} for slot in summary.slots],
+        "slots": [slot.aggregate() | {"where": where[i], "score": _total(slot, score)} for i, slot in enumerate(slots)],
         "dots": _dots(summary, score),
         "edges": _edges(summary, score),
     }
@@ -110,7 +114,7 @@ def _edges(summary: ModelSummary, score: str) -> list[dict[str, Any]]:
 
 def _rows(slot: SlotSummary, edges: Tensor, score: str) -> list[dict[str, Any]]:
     place, width = slot.place, slot.place.num_outputs
-    inputs, outputs = edges // width, (edges % width if width > 1 else edges)
+    inputs, outputs = edges // width, (edges % width if place.has_weights else edges)
     fits, values = slot.fits[edges], getattr(slot.scores, score).flatten()[edges]
     curves = pair_curves(place, inputs, outputs, records={(place.site, place.slot): slot.recorded}, points=POINTS)
     fitted, base = fits.evaluate(curves.x), curves.y - curves.learned
@@ -152,7 +156,7 @@ def _total(slot: SlotSummary, score: str) -> float | None:
 
 
 def _number(value: float) -> float | None:
-    return None if value != value else float(f"{value:.4g}")
+    return float(f"{value:.4g}") if math.isfinite(value) else None
 
 
 def _short(values: Tensor) -> list[float | None]:

@@ -91,6 +91,18 @@ def test_after_an_error_the_model_is_as_it_was(name, config, channels, error, me
     assert torch.equal(run(model), expected) and record_of(model) == record
 
 
+def test_numbers_of_channels_are_checked_and_curves_stay_frozen():
+    model = bent("llama", "act")
+    for channels in (torch.tensor([0, 0]), torch.tensor([160]), torch.tensor([-1])):
+        with pytest.raises(ConfigError, match="must be different numbers from 0 to 159"):
+            keep_channels(model, {"layers.0.mlp": channels})
+    curve = model.layers[0].mlp.act_fn
+    curve.coefficients.requires_grad_(False)
+    keep_channels(model, {"layers.0.mlp": torch.tensor([5, 3])})
+    kept = model.layers[0].mlp.act_fn.coefficients
+    assert not kept.requires_grad and torch.equal(kept, curve.coefficients[[5, 3]])
+
+
 def test_a_plain_model_is_refused():
     with pytest.raises(ConversionStateError, match="The model is not converted"):
         keep_channels(make("llama"), {})

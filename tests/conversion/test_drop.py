@@ -46,6 +46,24 @@ def test_what_is_left_is_saved_and_loaded(dropped, tmp_path):
     assert len(list(curved_modules(loaded))) == 3
 
 
+def test_a_shared_layer_is_dropped_everywhere():
+    model = make("llama")
+    model.layers[1].mlp.up_proj = model.layers[0].mlp.up_proj
+    expected = run(model)
+    convert(model, KANConfig(slots=("up",), edges="full", grid_size=2))
+    drop_slots(model, ["layers.0.mlp.up_proj"])
+    assert [slot.path for slot in record_of(model).slots] == ["layers.2.mlp.up_proj"]
+    assert torch.equal(run(model), expected) and model.layers[1].mlp.up_proj is model.layers[0].mlp.up_proj
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_adapters_are_refused():
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(convert(make("llama")), peft.LoraConfig(target_modules=["q_proj"]))
+    with pytest.raises(ConversionStateError, match="has adapters around its layers. Merge them first"):
+        drop_slots(model, ["base_model.model.layers.0.mlp.act_fn"])
+
+
 def test_bad_input():
     model = make("llama")
     with pytest.raises(ConversionStateError, match="not a converted one"):

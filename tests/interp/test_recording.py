@@ -5,7 +5,7 @@ import torch
 from interp_models import CONFIGS, FAMILIES
 from torch import nn
 
-from kansformer import KANFeedForward, KANLinear
+from kansformer import KANFeedForward, KANLinear, update_grid
 from kansformer.errors import ConfigError, ConversionStateError, DataError, SlotError
 from kansformer.interp import edge_curves, find_places, record_edges
 
@@ -85,7 +85,7 @@ def test_edges_sum_to_the_output(settings, make_bent, batch):
     for place in find_places(model):
         curves = edge_curves(model, place.site, place.slot, records=records, points=5)
         inputs = place.module.in_features
-        x_SI = curves.x.reshape(inputs, -1, 5)[:, 0].mT
+        x_SI = curves.x.float().reshape(inputs, -1, 5)[:, 0].mT
         y_IOS = curves.y.reshape(inputs, -1, 5)
         bias = getattr(place.module, "bias", None)
         total = y_IOS.sum(0).mT if place.num_outputs > 1 else y_IOS[:, 0].mT
@@ -121,6 +121,25 @@ def test_it_works_in_generation_and_in_half_precision(make_bent, batch):
     with record_edges(model) as records:
         model.generate(batch["input_ids"][:1], max_new_tokens=3, do_sample=False, pad_token_id=0)
     assert {slot.tokens for slot in records.values()} == {22}
+
+
+def test_a_moved_grid_is_noticed(make_bent, batch):
+    model = make_bent()
+    with record_edges(model) as records, torch.no_grad():
+        model(**batch)
+    update_grid(model, {"input_ids": batch["input_ids"]})
+    with pytest.raises(DataError, match="was changed after its inputs were recorded. Record again"):
+        records["model.layers.0.mlp", "act"].variances()
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_beneath_adapters_slots_keep_their_names(make_bent, batch):
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(make_bent("llama", CONFIGS["full"]), peft.LoraConfig(target_modules=["up_proj"]))
+    with record_edges(model) as records, torch.no_grad():
+        model(**batch)
+    site = "base_model.model.model.layers.1.mlp"
+    assert set(records) == {(site, "up"), (site, "act"), (site, "down")} and not records.unreached
 
 
 def test_modules_of_ones_own_model():

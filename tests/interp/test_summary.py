@@ -75,6 +75,22 @@ def test_the_control_is_as_bent_as_the_model(make_bent, batch):
         assert y.std(dim=-1).mean() == pytest.approx(real.y.std(dim=-1).mean().item(), rel=0.5)
 
 
+def test_dead_and_distant_channels_have_a_row(make_bent, batch):
+    model = make_bent()
+    with torch.no_grad():
+        up = model.model.layers[0].mlp
+        up.gate_proj.weight[:3] = 0
+        up.gate_proj.register_forward_hook(lambda _, args, output: output + torch.arange(24) * 1e4)
+    table = summarize(model, batch).to_pandas()
+    assert len(table) == 48 and table["r2"].between(-1, 1).all()
+
+
+def test_a_loss_that_is_not_finite_is_no_number(make_bent, batch, tmp_path):
+    summary = summarize(make_bent(), {**batch, "labels": torch.full((3, 20), -100)})
+    figures = json.loads(summary.to_json())
+    assert figures["loss"] is None and "nan" in summary.to_markdown()
+
+
 def test_without_labels_there_is_no_loss(make_bent, batch):
     summary = summarize(make_bent(), {"input_ids": batch["input_ids"]})
     assert summary.loss is None and summary.replaced == ()

@@ -101,6 +101,20 @@ def test_constant_curves_are_labelled():
     torch.testing.assert_close(fits.evaluate(x), y)
 
 
+def test_a_curve_that_only_varies_between_the_points_of_the_fit_is_no_success():
+    x, y = curves(["x"])
+    y = torch.zeros_like(y)
+    y[:, 2::4] = 1.0
+    fits = fit_symbolic(x, y)
+    assert fits.r2.item() < 0 and fits.coverage() == 0.0
+
+
+def test_a_curve_that_is_flat_on_the_unseen_points_is_judged_by_all():
+    x = torch.linspace(-10, 0.1, POINTS, dtype=torch.float64)[None]
+    fits = fit_symbolic(x, torch.relu(x))
+    assert -10 < fits.r2.item() <= 1  # bad, but a number
+
+
 def test_no_curves_are_no_fits():
     assert len(fit_symbolic(torch.zeros(0, 16), torch.zeros(0, 16))) == 0
 

@@ -28,6 +28,8 @@ def test_formula_and_functions_agree(fits):
             [float(formula.subs(sympy.Symbol("x", real=True), v)) for v in x.tolist()]
         )
         numpy.testing.assert_array_equal(fits.numpy_function(index)(x.numpy()), values.numpy())
+    whole = numpy.array([-2, 0, 2])
+    numpy.testing.assert_allclose(fits.numpy_function(0)(whole), fits.numpy_function(0)(whole.astype(float)))
     assert "sin" in fits.latex(0) and fits.latex(2) == "0.5"
 
 
