@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from kansformer.errors import ConfigError, DataError
 from kansformer.interp.functions import edge_features, edge_weights
 from kansformer.interp.places import Place
-from kansformer.interp.recording import RecordedSlot, record_edges
+from kansformer.interp.recording import EdgeRecords, RecordedSlot, record_edges
 from kansformer.nn.modes import evaluating
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def edge_scores(
     *,
     attribution: bool = True,
     slots: Collection[tuple[str, str]] | None = None,
+    records: EdgeRecords | None = None,
 ) -> dict[tuple[str, str], EdgeScores]:
     """Run batches through a model and score every edge.
 
@@ -75,6 +76,7 @@ def edge_scores(
         attribution: also the loss-gradient attribution; the batches then need labels, and run backward once. Frozen
             weights do not matter.
         slots: (site, slot) pairs to score; None is all.
+        records: of `record_edges` on the same batches; None runs them once more to make some.
 
     Returns:
         Scores by (site, slot).
@@ -85,9 +87,10 @@ def edge_scores(
         DataError: no token reaches a slot, or an input of a curve is not finite.
     """
     batches = [batches] if isinstance(batches, Mapping) else list(batches)
-    with evaluating(model), record_edges(model, sample=1) as records, torch.no_grad():
-        for batch in batches:
-            model(**batch)
+    if records is None:
+        with evaluating(model), record_edges(model, sample=1) as records, torch.no_grad():
+            for batch in batches:
+                model(**batch)
     chosen = {key: slot for key, slot in records.items() if slots is None or key in slots}
     unreached = [key for key, slot in chosen.items() if not slot.tokens]
     if unreached:

@@ -219,7 +219,7 @@ def summarize(
         if not records[place.site, place.slot].tokens:
             raise DataError(f"No token of these batches reached {place.site}/{place.slot}.")
     keys = [(place.site, place.slot) for place in places]
-    scores = edge_scores(model, batches, attribution=labelled, slots=keys)
+    scores = edge_scores(model, batches, attribution=labelled, slots=keys, records=records)
     total, done, summaries = sum(place.num_edges for place in places), 0, []
     for place in places:
         key = (place.site, place.slot)
