@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kansformer.cli.loading import load_language_model, quiet_transformers
+from kansformer.cli.progress import drawn_bar
 from kansformer.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -81,22 +82,8 @@ def explain_command(
 @contextmanager
 def _edges_bar() -> Iterator[Progress]:
     """Yields what `summarize` takes as `progress`: a bar with edges per second, gone at the end."""
-    from rich import progress as rich_progress
-    from rich.console import Console
-
-    columns = (
-        rich_progress.TextColumn("   {task.description}"),
-        rich_progress.BarColumn(bar_width=30),
-        rich_progress.MofNCompleteColumn(),
-        rich_progress.TextColumn("{task.fields[rate]}"),
-        rich_progress.TimeRemainingColumn(),
-    )
-    console, begin = Console(), time.perf_counter()
-    with rich_progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("reading", total=None, rate="")
-
-        def report(place: str, done: int, total: int) -> None:
-            rate = f"{done / (time.perf_counter() - begin):,.0f} edges/s"
-            bar.update(task, description=place, completed=done, total=total, rate=rate)
-
-        yield report
+    begin = time.perf_counter()
+    with drawn_bar("reading") as draw:
+        yield lambda place, done, total: draw(
+            place, done, total, f"{done / (time.perf_counter() - begin):,.0f} edges/s"
+        )

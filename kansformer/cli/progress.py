@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -10,9 +10,25 @@ if TYPE_CHECKING:
     from kansformer.training.report import Progress, StepReport
 
 
+Draw = Callable[[str, int, int, str], None]
+"""Called with a description, what is done, how much there is, and figures to show beside it."""
+
+
 @contextmanager
 def progress_bar(description: str) -> Iterator[Progress]:
     """Yields what the loops take as `progress`: it draws a bar with loss and tokens per second, gone at the end."""
+    with drawn_bar(description) as draw:
+
+        def report(state: StepReport) -> None:
+            figures = f"loss {state.loss:.3f}  {state.tokens_per_second:,.0f} tokens/s"
+            draw(description, state.step, state.steps, figures)
+
+        yield report
+
+
+@contextmanager
+def drawn_bar(description: str) -> Iterator[Draw]:
+    """Yields a function that moves a bar, which is gone at the end."""
     from rich import progress as rich_progress
     from rich.console import Console
 
@@ -28,8 +44,7 @@ def progress_bar(description: str) -> Iterator[Progress]:
     with rich_progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(description, total=None, figures="")
 
-        def report(state: StepReport) -> None:
-            figures = f"loss {state.loss:.3f}  {state.tokens_per_second:,.0f} tokens/s"
-            bar.update(task, completed=state.step, total=state.steps, figures=figures)
+        def draw(what: str, done: int, total: int, figures: str) -> None:
+            bar.update(task, description=what, completed=done, total=total, figures=figures)
 
-        yield report
+        yield draw

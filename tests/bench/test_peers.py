@@ -33,7 +33,7 @@ def test_a_peer_runs_or_says_what_to_install(peer):
     assert peer.licence in variant.note and peer.fault in variant.note
     if find_spec(peer.module) is None:
         assert variant.refuses(TINY) == f"not installed; pip install {peer.distribution}, or 'kansformer[bench]'"
-        pytest.skip(f"{peer.name} is not installed")
+        pytest.skip(f"{peer.name} is not installed; it is in the extra `bench`")
     assert variant.refuses(TINY) is None
     parts = prepare(variant, TINY, "cpu")
     found = make_actions(variant, TINY, "cpu", *parts)["step"]()
@@ -58,7 +58,7 @@ def test_sizes_that_a_peer_cannot_do(monkeypatch):
 
 
 def test_faults_of_inkan():
-    basis = pytest.importorskip("inkan").basis
+    basis = pytest.importorskip("inkan", reason="needs the extra `bench`").basis
     x_NI = torch.linspace(-3.99, 3.99, 4001).unsqueeze(0)
     starts, per_unit = grid_starts(5)
     assert basis_error(basis.bspline_basis_local_eager(x_NI, starts, per_unit, 8), x_NI, 5) < 1e-6
@@ -68,7 +68,7 @@ def test_faults_of_inkan():
 
 
 def test_faults_of_flashkan():
-    basis = pytest.importorskip("flashkan").basis
+    basis = pytest.importorskip("flashkan", reason="needs the extra `bench`").basis
     x_NI = torch.linspace(-3.99, 3.99, 4001).unsqueeze(0)
     for grid_size, least in ((5, 5e-6), (16, 1e-4), (100, 0.05)):
         starts, per_unit = grid_starts(grid_size)
@@ -81,7 +81,7 @@ def test_faults_of_flashkan():
 
 @pytest.mark.filterwarnings("default")
 def test_faults_of_pykan():
-    spline = pytest.importorskip("kan.spline")
+    spline = pytest.importorskip("kan.spline", reason="needs the extra `bench`")
     starts, _ = grid_starts(5)
     knots = torch.cat([starts, starts[-1] + (starts[1] - starts[0]) * torch.arange(1, 5)])
     assert spline.B_batch(torch.tensor([[20.0]]), knots.unsqueeze(0), k=3).abs().max() == 0

@@ -17,7 +17,7 @@ def rows(shape, **ratios):
 
 
 def test_it_is_a_small_png_of_every_row(tmp_path, monkeypatch):
-    figure = pytest.importorskip("matplotlib.figure")
+    figure = pytest.importorskip("matplotlib.figure", reason="needs the extra `bench`")
     kept = []
     save = figure.Figure.savefig
     monkeypatch.setattr(figure.Figure, "savefig", lambda self, *a, **k: (kept.append(self), save(self, *a, **k)))

@@ -58,7 +58,8 @@ def test_a_shared_layer_is_dropped_everywhere():
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 def test_adapters_are_refused():
-    peft = pytest.importorskip("peft")
+    import peft
+
     model = peft.get_peft_model(convert(make("llama")), peft.LoraConfig(target_modules=["q_proj"]))
     with pytest.raises(ConversionStateError, match="has adapters around its layers. Merge them first"):
         drop_slots(model, ["base_model.model.layers.0.mlp.act_fn"])

@@ -50,7 +50,6 @@ def test_ranges_are_the_recorded_ones(make_bent, batch):
 
 @pytest.mark.parametrize("settings", ["act", "full", "low rank"])
 def test_scipy_has_the_same_curve(settings, make_bent):
-    pytest.importorskip("scipy")
     slot = "act" if settings == "act" else "up"
     curves = edge_curves(make_bent("llama", CONFIGS[settings]), SITE, slot)
     for index in (0, len(curves) // 2, len(curves) - 1):

@@ -134,7 +134,8 @@ def test_a_moved_grid_is_noticed(make_bent, batch):
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 def test_beneath_adapters_slots_keep_their_names(make_bent, batch):
-    peft = pytest.importorskip("peft")
+    import peft
+
     model = peft.get_peft_model(make_bent("llama", CONFIGS["full"]), peft.LoraConfig(target_modules=["up_proj"]))
     with record_edges(model) as records, torch.no_grad():
         model(**batch)

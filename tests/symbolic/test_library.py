@@ -17,7 +17,8 @@ def points(symbol):
 
 @pytest.mark.parametrize("symbol", LIBRARY, ids=lambda s: s.name)
 def test_the_formula_is_the_function(symbol):
-    sympy = pytest.importorskip("sympy")
+    import sympy
+
     z = sympy.Symbol("z", real=True)
     formula = symbol.sympy(z)
     for value in points(symbol)[::5].tolist():

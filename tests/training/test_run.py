@@ -136,7 +136,6 @@ PRETRAINED = {"tokenizer": "model", "block": 16}
 
 @pytest.mark.parametrize("trainable", [["curves"], ["lora"], ["curves", "lora"]])
 def test_only_what_is_trainable_changes(make, start, text, tmp_path, trainable):
-    pytest.importorskip("peft")
     lora = {"r": 2, "target_modules": ["q_proj"]} if "lora" in trainable else None
     recipe = make(
         model={"path": str(start)},
@@ -168,7 +167,6 @@ def test_a_converted_model_is_tuned_without_a_section_kan(make, start, text, tmp
 
 @pytest.mark.parametrize("trainable", [["curves"], ["lora"]])
 def test_a_new_classifier_is_trained_in_any_case(make, text, tmp_path, trainable):
-    pytest.importorskip("peft")
     start = tmp_path / "start"
     train(make(kan=None, data={"files": str(text), "tokenizer": 300, "block": 16}), start)
     rows = ["text,label", *(f"{'red' if i % 2 else 'blue'} thing {i},{'warm' if i % 2 else 'cold'}" for i in range(40))]

@@ -58,7 +58,7 @@ def test_the_tokenizer_of_the_model_and_of_another_folder(choose):
 
 
 def test_the_tokenizer_inside_a_gguf_file(choose, tmp_path):
-    gguf = pytest.importorskip("gguf")
+    gguf = pytest.importorskip("gguf", reason="needs the extra `gguf`")
     original = train_tokenizer([TEXT * 3], 300)
     model = json.loads(original.backend_tokenizer.to_str())["model"]
     writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
