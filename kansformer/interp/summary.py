@@ -214,7 +214,7 @@ def summarize(
     places = _chosen_places(model, slots)
     labelled = bool(batches) and all("labels" in batch for batch in batches)
     with record_edges(model) as records:
-        _run(model, batches)
+        loss = _run(model, batches)
     for place in places:
         if not records[place.site, place.slot].tokens:
             raise DataError(f"No token of these batches reached {place.site}/{place.slot}.")
@@ -238,11 +238,12 @@ def summarize(
         done += len(fits)
         control = fit_symbolic(*control_curves(place, records), library=library)
         summaries.append(SlotSummary(place, records[key], scores[key], fits, control))
-    loss = _run(model, batches) if labelled else None
     replaced = _replaced_losses(model, batches, summaries, replace) if labelled and total <= MOST_REPLACED else ()
     tokens = sum(batch["input_ids"].numel() for batch in batches if "input_ids" in batch)
     tokens = tokens or max(records[key].tokens for key in keys)
-    return ModelSummary(tuple(summaries), tokens, loss, tuple(replaced), time.perf_counter() - begin)
+    return ModelSummary(
+        tuple(summaries), tokens, loss if labelled else None, tuple(replaced), time.perf_counter() - begin
+    )
 
 
 @torch.no_grad()
