@@ -52,9 +52,8 @@ class Dictionary:
 
     def start(self, function: int, y_ES: Tensor) -> tuple[Tensor, Tensor]:
         """a and b of the best candidate of one function for every curve, (E,) each."""
-        products_AE = self._atoms_AS[self._slices[function]] @ y_ES.mT
-        squares_EA = _by_pair(self.library[function], products_AE.square_()).mT
-        a, b = self._pairs[function][squares_EA.contiguous().argmax(dim=1)].unbind(-1)
+        squares_EA = (y_ES @ self._atoms_AS[self._slices[function]].mT).square_()
+        a, b = self._pairs[function][_by_pair(self.library[function], squares_EA.mT).mT.argmax(dim=1)].unbind(-1)
         return a, b
 
 

@@ -23,7 +23,7 @@ from kansformer.symbolic.refine import refine
 from kansformer.symbolic.selection import FLOORS, SIMPLICITY, costs
 from kansformer.symbolic.symbol import SymbolLibrary
 
-CHUNK, COARSE_CHUNK, REFINED_CHUNK = 8192, 256, 1024
+CHUNK, COARSE_CHUNK, REFINED_CHUNK = 8192, 256, 8192
 # Of the functions to refine for a curve, at least so many are the closest ones whatever they cost.
 CLOSEST = 2
 # Every fourth point is not fitted, and judges the fit.
@@ -31,7 +31,7 @@ HELD_OUT_EVERY, FIRST_HELD_OUT = 4, 2
 FEWEST_POINTS = 8
 # On [-1, 1]: points that float32 rounded are still the same.
 SAME_POSITION = 1e-4
-STEPS, EXACT_STEPS = 4, 8
+STEPS, EXACT_STEPS = 4, 5
 # Fits that are this good differ by the rounding of float32, and are repeated in float64.
 EXACT = 1e-4
 

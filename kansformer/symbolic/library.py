@@ -42,16 +42,16 @@ def _normal_cdf(z: Tensor) -> Tensor:
     return 0.5 * (1 + torch.erf(z / math.sqrt(2)))
 
 
-def _gelu_slope(z: Tensor) -> Tensor:
-    return _normal_cdf(z) + z * torch.exp(-0.5 * z.square()) / math.sqrt(2 * math.pi)
+def _gelu_slope(z: Tensor, f: Tensor) -> Tensor:
+    return (f / z).nan_to_num(0.5) + z * torch.exp(-0.5 * z.square()) / math.sqrt(2 * math.pi)
 
 
-def _silu_slope(z: Tensor) -> Tensor:
+def _silu_slope(z: Tensor, f: Tensor) -> Tensor:
     gate = torch.sigmoid(z)
-    return gate * (1 + z * (1 - gate))
+    return gate + f * (1 - gate)
 
 
-def _mish_slope(z: Tensor) -> Tensor:
+def _mish_slope(z: Tensor, f: Tensor) -> Tensor:
     bounded = torch.tanh(torch.nn.functional.softplus(z))
     return bounded + z * (1 - bounded.square()) * torch.sigmoid(z)
 
@@ -61,74 +61,76 @@ def _exp(z: Tensor) -> Tensor:
 
 
 KAN_LIBRARY = SymbolLibrary([
-    Symbol(name="x", complexity=1, function=lambda z: z, derivative=torch.ones_like, sympy=lambda z: z,
+    Symbol(name="x", complexity=1, function=lambda z: z, derivative=lambda z, f: torch.ones_like(z), sympy=lambda z: z,
            candidates=line, fit_scale=False, fit_shift=False),
-    Symbol(name="x^2", complexity=2, function=torch.square, derivative=lambda z: 2 * z, sympy=lambda z: z**2,
+    Symbol(name="x^2", complexity=2, function=torch.square, derivative=lambda z, f: 2 * z, sympy=lambda z: z**2,
            candidates=line, fit_scale=False,
            partner=Partner(function=lambda z: z,
                            shift=lambda p, q: (q / (2 * p)).nan_to_num().clamp(-FARTHEST_VERTEX, FARTHEST_VERTEX))),
-    Symbol(name="x^3", complexity=3, function=lambda z: z**3, derivative=lambda z: 3 * z.square(),
+    Symbol(name="x^3", complexity=3, function=lambda z: z**3, derivative=lambda z, f: 3 * z.square(),
            sympy=lambda z: z**3, candidates=wide_shifts, fit_scale=False),
-    Symbol(name="x^4", complexity=3, function=lambda z: z.square().square(), derivative=lambda z: 4 * z**3,
+    Symbol(name="x^4", complexity=3, function=lambda z: z.square().square(), derivative=lambda z, f: 4 * z**3,
            sympy=lambda z: z**4, candidates=wide_shifts, fit_scale=False),
-    Symbol(name="1/x", complexity=2, function=torch.reciprocal, derivative=lambda z: -1 / z.square(),
+    Symbol(name="1/x", complexity=2, function=torch.reciprocal, derivative=lambda z, f: -f.square(),
            sympy=lambda z: 1 / z, domain=POSITIVE, candidates=outer_shifts, fit_scale=False),
-    Symbol(name="1/x^2", complexity=2, function=lambda z: z.square().reciprocal(), derivative=lambda z: -2 / z**3,
+    Symbol(name="1/x^2", complexity=2, function=lambda z: z.square().reciprocal(), derivative=lambda z, f: -2 * f / z,
            sympy=lambda z: 1 / z**2, domain=POSITIVE, candidates=outer_shifts, fit_scale=False),
-    Symbol(name="sqrt", complexity=2, function=torch.sqrt, derivative=lambda z: 0.5 * z.rsqrt(),
+    Symbol(name="sqrt", complexity=2, function=torch.sqrt, derivative=lambda z, f: 0.5 / f,
            sympy=lambda z: _sp().sqrt(z), domain=POSITIVE, candidates=outer_shifts, fit_scale=False),
-    Symbol(name="1/sqrt(x)", complexity=2, function=torch.rsqrt, derivative=lambda z: -0.5 * z**-1.5,
+    Symbol(name="1/sqrt(x)", complexity=2, function=torch.rsqrt, derivative=lambda z, f: -0.5 * f / z,
            sympy=lambda z: 1 / _sp().sqrt(z), domain=POSITIVE, candidates=outer_shifts, fit_scale=False),
-    Symbol(name="x^1.5", complexity=4, function=lambda z: z * z.sqrt(), derivative=lambda z: 1.5 * z.sqrt(),
+    Symbol(name="x^1.5", complexity=4, function=lambda z: z * z.sqrt(), derivative=lambda z, f: 1.5 * f / z,
            sympy=lambda z: z ** _sp().Rational(3, 2), domain=POSITIVE, candidates=outer_shifts, fit_scale=False),
-    Symbol(name="log", complexity=2, function=torch.log, derivative=torch.reciprocal,
+    Symbol(name="log", complexity=2, function=torch.log, derivative=lambda z, f: 1 / z,
            sympy=lambda z: _sp().log(z), domain=POSITIVE, candidates=outer_shifts, fit_scale=False),
-    Symbol(name="exp", complexity=2, function=_exp, derivative=_exp, sympy=lambda z: _sp().exp(z),
+    Symbol(name="exp", complexity=2, function=_exp, derivative=lambda z, f: f, sympy=lambda z: _sp().exp(z),
            candidates=rates, fit_shift=False),
-    Symbol(name="sin", complexity=2, function=torch.sin, derivative=torch.cos, sympy=lambda z: _sp().sin(z),
-           candidates=waves, partner=Partner(function=torch.cos, shift=lambda p, q: torch.atan2(q, p))),
-    Symbol(name="tan", complexity=3, function=torch.tan, derivative=lambda z: 1 + torch.tan(z).square(),
+    Symbol(name="sin", complexity=2, function=torch.sin, derivative=lambda z, f: torch.cos(z),
+           sympy=lambda z: _sp().sin(z), candidates=waves,
+           partner=Partner(function=torch.cos, shift=lambda p, q: torch.atan2(q, p))),
+    Symbol(name="tan", complexity=3, function=torch.tan, derivative=lambda z, f: 1 + f.square(),
            sympy=lambda z: _sp().tan(z), domain=(-math.pi / 2, math.pi / 2), candidates=between_poles),
-    Symbol(name="tanh", complexity=3, function=torch.tanh, derivative=lambda z: 1 - torch.tanh(z).square(),
+    Symbol(name="tanh", complexity=3, function=torch.tanh, derivative=lambda z, f: 1 - f.square(),
            sympy=lambda z: _sp().tanh(z), candidates=bumps),
-    Symbol(name="gaussian", complexity=3, function=_gaussian, derivative=lambda z: -2 * z * _gaussian(z),
+    Symbol(name="gaussian", complexity=3, function=_gaussian, derivative=lambda z, f: -2 * z * f,
            sympy=lambda z: _sp().exp(-(z**2)), candidates=bumps),
-    Symbol(name="arctan", complexity=4, function=torch.atan, derivative=lambda z: 1 / (1 + z.square()),
+    Symbol(name="arctan", complexity=4, function=torch.atan, derivative=lambda z, f: 1 / (1 + z.square()),
            sympy=lambda z: _sp().atan(z), candidates=bumps),
     Symbol(name="silu", complexity=3, function=torch.nn.functional.silu, derivative=_silu_slope,
            sympy=lambda z: z / (1 + _sp().exp(-z)), candidates=mirrored_bends),
     Symbol(name="gelu", complexity=3, function=lambda z: z * _normal_cdf(z), derivative=_gelu_slope,
            sympy=lambda z: z * (1 + _sp().erf(z / _sp().sqrt(2))) / 2, candidates=mirrored_bends),
-    Symbol(name="relu", complexity=3, function=torch.relu, derivative=lambda z: (z > 0).to(z.dtype),
+    Symbol(name="relu", complexity=3, function=torch.relu, derivative=lambda z, f: (z > 0).to(z.dtype),
            sympy=lambda z: _sp().Max(z, 0), candidates=mirrored_inner_shifts, fit_scale=False),
-    Symbol(name="abs", complexity=3, function=torch.abs, derivative=torch.sign, sympy=lambda z: _sp().Abs(z),
-           candidates=inner_shifts, fit_scale=False),
-    Symbol(name="sign", complexity=3, function=torch.sign, derivative=torch.zeros_like,
+    Symbol(name="abs", complexity=3, function=torch.abs, derivative=lambda z, f: torch.sign(z),
+           sympy=lambda z: _sp().Abs(z), candidates=inner_shifts, fit_scale=False),
+    Symbol(name="sign", complexity=3, function=torch.sign, derivative=lambda z, f: torch.zeros_like(z),
            sympy=lambda z: _sp().sign(z), candidates=inner_shifts, fit_scale=False, fit_shift=False),
 ])  # fmt: skip
 """The functions that KAN packages compare curves with."""
 
 ACTIVATIONS = SymbolLibrary([
     Symbol(name="relu^2", complexity=3, function=lambda z: torch.relu(z).square(),
-           derivative=lambda z: 2 * torch.relu(z),
+           derivative=lambda z, f: 2 * torch.relu(z),
            sympy=lambda z: _sp().Max(z, 0) ** 2, candidates=mirrored_inner_shifts, fit_scale=False),
-    Symbol(name="softplus", complexity=3, function=torch.nn.functional.softplus, derivative=torch.sigmoid,
-           sympy=lambda z: _sp().log(1 + _sp().exp(z)), candidates=mirrored_bends),
+    Symbol(name="softplus", complexity=3, function=torch.nn.functional.softplus,
+           derivative=lambda z, f: torch.sigmoid(z), sympy=lambda z: _sp().log(1 + _sp().exp(z)),
+           candidates=mirrored_bends),
     Symbol(name="mish", complexity=4, function=torch.nn.functional.mish, derivative=_mish_slope,
            sympy=lambda z: z * _sp().tanh(_sp().log(1 + _sp().exp(z))), candidates=mirrored_bends),
-    Symbol(name="erf", complexity=4, function=torch.erf, derivative=lambda z: 2 / math.sqrt(math.pi) * _gaussian(z),
+    Symbol(name="erf", complexity=4, function=torch.erf, derivative=lambda z, f: 2 / math.sqrt(math.pi) * _gaussian(z),
            sympy=lambda z: _sp().erf(z), candidates=bumps),
     Symbol(name="elu", complexity=4, function=torch.nn.functional.elu,
-           derivative=lambda z: z.clamp(max=0).exp(), candidates=mirrored_bends,
+           derivative=lambda z, f: 1 + f.clamp(max=0), candidates=mirrored_bends,
            sympy=lambda z: _sp().Max(z, 0) + _sp().exp(_sp().Min(z, 0)) - 1),
     Symbol(name="leaky_relu", complexity=4, function=torch.nn.functional.leaky_relu,
-           derivative=lambda z: 0.01 + 0.99 * (z > 0).to(z.dtype),
+           derivative=lambda z, f: 0.01 + 0.99 * (z > 0).to(z.dtype),
            sympy=lambda z: _sp().Max(z, z / 100), candidates=mirrored_inner_shifts, fit_scale=False),
     Symbol(name="hardswish", complexity=4, function=torch.nn.functional.hardswish,
-           derivative=lambda z: torch.where(z.abs() < 3, (2 * z + 3) / 6, (z > 0).to(z.dtype)),
+           derivative=lambda z, f: torch.where(z.abs() < 3, (2 * z + 3) / 6, (z > 0).to(z.dtype)),
            sympy=lambda z: z * _sp().Min(_sp().Max(z + 3, 0), 6) / 6, candidates=mirrored_bends),
     Symbol(name="clip", complexity=4, function=lambda z: z.clamp(-1, 1),
-           derivative=lambda z: (z.abs() < 1).to(z.dtype), sympy=lambda z: _sp().Min(_sp().Max(z, -1), 1),
+           derivative=lambda z, f: (z.abs() < 1).to(z.dtype), sympy=lambda z: _sp().Min(_sp().Max(z, -1), 1),
            candidates=bumps),
 ])  # fmt: skip
 """Activations of transformers that are no scaled or shifted function of `KAN_LIBRARY`; clip is relu6 and hardtanh."""

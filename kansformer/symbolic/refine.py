@@ -4,6 +4,9 @@ For given a and b the best c and d are known in closed form (Golub and Pereyra, 
 move only a and b. With F = f(a·u + b), G = f' and everything centred, F and y give R² = (F·y)² / (F·F) for a curve y of
 length 1; the step solves J'J δ = J'y / c with J the parts of u·G and G that are orthogonal to F.
 
+All curves share their points, so every scalar product that a step needs is one of F², F·y, G, G², G·F and G·y times the
+vector of ones, of u or of u².
+
 Shape letters: E edges, S sample points.
 """
 
@@ -44,80 +47,80 @@ def refine(symbol: Symbol, u_S: Tensor, y_ES: Tensor, a_E: Tensor, b_E: Tensor, 
     Returns:
         The fits; an R² of -1 where f is not finite even at the beginning.
     """
+    problem = _Problem(symbol, u_S, y_ES)
     if symbol.partner is not None:
-        b_E = b_E + _shift_by_partner(symbol, u_S, y_ES, a_E, b_E)
-    now = _Point(symbol, u_S, y_ES, a_E, b_E)
+        b_E = b_E + problem.shift_by_partner(a_E, b_E)
     if not (symbol.fit_scale or symbol.fit_shift):
-        return Fits(now.a, now.b, now.r2)
+        steps = 0
+    now = problem.at(a_E, b_E, slopes=steps > 0)
     damping = torch.full_like(a_E, FIRST_DAMPING)
-    for _ in range(steps):
-        delta_a, delta_b = now.step(damping)
-        new = _Point(symbol, u_S, y_ES, now.a + delta_a, now.b + delta_b)
-        better = new.r2 > now.r2
+    for left in reversed(range(steps)):
+        delta_a, delta_b = _step(now, symbol, damping)
+        new = problem.at(now[A] + delta_a, now[B] + delta_b, slopes=left > 0)
+        better = new[R2] > now[R2]
         damping = torch.where(better, LESS * damping, MORE * damping)
-        now.take(new, better)
-    return Fits(now.a, now.b, now.r2)
+        now = torch.where(better, new, now[: len(new)])
+    return Fits(now[A], now[B], now[R2])
 
 
-class _Point:
-    """f and its fit at one (a, b) per curve."""
+# Rows of what is known at one (a, b) per curve: then C, the slopes of R² and the matrix of the step.
+A, B, R2, C, SLOPE_A, SLOPE_B, AA, AB, BB = range(9)
 
-    def __init__(self, symbol: Symbol, u_S: Tensor, y_ES: Tensor, a_E: Tensor, b_E: Tensor) -> None:
-        self.symbol, self.u_S, self.y_ES, self.a, self.b = symbol, u_S, y_ES, a_E, b_E
-        self.z_ES = torch.addcmul(b_E[:, None], a_E[:, None], u_S)
-        self.f_ES = _centred(symbol.function(self.z_ES))
-        self.ff = _dot(self.f_ES, self.f_ES)
-        self.fy = _dot(self.f_ES, y_ES)
-        r2 = self.fy.square() / self.ff.clamp(min=TINY)
+
+class _Problem:
+    """One function and the curves that it is fitted to."""
+
+    def __init__(self, symbol: Symbol, u_S: Tensor, y_ES: Tensor) -> None:
+        self.symbol, self.u_S, self.y_ES = symbol, u_S, y_ES
+        self.ones_S, self.squares_S = torch.ones_like(u_S), u_S.square()
+
+    def at(self, a_E: Tensor, b_E: Tensor, *, slopes: bool) -> Tensor:
+        """The rows A to R2, with `slopes` to BB, each (E,)."""
+        z_ES = self._arguments(a_E, b_E)
+        raw_ES = self.symbol.function(z_ES)
+        f_ES = raw_ES - raw_ES.mean(-1, keepdim=True)
+        ff, fy = (f_ES.square() @ self.ones_S).clamp(min=TINY), (f_ES * self.y_ES) @ self.ones_S
+        r2 = fy.square() / ff
         reach = a_E.abs()
-        inside = (b_E - reach > symbol.domain[0]) & (b_E + reach < symbol.domain[1])
-        self.r2 = torch.where(inside & r2.isfinite(), r2, -1.0)
+        inside = (b_E - reach > self.symbol.domain[0]) & (b_E + reach < self.symbol.domain[1])
+        rows = [a_E, b_E, torch.where(inside & r2.isfinite(), r2, -1.0)]
+        if slopes:
+            g_ES = self.symbol.slope(z_ES, raw_ES)
+            gg_ES, gf_ES, gy_ES = g_ES.square(), g_ES * f_ES, g_ES * self.y_ES
+            ones, u, squares, mean = self.ones_S, self.u_S, self.squares_S, 1 / len(self.u_S)
+            sum_a, sum_b, af, bf = g_ES @ u, g_ES @ ones, gf_ES @ u, gf_ES @ ones
+            c, af_ff, bf_ff, mean_b = fy / ff, af / ff, bf / ff, sum_b * mean
+            rows += [c, gy_ES @ u - af * c, gy_ES @ ones - bf * c]
+            rows += [gg_ES @ squares - sum_a.square() * mean - af * af_ff, gg_ES @ u - sum_a * mean_b - af * bf_ff]
+            rows += [gg_ES @ ones - sum_b * mean_b - bf * bf_ff]
+        return torch.stack(rows)
 
-    def step(self, damping: Tensor) -> tuple[Tensor, Tensor]:
-        """Changes of a and b."""
-        slope_ES = self.symbol.slope(self.z_ES)
-        scale, shift = self.symbol.fit_scale, self.symbol.fit_shift
-        none = torch.zeros_like(self.a)
-        along_b = self._projected(slope_ES) if shift else None
-        along_a = self._projected(slope_ES * self.u_S) if scale else None
-        # J = c·(projected slopes), so with c = fy / ff the normal equations are divided by c once.
-        c = self.fy / self.ff.clamp(min=TINY)
-        bb = _dot(along_b, along_b) * (1 + damping) + TINY if along_b is not None else none
-        aa = _dot(along_a, along_a) * (1 + damping) + TINY if along_a is not None else none
-        gb = _dot(along_b, self.y_ES) / c if along_b is not None else none
-        ga = _dot(along_a, self.y_ES) / c if along_a is not None else none
-        if along_a is not None and along_b is not None:
-            ab = _dot(along_a, along_b)
-            determinant = (aa * bb - ab.square()).clamp(min=TINY)
-            delta_a, delta_b = (bb * ga - ab * gb) / determinant, (aa * gb - ab * ga) / determinant
-        else:
-            delta_a = ga / aa if scale else none
-            delta_b = gb / bb if shift else none
-        most = LARGEST_SCALE_STEP * self.a.abs()
-        delta_a = delta_a.nan_to_num(0.0).clamp(-most, most)
-        return delta_a, delta_b.nan_to_num(0.0).clamp(-LARGEST_SHIFT_STEP, LARGEST_SHIFT_STEP)
+    def shift_by_partner(self, a_E: Tensor, b_E: Tensor) -> Tensor:
+        """What to add to b, from the best combination of the function and its partner."""
+        assert self.symbol.partner is not None
+        z_ES = self._arguments(a_E, b_E)
+        f, g = _centred(self.symbol.function(z_ES)), _centred(self.symbol.partner.function(z_ES))
+        ff, fg, gg, fy, gy = _dot(f, f), _dot(f, g), _dot(g, g), _dot(f, self.y_ES), _dot(g, self.y_ES)
+        determinant = (ff * gg - fg.square()).clamp(min=TINY)
+        return self.symbol.partner.shift((gg * fy - fg * gy) / determinant, (ff * gy - fg * fy) / determinant)
 
-    def take(self, other: _Point, where_E: Tensor) -> None:
-        """Move to another point for the curves that are better there."""
-        finite = bool((self.ff + other.ff).isfinite().all())
-        for name in ("a", "b", "ff", "fy", "r2"):
-            setattr(self, name, torch.where(where_E, getattr(other, name), getattr(self, name)))
-        for name in ("z_ES", "f_ES"):
-            setattr(self, name, _chosen(getattr(self, name), getattr(other, name), where_E, finite))
-
-    def _projected(self, slope_ES: Tensor) -> Tensor:
-        slope_ES = _centred(slope_ES)
-        return slope_ES - (_dot(slope_ES, self.f_ES) / self.ff.clamp(min=TINY))[:, None] * self.f_ES
+    def _arguments(self, a_E: Tensor, b_E: Tensor) -> Tensor:
+        return (a_E[:, None] * self.u_S).add_(b_E[:, None])  # half the time of `addcmul`
 
 
-def _shift_by_partner(symbol: Symbol, u_S: Tensor, y_ES: Tensor, a_E: Tensor, b_E: Tensor) -> Tensor:
-    """What to add to b."""
-    assert symbol.partner is not None
-    z_ES = torch.addcmul(b_E[:, None], a_E[:, None], u_S)
-    f, g = _centred(symbol.function(z_ES)), _centred(symbol.partner.function(z_ES))
-    ff, fg, gg, fy, gy = _dot(f, f), _dot(f, g), _dot(g, g), _dot(f, y_ES), _dot(g, y_ES)
-    determinant = (ff * gg - fg.square()).clamp(min=TINY)
-    return symbol.partner.shift((gg * fy - fg * gy) / determinant, (ff * gy - fg * fy) / determinant)
+def _step(now: Tensor, symbol: Symbol, damping: Tensor) -> tuple[Tensor, Tensor]:
+    """Changes of a and b. J = c·(projected slopes), so the normal equations are divided by c once."""
+    aa, bb = (now[row].clamp(min=TINY) * (1 + damping) for row in (AA, BB))
+    slope_a, slope_b = now[SLOPE_A] / now[C], now[SLOPE_B] / now[C]
+    if symbol.fit_scale and symbol.fit_shift:
+        ab = now[AB]
+        determinant = (aa * bb - ab.square()).clamp(min=TINY)
+        delta_a, delta_b = (bb * slope_a - ab * slope_b) / determinant, (aa * slope_b - ab * slope_a) / determinant
+    else:
+        delta_a, delta_b = slope_a / aa * symbol.fit_scale, slope_b / bb * symbol.fit_shift
+    most = LARGEST_SCALE_STEP * now[A].abs()
+    delta_a = delta_a.nan_to_num(0.0).clamp(-most, most)
+    return delta_a, delta_b.nan_to_num(0.0).clamp(-LARGEST_SHIFT_STEP, LARGEST_SHIFT_STEP)
 
 
 def _centred(values_ES: Tensor) -> Tensor:
@@ -126,10 +129,3 @@ def _centred(values_ES: Tensor) -> Tensor:
 
 def _dot(x_ES: Tensor, y_ES: Tensor) -> Tensor:
     return torch.linalg.vecdot(x_ES, y_ES)
-
-
-def _chosen(old_ES: Tensor, new_ES: Tensor, new_E: Tensor, finite: bool) -> Tensor:
-    """Rows of the new table where `new_E`, else of the old one."""
-    if finite:  # five times as fast as `where`
-        return torch.lerp(old_ES, new_ES, new_E.to(old_ES.dtype)[:, None])
-    return torch.where(new_E[:, None], new_ES, old_ES)

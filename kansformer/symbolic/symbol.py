@@ -40,7 +40,7 @@ class Symbol:
         sympy: f of a sympy expression.
         complexity: its cost in the choice between fits, 1 for a line.
         domain: open interval that a·x + b must stay in.
-        derivative: f'; None differentiates `function`.
+        derivative: f' from z and f(z); None differentiates `function`.
         candidates: pairs (a, b), shape (A, 2), where the search begins on the interval [-1, 1].
         fit_scale: whether a is fitted; not where c takes its part, as in (a·x)² = a²·x².
         fit_shift: whether b is fitted; not where c or d take its part, as in exp(x + b) = exp(b)·exp(x).
@@ -55,7 +55,7 @@ class Symbol:
     sympy: Callable[[Any], Any]
     complexity: float
     domain: tuple[float, float] = (-math.inf, math.inf)
-    derivative: Callable[[Tensor], Tensor] | None = None
+    derivative: Callable[[Tensor, Tensor], Tensor] | None = None
     candidates: Callable[[], Tensor] = mirrored_bends
     fit_scale: bool = True
     fit_shift: bool = True
@@ -69,10 +69,10 @@ class Symbol:
         if not self.domain[0] < self.domain[1]:
             raise ConfigError(f"{self.name}: domain must run from a lower to a higher number, got {self.domain}.")
 
-    def slope(self, z: Tensor) -> Tensor:
-        """f' at z."""
+    def slope(self, z: Tensor, f: Tensor) -> Tensor:
+        """f' at z, where the function is f."""
         if self.derivative is not None:
-            return self.derivative(z)
+            return self.derivative(z, f)
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             (slope,) = torch.autograd.grad(self.function(z).sum(), z, allow_unused=True)
