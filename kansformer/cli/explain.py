@@ -58,7 +58,7 @@ def explain_command(
     begin = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
     try:
-        with _edges_bar() as progress:
+        with _stages_bar() as progress:
             summary = summarize(language_model, batches, slots=chosen, kept=out / KEPT, progress=progress)
     except KeyboardInterrupt:
         typer.echo(f"Stopped. What was fitted is kept in {out / KEPT}; the same command goes on from there.", err=True)
@@ -80,10 +80,16 @@ def explain_command(
 
 
 @contextmanager
-def _edges_bar() -> Iterator[Progress]:
-    """Yields what `summarize` takes as `progress`: a bar with edges per second, gone at the end."""
-    begin = time.perf_counter()
+def _stages_bar() -> Iterator[Progress]:
+    """Yields what `summarize` takes as `progress`: a bar with the rate of each stage, gone at the end."""
+    begun: dict[str, float] = {}
+    latest = time.perf_counter()
     with drawn_bar("reading") as draw:
-        yield lambda place, done, total: draw(
-            place, done, total, f"{done / (time.perf_counter() - begin):,.0f} edges/s"
-        )
+
+        def report(stage: str, done: int, total: int, unit: str) -> None:
+            nonlocal latest
+            begin = begun.setdefault("edges" if unit == "edges" else stage, latest)  # when the stage before ended
+            latest = time.perf_counter()
+            draw(stage, done, total, f"{done / (latest - begin):,.1f} {unit}/s")
+
+        yield report

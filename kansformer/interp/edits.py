@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from kansformer.errors import ConfigError, ShapeError, SlotError
 from kansformer.interp.curves import EdgeCurves
-from kansformer.interp.functions import edge_features, pair_weights
+from kansformer.interp.functions import edge_values
 from kansformer.interp.places import EdgeRef, Place, find_place
 from kansformer.interp.recording import EdgeRecords
 from kansformer.symbolic import SymbolicFits
@@ -141,11 +141,11 @@ def _correction(place: Place, inputs_E: Tensor, outputs_E: Tensor, function: Cal
         # In a gated block activation and product may be one call.
         factor = args[1] if len(args) > 1 else kwargs.get("factor")
         inputs, outputs = inputs_E.to(x_NI.device), outputs_E.to(x_NI.device)
-        weights_EF = pair_weights(module, inputs, outputs)
+        width = len(inputs) * (module.curves.basis.num_coefficients + 1)
         changes = []
-        for part in x_NI.split(max(1, BUDGET // weights_EF.numel())):
+        for part in x_NI.split(max(1, BUDGET // width)):
             x_NE = part[:, inputs].to(torch.promote_types(part.dtype, torch.float32))
-            now_NE = torch.einsum("nef,ef->ne", edge_features(module, x_NE, inputs), weights_EF.to(x_NE))
+            now_NE = edge_values(module, x_NE, inputs, outputs)
             change_NE = function(x_NE.mT).mT.to(now_NE) - now_NE
             change_NE = change_NE.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
             changes.append(torch.zeros(len(part), output.shape[-1]).to(change_NE).index_add_(1, outputs, change_NE))

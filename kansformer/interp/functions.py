@@ -1,9 +1,11 @@
 """Every edge as a sum of features: φ_oi(x_i) = Σ_f a_iof F_f(x_i), with F_0 = σ, the base, and then the basis.
 
 Means, variances and values of all edges of a layer follow from the features of its inputs alone, which are I·F numbers
-a token where the edges are I·O.
+a token where the edges are I·O. Where all edges of an input share a curve s_i, even two numbers will do: φ_oi is
+w_oi·(σ + s_i). So sums over tokens take *terms*: σ and s_i there, the features elsewhere.
 
-Shape letters: N tokens, I inputs, O outputs, C coefficients, F = 1 + C features, P curves of the input axis.
+Shape letters: N tokens, I inputs, O outputs, E single edges, C coefficients, F = 1 + C features, T terms, P curves of
+the input axis.
 """
 
 from typing import Any
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kansformer.nn.base import base_function
+from kansformer.ops import apply_curves
 
 ALL = slice(None)
 
@@ -31,6 +34,45 @@ def edge_features(module: Any, x_NI: Tensor, inputs: slice | Tensor = ALL) -> Te
         denominator = _per_input(module, denominator)[inputs].to(x_NI)
     values_NIC = module.curves.basis.values(x_NI, domain, denominator)
     return torch.cat([base_values(module, x_NI).unsqueeze(-1), values_NIC], dim=-1)
+
+
+def num_terms(module: Any) -> int:
+    """T."""
+    return 2 if module.curves.bends_input else module.curves.basis.num_coefficients + 1
+
+
+def edge_terms(module: Any, x_NI: Tensor, inputs: slice | Tensor = ALL) -> Tensor:
+    """Terms of inputs, (N, I, T), in float32, or float64 for float64 inputs; arguments as in `edge_features`."""
+    if not module.curves.bends_input:
+        return edge_features(module, x_NI, inputs)
+    x_NI = x_NI.to(torch.promote_types(x_NI.dtype, torch.float32))
+    return torch.stack([base_values(module, x_NI), _shared_curves(module, x_NI, inputs)]).movedim(0, -1)
+
+
+def term_weights(module: Any, inputs: slice | Tensor = ALL) -> Tensor:
+    """a_iot with φ_oi = Σ_t a_iot T_it for these inputs, (I, O, T); O is 1 where the module has no weights."""
+    if not module.curves.bends_input:
+        return edge_weights(module, inputs)
+    if not hasattr(module, "out_features"):
+        count = len(torch.arange(module.in_features)[inputs])
+        return torch.ones(count, 1, 2, device=module.domain.device)
+    return weight_IO(module)[inputs].float().unsqueeze(-1).expand(-1, -1, 2)
+
+
+def edge_values(module: Any, x_NE: Tensor, inputs_E: Tensor, outputs_E: Tensor) -> Tensor:
+    """φ of single edges, each at its own points, (N, E), in float32, or float64 for float64 inputs."""
+    if not module.curves.bends_input:
+        features_NEF = edge_features(module, x_NE, inputs_E)
+        return torch.einsum("nef,ef->ne", features_NEF, pair_weights(module, inputs_E, outputs_E).to(features_NEF))
+    values_NE = edge_terms(module, x_NE, inputs_E).sum(-1)
+    return values_NE * weight_IO(module)[inputs_E, outputs_E] if hasattr(module, "out_features") else values_NE
+
+
+def _shared_curves(module: Any, x_NI: Tensor, inputs: slice | Tensor) -> Tensor:
+    denominator = getattr(module, "denominator", None)
+    tensors = (module.coefficients, module.domain, *(() if denominator is None else (denominator,)))
+    coefficients, domain, *rest = (_per_input(module, tensor.detach())[inputs].to(x_NI) for tensor in tensors)
+    return apply_curves(x_NI, coefficients, domain, module.curves.basis, *rest)
 
 
 def base_values(module: Any, x: Tensor) -> Tensor:

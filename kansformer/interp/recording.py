@@ -1,6 +1,6 @@
 """What goes into curves, watched by ordinary module hooks: ranges, histograms, samples and the moments of every edge.
 
-Shape letters: N tokens, S sampled tokens, I inputs, O outputs, F features, H bins.
+Shape letters: N tokens, S sampled tokens, I inputs, O outputs, T terms, H bins.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from kansformer.errors import ConfigError, DataError, SlotError
-from kansformer.interp.functions import edge_features, edge_weights
+from kansformer.interp.functions import edge_terms, num_terms, term_weights
 from kansformer.interp.places import Place, find_places
 
-# Tokens whose features are held at once, (N, I, F).
-CHUNK = 256
-# Inputs whose edges are held at once, (I, O, F).
+# Terms of tokens that are held at once, (N, I, T).
+BUDGET = 2**18
+# Inputs whose edges are held at once, (I, O, T).
 INPUT_CHUNK = 64
 
 
@@ -110,15 +110,15 @@ class RecordedSlot:
 
     def __post_init__(self) -> None:
         module = self.place.module
-        inputs, width = module.in_features, module.curves.basis.num_coefficients + 1
+        inputs, width = module.in_features, num_terms(module)
         self.lower = torch.full((inputs,), math.inf)
         self.upper = torch.full((inputs,), -math.inf)
         self.histogram = torch.zeros(inputs, self.bins + 2, dtype=torch.long)
         self.sample = torch.zeros(0, inputs)
-        self._sums_IF = torch.zeros(inputs, width, dtype=torch.float64)
-        self._products_IFF = torch.zeros(inputs, width, width, dtype=torch.float64)
+        self._sums_IT = torch.zeros(inputs, width, dtype=torch.float64)
+        self._products_ITT = torch.zeros(inputs, width, width, dtype=torch.float64)  # its upper triangles
         self._generator = torch.Generator().manual_seed(self.seed)
-        self._grid = _grid_of(module)
+        self._curves = _terms_of(module)
 
     @property
     def outside(self) -> Tensor:
@@ -153,19 +153,20 @@ class RecordedSlot:
     @torch.no_grad()
     def _moments(self, learned_only: bool) -> tuple[Tensor, Tensor]:
         self._require_tokens()
-        now = _grid_of(self.place.module)
-        if now[0] != self._grid[0] or any(not torch.equal(a, b) for a, b in zip(now[1], self._grid[1], strict=True)):
-            raise DataError(f"The grid of {self.place.path} was changed after its inputs were recorded. Record again.")
-        mean_IF = self._sums_IF / self.tokens
-        covariance_IFF = self._products_IFF / self.tokens - mean_IF.unsqueeze(-1) * mean_IF.unsqueeze(-2)
+        now = _terms_of(self.place.module)
+        if now[0] != self._curves[0] or not all(map(torch.equal, now[1], self._curves[1])):
+            raise DataError(f"{self.place.path} was changed after its inputs were recorded. Record again.")
+        mean_IT = self._sums_IT / self.tokens
+        products_ITT = self._products_ITT + self._products_ITT.triu(1).mT
+        covariance_ITT = products_ITT / self.tokens - mean_IT.unsqueeze(-1) * mean_IT.unsqueeze(-2)
         means, variances = [], []
-        for start in range(0, len(mean_IF), INPUT_CHUNK):
+        for start in range(0, len(mean_IT), INPUT_CHUNK):
             chunk = slice(start, start + INPUT_CHUNK)
-            weights_IOF = edge_weights(self.place.module, chunk).cpu().double()
-            if learned_only:
-                weights_IOF[..., 0] = 0
-            means.append((weights_IOF @ mean_IF[chunk].unsqueeze(-1)).squeeze(-1))
-            variances.append(((weights_IOF @ covariance_IFF[chunk]) * weights_IOF).sum(-1).clamp(min=0))
+            first = 1 if learned_only else 0
+            weights_IOT = term_weights(self.place.module, chunk)[..., first:].cpu().double()
+            mean_iT, covariance_iTT = mean_IT[chunk, first:], covariance_ITT[chunk, first:, first:]
+            means.append((weights_IOT @ mean_iT.unsqueeze(-1)).squeeze(-1))
+            variances.append(((weights_IOT @ covariance_iTT) * weights_IOT).sum(-1).clamp(min=0))
         return torch.cat(means), torch.cat(variances)
 
     @torch.no_grad()
@@ -174,12 +175,13 @@ class RecordedSlot:
         if not x_NI.isfinite().all():
             raise DataError(f"The input of {self.place.path} is not finite, so it cannot be recorded.")
         x_NI = x_NI.to(torch.promote_types(x_NI.dtype, torch.float32))
-        for part in x_NI.split(CHUNK):
-            features = edge_features(module, part)
-            features = features.cpu() if features.device.type == "mps" else features  # which has no float64
-            features_IFN = features.double().permute(1, 2, 0)  # variances are differences
-            self._sums_IF += features_IFN.sum(-1).cpu()
-            self._products_IFF += (features_IFN @ features_IFN.mT).cpu()
+        for part in x_NI.split(max(1, BUDGET // self._sums_IT.numel())):
+            terms = edge_terms(module, part)
+            terms = terms.cpu() if terms.device.type == "mps" else terms  # which has no float64
+            terms_TNI = terms.movedim(-1, 0).double()  # variances are differences
+            self._sums_IT += terms_TNI.sum(1).mT.cpu()
+            for term, values_NI in enumerate(terms_TNI):  # tiny matrix products would take longer
+                self._products_ITT[:, term, term:] += (terms_TNI[term:] * values_NI).sum(1).mT.cpu()
         x_NI = x_NI.cpu().float()
         if len(x_NI):
             self.lower = torch.minimum(self.lower, x_NI.amin(dim=0))
@@ -191,10 +193,12 @@ class RecordedSlot:
     def _count(self, x_NI: Tensor) -> None:
         domain = self.place.module.domain.cpu().float()
         domain = domain.repeat_interleave(x_NI.shape[1] // len(domain), dim=0)
-        unit = (x_NI - domain[:, 0]) / (domain[:, 1] - domain[:, 0])
-        inner = (unit * self.bins).floor().clamp(0, self.bins - 1) + 1
-        bin_NI = torch.where(unit < 0, 0, torch.where(unit > 1, self.bins + 1, inner)).long()
-        self.histogram.scatter_add_(1, bin_NI.mT, torch.ones_like(bin_NI.mT))
+        position_NI = (x_NI - domain[:, 0]).div_(domain[:, 1] - domain[:, 0]).mul_(self.bins)
+        at_end = position_NI == self.bins  # which is within the domain
+        bin_NI = position_NI.floor_().clamp_(-1, self.bins).masked_fill_(at_end, self.bins - 1).int()
+        bin_NI += 1 + torch.arange(len(domain), dtype=torch.int32) * (self.bins + 2)
+        counts = torch.bincount(bin_NI.flatten(), minlength=self.histogram.numel())
+        self.histogram += counts.reshape(self.histogram.shape)
 
     def _draw(self, x_NI: Tensor) -> None:
         """Vitter's algorithm R on whole tokens: every token that passed is kept with the same probability."""
@@ -203,15 +207,17 @@ class RecordedSlot:
         rest = x_NI[max(free, 0) :]
         seen = self.tokens + len(x_NI) - len(rest) + torch.arange(1, len(rest) + 1)
         drawn = (torch.rand(len(rest), generator=self._generator, dtype=torch.float64) * seen).long()
-        for index in (drawn < self.sample_size).nonzero()[:, 0].tolist():
-            self.sample[drawn[index]] = rest[index]
+        kept = (drawn < self.sample_size).nonzero()[:, 0]
+        last = dict(zip(drawn[kept].tolist(), kept.tolist(), strict=True))  # of several for one place the latest stays
+        self.sample[list(last)] = rest[list(last.values())]
 
     def _require_tokens(self) -> None:
         if not self.tokens:
             raise DataError(f"No token reached {self.place.path}, so nothing is known about its inputs.")
 
 
-def _grid_of(module: nn.Module) -> tuple:
-    """What features are computed with: the curves' description, and their domains and denominators."""
-    tensors = [module.get_buffer("domain"), getattr(module, "denominator", None)]
+def _terms_of(module: nn.Module) -> tuple:
+    """What terms are computed with: the curves' description, and their domains, denominators and shared curves."""
+    names = ["domain", "denominator", *(["coefficients"] if vars(module)["curves"].bends_input else [])]
+    tensors = [getattr(module, name, None) for name in names]
     return vars(module)["curves"], [tensor.detach().cpu().clone() for tensor in tensors if tensor is not None]

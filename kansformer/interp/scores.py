@@ -1,6 +1,6 @@
 """How much every edge matters: how it varies, its share of its node, and what the loss would do without it.
 
-Shape letters: N tokens, I inputs, O outputs, F features.
+Shape letters: N tokens, I inputs, O outputs, T terms.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kansformer.errors import ConfigError, DataError
-from kansformer.interp.functions import edge_features, edge_weights
+from kansformer.interp.functions import edge_terms, num_terms, term_weights
 from kansformer.interp.places import Place
 from kansformer.interp.recording import EdgeRecords, RecordedSlot, record_edges
 from kansformer.nn.modes import evaluating
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import pandas
 
 SCORES = ("variance", "share", "learned_variance", "attribution", "learned_attribution")
-# Inputs whose features and edges are held at once.
-INPUT_CHUNK = 64
+# Terms of a token that are held at once, (I, T).
+TERM_CHUNK = 1024
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,9 @@ def edge_scores(
         ConfigError: the attribution was asked for and the model gives no loss.
         DataError: no token reaches a slot, or an input of a curve is not finite.
     """
-    batches = [batches] if isinstance(batches, Mapping) else list(batches)
+    batches = [batches] if isinstance(batches, Mapping) else batches
     if records is None:
+        batches = list(batches)
         with evaluating(model), record_edges(model, sample=1) as records, torch.no_grad():
             for batch in batches:
                 model(**batch)
@@ -110,12 +111,13 @@ def edge_scores(
 
 
 def _attributions(
-    model: nn.Module, batches: list, records: Mapping[tuple[str, str], RecordedSlot]
+    model: nn.Module, batches: Iterable[Mapping[str, Tensor]], records: Mapping[tuple[str, str], RecordedSlot]
 ) -> dict[tuple[str, str], tuple]:
     """|Σ_n g_no (φ_oi(x_ni) - mean φ_oi)| and |Σ_n g_no s_oi|, with g the slope of the mean loss by the output."""
     sums = {key: torch.zeros(2, *slot.variances().shape, dtype=torch.float64) for key, slot in records.items()}
     outputs: list[Tensor] = []
     means = {key: slot.means() for key, slot in records.items()}
+    count = 0
 
     def watch(key: tuple[str, str]):
         def hook(module: Any, args: tuple, kwargs: dict, output: Tensor) -> None:
@@ -147,10 +149,11 @@ def _attributions(
                     )
                 torch.autograd.grad(loss, outputs, allow_unused=True)
                 outputs.clear()
+                count += 1
     finally:
         for handle in handles:
             handle.remove()
-    return {key: tuple(total.abs() / len(batches)) for key, total in sums.items()}
+    return {key: tuple(total.abs() / max(count, 1)) for key, total in sums.items()}
 
 
 @torch.no_grad()
@@ -158,16 +161,16 @@ def _gradient_sums(module: Any, x_NI: Tensor, g_NO: Tensor, mean_IO: Tensor) -> 
     """Σ_n g_no (φ_oi(x_ni) - mean φ_oi) and Σ_n g_no s_oi(x_ni), (2, I, O), float64 on the CPU."""
     parts = []
     diagonal = not hasattr(module, "out_features")
-    for start in range(0, module.in_features, INPUT_CHUNK):
-        chunk = slice(start, start + INPUT_CHUNK)
-        features_NIF = edge_features(module, x_NI[:, chunk], chunk)
-        weights_IOF = edge_weights(module, chunk)
+    inputs = TERM_CHUNK // num_terms(module)
+    for start in range(0, module.in_features, inputs):
+        chunk = slice(start, start + inputs)
+        terms_NIT = edge_terms(module, x_NI[:, chunk], chunk)
         if diagonal:
-            products_IOF = (features_NIF * g_NO[:, chunk].unsqueeze(-1)).sum(dim=0).unsqueeze(1)
+            products_IOT = (terms_NIT * g_NO[:, chunk].unsqueeze(-1)).sum(dim=0).unsqueeze(1)
         else:
-            products_IOF = torch.einsum("nif,no->iof", features_NIF, g_NO.to(features_NIF))
-        terms_IOF = (products_IOF * weights_IOF).cpu().double()
-        parts.append(torch.stack([terms_IOF.sum(-1), terms_IOF[..., 1:].sum(-1)]))
+            products_IOT = torch.einsum("nit,no->iot", terms_NIT, g_NO.to(terms_NIT))
+        products_IOT = (products_IOT * term_weights(module, chunk)).cpu().double()
+        parts.append(torch.stack([products_IOT.sum(-1), products_IOT[..., 1:].sum(-1)]))
     total_O = g_NO.sum(dim=0).cpu().double()
     sums = torch.cat(parts, dim=1)
     sums[0] -= mean_IO * (total_O.unsqueeze(1) if diagonal else total_O)

@@ -9,7 +9,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,8 +41,8 @@ CONTROL_SEED = 0
 MOST_REPLACED = 100_000
 GOOD = 0.99
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is done, how many edges are, and how many there are."""
+Progress = Callable[[str, int, int, str], None]
+"""Called with what is going on, how much of it is done, how much there is, and the unit."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ def summarize(
         replace: shares of the edges, the best-fitted first, that are put in place of their formulas to see the loss.
         kept: a folder for the fits of every slot as they come; a later call with the same model, inputs and library
             takes them from there. None keeps nothing.
-        progress: called as slots are fitted.
+        progress: called as batches are read, slots fitted and shares replaced.
 
     Returns:
         The summary.
@@ -214,12 +214,12 @@ def summarize(
     places = _chosen_places(model, slots)
     labelled = bool(batches) and all("labels" in batch for batch in batches)
     with record_edges(model) as records:
-        loss = _run(model, batches)
+        loss = _run(model, _told(batches, "reading", progress))
     for place in places:
         if not records[place.site, place.slot].tokens:
             raise DataError(f"No token of these batches reached {place.site}/{place.slot}.")
     keys = [(place.site, place.slot) for place in places]
-    scores = edge_scores(model, batches, attribution=labelled, slots=keys, records=records)
+    scores = edge_scores(model, _told(batches, "scoring", progress), attribution=labelled, slots=keys, records=records)
     total, done, summaries = sum(place.num_edges for place in places), 0, []
     for place in places:
         key = (place.site, place.slot)
@@ -231,14 +231,16 @@ def summarize(
                 curves = edge_curves(model, *key, records=records, inputs=chunk, points=POINTS)
                 parts.append(fit_symbolic(curves.x, curves.y, library=library))
                 if progress is not None:
-                    progress(f"{place.site}/{place.slot}", done + sum(map(len, parts)), total)
+                    progress(f"{place.site}/{place.slot}", done + sum(map(len, parts)), total, "edges")
             fits = SymbolicFits.cat(parts)
             if file is not None:
                 save_fits(fits, file)
         done += len(fits)
         control = fit_symbolic(*control_curves(place, records), library=library)
         summaries.append(SlotSummary(place, records[key], scores[key], fits, control))
-    replaced = _replaced_losses(model, batches, summaries, replace) if labelled and total <= MOST_REPLACED else ()
+    replaced = []
+    if labelled and total <= MOST_REPLACED:
+        replaced = _replaced_losses(model, batches, summaries, replace, progress)
     tokens = sum(batch["input_ids"].numel() for batch in batches if "input_ids" in batch)
     tokens = tokens or max(records[key].tokens for key in keys)
     return ModelSummary(
@@ -270,7 +272,7 @@ def control_curves(place: Place, records: EdgeRecords | None) -> tuple[Tensor, T
 
 
 def _replaced_losses(
-    model: nn.Module, batches: list, summaries: list[SlotSummary], shares: Sequence[float]
+    model: nn.Module, batches: list, summaries: list[SlotSummary], shares: Sequence[float], progress: Progress | None
 ) -> list[tuple[float, int, float]]:
     refs = [(index, edge) for index, summary in enumerate(summaries) for edge in range(len(summary.fits))]
     order = torch.cat([summary.fits.r2 for summary in summaries]).argsort(descending=True, stable=True).tolist()
@@ -286,7 +288,8 @@ def _replaced_losses(
                 edges = torch.tensor(chosen.get((summary.place.site, summary.place.slot), []), dtype=torch.long)
                 if len(edges):
                     stack.enter_context(_formulas_in_place(model, summary, edges))
-            losses.append((share, count, _run(model, batches)))
+            stage = f"{share:.0%} as formulas"
+            losses.append((share, count, _run(model, _told(batches, stage, progress))))
     return losses
 
 
@@ -297,7 +300,15 @@ def _formulas_in_place(model: nn.Module, summary: SlotSummary, edges: Tensor) ->
     return replace_edges(model, refs, lambda *_: summary.fits[edges].evaluate)
 
 
-def _run(model: nn.Module, batches: list) -> float:
+def _told(batches: list, stage: str, progress: Progress | None) -> Iterator[Mapping[str, Tensor]]:
+    """The batches, with word of each that is done."""
+    for count, batch in enumerate(batches, start=1):
+        yield batch
+        if progress is not None:
+            progress(stage, count, len(batches), "batches")
+
+
+def _run(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> float:
     """The mean loss per batch; NaN without labels."""
     losses = []
     with evaluating(model), torch.no_grad():

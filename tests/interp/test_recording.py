@@ -132,6 +132,29 @@ def test_a_moved_grid_is_noticed(make_bent, batch):
         records["model.layers.0.mlp", "act"].variances()
 
 
+def test_changed_curves_are_noticed_where_moments_are_of_their_values(make_bent, batch):
+    model = make_bent()
+    with record_edges(model) as records, torch.no_grad():
+        model(**batch)
+    recorded = records["model.layers.0.mlp", "act"]
+    with torch.no_grad():
+        recorded.place.module.coefficients[0, 0] += 1
+    with pytest.raises(DataError, match="was changed after its inputs were recorded. Record again"):
+        recorded.means()
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+def test_the_moments_do_not_depend_on_how_tokens_are_split(make_bent, batch, monkeypatch, chunk):
+    model = make_bent("llama", CONFIGS["full"])
+    with record_edges(model) as whole, torch.no_grad():
+        model(**batch)
+    monkeypatch.setattr("kansformer.interp.recording.BUDGET", chunk)
+    with record_edges(model) as parts, torch.no_grad():
+        model(**batch)
+    for key in whole:
+        torch.testing.assert_close(parts[key].variances(), whole[key].variances(), rtol=1e-6, atol=1e-12)
+
+
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 def test_beneath_adapters_slots_keep_their_names(make_bent, batch):
     import peft

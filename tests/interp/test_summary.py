@@ -12,6 +12,8 @@ from kansformer.interp.places import find_places
 from kansformer.interp.summary import control_curves
 from kansformer.symbolic import KAN_LIBRARY
 
+SHARES = ["10% as formulas", "50% as formulas", "100% as formulas"]
+
 
 @pytest.mark.parametrize("settings", CONFIGS)
 def test_every_edge_has_a_row(settings, make_bent, batch):
@@ -21,7 +23,9 @@ def test_every_edge_has_a_row(settings, make_bent, batch):
     summary = summarize(model, batch, library=KAN_LIBRARY, progress=lambda *state: seen.append(state))
     table = summary.to_pandas()
     edges = sum(place.module.in_features * place.num_outputs for place in find_places(model))
-    assert len(table) == edges == seen[-1][1] == seen[-1][2]
+    of_edges = [state for state in seen if state[3] == "edges"]
+    assert len(table) == edges == of_edges[-1][1] == of_edges[-1][2]
+    assert [state[0] for state in seen if state[3] == "batches"] == ["reading", "scoring", *SHARES]
     assert not table.drop(columns=["function"]).isna().any().any()
     figures = json.loads(summary.to_json())
     assert figures["edges"] == edges and figures["tokens"] == 60
