@@ -38,7 +38,7 @@ def explain_command(
     if max_tokens < block:
         raise ConfigError(f"--max-tokens {max_tokens} is less than one block of {block} tokens.")
     from kansformer.interp.places import find_places
-    from kansformer.interp.summary import summarize
+    from kansformer.interp.summary import GOOD, MEASURES, summarize
     from kansformer.training.corpus import standard_library_documents, tokenize_blocks
     from kansformer.training.text import file_text
     from kansformer.views import write_report
@@ -69,10 +69,10 @@ def explain_command(
     write_report(summary, out / "report.html", title=f"The curves of {Path(model).name}")
     shutil.rmtree(out / KEPT)
     edges = sum(len(slot.fits) for slot in summary.slots)
-    typer.echo(
-        f"{edges:,} edges in {time.perf_counter() - begin:.0f} s: {summary.coverage():.1%} are a function of the "
-        f"library with R² ≥ 0.99 on unseen points, of random curves {summary.coverage(control=True):.1%}."
-    )
+    typer.echo(f"{edges:,} edges in {time.perf_counter() - begin:.0f} s. Share that is a function of the library:")
+    for measure, points in MEASURES.items():
+        shares = [f"{summary.coverage(measure, control=control):.1%}" for control in (False, True)]
+        typer.echo(f"  {shares[0]} with R² ≥ {GOOD} {points}; of random curves {shares[1]}.")
     if summary.loss is not None and summary.replaced:
         share, _, loss = summary.replaced[-1]
         typer.echo(f"Loss {summary.loss:.4f}; with {share:.0%} of the edges computed by their formulas {loss:.4f}.")

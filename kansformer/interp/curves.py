@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from kansformer.errors import ConfigError, SlotError
+from kansformer.errors import ConfigError, ShapeError, SlotError
 from kansformer.interp.functions import edge_features, edge_weights, pair_weights
 from kansformer.interp.places import EdgeRef, Place, find_place
 from kansformer.interp.recording import EdgeRecords
@@ -34,7 +34,7 @@ class EdgeCurves:
     Args:
         place: the slot.
         inputs, outputs: channel numbers of every edge, (E,).
-        x: equally spaced points, each edge on the range of its input, (E, S), float64.
+        x: points, equally spaced on the range of each edge's input unless given, (E, S), float64.
         y: φ_oi there, the base and the learned curve, (E, S), float32.
         learned: the learned curve alone, (E, S), float32.
     """
@@ -98,6 +98,7 @@ def edge_curves(
     inputs: Sequence[int] | slice | None = None,
     outputs: Sequence[int] | slice | None = None,
     points: int = 64,
+    at: Tensor | None = None,
 ) -> EdgeCurves:
     """Sample edges.
 
@@ -107,6 +108,7 @@ def edge_curves(
         records: of `record_edges`; each edge is then sampled on the range that its input had, else on its domain.
         inputs, outputs: channel numbers; None is all. Outputs mean nothing in slots without weights.
         points: on each edge.
+        at: the points themselves, a row for each of the inputs; then records and `points` mean nothing.
 
     Returns:
         The edges, inputs × outputs.
@@ -114,6 +116,7 @@ def edge_curves(
     Raises:
         SlotError: there is no such site, slot or channel.
         ConfigError: fewer than 2 points.
+        ShapeError: `at` has not one row for each input.
         DataError: the records hold no token for this slot.
     """
     if points < 2:
@@ -122,7 +125,9 @@ def edge_curves(
     module = place.module
     chosen_inputs = _channels(inputs, module.in_features, place, "input")
     chosen_outputs = _channels(outputs, place.num_outputs, place, "output") if place.has_weights else None
-    x_IS = sample_points(place, records, points)[chosen_inputs]
+    x_IS = sample_points(place, records, points)[chosen_inputs] if at is None else at.detach().cpu().double()
+    if x_IS.ndim != 2 or len(x_IS) != len(chosen_inputs):
+        raise ShapeError(f"at must be ({len(chosen_inputs)}, points), a row for each input, got {tuple(x_IS.shape)}.")
     y, learned = [], []
     for part, x_iS in zip(chosen_inputs.split(INPUT_CHUNK), x_IS.split(INPUT_CHUNK), strict=True):
         whole, bent = _evaluate(module, part, chosen_outputs, x_iS)

@@ -1,7 +1,4 @@
-"""The audit of a model: every edge with its range, scores and formula, beside a random control.
-
-Shape letters: E edges, S sample points, I inputs, O outputs, F features.
-"""
+"""The audit of a model: every edge with its range, scores and formula, beside a random control."""
 
 from __future__ import annotations
 
@@ -19,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from kansformer.errors import ConfigError, DataError
+from kansformer.interp.control import RandomEdges
 from kansformer.interp.curves import edge_curves, sample_points
 from kansformer.interp.edits import replace_edges
-from kansformer.interp.functions import edge_features, edge_weights
+from kansformer.interp.faithfulness import Faithfulness, faithfulness, recorded_points
 from kansformer.interp.keeping import fingerprint, load_fits, save_fits
 from kansformer.interp.places import EdgeRef, Place, find_places
-from kansformer.interp.recording import EdgeRecords, RecordedSlot, record_edges
+from kansformer.interp.recording import RecordedSlot, record_edges
 from kansformer.interp.scores import EdgeScores, edge_scores
 from kansformer.nn.modes import evaluating
 from kansformer.symbolic import LIBRARY, SymbolicFits, SymbolLibrary, fit_symbolic
@@ -35,11 +33,15 @@ if TYPE_CHECKING:
 POINTS = 64
 # Edges that are sampled and fitted at once.
 EDGE_CHUNK = 65_536
-CONTROL_CURVES, CONTROL_INPUTS, CONTROL_OUTPUTS = 2048, 64, 32
-CONTROL_SEED = 0
 # More than so many edges are not evaluated one by one inside the model.
 MOST_REPLACED = 100_000
 GOOD = 0.99
+# Of R².
+MEASURES = {
+    "r2": "on even points that the fit did not see",
+    "r2_tokens": "at recorded inputs",
+    "r2_learned": "at recorded inputs, of what was learned on top of the base",
+}
 
 Progress = Callable[[str, int, int, str], None]
 """Called with what is going on, how much of it is done, how much there is, and the unit."""
@@ -54,14 +56,18 @@ class SlotSummary:
         recorded: what went into it.
         scores: of its edges.
         fits: the function of every edge on the range of its input, inputs first, then outputs.
+        faith: how true they are at recorded inputs.
         control: fits of random curves of the same basis, size and ranges around the same bases.
+        control_faith: how true those are.
     """
 
     place: Place
     recorded: RecordedSlot
     scores: EdgeScores
     fits: SymbolicFits
+    faith: Faithfulness
     control: SymbolicFits
+    control_faith: Faithfulness
 
     @property
     def layer(self) -> int | None:
@@ -81,8 +87,14 @@ class SlotSummary:
         width = len(table) // len(self.recorded.lower)
         for name, values in per_input.items():
             table[name] = values.repeat_interleave(width).numpy()
-        fits = self.fits.to_pandas().rename(columns={"name": "function"})
-        return table.join(fits)
+        table = table.join(self.fits.to_pandas().rename(columns={"name": "function"}))
+        return table.assign(r2_tokens=self.faith.r2.numpy(), r2_learned=self.faith.r2_learned.numpy())
+
+    def coverage(self, measure: str = "r2", *, control: bool = False) -> float:
+        """Share of the edges that vary whose formula has 0.99 or more by one of `MEASURES`; NaN if none varies."""
+        fits, faith = (self.control, self.control_faith) if control else (self.fits, self.faith)
+        values = {"r2": fits.r2, "r2_tokens": faith.r2, "r2_learned": faith.r2_learned}[measure][fits.varies]
+        return (values >= GOOD).double().mean().item() if len(values) else math.nan
 
     def aggregate(self) -> dict[str, Any]:
         """JSON-ready figures of the slot."""
@@ -94,8 +106,8 @@ class SlotSummary:
             "stack": self.stack,
             "edges": len(self.fits),
             "outside": round(float(outside.mean()), 6),
-            "coverage": _rounded(self.fits.coverage(GOOD)),
-            "control_coverage": _rounded(self.control.coverage(GOOD)),
+            **{f"coverage_{measure}": _rounded(self.coverage(measure)) for measure in MEASURES},
+            **{f"control_coverage_{measure}": _rounded(self.coverage(measure, control=True)) for measure in MEASURES},
             "families": self.fits.families(),
             "control_families": self.control.families(),
         }
@@ -133,45 +145,50 @@ class ModelSummary:
             "loss": _rounded(self.loss),
             "seconds": round(self.seconds, 1),
             "edges": sum(len(slot.fits) for slot in self.slots),
-            "coverage": _rounded(self.coverage()),
-            "control_coverage": _rounded(self.coverage(control=True)),
+            **{f"coverage_{measure}": _rounded(self.coverage(measure)) for measure in MEASURES},
+            **{f"control_coverage_{measure}": _rounded(self.coverage(measure, control=True)) for measure in MEASURES},
             "replaced": [{"share": s, "edges": e, "loss": _rounded(v)} for s, e, v in self.replaced],
             "slots": [slot.aggregate() for slot in self.slots],
         }
         return json.dumps(values, indent=1, allow_nan=False)
 
-    def coverage(self, *, control: bool = False) -> float:
-        """Share of all edges that vary whose formula has R² ≥ 0.99 on unseen points."""
-        fits = [slot.control if control else slot.fits for slot in self.slots]
-        varying = [f[f.varies.nonzero()[:, 0]] for f in fits]
-        # The control is a sample: a slot's share counts by the edges that the slot has.
-        weights = [int(slot.fits.varies.sum()) for slot in self.slots]
-        known = [(w, f.coverage(GOOD)) for w, f in zip(weights, varying, strict=True) if w and len(f)]
-        return sum(w * share for w, share in known) / sum(w for w, _ in known) if known else float("nan")
+    def coverage(self, measure: str = "r2", *, control: bool = False) -> float:
+        """Share of all edges that vary whose formula has 0.99 or more by one of `MEASURES`.
+
+        The control is a sample: a slot's share counts by the edges that the slot has.
+        """
+        counted = [(int(slot.fits.varies.sum()), slot.coverage(measure, control=control)) for slot in self.slots]
+        known = [(edges, share) for edges, share in counted if edges and not math.isnan(share)]
+        return sum(edges * share for edges, share in known) / sum(edges for edges, _ in known) if known else math.nan
 
     def to_markdown(self) -> str:
-        """A page: the figures of the model, a row per slot, and the edges that matter most."""
+        """A page: the figures of the model, and a row per slot."""
         edges = sum(len(slot.fits) for slot in self.slots)
         lines = [
             "# What the curves are",
             "",
-            f"{edges:,} edges in {len(self.slots)} slots, read on {self.tokens:,} tokens in {self.seconds:.0f} s. "
-            f"**{self.coverage():.1%}** of them are a function of the library with R² ≥ {GOOD} on points that the fit "
-            f"did not see; of random curves of the same kind, **{self.coverage(control=True):.1%}** are.",
+            f"{edges:,} edges in {len(self.slots)} slots, read on {self.tokens:,} tokens in {self.seconds:.0f} s.",
             "",
+            f"| edges whose formula has R² ≥ {GOOD} | model | random curves of the same kind |",
+            "|---|---|---|",
         ]
+        for measure, text in MEASURES.items():
+            shares = [self.coverage(measure), self.coverage(measure, control=True)]
+            lines.append(f"| {text} | {' | '.join(map(_percent, shares))} |")
+        lines.append("")
         if self.replaced:
             lines += ["| best-fitted edges computed by their formulas | edges | loss |", "|---|---|---|"]
             lines += [f"| none | 0 | {self.loss or float('nan'):.4f} |"]
             lines += [f"| {share:.0%} | {count:,} | {loss:.4f} |" for share, count, loss in self.replaced] + [""]
-        lines += ["| site | slot | edges | outside the domain | R² ≥ 0.99 | control | functions |"]
-        lines += ["|---|---|---|---|---|---|---|"]
+        lines += ["| site | slot | edges | outside the domain | R² at tokens | control | of what was learned | control"]
+        lines[-1] += " | functions |"
+        lines += ["|---|---|---|---|---|---|---|---|---|"]
         for slot in self.slots:
-            figures = slot.aggregate()
-            common = ", ".join(f"{name} {count:,}" for name, count in list(figures["families"].items())[:4])
+            names = ", ".join(f"{name} {count:,}" for name, count in list(slot.fits.families().items())[:4])
+            shares = [slot.coverage(m, control=control) for m in list(MEASURES)[1:] for control in (False, True)]
             lines.append(
-                f"| {slot.place.site} | {slot.place.slot} | {figures['edges']:,} | {figures['outside']:.2%} "
-                f"| {_percent(figures['coverage'])} | {_percent(figures['control_coverage'])} | {common} |"
+                f"| {slot.place.site} | {slot.place.slot} | {len(slot.fits):,} | {slot.recorded.outside.mean():.2%} "
+                f"| {' | '.join(map(_percent, shares))} | {names} |"
             )
         return "\n".join(lines) + "\n"
 
@@ -236,8 +253,21 @@ def summarize(
             if file is not None:
                 save_fits(fits, file)
         done += len(fits)
-        control = fit_symbolic(*control_curves(place, records), library=library)
-        summaries.append(SlotSummary(place, records[key], scores[key], fits, control))
+        points = recorded_points(records[key], POINTS)
+        random = RandomEdges(place)
+        x, y, _ = random.at(sample_points(place, records, POINTS))
+        control = fit_symbolic(x, y, library=library)
+        summaries.append(
+            SlotSummary(
+                place,
+                records[key],
+                scores[key],
+                fits,
+                _faith(model, place, fits, points),
+                control,
+                faithfulness(control, *random.at(points)),
+            )
+        )
     replaced = []
     if labelled and total <= MOST_REPLACED:
         replaced = _replaced_losses(model, batches, summaries, replace, progress)
@@ -248,34 +278,20 @@ def summarize(
     )
 
 
-@torch.no_grad()
-def control_curves(place: Place, records: EdgeRecords | None) -> tuple[Tensor, Tensor]:
-    """Random edges of a slot, x and y, (E, S) each, E at most 2,048.
-
-    They have the base and the range of edges of the slot, drawn at random, and coefficients drawn with the mean square
-    of those edges' own.
-    """
-    generator = torch.Generator().manual_seed(CONTROL_SEED)
-    module = place.module
-    most_inputs, most_outputs = (CONTROL_INPUTS, CONTROL_OUTPUTS) if place.has_weights else (CONTROL_CURVES, 1)
-    inputs = torch.randperm(module.in_features, generator=generator)[:most_inputs]
-    outputs = torch.randperm(place.num_outputs, generator=generator)[:most_outputs]
-    x_IS = sample_points(place, records, POINTS)[inputs]
-    device = module.coefficients.device
-    features_ISF = edge_features(module, x_IS.mT.to(device), inputs.to(device)).transpose(0, 1).cpu()
-    weights_IOF = edge_weights(module, inputs.to(device), outputs.to(device)).cpu().to(features_ISF)
-    learned = weights_IOF[..., 1:]
-    drawn = torch.randn(learned.shape, generator=generator, dtype=learned.dtype)
-    drawn *= learned.square().mean(-1, keepdim=True).sqrt()
-    y_IOS = torch.cat([weights_IOF[..., :1], drawn], dim=-1) @ features_ISF.mT
-    return x_IS.repeat_interleave(len(outputs), dim=0), y_IOS.flatten(0, 1)
+def _faith(model: nn.Module, place: Place, fits: SymbolicFits, points_IS: Tensor) -> Faithfulness:
+    parts, width = [], place.num_outputs
+    for chunk in _input_chunks(place):
+        curves = edge_curves(model, place.site, place.slot, inputs=chunk, at=points_IS[chunk.start : chunk.stop])
+        part = fits[chunk.start * width : chunk.stop * width]
+        parts.append(faithfulness(part, curves.x, curves.y, curves.learned))
+    return Faithfulness(torch.cat([p.r2 for p in parts]), torch.cat([p.r2_learned for p in parts]))
 
 
 def _replaced_losses(
     model: nn.Module, batches: list, summaries: list[SlotSummary], shares: Sequence[float], progress: Progress | None
 ) -> list[tuple[float, int, float]]:
     refs = [(index, edge) for index, summary in enumerate(summaries) for edge in range(len(summary.fits))]
-    order = torch.cat([summary.fits.r2 for summary in summaries]).argsort(descending=True, stable=True).tolist()
+    order = torch.cat([summary.faith.r2 for summary in summaries]).argsort(descending=True, stable=True).tolist()
     losses = []
     for share in shares:
         count = round(share * len(refs))
@@ -338,5 +354,5 @@ def _rounded(value: float | None) -> float | None:
     return round(value, 5) if value is not None and math.isfinite(value) else None
 
 
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1%}"
+def _percent(value: float) -> str:
+    return f"{value:.1%}" if math.isfinite(value) else "–"

@@ -20,7 +20,7 @@ from torch import Tensor
 from kansformer.errors import ConfigError
 from kansformer.interp import ModelSummary, SlotSummary
 from kansformer.interp.curves import pair_curves
-from kansformer.interp.summary import GOOD, POINTS
+from kansformer.interp.summary import GOOD, MEASURES, POINTS
 
 # Edges whose curves are in the page, the ones that matter most.
 MOST_SHOWN = 2000
@@ -69,8 +69,10 @@ def report_data(summary: ModelSummary) -> dict[str, Any]:
         "seconds": round(summary.seconds),
         "loss": None if summary.loss is None else _number(summary.loss),
         "good": GOOD,
-        "coverage": _number(summary.coverage()),
-        "control": _number(summary.coverage(control=True)),
+        "coverage": [
+            [text, _number(summary.coverage(measure)), _number(summary.coverage(measure, control=True))]
+            for measure, text in MEASURES.items()
+        ],
         "replaced": [[share, count, _number(loss)] for share, count, loss in summary.replaced],
         "functions": names,
         "score": score,
@@ -81,9 +83,9 @@ def report_data(summary: ModelSummary) -> dict[str, Any]:
 
 
 def _dots(summary: ModelSummary, score: str) -> dict[str, list]:
-    """Score, 1 - R², function and slot of all edges, or of a sample of them."""
+    """Score, 1 - R² at recorded inputs, function and slot of all edges, or of a sample of them."""
     values = torch.cat([getattr(slot.scores, score).flatten() for slot in summary.slots])
-    r2 = torch.cat([slot.fits.r2 for slot in summary.slots])
+    r2 = torch.cat([slot.faith.r2 for slot in summary.slots])
     functions = torch.cat([slot.fits.symbols for slot in summary.slots])
     slots = torch.cat([torch.full((len(slot.fits),), i) for i, slot in enumerate(summary.slots)])
     if len(values) > MOST_DOTS:
@@ -125,6 +127,8 @@ def _rows(slot: SlotSummary, edges: Tensor, score: str) -> list[dict[str, Any]]:
             "score": _number(float(values[e])),
             "function": int(fits.symbols[e]),
             "r2": _number(float(fits.r2[e])),
+            "tokens": _number(float(slot.faith.r2[edge])),
+            "learned": _number(float(slot.faith.r2_learned[edge])),
             "formula": _formula(fits, e),
             "outside": _number(float(slot.recorded.outside[ref.input])),
             "from": _number(float(curves.x[e, 0])),
@@ -135,7 +139,7 @@ def _rows(slot: SlotSummary, edges: Tensor, score: str) -> list[dict[str, Any]]:
             "domain": _short(domains[e]),
             "histogram": slot.recorded.histogram[ref.input].tolist(),
         }
-        for e, ref in enumerate(curves.refs)
+        for e, (edge, ref) in enumerate(zip(edges.tolist(), curves.refs, strict=True))
     ]
 
 

@@ -8,8 +8,9 @@ from interp_models import CONFIGS
 
 from kansformer.errors import ConfigError, ConversionStateError, DataError
 from kansformer.interp import edge_curves, record_edges, summarize
+from kansformer.interp.control import RandomEdges
+from kansformer.interp.curves import sample_points
 from kansformer.interp.places import find_places
-from kansformer.interp.summary import control_curves
 from kansformer.symbolic import KAN_LIBRARY
 
 SHARES = ["10% as formulas", "50% as formulas", "100% as formulas"]
@@ -73,7 +74,7 @@ def test_the_control_is_as_bent_as_the_model(make_bent, batch):
     with record_edges(model) as records:
         model(**batch)
     for place in find_places(model):
-        x, y = control_curves(place, records)
+        x, y, _ = RandomEdges(place).at(sample_points(place, records, 64))
         real = edge_curves(model, place.site, place.slot, records=records)
         assert len(x) == min(len(real), 2048) or place.num_outputs == 1
         assert y.std(dim=-1).mean() == pytest.approx(real.y.std(dim=-1).mean().item(), rel=0.5)

@@ -1,0 +1,57 @@
+"""How true formulas are to the model: at the inputs that it has, and beyond what its bases would give anyway.
+
+An even grid over the whole range counts rare inputs as much as common ones, and where a base is a known function and
+the learned curve small, every formula of the base looks good. So formulas are also judged at recorded inputs, once by
+the variance of the edge and once by that of its learned curve alone.
+
+Shape letters: E edges, S sample points, I inputs.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kansformer.interp.recording import RecordedSlot
+from kansformer.symbolic import SymbolicFits
+
+# A learned curve that varies less than this, relative to its edge, is straight to rounding.
+STRAIGHT = 1e-6
+LEAST = -1.0
+
+
+@dataclass(frozen=True)
+class Faithfulness:
+    """R² of formulas at recorded inputs, not below -1.
+
+    Args:
+        r2: share of the edge's variance there that the formula explains, (E,).
+        r2_learned: share of the learned curve's variance that the formula explains beyond the base, (E,); 0 if it
+            explains no more than the base alone.
+    """
+
+    r2: Tensor
+    r2_learned: Tensor
+
+
+def recorded_points(recorded: RecordedSlot, points: int) -> Tensor:
+    """Inputs of the sample at even ranks, so that each stands for the same share of the tokens; (I, S), float64."""
+    sample_IS = recorded.sample.double().mT.sort(dim=1).values
+    ranks = (torch.arange(points) + 0.5) * sample_IS.shape[1] / points
+    return sample_IS[:, ranks.long()]
+
+
+def faithfulness(fits: SymbolicFits, x_ES: Tensor, y_ES: Tensor, learned_ES: Tensor) -> Faithfulness:
+    """Judge formulas by edges and their learned curves at points."""
+    y_ES, learned_ES = y_ES.double(), learned_ES.double()
+    residual = (fits.evaluate(x_ES.double()) - y_ES).square().sum(-1)
+    spread, learned_spread = _spread(y_ES), _spread(learned_ES)
+    rounding = STRAIGHT**2 * y_ES.square().sum(-1) + torch.finfo(torch.float64).tiny
+    return Faithfulness(
+        (1 - residual / torch.maximum(spread, rounding)).nan_to_num(LEAST).clamp(min=LEAST),
+        (1 - residual / torch.maximum(learned_spread, rounding)).nan_to_num(LEAST).clamp(min=LEAST),
+    )
+
+
+def _spread(values_ES: Tensor) -> Tensor:
+    return (values_ES - values_ES.mean(-1, keepdim=True)).square().sum(-1)
