@@ -3,7 +3,7 @@
 from kansformer.config import KANConfig
 from kansformer.conversion import convert, is_converted, plan_conversion, revert
 from kansformer.hub import register_loader
-from kansformer.interp import edge_curves, edge_scores, record_edges
+from kansformer.interp import edge_curves, edge_scores, record_edges, summarize
 from kansformer.nn import (
     GatedKANFeedForward,
     KANFeedForward,
@@ -18,6 +18,7 @@ from kansformer.ops import available_backends, set_backend
 from kansformer.symbolic import fit_symbolic
 from kansformer.training.trainer_groups import register_groups
 from kansformer.version import __version__ as __version__
+from kansformer.views import write_report
 
 register_loader()
 register_groups()
@@ -41,5 +42,7 @@ __all__ = [
     "revert",
     "set_backend",
     "sparsity_penalty",
+    "summarize",
     "update_grid",
+    "write_report",
 ]

@@ -26,7 +26,9 @@ PUBLIC = [
     "revert",
     "set_backend",
     "sparsity_penalty",
+    "summarize",
     "update_grid",
+    "write_report",
 ]
 
 

@@ -1,14 +1,17 @@
 """Reading a model: what goes into its curves, what the curves look like, and which of them matter."""
 
+from kansformer.interp.curve_edits import CurveEdit, edit_curve
 from kansformer.interp.curves import EdgeCurves, edge_curves
 from kansformer.interp.edits import ablate, edit_edge, replace_by_symbol, replace_edges
 from kansformer.interp.places import EdgeRef, Place, find_place, find_places
 from kansformer.interp.pruning import PruneResult, drop_straight_curves, prune, prune_channels, sparsity_curve
+from kansformer.interp.ranks import reduce_rank
 from kansformer.interp.recording import EdgeRecords, RecordedSlot, record_edges
 from kansformer.interp.scores import EdgeScores, edge_scores
 from kansformer.interp.summary import ModelSummary, SlotSummary, summarize
 
 __all__ = [
+    "CurveEdit",
     "EdgeCurves",
     "EdgeRecords",
     "EdgeRef",
@@ -22,12 +25,14 @@ __all__ = [
     "drop_straight_curves",
     "edge_curves",
     "edge_scores",
+    "edit_curve",
     "edit_edge",
     "find_place",
     "find_places",
     "prune",
     "prune_channels",
     "record_edges",
+    "reduce_rank",
     "replace_by_symbol",
     "replace_edges",
     "sparsity_curve",

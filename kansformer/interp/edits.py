@@ -121,7 +121,7 @@ def replace_edges(
     hooks = []
     for (site, slot), pairs in by_slot.items():
         place = find_place(model, site, slot)
-        _check_edges(place, pairs)
+        check_edges(place, pairs)
         inputs, outputs = torch.tensor(pairs).unbind(-1)
         hooks.append((place.module, _correction(place, inputs, outputs, make_function(place, inputs, outputs))))
     handles = [module.register_forward_hook(hook, with_kwargs=True) for module, hook in hooks]
@@ -163,7 +163,12 @@ def _constants(place: Place, inputs: Tensor, outputs: Tensor, records: EdgeRecor
     return lambda x_EN: means_E1.to(x_EN).expand_as(x_EN)
 
 
-def _check_edges(place: Place, pairs: list[tuple[int, int]]) -> None:
+def check_edges(place: Place, pairs: list[tuple[int, int]]) -> None:
+    """See that these inputs and outputs are edges of a slot.
+
+    Raises:
+        SlotError: one is not.
+    """
     inputs, diagonal = place.module.in_features, not hasattr(place.module, "out_features")
     for i, o in pairs:
         if not 0 <= i < inputs:

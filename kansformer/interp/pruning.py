@@ -51,7 +51,12 @@ class PruneResult:
 
 @torch.no_grad()
 def prune(
-    model: nn.Module, scores: Mapping[tuple[str, str], EdgeScores], *, sparsity: float, by: str = "learned_attribution"
+    model: nn.Module,
+    scores: Mapping[tuple[str, str], EdgeScores],
+    *,
+    sparsity: float,
+    by: str = "learned_attribution",
+    whole_slots: bool = False,
 ) -> PruneResult:
     """Make the curves with the lowest scores straight, in place, everywhere in the model at once.
 
@@ -63,6 +68,8 @@ def prune(
         scores: of `edge_scores`, for all of its slots.
         sparsity: share of the model's learned curves to straighten, from 0 to 1.
         by: `learned_attribution`, which follows the loss, or `learned_variance`, which needs no labels.
+        whole_slots: straighten all curves of a slot or none, the slots with the lowest sums of scores first and no more
+            curves than `sparsity` says; `drop_straight_curves` then makes the model smaller and faster.
 
     Returns:
         What was done, with `undo`.
@@ -77,13 +84,10 @@ def prune(
     places = find_places(model)
     per_curve = [_curve_scores(place, scores, by) for place in places]
     count = sum(score.numel() for score in per_curve)
-    chosen = round(sparsity * count)
-    if not chosen:
+    straight = (_least_slots if whole_slots else _least_curves)(per_curve, round(sparsity * count))
+    if not straight.any():
         return PruneResult(0, count, 0.0, [])
-    everything = torch.cat([score.flatten() for score in per_curve])
-    order = everything.argsort(stable=True)
-    straight = torch.zeros(count, dtype=torch.bool)
-    straight[order[:chosen]] = True
+    threshold = float(torch.cat([score.flatten() for score in per_curve])[straight].max())
     before, changed = [], 0
     for place, flags in zip(places, straight.split([score.numel() for score in per_curve]), strict=True):
         coefficients = place.module.coefficients
@@ -93,7 +97,7 @@ def prune(
         before.append((coefficients, coefficients.detach().clone()))
         kept = (~flags).reshape(len(coefficients), *(() if coefficients.ndim == 2 else (coefficients.shape[2],)))
         coefficients.mul_(kept.unsqueeze(1).to(coefficients.dtype))
-    return PruneResult(changed, count, float(everything[order[chosen - 1]]), before)
+    return PruneResult(changed, count, threshold, before)
 
 
 def sparsity_curve(
@@ -103,11 +107,12 @@ def sparsity_curve(
     *,
     levels: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0),
     by: str = "learned_attribution",
+    whole_slots: bool = False,
 ) -> pandas.DataFrame:
     """The loss at several sparsities; the model is afterwards as it was.
 
     Args:
-        model, scores, by: as in `prune`.
+        model, scores, by, whole_slots: as in `prune`.
         evaluate: gives the model's loss as it is when called.
         levels: sparsities.
 
@@ -118,7 +123,7 @@ def sparsity_curve(
 
     rows = []
     for level in levels:
-        result = prune(model, scores, sparsity=level, by=by)
+        result = prune(model, scores, sparsity=level, by=by, whole_slots=whole_slots)
         try:
             rows.append({"sparsity": level, "straightened": result.straightened, "loss": evaluate()})
         finally:
@@ -185,6 +190,23 @@ def _new_width(site: Site, share: float, multiple: int) -> int:
     width = max(multiple, math.ceil((1 - share) * site.hidden / multiple) * multiple)
     width += multiple * (width == site.width)  # a square layer would not be known as a feed-forward network again
     return min(width, site.hidden)
+
+
+def _least_curves(per_curve: list[Tensor], most: int) -> Tensor:
+    everything = torch.cat([score.flatten() for score in per_curve])
+    straight = torch.zeros(len(everything), dtype=torch.bool)
+    straight[everything.argsort(stable=True)[:most]] = True
+    return straight
+
+
+def _least_slots(per_curve: list[Tensor], most: int) -> Tensor:
+    straight = [torch.zeros(score.numel(), dtype=torch.bool) for score in per_curve]
+    for index in torch.stack([score.sum() for score in per_curve]).argsort(stable=True).tolist():
+        most -= straight[index].numel()
+        if most < 0:
+            break
+        straight[index][:] = True
+    return torch.cat(straight)
 
 
 def _curve_scores(place: Place, scores: Mapping[tuple[str, str], EdgeScores], by: str) -> Tensor:

@@ -5,7 +5,15 @@ import torch
 from interp_models import CONFIGS
 
 from kansformer.errors import ConfigError
-from kansformer.interp import drop_straight_curves, edge_scores, find_places, prune, prune_channels, sparsity_curve
+from kansformer.interp import (
+    drop_straight_curves,
+    edge_scores,
+    find_places,
+    prune,
+    prune_channels,
+    reduce_rank,
+    sparsity_curve,
+)
 
 
 def coefficients_of(model):
@@ -59,6 +67,43 @@ def test_straight_slots_leave_the_model(make_bent, batch, tmp_path):
     assert not hasattr(model.config, "quantization_config")
 
 
+def test_whole_slots_are_straightened_from_the_least_on(make_bent, batch):
+    model = make_bent("llama", CONFIGS["channel"])
+    scores = edge_scores(model, batch)
+    sums = {key: float(score.learned_attribution.sum()) for key, score in scores.items()}
+    result = prune(model, scores, sparsity=0.5, whole_slots=True)
+    straight = {(p.site, p.slot) for p in find_places(model) if not p.module.coefficients.any()}
+    assert 0 < result.straightened <= 0.5 * result.curves
+    assert max(sums[key] for key in straight) < min(sums[key] for key in sums.keys() - straight)
+    assert drop_straight_curves(model) == [key for key in sums if key in straight]
+
+
+@torch.no_grad()
+def test_a_rank_that_is_not_used_costs_nothing(make_bent, batch, tmp_path):
+    model = make_bent("llama", CONFIGS["low rank"])
+    for place in find_places(model):
+        place.module.mix[1] = 2 * place.module.mix[0]
+    before, count = model(**batch).logits, sum(p.numel() for p in model.parameters())
+    lost = reduce_rank(model, 1)
+    assert lost.keys() == {(p.site, p.slot) for p in find_places(model)} and max(lost.values()) < 1e-12
+    torch.testing.assert_close(model(**batch).logits, before, rtol=1e-4, atol=1e-5)
+    assert sum(p.numel() for p in model.parameters()) < count
+    model.save_pretrained(tmp_path)
+    assert torch.equal(type(model).from_pretrained(tmp_path)(**batch).logits, model(**batch).logits)
+
+
+@torch.no_grad()
+def test_a_rank_that_is_used_is_approached_as_well_as_can_be(make_bent):
+    model = make_bent("llama", CONFIGS["low rank"])
+    place = find_places(model)[0]
+    whole = (place.module.coefficients @ place.module.mix).flatten(0, 1)
+    lost = reduce_rank(model, 1)[place.site, place.slot]
+    near = (place.module.coefficients @ place.module.mix).flatten(0, 1)
+    sizes = torch.linalg.svdvals(whole)
+    assert (near - whole).square().sum().item() == pytest.approx(sizes[1:].square().sum().item(), rel=1e-4)
+    assert lost == pytest.approx((sizes[1:].square().sum() / sizes.square().sum()).item(), rel=1e-4)
+
+
 def test_channels_leave_the_model(make_bent, batch, tmp_path):
     model = make_bent()
     before = sum(p.numel() for p in model.parameters())
@@ -83,3 +128,7 @@ def test_bad_input(make_bent, batch):
     with pytest.raises(ConfigError, match=r"model.layers.0.mlp/act has no learned_attribution. Make the scores"):
         prune(model, scores, sparsity=0.5)
     assert prune(model, scores, sparsity=0.5, by="learned_variance").straightened == 24
+    with pytest.raises(ConfigError, match="No layer of this model has low_rank edges"):
+        reduce_rank(model, 1)
+    with pytest.raises(ConfigError, match="rank must be a whole number from 1 to the present 2, got 3"):
+        reduce_rank(make_bent("llama", CONFIGS["low rank"]), 3)

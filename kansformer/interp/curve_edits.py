@@ -1,0 +1,87 @@
+"""Write a function into a model's coefficients, where it stays and is saved, until it is undone.
+
+Shape letters: I inputs, S sample points, C coefficients, O outputs, P curves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kansformer.basis.fit import fit_curves
+from kansformer.errors import ConfigError, DataError
+from kansformer.interp.edits import check_edges
+from kansformer.interp.functions import base_values, weight_IO
+from kansformer.interp.places import EdgeRef, find_place
+
+# Points per coefficient that the function is sampled at.
+OVERSAMPLING = 8
+
+
+@dataclass
+class CurveEdit:
+    """What `edit_curve` did; `undo()` takes it back.
+
+    Args:
+        error: root mean square difference between the function and what the curve became, on its domain.
+    """
+
+    error: float
+    _coefficients: nn.Parameter
+    _before: Tensor
+
+    @torch.no_grad()
+    def undo(self) -> None:
+        """Put the coefficients of the layer back, to the bit."""
+        self._coefficients.copy_(self._before)
+
+
+@torch.no_grad()
+def edit_curve(model: nn.Module, edge: EdgeRef, function: Callable[[Tensor], Tensor]) -> CurveEdit:
+    """Make an edge's curve follow a function on its domain, in place, as closely as its basis can.
+
+    `edit_edge` shows exactly what a function would do, for a while; this one lasts and is saved with the model.
+
+    Args:
+        model: converted, or with KAN modules.
+        edge: which. Of `full` edges only this one changes. Where the inputs are bent before the weights (`channel` and
+            `group`) the function is that of the bent input, and all edges that share the curve follow.
+        function: elementwise, of the inputs: the whole edge, its base included.
+
+    Returns:
+        How close it came, with `undo`.
+
+    Raises:
+        SlotError: the edge does not exist.
+        ConfigError: the slot has `low_rank` edges, none of which has coefficients of its own.
+        DataError: the function is not finite on the domain. The model is left as it was.
+    """
+    place = find_place(model, edge.site, edge.slot)
+    check_edges(place, [(edge.input, edge.output)])
+    module = place.module
+    curves, basis = module.curves, module.curves.basis
+    if curves.edges == "low_rank":
+        raise ConfigError(f"{place.path} has low_rank edges, which share their coefficients. Use edit_edge there.")
+    curve = edge.input * len(module.domain) // module.in_features
+    domain_12 = module.domain[curve : curve + 1].double().cpu()
+    unit_S = torch.linspace(0, 1, OVERSAMPLING * basis.num_coefficients, dtype=torch.float64)
+    x_1S = domain_12[:, :1] + (domain_12[:, 1:] - domain_12[:, :1]) * unit_S
+    wanted_1S, base_1S = function(x_1S).double(), base_values(module, x_1S).double()
+    if wanted_1S.shape != x_1S.shape or not wanted_1S.isfinite().all():
+        lower, upper = domain_12[0].tolist()
+        raise DataError(f"The function has no finite value everywhere from {lower:g} to {upper:g}, {edge}'s domain.")
+    if curves.edges == "full":
+        base_1S = base_1S * weight_IO(module)[edge.input, edge.output].double().cpu()
+    denominator = getattr(module, "denominator", None)
+    denominator_1D = None if denominator is None else denominator[curve : curve + 1]
+    target_1S1 = (wanted_1S - base_1S).unsqueeze(-1)
+    fitted_1C1 = fit_curves(x_1S, target_1S1, basis, domain_12, denominator_ID=denominator_1D, ridge=0.0)
+    denominator_11D = None if denominator_1D is None else denominator_1D.double().cpu().unsqueeze(1)
+    values_1S1 = basis.values(x_1S, domain_12.unsqueeze(1), denominator_11D) @ fitted_1C1
+    before = module.coefficients.detach().clone()
+    target = module.coefficients[curve, :, edge.output] if curves.edges == "full" else module.coefficients[curve]
+    target.copy_(fitted_1C1[0, :, 0])
+    return CurveEdit((values_1S1 - target_1S1).square().mean().sqrt().item(), module.coefficients, before)

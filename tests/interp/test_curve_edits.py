@@ -1,0 +1,55 @@
+"""A function written into a curve stays, is saved, and can be undone to the bit."""
+
+import pytest
+import torch
+from interp_models import CONFIGS
+
+from kansformer.errors import ConfigError, DataError, SlotError
+from kansformer.interp import EdgeRef, edge_curves, edit_curve, find_places
+
+
+@pytest.mark.parametrize("settings", [name for name in CONFIGS if name != "low rank"])
+@torch.no_grad()
+def test_the_edge_follows_the_function_and_comes_back(settings, make_bent, batch):
+    model = make_bent("llama", CONFIGS[settings])
+    before = model(**batch).logits
+    for place in find_places(model):
+        edge = EdgeRef(place.site, place.slot, 3, 7 if place.has_weights else 3)
+        bent_before_weights = place.module.curves.bends_input and place.has_weights
+        edit = edit_curve(model, edge, lambda x: 0.3 * x - 0.1)
+        curve = edge_curves(model, edge.site, edge.slot, inputs=[3], outputs=[7])
+        factor = place.module.weight[7, 3] if bent_before_weights else 1.0
+        if "rational" not in str(place.module.curves):
+            assert edit.error < 0.2  # silu and the like are no member of the basis
+        wanted = factor * (0.3 * curve.x - 0.1)
+        assert (curve.y - wanted).square().mean().sqrt().item() < 2 * abs(factor) * edit.error + 1e-5
+        assert not torch.equal(model(**batch).logits, before)
+        edit.undo()
+        assert torch.equal(model(**batch).logits, before)
+
+
+@torch.no_grad()
+def test_of_full_edges_only_one_changes_and_it_is_saved(make_bent, batch, tmp_path):
+    model = make_bent("llama", CONFIGS["full"])
+    site = find_places(model)[0].site
+    before = edge_curves(model, site, "up")
+    edit_curve(model, EdgeRef(site, "up", 2, 5), torch.sin)
+    after = edge_curves(model, site, "up")
+    changed = (after.y != before.y).any(-1).nonzero()[:, 0].tolist()
+    assert [str(after.refs[index]) for index in changed] == [f"{site}/up[2->5]"]
+    model.save_pretrained(tmp_path)
+    assert torch.equal(type(model).from_pretrained(tmp_path)(**batch).logits, model(**batch).logits)
+
+
+@torch.no_grad()
+def test_bad_input(make_bent, batch):
+    model = make_bent()
+    edge, before = EdgeRef("model.layers.0.mlp", "act", 3, 3), model(**batch).logits
+    with pytest.raises(DataError, match=r"no finite value everywhere from -4 to 4, model.layers.0.mlp/act\[3->3\]'s"):
+        edit_curve(model, edge, torch.log)
+    with pytest.raises(SlotError, match="the edge of input 3 has output 3, not 4"):
+        edit_curve(model, EdgeRef("model.layers.0.mlp", "act", 3, 4), torch.sin)
+    assert torch.equal(model(**batch).logits, before)
+    low_rank = make_bent("llama", CONFIGS["low rank"])
+    with pytest.raises(ConfigError, match="low_rank edges, which share their coefficients. Use edit_edge there"):
+        edit_curve(low_rank, EdgeRef("model.layers.0.mlp", "up", 0, 0), torch.sin)
