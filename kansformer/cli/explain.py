@@ -30,6 +30,9 @@ def explain_command(
     block: Annotated[int, typer.Option(help="Tokens in a block.", min=2)] = 256,
     batch_size: Annotated[int, typer.Option(help="Blocks in one forward pass.", min=1)] = 4,
     max_tokens: Annotated[int, typer.Option(help="Read at most so many tokens.", min=2)] = 16_384,
+    part: Annotated[
+        str, typer.Option(help="What to name: the whole edge, or what was learned on top of its base (learned).")
+    ] = "edge",
     sites: Annotated[str | None, typer.Option(help="Only sites whose path has this in it.", show_default="all")] = None,
 ) -> None:
     """Say of every edge of a model what goes into it, how much it matters, and which function it is."""
@@ -59,7 +62,7 @@ def explain_command(
     out.mkdir(parents=True, exist_ok=True)
     try:
         with _stages_bar() as progress:
-            summary = summarize(language_model, batches, slots=chosen, kept=out / KEPT, progress=progress)
+            summary = summarize(language_model, batches, part=part, slots=chosen, kept=out / KEPT, progress=progress)
     except KeyboardInterrupt:
         typer.echo(f"Stopped. What was fitted is kept in {out / KEPT}; the same command goes on from there.", err=True)
         raise

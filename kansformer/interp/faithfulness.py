@@ -41,10 +41,13 @@ def recorded_points(recorded: RecordedSlot, points: int) -> Tensor:
     return sample_IS[:, ranks.long()]
 
 
-def faithfulness(fits: SymbolicFits, x_ES: Tensor, y_ES: Tensor, learned_ES: Tensor) -> Faithfulness:
-    """Judge formulas by edges and their learned curves at points."""
+def faithfulness(
+    fits: SymbolicFits, x_ES: Tensor, y_ES: Tensor, learned_ES: Tensor, *, part: str = "edge"
+) -> Faithfulness:
+    """Judge formulas of edges, or of their learned curves (`part`), by both at points."""
     y_ES, learned_ES = y_ES.double(), learned_ES.double()
-    residual = (fits.evaluate(x_ES.double()) - y_ES).square().sum(-1)
+    fitted_ES = y_ES if part == "edge" else learned_ES
+    residual = (fits.evaluate(x_ES.double()) - fitted_ES).square().sum(-1)
     spread, learned_spread = _spread(y_ES), _spread(learned_ES)
     rounding = STRAIGHT**2 * y_ES.square().sum(-1) + torch.finfo(torch.float64).tiny
     return Faithfulness(

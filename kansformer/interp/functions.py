@@ -68,6 +68,12 @@ def edge_values(module: Any, x_NE: Tensor, inputs_E: Tensor, outputs_E: Tensor) 
     return values_NE * weight_IO(module)[inputs_E, outputs_E] if hasattr(module, "out_features") else values_NE
 
 
+def edge_bases(module: Any, x_NE: Tensor, inputs_E: Tensor, outputs_E: Tensor) -> Tensor:
+    """The base of single edges, without their learned curves, (N, E); points and dtype as in `edge_values`."""
+    base_NE = base_values(module, x_NE.to(torch.promote_types(x_NE.dtype, torch.float32)))
+    return base_NE * weight_IO(module)[inputs_E, outputs_E] if hasattr(module, "out_features") else base_NE
+
+
 def _shared_curves(module: Any, x_NI: Tensor, inputs: slice | Tensor) -> Tensor:
     denominator = getattr(module, "denominator", None)
     tensors = (module.coefficients, module.domain, *(() if denominator is None else (denominator,)))

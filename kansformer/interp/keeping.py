@@ -14,9 +14,11 @@ from kansformer.symbolic import SymbolicFits, SymbolLibrary
 TENSORS = ("weight", "coefficients", "mix", "denominator", "domain")
 
 
-def fingerprint(place: Place, recorded: RecordedSlot, library: SymbolLibrary) -> str:
-    """What the fits of a slot depend on, in 16 hexadecimal digits: the layer, its inputs' ranges and the functions."""
-    digest = hashlib.sha256(f"{place.site}/{place.slot} {place.module.curves} {library.names}".encode())
+def fingerprint(place: Place, recorded: RecordedSlot, library: SymbolLibrary, part: str) -> str:
+    """What the fits of a slot depend on, in 16 hexadecimal digits: the layer, its inputs' ranges, the functions, and
+    the part of the edges that is fitted.
+    """
+    digest = hashlib.sha256(f"{place.site}/{place.slot} {part} {place.module.curves} {library.names}".encode())
     grid = torch.linspace(-3, 3, 61, device=place.module.coefficients.device)
     for values in (base_values(place.module, grid), *(symbol.function(grid) for symbol in library)):
         digest.update(values.detach().float().cpu().numpy().tobytes())  # what a name stands for

@@ -20,6 +20,7 @@ from kansformer.interp.control import RandomEdges
 from kansformer.interp.curves import edge_curves, sample_points
 from kansformer.interp.edits import replace_edges
 from kansformer.interp.faithfulness import Faithfulness, faithfulness, recorded_points
+from kansformer.interp.functions import edge_bases
 from kansformer.interp.keeping import fingerprint, load_fits, save_fits
 from kansformer.interp.places import EdgeRef, Place, find_places
 from kansformer.interp.recording import RecordedSlot, record_edges
@@ -36,6 +37,7 @@ EDGE_CHUNK = 65_536
 # More than so many edges are not evaluated one by one inside the model.
 MOST_REPLACED = 100_000
 GOOD = 0.99
+PART_TEXTS = {"edge": "whole edges", "learned": "what was learned on top of the base"}
 # Of R².
 MEASURES = {
     "r2": "on even points that the fit did not see",
@@ -55,6 +57,7 @@ class SlotSummary:
         place: the slot.
         recorded: what went into it.
         scores: of its edges.
+        part: what the fits are of, the whole `edge` or what was `learned` on top of its base.
         fits: the function of every edge on the range of its input, inputs first, then outputs.
         faith: how true they are at recorded inputs.
         control: fits of random curves of the same basis, size and ranges around the same bases.
@@ -64,6 +67,7 @@ class SlotSummary:
     place: Place
     recorded: RecordedSlot
     scores: EdgeScores
+    part: str
     fits: SymbolicFits
     faith: Faithfulness
     control: SymbolicFits
@@ -142,6 +146,7 @@ class ModelSummary:
         """The figures of the model and of every slot, without single edges."""
         values = {
             "tokens": self.tokens,
+            "part": self.slots[0].part,
             "loss": _rounded(self.loss),
             "seconds": round(self.seconds, 1),
             "edges": sum(len(slot.fits) for slot in self.slots),
@@ -167,7 +172,8 @@ class ModelSummary:
         lines = [
             "# What the curves are",
             "",
-            f"{edges:,} edges in {len(self.slots)} slots, read on {self.tokens:,} tokens in {self.seconds:.0f} s.",
+            f"{edges:,} edges in {len(self.slots)} slots, read on {self.tokens:,} tokens in {self.seconds:.0f} s. "
+            f"The formulas are of {PART_TEXTS[self.slots[0].part]}.",
             "",
             f"| edges whose formula has R² ≥ {GOOD} | model | random curves of the same kind |",
             "|---|---|---|",
@@ -198,6 +204,7 @@ def summarize(
     batches: Mapping[str, Tensor] | Iterable[Mapping[str, Tensor]],
     *,
     library: SymbolLibrary | None = None,
+    part: str = "edge",
     slots: Collection[tuple[str, str]] | None = None,
     replace: Sequence[float] = (0.1, 0.5, 1.0),
     kept: Path | None = None,
@@ -209,6 +216,7 @@ def summarize(
         model: converted, or with KAN modules; left as it was.
         batches: what the model is called with, one batch or several; with labels the loss is a part of the audit.
         library: functions to choose from; None is all of `kansformer.symbolic.LIBRARY`.
+        part: `edge` names whole edges; `learned` what was learned on top of their bases, which are known functions.
         slots: (site, slot) pairs to audit; None is all.
         replace: shares of the edges, the best-fitted first, that are put in place of their formulas to see the loss.
         kept: a folder for the fits of every slot as they come; a later call with the same model, inputs and library
@@ -220,7 +228,7 @@ def summarize(
 
     Raises:
         ConversionStateError: the model has no curves.
-        ConfigError: a slot does not exist, or a share is not within 0 and 1.
+        ConfigError: a slot or a part does not exist, or a share is not within 0 and 1.
         DataError: no token reaches a slot, or an input of a curve is not finite.
     """
     begin = time.perf_counter()
@@ -228,6 +236,8 @@ def summarize(
     batches = [batches] if isinstance(batches, Mapping) else list(batches)
     if not all(0 <= share <= 1 for share in replace):
         raise ConfigError(f"The shares to replace must be from 0 to 1, got {tuple(replace)}.")
+    if part not in PART_TEXTS:
+        raise ConfigError(f"Unknown part {part!r} of edges. Choose edge or learned.")
     places = _chosen_places(model, slots)
     labelled = bool(batches) and all("labels" in batch for batch in batches)
     with record_edges(model) as records:
@@ -240,13 +250,13 @@ def summarize(
     total, done, summaries = sum(place.num_edges for place in places), 0, []
     for place in places:
         key = (place.site, place.slot)
-        file = None if kept is None else kept / f"{fingerprint(place, records[key], library)}.parquet"
+        file = None if kept is None else kept / f"{fingerprint(place, records[key], library, part)}.parquet"
         fits = None if file is None else load_fits(file, library, place.num_edges)
         if fits is None:
             parts = []
             for chunk in _input_chunks(place):
                 curves = edge_curves(model, *key, records=records, inputs=chunk, points=POINTS)
-                parts.append(fit_symbolic(curves.x, curves.y, library=library))
+                parts.append(fit_symbolic(curves.x, curves.y if part == "edge" else curves.learned, library=library))
                 if progress is not None:
                     progress(f"{place.site}/{place.slot}", done + sum(map(len, parts)), total, "edges")
             fits = SymbolicFits.cat(parts)
@@ -255,17 +265,18 @@ def summarize(
         done += len(fits)
         points = recorded_points(records[key], POINTS)
         random = RandomEdges(place)
-        x, y, _ = random.at(sample_points(place, records, POINTS))
-        control = fit_symbolic(x, y, library=library)
+        x, y, learned = random.at(sample_points(place, records, POINTS))
+        control = fit_symbolic(x, y if part == "edge" else learned, library=library)
         summaries.append(
             SlotSummary(
                 place,
                 records[key],
                 scores[key],
+                part,
                 fits,
-                _faith(model, place, fits, points),
+                _faith(model, place, fits, points, part),
                 control,
-                faithfulness(control, *random.at(points)),
+                faithfulness(control, *random.at(points), part=part),
             )
         )
     replaced = []
@@ -278,13 +289,13 @@ def summarize(
     )
 
 
-def _faith(model: nn.Module, place: Place, fits: SymbolicFits, points_IS: Tensor) -> Faithfulness:
-    parts, width = [], place.num_outputs
+def _faith(model: nn.Module, place: Place, fits: SymbolicFits, points_IS: Tensor, part: str) -> Faithfulness:
+    found, width = [], place.num_outputs
     for chunk in _input_chunks(place):
         curves = edge_curves(model, place.site, place.slot, inputs=chunk, at=points_IS[chunk.start : chunk.stop])
-        part = fits[chunk.start * width : chunk.stop * width]
-        parts.append(faithfulness(part, curves.x, curves.y, curves.learned))
-    return Faithfulness(torch.cat([p.r2 for p in parts]), torch.cat([p.r2_learned for p in parts]))
+        chosen = fits[chunk.start * width : chunk.stop * width]
+        found.append(faithfulness(chosen, curves.x, curves.y, curves.learned, part=part))
+    return Faithfulness(torch.cat([f.r2 for f in found]), torch.cat([f.r2_learned for f in found]))
 
 
 def _replaced_losses(
@@ -313,7 +324,14 @@ def _formulas_in_place(model: nn.Module, summary: SlotSummary, edges: Tensor) ->
     place, width = summary.place, summary.place.num_outputs
     pairs = [(edge // width, edge % width if place.has_weights else edge) for edge in edges.tolist()]
     refs = [EdgeRef(place.site, place.slot, i, o) for i, o in pairs]
-    return replace_edges(model, refs, lambda *_: summary.fits[edges].evaluate)
+
+    def formulas(place: Place, inputs: Tensor, outputs: Tensor) -> Callable[[Tensor], Tensor]:
+        fits = summary.fits[edges]
+        if summary.part == "edge":
+            return fits.evaluate
+        return lambda x_EN: fits.evaluate(x_EN) + edge_bases(place.module, x_EN.mT, inputs, outputs).mT
+
+    return replace_edges(model, refs, formulas)
 
 
 def _told(batches: list, stage: str, progress: Progress | None) -> Iterator[Mapping[str, Tensor]]:

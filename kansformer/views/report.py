@@ -20,7 +20,7 @@ from torch import Tensor
 from kansformer.errors import ConfigError
 from kansformer.interp import ModelSummary, SlotSummary
 from kansformer.interp.curves import pair_curves
-from kansformer.interp.summary import GOOD, MEASURES, POINTS
+from kansformer.interp.summary import GOOD, MEASURES, PART_TEXTS, POINTS
 
 # Edges whose curves are in the page, the ones that matter most.
 MOST_SHOWN = 2000
@@ -68,6 +68,7 @@ def report_data(summary: ModelSummary) -> dict[str, Any]:
         "tokens": summary.tokens,
         "seconds": round(summary.seconds),
         "loss": None if summary.loss is None else _number(summary.loss),
+        "part": PART_TEXTS[slots[0].part],
         "good": GOOD,
         "coverage": [
             [text, _number(summary.coverage(measure)), _number(summary.coverage(measure, control=True))]
@@ -119,7 +120,8 @@ def _rows(slot: SlotSummary, edges: Tensor, score: str) -> list[dict[str, Any]]:
     inputs, outputs = edges // width, (edges % width if place.has_weights else edges)
     fits, values = slot.fits[edges], getattr(slot.scores, score).flatten()[edges]
     curves = pair_curves(place, inputs, outputs, records={(place.site, place.slot): slot.recorded}, points=POINTS)
-    fitted, base = fits.evaluate(curves.x), curves.y - curves.learned
+    base = curves.y - curves.learned
+    fitted = fits.evaluate(curves.x) + (base if slot.part == "learned" else 0)
     domains = place.module.domain.repeat_interleave(place.module.in_features // len(place.module.domain), dim=0)[inputs]
     return [
         {
@@ -129,7 +131,7 @@ def _rows(slot: SlotSummary, edges: Tensor, score: str) -> list[dict[str, Any]]:
             "r2": _number(float(fits.r2[e])),
             "tokens": _number(float(slot.faith.r2[edge])),
             "learned": _number(float(slot.faith.r2_learned[edge])),
-            "formula": _formula(fits, e),
+            "formula": ("base + " if slot.part == "learned" else "") + _formula(fits, e),
             "outside": _number(float(slot.recorded.outside[ref.input])),
             "from": _number(float(curves.x[e, 0])),
             "to": _number(float(curves.x[e, -1])),

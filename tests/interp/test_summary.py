@@ -7,11 +7,11 @@ import torch
 from interp_models import CONFIGS
 
 from kansformer.errors import ConfigError, ConversionStateError, DataError
-from kansformer.interp import edge_curves, record_edges, summarize
+from kansformer.interp import EdgeRef, edge_curves, edit_curve, record_edges, summarize
 from kansformer.interp.control import RandomEdges
 from kansformer.interp.curves import sample_points
 from kansformer.interp.places import find_places
-from kansformer.symbolic import KAN_LIBRARY
+from kansformer.symbolic import KAN_LIBRARY, LIBRARY, fit_symbolic
 
 SHARES = ["10% as formulas", "50% as formulas", "100% as formulas"]
 
@@ -56,6 +56,38 @@ def test_the_table_is_that_of_the_curves(make_bent, batch):
     residual = (fitted.evaluate(curve.x) - curve.y).square().sum() / (curve.y - curve.y.mean()).square().sum()
     assert 1 - residual.item() == pytest.approx(float(row["r2_fit"].iloc[0]), abs=0.02)
     assert float(row["lower"].iloc[0]) == pytest.approx(curve.x[0, 0].item())
+
+
+@pytest.mark.parametrize("settings", CONFIGS)
+def test_what_was_learned_is_named_apart_from_the_base(settings, make_bent, batch):
+    model = make_bent("llama", CONFIGS[settings])
+    place = find_places(model)[0]
+    summary = summarize(model, batch, part="learned", library=LIBRARY.subset(["sin", "x"]), replace=(0.0, 1.0))
+    slot = summary.slots[0]
+    with record_edges(model) as records, torch.no_grad():
+        model(**batch)
+    curves = edge_curves(model, place.site, place.slot, records=records)
+    again = fit_symbolic(curves.x, curves.learned, library=LIBRARY.subset(["sin", "x"]))
+    assert torch.equal(slot.fits.symbols, again.symbols)
+    assert (slot.faith.r2_learned <= slot.faith.r2 + 1e-9).double().mean() > 0.5  # the base is no part of the error
+    assert json.loads(summary.to_json())["part"] == "learned" and "what was learned on top" in summary.to_markdown()
+    assert summary.replaced[0][2] == pytest.approx(summary.loss, rel=1e-6)
+    assert abs(summary.replaced[1][2] - summary.loss) < 0.3
+
+
+@torch.no_grad()
+def test_a_learned_sine_is_found_beneath_its_base(make_bent, batch):
+    model = make_bent()
+    place = find_places(model)[0]
+    with torch.no_grad():
+        for module in (p.module for p in find_places(model)):
+            module.coefficients.zero_()
+        model.model.layers[0].mlp.gate_proj.weight.mul_(15)  # inputs from about -3 to 3
+    edit_curve(model, EdgeRef(place.site, place.slot, 3, 3), lambda x: torch.nn.functional.silu(x) + torch.sin(2 * x))
+    with torch.enable_grad():
+        slot = summarize(model, batch, part="learned").slots[0]
+    assert slot.fits.names[3] == "sin" and slot.faith.r2_learned[3] > 0.99
+    assert set(slot.fits.names[:3]) == {"constant"}
 
 
 def test_straight_curves_are_their_activation_and_formulas_cost_nothing(make_bent, batch):
@@ -108,6 +140,8 @@ def test_bad_input(make_bent, batch):
         summarize(torch.nn.Linear(2, 2), {})
     with pytest.raises(DataError, match=r"No token of these batches reached model.layers.0.mlp/act"):
         summarize(model, [])
+    with pytest.raises(ConfigError, match="Unknown part 'base' of edges. Choose edge or learned"):
+        summarize(model, batch, part="base")
     with pytest.raises(ConfigError, match=r"shares to replace must be from 0 to 1, got \(2,\)"):
         summarize(model, batch, replace=(2,))
     with pytest.raises(ConfigError, match=r"\('a', 'act'\) has no curves. Choose from 2, such as"):
