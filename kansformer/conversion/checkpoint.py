@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from kansformer.conversion.record import ConversionRecord, base_prefix
 from kansformer.conversion.remote_code import auto_map_of, is_ours, write_modeling_file
 from kansformer.errors import CheckpointError, ConfigError
-from kansformer.nn.curves import curved_modules
+from kansformer.nn.curves import CurveSpec, curved_modules
 
 TRIPWIRE = (
     "kansformer (this checkpoint has KAN layers: pip install kansformer, then import kansformer before from_pretrained)"
@@ -138,15 +138,18 @@ def check_record(model: nn.Module) -> None:
     if record is None:
         return
     specs = [record.config.curve_spec(slot) for slot in record.config.slots]
-    kinds = list(dict.fromkeys((spec.edges, spec.basis) for spec in specs))
+    kinds = list(dict.fromkeys(_kind(spec) for spec in specs))
     for path, module in curved_modules(model):
-        if (module.curves.edges, module.curves.basis) not in kinds:
-            described = " and ".join(f"{edges} curves with {basis}" for edges, basis in kinds)
+        if _kind(module.curves) not in kinds:
             raise CheckpointError(
-                f"{path} has {module.curves.edges} curves with {module.curves.basis}, but the config says {described}, "
-                "and a checkpoint is what its config says. Change the whole model, for instance by "
-                "refine_grid(model, grid_size)."
+                f"{path} has {_kind(module.curves)}, but the config says {' and '.join(kinds)}, and a checkpoint is "
+                "what its config says. Change the whole model, for instance by refine_grid(model, grid_size)."
             )
+
+
+def _kind(spec: CurveSpec) -> str:
+    rank = f" of rank {spec.rank}" if spec.edges == "low_rank" else ""
+    return f"{spec.edges} curves{rank} with {spec.basis}"
 
 
 def config_of(model: nn.Module) -> Any:

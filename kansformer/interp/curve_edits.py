@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,13 +31,21 @@ class CurveEdit:
     """
 
     error: float
-    _coefficients: nn.Parameter
+    _module: Any
+    _place: tuple[int | slice, ...]
+    _parameter: nn.Parameter
     _before: Tensor
 
     @torch.no_grad()
     def undo(self) -> None:
-        """Put the coefficients of the layer back, to the bit."""
-        self._coefficients.copy_(self._before)
+        """Put the curve's coefficients back, to the bit; other edits stay.
+
+        Raises:
+            DataError: the layer has another grid now, so the old coefficients mean nothing there.
+        """
+        if self._module.coefficients is not self._parameter:
+            raise DataError("The grid of the layer was changed after the edit, so it cannot be undone any more.")
+        self._parameter[self._place] = self._before
 
 
 @torch.no_grad()
@@ -79,9 +88,11 @@ def edit_curve(model: nn.Module, edge: EdgeRef, function: Callable[[Tensor], Ten
     denominator_1D = None if denominator is None else denominator[curve : curve + 1]
     target_1S1 = (wanted_1S - base_1S).unsqueeze(-1)
     fitted_1C1 = fit_curves(x_1S, target_1S1, basis, domain_12, denominator_ID=denominator_1D, ridge=0.0)
+    place_of = (curve, slice(None), edge.output) if curves.edges == "full" else (curve,)
+    before = module.coefficients[place_of].detach().clone()
+    module.coefficients[place_of] = fitted_1C1[0, :, 0].to(before)
     denominator_11D = None if denominator_1D is None else denominator_1D.double().cpu().unsqueeze(1)
-    values_1S1 = basis.values(x_1S, domain_12.unsqueeze(1), denominator_11D) @ fitted_1C1
-    before = module.coefficients.detach().clone()
-    target = module.coefficients[curve, :, edge.output] if curves.edges == "full" else module.coefficients[curve]
-    target.copy_(fitted_1C1[0, :, 0])
-    return CurveEdit((values_1S1 - target_1S1).square().mean().sqrt().item(), module.coefficients, before)
+    values_1SC = basis.values(x_1S, domain_12.unsqueeze(1), denominator_11D)
+    became_1S = values_1SC @ module.coefficients[place_of].double().cpu()
+    error = (became_1S - target_1S1[..., 0]).square().mean().sqrt().item()
+    return CurveEdit(error, module, place_of, module.coefficients, before)

@@ -7,6 +7,9 @@ the variance of the edge and once by that of its learned curve alone.
 Shape letters: E edges, S sample points, I inputs.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,12 +29,19 @@ class Faithfulness:
 
     Args:
         r2: share of the edge's variance there that the formula explains, (E,).
-        r2_learned: share of the learned curve's variance that the formula explains beyond the base, (E,); 0 if it
-            explains no more than the base alone.
+        r2_learned: share of the learned curve's variance that the formula explains beyond the base, a constant apart,
+            (E,); 0 if it explains no more than the base alone.
+        varies: whether the edge varies there at all, (E,); where not, the others mean nothing.
     """
 
     r2: Tensor
     r2_learned: Tensor
+    varies: Tensor
+
+    @classmethod
+    def cat(cls, parts: Sequence[Faithfulness]) -> Faithfulness:
+        """One table from several."""
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in ("r2", "r2_learned", "varies")))
 
 
 def recorded_points(recorded: RecordedSlot, points: int) -> Tensor:
@@ -47,12 +57,13 @@ def faithfulness(
     """Judge formulas of edges, or of their learned curves (`part`), by both at points."""
     y_ES, learned_ES = y_ES.double(), learned_ES.double()
     fitted_ES = y_ES if part == "edge" else learned_ES
-    residual = (fits.evaluate(x_ES.double()) - fitted_ES).square().sum(-1)
+    error_ES = fits.evaluate(x_ES.double()) - fitted_ES
     spread, learned_spread = _spread(y_ES), _spread(learned_ES)
     rounding = STRAIGHT**2 * y_ES.square().sum(-1) + torch.finfo(torch.float64).tiny
     return Faithfulness(
-        (1 - residual / torch.maximum(spread, rounding)).nan_to_num(LEAST).clamp(min=LEAST),
-        (1 - residual / torch.maximum(learned_spread, rounding)).nan_to_num(LEAST).clamp(min=LEAST),
+        (1 - error_ES.square().sum(-1) / torch.maximum(spread, rounding)).nan_to_num(LEAST).clamp(min=LEAST),
+        (1 - _spread(error_ES) / torch.maximum(learned_spread, rounding)).nan_to_num(LEAST).clamp(min=LEAST),
+        spread > rounding,
     )
 
 

@@ -53,10 +53,11 @@ def term_weights(module: Any, inputs: slice | Tensor = ALL) -> Tensor:
     """a_iot with φ_oi = Σ_t a_iot T_it for these inputs, (I, O, T); O is 1 where the module has no weights."""
     if not module.curves.bends_input:
         return edge_weights(module, inputs)
+    dtype = torch.promote_types(module.coefficients.dtype, torch.float32)
     if not hasattr(module, "out_features"):
         count = len(torch.arange(module.in_features)[inputs])
-        return torch.ones(count, 1, 2, device=module.domain.device)
-    return weight_IO(module)[inputs].float().unsqueeze(-1).expand(-1, -1, 2)
+        return torch.ones(count, 1, 2, device=module.domain.device, dtype=dtype)
+    return weight_IO(module)[inputs].to(dtype).unsqueeze(-1).expand(-1, -1, 2)
 
 
 def edge_values(module: Any, x_NE: Tensor, inputs_E: Tensor, outputs_E: Tensor) -> Tensor:
@@ -77,7 +78,7 @@ def edge_bases(module: Any, x_NE: Tensor, inputs_E: Tensor, outputs_E: Tensor) -
 def _shared_curves(module: Any, x_NI: Tensor, inputs: slice | Tensor) -> Tensor:
     denominator = getattr(module, "denominator", None)
     tensors = (module.coefficients, module.domain, *(() if denominator is None else (denominator,)))
-    coefficients, domain, *rest = (_per_input(module, tensor.detach())[inputs].to(x_NI) for tensor in tensors)
+    coefficients, domain, *rest = (_per_input(module, tensor)[inputs].to(x_NI) for tensor in tensors)
     return apply_curves(x_NI, coefficients, domain, module.curves.basis, *rest)
 
 

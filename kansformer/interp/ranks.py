@@ -58,10 +58,17 @@ def reduce_rank(model: nn.Module, rank: int) -> dict[tuple[str, str], float]:
 
 
 def _nearest(coefficients_ICR: Tensor, mix_RO: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
-    """Factors of the nearest matrix of a rank, of equal size, and the share of the squares that is lost."""
+    """Factors of the nearest matrix of a rank, and the share of the squares that is lost.
+
+    Rows of the mix are orthogonal and as long as in a new layer, also where the coefficients are zero: those can be
+    trained then. Components beyond what the matrix can have keep rows of the old mix.
+    """
     left, triangle = torch.linalg.qr(coefficients_ICR.double().flatten(0, 1))
     u, sizes, v = torch.linalg.svd(triangle @ mix_RO.double(), full_matrices=False)
-    root = sizes[:rank].sqrt()
-    coefficients = ((left @ u[:, :rank]) * root).unflatten(0, coefficients_ICR.shape[:2])
+    scale = (mix_RO.shape[1] / rank) ** 0.5
+    coefficients = (left @ u[:, :rank]) * sizes[:rank] / scale
+    mix = torch.cat([scale * v[:rank], mix_RO[: max(0, rank - len(v))].double()])
+    coefficients = torch.nn.functional.pad(coefficients, (0, rank - coefficients.shape[1]))
     total = float(sizes.square().sum())
-    return coefficients, root[:, None] * v[:rank], float(sizes[rank:].square().sum()) / total if total else 0.0
+    lost = float(sizes[rank:].square().sum()) / total if total else 0.0
+    return coefficients.unflatten(0, coefficients_ICR.shape[:2]), mix, lost

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -133,7 +134,11 @@ class RecordedSlot:
         return torch.cat([torch.quantile(part, torch.tensor(levels), dim=0) for part in parts], dim=1)
 
     def means(self, *, learned_only: bool = False) -> Tensor:
-        """Mean of every edge, or of its learned curve alone, (I, O), float64; O is 1 where there are no weights."""
+        """Mean of every edge, or of its learned curve alone, (I, O), float64; O is 1 where there are no weights.
+
+        Of the model as it is now. Where edges of an input share a curve (`channel`, `group`) and it was changed since,
+        the mean is that of the sample, else that of all tokens; so are variances and shares.
+        """
         return self._moments(learned_only)[0]
 
     def variances(self, *, learned_only: bool = False) -> Tensor:
@@ -154,12 +159,7 @@ class RecordedSlot:
     @torch.no_grad()
     def _moments(self, learned_only: bool) -> tuple[Tensor, Tensor]:
         self._require_tokens()
-        now = _terms_of(self.place.module)
-        if now[0] != self._curves[0] or not all(map(torch.equal, now[1], self._curves[1])):
-            raise DataError(f"{self.place.path} was changed after its inputs were recorded. Record again.")
-        mean_IT = self._sums_IT / self.tokens
-        products_ITT = self._products_ITT + self._products_ITT.triu(1).mT
-        covariance_ITT = products_ITT / self.tokens - mean_IT.unsqueeze(-1) * mean_IT.unsqueeze(-2)
+        mean_IT, covariance_ITT = self._term_moments()
         means, variances = [], []
         for start in range(0, len(mean_IT), INPUT_CHUNK):
             chunk = slice(start, start + INPUT_CHUNK)
@@ -169,6 +169,21 @@ class RecordedSlot:
             means.append((weights_IOT @ mean_iT.unsqueeze(-1)).squeeze(-1))
             variances.append(((weights_IOT @ covariance_iTT) * weights_IOT).sum(-1).clamp(min=0))
         return torch.cat(means), torch.cat(variances)
+
+    def _term_moments(self) -> tuple[Tensor, Tensor]:
+        """Means (I, T) and covariances (I, T, T) of the terms."""
+        module = self.place.module
+        now = _terms_of(module)
+        if now[:2] != self._curves[:2] or not all(map(torch.equal, now[2], self._curves[2])):
+            raise DataError(f"The grid of {self.place.path} was changed after its inputs were recorded. Record again.")
+        if now[3] is None or self._curves[3] is None or torch.equal(now[3], self._curves[3]):
+            mean_IT = self._sums_IT / self.tokens
+            products_ITT = self._products_ITT + self._products_ITT.triu(1).mT
+            return mean_IT, products_ITT / self.tokens - mean_IT.unsqueeze(-1) * mean_IT.unsqueeze(-2)
+        device = module.coefficients.device  # shared curves that were changed since: from the sample
+        terms_NIT = edge_terms(module, self.sample.to(device)).double().cpu()
+        centred = terms_NIT - terms_NIT.mean(dim=0)
+        return terms_NIT.mean(dim=0), torch.einsum("nit,nis->its", centred, centred) / len(centred)
 
     @torch.no_grad()
     def _hook(self, module: nn.Module, args: tuple) -> None:
@@ -217,8 +232,9 @@ class RecordedSlot:
             raise DataError(f"No token reached {self.place.path}, so nothing is known about its inputs.")
 
 
-def _terms_of(module: nn.Module) -> tuple:
-    """What terms are computed with: the curves' description, and their domains, denominators and shared curves."""
-    names = ["domain", "denominator", *(["coefficients"] if vars(module)["curves"].bends_input else [])]
-    tensors = [getattr(module, name, None) for name in names]
-    return vars(module)["curves"], [tensor.detach().cpu().clone() for tensor in tensors if tensor is not None]
+def _terms_of(module: nn.Module) -> tuple[Any, int, list[Tensor], Tensor | None]:
+    """What terms are computed with: description, number, domains and denominators, and the curves that edges share."""
+    spec = vars(module)["curves"]
+    grid = [getattr(module, name, None) for name in ("domain", "denominator")]
+    shared = module.get_parameter("coefficients").detach().cpu().clone() if spec.bends_input else None
+    return spec, num_terms(module), [tensor.detach().cpu().clone() for tensor in grid if tensor is not None], shared

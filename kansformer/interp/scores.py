@@ -161,7 +161,7 @@ def _gradient_sums(module: Any, x_NI: Tensor, g_NO: Tensor, mean_IO: Tensor) -> 
     """Σ_n g_no (φ_oi(x_ni) - mean φ_oi) and Σ_n g_no s_oi(x_ni), (2, I, O), float64 on the CPU."""
     parts = []
     diagonal = not hasattr(module, "out_features")
-    inputs = TERM_CHUNK // num_terms(module)
+    inputs = max(1, TERM_CHUNK // num_terms(module))
     for start in range(0, module.in_features, inputs):
         chunk = slice(start, start + inputs)
         terms_NIT = edge_terms(module, x_NI[:, chunk], chunk)

@@ -97,7 +97,8 @@ class SlotSummary:
     def coverage(self, measure: str = "r2", *, control: bool = False) -> float:
         """Share of the edges that vary whose formula has 0.99 or more by one of `MEASURES`; NaN if none varies."""
         fits, faith = (self.control, self.control_faith) if control else (self.fits, self.faith)
-        values = {"r2": fits.r2, "r2_tokens": faith.r2, "r2_learned": faith.r2_learned}[measure][fits.varies]
+        values = {"r2": fits.r2, "r2_tokens": faith.r2, "r2_learned": faith.r2_learned}[measure]
+        values = values[fits.varies if measure == "r2" else fits.varies & faith.varies]
         return (values >= GOOD).double().mean().item() if len(values) else math.nan
 
     def aggregate(self) -> dict[str, Any]:
@@ -295,14 +296,15 @@ def _faith(model: nn.Module, place: Place, fits: SymbolicFits, points_IS: Tensor
         curves = edge_curves(model, place.site, place.slot, inputs=chunk, at=points_IS[chunk.start : chunk.stop])
         chosen = fits[chunk.start * width : chunk.stop * width]
         found.append(faithfulness(chosen, curves.x, curves.y, curves.learned, part=part))
-    return Faithfulness(torch.cat([f.r2 for f in found]), torch.cat([f.r2_learned for f in found]))
+    return Faithfulness.cat(found)
 
 
 def _replaced_losses(
     model: nn.Module, batches: list, summaries: list[SlotSummary], shares: Sequence[float], progress: Progress | None
 ) -> list[tuple[float, int, float]]:
     refs = [(index, edge) for index, summary in enumerate(summaries) for edge in range(len(summary.fits))]
-    order = torch.cat([summary.faith.r2 for summary in summaries]).argsort(descending=True, stable=True).tolist()
+    trust = torch.cat([summary.faith.r2.where(summary.faith.varies, -1.0) for summary in summaries])
+    order = trust.argsort(descending=True, stable=True).tolist()
     losses = []
     for share in shares:
         count = round(share * len(refs))

@@ -50,8 +50,13 @@ def bumps() -> Tensor:
 
 
 def mirrored_bends() -> Tensor:
-    """f(±a·(u + t)), a from 0.5 to 14, t up to 1.4: bends between two lines; sharper ones look like a kink."""
-    bends = _placed(torch.logspace(-0.3, 1.15, 7, dtype=torch.float64), centres=19)
+    """f(±a·(u + t)), a from 0.5 to 14, t up to 1.4: bends between two lines; sharper ones look like a kink.
+
+    The sharper the bend, the closer are the places.
+    """
+    scales = torch.logspace(-0.3, 1.15, 9, dtype=torch.float64)
+    counts = torch.linspace(7, 31, 9).round().int().tolist()
+    bends = torch.cat([_placed(scale[None], centres) for scale, centres in zip(scales, counts, strict=True)])
     return torch.cat([bends, bends * torch.tensor([-1.0, 1.0], dtype=torch.float64)])
 
 

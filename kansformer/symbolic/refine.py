@@ -4,8 +4,7 @@ For given a and b the best c and d are known in closed form (Golub and Pereyra, 
 move only a and b. With F = f(a·u + b), G = f' and everything centred, F and y give R² = (F·y)² / (F·F) for a curve y of
 length 1; the step solves J'J δ = J'y / c with J the parts of u·G and G that are orthogonal to F.
 
-All curves share their points, so every scalar product that a step needs is one of F², F·y, G, G², G·F and G·y times the
-vector of ones, of u or of u².
+The parts are formed before they are multiplied: differences of products would cancel in float32 where F is hardly bent.
 
 Shape letters: E edges, S sample points.
 """
@@ -72,27 +71,26 @@ class _Problem:
 
     def __init__(self, symbol: Symbol, u_S: Tensor, y_ES: Tensor) -> None:
         self.symbol, self.u_S, self.y_ES = symbol, u_S, y_ES
-        self.ones_S, self.squares_S = torch.ones_like(u_S), u_S.square()
+        self.ones_S = torch.ones_like(u_S)
 
     def at(self, a_E: Tensor, b_E: Tensor, *, slopes: bool) -> Tensor:
         """The rows A to R2, with `slopes` to BB, each (E,)."""
         z_ES = self._arguments(a_E, b_E)
         raw_ES = self.symbol.function(z_ES)
         f_ES = raw_ES - raw_ES.mean(-1, keepdim=True)
-        ff, fy = (f_ES.square() @ self.ones_S).clamp(min=TINY), (f_ES * self.y_ES) @ self.ones_S
+        ff, fy = self._sums(f_ES.square()).clamp(min=TINY), self._sums(f_ES * self.y_ES)
         r2 = fy.square() / ff
         reach = a_E.abs()
         inside = (b_E - reach > self.symbol.domain[0]) & (b_E + reach < self.symbol.domain[1])
         rows = [a_E, b_E, torch.where(inside & r2.isfinite(), r2, -1.0)]
         if slopes:
             g_ES = self.symbol.slope(z_ES, raw_ES)
-            gg_ES, gf_ES, gy_ES = g_ES.square(), g_ES * f_ES, g_ES * self.y_ES
-            ones, u, squares, mean = self.ones_S, self.u_S, self.squares_S, 1 / len(self.u_S)
-            sum_a, sum_b, af, bf = g_ES @ u, g_ES @ ones, gf_ES @ u, gf_ES @ ones
-            c, af_ff, bf_ff, mean_b = fy / ff, af / ff, bf / ff, sum_b * mean
-            rows += [c, gy_ES @ u - af * c, gy_ES @ ones - bf * c]
-            rows += [gg_ES @ squares - sum_a.square() * mean - af * af_ff, gg_ES @ u - sum_a * mean_b - af * bf_ff]
-            rows += [gg_ES @ ones - sum_b * mean_b - bf * bf_ff]
+            slopes_2ES = torch.stack([g_ES * self.u_S, g_ES])
+            slopes_2ES -= slopes_2ES.mean(-1, keepdim=True)
+            along_2E = self._sums(slopes_2ES * f_ES) / ff
+            slopes_2ES -= along_2E.unsqueeze(-1) * f_ES
+            aa, bb = self._sums(slopes_2ES.square())
+            rows += [fy / ff, *self._sums(slopes_2ES * self.y_ES), aa, self._sums(slopes_2ES[0] * slopes_2ES[1]), bb]
         return torch.stack(rows)
 
     def shift_by_partner(self, a_E: Tensor, b_E: Tensor) -> Tensor:
@@ -103,6 +101,9 @@ class _Problem:
         ff, fg, gg, fy, gy = _dot(f, f), _dot(f, g), _dot(g, g), _dot(f, self.y_ES), _dot(g, self.y_ES)
         determinant = (ff * gg - fg.square()).clamp(min=TINY)
         return self.symbol.partner.shift((gg * fy - fg * gy) / determinant, (ff * gy - fg * fy) / determinant)
+
+    def _sums(self, values_ES: Tensor) -> Tensor:
+        return values_ES @ self.ones_S  # faster than `sum`
 
     def _arguments(self, a_E: Tensor, b_E: Tensor) -> Tensor:
         return (a_E[:, None] * self.u_S).add_(b_E[:, None])  # half the time of `addcmul`

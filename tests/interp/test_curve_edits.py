@@ -4,6 +4,7 @@ import pytest
 import torch
 from interp_models import CONFIGS
 
+from kansformer import refine_grid
 from kansformer.errors import ConfigError, DataError, SlotError
 from kansformer.interp import EdgeRef, edge_curves, edit_curve, find_places
 
@@ -53,3 +54,29 @@ def test_bad_input(make_bent, batch):
     low_rank = make_bent("llama", CONFIGS["low rank"])
     with pytest.raises(ConfigError, match="low_rank edges, which share their coefficients. Use edit_edge there"):
         edit_curve(low_rank, EdgeRef("model.layers.0.mlp", "up", 0, 0), torch.sin)
+
+
+@torch.no_grad()
+def test_edits_are_undone_one_by_one(make_bent):
+    model = make_bent()
+    coefficients = find_places(model)[0].module.coefficients
+    before, site = coefficients.clone(), find_places(model)[0].site
+    edits = [edit_curve(model, EdgeRef(site, "act", i, i), torch.sin) for i in (3, 5)]
+    second = coefficients[5].clone()
+    edits[0].undo()
+    assert torch.equal(coefficients[3], before[3]) and torch.equal(coefficients[5], second)
+    edits[1].undo()
+    assert torch.equal(coefficients, before)
+    refine_grid(model, 10)
+    with pytest.raises(DataError, match="grid of the layer was changed after the edit"):
+        edits[1].undo()
+
+
+@torch.no_grad()
+def test_the_error_is_that_of_the_rounded_curve(make_bent):
+    model = make_bent().to(torch.bfloat16)
+    place = find_places(model)[0]
+    edit = edit_curve(model, EdgeRef(place.site, place.slot, 3, 3), lambda x: 100 + x)
+    curve = edge_curves(model, place.site, place.slot, inputs=[3], points=88)
+    assert edit.error > 0.01
+    assert (curve.y - 100 - curve.x).square().mean().sqrt().item() == pytest.approx(edit.error, rel=0.1)

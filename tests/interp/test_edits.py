@@ -124,3 +124,14 @@ def test_bad_input(make_bent, batch):
         with pytest.raises(SlotError, match=message), ablate(model, [EdgeRef(SITE, "up", 0, 0), ref]):
             pass
     assert torch.equal(logits(model, batch), before)
+
+
+@pytest.mark.parametrize("settings", ["act", "channel", "full"])
+def test_an_ablated_edge_has_no_gradient(settings, make_bent, batch):
+    model = make_bent("llama", CONFIGS[settings])
+    place = find_places(model)[0]
+    edges = [EdgeRef(place.site, place.slot, 3, o) for o in (range(place.num_outputs) if place.has_weights else [3])]
+    with ablate(model, edges):
+        model(**batch).loss.backward()
+    gradient = place.module.coefficients.grad
+    assert gradient[3].abs().max() < 1e-4 * gradient.abs().max()

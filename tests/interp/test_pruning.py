@@ -1,10 +1,13 @@
 """Pruning: the least curves become straight, all comes back, and straight slots leave the model for good."""
 
+import dataclasses
+
 import pytest
 import torch
 from interp_models import CONFIGS
 
-from kansformer.errors import ConfigError
+from kansformer import KANConfig
+from kansformer.errors import CheckpointError, ConfigError
 from kansformer.interp import (
     drop_straight_curves,
     edge_scores,
@@ -102,6 +105,29 @@ def test_a_rank_that_is_used_is_approached_as_well_as_can_be(make_bent):
     sizes = torch.linalg.svdvals(whole)
     assert (near - whole).square().sum().item() == pytest.approx(sizes[1:].square().sum().item(), rel=1e-4)
     assert lost == pytest.approx((sizes[1:].square().sum() / sizes.square().sum()).item(), rel=1e-4)
+
+
+def test_new_edges_can_be_trained_at_a_lower_rank(make_bent, batch):
+    model = make_bent("llama", CONFIGS["low rank"])
+    for place in find_places(model):
+        torch.nn.init.zeros_(place.module.coefficients)
+    assert set(reduce_rank(model, 1).values()) == {0.0}
+    model(**batch).loss.backward()
+    assert all(place.module.coefficients.grad.any() for place in find_places(model))
+
+
+@torch.no_grad()
+def test_a_rank_beyond_the_width_still_loads(make_bent, batch, tmp_path):
+    model = make_bent("llama", KANConfig(slots=("up",), edges="low_rank", rank=64, grid_size=3))
+    before = model(**batch).logits
+    reduce_rank(model, 60)  # 24 outputs
+    torch.testing.assert_close(model(**batch).logits, before, rtol=1e-4, atol=1e-5)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(type(model).from_pretrained(tmp_path)(**batch).logits, model(**batch).logits)
+    module = find_places(model)[0].module
+    module.curves = dataclasses.replace(module.curves, rank=7)
+    with pytest.raises(CheckpointError, match="low_rank curves of rank 7 .* but the config says .* of rank 60"):
+        model.save_pretrained(tmp_path)
 
 
 def test_channels_leave_the_model(make_bent, batch, tmp_path):

@@ -132,27 +132,33 @@ def test_a_moved_grid_is_noticed(make_bent, batch):
         records["model.layers.0.mlp", "act"].variances()
 
 
-def test_changed_curves_are_noticed_where_moments_are_of_their_values(make_bent, batch):
-    model = make_bent()
-    with record_edges(model) as records, torch.no_grad():
-        model(**batch)
-    recorded = records["model.layers.0.mlp", "act"]
-    with torch.no_grad():
-        recorded.place.module.coefficients[0, 0] += 1
-    with pytest.raises(DataError, match="was changed after its inputs were recorded. Record again"):
-        recorded.means()
+def test_moments_are_of_the_model_as_it_is_now(make_bent, batch):
+    """All tokens fit the sample here, so what is taken from it is exact."""
+    for settings in CONFIGS:
+        model = make_bent("llama", CONFIGS[settings])
+        with record_edges(model) as before, torch.no_grad():
+            model(**batch)
+        last = list(before)[-1]
+        with torch.no_grad():
+            before[last].place.module.coefficients[0] += 0.5
+        with record_edges(model) as after, torch.no_grad():
+            model(**batch)
+        torch.testing.assert_close(before[last].means(), after[last].means(), rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(before[last].variances(), after[last].variances(), rtol=1e-5, atol=1e-9)
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 1000])
-def test_the_moments_do_not_depend_on_how_tokens_are_split(make_bent, batch, monkeypatch, chunk):
-    model = make_bent("llama", CONFIGS["full"])
+@pytest.mark.parametrize("settings", ["full", "act"])
+@pytest.mark.parametrize("tokens", [1, 7])
+def test_the_moments_do_not_depend_on_how_tokens_are_split(make_bent, batch, monkeypatch, tokens, settings):
+    model = make_bent("llama", CONFIGS[settings])
     with record_edges(model) as whole, torch.no_grad():
         model(**batch)
-    monkeypatch.setattr("kansformer.interp.recording.BUDGET", chunk)
+    most = max(recorded._sums_IT.numel() for recorded in whole.values())
+    monkeypatch.setattr("kansformer.interp.recording.BUDGET", tokens * most)
     with record_edges(model) as parts, torch.no_grad():
         model(**batch)
     for key in whole:
-        torch.testing.assert_close(parts[key].variances(), whole[key].variances(), rtol=1e-6, atol=1e-12)
+        torch.testing.assert_close(parts[key].variances(), whole[key].variances(), rtol=1e-5, atol=1e-10)
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")

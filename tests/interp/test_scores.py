@@ -1,9 +1,12 @@
 """Scores: variances and shares as recorded, attributions as the loss itself answers."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from interp_models import CONFIGS
 
+from kansformer import KANLinear
 from kansformer.errors import ConfigError, DataError
 from kansformer.interp import edge_scores, find_places
 
@@ -95,3 +98,19 @@ def test_bad_input(make_bent, batch):
         edge_scores(model, {"input_ids": batch["input_ids"]})
     with pytest.raises(DataError, match="No token of these batches reached 2 slots"):
         edge_scores(model, [])
+
+
+def test_bases_of_any_size():
+    layer = torch.nn.Sequential(KANLinear(4, 3, grid_size=1100))
+    x = torch.randn(5, 4)
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x):
+            return SimpleNamespace(loss=self.layer(x).square().mean())
+
+    scores = edge_scores(Model(), {"x": x})
+    assert scores["layer", "0"].attribution.isfinite().all()

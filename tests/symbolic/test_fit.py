@@ -163,3 +163,26 @@ def test_an_own_function_without_derivative_is_fitted():
     fits = fit_symbolic(u, 2 * torch.cosh(3 * u - 0.5), library=KAN_LIBRARY.with_symbol(bent))
     assert fits.names == ["cosh"]
     assert fits.params.abs()[0].tolist() == pytest.approx([3, 0.5, 2, 0], abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["tanh", "arctan"])
+def test_hardly_bent_curves_are_fitted_to_the_last_digit(name):
+    """Where float32 leaves little of the differences that a step is made of."""
+    generator = torch.Generator().manual_seed(9)
+    a = torch.rand(300, 1, generator=generator, dtype=torch.float64) * 0.4 + 0.1
+    b = torch.rand(300, 1, generator=generator, dtype=torch.float64) * 2.4 - 1.2
+    x = torch.linspace(-1, 1, 64, dtype=torch.float64).expand(300, -1)
+    library = LIBRARY.subset([name])
+    fits = fit_symbolic(x, library[0].function(a * x + b), library=library, refined=None)
+    assert (1 - fits.r2_fit).max() < 1e-9
+
+
+@pytest.mark.parametrize("name", ["silu", "gelu", "softplus"])
+def test_sharp_bends_are_found_wherever_they_are(name):
+    generator = torch.Generator().manual_seed(9)
+    a = torch.rand(300, 1, generator=generator, dtype=torch.float64) * 10 + 4
+    b = a * (torch.rand(300, 1, generator=generator, dtype=torch.float64) * 1.6 - 0.8)
+    x = torch.linspace(-1, 1, 64, dtype=torch.float64).expand(300, -1)
+    library = LIBRARY.subset([name])
+    fits = fit_symbolic(x, library[0].function(a * x + b), library=library, refined=None)
+    assert (fits.r2_fit > 0.99).all()
