@@ -2,6 +2,7 @@
 
 from kansformer.config import KANConfig
 from kansformer.conversion import convert, is_converted, plan_conversion, revert
+from kansformer.fitting import KAN, create_dataset, find_formula, fit, fit_symbolic, prune, symbolic_formula
 from kansformer.hub import register_loader
 from kansformer.interp import edge_curves, edge_scores, record_edges, summarize
 from kansformer.nn import (
@@ -15,7 +16,6 @@ from kansformer.nn import (
     update_grid,
 )
 from kansformer.ops import available_backends, set_backend
-from kansformer.symbolic import fit_symbolic
 from kansformer.training.trainer_groups import register_groups
 from kansformer.version import __version__ as __version__
 from kansformer.views import write_report
@@ -24,6 +24,7 @@ register_loader()
 register_groups()
 
 __all__ = [
+    "KAN",
     "GatedKANFeedForward",
     "KANConfig",
     "KANFeedForward",
@@ -31,18 +32,23 @@ __all__ = [
     "LearnedActivation",
     "available_backends",
     "convert",
+    "create_dataset",
     "edge_curves",
     "edge_scores",
+    "find_formula",
+    "fit",
     "fit_symbolic",
     "is_converted",
     "optimizer_groups",
     "plan_conversion",
+    "prune",
     "record_edges",
     "refine_grid",
     "revert",
     "set_backend",
     "sparsity_penalty",
     "summarize",
+    "symbolic_formula",
     "update_grid",
     "write_report",
 ]

@@ -20,7 +20,7 @@ ORDER = [
     {"symbolic", "config"},
     {"sites"},
     {"conversion"},
-    {"training", "hub", "interp"},
+    {"training", "hub", "interp", "fitting"},
     {"bench", "views"},
     {"cli"},
 ]
@@ -29,13 +29,14 @@ RANK = {name: rank for rank, row in enumerate(ORDER) for name in row}
 # Third-party packages with one home.
 HOMES = {
     "triton": {"kan_kernels"},
-    "matplotlib": {"bench"},
+    "matplotlib": {"bench", "views"},
     "datasets": {"training", "cli"},
     "accelerate": {"training"},
     "peft": {"training"},
     "yaml": {"training"},
-    "sympy": {"symbolic"},
+    "sympy": {"symbolic", "fitting"},
     "scipy": {"interp"},
+    "sklearn": {"fitting", "training"},
     "plotly": {"views"},
     "typer": {"cli"},
     "rich": {"cli"},

@@ -8,6 +8,7 @@ from importlib.metadata import version
 import kansformer
 
 PUBLIC = [
+    "KAN",
     "GatedKANFeedForward",
     "KANConfig",
     "KANFeedForward",
@@ -15,18 +16,23 @@ PUBLIC = [
     "LearnedActivation",
     "available_backends",
     "convert",
+    "create_dataset",
     "edge_curves",
     "edge_scores",
+    "find_formula",
+    "fit",
     "fit_symbolic",
     "is_converted",
     "optimizer_groups",
     "plan_conversion",
+    "prune",
     "record_edges",
     "refine_grid",
     "revert",
     "set_backend",
     "sparsity_penalty",
     "summarize",
+    "symbolic_formula",
     "update_grid",
     "write_report",
 ]

@@ -89,6 +89,22 @@ class Basis:
             result = result * (unit == inside).unsqueeze(-1)
         return result / (domain[..., 1] - domain[..., 0]).unsqueeze(-1)
 
+    def values_and_derivatives(
+        self, x: Tensor, domain: Tensor, denominator: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What `values` and `derivatives` give, in the time of one."""
+        unit = self.unit_coordinates(x, domain)
+        inside = unit.clamp(0, 1)
+        values = self._family("values", inside, denominator)
+        derivatives = self._family("derivatives", inside, denominator)
+        if self.extrapolation == "linear":
+            values = values + derivatives * (unit - inside).unsqueeze(-1)
+        else:
+            reached = (unit == inside).unsqueeze(-1)
+            derivatives = derivatives * reached
+            values = values * reached if self.extrapolation == "zero" else values
+        return values, derivatives / (domain[..., 1] - domain[..., 0]).unsqueeze(-1)
+
     @staticmethod
     def unit_coordinates(x: Tensor, domain: Tensor) -> Tensor:
         """x in units of the domain: 0 at its lower end, 1 at its upper end, and never infinite."""

@@ -43,6 +43,7 @@ def fit_symbolic(
     library: SymbolLibrary | None = None,
     refined: int | None = 4,
     simplicity: float = SIMPLICITY,
+    noise: float = 0.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> SymbolicFits:
     """Fit every curve by c·f(a·x + b) + d with an f of the library.
@@ -53,6 +54,8 @@ def fit_symbolic(
         library: functions to choose from; None is `LIBRARY`.
         refined: how many functions are refined for each curve, the most promising ones; None refines all.
         simplicity: bits per point that a unit of complexity costs in the choice; 0 takes the closest function.
+        noise: share of the curves' variance that is known to be error, as of curves that were fitted to data. Residuals
+            below it do not decide, so that the simplest function wins there.
         progress: called with the curves done and all curves.
 
     Returns:
@@ -66,6 +69,8 @@ def fit_symbolic(
     library = LIBRARY if library is None else library
     if refined is not None and refined < 1:
         raise ConfigError(f"refined must be 1 or more functions per curve, or None for all, got {refined}.")
+    if not 0 <= noise < 1:
+        raise ConfigError(f"noise must be a share from 0 to below 1, got {noise!r}.")
     u_S = _common_grid(x_ES, y_ES)
     held_out = torch.zeros(len(u_S), dtype=torch.bool)
     held_out[FIRST_HELD_OUT::HELD_OUT_EVERY] = True
@@ -73,7 +78,7 @@ def fit_symbolic(
     parts = []
     for start in range(0, len(y_ES), CHUNK):
         y = y_ES[start : start + CHUNK]
-        parts.append(_fit_chunk(dictionary, u_S, held_out, y, refined, simplicity))
+        parts.append(_fit_chunk(dictionary, u_S, held_out, y, refined, simplicity, noise))
         if progress is not None:
             progress(min(start + CHUNK, len(y_ES)), len(y_ES))
     columns = [torch.cat(column) for column in zip(*parts, strict=True)] if parts else [torch.zeros(0)] * 8
@@ -81,11 +86,17 @@ def fit_symbolic(
 
 
 def _fit_chunk(
-    dictionary: Dictionary, u_S: Tensor, held_out: Tensor, y_ES: Tensor, refined: int | None, simplicity: float
+    dictionary: Dictionary,
+    u_S: Tensor,
+    held_out: Tensor,
+    y_ES: Tensor,
+    refined: int | None,
+    simplicity: float,
+    noise: float,
 ) -> tuple[Tensor, ...]:
     """Columns of `SymbolicFits` for x = u."""
     y_ES = y_ES.detach().cpu()
-    floor = FLOORS.get(y_ES.dtype, FLOORS[torch.float32])
+    floor = max(FLOORS.get(y_ES.dtype, FLOORS[torch.float32]), noise)
     y_ES = y_ES.double()
     fitted_ES = y_ES[:, ~held_out]
     unit_ES, constant = _normalised(fitted_ES)
