@@ -10,6 +10,7 @@ from kansformer.cli.demo import demo_command
 from kansformer.cli.errors import SentenceGroup
 from kansformer.cli.evaluate import evaluate_command
 from kansformer.cli.explain import explain_command
+from kansformer.cli.fit import fit_command
 from kansformer.cli.train import recipes_command, train_command
 from kansformer.version import __version__
 
@@ -27,6 +28,7 @@ app.command("train")(train_command)
 app.command("recipes")(recipes_command)
 app.command("evaluate")(evaluate_command)
 app.command("explain")(explain_command)
+app.command("fit")(fit_command)
 app.command("bench")(bench_command)
 
 

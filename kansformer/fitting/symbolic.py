@@ -6,7 +6,7 @@ Shape letters: N samples, E edges, S sample points.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 POINTS = 64
 SAMPLES_PER_COEFFICIENT = 8
+# Terms smaller than this beside the largest one of their sum come from rounding.
+TRACE = 1e-10
 
 
 @dataclass(frozen=True)
@@ -231,12 +233,35 @@ def symbolic_formula(
 
 
 def rounded(expression: sympy.Expr, digits: int) -> sympy.Expr:
-    """A formula with its numbers rounded, and terms left out that vanish in rounding beside the largest one."""
+    """A formula with its numbers rounded, multiplied out before, without terms that vanish beside their neighbours."""
     sp = importlib.import_module("sympy")
-    terms = [(abs(float(term.as_coeff_Mul()[0])), term) for term in sp.Add.make_args(expression)]
-    largest = max(size for size, _ in terms)
-    expression = sp.Add(*(term for size, term in terms if size > 10.0 ** (-digits - 1) * largest))
+
+    def without_traces(total: Any) -> Any:
+        sizes = [abs(float(term.as_coeff_Mul()[0])) for term in total.args]
+        return sp.Add(*(t for t, size in zip(total.args, sizes, strict=True) if size > max(sizes) * TRACE))
+
+    for _ in range(2):  # a trace in a factor hides others until it is multiplied out
+        expression = expression.replace(lambda part: part.is_Add, without_traces)
+        expression = sp.expand_power_base(sp.expand(expression))
     return expression.xreplace({number: _round(sp, number, digits) for number in expression.atoms(sp.Float)})
+
+
+def rescaled(
+    expression: sympy.Expr, inputs: Mapping[str, tuple[float, float]], mean: float, spread: float
+) -> sympy.Expr:
+    """A formula of x_1, x_2, … for scaled columns as one of the columns themselves.
+
+    Args:
+        expression: of (column - middle) / half, for (output - mean) / spread.
+        inputs: middle and half of every input, by name.
+        mean, spread: of the output.
+    """
+    sp = importlib.import_module("sympy")
+    columns = {
+        sp.Symbol(f"x_{number}"): (sp.Symbol(name) - middle) / half
+        for number, (name, (middle, half)) in enumerate(inputs.items(), start=1)
+    }
+    return expression.xreplace(columns) * spread + mean
 
 
 def _round(sp: Any, number: Any, digits: int) -> Any:

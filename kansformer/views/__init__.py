@@ -1,5 +1,6 @@
-"""Pictures of results: the report of an audit as one file."""
+"""Pictures of results: the report of an audit as one file, diagrams of networks."""
 
+from kansformer.views.diagram import plot_edge, plot_history, plot_kan
 from kansformer.views.report import write_report
 
-__all__ = ["write_report"]
+__all__ = ["plot_edge", "plot_history", "plot_kan", "write_report"]

@@ -1,0 +1,110 @@
+"""`kansformer fit`: a formula for a column of a table."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kansformer.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from kansformer.fitting import Dataset, Discovery
+
+FEWEST_ROWS = 20
+
+
+def fit_command(
+    table: Annotated[Path, typer.Argument(help="A table with a header, .csv or .parquet.")],
+    target: Annotated[str, typer.Option(help="The column to explain.")],
+    inputs: Annotated[
+        str | None, typer.Option(help="Columns that may occur in it, with commas.", show_default="all others")
+    ] = None,
+    functions: Annotated[
+        str | None, typer.Option(help="Functions that may occur in it, with commas.", show_default="all")
+    ] = None,
+    products: Annotated[int, typer.Option(help="Product nodes in the hidden layer.", min=0)] = 0,
+    seeds: Annotated[int, typer.Option(help="Networks to try at most.", min=1)] = 5,
+    test_share: Annotated[float, typer.Option(help="Share of the rows that only judge.", min=0.0, max=0.9)] = 0.2,
+    digits: Annotated[int, typer.Option(help="Significant digits in the formula.", min=1)] = 4,
+    figure: Annotated[
+        Path | None, typer.Option(help="Where to draw the network.", show_default="beside the table, TABLE.png")
+    ] = None,
+) -> None:
+    """Find a formula for a column of a table, print it, and draw the network that found it."""
+    from kansformer.fitting import find_formula
+    from kansformer.fitting.discover import HIDDEN
+    from kansformer.fitting.symbolic import rescaled, rounded
+    from kansformer.symbolic import LIBRARY
+    from kansformer.views import plot_kan
+
+    frame, names = _read(table, target, inputs)
+    dataset, scales = _dataset(frame, names, target, test_share)
+    library = LIBRARY if functions is None else LIBRARY.subset([name.strip() for name in functions.split(",")])
+    width: list[Any] = [len(names), [HIDDEN, products] if products else HIDDEN, 1]
+    begin = time.perf_counter()
+    found = find_formula(dataset, width=width, library=library, seeds=seeds, digits=None)
+    middle, half, mean, spread = scales
+    formula = rescaled(found.formulas[0], dict(zip(names, zip(middle, half, strict=True), strict=True)), mean, spread)
+    typer.echo(f"{target} = {rounded(formula, digits)}")
+    judged = f" (on {len(dataset.test_input)} other rows {_r2(found, dataset):.6f})" if test_share else ""
+    typer.echo(
+        f"R² {1 - found.train_rmse**2:.6f}{judged}, RMSE {found.train_rmse * spread:.3g}; before the curves were named "
+        f"{found.curves_rmse * spread:.3g}. {time.perf_counter() - begin:.1f} s."
+    )
+    path = table.with_suffix(".png") if figure is None else figure
+    plot_kan(found.model, dataset.train_input, inputs=names, outputs=[target]).savefig(path, dpi=130)
+    typer.echo(f"Drawn: {path} (inputs from -1 to 1, outputs in standard deviations)")
+
+
+def _read(table: Path, target: str, inputs: str | None) -> tuple[Any, list[str]]:
+    import pandas
+
+    if not table.is_file():
+        raise DataError(f"There is no table {str(table)!r}.")
+    try:
+        frame = pandas.read_parquet(table) if table.suffix == ".parquet" else pandas.read_csv(table)
+    except (ValueError, OSError) as error:
+        raise DataError(f"{str(table)!r} cannot be read as a table: {error}") from None
+    columns = list(frame.columns)
+    names = [c for c in columns if c != target] if inputs is None else [name.strip() for name in inputs.split(",")]
+    for name in (target, *names):
+        if name not in columns:
+            raise ConfigError(f"{table.name} has no column {name!r}. Choose from: {', '.join(map(str, columns))}.")
+        if not pandas.api.types.is_numeric_dtype(frame[name]):
+            raise DataError(f"The column {name!r} is not of numbers. Leave it out: --inputs names the columns to use.")
+        missing = frame[name].isna()
+        if missing.any():
+            raise DataError(f"The column {name!r} has no value in row {int(missing.to_numpy().nonzero()[0][0]) + 1}.")
+    if target in names or not names:
+        raise ConfigError(f"The inputs must be columns other than the target {target!r}.")
+    if len(frame) < FEWEST_ROWS:
+        raise DataError(f"{table.name} has {len(frame)} rows; a formula takes {FEWEST_ROWS} or more.")
+    constant = [name for name in (target, *names) if frame[name].min() == frame[name].max()]
+    if target in constant:
+        raise DataError(f"The column {target!r} is {frame[target].iloc[0]} in every row, which needs no formula.")
+    return frame, [name for name in names if name not in constant]
+
+
+def _dataset(frame: Any, names: list[str], target: str, test_share: float) -> tuple[Dataset, Any]:
+    """Inputs from -1 to 1, targets in standard deviations, and what they were scaled with."""
+    import torch
+
+    from kansformer.fitting import Dataset
+
+    x = torch.tensor(frame[names].to_numpy(), dtype=torch.float64)
+    y = torch.tensor(frame[[target]].to_numpy(), dtype=torch.float64)
+    middle, half = (x.amax(0) + x.amin(0)) / 2, (x.amax(0) - x.amin(0)) / 2
+    mean, spread = y.mean(), y.std(correction=0)
+    x, y = (x - middle) / half, (y - mean) / spread
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    count = round(test_share * len(x))
+    test, train = order[:count], order[count:]
+    return Dataset(x[train], y[train], x[test], y[test]), (middle.tolist(), half.tolist(), mean.item(), spread.item())
+
+
+def _r2(found: Discovery, dataset: Dataset) -> float:
+    y = dataset.test_target
+    return 1 - found.test_rmse**2 / y.var(correction=0).item()

@@ -1,0 +1,189 @@
+"""Pictures of stand-alone networks: the diagram with a small curve on every edge, single edges, and how a fit went.
+
+Shape letters: S sample points, I inputs, O outputs.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from kansformer.errors import ConfigError
+from kansformer.fitting import KAN, Edge, FitHistory, node_scores
+from kansformer.fitting.linearize import layer_state
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+POINTS = 100
+CURVE, FORMULA, LINE, NODE = "#1f4e79", "#b5341f", "#5f6b78", "#20262d"
+FAINTEST = 0.12
+# In units of the picture's height between two layers.
+BOX, LAYER_INCHES, BOX_INCHES = 0.34, 2.0, 0.95
+
+
+@dataclass(frozen=True)
+class DrawnEdge:
+    """An edge's points and values, and the name of its function if it is a formula."""
+
+    edge: Edge
+    x: Tensor
+    y: Tensor
+    name: str | None
+
+
+def plot_kan(
+    model: KAN,
+    x: Tensor,
+    *,
+    inputs: Sequence[str] | None = None,
+    outputs: Sequence[str] | None = None,
+) -> Figure:
+    """Draw a network: inputs below, outputs above, on every edge its curve over the range that its input has.
+
+    Edges that matter more are darker; formulas are red and have their function's name.
+
+    Args:
+        model: the network.
+        x: inputs, (N, I), for ranges and scores.
+        inputs, outputs: their names.
+
+    Returns:
+        A matplotlib figure; `figure.savefig(path)` writes it.
+
+    Raises:
+        ConfigError: matplotlib is not installed, or there is not one name for each input and output.
+    """
+    figure_class = _figure_class()
+    x = x.to(model.layers[0].weight)
+    names_in = _names(inputs, sum(model.width[0]), "x", "inputs")
+    names_out = _names(outputs, sum(model.width[-1]), "y", "outputs")
+    layers, scores = _drawn_edges(model, x), node_scores(model, x)
+    widest = max([len(drawn) for drawn in layers] + [sum(width) for width in model.width])
+    figure = figure_class(figsize=(max(3.5, BOX_INCHES * widest), LAYER_INCHES * len(layers) + 0.6))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, 1), ylim=(-0.3, len(layers) + 0.3))
+    axes.axis("off")
+    for index, drawn in enumerate(layers):
+        _draw_layer(axes, model, index, drawn, scores.edges[index])
+    for level, (plain, products) in enumerate(model.width):
+        for node, place in enumerate(_places(plain + products)):
+            mark = "x" if node >= plain else "o"
+            axes.plot(place, level, mark, color=NODE, markersize=8 if mark == "x" else 6, zorder=3)
+    for names, level, shift in ((names_in, 0, -0.2), (names_out, len(layers), 0.14)):
+        for name, place in zip(names, _places(len(names)), strict=True):
+            axes.text(place, level + shift, name, ha="center", va="center", fontsize=11)
+    return figure
+
+
+def plot_edge(model: KAN, edge: Edge, x: Tensor) -> Figure:
+    """Draw one edge over the range that its input has, with the inputs' histogram.
+
+    Raises:
+        SlotError: the edge is not there.
+        ConfigError: matplotlib is not installed.
+    """
+    model.require(edge)
+    x = x.to(model.layers[0].weight)
+    drawn = next(d for d in _drawn_edges(model, x)[edge.layer] if d.edge == edge)
+    for index in range(edge.layer):
+        x = model.nodes(index, model.sums(index, x))
+    figure = _figure_class()(figsize=(4.2, 3.0), layout="constrained")
+    axes = figure.subplots()
+    twin = axes.twinx()
+    twin.hist(x[:, edge.input].detach().cpu().numpy(), bins=40, color=LINE, alpha=0.2)
+    twin.set_yticks([])
+    axes.plot(drawn.x.numpy(), drawn.y.numpy(), color=FORMULA if drawn.name else CURVE, linewidth=2)
+    axes.set_title(f"{edge} {drawn.name or ''}", fontsize=10)
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def plot_history(history: FitHistory) -> Figure:
+    """Draw the errors of a fit by step.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    figure = _figure_class()(figsize=(4.2, 3.0), layout="constrained")
+    axes = figure.subplots()
+    for values, label in ((history.train_rmse, "train"), (history.test_rmse, "test")):
+        if any(value == value for value in values):
+            axes.semilogy(values, label=label)
+    axes.set(xlabel="step", ylabel="RMSE")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def _draw_layer(axes: Any, model: KAN, index: int, drawn: list[DrawnEdge], scores_IO: Tensor) -> None:
+    lower = _places(sum(model.width[index]))
+    plain, products = model.width[index + 1]
+    upper = _places(plain + products)
+    upper = upper[:plain] + [place for place in upper[plain:] for _ in range(2)]  # both factors lead to their product
+    boxes = _places(len(drawn))
+    width = min(0.8 / max(len(drawn), 1), 0.2)
+    strongest = max([float(scores_IO[d.edge.input, d.edge.output]) for d in drawn], default=0.0) or 1.0
+    for place, one in zip(boxes, drawn, strict=True):
+        share = float(scores_IO[one.edge.input, one.edge.output]) / strongest
+        opacity = FAINTEST + (1 - FAINTEST) * min(1.0, share) ** 0.5
+        middle = index + 0.5
+        for start, end in (
+            ((lower[one.edge.input], index), (place, middle - BOX / 2)),
+            ((place, middle + BOX / 2), (upper[one.edge.output], index + 1)),
+        ):
+            axes.plot(*zip(start, end, strict=True), color=LINE, alpha=opacity, linewidth=1.2, zorder=1)
+        inset = axes.inset_axes((place - width / 2, middle - BOX / 2, width, BOX), transform=axes.transData)
+        inset.set(xticks=[], yticks=[])
+        for spine in inset.spines.values():
+            spine.set(alpha=opacity, linewidth=0.8)
+        colour = FORMULA if one.name else CURVE
+        inset.plot(one.x.numpy(), one.y.numpy(), color=colour, alpha=opacity, linewidth=1.6)
+        if one.name:
+            label = axes.text(place, middle + BOX / 2 + 0.05, one.name, color=colour, ha="center", fontsize=8, zorder=4)
+            label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})
+
+
+@torch.no_grad()
+def _drawn_edges(model: KAN, x: Tensor) -> list[list[DrawnEdge]]:
+    layers = []
+    for index, alive_IO in enumerate(model.alive):
+        lower, upper = x.amin(dim=0), x.amax(dim=0)
+        unit_S1 = torch.linspace(0, 1, POINTS, dtype=x.dtype, device=x.device).unsqueeze(-1)
+        points_SI = lower + (upper - lower) * unit_S1
+        state, formulas = layer_state(model, index, points_SI), model.formulas[index]
+        values_SIO = torch.einsum("nif,iof->nio", state.features, state.weights)
+        if len(formulas):
+            values_SIO[:, formulas.inputs, formulas.outputs_of] += formulas.values(points_SI)
+        drawn = []
+        for i, o in alive_IO.nonzero().tolist():
+            found = formulas.find(i, o)
+            name = None if found is None else formulas.symbols[found].name
+            drawn.append(DrawnEdge(Edge(index, i, o), points_SI[:, i].cpu(), values_SIO[:, i, o].cpu(), name))
+        layers.append(drawn)
+        x = model.nodes(index, model.sums(index, x))
+    return layers
+
+
+def _places(count: int) -> list[float]:
+    return [(place + 0.5) / count for place in range(count)]
+
+
+def _names(names: Sequence[str] | None, count: int, letter: str, what: str) -> list[str]:
+    if names is None:
+        return [f"${letter}_{{{number + 1}}}$" for number in range(count)]
+    if len(names) != count:
+        raise ConfigError(f"The network has {count} {what}, and {len(names)} names were given: {list(names)}.")
+    return list(names)
+
+
+def _figure_class() -> Any:
+    try:
+        return importlib.import_module("matplotlib.figure").Figure
+    except ImportError:
+        raise ConfigError("Pictures need matplotlib. Install it: pip install 'kansformer[plot]'.") from None
