@@ -3,8 +3,10 @@
 Shape letters: `...` any, C coefficients per curve, D parameters of a rational denominator.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from kansformer.basis import bspline, chebyshev, fourier, rational, rbf
@@ -95,8 +97,11 @@ class Basis:
         """What `values` and `derivatives` give, in the time of one."""
         unit = self.unit_coordinates(x, domain)
         inside = unit.clamp(0, 1)
-        values = self._family("values", inside, denominator)
-        derivatives = self._family("derivatives", inside, denominator)
+        if self.name == "bspline":
+            values, derivatives = bspline.values_and_higher_derivatives(inside, self.grid_size, self.order, 1)
+        else:
+            values = self._family("values", inside, denominator)
+            derivatives = self._family("derivatives", inside, denominator)
         if self.extrapolation == "linear":
             values = values + derivatives * (unit - inside).unsqueeze(-1)
         else:
@@ -104,6 +109,26 @@ class Basis:
             derivatives = derivatives * reached
             values = values * reached if self.extrapolation == "zero" else values
         return values, derivatives / (domain[..., 1] - domain[..., 0]).unsqueeze(-1)
+
+    def values_and_higher_derivatives(
+        self, x: Tensor, domain: Tensor, highest: int, denominator: Tensor | None = None
+    ) -> Tensor:
+        """`values` and their derivatives by x up to the `highest`, (highest + 1, ..., C), without gradients."""
+        if self.name != "bspline":
+            return elementwise_derivatives(lambda x: self.values(x, domain, denominator), x, highest)
+        unit = self.unit_coordinates(x, domain)
+        inside = unit.clamp(0, 1)
+        found = bspline.values_and_higher_derivatives(inside, self.grid_size, self.order, max(highest, 1))
+        reached = (unit == inside).unsqueeze(-1)
+        if self.extrapolation == "linear":
+            found[0] += found[1] * (unit - inside).unsqueeze(-1)
+            found[2:] *= reached
+        else:
+            found[0 if self.extrapolation == "zero" else 1 :] *= reached
+        width = (domain[..., 1] - domain[..., 0]).unsqueeze(-1)
+        for n in range(1, highest + 1):
+            found[n] /= width**n
+        return found[: highest + 1]
 
     @staticmethod
     def unit_coordinates(x: Tensor, domain: Tensor) -> Tensor:
@@ -114,6 +139,26 @@ class Basis:
     def _family(self, function: str, unit: Tensor, denominator: Tensor | None) -> Tensor:
         extra = () if denominator is None else (denominator,)
         return getattr(BASES[self.name], function)(unit, self.grid_size, self.order, *extra)
+
+
+def elementwise_derivatives(function: Callable[[Tensor], Tensor], x: Tensor, highest: int) -> Tensor:
+    """A function of each number of x and its derivatives up to the `highest`, (highest + 1, ...), without gradients.
+
+    Forward mode by two backward passes: the first one's result is linear in what it is weighted with, and its
+    derivative by the weights is what was asked for.
+    """
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        found = [function(x)]
+        for _ in range(highest):
+            weights = torch.zeros_like(found[-1], requires_grad=True)
+            if not found[-1].requires_grad:
+                found.append(torch.zeros_like(found[-1]))
+                continue
+            (pulled,) = torch.autograd.grad(found[-1], x, weights, create_graph=True, materialize_grads=True)
+            (slopes,) = torch.autograd.grad(pulled.sum(), weights, create_graph=True, materialize_grads=True)
+            found.append(slopes)
+    return torch.stack(found).detach()
 
 
 def _is_integer(value: object) -> bool:

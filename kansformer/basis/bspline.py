@@ -3,6 +3,7 @@
 Shape letters: `...` any, G grid intervals, K order (polynomial degree), C = G + K coefficients.
 """
 
+import math
 from fractions import Fraction
 
 import torch
@@ -49,12 +50,12 @@ def local_position(unit: Tensor, grid_size: int) -> tuple[Tensor, Tensor]:
     return interval.long(), scaled - interval
 
 
-def local_values(position: Tensor, order: int, derivative: bool = False) -> Tensor:
-    """The order + 1 values (..., K + 1) alive at a position in an interval, or their derivatives by the position."""
+def local_values(position: Tensor, order: int, derivative: int = 0) -> Tensor:
+    """The order + 1 values (..., K + 1) alive at a position in an interval, or a derivative of them by the position."""
     columns = []
     for row in SEGMENT_POLYNOMIALS[order]:
-        factors = [p * factor for p, factor in enumerate(row)][1:] if derivative else list(row)
-        value = torch.full_like(position, factors[-1])
+        factors = [math.perm(p, derivative) * factor for p, factor in enumerate(row)][derivative:]
+        value = torch.full_like(position, factors[-1] if factors else 0.0)
         for factor in reversed(factors[:-1]):
             value = value * position + factor
         columns.append(value)
@@ -70,9 +71,16 @@ def values(unit: Tensor, grid_size: int, order: int) -> Tensor:
 def derivatives(unit: Tensor, grid_size: int, order: int) -> Tensor:
     """Derivatives (..., C) by the unit coordinate (...) in [0, 1]."""
     interval, position = local_position(unit, grid_size)
-    return _place(interval, local_values(position, order, derivative=True) * grid_size, grid_size + order)
+    return _place(interval, local_values(position, order, derivative=1) * grid_size, grid_size + order)
+
+
+def values_and_higher_derivatives(unit: Tensor, grid_size: int, order: int, highest: int) -> Tensor:
+    """Basis values and their derivatives up to the `highest`, (highest + 1, ..., C)."""
+    interval, position = local_position(unit, grid_size)
+    local = [local_values(position, order, n) * grid_size**n for n in range(highest + 1)]
+    return _place(interval, torch.stack(local), grid_size + order)
 
 
 def _place(interval: Tensor, local: Tensor, width: int) -> Tensor:
     index = interval.unsqueeze(-1) + torch.arange(local.shape[-1], device=interval.device)
-    return local.new_zeros(*local.shape[:-1], width).scatter(-1, index, local)
+    return local.new_zeros(*local.shape[:-1], width).scatter(-1, index.expand(local.shape), local)

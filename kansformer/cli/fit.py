@@ -11,7 +11,9 @@ import typer
 from kansformer.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from kansformer.fitting import Dataset, Discovery
+    from torch import Tensor
+
+    from kansformer.fitting import Dataset
 
 FEWEST_ROWS = 20
 
@@ -25,8 +27,7 @@ def fit_command(
     functions: Annotated[
         str | None, typer.Option(help="Functions that may occur in it, with commas.", show_default="all")
     ] = None,
-    products: Annotated[int, typer.Option(help="Product nodes in the hidden layer.", min=0)] = 0,
-    seeds: Annotated[int, typer.Option(help="Networks to try at most.", min=1)] = 5,
+    networks: Annotated[int, typer.Option(help="Networks to try at most.", min=1)] = 24,
     test_share: Annotated[float, typer.Option(help="Share of the rows that only judge.", min=0.0, max=0.9)] = 0.2,
     digits: Annotated[int, typer.Option(help="Significant digits in the formula.", min=1)] = 4,
     figure: Annotated[
@@ -35,28 +36,22 @@ def fit_command(
 ) -> None:
     """Find a formula for a column of a table, print it, and draw the network that found it."""
     from kansformer.fitting import find_formula
-    from kansformer.fitting.discover import HIDDEN
-    from kansformer.fitting.symbolic import rescaled, rounded
-    from kansformer.symbolic import LIBRARY
+    from kansformer.symbolic import KNOWN
     from kansformer.views import plot_kan
 
     frame, names = _read(table, target, inputs)
-    dataset, scales = _dataset(frame, names, target, test_share)
-    library = LIBRARY if functions is None else LIBRARY.subset([name.strip() for name in functions.split(",")])
-    width: list[Any] = [len(names), [HIDDEN, products] if products else HIDDEN, 1]
+    dataset = _dataset(frame, names, target, test_share)
+    library = None if functions is None else KNOWN.subset([name.strip() for name in functions.split(",")])
     begin = time.perf_counter()
-    found = find_formula(dataset, width=width, library=library, seeds=seeds, digits=None)
-    middle, half, mean, spread = scales
-    formula = rescaled(found.formulas[0], dict(zip(names, zip(middle, half, strict=True), strict=True)), mean, spread)
-    typer.echo(f"{target} = {rounded(formula, digits)}")
-    judged = f" (on {len(dataset.test_input)} other rows {_r2(found, dataset):.6f})" if test_share else ""
-    typer.echo(
-        f"R² {1 - found.train_rmse**2:.6f}{judged}, RMSE {found.train_rmse * spread:.3g}; before the curves were named "
-        f"{found.curves_rmse * spread:.3g}. {time.perf_counter() - begin:.1f} s."
-    )
+    found = find_formula(dataset, library=library, networks=networks, variables=names, digits=digits)
+    typer.echo(f"{target} = {found.formulas[0]}")
+    judged = f" (on {len(dataset.test_input)} other rows {_r2(found.test_rmse, dataset.test_target):.6f})"
+    r2 = f"R² {_r2(found.train_rmse, dataset.train_target):.6f}{judged if test_share else ''}"
+    before = f"before the curves were named {found.curves_rmse:.3g}"
+    typer.echo(f"{r2}, RMSE {found.train_rmse:.3g}; {before}. {time.perf_counter() - begin:.1f} s.")
     path = table.with_suffix(".png") if figure is None else figure
     plot_kan(found.model, dataset.train_input, inputs=names, outputs=[target]).savefig(path, dpi=130)
-    typer.echo(f"Drawn: {path} (inputs from -1 to 1, outputs in standard deviations)")
+    typer.echo(f"Drawn: {path}")
 
 
 def _read(table: Path, target: str, inputs: str | None) -> tuple[Any, list[str]]:
@@ -88,23 +83,18 @@ def _read(table: Path, target: str, inputs: str | None) -> tuple[Any, list[str]]
     return frame, [name for name in names if name not in constant]
 
 
-def _dataset(frame: Any, names: list[str], target: str, test_share: float) -> tuple[Dataset, Any]:
-    """Inputs from -1 to 1, targets in standard deviations, and what they were scaled with."""
+def _dataset(frame: Any, names: list[str], target: str, test_share: float) -> Dataset:
     import torch
 
     from kansformer.fitting import Dataset
 
     x = torch.tensor(frame[names].to_numpy(), dtype=torch.float64)
     y = torch.tensor(frame[[target]].to_numpy(), dtype=torch.float64)
-    middle, half = (x.amax(0) + x.amin(0)) / 2, (x.amax(0) - x.amin(0)) / 2
-    mean, spread = y.mean(), y.std(correction=0)
-    x, y = (x - middle) / half, (y - mean) / spread
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     count = round(test_share * len(x))
     test, train = order[:count], order[count:]
-    return Dataset(x[train], y[train], x[test], y[test]), (middle.tolist(), half.tolist(), mean.item(), spread.item())
+    return Dataset(x[train], y[train], x[test], y[test])
 
 
-def _r2(found: Discovery, dataset: Dataset) -> float:
-    y = dataset.test_target
-    return 1 - found.test_rmse**2 / y.var(correction=0).item()
+def _r2(rmse: float, y: Tensor) -> float:
+    return 1 - rmse**2 / y.var(correction=0).item()

@@ -1,8 +1,9 @@
-"""From a table to a formula: sparse fit, pruning, refined grids, names, exact numbers."""
+"""From a table to a formula: networks of several shapes are fitted, pruned, refined and named until one is exact."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,25 +14,29 @@ from kansformer.errors import ConfigError
 from kansformer.fitting.chains import straighten_chains
 from kansformer.fitting.data import Dataset
 from kansformer.fitting.fit import as_dataset, few_threads, fit, rmse
+from kansformer.fitting.naming import LAST_STEPS, SETTLED, name_one_by_one
 from kansformer.fitting.network import KAN
 from kansformer.fitting.pruning import prune
+from kansformer.fitting.scaling import Scaling
 from kansformer.fitting.symbolic import fit_symbolic, symbolic_formula
 from kansformer.nn import refine_grid
-from kansformer.symbolic import LIBRARY, SymbolLibrary
+from kansformer.symbolic import FORMULAS, LIBRARY, SymbolLibrary
 
 if TYPE_CHECKING:
     import sympy
 
-SPARSITY = 3e-3
+SPARSITY = 6e-3
+SPARSE_STEPS, STEPS, FINE_STEPS = (40, 15), 10, 15
 FINE_GRIDS = (10, 20)
 # An edge may be off by the error of the whole network, relative to the targets, times this; no more than the share.
 NOISE, MOST_NOISE = 3.0, 1e-3
 # RMSE of a formula that is the function itself, relative to the targets' standard deviation.
 EXACT = 1e-8
-HIDDEN = 5
-SPARSE_STEPS = (40, 20)
-# Fits on the way end when four steps improve the error by less than this share.
-SETTLED = 1e-2
+# Curves with an error up to this are named at once, others when all shapes had their turn, the best few of them.
+CLOSE, FEW = 1e-4, 2
+POLISHING = 100
+# The search ends when a formula is as good as the best curves, within this share, and so many more found none better.
+AS_GOOD, PATIENCE = 0.1, 8
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,8 @@ class Discovery:
         formulas: one for each output.
         train_rmse, test_rmse: of the formulas; the latter is NaN without test samples.
         curves_rmse: of the network before, on the training samples.
-        seed: of the network that gave them.
+        width: of the network that was fitted first.
+        seed: of its first coefficients.
     """
 
     model: KAN
@@ -53,6 +59,7 @@ class Discovery:
     train_rmse: float
     test_rmse: float
     curves_rmse: float
+    width: list[Any]
     seed: int
 
     def __str__(self) -> str:
@@ -61,28 +68,65 @@ class Discovery:
         return f"{shown}\nRMSE {self.train_rmse:.3g}{test}; of the curves {self.curves_rmse:.3g}"
 
 
+@dataclass(frozen=True)
+class Shape:
+    """A network to try.
+
+    Args:
+        width: its nodes.
+        linear_products: what leaves the last hidden layer's product nodes is a line, so that curves behind a product
+            do not bend what the product's own curves could bend.
+    """
+
+    width: list[Any]
+    linear_products: bool = False
+
+    def build(self, seed: int) -> KAN:
+        """The network, without bases, so that its inputs can be scaled."""
+        model = KAN(self.width, base="zero", seed=seed)
+        plain, products = model.width[-2]
+        if self.linear_products and products:
+            last = model.layers[-1]
+            for node in range(plain, plain + products):
+                last.coefficients.data[node] = 0
+                for o in range(last.out_features):
+                    model.formulas[-1].add(node, o, LIBRARY.named("x"), (1.0, 0.0, 1.0, 0.0))
+        return model
+
+
+@dataclass(frozen=True)
+class _Try:
+    """A network that was fitted, for scaled columns."""
+
+    curves: KAN
+    error: float
+    shape: Shape
+    seed: int
+
+
 def find_formula(
     data: Dataset | tuple[Tensor, Tensor],
     *,
-    width: list[Any] | None = None,
+    width: Sequence[Any] | None = None,
     library: SymbolLibrary | None = None,
-    seeds: int = 5,
+    networks: int = 24,
     first_seed: int = 0,
     sparsity: float = SPARSITY,
-    variables: list[str] | None = None,
+    variables: Sequence[str] | None = None,
     digits: int | None = 4,
     progress: bool = True,
 ) -> Discovery:
     """Find formulas for samples of functions.
 
-    A sparse network is fitted and pruned, fitted again on a finer grid, its edges are named, and the numbers in the
-    formulas fitted to the last digit. Networks from other seeds are tried until a formula is exact.
+    A sparse network is fitted and pruned, fitted again on finer grids, its edges are named, all at once or else one by
+    one, and the numbers in the formulas fitted to the last digit. Networks of other shapes and seeds are tried until a
+    formula is exact, simple ones first. Columns may have any units.
 
     Args:
         data: samples; targets have a column for each output.
-        width: of the network; None is one hidden layer of 5 nodes.
-        library: functions that may occur; None is all of `LIBRARY`.
-        seeds: how many networks are tried at most.
+        width: of the networks, whose outputs are sums; None tries several shapes, with product nodes and without.
+        library: functions that may occur; None is `kansformer.symbolic.FORMULAS`.
+        networks: how many are tried at most.
         first_seed: of the first one.
         sparsity: weight of the edges' sizes in the first fit.
         variables: names of the inputs in the formulas; None is x_1, x_2, …
@@ -93,55 +137,142 @@ def find_formula(
         The best of what was tried.
 
     Raises:
-        ConfigError: no seed is to be tried.
+        ConfigError: no network is to be tried, or the last layer has products.
         ShapeError, DataError: the samples do not fit the network or are not finite.
     """
-    if seeds < 1:
-        raise ConfigError(f"seeds must be 1 or more, got {seeds}.")
     from tqdm import tqdm
 
-    best: tuple[float, Any] | None = None
-    bar = tqdm(total=seeds, desc="networks", unit="network", disable=None if progress else True)
-    for seed in range(first_seed, first_seed + seeds):
-        inputs, outputs = _shape_of(data)
-        model = KAN([inputs, HIDDEN, outputs] if width is None else width, seed=seed)
-        dataset = as_dataset(model, data)
-        x, y = dataset.train_input, dataset.train_target
-        with few_threads(x.numel() * sum(p.numel() for p in model.parameters())):
-            curves = _named(model, dataset, LIBRARY if library is None else library, sparsity)
-        error = rmse(model, x, y)
-        error = error if error == error else float("inf")
-        bar.update()
-        bar.set_postfix_str(f"RMSE {error:.2e}")
-        if best is None or error < best[0]:
-            best = (error, (model, curves, seed))
-        if error <= EXACT * y.std().item():
-            break
-    bar.close()
-    assert best is not None
-    error, (model, curves, seed) = best
-    test = rmse(model, dataset.test_input, dataset.test_target) if len(dataset.test_input) else float("nan")
-    formulas = symbolic_formula(model, variables=variables, digits=digits)
-    return Discovery(model, curves, formulas, error, test, rmse(curves, x, y), seed)
+    if networks < 1:
+        raise ConfigError(f"networks must be 1 or more, got {networks}.")
+    library = FORMULAS if library is None else library
+    inputs, outputs = _shape_of(data)
+    shapes = shapes_for(inputs, outputs) if width is None else [Shape(list(width))]
+    if not isinstance(shapes[0].width[-1], int):
+        raise ConfigError(f"The last layer of find_formula's networks has sums only, got {shapes[0].width[-1]!r}.")
+    data = as_dataset(shapes[0].build(first_seed), data)
+    scaling = Scaling.of(data)
+    scaled = scaling.apply(data)
+    search = _Search(scaled.train_input, scaled.train_target, library, sparsity)
+    with tqdm(total=networks, desc="networks", unit="network", disable=None if progress else True) as bar:
+        for number in range(networks):
+            shape = shapes[number % len(shapes)]
+            search.run(shape, first_seed + number // len(shapes))
+            if (number + 1) % len(shapes) == 0 or number == networks - 1:
+                search.name_the_best()
+            bar.update()
+            bar.set_postfix_str(f"RMSE {search.best_error:.2e}")
+            if search.ended():
+                break
+    assert search.best is not None
+    model, found = search.best
+    if search.best_error <= EXACT:
+        fit(model, scaled, steps=POLISHING, grid_update_every=0, tolerance=0.0, progress=False)
+    curves = copy.deepcopy(found.curves)
+    for network in (model, curves):
+        scaling.undo(network)
+    x, y, test_x, test_y = vars(data).values()
+    return Discovery(
+        model,
+        curves,
+        symbolic_formula(model, variables=variables, digits=digits),
+        rmse(model, x, y),
+        rmse(model, test_x, test_y) if len(test_x) else float("nan"),
+        rmse(curves, x, y),
+        found.shape.width,
+        found.seed,
+    )
 
 
-def _named(model: KAN, data: Dataset, library: SymbolLibrary, sparsity: float) -> KAN:
-    """Take a network all the way, in place; what it was before its edges were named."""
+def shapes_for(inputs: int, outputs: int) -> list[Shape]:
+    """What `find_formula` tries by itself, simple networks first."""
+    if inputs == 1:
+        return [Shape([1, outputs]), Shape([1, 1, outputs]), Shape([1, 2, outputs]), Shape([1, [2, 1], outputs])]
+    return [
+        Shape([inputs, outputs]),
+        Shape([inputs, [0, 1], outputs], linear_products=True),
+        Shape([inputs, 1, outputs]),
+        Shape([inputs, [1, 1], outputs], linear_products=True),
+        Shape([inputs, [0, 1], outputs]),
+        Shape([inputs, 2, outputs]),
+        Shape([inputs, [1, 1], [0, 1], outputs], linear_products=True),
+        Shape([inputs, 2, [0, 1], outputs], linear_products=True),
+        Shape([inputs, [1, 1], outputs]),
+        Shape([inputs, 5, outputs]),
+        Shape([inputs, 2, [1, 1], outputs], linear_products=True),
+        Shape([inputs, [3, 2], outputs]),
+    ]
+
+
+class _Search:
+    """The networks that were tried, and the best formula among them; errors are relative to the targets."""
+
+    def __init__(self, x: Tensor, y: Tensor, library: SymbolLibrary, sparsity: float) -> None:
+        self.x, self.y, self.library, self.sparsity = x, y, library, sparsity
+        self.best: tuple[KAN, _Try] | None = None
+        self.best_error = self.lowest = float("inf")
+        self.unnamed: list[_Try] = []
+        self._since = 0
+
+    def run(self, shape: Shape, seed: int) -> None:
+        """Try one more network."""
+        self._since += 1
+        model = shape.build(seed)
+        with few_threads(self.x.numel() * sum(p.numel() for p in model.parameters())):
+            tried = _Try(model, grow(model, self.x, self.y, self.sparsity), shape, seed)
+            self.lowest = min(self.lowest, tried.error)
+            if tried.error <= CLOSE:
+                self._name(tried)
+            else:
+                self.unnamed.append(tried)
+
+    def ended(self) -> bool:
+        """Whether nothing is gained by another network."""
+        as_good = self.best_error <= (1 + AS_GOOD) * self.lowest
+        return self.best_error <= EXACT or (as_good and self._since >= PATIENCE)
+
+    def name_the_best(self) -> None:
+        """Name the best of the curves that were not."""
+        self.unnamed.sort(key=lambda tried: tried.error)
+        for tried in self.unnamed[:FEW]:
+            if self.best_error > EXACT:
+                self._name(tried)
+        self.unnamed = self.unnamed[FEW:]
+
+    def _name(self, tried: _Try) -> None:
+        noise = min((NOISE * tried.error) ** 2, MOST_NOISE)
+        model = copy.deepcopy(tried.curves)
+        fit_symbolic(model, self.x, library=self.library, noise=noise)
+        fit(model, (self.x, self.y), steps=LAST_STEPS, grid_update_every=0, tolerance=SETTLED, progress=False)
+        self._keep(model, tried)
+        if self.best_error > EXACT:
+            named = name_one_by_one(tried.curves, self.x, self.y, library=self.library, noise=noise)
+            if named is not None:
+                self._keep(named, tried)
+
+    def _keep(self, model: KAN, tried: _Try) -> None:
+        error = rmse(model, self.x, self.y)
+        if self.best is None or error < self.best_error:
+            if error < (1 - AS_GOOD) * self.best_error:
+                self._since = 0
+            self.best, self.best_error = (model, tried), error
+
+
+def grow(model: KAN, x: Tensor, y: Tensor, sparsity: float) -> float:
+    """Take a network from its first coefficients to curves on fine grids, in place.
+
+    Returns:
+        Their RMSE.
+    """
     quiet: dict[str, Any] = {"progress": False}
-    x, y = samples = data.train_input, data.train_target
     for steps in SPARSE_STEPS:
-        fit(model, samples, steps=steps, sparsity=sparsity, **quiet)
+        fit(model, (x, y), steps=steps, sparsity=sparsity, **quiet)
         prune(model, x, y)
         straighten_chains(model, x)
-    fit(model, samples, steps=20, tolerance=SETTLED, **quiet)
+    fit(model, (x, y), steps=STEPS, tolerance=SETTLED, **quiet)
     for grid_size in FINE_GRIDS:
         refine_grid(model, grid_size)
-        fit(model, samples, steps=25, grid_update_every=0, tolerance=SETTLED, **quiet)
-    curves = copy.deepcopy(model)
-    noise = (NOISE * rmse(model, x, y) / y.std().item()) ** 2
-    fit_symbolic(model, x, library=library, noise=min(noise, MOST_NOISE))
-    fit(model, samples, steps=60, grid_update_every=0, tolerance=SETTLED, **quiet)
-    return curves
+        fit(model, (x, y), steps=FINE_STEPS, grid_update_every=0, tolerance=SETTLED, **quiet)
+    return rmse(model, x, y)
 
 
 def _shape_of(data: Any) -> tuple[int, int]:

@@ -7,71 +7,27 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from kansformer.errors import ConfigError, DataError, ShapeError
 from kansformer.fitting.data import Dataset, check_table
-from kansformer.fitting.linearize import Parameters, layer_state, linearize
+from kansformer.fitting.least_squares import Evaluation, levenberg_marquardt
+from kansformer.fitting.linearize import Inputs, jacobian, layer_state, network_states
 from kansformer.fitting.network import KAN
-from kansformer.fitting.penalties import penalty, quadratic_penalty
-from kansformer.nn import update_grid
-
-if TYPE_CHECKING:
-    import pandas
+from kansformer.fitting.penalties import Penalties
+from kansformer.fitting.run import FitHistory, Run
 
 OPTIMIZERS = ("lm", "lbfgs", "adam")
 LOSSES = ("mse", "cross_entropy")
-# Levenberg-Marquardt: damping at first, after a step that helped, after one that did not; and a floor for the diagonal.
-FIRST_DAMPING, LESS, MORE, LEAST_DAMPING = 1e-2, 0.2, 5.0, 1e-16
-# Up to so many parameters a factorisation of the Jacobian takes no longer than the rest of a step.
-MOST_EXACT = 64
-TRIALS, RIDGE, LEAST_DIAGONAL = 10, 1e-10, 1e-8
-# Grids move in this share of the steps, so that the last ones fit on fixed grids.
-MOVING = 0.6
-GRID_MARGIN = 0.05
 # Numbers of a Jacobian from which on several threads pay.
 SHARED_WORK = 2**20
-# A fit ends when this many steps together improve the error by less than the tolerance.
-PATIENCE = 4
-
-
-@dataclass
-class FitHistory:
-    """Root mean square errors after every step, and the seconds since the beginning.
-
-    Args:
-        train_rmse, test_rmse: of training and test samples; the latter are NaN without any.
-        seconds: since the fit began.
-        stopped: why it ended before its last step, or None.
-    """
-
-    train_rmse: list[float] = field(default_factory=list)
-    test_rmse: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    stopped: str | None = None
-
-    def __len__(self) -> int:
-        return len(self.train_rmse)
-
-    def __str__(self) -> str:
-        if not len(self):
-            return "No step was made."
-        end = f" Ended early: {self.stopped}." if self.stopped else ""
-        test = "" if math.isnan(self.test_rmse[-1]) else f", test {self.test_rmse[-1]:.3g}"
-        return f"{len(self)} steps in {self.seconds[-1]:.2f} s: RMSE {self.train_rmse[-1]:.3g}{test}.{end}"
-
-    def to_pandas(self) -> pandas.DataFrame:
-        """One row per step: train_rmse, test_rmse, seconds."""
-        import pandas
-
-        return pandas.DataFrame({name: getattr(self, name) for name in ("train_rmse", "test_rmse", "seconds")})
 
 
 def fit(
@@ -83,6 +39,7 @@ def fit(
     steps: int = 50,
     sparsity: float = 0.0,
     entropy: float = 2.0,
+    smoothness: float = 0.0,
     grid_update_every: int = 5,
     batch_size: int | None = None,
     learning_rate: float | None = None,
@@ -90,7 +47,7 @@ def fit(
     starts: int = 1,
     progress: bool = True,
 ) -> FitHistory:
-    """Fit a network to samples, in place.
+    """Fit a network to samples, in place. Parameters that require no gradient stay as they are.
 
     Args:
         model: the network.
@@ -100,6 +57,8 @@ def fit(
         steps: optimizer steps; of Adam, passes over the data.
         sparsity: weight of the edges' sizes in the loss, for `prune` to follow; about 1e-3.
         entropy: weight of their entropy beside the sizes.
+        smoothness: weight of how much the curves bend, the mean squares of their second derivatives by inputs in halves
+            of the domain, in the loss; for noisy samples, about 1e-3.
         grid_update_every: steps between moving hidden grids to their inputs, in the first 60 % of the steps; 0 leaves
             all grids.
         batch_size: of Adam; None takes all samples, or the batches of a DataLoader.
@@ -122,21 +81,34 @@ def fit(
         raise ConfigError(
             f"The loss {loss!r} cannot be fitted by {optimizer!r}. Choose mse, or cross_entropy by adam or lbfgs."
         )
-    for name, value in (("steps", steps), ("grid_update_every", grid_update_every), ("starts", starts - 1)):
-        if not isinstance(value, int) or value < 0:
-            raise ConfigError(f"{name} is out of range: {value + (name == 'starts')!r}.")
-    if sparsity < 0 or entropy < 0:
-        raise ConfigError(f"sparsity and entropy must be 0 or more, got {sparsity!r} and {entropy!r}.")
+    for name, value, least in (("steps", steps, 0), ("grid_update_every", grid_update_every, 0), ("starts", starts, 1)):
+        if not isinstance(value, Integral) or value < least:
+            raise ConfigError(f"{name} must be a whole number of {least} or more, got {value!r}.")
+    for name, weight in (("sparsity", sparsity), ("entropy", entropy), ("smoothness", smoothness)):
+        if not 0 <= weight < math.inf:
+            raise ConfigError(f"{name} must be a number of 0 or more, got {weight!r}.")
     dataset = as_dataset(model, data)
-    settings: dict[str, Any] = {"sparsity": sparsity, "entropy": entropy, "grid_update_every": grid_update_every}
+    penalties = Penalties(sparsity, entropy, smoothness)
+    settings: dict[str, Any] = {"loss": loss, "grid_update_every": grid_update_every, **vars(penalties)}
     if starts > 1:
         _begin_with_the_best(model, dataset, starts, optimizer, max(1, steps // 5), settings)
-    run = _Run(model, dataset, steps, tolerance, bool(grid_update_every), progress)
+    x, y, test_x, test_y = vars(dataset).values()
+    measure = MEASURES[loss]
+    run = Run(
+        model,
+        x,
+        steps,
+        grid_update_every=grid_update_every,
+        tolerance=tolerance,
+        measure="RMSE" if loss == "mse" else "cross entropy",
+        test=(lambda: measure(model, test_x, test_y)) if len(test_x) else None,
+        progress=progress,
+    )
     with few_threads(dataset.train_input.shape[0] * sum(p.numel() for p in model.parameters())):
         if optimizer == "lm":
-            _levenberg_marquardt(run, **settings)
+            levenberg_marquardt(run, _Samples(model, x, y, penalties))
         else:
-            _descend(run, optimizer, loss, batch_size, learning_rate, data, **settings)
+            _descend(run, dataset, optimizer, loss, batch_size, learning_rate, data, penalties)
     return run.history
 
 
@@ -175,152 +147,49 @@ def as_dataset(model: KAN, data: Any) -> Dataset:
     return data.to(weight)
 
 
-class _Run:
-    """The loop around every optimizer: errors, the bar, the best state, and when to end."""
-
-    def __init__(
-        self, model: KAN, data: Dataset, steps: int, tolerance: float, grids_move: bool, progress: bool
-    ) -> None:
-        self.model, self.data, self.steps, self.tolerance = model, data, steps, tolerance
-        self.history, self.grids_move = FitHistory(), grids_move
-        self._begin = time.perf_counter()
-        self._bar = None
-        if progress:
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=steps, desc="fit", unit="step", disable=None)
-
-    def update_grids(self, step: int, every: int) -> bool:
-        """Move the grids where this step asks for it; whether they moved."""
-        due = every and step % every == 0 and step <= MOVING * self.steps
-        if due:
-            update_grid(self.model, self.data.train_input, margin=GRID_MARGIN)
-        return bool(due)
-
-    @torch.no_grad()
-    def record(self, train_rmse: float) -> bool:
-        """Note a step; whether the fit may end here."""
-        history, test = self.history, float("nan")
-        if len(self.data.test_input):
-            test = rmse(self.model, self.data.test_input, self.data.test_target)
-        history.train_rmse.append(train_rmse)
-        history.test_rmse.append(test)
-        history.seconds.append(time.perf_counter() - self._begin)
-        if self._bar is not None:
-            self._bar.update()
-            self._bar.set_postfix_str(f"RMSE {train_rmse:.2e}, test {test:.2e}")
-        recent = history.train_rmse[-PATIENCE - 1 :]
-        moving = MOVING * self.steps if self.grids_move else 0  # grids that move may raise the error
-        settled = len(history) > moving + PATIENCE
-        return settled and recent[0] - recent[-1] < self.tolerance * recent[0]
-
-    def end(self, why: str | None = None) -> None:
-        self.history.stopped = why
-        if self._bar is not None:
-            self._bar.close()
-
-
 def rmse(model: KAN, x: Tensor, y: Tensor) -> float:
     """Root mean square error."""
     with torch.no_grad():
         return (model(x) - y).square().mean().sqrt().item()
 
 
-def _levenberg_marquardt(run: _Run, sparsity: float, entropy: float, grid_update_every: int) -> None:
-    model, x, y = run.model, run.data.train_input, run.data.train_target
-    damping = FIRST_DAMPING
-    for step in range(run.steps):
-        run.update_grids(step, grid_update_every)
-        parameters = Parameters(model)
-        now_P = parameters.read()
-        outputs, jacobian, states = linearize(model, x)
-        residual = (outputs - y).flatten()
-        if not residual.isfinite().all():
-            run.end("the network's outputs are not finite")
-            return
-        scale = len(residual) ** -0.5
-        jacobian, residual = jacobian.flatten(0, 1) * scale, residual * scale
-        quadratic = None
-        if sparsity:
-            sizes = [formulas.affine.numel() for formulas in model.formulas]
-            quadratic = sparsity * quadratic_penalty(states, sizes, entropy)
-        before = _objective(residual, now_P, quadratic)
-        solve = _Damped(jacobian, residual, now_P, quadratic)
-        improved = False
-        for _ in range(TRIALS):
-            change_P = solve(damping)
-            if change_P is not None:
-                parameters.write(now_P - change_P)
-                new_residual = (model(x) - y).flatten().detach() * scale
-                after = _objective(new_residual, now_P - change_P, quadratic)
-                if after < before:
-                    improved, damping = True, max(LESS * damping, LEAST_DAMPING)
-                    residual = new_residual
-                    break
-            damping *= MORE
-        if not improved:
-            parameters.write(now_P)
-            damping = min(damping, 1 / FIRST_DAMPING)
-        ended = run.record(residual.square().sum().sqrt().item())
-        moving = grid_update_every and step < MOVING * run.steps
-        if ended or not (improved or moving or sparsity):
-            run.end("the error no longer falls" if step < run.steps - 1 else None)
-            return
-    run.end()
+def _mean_cross_entropy(model: KAN, x: Tensor, y: Tensor) -> float:
+    with torch.no_grad():
+        return cross_entropy(model(x), y).item()
 
 
-def _objective(residual: Tensor, vector_P: Tensor, quadratic: Tensor | None) -> float:
-    value = residual.square().sum() / 2
-    if quadratic is not None:
-        value = value + vector_P @ quadratic @ vector_P / 2
-    return value.item() if value.isfinite() else math.inf
+MEASURES = {"mse": rmse, "cross_entropy": _mean_cross_entropy}
 
 
-class _Damped:
-    """Steps that solve (JᵀJ + Q + damping·diagonal) δ = Jᵀr + Qp.
+class _Samples:
+    """The errors of a network at samples, each over the root of their number, and what keeps it sparse."""
 
-    Few parameters are fitted to the last digit, as those of formulas: a factorisation of J stands in for the normal
-    equations there.
-    """
+    def __init__(self, model: KAN, x: Tensor, y: Tensor, penalties: Penalties) -> None:
+        self.model, self.inputs, self.y, self.penalties = model, Inputs(x), y, penalties
 
-    def __init__(self, jacobian: Tensor, residual: Tensor, vector_P: Tensor, quadratic: Tensor | None) -> None:
-        self.jacobian, self.residual = jacobian, residual
-        self.exact = quadratic is None and 4 * jacobian.shape[1] < len(jacobian) and jacobian.shape[1] <= MOST_EXACT
-        self.gradient = jacobian.mT @ residual
-        if self.exact:
-            self.diagonal = jacobian.square().sum(dim=0)
-            self.triangle, rotated = torch.linalg.qr(jacobian)[::-1]
-            self.rotated = rotated.mT @ residual
-            return
-        self.matrix = jacobian.mT @ jacobian
-        if quadratic is not None:
-            self.matrix, self.gradient = self.matrix + quadratic, self.gradient + quadratic @ vector_P
-        self.diagonal = self.matrix.diagonal()
+    def evaluate(self) -> Evaluation:
+        outputs, states = network_states(self.model, self.inputs)
+        scale = self.y.numel() ** -0.5
 
-    def __call__(self, damping: float) -> Tensor | None:
-        diagonal = damping * self.diagonal.clamp(min=LEAST_DIAGONAL) + RIDGE * damping
-        if self.exact:
-            rows = torch.cat([self.triangle, diagonal.sqrt().diag()])
-            target = torch.cat([self.rotated, torch.zeros_like(self.diagonal)])
-            found = torch.linalg.lstsq(rows, target.unsqueeze(-1), driver="gelsd").solution[:, 0]
-            return found if found.isfinite().all() else None
-        factor, failed = torch.linalg.cholesky_ex(self.matrix + (diagonal + RIDGE).diag())
-        return None if failed else torch.cholesky_solve(self.gradient.unsqueeze(-1), factor)[:, 0]
+        def linearize() -> tuple[Tensor, Tensor | None]:
+            quadratic = self.penalties.quadratic(self.model, states)
+            return jacobian(self.model, states).flatten(0, 1) * scale, quadratic
+
+        return Evaluation((outputs - self.y).flatten() * scale, linearize)
 
 
 def _descend(
-    run: _Run,
+    run: Run,
+    table: Dataset,
     optimizer: str,
     loss: str,
     batch_size: int | None,
     learning_rate: float | None,
     data: Any,
-    sparsity: float,
-    entropy: float,
-    grid_update_every: int,
+    penalties: Penalties,
 ) -> None:
-    model, table = run.model, run.data
-    best, best_rmse = copy.deepcopy(model.state_dict()), math.inf
+    model, measure = run.model, MEASURES[loss]
+    best, best_error = copy.deepcopy(model.state_dict()), math.inf
     made: Any = None
     generator = torch.Generator().manual_seed(0)
 
@@ -329,11 +198,11 @@ def _descend(
         for index in range(len(model.layers)):
             states.append(layer_state(model, index, outputs))
             outputs = model.nodes(index, states[-1].sums)
-        value = (outputs - y).square().mean() if loss == "mse" else torch.nn.functional.cross_entropy(outputs, y)
-        return value + sparsity * penalty(states, entropy) if sparsity else value
+        value = (outputs - y).square().mean() if loss == "mse" else cross_entropy(outputs, y)
+        return value + penalties.of(model, states) if penalties else value
 
     for step in range(run.steps):
-        if run.update_grids(step, grid_update_every) or made is None:
+        if run.update_grids(step) or made is None:
             made = _torch_optimizer(optimizer, model, learning_rate)
         for x, y in _batches(table, optimizer, batch_size, data, generator):
 
@@ -345,13 +214,13 @@ def _descend(
                 return value
 
             made.step(closure)
-        error = rmse(model, table.train_input, table.train_target)
+        error = measure(model, table.train_input, table.train_target)
         if not math.isfinite(error):
             model.load_state_dict(best)
             run.end("the error became infinite, and the best network was put back")
             return
-        if error < best_rmse:
-            best, best_rmse = copy.deepcopy(model.state_dict()), error
+        if error < best_error:
+            best, best_error = copy.deepcopy(model.state_dict()), error
         if run.record(error) and optimizer == "lbfgs":
             run.end("the error no longer falls")
             return
@@ -359,7 +228,7 @@ def _descend(
 
 
 def _torch_optimizer(name: str, model: KAN, learning_rate: float | None) -> Any:
-    parameters = [p for p in model.parameters() if p.numel()]
+    parameters = [p for p in model.parameters() if p.numel() and p.requires_grad]
     if name == "adam":
         return torch.optim.Adam(parameters, lr=1e-2 if learning_rate is None else learning_rate)
     rate = 1.0 if learning_rate is None else learning_rate
@@ -381,8 +250,10 @@ def _batches(
 def _keep_dead_edges_dead(model: KAN) -> None:
     for index, layer in enumerate(model.layers):
         gone_IO = ~model.curved(index)
-        layer.weight.grad[gone_IO.mT] = 0
-        layer.coefficients.grad.transpose(1, 2)[gone_IO] = 0
+        if layer.weight.grad is not None:
+            layer.weight.grad[gone_IO.mT] = 0
+        if layer.coefficients.grad is not None:
+            layer.coefficients.grad.transpose(1, 2)[gone_IO] = 0
 
 
 def _begin_with_the_best(
@@ -394,7 +265,7 @@ def _begin_with_the_best(
         if seed:
             trial.restart(seed)
         history = fit(trial, data, optimizer=optimizer, steps=steps, progress=False, **settings)
-        error = history.train_rmse[-1] if len(history) else math.inf
+        error = history.train_error[-1] if len(history) else math.inf
         if error < best[0]:
             best = (error, trial.state_dict())
     if best[1] is not None:

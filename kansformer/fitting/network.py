@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -220,11 +221,12 @@ def _start(layer: Any, generator: torch.Generator) -> None:
 
 def _checked_width(width: Sequence[int | Sequence[int]]) -> list[tuple[int, int]]:
     pairs = []
+    entry: Any
     for entry in width:
-        pair = (entry, 0) if isinstance(entry, int) else tuple(entry)
-        if len(pair) != 2 or not all(isinstance(n, int) and n >= 0 for n in pair) or sum(pair) < 1:
+        pair: Any = (entry, 0) if isinstance(entry, Integral) else tuple(entry)
+        if len(pair) != 2 or not all(isinstance(n, Integral) and int(n) >= 0 for n in pair) or sum(pair) < 1:
             raise ConfigError(f"A width must be a number of nodes or a pair [sums, products], got {entry!r}.")
-        pairs.append(pair)
+        pairs.append((int(pair[0]), int(pair[1])))
     if len(pairs) < 2 or pairs[0][1]:
         raise ConfigError(f"width must name the inputs, a plain number, and at least the outputs, got {list(width)!r}.")
     return pairs

@@ -10,7 +10,7 @@ import torch
 
 from kansformer.errors import CheckpointError
 from kansformer.fitting.network import KAN
-from kansformer.symbolic import LIBRARY, SymbolLibrary
+from kansformer.symbolic import KNOWN, SymbolLibrary
 
 FORMAT_VERSION = 1
 CONFIG, TENSORS = "kan.json", "kan.safetensors"
@@ -44,7 +44,7 @@ def save_kan(model: KAN, folder: str | Path) -> Path:
     return folder
 
 
-def load_kan(folder: str | Path, *, library: SymbolLibrary = LIBRARY) -> KAN:
+def load_kan(folder: str | Path, *, library: SymbolLibrary = KNOWN) -> KAN:
     """The network that `save_kan` wrote.
 
     Args:

@@ -6,7 +6,7 @@ Shape letters: N samples, E edges, S sample points.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
@@ -17,7 +17,7 @@ from kansformer.basis import fit_curves
 from kansformer.errors import ConfigError, ConversionStateError, ShapeError
 from kansformer.fitting.linearize import layer_features
 from kansformer.fitting.network import KAN, Edge
-from kansformer.symbolic import LIBRARY, SymbolicFits, SymbolLibrary
+from kansformer.symbolic import FORMULAS, KNOWN, SymbolicFits, SymbolLibrary
 from kansformer.symbolic import fit_symbolic as name_curves
 from kansformer.symbolic.selection import SIMPLICITY
 
@@ -104,7 +104,7 @@ def fit_symbolic(
     Args:
         model: a network, or the points.
         x: inputs of the network, (N, I), on whose range each edge is named, None for the grids' domains; or the values.
-        library: functions to choose from; None is all of `kansformer.symbolic.LIBRARY`.
+        library: functions to choose from; None is `kansformer.symbolic.FORMULAS` for a network, `LIBRARY` for tables.
         refined: how many functions are refined for each given curve; those of a network have all refined.
         simplicity: bits per point that a unit of complexity costs in the choice; 0 takes the closest function.
         noise: share of the curves' variance that is error; residuals below it do not decide.
@@ -125,10 +125,11 @@ def fit_symbolic(
         )
     with torch.no_grad():
         edges, x_ES, y_ES = sampled_edges(model, x)
+        library = FORMULAS if library is None else library
         fits = name_curves(x_ES, y_ES, library=library, refined=None, simplicity=simplicity, noise=noise)
         if fix:
             for index, edge in enumerate(edges):
-                _fix(model, edge, fits[index])
+                fix_fitted(model, edge, fits[index])
     return EdgeFits(edges, fits)
 
 
@@ -145,9 +146,9 @@ def fix_symbol(
         SlotError: the edge is not there.
         ConfigError: the library has no such function, or the edge is a formula already.
     """
-    library = (LIBRARY if library is None else library).subset([name])
+    library = (KNOWN if library is None else library).subset([name])
     fits = name_curves(*_one_edge(model, edge, x), library=library, refined=None)
-    _fix(model, edge, fits)
+    fix_fitted(model, edge, fits)
     return float(fits.r2)
 
 
@@ -188,7 +189,7 @@ def suggest_symbols(
     """
     import pandas
 
-    library = LIBRARY if library is None else library
+    library = FORMULAS if library is None else library
     x_1S, y_1S = _one_edge(model, edge, x)
     rows = []
     for symbol in library:
@@ -246,24 +247,6 @@ def rounded(expression: sympy.Expr, digits: int) -> sympy.Expr:
     return expression.xreplace({number: _round(sp, number, digits) for number in expression.atoms(sp.Float)})
 
 
-def rescaled(
-    expression: sympy.Expr, inputs: Mapping[str, tuple[float, float]], mean: float, spread: float
-) -> sympy.Expr:
-    """A formula of x_1, x_2, … for scaled columns as one of the columns themselves.
-
-    Args:
-        expression: of (column - middle) / half, for (output - mean) / spread.
-        inputs: middle and half of every input, by name.
-        mean, spread: of the output.
-    """
-    sp = importlib.import_module("sympy")
-    columns = {
-        sp.Symbol(f"x_{number}"): (sp.Symbol(name) - middle) / half
-        for number, (name, (middle, half)) in enumerate(inputs.items(), start=1)
-    }
-    return expression.xreplace(columns) * spread + mean
-
-
 def _round(sp: Any, number: Any, digits: int) -> Any:
     value = sp.Float(number, digits)
     near = round(float(value))
@@ -306,7 +289,9 @@ def _points(range_I2: Tensor, count: int) -> Tensor:
     return range_I2[:, :1] + (range_I2[:, 1:] - range_I2[:, :1]) * unit
 
 
-def _fix(model: KAN, edge: Edge, fit: SymbolicFits) -> None:
+@torch.no_grad()
+def fix_fitted(model: KAN, edge: Edge, fit: SymbolicFits) -> None:
+    """Make an edge the formula of its fit; a constant one is cut, and what it added goes into the bias."""
     layer = model.layers[edge.layer]
     layer.weight[edge.output, edge.input] = 0
     layer.coefficients[edge.input, :, edge.output] = 0

@@ -2,12 +2,14 @@
 
 from kansformer.symbolic.fit import fit_symbolic
 from kansformer.symbolic.fits import SymbolicFits
-from kansformer.symbolic.library import ACTIVATIONS, KAN_LIBRARY, LIBRARY
+from kansformer.symbolic.library import ACTIVATIONS, FORMULAS, KAN_LIBRARY, KNOWN, LIBRARY
 from kansformer.symbolic.symbol import Partner, Symbol, SymbolLibrary
 
 __all__ = [
     "ACTIVATIONS",
+    "FORMULAS",
     "KAN_LIBRARY",
+    "KNOWN",
     "LIBRARY",
     "Partner",
     "Symbol",

@@ -69,6 +69,15 @@ def between_poles() -> Tensor:
     return torch.cat(pairs)
 
 
+def inside_unit() -> Tensor:
+    """a·u + b within ±1, for functions that end or have a pole there."""
+    pairs = [
+        torch.stack([scale.expand(15), torch.linspace(-1, 1, 15, dtype=torch.float64) * (0.999 - scale)], dim=-1)
+        for scale in torch.cat([torch.linspace(0.1, 0.9, 9), torch.tensor([0.95, 0.99])]).double()
+    ]
+    return torch.cat(pairs)
+
+
 def _placed(scales: Tensor, centres: int) -> Tensor:
     shifts = torch.outer(scales, torch.linspace(-1.4, 1.4, centres, dtype=torch.float64))
     return torch.stack([scales.repeat_interleave(centres), shifts.flatten()], dim=-1)

@@ -15,6 +15,7 @@ from kansformer.symbolic.candidates import (
     between_poles,
     bumps,
     inner_shifts,
+    inside_unit,
     line,
     mirrored_bends,
     mirrored_inner_shifts,
@@ -137,3 +138,18 @@ ACTIVATIONS = SymbolLibrary([
 
 LIBRARY = SymbolLibrary([*KAN_LIBRARY, *ACTIVATIONS])
 """The default: all of them."""
+
+FORMULAS = SymbolLibrary([
+    *(symbol for symbol in KAN_LIBRARY if symbol.name not in ("silu", "gelu", "relu", "sign")),
+    Symbol(name="arcsin", complexity=4, function=torch.asin, derivative=lambda z, f: (1 - z.square()).rsqrt(),
+           sympy=lambda z: _sp().asin(z), domain=(-1.0, 1.0), candidates=inside_unit),
+    Symbol(name="arctanh", complexity=4, function=torch.atanh, derivative=lambda z, f: 1 / (1 - z.square()),
+           sympy=lambda z: _sp().atanh(z), domain=(-1.0, 1.0), candidates=inside_unit),
+    Symbol(name="cosh", complexity=3, function=lambda z: torch.cosh(z.clamp(-EXPONENT_BOUND, EXPONENT_BOUND)),
+           derivative=lambda z, f: torch.sinh(z.clamp(-EXPONENT_BOUND, EXPONENT_BOUND)),
+           sympy=lambda z: _sp().cosh(z), candidates=bumps),
+])  # fmt: skip
+"""Functions of formulas in science: those of `KAN_LIBRARY` without activations, and three more."""
+
+KNOWN = SymbolLibrary([*LIBRARY, *(symbol for symbol in FORMULAS if symbol.name not in LIBRARY.names)])
+"""Every function that comes with the package, to look names up."""

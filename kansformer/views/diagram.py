@@ -112,7 +112,7 @@ def plot_history(history: FitHistory) -> Figure:
     """
     figure = _figure_class()(figsize=(4.2, 3.0), layout="constrained")
     axes = figure.subplots()
-    for values, label in ((history.train_rmse, "train"), (history.test_rmse, "test")):
+    for values, label in ((history.train_error, "train"), (history.test_error, "test")):
         if any(value == value for value in values):
             axes.semilogy(values, label=label)
     axes.set(xlabel="step", ylabel="RMSE")

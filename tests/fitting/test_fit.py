@@ -9,8 +9,8 @@ from kansformer import KAN, create_dataset, fit, refine_grid
 from kansformer.errors import ConfigError, DataError, ShapeError
 from kansformer.fitting import Dataset, Edge, fix_symbol, node_scores, prune, prune_inputs
 from kansformer.fitting.fit import rmse
-from kansformer.fitting.linearize import Parameters, linearize
-from kansformer.fitting.penalties import penalty, quadratic_penalty
+from kansformer.fitting.linearize import Inputs, Parameters, higher_features, jacobian, network_states
+from kansformer.fitting.penalties import quadratic_size_penalty, size_penalty
 
 QUIET = {"progress": False}
 
@@ -33,9 +33,11 @@ def test_the_jacobian_is_the_derivative(basis, extrapolation_domain, data):
     x = data.train_input[:20]
     parameters = Parameters(model)
     vector = parameters.read()
-    outputs, jacobian, _ = linearize(model, x)
+    with torch.no_grad():
+        outputs, states = network_states(model, Inputs(x))
+    derivatives = jacobian(model, states)
     torch.testing.assert_close(outputs, model(x).detach())
-    assert jacobian.shape == (20, 2, len(vector))
+    assert derivatives.shape == (20, 2, len(vector))
     generator = torch.Generator().manual_seed(0)
     for index in torch.randint(len(vector), (25,), generator=generator).tolist():
         values = []
@@ -44,7 +46,7 @@ def test_the_jacobian_is_the_derivative(basis, extrapolation_domain, data):
             moved[index] += step
             parameters.write(moved)
             values.append(model(x).detach())
-        torch.testing.assert_close(jacobian[..., index], (values[0] - values[1]) / 2e-6, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(derivatives[..., index], (values[0] - values[1]) / 2e-6, rtol=1e-5, atol=1e-7)
     parameters.write(vector)
     assert torch.equal(parameters.read(), vector)
 
@@ -53,17 +55,17 @@ def test_the_quadratic_penalty_touches_the_penalty_from_above():
     model = KAN([2, 3, 1], seed=1)
     x = torch.randn(50, 2, dtype=torch.float64)
     parameters = Parameters(model)
-    vector, states = parameters.read(), linearize(model, x)[2]
-    quadratic = quadratic_penalty(states, [0, 0], entropy=0.0)
-    size = penalty(states, 0.0).item()
+    vector, states = parameters.read(), network_states(model, Inputs(x))[1]
+    quadratic = quadratic_size_penalty(states, [0, 0], entropy=0.0)
+    size = size_penalty(states, 0.0).item()
     assert (vector @ quadratic @ vector).item() == pytest.approx(size, rel=1e-2)  # s²/2s₀ + s₀/2 = s₀, twice the half
     generator = torch.Generator().manual_seed(0)
     for _ in range(5):
         moved = vector + 0.1 * torch.randn(len(vector), generator=generator, dtype=torch.float64)
         parameters.write(moved)
-        states_moved = [linearize(model, x)[2][0]]
+        states_moved = [network_states(model, Inputs(x))[1][0]]
         bound = (moved @ quadratic @ moved)[None] / 2 + size / 2
-        assert penalty(states_moved, 0.0).item() < bound.item() + 1e-3
+        assert size_penalty(states_moved, 0.0).item() < bound.item() + 1e-3
 
 
 @pytest.mark.parametrize(("optimizer", "steps", "bound"), [("lm", 30, 2e-3), ("lbfgs", 30, 2e-2), ("adam", 200, 8e-2)])
@@ -71,8 +73,8 @@ def test_every_optimizer_fits(optimizer, steps, bound, data):
     model = KAN([2, 5, 1], seed=1)
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     history = fit(model, data, optimizer=optimizer, steps=steps, **QUIET)
-    assert history.train_rmse[-1] < bound and history.test_rmse[-1] < 2 * bound
-    assert history.train_rmse[-1] == pytest.approx(rmse(model, data.train_input, data.train_target), rel=1e-6)
+    assert history.train_error[-1] < bound and history.test_error[-1] < 2 * bound
+    assert history.train_error[-1] == pytest.approx(rmse(model, data.train_input, data.train_target), rel=1e-6)
     assert len(history.to_pandas()) == len(history) <= steps and "RMSE" in str(history)
     assert torch.get_num_threads() == threads and torch.equal(torch.get_rng_state(), state)
 
@@ -82,8 +84,8 @@ def test_batches_and_loaders(data):
     loader = torch.utils.data.DataLoader(pairs, batch_size=50)
     for kind, more in ((loader, {}), (data, {"batch_size": 50})):
         model = KAN([2, 5, 1], seed=1)
-        assert fit(model, kind, optimizer="adam", steps=30, **more, **QUIET).train_rmse[-1] < 0.1
-    assert fit(KAN([2, 5, 1], seed=1), loader, steps=20, **QUIET).train_rmse[-1] < 1e-2
+        assert fit(model, kind, optimizer="adam", steps=30, **more, **QUIET).train_error[-1] < 0.1
+    assert fit(KAN([2, 5, 1], seed=1), loader, steps=20, **QUIET).train_error[-1] < 1e-2
 
 
 def test_classes_are_fitted_by_cross_entropy():
@@ -150,7 +152,7 @@ def test_a_finer_grid_computes_the_same(data):
 
 def test_several_starts_are_no_worse(data):
     one, many = KAN([2, 2, 1], seed=0), KAN([2, 2, 1], seed=0)
-    errors = [fit(m, data, steps=15, starts=n, **QUIET).train_rmse[-1] for m, n in ((one, 1), (many, 4))]
+    errors = [fit(m, data, steps=15, starts=n, **QUIET).train_error[-1] for m, n in ((one, 1), (many, 4))]
     assert errors[1] <= 1.5 * errors[0]
 
 
@@ -185,10 +187,10 @@ def test_bad_samples_are_an_error(case, data):
 def test_odd_samples_are_fitted():
     """A single row, and a column that never varies."""
     one = (torch.tensor([[0.5, 0.5]], dtype=torch.float64), torch.tensor([[2.0]], dtype=torch.float64))
-    assert fit(KAN([2, 2, 1]), one, steps=10, **QUIET).train_rmse[-1] < 1e-2
+    assert fit(KAN([2, 2, 1]), one, steps=10, **QUIET).train_error[-1] < 1e-2
     x = torch.randn(100, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     x[:, 1] = 3.0
-    assert fit(KAN([2, 2, 1]), (x, torch.sin(x[:, :1])), steps=20, **QUIET).train_rmse[-1] < 1e-2
+    assert fit(KAN([2, 2, 1]), (x, torch.sin(x[:, :1])), steps=20, **QUIET).train_error[-1] < 1e-2
 
 
 def test_bad_settings_are_an_error(data):
@@ -197,9 +199,9 @@ def test_bad_settings_are_an_error(data):
         fit(model, data, optimizer="sgd")
     with pytest.raises(ConfigError, match="'cross_entropy' cannot be fitted by 'lm'"):
         fit(model, data, loss="cross_entropy")
-    with pytest.raises(ConfigError, match="sparsity and entropy must be 0 or more"):
+    with pytest.raises(ConfigError, match="sparsity must be a number of 0 or more, got -1"):
         fit(model, data, sparsity=-1.0)
-    with pytest.raises(ConfigError, match="steps is out of range: -1"):
+    with pytest.raises(ConfigError, match="steps must be a whole number of 0 or more, got -1"):
         fit(model, data, steps=-1)
     with pytest.raises(ConfigError, match="ranges must be one"):
         create_dataset(product_of_sines, 2, ranges=(1.0, -1.0))
@@ -208,3 +210,60 @@ def test_bad_settings_are_an_error(data):
     with pytest.raises(ConfigError, match="prune takes a KAN. For a converted model use kansformer.interp.prune"):
         prune(torch.nn.Linear(1, 1), data.train_input)
     assert isinstance(data, Dataset)
+
+
+def test_the_descended_loss_has_the_networks_gradient(data):
+    # The states that penalties are made of must carry gradients through every layer, bases included.
+    model = KAN([2, 3, 1], seed=1)
+    with torch.no_grad():
+        for layer in model.layers:
+            layer.weight.normal_(generator=torch.Generator().manual_seed(0))
+    x, y = data.train_input[:50], data.train_target[:50]
+    gradients = []
+    for outputs in (model(x), network_states(model, Inputs(x))[0]):
+        model.zero_grad()
+        (outputs - y).square().mean().backward()
+        gradients.append(model.layers[0].weight.grad.clone())
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("optimizer", ["lm", "lbfgs", "adam"])
+def test_frozen_parameters_stay(optimizer, data):
+    model = KAN([2, 3, 1], seed=1)
+    model.layers[0].requires_grad_(False)
+    model.layers[1].bias.requires_grad_(False)
+    before = {name: tensor.clone() for name, tensor in model.named_parameters()}
+    history = fit(model, data, optimizer=optimizer, steps=5, grid_update_every=0, **QUIET)
+    assert history.train_error[-1] < rmse(KAN([2, 3, 1], seed=1), data.train_input, data.train_target)
+    changed = {name for name, tensor in model.named_parameters() if not torch.equal(tensor, before[name])}
+    assert changed == {"layers.1.weight", "layers.1.coefficients"}
+
+
+def test_smooth_curves_generalise_from_noise():
+    clean = create_dataset(lambda x: torch.sin(2 * x[:, :1]) + x[:, 1:] ** 2, 2, num_train=80, num_test=500)
+    noise = 0.2 * torch.randn(clean.train_target.shape, generator=torch.Generator().manual_seed(0))
+    noisy = Dataset(clean.train_input, clean.train_target + noise, clean.test_input, clean.test_target)
+    errors = []
+    for smoothness in (0.0, 3e-3):
+        errors.append(fit(KAN([2, 5, 1], seed=1), noisy, steps=20, smoothness=smoothness, **QUIET).test_error[-1])
+    assert errors[1] < 0.15 and errors[1] < errors[0] / 2
+
+
+def test_a_lines_smoothness_costs_nothing():
+    model = KAN([1, 1], base="zero")
+    layer = model.layers[0]
+    x = torch.linspace(-1, 1, 30, dtype=torch.float64)[:, None]
+    fit(model, (x, 3 * x + 1), steps=10, smoothness=10.0, **QUIET)
+    assert rmse(model, x, 3 * x + 1) < 1e-6
+    parabola = fit(model, (x, x**2), steps=10, smoothness=1.0, **QUIET)
+    with torch.no_grad():
+        second = higher_features(layer, x, 2)[2, :, 0, 1:] @ layer.coefficients[0, :, 0]
+    assert parabola.train_error[-1] > 0.1 and second.abs().max() < 1  # 2 where it is free to bend
+
+
+def test_classes_are_measured_by_their_loss():
+    x = torch.linspace(-1, 1, 60, dtype=torch.float64)[:, None]
+    y = torch.cat([(x > 0).double(), (x <= 0).double()], dim=1)
+    history = fit(KAN([1, 2], seed=1), (x, y), loss="cross_entropy", optimizer="adam", steps=30, **QUIET)
+    assert history.measure == "cross entropy" and "cross entropy" in str(history)
+    assert history.train_error[-1] < 0.7 * history.train_error[0] < 0.7

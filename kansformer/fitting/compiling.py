@@ -1,0 +1,217 @@
+"""Networks from formulas: every function becomes an edge, every sum and product a node."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from kansformer.errors import ConfigError
+from kansformer.fitting.network import KAN
+from kansformer.symbolic import KNOWN
+
+if TYPE_CHECKING:
+    import sympy
+
+# Powers that are functions of the library; any other is made of products, or of exp and log.
+POWERS = {
+    "2": "x^2",
+    "3": "x^3",
+    "4": "x^4",
+    "-1": "1/x",
+    "-2": "1/x^2",
+    "1/2": "sqrt",
+    "-1/2": "1/sqrt(x)",
+    "3/2": "x^1.5",
+}
+FUNCTIONS = {
+    "sin": "sin", "tan": "tan", "tanh": "tanh", "exp": "exp", "log": "log", "atan": "arctan", "asin": "arcsin",
+    "atanh": "arctanh", "cosh": "cosh", "Abs": "abs", "sign": "sign", "erf": "erf",
+}  # fmt: skip
+MOST_FACTORS = 16
+
+
+@dataclass(frozen=True)
+class _Term:
+    """c·f(a·node + b), an edge."""
+
+    symbol: str
+    node: Any
+    a: float = 1.0
+    b: float = 0.0
+    c: float = 1.0
+
+
+@dataclass(frozen=True)
+class _Sum:
+    """Edges into one node, and its bias."""
+
+    terms: tuple[_Term, ...]
+    constant: float = 0.0
+
+
+def compile_formula(
+    formulas: sympy.Expr | Sequence[sympy.Expr], *, variables: Sequence[str] | None = None, **settings: Any
+) -> KAN:
+    """A network that computes formulas, all of its edges symbols.
+
+    `unfix_symbol` makes curves of edges, so that known physics is where a fit begins.
+
+    Args:
+        formulas: sympy expressions, one for each output: sums, products and powers of numbers, variables and the
+            functions of `kansformer.symbolic.KNOWN` that sympy has.
+        variables: names of the network's inputs; None takes those that occur, in alphabetical order.
+        settings: of the `KAN`, such as `grid_size`.
+
+    Raises:
+        ConfigError: a function is not known, or a variable is not among the inputs.
+    """
+    sp = importlib.import_module("sympy")
+    outputs = [sp.sympify(f, strict=True) for f in (formulas if isinstance(formulas, (list, tuple)) else [formulas])]
+    found = sorted({symbol.name for output in outputs for symbol in output.free_symbols})
+    names = found if variables is None else list(variables)
+    unknown = [name for name in found if name not in names]
+    if unknown or not names:
+        raise ConfigError(f"The variable {unknown[0] if unknown else None!r} is not among the inputs {names}.")
+    plan = _Plan(sp)
+    depth = max(1, *(plan.height(output, is_output=True) for output in outputs))
+    layers: list[_Level] = [_Level(plan) for _ in range(depth)]
+    for output in outputs:
+        layers[-1].add_sum(output, plan.as_output(output, depth))
+    for level, after in zip(reversed(layers[:-1]), reversed(layers[1:]), strict=True):
+        for node in after.needed:
+            level.require(node, 1 + layers.index(level))
+    inputs = {sp.Symbol(name): number for number, name in enumerate(names)}
+    model = KAN([len(names), *(level.width for level in layers)], **settings)
+    for index, level in enumerate(layers):
+        level.write(model, index, inputs if index == 0 else layers[index - 1].numbers)
+    return model
+
+
+class _Plan:
+    """How expressions become sums and products."""
+
+    def __init__(self, sp: Any) -> None:
+        self.sp = sp
+        self._heights: dict[Any, int] = {}
+
+    def height(self, expression: Any, is_output: bool = False) -> int:
+        """In which layer a node of this expression is at the earliest; 0 for inputs."""
+        if is_output:
+            return 1 + max((self.height(t.node) for t in self.sum_of(expression).terms), default=0)
+        if expression.is_Symbol:
+            return 0
+        if expression not in self._heights:
+            parts = self.factors(expression) or (expression,)
+            nodes = [term.node for part in parts for term in self.sum_of(part).terms]
+            self._heights[expression] = 1 + max((self.height(node) for node in nodes), default=0)
+        return self._heights[expression]
+
+    def as_output(self, expression: Any, depth: int) -> _Sum:
+        """The edges into an output in the last layer."""
+        if self.height(expression, is_output=True) == depth or expression.is_number:
+            return self.sum_of(expression)
+        return _Sum((_Term("x", expression),))
+
+    def factors(self, expression: Any) -> tuple[Any, Any] | None:
+        """The two factors of a product of expressions, None for anything else."""
+        if expression.is_Mul:
+            number, rest = expression.as_independent(*expression.free_symbols, as_Add=False)
+            parts = self.sp.Mul.make_args(rest)
+            if len(parts) > 1:
+                return number * parts[0], self.sp.Mul(*parts[1:])
+        if expression.is_Pow and expression.exp.is_Integer and str(expression.exp) not in POWERS:
+            base, exponent = expression.args
+            if 4 < abs(exponent) <= MOST_FACTORS:
+                half = int(exponent) // 2
+                return base**half, base ** (exponent - half)
+        return None
+
+    def sum_of(self, expression: Any) -> _Sum:
+        """An expression as edges from nodes, no two of them from the same one."""
+        parts = self.sp.Add.make_args(expression)
+        constant = sum(float(part) for part in parts if part.is_number)
+        terms = {part: self._term(part) for part in parts if not part.is_number}
+        nodes = [term.node for term in terms.values()]
+        apart = (term if nodes.count(term.node) == 1 else _Term("x", part) for part, term in terms.items())
+        return _Sum(tuple(apart), constant)
+
+    def _term(self, part: Any) -> _Term:
+        """c·f(a·node + b)."""
+        number, rest = part.as_independent(*part.free_symbols, as_Add=False)
+        c = float(number)
+        if rest.is_Symbol or rest.is_Mul or rest.is_Add or self.factors(rest) is not None:
+            return _Term("x", rest, c=c)
+        if rest.is_Pow:
+            base, exponent = rest.args
+            if base == self.sp.E:
+                return self._of("exp", exponent, c)
+            if str(exponent) in POWERS:
+                return self._of(POWERS[str(exponent)], base, c)
+            return self._of("exp", exponent * self.sp.log(base), c)
+        name = type(rest).__name__
+        if name == "cos":
+            return self._of("sin", rest.args[0] + self.sp.pi / 2, c)
+        if name in FUNCTIONS and len(rest.args) == 1:
+            return self._of(FUNCTIONS[name], rest.args[0], c)
+        raise ConfigError(f"{rest} cannot be an edge. The functions are: {', '.join((*FUNCTIONS, 'cos'))}, and powers.")
+
+    def _of(self, symbol: str, argument: Any, c: float) -> _Term:
+        symbols = argument.free_symbols
+        shift, rest = argument.as_independent(*symbols, as_Add=True)
+        scale, node = rest.as_independent(*symbols, as_Add=False)
+        return _Term(symbol, node, float(scale), float(shift), c)
+
+
+class _Level:
+    """A layer and the nodes behind it."""
+
+    def __init__(self, plan: _Plan) -> None:
+        self.plan = plan
+        self.sums: dict[Any, _Sum] = {}
+        self.products: dict[Any, tuple[_Sum, _Sum]] = {}
+
+    def add_sum(self, node: Any, edges: _Sum) -> None:
+        self.sums[node] = edges
+
+    def require(self, node: Any, level: int) -> None:
+        """See that an expression is a node here."""
+        if node in self.sums or node in self.products:
+            return
+        if self.plan.height(node) < level:
+            self.sums[node] = _Sum((_Term("x", node),))
+        elif (factors := self.plan.factors(node)) is not None:
+            self.products[node] = (self.plan.sum_of(factors[0]), self.plan.sum_of(factors[1]))
+        else:
+            self.sums[node] = self.plan.sum_of(node)
+
+    @property
+    def outputs(self) -> list[_Sum]:
+        return [*self.sums.values(), *(factor for pair in self.products.values() for factor in pair)]
+
+    @property
+    def needed(self) -> list[Any]:
+        return [term.node for edges in self.outputs for term in edges.terms]
+
+    @property
+    def width(self) -> list[int]:
+        return [len(self.sums), len(self.products)]
+
+    @property
+    def numbers(self) -> dict[Any, int]:
+        return {node: number for number, node in enumerate([*self.sums, *self.products])}
+
+    @torch.no_grad()
+    def write(self, model: KAN, index: int, numbers: dict[Any, int]) -> None:
+        """Put the edges into a network's layer."""
+        alive = model.alive[index]
+        model.cut(index, torch.ones_like(alive))
+        for output, edges in enumerate(self.outputs):
+            model.layers[index].bias[output] = edges.constant
+            for term in edges.terms:
+                number = numbers[term.node]
+                model.formulas[index].add(number, output, KNOWN.named(term.symbol), (term.a, term.b, term.c, 0.0))
+                alive[number, output] = True
