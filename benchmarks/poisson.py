@@ -149,7 +149,6 @@ def with_pykan(report: Report) -> None:
         for grid in (5, 10, 20):
             if grid > 5:
                 model = model.refine(grid)
-            model.speed()
             optimizer = kan.LBFGS(
                 model.parameters(), lr=1, history_size=10, line_search_fn="strong_wolfe", tolerance_grad=1e-32
             )

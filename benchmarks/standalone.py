@@ -15,7 +15,9 @@ from __future__ import annotations
 import argparse
 import csv
 import math
+import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -145,11 +147,14 @@ def beside_pykan(report: Callable[[str, float], None]) -> None:
     import kan
 
     torch.set_default_dtype(torch.float64)
+    before = Path.cwd()
+    folder = tempfile.TemporaryDirectory()  # it writes into ./model
+    os.chdir(folder.name)
     try:
         begin = time.perf_counter()
         function = quickstart
         dataset = kan.create_dataset(function, n_var=2, device="cpu")
-        model = kan.KAN(width=[2, 5, 1], grid=3, k=3, seed=42, device="cpu", auto_save=False)
+        model = kan.KAN(width=[2, 5, 1], grid=3, k=3, seed=42, device="cpu")
         model(dataset["train_input"])
         model.fit(dataset, opt="LBFGS", steps=50, lamb=0.001)
         model = model.prune()
@@ -163,6 +168,8 @@ def beside_pykan(report: Callable[[str, float], None]) -> None:
         report("quickstart, pykan: test RMSE", error)
     finally:
         torch.set_default_dtype(torch.float32)
+        os.chdir(before)
+        folder.cleanup()
 
 
 def _options() -> argparse.Namespace:

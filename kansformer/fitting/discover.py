@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,16 +28,24 @@ if TYPE_CHECKING:
 
 SPARSITY = 6e-3
 SPARSE_STEPS, STEPS, FINE_STEPS = (40, 15), 10, 15
-FINE_GRIDS = (10, 20)
+START_GRID, START_ORDER, FINE_GRIDS = 5, 3, (10, 20)
 # An edge may be off by the error of the whole network, relative to the targets, times this; no more than the share.
 NOISE, MOST_NOISE = 3.0, 1e-3
 # RMSE of a formula that is the function itself, relative to the targets' standard deviation.
-EXACT = 1e-8
+EXACT, ROUNDING = 1e-8, 1e-16
 # Curves with an error up to this are named at once, others when all shapes had their turn, the best few of them.
 CLOSE, FEW = 1e-4, 2
 POLISHING = 100
-# The search ends when a formula is as good as the best curves, within this share, and so many more found none better.
-AS_GOOD, PATIENCE = 0.1, 8
+# Curves on a finer grid follow a function much more closely, and noise only a little: then the coarser grid stays.
+FOLLOWS = 0.5
+# A network needs so many samples for each of its numbers.
+SAMPLES_PER_NUMBER = 2
+# Edges are named one by one in networks up to this size, whose curves are as close as this.
+MOST_EDGES, WORTHWHILE = 16, 1e-2
+# Shares of the outputs' variation that edges must have, tried on curves that do not follow the samples closely.
+SPARSER = (0.05, 0.1, 0.2, 0.4)
+# The search among samples with noise ends when so many more networks gave no better formula.
+PATIENCE = 12
 
 
 @dataclass(frozen=True)
@@ -81,9 +90,13 @@ class Shape:
     width: list[Any]
     linear_products: bool = False
 
+    def numbers(self) -> int:
+        """How many numbers of curves a fit begins with."""
+        return sum(int(edges.sum()) for edges in self.build(0).alive) * (START_GRID + START_ORDER)
+
     def build(self, seed: int) -> KAN:
         """The network, without bases, so that its inputs can be scaled."""
-        model = KAN(self.width, base="zero", seed=seed)
+        model = KAN(self.width, grid_size=START_GRID, order=START_ORDER, base="zero", seed=seed)
         plain, products = model.width[-2]
         if self.linear_products and products:
             last = model.layers[-1]
@@ -147,6 +160,8 @@ def find_formula(
     library = FORMULAS if library is None else library
     inputs, outputs = _shape_of(data)
     shapes = shapes_for(inputs, outputs) if width is None else [Shape(list(width))]
+    samples = len(data.train_input if isinstance(data, Dataset) else data[0])
+    shapes = [shape for shape in shapes if SAMPLES_PER_NUMBER * shape.numbers() <= samples] or shapes[:1]
     if not isinstance(shapes[0].width[-1], int):
         raise ConfigError(f"The last layer of find_formula's networks has sums only, got {shapes[0].width[-1]!r}.")
     data = as_dataset(shapes[0].build(first_seed), data)
@@ -209,7 +224,7 @@ class _Search:
     def __init__(self, x: Tensor, y: Tensor, library: SymbolLibrary, sparsity: float) -> None:
         self.x, self.y, self.library, self.sparsity = x, y, library, sparsity
         self.best: tuple[KAN, _Try] | None = None
-        self.best_error = self.lowest = float("inf")
+        self.best_error = self.best_length = self.lowest = float("inf")
         self.unnamed: list[_Try] = []
         self._since = 0
 
@@ -218,7 +233,7 @@ class _Search:
         self._since += 1
         model = shape.build(seed)
         with few_threads(self.x.numel() * sum(p.numel() for p in model.parameters())):
-            tried = _Try(model, grow(model, self.x, self.y, self.sparsity), shape, seed)
+            tried = _Try(*grow(model, self.x, self.y, self.sparsity), shape, seed)
             self.lowest = min(self.lowest, tried.error)
             if tried.error <= CLOSE:
                 self._name(tried)
@@ -227,8 +242,7 @@ class _Search:
 
     def ended(self) -> bool:
         """Whether nothing is gained by another network."""
-        as_good = self.best_error <= (1 + AS_GOOD) * self.lowest
-        return self.best_error <= EXACT or (as_good and self._since >= PATIENCE)
+        return self.best_error <= EXACT or (self.lowest > WORTHWHILE and self._since >= PATIENCE)
 
     def name_the_best(self) -> None:
         """Name the best of the curves that were not."""
@@ -244,35 +258,67 @@ class _Search:
         fit_symbolic(model, self.x, library=self.library, noise=noise)
         fit(model, (self.x, self.y), steps=LAST_STEPS, grid_update_every=0, tolerance=SETTLED, progress=False)
         self._keep(model, tried)
-        if self.best_error > EXACT:
+        few = len(list(tried.curves.edges())) <= MOST_EDGES
+        if self.best_error > EXACT and few and tried.error < WORTHWHILE:
             named = name_one_by_one(tried.curves, self.x, self.y, library=self.library, noise=noise)
             if named is not None:
                 self._keep(named, tried)
 
     def _keep(self, model: KAN, tried: _Try) -> None:
         error = rmse(model, self.x, self.y)
-        if self.best is None or error < self.best_error:
-            if error < (1 - AS_GOOD) * self.best_error:
-                self._since = 0
-            self.best, self.best_error = (model, tried), error
+        symbols = [symbol for formulas in model.formulas for symbol in formulas.symbols]
+        numbers = sum(1 + symbol.fit_scale + symbol.fit_shift for symbol in symbols)
+        length = description_length(error, numbers, len(self.y))
+        if self.best is None or length < self.best_length:
+            self._since = 0
+            self.best, self.best_error, self.best_length = (model, tried), error, length
 
 
-def grow(model: KAN, x: Tensor, y: Tensor, sparsity: float) -> float:
-    """Take a network from its first coefficients to curves on fine grids, in place.
+def description_length(error: float, numbers: int, samples: int) -> float:
+    """Nats that samples take, told by a model with this error and so many fitted numbers (Rissanen, 1978)."""
+    if math.isnan(error):
+        return float("inf")
+    return samples * math.log(max(error, ROUNDING)) + numbers / 2 * math.log(samples)
 
-    Returns:
-        Their RMSE.
-    """
+
+def grow(model: KAN, x: Tensor, y: Tensor, sparsity: float) -> tuple[KAN, float]:
+    """A network with curves on as fine a grid as the samples call for, from its first coefficients; and its RMSE."""
     quiet: dict[str, Any] = {"progress": False}
     for steps in SPARSE_STEPS:
         fit(model, (x, y), steps=steps, sparsity=sparsity, **quiet)
         prune(model, x, y)
         straighten_chains(model, x)
     fit(model, (x, y), steps=STEPS, tolerance=SETTLED, **quiet)
+    error = rmse(model, x, y)
+    if error > WORTHWHILE:
+        model, error = _sparsest(model, x, y, error)
     for grid_size in FINE_GRIDS:
-        refine_grid(model, grid_size)
-        fit(model, (x, y), steps=FINE_STEPS, grid_update_every=0, tolerance=SETTLED, **quiet)
-    return rmse(model, x, y)
+        finer = copy.deepcopy(model)
+        refine_grid(finer, grid_size)
+        fit(finer, (x, y), steps=FINE_STEPS, grid_update_every=0, tolerance=SETTLED, **quiet)
+        finer_error = rmse(finer, x, y)
+        if finer_error > FOLLOWS * error:
+            break
+        model, error = finer, finer_error
+    return model, error
+
+
+def _sparsest(model: KAN, x: Tensor, y: Tensor, error: float) -> tuple[KAN, float]:
+    """Of a network and ones with fewer and fewer edges, that with the shortest description; and its RMSE."""
+
+    def length_of(model: KAN, error: float) -> float:
+        numbers = sum(int(model.curved(index).sum()) for index in range(len(model.layers)))
+        return description_length(error, numbers * (START_GRID + START_ORDER), len(y))
+
+    best = (length_of(model, error), model, error)
+    for threshold in SPARSER:
+        model = copy.deepcopy(model)
+        if not prune(model, x, threshold=threshold).removed:
+            continue
+        fit(model, (x, y), steps=STEPS, tolerance=SETTLED, progress=False)
+        error = rmse(model, x, y)
+        best = min(best, (length_of(model, error), model, error), key=lambda found: found[0])
+    return best[1:]
 
 
 def _shape_of(data: Any) -> tuple[int, int]:
