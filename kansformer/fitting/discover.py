@@ -30,7 +30,7 @@ SPARSITY = 6e-3
 SPARSE_STEPS, STEPS, FINE_STEPS = (40, 15), 10, 15
 START_GRID, START_ORDER, FINE_GRIDS = 5, 3, (10, 20)
 # An edge may be off by the error of the whole network, relative to the targets, times this; no more than the share.
-NOISE, MOST_NOISE = 3.0, 1e-3
+NOISE, MOST_NOISE = 3.0, 0.05
 # RMSE of a formula that is the function itself, relative to the targets' standard deviation.
 EXACT, ROUNDING = 1e-8, 1e-16
 # Curves with an error up to this are named at once, others when all shapes had their turn, the best few of them.
