@@ -1,0 +1,85 @@
+"""What is released: the wheel has the package and its data and nothing else, and runs without the repository."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from kansformer.version import __version__
+
+ROOT = Path(__file__).resolve().parent.parent
+LARGEST = 5_000_000
+BUILD = "import sys, setuptools.build_meta as backend; getattr(backend, sys.argv[1])(sys.argv[2])"
+# Where a package lies in the wheel, and where in the repository.
+PACKAGES = {
+    "kansformer": "kansformer",
+    "kan_kernels": "kernels/torch-ext/kan_kernels",
+    "kansformer/recipes": "scripts/recipes",
+}
+DATA = (".py", ".typed", ".yaml", ".json", ".safetensors", ".cpp", ".h", ".html")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """Wheel and source distribution, built without a network from a copy of the repository."""
+    folder = tmp_path_factory.mktemp("release")
+    unwanted = shutil.ignore_patterns(".*", "*.egg-info", "__pycache__", "build", "dist", "results", "outputs")
+    source = shutil.copytree(ROOT, folder / "source", ignore=unwanted)
+    for step in ("build_sdist", "build_wheel"):
+        job = subprocess.run(
+            [sys.executable, "-c", BUILD, step, str(folder / "dist")], cwd=source, capture_output=True, text=True
+        )
+        assert job.returncode == 0, job.stderr
+    return {path.suffix: path for path in (folder / "dist").iterdir()}
+
+
+def test_the_wheel_has_the_package_and_nothing_else(built):
+    with zipfile.ZipFile(built[".whl"]) as wheel:
+        names = {name for name in wheel.namelist() if ".dist-info/" not in name}
+        metadata = wheel.read(f"kansformer-{__version__}.dist-info/METADATA").decode()
+        entries = wheel.read(f"kansformer-{__version__}.dist-info/entry_points.txt").decode()
+    expected = set()
+    for inside, folder in PACKAGES.items():
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in DATA and "__pycache__" not in path.parts:
+                expected.add(f"{inside}/{path.relative_to(ROOT / folder).as_posix()}")
+    assert names == expected
+    assert {"kansformer/py.typed", "kansformer/embedded/model.safetensors", "kansformer/recipes/tiny-cpu.yaml"} <= names
+    assert built[".whl"].stat().st_size < LARGEST
+    assert f"Version: {__version__}" in metadata and "License-Expression: Apache-2.0" in metadata
+    assert "# kansformer" in metadata, "the README is the description"
+    assert "kansformer = kansformer.cli:main" in entries
+
+
+def test_the_source_has_all_that_tests_need(built):
+    with tarfile.open(built[".gz"]) as archive:
+        names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
+    wanted = {
+        "README.md",
+        "LICENSE",
+        "CHANGELOG.md",
+        "tests/tiny_models.py",
+        "kernels/build.toml",
+        "model_cards/embedded.md",
+    }
+    assert wanted <= names
+    assert not {name for name in names if "results/" in name or "__pycache__" in name}
+    assert built[".gz"].stat().st_size < LARGEST
+
+
+def test_the_wheel_runs_without_the_repository(built, tmp_path):
+    with zipfile.ZipFile(built[".whl"]) as wheel:
+        wheel.extractall(tmp_path / "site")  # noqa: S202 - our own
+    script = (
+        "import kansformer, kan_kernels; from kansformer.training import recipe_file;"
+        "print(kansformer.__file__); print(recipe_file.recipe_names())"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "HF_HUB_OFFLINE": "1"}
+    job = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert job.returncode == 0, job.stderr
+    assert str(tmp_path / "site") in job.stdout and "tiny-cpu" in job.stdout
