@@ -156,6 +156,9 @@ def elementwise_derivatives(function: Callable[[Tensor], Tensor], x: Tensor, hig
                 found.append(torch.zeros_like(found[-1]))
                 continue
             (pulled,) = torch.autograd.grad(found[-1], x, weights, create_graph=True, materialize_grads=True)
+            if not pulled.requires_grad:  # the function is constant
+                found.append(torch.zeros_like(found[-1]))
+                continue
             (slopes,) = torch.autograd.grad(pulled.sum(), weights, create_graph=True, materialize_grads=True)
             found.append(slopes)
     return torch.stack(found).detach()

@@ -39,17 +39,20 @@ def fit_command(
     from kansformer.symbolic import KNOWN
     from kansformer.views import plot_kan
 
+    path = table.with_suffix(".png") if figure is None else figure
+    if not path.parent.is_dir():
+        raise ConfigError(f"There is no folder {str(path.parent)!r} for the figure.")
     frame, names = _read(table, target, inputs)
     dataset = _dataset(frame, names, target, test_share)
     library = None if functions is None else KNOWN.subset([name.strip() for name in functions.split(",")])
     begin = time.perf_counter()
     found = find_formula(dataset, library=library, networks=networks, variables=names, digits=digits)
     typer.echo(f"{target} = {found.formulas[0]}")
-    judged = f" (on {len(dataset.test_input)} other rows {_r2(found.test_rmse, dataset.test_target):.6f})"
-    r2 = f"R² {_r2(found.train_rmse, dataset.train_target):.6f}{judged if test_share else ''}"
+    rows = len(dataset.test_input)
+    judged = f" (on {rows} other rows {_r2(found.test_rmse, dataset.test_target)})" if rows else ""
+    r2 = f"R² {_r2(found.train_rmse, dataset.train_target)}{judged}"
     before = f"before the curves were named {found.curves_rmse:.3g}"
     typer.echo(f"{r2}, RMSE {found.train_rmse:.3g}; {before}. {time.perf_counter() - begin:.1f} s.")
-    path = table.with_suffix(".png") if figure is None else figure
     plot_kan(found.model, dataset.train_input, inputs=names, outputs=[target]).savefig(path, dpi=130)
     typer.echo(f"Drawn: {path}")
 
@@ -68,6 +71,8 @@ def _read(table: Path, target: str, inputs: str | None) -> tuple[Any, list[str]]
     for name in (target, *names):
         if name not in columns:
             raise ConfigError(f"{table.name} has no column {name!r}. Choose from: {', '.join(map(str, columns))}.")
+        if list(columns).count(name) > 1 or names.count(name) > 1:
+            raise ConfigError(f"The column {name!r} is there twice.")
         if not pandas.api.types.is_numeric_dtype(frame[name]):
             raise DataError(f"The column {name!r} is not of numbers. Leave it out: --inputs names the columns to use.")
         missing = frame[name].isna()
@@ -80,7 +85,12 @@ def _read(table: Path, target: str, inputs: str | None) -> tuple[Any, list[str]]
     constant = [name for name in (target, *names) if frame[name].min() == frame[name].max()]
     if target in constant:
         raise DataError(f"The column {target!r} is {frame[target].iloc[0]} in every row, which needs no formula.")
-    return frame, [name for name in names if name not in constant]
+    varying = [name for name in names if name not in constant]
+    if not varying:
+        raise DataError(f"No input varies: {', '.join(map(repr, names))} have one value in every row.")
+    if inputs is not None and constant:
+        raise DataError(f"The column {constant[0]!r} has one value in every row, so the target cannot depend on it.")
+    return frame, varying
 
 
 def _dataset(frame: Any, names: list[str], target: str, test_share: float) -> Dataset:
@@ -88,13 +98,14 @@ def _dataset(frame: Any, names: list[str], target: str, test_share: float) -> Da
 
     from kansformer.fitting import Dataset
 
-    x = torch.tensor(frame[names].to_numpy(), dtype=torch.float64)
-    y = torch.tensor(frame[[target]].to_numpy(), dtype=torch.float64)
+    x = torch.tensor(frame[names].to_numpy(dtype=float))
+    y = torch.tensor(frame[[target]].to_numpy(dtype=float))
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     count = round(test_share * len(x))
     test, train = order[:count], order[count:]
     return Dataset(x[train], y[train], x[test], y[test])
 
 
-def _r2(rmse: float, y: Tensor) -> float:
-    return 1 - rmse**2 / y.var(correction=0).item()
+def _r2(rmse: float, y: Tensor) -> str:
+    variance = y.var(correction=0).item()
+    return f"{1 - rmse**2 / variance:.6f}" if variance else "unknown, as they do not vary"

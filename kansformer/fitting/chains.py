@@ -47,7 +47,9 @@ def straighten_chains(model: KAN, x: Tensor) -> int:
             i = entering[0]
             if model.formulas[index].find(i, node) is not None:
                 continue
-            lower, upper = x[:, i].min(), x[:, i].max()
+            lower, upper = x[:, i].aminmax()
+            if lower == upper:
+                continue
             room = MARGIN * (upper - lower)
             unit_S = torch.linspace(0, 1, SAMPLES_PER_COEFFICIENT * outer.coefficients.shape[1]).to(x)
             x_S = lower - room + (upper - lower + 2 * room) * unit_S

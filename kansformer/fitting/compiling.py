@@ -31,7 +31,21 @@ FUNCTIONS = {
     "sin": "sin", "tan": "tan", "tanh": "tanh", "exp": "exp", "log": "log", "atan": "arctan", "asin": "arcsin",
     "atanh": "arctanh", "cosh": "cosh", "Abs": "abs", "sign": "sign", "erf": "erf",
 }  # fmt: skip
-MOST_FACTORS = 16
+MOST_FACTORS = 64
+
+
+def _checked(sp: Any, formula: Any) -> Any:
+    """A formula with variables that are told apart by their names, and whole exponents as such."""
+    if not isinstance(formula, sp.Expr):
+        raise ConfigError(f"A formula must be a sympy expression, got {type(formula).__name__}: {formula!r}.")
+    for number in formula.atoms(sp.Number, sp.NumberSymbol, sp.I.func):
+        if not number.is_real or not number.is_finite:
+            raise ConfigError(f"{number} in {formula} is not a real number.")
+    formula = formula.xreplace({symbol: sp.Symbol(symbol.name) for symbol in formula.free_symbols})
+    return formula.replace(
+        lambda part: part.is_Pow and part.exp.is_Float and float(part.exp).is_integer(),
+        lambda part: part.base ** sp.Integer(int(part.exp)),
+    )
 
 
 @dataclass(frozen=True)
@@ -61,21 +75,25 @@ def compile_formula(
     `unfix_symbol` makes curves of edges, so that known physics is where a fit begins.
 
     Args:
-        formulas: sympy expressions, one for each output: sums, products and powers of numbers, variables and the
-            functions of `kansformer.symbolic.KNOWN` that sympy has.
+        formulas: sympy expressions, one for each output: sums, products and powers of real numbers, variables and the
+            functions of `kansformer.symbolic.KNOWN` that sympy has, each with the domain that it has there: 1/x, roots
+            and logarithms are NaN for negative x, exp and cosh bounded.
         variables: names of the network's inputs; None takes those that occur, in alphabetical order.
         settings: of the `KAN`, such as `grid_size`.
 
     Raises:
-        ConfigError: a function is not known, or a variable is not among the inputs.
+        ConfigError: a function is not known, a number not real, or a variable not among the inputs.
     """
     sp = importlib.import_module("sympy")
-    outputs = [sp.sympify(f, strict=True) for f in (formulas if isinstance(formulas, (list, tuple)) else [formulas])]
+    given = list(formulas) if isinstance(formulas, (list, tuple)) else [formulas]
+    outputs = [_checked(sp, formula) for formula in given]
     found = sorted({symbol.name for output in outputs for symbol in output.free_symbols})
     names = found if variables is None else list(variables)
     unknown = [name for name in found if name not in names]
-    if unknown or not names:
-        raise ConfigError(f"The variable {unknown[0] if unknown else None!r} is not among the inputs {names}.")
+    if unknown:
+        raise ConfigError(f"The variable {unknown[0]!r} is not among the inputs {names}.")
+    if not names or len(set(names)) < len(names) or not outputs:
+        raise ConfigError(f"There must be a formula, and inputs with names of their own, got {names}.")
     plan = _Plan(sp)
     depth = max(1, *(plan.height(output, is_output=True) for output in outputs))
     layers: list[_Level] = [_Level(plan) for _ in range(depth)]
@@ -125,7 +143,7 @@ class _Plan:
                 return number * parts[0], self.sp.Mul(*parts[1:])
         if expression.is_Pow and expression.exp.is_Integer and str(expression.exp) not in POWERS:
             base, exponent = expression.args
-            if 4 < abs(exponent) <= MOST_FACTORS:
+            if 4 < exponent <= MOST_FACTORS:
                 half = int(exponent) // 2
                 return base**half, base ** (exponent - half)
         return None
@@ -151,6 +169,8 @@ class _Plan:
                 return self._of("exp", exponent, c)
             if str(exponent) in POWERS:
                 return self._of(POWERS[str(exponent)], base, c)
+            if exponent.is_Integer and -MOST_FACTORS <= exponent < 0:
+                return self._of("1/x", base**-exponent, c)
             return self._of("exp", exponent * self.sp.log(base), c)
         name = type(rest).__name__
         if name == "cos":

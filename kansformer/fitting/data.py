@@ -75,6 +75,23 @@ def create_dataset(
     return Dataset(x[:num_train], y[:num_train], x[num_train:], y[num_train:])
 
 
+def check_inputs(model: Any, x: Any) -> Tensor:
+    """Inputs as a network takes them: a finite table (N, I) with a row, in its dtype and on its device.
+
+    Raises:
+        ShapeError, DataError: they are not such a table.
+    """
+    weight = model.layers[0].weight
+    x = torch.as_tensor(x).to(weight)
+    inputs = sum(model.width[0])
+    if x.ndim != 2 or x.shape[1] != inputs:
+        raise ShapeError(f"The network has {inputs} inputs, so x must be (samples, {inputs}), got {tuple(x.shape)}.")
+    if not len(x):
+        raise DataError("There are no samples.")
+    _check_finite(x, "inputs")
+    return x
+
+
 def check_table(x: Tensor, y: Tensor, name: str) -> None:
     """See that inputs and targets are two finite tables with a row for each sample.
 
@@ -84,15 +101,19 @@ def check_table(x: Tensor, y: Tensor, name: str) -> None:
     if y.ndim == 1:
         raise ShapeError(
             f"The {name} targets have the shape {tuple(y.shape)}, which would be read as one sample. "
-            "Give them a column: targets.unsqueeze(-1)."
+            "Give them a column: targets.unsqueeze(-1); labels of classes are torch.nn.functional.one_hot(targets)."
         )
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
         raise ShapeError(
             f"The {name} inputs and targets must be tables (samples, inputs) and (samples, outputs) with as many rows, "
             f"got {tuple(x.shape)} and {tuple(y.shape)}."
         )
-    for what, values in (("inputs", x), ("targets", y)):
-        bad = ~values.isfinite()
-        if bad.any():
-            row, column = bad.nonzero()[0].tolist()
-            raise DataError(f"The {name} {what} are not finite in row {row}, column {column}: {values[row, column]}.")
+    _check_finite(x, f"{name} inputs")
+    _check_finite(y, f"{name} targets")
+
+
+def _check_finite(values: Tensor, what: str) -> None:
+    bad = ~values.isfinite()
+    if bad.any():
+        row, column = bad.nonzero()[0].tolist()
+        raise DataError(f"The {what} are not finite in row {row}, column {column}: {values[row, column]}.")

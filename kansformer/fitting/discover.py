@@ -56,7 +56,7 @@ class Discovery:
         model: the network, its edges formulas.
         curves: the same network before its edges were named.
         formulas: one for each output.
-        train_rmse, test_rmse: of the formulas; the latter is NaN without test samples.
+        train_rmse, test_rmse: of the formulas with all their digits; the latter is NaN without test samples.
         curves_rmse: of the network before, on the training samples.
         width: of the network that was fitted first.
         seed: of its first coefficients.

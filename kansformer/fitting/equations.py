@@ -79,7 +79,7 @@ def solve_equations(
     Raises:
         ConfigError: there is no equation, or a weight is not positive.
         ShapeError: points or residuals have the wrong shape.
-        DataError: points or residuals are not finite.
+        DataError: points, or residuals before the first step, are not finite.
     """
     if not equations:
         raise ConfigError("There is no equation to solve.")
@@ -97,9 +97,12 @@ def solve_equations(
             raise DataError(f"The points of equation {number} are not finite.")
         placed.append(Equation(points, equation.residual, equation.weight))
     points = torch.cat([equation.points for equation in placed])
+    problem = _Equations(model, placed)
+    if not problem.evaluate().residuals.isfinite().all():
+        raise DataError("The equations' residuals are not finite for the network as it is.")
     run = Run(model, points, steps, grid_update_every=grid_update_every, tolerance=tolerance, progress=progress)
     with few_threads(points.shape[0] * sum(p.numel() for p in model.parameters())):
-        levenberg_marquardt(run, _Equations(model, placed))
+        levenberg_marquardt(run, problem)
     return run.history
 
 
@@ -143,5 +146,10 @@ def _slopes(equation: Equation, outputs: Tensor) -> Tensor:
     with torch.enable_grad():
         leaf = outputs.detach().requires_grad_()
         residuals = _residuals(equation, leaf)
-        columns = [torch.autograd.grad(column.sum(), leaf, retain_graph=True)[0] for column in residuals.unbind(dim=1)]
+        if not residuals.requires_grad:
+            return leaf.new_zeros(len(leaf), residuals.shape[1], *leaf.shape[1:])
+        columns = [
+            torch.autograd.grad(column.sum(), leaf, retain_graph=True, materialize_grads=True)[0]
+            for column in residuals.unbind(dim=1)
+        ]
     return torch.stack(columns, dim=1)

@@ -103,12 +103,10 @@ class KANRegressor(RegressorMixin, BaseEstimator):
         """
         X, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True, ensure_min_samples=2)
         target_NO = y.reshape(len(y), -1).astype(np.float64)
-        self._targets_are_columns = y.ndim == 2
-        self.target_mean_ = target_NO.mean(axis=0)
-        varies_O = _varies(target_NO)
-        self.target_deviation_ = np.where(varies_O, target_NO.std(axis=0), 0.0)
-        scaled_NO = (target_NO - self.target_mean_) / np.where(varies_O, self.target_deviation_, np.inf)
-        _fit_network(self, X, scaled_NO, "mse")
+        mean_O, varies_O = target_NO.mean(axis=0), _varies(target_NO)
+        deviation_O = np.where(varies_O, target_NO.std(axis=0), 0.0)
+        _fit_network(self, X, (target_NO - mean_O) / np.where(varies_O, deviation_O, np.inf), "mse")
+        self.target_mean_, self.target_deviation_, self._targets_are_columns = mean_O, deviation_O, y.ndim == 2
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -180,10 +178,11 @@ class KANClassifier(ClassifierMixin, BaseEstimator):
         """
         X, y = validate_data(self, X, y, dtype=np.float64, ensure_min_samples=2)
         check_classification_targets(y)
-        self.classes_, class_N = np.unique(column_or_1d(y, warn=True), return_inverse=True)
-        if len(self.classes_) < 2:
-            raise DataError(f"All samples are of one class, {self.classes_.tolist()[0]!r}. There must be two or more.")
-        _fit_network(self, X, np.eye(len(self.classes_))[class_N], "cross_entropy")
+        classes, class_N = np.unique(column_or_1d(y, warn=True), return_inverse=True)
+        if len(classes) < 2:
+            raise DataError(f"All samples are of one class, {classes.tolist()[0]!r}. There must be two or more.")
+        _fit_network(self, X, np.eye(len(classes))[class_N], "cross_entropy")
+        self.classes_ = classes
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -197,10 +196,9 @@ class KANClassifier(ClassifierMixin, BaseEstimator):
 
 
 def _fit_network(estimator: Any, x_NI: np.ndarray, target_NO: np.ndarray, loss: str) -> None:
-    """Give an estimator its network, from inputs that were checked and targets that were scaled."""
+    """Give an estimator its network, from checked inputs and scaled targets; all of it or nothing."""
     lower_I, upper_I = x_NI.min(axis=0), x_NI.max(axis=0)
-    estimator.input_center_ = (upper_I + lower_I) / 2
-    estimator.input_reach_ = np.where(_varies(x_NI), (upper_I - lower_I) / 2, np.inf)
+    center_I, reach_I = (upper_I + lower_I) / 2, np.where(_varies(x_NI), (upper_I - lower_I) / 2, np.inf)
     model = KAN(
         [x_NI.shape[1], *_widths(estimator.hidden), target_NO.shape[1]],
         basis=estimator.basis,
@@ -208,9 +206,9 @@ def _fit_network(estimator: Any, x_NI: np.ndarray, target_NO: np.ndarray, loss: 
         order=_whole(estimator.order),
         seed=_seed(estimator.random_state),
     )
-    estimator.history_ = fit(
+    history = fit(
         model,
-        (_scaled(estimator, x_NI), torch.from_numpy(target_NO)),
+        (_scaled(x_NI, center_I, reach_I), torch.from_numpy(target_NO)),
         optimizer=estimator.optimizer,
         loss=loss,
         steps=_whole(estimator.steps),
@@ -218,18 +216,19 @@ def _fit_network(estimator: Any, x_NI: np.ndarray, target_NO: np.ndarray, loss: 
         smoothness=estimator.smoothness,
         progress=False,
     )
-    estimator.model_ = model
+    estimator.model_, estimator.history_ = model, history
+    estimator.input_center_, estimator.input_reach_ = center_I, reach_I
 
 
 def _outputs(estimator: Any, X: Any) -> Tensor:
     """What an estimator's network makes of inputs that are still to be checked, (N, O)."""
     check_is_fitted(estimator, "model_")
     x_NI = validate_data(estimator, X, dtype=np.float64, reset=False)
-    return estimator.model_.predict(_scaled(estimator, x_NI))
+    return estimator.model_.predict(_scaled(x_NI, estimator.input_center_, estimator.input_reach_))
 
 
-def _scaled(estimator: Any, x_NI: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.clip((x_NI - estimator.input_center_) / estimator.input_reach_, -1, 1))
+def _scaled(x_NI: np.ndarray, center_I: np.ndarray, reach_I: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.clip((x_NI - center_I) / reach_I, -1, 1))
 
 
 def _varies(columns: np.ndarray) -> np.ndarray:

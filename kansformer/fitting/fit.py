@@ -51,7 +51,7 @@ def fit(
 
     Args:
         model: the network.
-        data: a `Dataset`, a pair (inputs, targets), or an iterable of such pairs such as a DataLoader.
+        data: a `Dataset`, a pair (inputs, targets) of tensors or arrays, or an iterable of pairs, such as a DataLoader.
         optimizer: `lm` (Levenberg-Marquardt: full batches, up to a few thousand parameters), `lbfgs` or `adam`.
         loss: `mse`, or `cross_entropy` of outputs as logits and targets as probabilities, not by `lm`.
         steps: optimizer steps; of Adam, passes over the data.
@@ -61,9 +61,9 @@ def fit(
             of the domain, in the loss; for noisy samples, about 1e-3.
         grid_update_every: steps between moving hidden grids to their inputs, in the first 60 % of the steps; 0 leaves
             all grids.
-        batch_size: of Adam; None takes all samples, or the batches of a DataLoader.
+        batch_size: of Adam; None takes all samples, or the batches of a DataLoader, which are read once.
         learning_rate: of Adam (1e-2) and L-BFGS (1.0).
-        tolerance: the fit ends when four steps improve the training error by less than this share.
+        tolerance: a fit by lm or lbfgs ends when four steps improve the training error by less than this share.
         starts: so many networks with other first coefficients make a fifth of the steps, and the best one goes on.
         progress: show a bar.
 
@@ -87,10 +87,22 @@ def fit(
     for name, weight in (("sparsity", sparsity), ("entropy", entropy), ("smoothness", smoothness)):
         if not 0 <= weight < math.inf:
             raise ConfigError(f"{name} must be a number of 0 or more, got {weight!r}.")
-    dataset = as_dataset(model, data)
+    if optimizer != "adam" and batch_size is not None:
+        raise ConfigError(f"batch_size={batch_size!r} is of adam; {optimizer} takes all samples in every step.")
+    if optimizer == "lm" and learning_rate is not None:
+        raise ConfigError(f"learning_rate={learning_rate!r} is of adam and lbfgs; lm finds the length of its steps.")
+    if batch_size is not None and (not isinstance(batch_size, Integral) or batch_size < 1):
+        raise ConfigError(f"batch_size must be a whole number of 1 or more, got {batch_size!r}.")
+    if learning_rate is not None and not 0 < learning_rate < math.inf:
+        raise ConfigError(f"learning_rate must be a positive number, got {learning_rate!r}.")
+    batches = None if isinstance(data, Dataset) or _is_pair(data) else list(data)
+    dataset = as_dataset(model, data if batches is None else batches)
+    if loss == "cross_entropy":
+        _check_probabilities(dataset)
     penalties = Penalties(sparsity, entropy, smoothness)
-    settings: dict[str, Any] = {"loss": loss, "grid_update_every": grid_update_every, **vars(penalties)}
     if starts > 1:
+        settings: dict[str, Any] = {"loss": loss, "grid_update_every": grid_update_every, **vars(penalties)}
+        settings |= {"batch_size": batch_size, "learning_rate": learning_rate, "tolerance": tolerance}
         _begin_with_the_best(model, dataset, starts, optimizer, max(1, steps // 5), settings)
     x, y, test_x, test_y = vars(dataset).values()
     measure = MEASURES[loss]
@@ -108,7 +120,7 @@ def fit(
         if optimizer == "lm":
             levenberg_marquardt(run, _Samples(model, x, y, penalties))
         else:
-            _descend(run, dataset, optimizer, loss, batch_size, learning_rate, data, penalties)
+            _descend(run, dataset, optimizer, loss, batch_size, learning_rate, batches, penalties)
     return run.history
 
 
@@ -131,7 +143,9 @@ def as_dataset(model: KAN, data: Any) -> Dataset:
         ShapeError, DataError: they do not fit.
     """
     if not isinstance(data, Dataset):
-        pairs = [data] if isinstance(data, (tuple, list)) and isinstance(data[0], Tensor) else list(data)
+        pairs = [(torch.as_tensor(x), torch.as_tensor(y)) for x, y in ([data] if _is_pair(data) else data)]
+        if not pairs:
+            raise DataError("There are no samples to train on.")
         x, y = (torch.cat(column) for column in zip(*pairs, strict=True))
         check_table(x, y, "train")
         data = Dataset(x, y, x[:0], y[:0])
@@ -145,6 +159,22 @@ def as_dataset(model: KAN, data: Any) -> Dataset:
     if not len(data.train_input):
         raise DataError("There are no samples to train on.")
     return data.to(weight)
+
+
+def _is_pair(data: Any) -> bool:
+    """Inputs and targets, and not batches of them."""
+    return isinstance(data, (tuple, list)) and len(data) == 2 and all(hasattr(table, "shape") for table in data)
+
+
+def _check_probabilities(data: Dataset) -> None:
+    for part in ("train", "test"):
+        y = getattr(data, f"{part}_target")
+        sums = y.sum(dim=1)
+        if y.shape[1] < 2 or (y < 0).any() or not torch.allclose(sums, torch.ones_like(sums)):
+            raise DataError(
+                f"For cross_entropy the {part} targets must be probabilities of two classes or more in every row, such "
+                f"as torch.nn.functional.one_hot(labels) of them; got {y.shape[1]} columns."
+            )
 
 
 def rmse(model: KAN, x: Tensor, y: Tensor) -> float:
@@ -185,7 +215,7 @@ def _descend(
     loss: str,
     batch_size: int | None,
     learning_rate: float | None,
-    data: Any,
+    batches: list[Any] | None,
     penalties: Penalties,
 ) -> None:
     model, measure = run.model, MEASURES[loss]
@@ -204,7 +234,7 @@ def _descend(
     for step in range(run.steps):
         if run.update_grids(step) or made is None:
             made = _torch_optimizer(optimizer, model, learning_rate)
-        for x, y in _batches(table, optimizer, batch_size, data, generator):
+        for x, y in _batches(table, optimizer, batch_size, batches, generator):
 
             def closure(x: Tensor = x, y: Tensor = y, made: Any = made) -> Tensor:
                 made.zero_grad()
@@ -221,7 +251,7 @@ def _descend(
             return
         if error < best_error:
             best, best_error = copy.deepcopy(model.state_dict()), error
-        if run.record(error) and optimizer == "lbfgs":
+        if run.record(error) and optimizer == "lbfgs":  # mini-batches make errors rise and fall
             run.end("the error no longer falls")
             return
     run.end()
@@ -236,13 +266,13 @@ def _torch_optimizer(name: str, model: KAN, learning_rate: float | None) -> Any:
 
 
 def _batches(
-    table: Dataset, optimizer: str, batch_size: int | None, data: Any, generator: torch.Generator
+    table: Dataset, optimizer: str, batch_size: int | None, batches: list[Any] | None, generator: torch.Generator
 ) -> Iterable[tuple[Tensor, Tensor]]:
     x, y = table.train_input, table.train_target
-    if optimizer == "lbfgs" or (batch_size is None and isinstance(data, (Dataset, tuple, list))):
+    if optimizer == "lbfgs" or (batch_size is None and batches is None):
         return [(x, y)]
-    if batch_size is None:
-        return ((a.to(x), b.to(y)) for a, b in data)
+    if batch_size is None and batches is not None:
+        return ((torch.as_tensor(a).to(x), torch.as_tensor(b).to(y)) for a, b in batches)
     order = torch.randperm(len(x), generator=generator).to(x.device)
     return [(x[rows], y[rows]) for rows in order.split(batch_size)]
 

@@ -62,19 +62,21 @@ def levenberg_marquardt(run: Run, problem: Problem) -> None:
         solve = _Damped(jacobian, here.residuals, now_P, quadratic, free_P)
         before = _objective(here.residuals, now_P, quadratic)
         improved = False
-        for _ in range(TRIALS):
-            change_P = solve(damping)
-            if change_P is not None:
-                parameters.write(now_P - change_P)
-                there = problem.evaluate()
-                after = _objective(there.residuals, now_P - change_P, quadratic)
-                if after < before:
-                    improved, damping, here = True, max(LESS * damping, LEAST_DAMPING), there
-                    break
-            damping *= MORE
-        if not improved:
-            parameters.write(now_P)
-            damping = min(damping, 1 / FIRST_DAMPING)
+        try:
+            for _ in range(TRIALS):
+                change_P = solve(damping)
+                if change_P is not None:
+                    parameters.write(now_P - change_P)
+                    there = problem.evaluate()
+                    after = _objective(there.residuals, now_P - change_P, quadratic)
+                    if after < before:
+                        improved, damping, here = True, max(LESS * damping, LEAST_DAMPING), there
+                        break
+                damping *= MORE
+        finally:  # after Ctrl-C too
+            if not improved:
+                parameters.write(now_P)
+        damping = damping if improved else min(damping, 1 / FIRST_DAMPING)
         ended = run.record(here.residuals.square().sum().sqrt().item())
         if ended or not (improved or run.grids_move(step) or quadratic is not None):
             run.end("the error no longer falls" if step < run.steps - 1 else None)
@@ -126,7 +128,7 @@ class _Damped:
         if self.exact:
             rows = torch.cat([self.triangle, diagonal.sqrt().diag()])
             target = torch.cat([self.rotated, torch.zeros_like(self.diagonal)])
-            found = torch.linalg.lstsq(rows, target.unsqueeze(-1), driver="gelsd").solution[:, 0]
-            return found if found.isfinite().all() else None
+            found = torch.linalg.lstsq(rows.cpu(), target.cpu().unsqueeze(-1), driver="gelsd").solution[:, 0]
+            return found.to(rows) if found.isfinite().all() else None
         factor, failed = torch.linalg.cholesky_ex(self.matrix + (diagonal + RIDGE).diag())
         return None if failed else torch.cholesky_solve(self.gradient.unsqueeze(-1), factor)[:, 0]

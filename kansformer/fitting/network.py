@@ -180,16 +180,16 @@ class KAN(nn.Module):
     def narrow(self, index: int, nodes: Tensor, outputs: Tensor) -> None:
         """Keep some of the nodes behind a layer, and the outputs that they are made of; masks."""
         layer, following = self.layers[index], self.layers[index + 1]
-        layer.weight = nn.Parameter(layer.weight.detach()[outputs])
-        layer.coefficients = nn.Parameter(layer.coefficients.detach()[..., outputs])
-        layer.bias = nn.Parameter(layer.bias.detach()[outputs])
+        layer.weight = _kept(layer.weight, outputs)
+        layer.coefficients = _kept(layer.coefficients, (..., outputs))
+        layer.bias = _kept(layer.bias, outputs)
         layer.out_features = int(outputs.sum())
-        following.weight = nn.Parameter(following.weight.detach()[:, nodes])
-        following.coefficients = nn.Parameter(following.coefficients.detach()[nodes])
+        following.weight = _kept(following.weight, (slice(None), nodes))
+        following.coefficients = _kept(following.coefficients, nodes)
         following.in_features = int(nodes.sum())
         following.domain = following.domain[nodes]
         if hasattr(following, "denominator"):
-            following.denominator = nn.Parameter(following.denominator.detach()[nodes])
+            following.denominator = _kept(following.denominator, nodes)
         setattr(self, f"alive_{index}", self.alive[index][:, outputs])
         setattr(self, f"alive_{index + 1}", self.alive[index + 1][nodes])
         self.formulas[index].renumber(None, outputs)
@@ -202,15 +202,21 @@ class KAN(nn.Module):
         return f"width={shown}"
 
 
+def _kept(parameter: Tensor, index: Any) -> nn.Parameter:
+    """A part of a parameter, trained if it was."""
+    return nn.Parameter(parameter.detach()[index], requires_grad=parameter.requires_grad)
+
+
 @torch.no_grad()
 def _start(layer: Any, generator: torch.Generator) -> None:
     """Random lines with a little noise; the base at zero."""
     inputs, outputs = layer.in_features, layer.out_features
-    domain = layer.domain.double()
+    domain = layer.domain.double().cpu()
     unit_S = torch.linspace(0, 1, SAMPLES, dtype=torch.float64)
     x_IS = domain[:, :1] + (domain[:, 1:] - domain[:, :1]) * unit_S
     line_IS1 = (2 * unit_S - 1).expand(inputs, -1).unsqueeze(-1)
     denominator = getattr(layer, "denominator", None)
+    denominator = None if denominator is None else denominator.double().cpu()
     lines_IC1 = fit_curves(x_IS, line_IS1, layer.curves.basis, domain, denominator_ID=denominator)
     slopes_IO = SLOPE * (2 * torch.rand(inputs, 1, outputs, generator=generator, dtype=torch.float64) - 1)
     noise = torch.randn(layer.coefficients.shape, generator=generator, dtype=torch.float64)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kansformer.errors import ConfigError
+from kansformer.fitting.data import check_inputs, check_table
 from kansformer.fitting.fit import rmse
 from kansformer.fitting.linearize import LayerState, layer_state
 from kansformer.fitting.network import KAN, Edge
@@ -60,6 +61,7 @@ def node_scores(model: KAN, x: Tensor) -> NodeScores:
     A node's score is shared out among the edges that enter it by the standard deviations of what they add, and an input
     of an edge gets the edge's. All outputs count the same.
     """
+    x = check_inputs(model, x)
     states, values = _states(model, x)
     node = torch.ones(sum(model.width[-1]), dtype=x.dtype, device=x.device) / sum(model.width[-1])
     edges: list[Tensor] = []
@@ -93,13 +95,16 @@ def prune(model: KAN, x: Tensor, y: Tensor | None = None, *, threshold: float = 
 
     Raises:
         ConfigError: the threshold is negative.
+        ShapeError, DataError: the samples do not fit the network or are not finite.
     """
     if not isinstance(model, KAN):
         raise ConfigError("prune takes a KAN. For a converted model use kansformer.interp.prune(model, scores, …).")
-    if threshold < 0:
+    if not threshold >= 0:
         raise ConfigError(f"threshold must be 0 or more, got {threshold!r}.")
-    x = x.to(model.layers[0].weight)
-    y = None if y is None else y.to(x)
+    x = check_inputs(model, x)
+    if y is not None:
+        y = torch.as_tensor(y).to(x)
+        check_table(x, y, "given")
     before = None if y is None else rmse(model, x, y)
     count = sum(int(alive.sum()) for alive in model.alive)
     scores = node_scores(model, x)
@@ -109,16 +114,23 @@ def prune(model: KAN, x: Tensor, y: Tensor | None = None, *, threshold: float = 
     candidates = everything[everything <= threshold].sort().values
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     kept_formulas = [(f.symbols, f.inputs, f.outputs_of, f.affine.detach().clone()) for f in model.formulas]
-    low, high = 0, len(candidates)  # of the candidates, how many go
-    while high >= low:
-        limit = float(candidates[high - 1]) if high else -1.0
-        _cut_below(model, scores, means, limit)
-        if y is None or before is None or rmse(model, x, y) <= (1 + MOST_LOSS) * before or not high:
-            break
+
+    def put_back() -> None:
         for formulas, kept in zip(model.formulas, kept_formulas, strict=True):
             formulas._set(*kept)
         model.load_state_dict(state)
-        high -= max(1, (high - low) // 8)
+
+    going = len(candidates)
+    try:
+        while True:
+            _cut_below(model, scores, means, float(candidates[going - 1]) if going else -1.0)
+            if y is None or before is None or rmse(model, x, y) <= (1 + MOST_LOSS) * before or not going:
+                break
+            put_back()
+            going -= max(1, going // 8)
+    except BaseException:
+        put_back()
+        raise
     drop_dead_nodes(model)
     after = None if y is None else rmse(model, x, y)
     left = list(model.edges())
@@ -131,8 +143,9 @@ def prune_inputs(model: KAN, x: Tensor, *, threshold: float = THRESHOLD) -> list
     Returns:
         The inputs that still matter.
     """
-    scores = node_scores(model, x.to(model.layers[0].weight))
-    _, values = _states(model, x.to(model.layers[0].weight))
+    x = check_inputs(model, x)
+    scores = node_scores(model, x)
+    _, values = _states(model, x)
     gone_I = scores.nodes[0] <= min(threshold, float(scores.nodes[0].max()) / 2)
     mask_IO = gone_I.unsqueeze(1) & model.alive[0]
     model.layers[0].bias.data += (values[0].mean(dim=0) * mask_IO).sum(dim=0)

@@ -45,9 +45,9 @@ class FitHistory:
         return len(self.train_error)
 
     def __str__(self) -> str:
-        if not len(self):
-            return "No step was made."
         end = f" Ended early: {self.stopped}." if self.stopped else ""
+        if not len(self):
+            return f"No step was made.{end}"
         test = "" if math.isnan(self.test_error[-1]) else f", test {self.test_error[-1]:.3g}"
         return f"{len(self)} steps in {self.seconds[-1]:.2f} s: {self.measure} {self.train_error[-1]:.3g}{test}.{end}"
 

@@ -1,36 +1,46 @@
-"""Stand-alone networks as folders: `kan.json` says what there is, `kan.safetensors` holds the numbers."""
+"""Stand-alone networks as folders: `kan.json` says what there is, and which safetensors file holds the numbers."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from kansformer.errors import CheckpointError
+from kansformer.basis import Basis
+from kansformer.errors import CheckpointError, ConfigError
 from kansformer.fitting.network import KAN
+from kansformer.nn.base import BASE_FUNCTIONS
 from kansformer.symbolic import KNOWN, SymbolLibrary
 
 FORMAT_VERSION = 1
-CONFIG, TENSORS = "kan.json", "kan.safetensors"
+CONFIG = "kan.json"
+DTYPES = ("float32", "float64")
+FIELDS = {"width": list, "basis": str, "grid_size": int, "order": int, "base": str, "dtype": str, "symbols": list}
 
 
 def save_kan(model: KAN, folder: str | Path) -> Path:
-    """Write a network into a folder, which is made if need be.
+    """Write a network into a folder, which is made if need be; one that is there stays whole until the new one is.
 
     Functions of formulas are written by name.
 
     Returns:
         The folder.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    data = save({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()})
+    tensors = f"kan-{hashlib.sha256(data).hexdigest()[:12]}.safetensors"
     basis = model.layers[0].curves.basis
     values = {
         "format_version": FORMAT_VERSION,
+        "tensors": tensors,
         "width": model.width,
         "basis": basis.name,
         "grid_size": basis.grid_size,
@@ -39,8 +49,11 @@ def save_kan(model: KAN, folder: str | Path) -> Path:
         "dtype": str(model.layers[0].weight.dtype).removeprefix("torch."),
         "symbols": [[symbol.name for symbol in formulas.symbols] for formulas in model.formulas],
     }
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / TENSORS)
-    (folder / CONFIG).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    old = set(folder.glob("kan-*.safetensors"))
+    _write(folder / tensors, data)
+    _write(folder / CONFIG, (json.dumps(values, indent=1) + "\n").encode())
+    for path in old - {folder / tensors}:
+        path.unlink()
     return folder
 
 
@@ -52,26 +65,27 @@ def load_kan(folder: str | Path, *, library: SymbolLibrary = KNOWN) -> KAN:
         library: with all functions that its formulas name.
 
     Raises:
-        CheckpointError: there is no such network, or its files do not belong together.
+        CheckpointError: there is no such network, or its files are damaged or do not belong together.
         ConfigError: the library has no function of a name.
     """
-    from safetensors.torch import load_file
-
     folder = Path(folder)
-    if not (folder / CONFIG).exists() or not (folder / TENSORS).exists():
-        raise CheckpointError(f"{str(folder)!r} holds no network: {CONFIG} and {TENSORS} are what save_kan writes.")
-    values: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    version = values.pop("format_version", None)
-    if version != FORMAT_VERSION:
-        raise CheckpointError(f"{CONFIG} has format version {version!r}; this package reads {FORMAT_VERSION}.")
-    symbols = values.pop("symbols")
-    model = KAN(values.pop("width"), dtype=getattr(torch, values.pop("dtype")), **values)
-    tensors = load_file(folder / TENSORS)
-    for index, (formulas, names) in enumerate(zip(model.formulas, symbols, strict=True)):
+    if not (folder / CONFIG).is_file():
+        raise CheckpointError(
+            f"{str(folder)!r} holds no network: {CONFIG} and kan-….safetensors are what save_kan writes."
+        )
+    values = _read_config(folder / CONFIG)
+    tensors = _read_tensors(folder, values["tensors"])
+    try:
+        basis = Basis(name=values["basis"], grid_size=values["grid_size"], order=values["order"])
+        _check_shapes(values["width"], basis, tensors)
+        settings = {name: values[name] for name in ("basis", "grid_size", "order", "base")}
+        model = KAN(values["width"], dtype=getattr(torch, values["dtype"]), **settings)
+    except ConfigError as error:
+        raise CheckpointError(f"{CONFIG} describes no network: {error}") from None
+    for index, (formulas, names) in enumerate(zip(model.formulas, values["symbols"], strict=True)):
         for name in names:  # places and numbers come with the tensors
             formulas.append(library.named(name))
-        if f"formulas.{index}.affine" not in tensors or len(tensors[f"formulas.{index}.affine"]) != len(names):
-            raise CheckpointError(f"{CONFIG} and {TENSORS} differ in the formulas of layer {index}.")
+        _check_places(model, index, len(names), tensors)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -79,3 +93,81 @@ def load_kan(folder: str | Path, *, library: SymbolLibrary = KNOWN) -> KAN:
             f"The tensors of {str(folder)!r} are not those that {CONFIG} describes: {error}"
         ) from None
     return model
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Aside, then in its place at once."""
+    aside = path.with_name(f".{path.name}.part")
+    with aside.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{CONFIG} cannot be read: {error}") from None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{CONFIG} must hold an object, got {type(values).__name__}.")
+    version = values.get("format_version")
+    if version != FORMAT_VERSION:
+        raise CheckpointError(f"{CONFIG} has format version {version!r}; this package reads {FORMAT_VERSION}.")
+    for name, kind in {"tensors": str, **FIELDS}.items():
+        if not isinstance(values.get(name), kind) or isinstance(values.get(name), bool):
+            raise CheckpointError(f"{CONFIG} has {name}={values.get(name)!r}, which must be of type {kind.__name__}.")
+    if values["base"] not in BASE_FUNCTIONS or values["dtype"] not in DTYPES:
+        raise CheckpointError(
+            f"{CONFIG} has base={values['base']!r} and dtype={values['dtype']!r}. Choose from: "
+            f"{', '.join(BASE_FUNCTIONS)}; {', '.join(DTYPES)}."
+        )
+    symbols = values["symbols"]
+    if len(symbols) != len(values["width"]) - 1 or not all(
+        isinstance(names, list) and all(isinstance(name, str) for name in names) for names in symbols
+    ):
+        raise CheckpointError(f"{CONFIG} must have a list of function names for each layer, got {symbols!r:.200}.")
+    return values
+
+
+def _read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = folder / name
+    if path.name != name or path.suffix != ".safetensors" or not path.is_file():
+        raise CheckpointError(f"{CONFIG} names {name!r} as the file of its tensors, which is not beside it.")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{name} cannot be read: {error}") from None
+
+
+def _check_shapes(width: list[Any], basis: Basis, tensors: dict[str, Tensor]) -> None:
+    """See that the network would be as large as its tensors, before it is made."""
+    sizes = [sum(entry) if isinstance(entry, list) and _are_counts(entry) else entry for entry in width]
+    outputs = [sum(e[:1]) + 2 * sum(e[1:]) if isinstance(e, list) and _are_counts(e) else e for e in width[1:]]
+    for index, (inputs, outs) in enumerate(zip(sizes, outputs, strict=False)):
+        found = tensors.get(f"layers.{index}.coefficients", torch.zeros(0))
+        if tuple(found.shape) != (inputs, basis.num_coefficients, outs):
+            raise CheckpointError(
+                f"{CONFIG} has width={width!r:.200}, whose layer {index} would have coefficients "
+                f"{(inputs, basis.num_coefficients, outs)}, and the tensors are {tuple(found.shape)}."
+            )
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise CheckpointError(f"The tensor {name} is not finite.")
+
+
+def _are_counts(entry: list[Any]) -> bool:
+    return all(isinstance(n, int) and not isinstance(n, bool) for n in entry)
+
+
+def _check_places(model: KAN, index: int, count: int, tensors: dict[str, Tensor]) -> None:
+    """See that the formulas of a layer are at edges that it has."""
+    inside = torch.tensor(model.alive[index].shape)
+    for name, limit in (("inputs", inside[0]), ("outputs_of", inside[1])):
+        places = tensors.get(f"formulas.{index}.{name}", torch.zeros(0))
+        if len(places) != count or (places < 0).any() or (places >= limit).any():
+            raise CheckpointError(f"{CONFIG} and its tensors differ in the formulas of layer {index}.")

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from kansformer.basis import fit_curves
-from kansformer.errors import ConfigError, ConversionStateError, ShapeError
+from kansformer.errors import ConfigError, ConversionStateError, DataError, ShapeError
+from kansformer.fitting.data import check_inputs
 from kansformer.fitting.linearize import layer_features
 from kansformer.fitting.network import KAN, Edge
+from kansformer.fitting.rounding import rounded
 from kansformer.symbolic import FORMULAS, KNOWN, SymbolicFits, SymbolLibrary
 from kansformer.symbolic import fit_symbolic as name_curves
 from kansformer.symbolic.selection import SIMPLICITY
@@ -27,8 +29,7 @@ if TYPE_CHECKING:
 
 POINTS = 64
 SAMPLES_PER_COEFFICIENT = 8
-# Terms smaller than this beside the largest one of their sum come from rounding.
-TRACE = 1e-10
+ROUNDING_POINTS = 256
 
 
 @dataclass(frozen=True)
@@ -144,32 +145,48 @@ def fix_symbol(
 
     Raises:
         SlotError: the edge is not there.
-        ConfigError: the library has no such function, or the edge is a formula already.
+        ConfigError: the library has no such function, or the edge is a formula already, or constant.
     """
     library = (KNOWN if library is None else library).subset([name])
     fits = name_curves(*_one_edge(model, edge, x), library=library, refined=None)
+    if fits.names == ["constant"]:
+        raise ConfigError(f"The edge {edge} is constant, so {name!r} cannot be fitted to it. prune takes it out.")
     fix_fitted(model, edge, fits)
     return float(fits.r2)
 
 
 @torch.no_grad()
-def unfix_symbol(model: KAN, edge: Edge) -> None:
+def unfix_symbol(model: KAN, edge: Edge, x: Tensor | None = None) -> None:
     """Make a formula a curve again, as close as its grid can follow.
+
+    Args:
+        model: the network.
+        edge: which.
+        x: inputs of the network, (N, I). The grid moves to the range that reaches the edge, if no other curve has it;
+            None leaves the grid where it is.
 
     Raises:
         SlotError: the edge is not there.
         ConfigError: it is no formula.
+        DataError: the formula is not finite on the grid.
     """
     model.require(edge)
     formulas, layer = model.formulas[edge.layer], model.layers[edge.layer]
     index = formulas.find(edge.input, edge.output)
     if index is None:
         raise ConfigError(f"The edge {edge} is a curve, so there is no formula to take back.")
+    if x is not None and not model.curved(edge.layer)[edge.input].any():
+        _move_grid(model, edge, x)
     domain_12 = layer.domain[edge.input : edge.input + 1]
-    x_1S = _points(domain_12, SAMPLES_PER_COEFFICIENT * layer.coefficients.shape[1])
+    x_1S = _even_points(domain_12, SAMPLES_PER_COEFFICIENT * layer.coefficients.shape[1])
     whole = x_1S.new_zeros(x_1S.shape[1], layer.in_features)
     whole[:, edge.input] = x_1S[0]
     y_S = formulas.values(whole)[:, index]
+    if not y_S.isfinite().all():
+        raise DataError(
+            f"The formula of the edge {edge} is not finite everywhere on its grid, {domain_12[0].tolist()}. "
+            "Give the inputs that reach it: unfix_symbol(model, edge, x)."
+        )
     denominator = getattr(layer, "denominator", None)
     denominator = None if denominator is None else denominator[edge.input : edge.input + 1]
     fitted = fit_curves(x_1S, y_S.reshape(1, -1, 1), layer.curves.basis, domain_12, denominator_ID=denominator)
@@ -206,11 +223,12 @@ def symbolic_formula(
     Args:
         model: all of its edges are formulas.
         variables: names of the inputs; None is x_1, x_2, …
-        digits: significant digits of the numbers in the result; None keeps all.
+        digits: significant digits of the numbers in the result, more where the function would change by more than the
+            last of them inside the first grids; None keeps all.
 
     Raises:
         ConversionStateError: an edge is a curve.
-        ConfigError: there is not one name for each input.
+        ConfigError: there is not one name for each input, or not one digit.
     """
     sp = importlib.import_module("sympy")
     for edge in model.edges():
@@ -221,6 +239,10 @@ def symbolic_formula(
     names = [f"x_{i + 1}" for i in range(sum(model.width[0]))] if variables is None else list(variables)
     if len(names) != sum(model.width[0]):
         raise ConfigError(f"The network has {sum(model.width[0])} inputs, and {len(names)} names were given: {names}.")
+    if len(set(names)) < len(names):
+        raise ConfigError(f"Two inputs would have one name: {names}.")
+    if digits is not None and digits < 1:
+        raise ConfigError(f"digits must be 1 or more, got {digits!r}.")
     nodes: list[Any] = [sp.Symbol(name) for name in names]
     for index, layer in enumerate(model.layers):
         sums = [sp.Float(value) if value else sp.Integer(0) for value in layer.bias.tolist()]
@@ -229,42 +251,30 @@ def symbolic_formula(
             sums[o] += c * symbol.sympy(a * nodes[i] + b) + d
         plain, products = model.width[index + 1]
         nodes = sums[:plain] + [sums[plain + 2 * k] * sums[plain + 2 * k + 1] for k in range(products)]
-    found = [sp.expand(node) for node in nodes]
-    return found if digits is None else [rounded(expression, digits) for expression in found]
+    if digits is None:
+        return [sp.expand(node) for node in nodes]
+    return [rounded(node, digits, _points(model, names)) for node in nodes]
 
 
-def rounded(expression: sympy.Expr, digits: int) -> sympy.Expr:
-    """A formula with its numbers rounded, multiplied out before, without terms that vanish beside their neighbours."""
-    sp = importlib.import_module("sympy")
-
-    def without_traces(total: Any) -> Any:
-        sizes = [abs(float(term.as_coeff_Mul()[0])) for term in total.args]
-        return sp.Add(*(t for t, size in zip(total.args, sizes, strict=True) if size > max(sizes) * TRACE))
-
-    for _ in range(2):  # a trace in a factor hides others until it is multiplied out
-        expression = expression.replace(lambda part: part.is_Add, without_traces)
-        expression = sp.expand_power_base(sp.expand(expression))
-    return expression.xreplace({number: _round(sp, number, digits) for number in expression.atoms(sp.Float)})
-
-
-def _round(sp: Any, number: Any, digits: int) -> Any:
-    value = sp.Float(number, digits)
-    near = round(float(value))
-    return sp.Integer(near) if float(value) == near and abs(near) < 10**digits else value
+def _points(model: KAN, names: Sequence[str]) -> dict[str, Tensor]:
+    """Random inputs of a network inside its first grids, by the names of its variables."""
+    domain_I2 = model.layers[0].domain.double().cpu()
+    unit_SI = torch.rand(ROUNDING_POINTS, len(names), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    points_SI = domain_I2[:, 0] + (domain_I2[:, 1] - domain_I2[:, 0]) * unit_SI
+    return dict(zip(names, points_SI.unbind(dim=-1), strict=True))
 
 
 def sampled_edges(model: KAN, x: Tensor | None) -> tuple[list[Edge], Tensor, Tensor]:
     """All edges that are curves, their points and values, (E, S) each."""
     edges, points, values = [], [], []
-    width = model.layers[0].weight
-    x = None if x is None else x.to(width)
+    x = None if x is None else check_inputs(model, x)
     for index, layer in enumerate(model.layers):
         range_I2 = layer.domain
         if x is not None:
             range_I2 = torch.stack([x.amin(dim=0), x.amax(dim=0)], dim=-1)
             constant = range_I2[:, 0] == range_I2[:, 1]
             range_I2 = torch.where(constant.unsqueeze(-1), layer.domain, range_I2)
-        x_IS = _points(range_I2, POINTS)
+        x_IS = _even_points(range_I2, POINTS)
         features, _ = layer_features(layer, x_IS.mT.contiguous())
         i, o = model.curved(index).nonzero(as_tuple=True)
         weights_EF = torch.cat([layer.weight[o, i].unsqueeze(-1), layer.coefficients[i, :, o]], dim=-1)
@@ -273,6 +283,16 @@ def sampled_edges(model: KAN, x: Tensor | None) -> tuple[list[Edge], Tensor, Ten
         edges += [Edge(index, *pair) for pair in zip(i.tolist(), o.tolist(), strict=True)]
         x = None if x is None else model.nodes(index, model.sums(index, x))
     return edges, torch.cat(points), torch.cat(values)
+
+
+def _move_grid(model: KAN, edge: Edge, x: Tensor) -> None:
+    """Set an input's domain to what reaches it."""
+    x = check_inputs(model, x)
+    for index in range(edge.layer):
+        x = model.nodes(index, model.sums(index, x))
+    lower, upper = x[:, edge.input].aminmax()
+    if lower < upper:
+        model.layers[edge.layer].domain[edge.input] = torch.stack([lower, upper])
 
 
 def _one_edge(model: KAN, edge: Edge, x: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -284,7 +304,7 @@ def _one_edge(model: KAN, edge: Edge, x: Tensor | None) -> tuple[Tensor, Tensor]
     return x_ES[row : row + 1], y_ES[row : row + 1]
 
 
-def _points(range_I2: Tensor, count: int) -> Tensor:
+def _even_points(range_I2: Tensor, count: int) -> Tensor:
     unit = torch.linspace(0, 1, count, dtype=range_I2.dtype, device=range_I2.device)
     return range_I2[:, :1] + (range_I2[:, 1:] - range_I2[:, :1]) * unit
 

@@ -93,7 +93,7 @@ class SymbolicEdges(nn.Module):
 
     def _set(self, symbols: tuple[Symbol, ...], inputs: Tensor, outputs_of: Tensor, affine: Tensor) -> None:
         self.symbols, self.inputs, self.outputs_of = symbols, inputs, outputs_of
-        self.affine = nn.Parameter(affine.clone())
+        self.affine = nn.Parameter(affine.clone(), requires_grad=self.affine.requires_grad)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., I) to the sums at the nodes, (..., O)."""

@@ -77,7 +77,7 @@ def plot_kan(
             axes.plot(place, level, mark, color=NODE, markersize=8 if mark == "x" else 6, zorder=3)
     for names, level, shift in ((names_in, 0, -0.2), (names_out, len(layers), 0.14)):
         for name, place in zip(names, _places(len(names)), strict=True):
-            axes.text(place, level + shift, name, ha="center", va="center", fontsize=11)
+            axes.text(place, level + shift, name, ha="center", va="center", fontsize=11, parse_math=False)
     return figure
 
 
@@ -115,7 +115,7 @@ def plot_history(history: FitHistory) -> Figure:
     for values, label in ((history.train_error, "train"), (history.test_error, "test")):
         if any(value == value for value in values):
             axes.semilogy(values, label=label)
-    axes.set(xlabel="step", ylabel="RMSE")
+    axes.set(xlabel="step", ylabel=history.measure)
     axes.grid(alpha=0.3)
     axes.legend()
     return figure

@@ -47,6 +47,14 @@ BAD = {
     "one row": (lambda f: f.drop(columns="name")[:1], ["--target", "period"], "has 1 rows; a formula takes 20"),
     "constant target": (lambda f: f.drop(columns="name"), ["--target", "same"], "is 1.5 in every row"),
     "target as input": (lambda f: f, ["--target", "period", "--inputs", "period"], "other than the target 'period'"),
+    "an input twice": (lambda f: f, ["--target", "period", "--inputs", "mass,mass"], "column 'mass' is there twice"),
+    "no input varies": (lambda f: f, ["--target", "period", "--inputs", "same"], "No input varies: 'same'"),
+    "a constant that was asked for": (
+        lambda f: f,
+        ["--target", "period", "--inputs", "mass,same"],
+        "column 'same' has one value in every row",
+    ),
+    "no folder": (lambda f: f, ["--target", "period", "--figure", "nowhere/x.png"], "no folder 'nowhere' for the"),
     "unknown function": (
         lambda f: f.drop(columns="name"),
         ["--target", "period", "--functions", "sine"],
@@ -64,3 +72,14 @@ def test_bad_tables_are_a_sentence(case, table):
     result = run(path, *arguments)
     assert result.exit_code != 0 and message in re.sub(r"\s+", " ", result.output), result.output
     assert not path.with_suffix(".png").exists()
+
+
+def test_odd_columns_are_numbers(tmp_path):
+    rng = numpy.random.default_rng(0)
+    frame = pandas.DataFrame({"$_a_b_$": rng.uniform(0, 1, 40), "on": rng.uniform(size=40) < 0.5})
+    frame["E"] = frame["$_a_b_$"] * 2 + frame["on"] * 1.0
+    path = tmp_path / "odd.csv"
+    frame.to_csv(path, index=False)
+    result = run(path, "--target", "E", "--test-share", "0.01", "--networks", "1")
+    assert result.exit_code == 0, result.output
+    assert "E = " in result.output and "other rows" not in result.output  # 1 % of 40 rows is none

@@ -5,7 +5,7 @@ import sympy
 import torch
 
 from kansformer import KAN, create_dataset, find_formula, symbolic_formula
-from kansformer.errors import ConfigError, ShapeError
+from kansformer.errors import ConfigError, DataError, ShapeError
 from kansformer.fitting import Dataset, Edge, compile_formula, fit, fix_symbol, load_kan, save_kan, unfix_symbol
 from kansformer.fitting.discover import shapes_for
 from kansformer.fitting.fit import rmse
@@ -22,7 +22,7 @@ def test_units_do_not_matter():
     found = find_formula(data, variables=["power", "speed"], networks=6, digits=3, **QUIET)
     assert found.test_rmse < 1e-9 * data.test_target.std()
     power, speed = sympy.symbols("power speed")
-    assert sympy.simplify(found.formulas[0] * speed / power).is_number
+    assert sympy.simplify(found.formulas[0] * speed / power) == pytest.approx(1e-6, rel=1e-3)
     assert rmse(found.curves, data.train_input, data.train_target) == pytest.approx(found.curves_rmse)
 
 
@@ -99,6 +99,7 @@ def test_functions_of_formulas_are_known_by_name(tmp_path):
         sympy.log(X * Y + 2) / Z,
         sympy.atanh(X / 3) + abs(Y - 0.5),
         sympy.Integer(2),
+        X**-5 + Y**2.0 + Z**33,
     ],
     ids=str,
 )
@@ -122,7 +123,40 @@ def test_several_outputs_keep_their_order_and_edges_become_curves():
     assert isinstance(edge, Edge) and model.curved(0).sum() == 1
 
 
+def test_formulas_become_curves_where_their_inputs_are():
+    model = compile_formula(sympy.exp(X**2) + sympy.sqrt(Y))
+    x = torch.rand(50, 2, dtype=torch.float64) * torch.tensor([2.0, 5.0]) + 0.5
+    outer = next(e for e in model.edges() if e.layer == 1 and model.formulas[1].symbols[e.input].name == "exp")
+    unfix_symbol(model, outer, x)
+    expected = torch.exp(x[:, :1] ** 2) + x[:, 1:].sqrt()
+    assert (model(x).detach() - expected).abs().max() < 0.05 * expected.max()
+    edge = next(edge for edge in compile_formula(sympy.sqrt(X)).edges())
+    with pytest.raises(DataError, match="is not finite everywhere on its grid"):
+        unfix_symbol(compile_formula(sympy.sqrt(X)), edge)
+
+
+def test_variables_are_told_apart_by_name():
+    model = compile_formula(sympy.Symbol("p", positive=True) ** 2)
+    assert model(torch.tensor([[3.0]], dtype=torch.float64)).item() == 9
+    for bad, match in [
+        ("x", "must be a sympy expression"),
+        (sympy.I * X, "not a real number"),
+        (X * sympy.oo, "not a real"),
+    ]:
+        with pytest.raises(ConfigError, match=match):
+            compile_formula(bad)
+
+
+def test_constant_columns_do_no_harm():
+    x = torch.rand(60, 2, dtype=torch.float64)
+    x[:, 1] = 3.0
+    found = find_formula((x, torch.exp(x[:, :1])), networks=3, **QUIET)
+    assert found.train_rmse < 1e-9
+
+
 def test_bad_input():
+    with pytest.raises(ConfigError, match=r"inputs with names of their own, got \['x', 'x'\]"):
+        compile_formula(X, variables=["x", "x"])
     with pytest.raises(ConfigError, match=r"The variable 'y' is not among the inputs \['x'\]"):
         compile_formula(X + Y, variables=["x"])
     with pytest.raises(ConfigError, match=r"gamma\(x\) cannot be an edge. The functions are: sin, tan"):

@@ -119,7 +119,7 @@ def test_bad_input():
         solve_equations(model, [Equation(x * torch.nan, lambda u: u.value)])
     with pytest.raises(ShapeError, match=r"must have a row for each of the 5 points, got \(1, 1\)"):
         solve_equations(model, [Equation(x, lambda u: u.value.sum(0, keepdim=True))])
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    history = solve_equations(model, [Equation(x, lambda u: u.value / 0)], grid_update_every=0, **QUIET)
-    assert "not finite" in history.stopped
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    with pytest.raises(DataError, match="residuals are not finite for the network as it is"):
+        solve_equations(model, [Equation(x, lambda u: u.value / 0)])
+    history = solve_equations(model, [Equation(x, lambda u: u.x[:, :1])], steps=2, **QUIET)  # nothing to be done
+    assert history.train_error[-1] == pytest.approx(x[:, 0].square().mean().sqrt().item())

@@ -231,3 +231,14 @@ except ImportError as error:
         "module 'kansformer.fitting' has no attribute 'KANTransformer'",
         "KANRegressor needs scikit-learn 1.6 or newer. Install it: pip install 'kansformer[sklearn]'.",
     ]
+
+
+@pytest.mark.parametrize("estimator", BOTH)
+def test_a_fit_that_fails_changes_nothing(estimator, waves, moons):
+    x, y = samples_for(estimator, waves, moons)
+    model = estimator(steps=3).fit(x, y)
+    before = model.predict(x)
+    model.set_params(steps=-1)
+    with pytest.raises(ConfigError):
+        model.fit(1000 * x + 5, y)
+    np.testing.assert_array_equal(model.predict(x), before)

@@ -1,6 +1,7 @@
 """Fits: exact derivatives, errors that fall, grids that move, samples that are checked."""
 
 import math
+import sys
 
 import pytest
 import torch
@@ -267,3 +268,74 @@ def test_classes_are_measured_by_their_loss():
     history = fit(KAN([1, 2], seed=1), (x, y), loss="cross_entropy", optimizer="adam", steps=30, **QUIET)
     assert history.measure == "cross entropy" and "cross entropy" in str(history)
     assert history.train_error[-1] < 0.7 * history.train_error[0] < 0.7
+
+
+def test_batches_of_any_iterable_are_used(data):
+    x, y = data.train_input[:100], data.train_target[:100]
+    batches = list(zip(x.split(25), y.split(25), strict=True))
+    errors = []
+    for given in (batches, iter(batches), [(a.numpy(), b.numpy()) for a, b in batches]):
+        errors.append(fit(KAN([2, 2, 1], seed=1), given, optimizer="adam", steps=5, **QUIET).train_error)
+    assert errors[0] == errors[1] == errors[2] and errors[0][-1] < errors[0][0]
+    once = fit(KAN([2, 2, 1], seed=1), (x.numpy(), y.numpy()), optimizer="adam", steps=5, **QUIET).train_error
+    assert once != errors[0]  # five steps instead of twenty
+    with pytest.raises(DataError, match="no samples to train on"):
+        fit(KAN([2, 2, 1]), [], optimizer="adam", **QUIET)
+
+
+def test_settings_of_other_optimizers_are_refused(data):
+    for settings, match in [
+        ({"batch_size": 7}, "batch_size=7 is of adam"),
+        ({"learning_rate": 0.1}, "learning_rate=0.1 is of adam and lbfgs"),
+        ({"optimizer": "adam", "batch_size": 0}, "batch_size must be a whole number of 1 or more, got 0"),
+        ({"optimizer": "adam", "learning_rate": -1.0}, "learning_rate must be a positive number, got -1.0"),
+    ]:
+        with pytest.raises(ConfigError, match=match):
+            fit(KAN([2, 2, 1]), data, **settings, **QUIET)
+    with pytest.raises(DataError, match="probabilities of two classes or more in every row"):
+        fit(KAN([2, 2, 1]), data, optimizer="adam", loss="cross_entropy", **QUIET)
+
+
+@pytest.mark.parametrize("given", ["one column", "not finite", "empty", "narrow"])
+def test_pruning_checks_its_samples(given, data):
+    model = KAN([2, 3, 1], seed=1)
+    before = model(data.test_input).detach()
+    x, y = data.train_input.clone(), data.train_target.clone()
+    if given == "one column":
+        y = y[:, 0]
+    elif given == "not finite":
+        x[3, 1] = torch.nan
+    elif given == "empty":
+        x, y = x[:0], y[:0]
+    else:
+        x = x[:, :1]
+    with pytest.raises((ShapeError, DataError)):
+        prune(model, x, y)
+    assert torch.equal(model(data.test_input).detach(), before)
+
+
+def test_an_interrupt_leaves_the_best_network(data, monkeypatch):
+    model = KAN([2, 3, 1], seed=1)
+    x, y = data.train_input, data.train_target
+    fit(model, (x, y), steps=3, grid_update_every=0, **QUIET)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    calls = []
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) == 2:  # the first trial of the first step
+            raise KeyboardInterrupt
+        return network_states(*args)
+
+    monkeypatch.setattr(sys.modules["kansformer.fitting.fit"], "network_states", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, (x, y), steps=3, grid_update_every=0, **QUIET)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_pruning_keeps_frozen_parameters_frozen(data):
+    model = KAN([2, 5, 1], seed=1)
+    fit(model, data, steps=10, sparsity=1e-2, **QUIET)
+    model.requires_grad_(False)
+    prune(model, data.train_input, threshold=0.1)
+    assert model.width[1][0] < 5 and not any(p.requires_grad for p in model.parameters())

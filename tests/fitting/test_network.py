@@ -1,11 +1,13 @@
 """A network is the sum and product of its edges, touches no global state, and keeps what it is told."""
 
 import copy
+import json
 import subprocess
 import sys
 
 import pytest
 import torch
+from safetensors.torch import load, save
 
 from kansformer import KAN
 from kansformer.errors import CheckpointError, ConfigError, ShapeError, SlotError
@@ -61,9 +63,54 @@ def test_a_network_is_saved_and_loaded_as_it_was(basis, tmp_path):
     assert torch.equal(copy.deepcopy(model)(x), model(x))
     with pytest.raises(ConfigError, match="No function is named 'own'"):
         load_kan(tmp_path)
-    (tmp_path / "kan.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="holds no network"):
-        load_kan(tmp_path)
+    save_kan(KAN([2, 1]), tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2 and load_kan(tmp_path).width == [(2, 0), (1, 0)]
+
+
+def test_damaged_folders_are_refused(tmp_path):
+    model = KAN([2, 2, 1])
+    fix_symbol(model, Edge(0, 1, 0), "sin")
+    save_kan(model, tmp_path)
+    config, (tensors,) = tmp_path / "kan.json", tmp_path.glob("*.safetensors")
+    good, numbers = json.loads(config.read_text()), tensors.read_bytes()
+
+    def refused(match):
+        with pytest.raises(CheckpointError, match=match):
+            load_kan(tmp_path)
+
+    for changes, match in [
+        ({"width": [10**9, 2, 1]}, "whose layer 0 would have coefficients"),
+        ({"width": "2"}, "must be of type list"),
+        ({"width": [2, [1, "a"], 1]}, "layer 0"),
+        ({"grid_size": True}, "must be of type int"),
+        ({"basis": "sine"}, "Unknown basis 'sine'"),
+        ({"base": "os.system"}, "Choose from: identity"),
+        ({"dtype": "load"}, "float32, float64"),
+        ({"symbols": [["sin"]]}, "a list of function names for each layer"),
+        ({"symbols": [[], []]}, "differ in the formulas of layer 0"),
+        ({"tensors": "../kan.safetensors"}, "not beside it"),
+        ({"format_version": 2}, "this package reads 1"),
+    ]:
+        config.write_text(json.dumps(good | changes))
+        refused(match)
+    config.write_text("[]")
+    refused("must hold an object")
+    config.write_text("{")
+    refused("cannot be read")
+    config.write_text(json.dumps(good))
+    tensors.write_bytes(numbers[:200])
+    refused("cannot be read")
+    state = load(numbers)
+    for name, value in (
+        ("formulas.0.inputs", torch.tensor([-1])),
+        ("layers.1.bias", torch.tensor([torch.nan]).double()),
+    ):
+        tensors.write_bytes(save(state | {name: value}))
+        refused("differ in the formulas|is not finite")
+    tensors.unlink()
+    refused("not beside it")
+    config.unlink()
+    refused("holds no network")
 
 
 def Edge_mask(model, input, output):  # noqa: N802 - reads like the class
