@@ -17,6 +17,8 @@ import argparse
 import csv
 import itertools
 import math
+import os
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -139,8 +141,10 @@ def with_pykan(report: Report) -> None:
     """pykan with its own optimizer: [2, 2, 1] on grids 5, 10 and 20, 50 steps each."""
     import kan
 
-    default = torch.get_default_dtype()
+    default, before = torch.get_default_dtype(), Path.cwd()
+    folder = tempfile.TemporaryDirectory()  # it writes into ./model
     torch.set_default_dtype(torch.float64)
+    os.chdir(folder.name)
     try:
         begin = time.perf_counter()
         inside, boundary = mesh(51)
@@ -171,6 +175,8 @@ def with_pykan(report: Report) -> None:
         report("pykan [2,2,1]: mean square error", error_of(model))
     finally:
         torch.set_default_dtype(default)
+        os.chdir(before)
+        folder.cleanup()
 
 
 def _options() -> argparse.Namespace:
