@@ -3,7 +3,7 @@
 from kansformer.config import KANConfig
 from kansformer.conversion import convert, is_converted, plan_conversion, revert
 from kansformer.fitting import KAN, create_dataset, find_formula, fit, fit_symbolic, prune, symbolic_formula
-from kansformer.hub import register_loader
+from kansformer.hub import load_curves, register_loader, save_curves
 from kansformer.interp import edge_curves, edge_scores, record_edges, summarize
 from kansformer.nn import (
     GatedKANFeedForward,
@@ -39,12 +39,14 @@ __all__ = [
     "fit",
     "fit_symbolic",
     "is_converted",
+    "load_curves",
     "optimizer_groups",
     "plan_conversion",
     "prune",
     "record_edges",
     "refine_grid",
     "revert",
+    "save_curves",
     "set_backend",
     "sparsity_penalty",
     "summarize",

@@ -37,3 +37,48 @@ def test_the_folder_loads_as_a_local_kernel():
     )
     assert job.returncode == 0, job.stderr
     assert str(folder) in job.stdout
+
+
+KERNELIZED = """
+import sys
+from pathlib import Path
+
+import torch
+from kernels import LocalLayerRepository, Mode, kernelize, use_kernel_mapping
+
+from kansformer import KANLinear, LearnedActivation
+
+model = torch.nn.ModuleList([
+    LearnedActivation(6, base="gelu"),
+    KANLinear(6, 5, base="identity"),
+    KANLinear(6, 5, edges="low_rank", rank=2),
+    KANLinear(6, 5, basis="rbf"),
+])
+for module in model:
+    torch.nn.init.normal_(module.coefficients, std=0.3)
+x = torch.randn(7, 6)
+before = [module(x).detach() for module in model]
+names = ("LearnedActivation", "KANLinear")
+with use_kernel_mapping({
+    name: {"xpu": LocalLayerRepository(Path(sys.argv[1]), layer_name=name)} for name in names
+}):
+    kernelize(model, mode=Mode.TRAINING, device="xpu")  # asks no driver, as "cuda" does
+print(["kansformer" not in module.forward.__func__.__module__ for module in model])
+for module, expected in zip(model, before):
+    y = module(x)
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
+    y.sum().backward()
+    assert module.coefficients.grad.abs().sum() > 0
+"""
+
+
+def test_layers_are_kernelized_by_name():
+    # The kernels run in Triton's interpreter, on the CPU.
+    pytest.importorskip("kernels.load", reason="the package `kernels` is not installed")
+    folder = ROOT / "kernels" / "torch-ext"
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "HF_HUB_OFFLINE": "1"}
+    job = subprocess.run(
+        [sys.executable, "-c", KERNELIZED, str(folder)], cwd="/", env=environment, capture_output=True, text=True
+    )
+    assert job.returncode == 0, job.stderr
+    assert "[True, True, False, False]" in job.stdout, job.stdout

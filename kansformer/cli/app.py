@@ -11,6 +11,7 @@ from kansformer.cli.errors import SentenceGroup
 from kansformer.cli.evaluate import evaluate_command
 from kansformer.cli.explain import explain_command
 from kansformer.cli.fit import fit_command
+from kansformer.cli.push import push_command
 from kansformer.cli.train import recipes_command, train_command
 from kansformer.version import __version__
 
@@ -30,6 +31,7 @@ app.command("evaluate")(evaluate_command)
 app.command("explain")(explain_command)
 app.command("fit")(fit_command)
 app.command("bench")(bench_command)
+app.command("push")(push_command)
 
 
 def _print_version(wanted: bool) -> None:

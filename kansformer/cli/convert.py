@@ -34,6 +34,7 @@ def convert_command(
     """Give a model's feed-forward networks learned curves, without changing its outputs, and save it."""
     from kansformer.config import KANConfig
     from kansformer.conversion import convert, plan_conversion
+    from kansformer.hub import write_card
 
     quiet_transformers()
     config = KANConfig(
@@ -71,6 +72,7 @@ def convert_command(
         model.save_pretrained(folder)
         if preprocessor is not None:
             preprocessor.save_pretrained(folder)
+        write_card(folder, name=output.resolve().name, origin=source)
     what = "the model (its source has no tokenizer)" if preprocessor is None else f"model and {_name(preprocessor)}"
     typer.echo(f"Saved {what}: {folder_bytes(output):,} bytes in {time.perf_counter() - begin:.1f} s, in {output}")
 

@@ -1,13 +1,16 @@
 """`kansformer train`: run a recipe; `kansformer recipes`: what there is."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kansformer.cli.loading import quiet_transformers
 from kansformer.cli.progress import progress_bar
 from kansformer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from kansformer.training.recipe import Recipe
 
 RUNS = Path("kansformer-runs")
 
@@ -45,8 +48,26 @@ def train_command(
     folder = output or RUNS / name
     with progress_bar(name) as progress:
         result = train(found, folder, resume=resume, progress=progress)
-    if is_main_process():
-        typer.echo(f"{result}\nWritten: {folder}, with recipe.yaml, losses.csv and training.json")
+    if not is_main_process():
+        return
+    files = "recipe.yaml, losses.csv and training.json"
+    if result.curve_parameters:
+        from kansformer.hub import write_card
+
+        write_card(folder, origin=_origin(found), datasets=_datasets(found))
+        files = f"README.md, {files}"
+    typer.echo(f"{result}\nWritten: {folder}, with {files}")
+
+
+def _origin(recipe: "Recipe") -> str | None:
+    """The Hub id or folder that a run began from, if any."""
+    return None if recipe.model.path == "embedded" else recipe.model.path
+
+
+def _datasets(recipe: "Recipe") -> list[str]:
+    """The dataset of a run, if it is one of the Hub."""
+    name = recipe.data.dataset
+    return [] if name is None or Path(name).exists() else [name]
 
 
 def recipes_command() -> None:

@@ -18,6 +18,9 @@ TRIPWIRE = (
 """Key of an entry in `config.fusion_config`. A transformers without kansformer refuses unknown fusions by name, and so
 says this sentence instead of loading the feed-forward networks with random weights and a warning."""
 
+TAG = "kansformer"
+"""What transformers' own `push_to_hub` tags the repository with."""
+
 PUSH_OPTIONS = ("repo_id", "commit_message", "create_pr", "private")
 
 
@@ -36,6 +39,8 @@ def attach_record(model: Any, record: ConversionRecord) -> None:
     config.quantization_config = record
     config.fusion_config = {**(getattr(config, "fusion_config", None) or {}), TRIPWIRE: False}
     if hasattr(type(model), "save_pretrained"):
+        # Not by add_model_tags, which would append to the list that some classes share among their models.
+        model.model_tags = [*dict.fromkeys((*(getattr(model, "model_tags", None) or ()), TAG))]
         remove_auto_map(config)  # of a loaded checkpoint; it goes with the modelling file, when both are written
         # On this one model, not on its class. A deep copy of the model gets a partial of its own. The price is a
         # reference cycle: the memory of a deleted model comes back with the next gc.collect().
@@ -52,6 +57,9 @@ def detach_record(model: Any) -> None:
     remove_tripwire(config)
     remove_auto_map(config)
     vars(model).pop("save_pretrained", None)
+    tags = [tag for tag in vars(model).pop("model_tags", ()) if tag != TAG]
+    if tags and tags != getattr(type(model), "model_tags", None):
+        model.model_tags = tags
 
 
 def give_own_config(model: nn.Module) -> object:

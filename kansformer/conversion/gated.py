@@ -12,7 +12,7 @@ import torch
 from torch import fx, nn
 
 from kansformer.nn import LearnedActivation
-from kansformer.nn.base import has_hooks
+from kansformer.nn.base import is_watched
 
 _PRODUCTS = {"call_function": (operator.mul, torch.mul), "call_method": ("mul",)}
 
@@ -22,7 +22,7 @@ class GatedForward:
     """The forward of one block, kept as its instance attribute `forward`: the same bits as its class's own.
 
     It steps aside for the class's forward whenever that could be told apart: for more arguments, for a module that has
-    taken the activation's place, for hooks on the activation, and for a class whose forward was changed.
+    taken the activation's place, for anyone who watches the activation, and for a class whose forward was changed.
     """
 
     block: nn.Module
@@ -35,7 +35,7 @@ class GatedForward:
     def __call__(self, *args: object, **kwargs: object) -> object:
         act = getattr(self.block, self.act)
         forward = type(self.block).forward
-        plain = isinstance(act, LearnedActivation) and not has_hooks(act) and forward is self.replaces
+        plain = isinstance(act, LearnedActivation) and not is_watched(act) and forward is self.replaces
         if len(args) != 1 or kwargs or not plain:
             return forward(self.block, *args, **kwargs)
         (x,) = args

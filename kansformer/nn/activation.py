@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kansformer.basis import Basis
 from kansformer.errors import ConfigError
 from kansformer.nn.base import base_function, kernel_name
-from kansformer.nn.curves import CurveSpec, attach_curves, checked_input, reset_curves
+from kansformer.nn.curves import CurveSpec, attach_curves, checked_input, has_hub_kernel, reset_curves
 from kansformer.ops import bend_activation
 
 
@@ -35,6 +35,10 @@ class LearnedActivation(nn.Module):
         ConfigError: an argument is not among its choices.
         ShapeError: in `forward`, the last axis is not I long.
     """
+
+    kernel_layer_name = "LearnedActivation"
+    kernel_condition = staticmethod(has_hub_kernel)
+    """By which `kernels.kernelize` finds a forward of a Hub kernel."""
 
     activation: Any
     curves: CurveSpec

@@ -46,7 +46,7 @@ def kernel_name(function: Callable[[Tensor], Tensor]) -> str | None:
     """The name under which kernels know an activation function, or None: subclasses and hooks may do anything."""
     if not isinstance(function, nn.Module):
         return next((name for name, known in BASE_FUNCTIONS.items() if known is function), None)
-    if has_hooks(function) or "forward" in vars(function):
+    if is_watched(function):
         return None
     if type(function) is nn.GELU:
         return _GELU_NAMES[function.approximate]
@@ -55,8 +55,8 @@ def kernel_name(function: Callable[[Tensor], Tensor]) -> str | None:
     return _MODULE_NAMES.get(type(function))
 
 
-def has_hooks(module: nn.Module) -> bool:
-    """Whether anyone watches what goes into this module or comes out of it, forward or backward."""
+def is_watched(module: nn.Module) -> bool:
+    """Whether anyone may see what goes into this module or comes out of it: by hooks, or by a forward of its own."""
     own = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     everywhere = (
         torch_module._global_forward_hooks,
@@ -64,4 +64,4 @@ def has_hooks(module: nn.Module) -> bool:
         torch_module._global_backward_hooks,
         torch_module._global_backward_pre_hooks,
     )
-    return any(own) or any(everywhere)
+    return any(own) or any(everywhere) or "forward" in vars(module)

@@ -197,6 +197,18 @@ def checked_input(module: Curved, x: Tensor) -> Tensor:
     return x
 
 
+HUB_BASES = ("bspline", "chebyshev", "rational")
+"""What the kernels in `kernels/` compute."""
+
+
+def has_hub_kernel(module: nn.Module) -> bool:
+    """Whether `kernels/` has a forward for a `LearnedActivation`, or for a `KANLinear` with a curve on every edge."""
+    curves: Any = getattr(module, "curves", None)
+    if curves is None or curves.basis.name not in HUB_BASES:
+        return False
+    return not isinstance(module, nn.Linear) or (curves.edges == "full" and getattr(module, "base", "") == "identity")
+
+
 def bend(module: Curved, x: Tensor, base: Tensor) -> Tensor:
     """base + ψ(x) with the curves ψ of a `channel` or `group` module, all (..., I); rounded to the base's dtype.
 

@@ -16,6 +16,7 @@ from kansformer.nn.curves import (
     curve_dtype,
     detach_curves,
     forward_with_curves,
+    has_hub_kernel,
     reset_curves,
     take_over,
 )
@@ -56,6 +57,10 @@ class KANLinear(nn.Linear):
 
     linear_class: type[nn.Linear] = nn.Linear
     """Whose forward the linear part runs: the class of the layer that `from_linear` took over."""
+
+    kernel_layer_name = "KANLinear"
+    kernel_condition = staticmethod(has_hub_kernel)
+    """By which `kernels.kernelize` finds a forward of a Hub kernel."""
 
     curves: CurveSpec
     coefficients: nn.Parameter

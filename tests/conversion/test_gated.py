@@ -195,3 +195,21 @@ def test_everyone_who_watches_an_activation_sees_it():
     ):
         model(IDS)
     assert calls[-1] == "global"
+
+
+def test_a_forward_put_around_an_activation_sees_it():
+    model = convert(made())
+    bend(model)
+    expected, act, seen = model(IDS).logits, model.model.layers[0].mlp.act_fn, []
+
+    def watching(*args, **kwargs):  # as nnsight and accelerate do
+        seen.append(LearnedActivation.forward(act, *args, **kwargs))
+        return seen[-1]
+
+    act.forward = watching
+    torch.testing.assert_close(model(IDS).logits, expected)
+    del act.forward
+    by_hook = []
+    act.register_forward_hook(lambda module, args, output: by_hook.append(output))
+    model(IDS)
+    assert torch.equal(seen[0], by_hook[0])

@@ -3,9 +3,9 @@
 `definition` holds what both operations compute, in plain PyTorch.
 """
 
-from . import definition
+from . import definition, layers
 from .activation import exact_bases, learned_activation
 from .edges import sum_edges
 
 __version__ = "0.1.0"
-__all__ = ["definition", "exact_bases", "learned_activation", "sum_edges"]
+__all__ = ["definition", "exact_bases", "layers", "learned_activation", "sum_edges"]

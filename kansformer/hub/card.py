@@ -1,0 +1,253 @@
+"""The model card: `model_cards/template.md`, filled in with what lies in the model's folder and nothing else."""
+
+import hashlib
+import re
+from collections.abc import Collection, Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from kansformer.hub.contents import PIPELINES, FolderContents, read_contents
+from kansformer.hub.facts import CARD_FILE, add_facts, facts_of_origin
+
+PACKAGE = "kansformer.cards"
+"""The files of `model_cards`, which are installed under this name."""
+
+TAG = "kansformer"
+MARK = "<!-- Written by kansformer from the files of this folder; once edited it is left alone. "
+# As `kansformer.interp.summary` names its measures.
+MEASURES = {
+    "r2": "on even points that the fit did not see",
+    "r2_tokens": "at recorded inputs",
+    "r2_learned": "at recorded inputs, of what was learned on top of the base",
+}
+NETWORK_ROWS = ("basis", "grid_size", "order", "base", "dtype")
+METRICS = {"eval_loss": "loss", "eval_accuracy": "accuracy"}
+
+
+def write_card(
+    folder: str | Path, *, name: str | None = None, origin: str | None = None, datasets: Collection[str] = ()
+) -> bool:
+    """Write the card of a model with curves, its `README.md`; one that somebody wrote or edited stays as it is.
+
+    Args:
+        folder: of a converted model, or of a network that `save_kan` wrote.
+        name: what `from_pretrained` will be given, such as "me/model"; None is the folder's own name.
+        origin: the Hub id or folder of the model that this one was made from. Its base model and licence, as far as
+            they are known, go into the card and into `kansformer.json`.
+        datasets: Hub ids of what it was trained on; they go there too.
+
+    Returns:
+        Whether the card was written.
+
+    Raises:
+        CheckpointError: the folder holds no such model, or a file in it is broken.
+    """
+    folder = Path(folder)
+    read_contents(folder)  # refuses before anything is written
+    add_facts(folder, facts_of_origin(origin), datasets)
+    file = folder / CARD_FILE
+    if file.exists() and not is_generated(file.read_text(encoding="utf-8", errors="replace")):
+        return False
+    file.write_text(render_card(read_contents(folder), name or folder.resolve().name), encoding="utf-8")
+    return True
+
+
+def render_card(contents: FolderContents, name: str) -> str:
+    """The text of a card.
+
+    Args:
+        contents: of the model's folder.
+        name: what `from_pretrained` will be given.
+    """
+    from huggingface_hub import ModelCard
+
+    title = name.rpartition("/")[2]
+    known, results = contents.known, list(_results(contents))
+    card = ModelCard.from_template(
+        _header(contents, title),
+        template_str=_compact(resources.files(PACKAGE).joinpath("template.md").read_text(encoding="utf-8")),
+        title=title,
+        name=name,
+        architecture=contents.architecture,
+        base_model=known.base_model,
+        is_network=contents.network is not None,
+        straight=contents.weights.straight,
+        swap=list(_swap(contents)),
+        snippet=_snippet(contents, name),
+        trusted=contents.trusted and contents.auto_class is not None,
+        auto_class=contents.auto_class,
+        training=list(_training(contents)),
+        results=[{**row, "original": row.get("original", "–")} for row in results],
+        originals=any("original" in row for row in results),
+        audit=_audit(contents.audit),
+        limits=list(_limits(contents, results)),
+    )
+    text = re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n"
+    return f"{text}\n{MARK}{_digest(text)} -->\n"
+
+
+def is_generated(text: str) -> bool:
+    """Whether a card is one of ours that nobody has edited."""
+    body, mark, rest = text.rpartition(MARK)
+    return bool(mark) and rest == f"{_digest(body[:-1])} -->\n"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _compact(template: str) -> str:
+    """Take away the line break after every line that is one statement, as jinja's `trim_blocks` would."""
+    return re.sub(r"^(\{%[^%]*%\})\n", r"\1", template, flags=re.MULTILINE)
+
+
+def _header(contents: FolderContents, title: str) -> Any:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    known = contents.known
+    task = PIPELINES.get(contents.auto_class or "")
+    results = list(_results(contents))
+    scores = [
+        EvalResult(
+            task_type=task,
+            dataset_type=re.sub(r"[^\w./-]+", "-", row["dataset"]),
+            dataset_name=row["dataset"],
+            metric_type=row["metric"],
+            metric_value=row["value"],
+        )
+        for row in results
+        if task is not None
+    ]
+    told = {name: value for name, value in vars(known).items() if name.startswith(("base_model", "license")) and value}
+    return ModelCardData(
+        library_name="transformers" if contents.network is None else TAG,
+        pipeline_tag=task,
+        tags=[TAG, "kan"],
+        datasets=list(known.datasets) or None,
+        language=list(known.language) or None,
+        metrics=list(dict.fromkeys(row["metric"] for row in results)) or None,
+        eval_results=scores or None,
+        model_name=title if scores else None,
+        **told,
+    )
+
+
+def _swap(contents: FolderContents) -> Iterator[tuple[str, str]]:
+    weights = contents.weights
+    if contents.record is None:
+        yield "nodes per layer", _shape(contents.network or {})
+        yield from ((name, f"{value}") for name, value in (contents.network or {}).items() if name in NETWORK_ROWS)
+        return
+    config, slots = contents.record.config, [slot.name for slot in contents.record.slots]
+    yield "slots", ", ".join(f"{name} ({slots.count(name)})" for name in dict.fromkeys(slots))
+    yield "edges", _edges(config.edges, rank=config.rank, groups=config.groups)
+    lower, upper = config.domain
+    yield "basis", f"{config.basis}: grid_size {config.grid_size}, order {config.order}, domain {lower:g} to {upper:g}"
+    if contents.record.widths:
+        yield "narrowed", f"{len(contents.record.widths)} feed-forward networks, to {_widths(contents.record.widths)}"
+    yield "curves", f"{weights.curves:,}"
+    share = weights.curve_parameters / weights.parameters
+    yield "parameters", f"{weights.parameters:,}, of them {weights.curve_parameters:,} ({share:.2%}) in curves"
+    yield "weights", f"{', '.join(weights.dtypes)}; {weights.size:,} bytes"
+
+
+def _shape(network: dict[str, Any]) -> str:
+    """Nodes per layer, from pairs of sums and products."""
+    pairs = [(nodes, 0) if isinstance(nodes, int) else nodes for nodes in network.get("width", [])]
+    return ", ".join(f"{sums} + {products} that multiply" if products else f"{sums}" for sums, products in pairs)
+
+
+def _edges(edges: str, *, rank: int, groups: int) -> str:
+    return {
+        "channel": "channel: one curve per channel",
+        "group": f"group: {groups} curves per slot, each shared by neighbouring channels",
+        "low_rank": f"low_rank: every edge its own curve, in a family of rank {rank}",
+        "full": "full: every edge its own curve",
+    }[edges]
+
+
+def _widths(widths: Any) -> str:
+    lowest, highest = min(widths.values()), max(widths.values())
+    return f"{lowest} channels" if lowest == highest else f"{lowest} to {highest} channels"
+
+
+def _snippet(contents: FolderContents, name: str) -> str:
+    if contents.network is not None:
+        return (
+            "from huggingface_hub import snapshot_download\n"
+            "from kansformer.fitting import load_kan\n\n"
+            f'model = load_kan(snapshot_download("{name}"))'
+        )
+    loader = contents.auto_class or contents.architecture
+    return (
+        "import kansformer  # registers the loader\n"
+        f"from transformers import {loader}\n\n"
+        f'model = {loader}.from_pretrained("{name}")'
+    )
+
+
+def _training(contents: FolderContents) -> Iterator[tuple[str, str]]:
+    found = contents.training if isinstance(contents.training, dict) else {}
+    facts = found.get("facts", {})
+    data = facts.get("data", {})
+    if source := data.get("source"):
+        yield "data", f"{source}" + (f", {data['train_tokens']:,} tokens" if data.get("train_tokens") else "")
+    if tokenizer := data.get("tokenizer"):
+        yield "tokenizer", f"{tokenizer}"
+    if trained := found.get("trainable"):
+        yield "trained parameters", f"{trained:,}"
+    if steps := found.get("steps"):
+        yield "optimizer steps", f"{steps:,}"
+    if speed := found.get("tokens_per_second"):
+        place = f" on {facts['device']}" if facts.get("device") else ""
+        yield "speed of training", f"{speed:,.0f} tokens (or rows) a second{place}"
+    versions = [f"{name} {facts[name]}" for name in (TAG, "transformers", "torch", "python") if facts.get(name)]
+    if versions:
+        yield "versions", ", ".join(versions)
+
+
+def _results(contents: FolderContents) -> Iterator[dict[str, Any]]:
+    yield from contents.known.results
+    found = contents.training if isinstance(contents.training, dict) else {}
+    source = found.get("facts", {}).get("data", {}).get("source")
+    for key, value in found.get("evaluation", {}).items():
+        if source and key in METRICS:
+            yield {"dataset": f"{source}, held-out part", "metric": METRICS[key], "value": round(value, 4)}
+
+
+def _audit(found: dict[str, Any] | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    pairs = {m: (found.get(f"coverage_{m}"), found.get(f"control_coverage_{m}")) for m in MEASURES}
+    rows = [(MEASURES[m], f"{a:.1%}", f"{b:.1%}") for m, (a, b) in pairs.items() if a is not None and b is not None]
+    if not rows:
+        return None
+    replaced = [(f"{row['share']:.0%}", f"{row['loss']:.4f}") for row in found.get("replaced", []) if row.get("loss")]
+    if replaced and found.get("loss") is not None:
+        replaced.insert(0, ("none", f"{found['loss']:.4f}"))
+    return {
+        "edges": f"{found['edges']:,}",
+        "tokens": f"{found['tokens']:,}" if found.get("tokens") else None,
+        "rows": rows,
+        "replaced": replaced,
+    }
+
+
+def _limits(contents: FolderContents, results: list[dict[str, Any]]) -> Iterator[str]:
+    yield "The curves run with kansformer only; programs that do not import it cannot use these weights."
+    if contents.record is not None:
+        lower, upper = contents.record.config.domain
+        how = {"linear": "run on as straight lines", "clamp": "keep their last value", "zero": "are zero"}
+        yield (
+            f"Outside their domain, {lower:g} to {upper:g} when they were made, the curves "
+            f"{how[contents.record.config.extrapolation]}."
+        )
+    if not results:
+        yield "Its quality has not been recorded in its folder."
+    elif contents.known.base_model and not any("original" in row for row in results):
+        yield f"{contents.known.base_model} has not been measured beside it."
+    if contents.known.base_model:
+        yield f"Whatever limits {contents.known.base_model} has, this model has too."
+    if contents.audit is not None:
+        yield "A formula that fits a curve describes it; that it is what the model computes with is not proved by it."

@@ -1,0 +1,137 @@
+"""Upload the folder of a model with curves to the Hub, as it is, in one commit."""
+
+import fnmatch
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from kansformer.errors import ConfigError
+from kansformer.hub.card import is_generated, write_card
+from kansformer.hub.contents import read_contents
+from kansformer.hub.facts import CARD_FILE
+
+# Left on the disk: hidden files and folders, and the checkpoints of a run with the pickles of its optimizer.
+LEFT_OUT = (".*", "checkpoint-*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushResult:
+    """What was uploaded.
+
+    Args:
+        name: the repository, with its owner.
+        url: of the commit.
+        files: names of the uploaded files, of the folder's own ones.
+        left_out: files and folders that were not uploaded.
+        size: bytes of the files.
+        wrote_card: whether the card was written for this upload.
+    """
+
+    name: str
+    url: str
+    files: tuple[str, ...]
+    left_out: tuple[str, ...]
+    size: int
+    wrote_card: bool
+
+
+def push_folder(
+    folder: str | Path,
+    name: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    message: str | None = None,
+) -> PushResult:
+    """Upload a folder's files as they are, in one commit, so that a broken upload leaves the old revision whole.
+
+    Hidden files and `checkpoint-*` folders are left out. huggingface_hub draws its bars meanwhile.
+
+    Args:
+        folder: of a converted model, or of a network that `save_kan` wrote. Its card is written first if there is
+            none, and again, with the new name, if it is one that kansformer wrote and nobody has edited.
+        name: "owner/model" or, for one's own, "model"; the repository is made if need be.
+        private: make it a private one.
+        revision: branch to commit to, made if need be; None is the main one.
+        message: of the commit; None names kansformer.
+
+    Returns:
+        What was uploaded, and where to.
+
+    Raises:
+        CheckpointError: the folder holds no such model, or a file in it is broken.
+        ConfigError: the name is none, nobody is logged in, or `private` was asked for a repository that is public.
+        ConnectionError: the Hub refused, or the connection broke. The files there are as they were.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi, get_token
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
+    from huggingface_hub.utils import validate_repo_id
+
+    folder = Path(folder)
+    read_contents(folder)
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise ConfigError(f"{name!r} is no name for a repository: write owner/model. {error}") from None
+    if get_token() is None:
+        raise ConfigError("There is no token for the Hub. Log in with `hf auth login`, or set HF_TOKEN.")
+    api = HfApi(library_name="kansformer")
+    try:
+        full_name = api.create_repo(name, private=private or None, exist_ok=True).repo_id
+        if private and not api.model_info(full_name).private:
+            raise ConfigError(
+                f"{full_name} exists already and is public, so --private would be ignored. Make it private in its "
+                "settings first, or choose another name."
+            )
+        if revision is not None and not revision.startswith("refs/"):
+            api.create_branch(full_name, branch=revision, exist_ok=True)
+        wrote_card = _renew_card(folder, full_name)
+        files, left_out = _files_of(folder)
+        # Not upload_folder: with Xet it makes several commits, and a broken one would leave a mixture behind.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*commit a data file")  # an audit's table of edges
+            commit = api.create_commit(
+                full_name,
+                [CommitOperationAdd(path_in_repo=path, path_or_fileobj=folder / path) for path in files],
+                commit_message=message or "Upload with kansformer",
+                revision=revision,
+            )
+    except (HfHubHTTPError, HTTPError, RuntimeError) as error:
+        raise ConnectionError(
+            f"{name} was not uploaded: {_reason(error)} An upload is one commit, all or nothing; the same command "
+            "tries again."
+        ) from error
+    size = sum((folder / path).stat().st_size for path in files)
+    return PushResult(
+        name=full_name, url=commit.commit_url, files=files, left_out=left_out, size=size, wrote_card=wrote_card
+    )
+
+
+def _renew_card(folder: Path, name: str) -> bool:
+    card = folder / CARD_FILE
+    before = card.read_text(encoding="utf-8", errors="replace") if card.exists() else None
+    if before is not None and not is_generated(before):
+        return False
+    write_card(folder, name=name)
+    return card.read_text(encoding="utf-8") != before
+
+
+def _files_of(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The files to upload, and what is left out, as paths in the folder."""
+    top = sorted(path.name for path in folder.iterdir())
+    left_out = [name for name in top if any(fnmatch.fnmatch(name, pattern) for pattern in LEFT_OUT)]
+    kept = [folder / name for name in top if name not in left_out]
+    files = [file for path in kept for file in ([path] if path.is_file() else sorted(path.rglob("*")))]
+    return tuple(file.relative_to(folder).as_posix() for file in files if file.is_file()), tuple(left_out)
+
+
+def _reason(error: Exception) -> str:
+    """Its own words, and those of what it came from; huggingface_hub says at the outermost only which file it was."""
+    words: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        text = " ".join(re.sub(r"For more information check: \S+", "", str(cause)).split()).rstrip(".")
+        words += [text] if text and not any(text in said for said in words) else []
+        cause = cause.__cause__
+    return f"{': '.join(words) or type(error).__name__}."
