@@ -178,10 +178,22 @@ def _choose_trainable(model: nn.Module, recipe: Recipe, fresh: set[str]) -> None
             inject_adapter_in_model(adapter, model)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"lora: {error}") from error
+        _refuse_bent_inputs(model)
     if "curves" in recipe.trainable:
         new += [parameter for _, parameter in curve_parameters(model)]
     for parameter in new:
         parameter.requires_grad_(True)
+
+
+def _refuse_bent_inputs(model: nn.Module) -> None:
+    """LoRA's product sees a layer's input before curves of the layer's own bend it, and its weight sees it after."""
+    for path, module in curved_modules(model):
+        if path.endswith(".base_layer") and module.curves.bends_input:
+            raise ConfigError(
+                f"lora reaches {path.removesuffix('.base_layer')}, whose {module.curves.edges} curves bend its input, "
+                "so its product could not be added to the weight. Take other target_modules, edges full or low_rank, "
+                "or the slots input and act."
+            )
 
 
 def _check_vocabulary(model: PreTrainedModel, vocabulary: int) -> None:

@@ -321,6 +321,18 @@ def test_what_is_refused_before_anything_is_written(make, tmp_path, changes, err
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
+def test_lora_on_a_layer_whose_curves_bend_its_input_is_refused(make, start, text, tmp_path):
+    recipe = make(
+        model={"path": str(start)},
+        data={"files": str(text), **PRETRAINED},
+        kan={"groups": 4, "slots": ["down"]},
+        trainable=["curves", "lora"],
+        lora={"r": 2, "target_modules": ["q_proj", "down_proj"]},
+    )
+    with pytest.raises(ConfigError, match=r"lora reaches model.layers.0.mlp.down_proj, whose group curves bend its"):
+        train(recipe, tmp_path / "run")
+
+
 def test_a_converted_model_is_not_converted_again(make, start, text, tmp_path):
     convert(plain_model(ModelRecipe(path=str(start)), "causal-lm"), KANConfig()).save_pretrained(tmp_path / "kan")
     data = {"files": str(text), "tokenizer": str(start), "block": 16}

@@ -1,0 +1,49 @@
+"""torch.export, and ONNX run by onnxruntime: curves become ordinary operators."""
+
+import pytest
+import torch
+from torch import nn
+
+KINDS = {
+    "input and act": dict(slots=("input", "act")),
+    "full edges": dict(slots=("up", "down"), edges="full"),
+    "low rank": dict(slots=("up", "down"), edges="low_rank", rank=2),
+    "rational": dict(slots=("gate", "act"), basis="rational"),
+    "fourier": dict(slots=("act",), basis="fourier"),
+}
+
+
+class Logits(nn.Module):
+    """A model that returns a tensor, without a cache."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens):
+        return self.model(input_ids=tokens, use_cache=False).logits
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_exported_program_gives_the_same_logits(kind, make_bent, tokens):
+    model = Logits(make_bent(**KINDS[kind])).eval()
+    length = torch.export.Dim("length", min=2, max=32)
+    program = torch.export.export(model, (tokens,), dynamic_shapes={"tokens": {1: length}})
+    operators = {node.target for node in program.graph.nodes if isinstance(node.target, torch._ops.OpOverload)}
+    assert {operator.namespace for operator in operators} == {"aten"}
+    for ids in (tokens, tokens[:, :4]):
+        torch.testing.assert_close(program.module()(ids), model(ids), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning")
+@pytest.mark.parametrize("kind", ["input and act", "full edges"])
+def test_onnxruntime_gives_the_same_logits(kind, make_bent, tokens, tmp_path):
+    reason = "ONNX is measured where it is installed: pip install onnx onnxscript onnxruntime"
+    for name in ("onnx", "onnxscript"):
+        pytest.importorskip(name, reason=reason)
+    onnxruntime = pytest.importorskip("onnxruntime", reason=reason)
+    model = Logits(make_bent(layers=0, **KINDS[kind])).eval()
+    torch.onnx.export(model, (tokens,), tmp_path / "model.onnx", dynamo=True, verbose=False, input_names=["tokens"])
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"tokens": tokens.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), model(tokens), rtol=1e-4, atol=1e-5)
