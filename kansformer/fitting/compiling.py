@@ -68,7 +68,13 @@ class _Sum:
 
 
 def compile_formula(
-    formulas: sympy.Expr | Sequence[sympy.Expr], *, variables: Sequence[str] | None = None, **settings: Any
+    formulas: sympy.Expr | Sequence[sympy.Expr],
+    *,
+    variables: Sequence[str] | None = None,
+    basis: str = "bspline",
+    grid_size: int = 5,
+    order: int = 3,
+    domain: tuple[float, float] = (-1.0, 1.0),
 ) -> KAN:
     """A network that computes formulas, all of its edges symbols.
 
@@ -79,7 +85,7 @@ def compile_formula(
             functions of `kansformer.symbolic.KNOWN` that sympy has, each with the domain that it has there: 1/x, roots
             and logarithms are NaN for negative x, exp and cosh bounded.
         variables: names of the network's inputs; None takes those that occur, in alphabetical order.
-        settings: of the `KAN`, such as `grid_size`.
+        basis, grid_size, order, domain: of the curves that edges may become, as in `KAN`.
 
     Raises:
         ConfigError: a function is not known, a number not real, or a variable not among the inputs.
@@ -103,7 +109,8 @@ def compile_formula(
         for node in after.needed:
             level.require(node, 1 + layers.index(level))
     inputs = {sp.Symbol(name): number for number, name in enumerate(names)}
-    model = KAN([len(names), *(level.width for level in layers)], **settings)
+    width: list[Any] = [len(names), *(level.width for level in layers)]
+    model = KAN(width, basis=basis, grid_size=grid_size, order=order, domain=domain)
     for index, level in enumerate(layers):
         level.write(model, index, inputs if index == 0 else layers[index - 1].numbers)
     return model

@@ -28,9 +28,9 @@ class Dataset:
         for part in ("train", "test"):
             check_table(getattr(self, f"{part}_input"), getattr(self, f"{part}_target"), part)
 
-    def to(self, *args: Any, **kwargs: Any) -> Dataset:
-        """Every tensor moved or cast, as `Tensor.to` does it."""
-        return Dataset(*(tensor.to(*args, **kwargs) for tensor in vars(self).values()))
+    def like(self, tensor: Tensor) -> Dataset:
+        """The samples in a tensor's dtype and on its device."""
+        return Dataset(*(own.to(tensor) for own in vars(self).values()))
 
 
 def create_dataset(

@@ -158,7 +158,7 @@ def as_dataset(model: KAN, data: Any) -> Dataset:
         )
     if not len(data.train_input):
         raise DataError("There are no samples to train on.")
-    return data.to(weight)
+    return data.like(weight)
 
 
 def _is_pair(data: Any) -> bool:

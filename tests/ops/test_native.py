@@ -227,7 +227,7 @@ def test_tensors_without_memory_take_the_definition(known_basis, operation):
 @pytest.mark.parametrize(("tokens", "inputs", "outputs"), [(5, 3, 4), (90, 67, 3), (300, 3, 130)])
 def test_bfloat16(make_case, monkeypatch, bf16_form, order, extrapolation, tokens, inputs, outputs):
     if bf16_form == "pairs" and not build.library().edges_bf16_supported():
-        pytest.skip("this processor has no instructions for pairs of bfloat16")
+        pytest.skip("needs a processor with pairs of bfloat16 (AVX-512 BF16)")
     monkeypatch.setattr(edges_bf16, "form", lambda: bf16_form)
     monkeypatch.setattr(edges_bf16, "DENSE_CHUNK", 2**14)
     basis = Basis(grid_size=5, order=order, extrapolation=extrapolation)

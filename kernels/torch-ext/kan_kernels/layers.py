@@ -3,12 +3,28 @@
 They have no state of their own: every attribute is the layer's that takes the method over.
 """
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from .activation import learned_activation
 from .edges import sum_edges
 
 __all__ = ["KANLinear", "LearnedActivation"]
+
+
+def _curves(layer: nn.Module) -> dict[str, Any]:
+    """A layer's curves, as the operations take them."""
+    basis = layer.curves.basis
+    return dict(
+        coefficients=layer.coefficients,
+        domain=layer.domain,
+        basis=basis.name,
+        grid_size=basis.grid_size,
+        order=basis.order,
+        extrapolation=basis.extrapolation,
+        denominator=getattr(layer, "denominator", None),
+    )
 
 
 class LearnedActivation(nn.Module):
@@ -18,19 +34,7 @@ class LearnedActivation(nn.Module):
     can_torch_compile = False
 
     def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
-        basis = self.curves.basis
-        return learned_activation(
-            x,
-            self.coefficients,
-            self.domain,
-            basis=basis.name,
-            grid_size=basis.grid_size,
-            order=basis.order,
-            extrapolation=basis.extrapolation,
-            denominator=getattr(self, "denominator", None),
-            base=self.base(x),
-            factor=factor,
-        )
+        return learned_activation(x, **_curves(self), base=self.base(x), factor=factor)
 
 
 class KANLinear(nn.Module):
@@ -40,15 +44,4 @@ class KANLinear(nn.Module):
     can_torch_compile = False
 
     def forward(self, x: Tensor) -> Tensor:
-        basis = self.curves.basis
-        return sum_edges(
-            x,
-            self.coefficients,
-            self.domain,
-            basis=basis.name,
-            grid_size=basis.grid_size,
-            order=basis.order,
-            extrapolation=basis.extrapolation,
-            denominator=getattr(self, "denominator", None),
-            base=self.project(x),
-        )
+        return sum_edges(x, **_curves(self), base=self.project(x))
