@@ -14,7 +14,6 @@ with L-BFGS, its second derivatives by automatic differentiation. The error is t
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
 import math
 import os
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from named_values import NamedValues
 from torch import Tensor, nn
 
 from kansformer import KAN, refine_grid
@@ -38,20 +38,13 @@ Report = Callable[[str, float], None]
 def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
-    rows: list[tuple[str, float]] = []
-
-    def report(name: str, value: float) -> None:
-        rows.append((name, value))
-        print(f"{name} {value:.6g}", flush=True)
-
+    report = NamedValues()
     for name, width in (("KAN [2,2,1]", [2, 2, 1]), ("KAN [2,[1,1],1]", [2, [1, 1], 1])):
         seconds = with_kan(report, name, width)
     with_mlp(report, seconds)
     if options.peer:
         with_pykan(report)
-    with options.out.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([("name", "value"), *rows])
-    print(f"Written: {options.out}")
+    report.write(options.out)
 
 
 def solution(x: Tensor) -> Tensor:

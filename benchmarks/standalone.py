@@ -13,7 +13,6 @@ end, beside an MLP that sees the same. pykan runs its quickstart in the same pro
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 import os
 import statistics
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from named_values import NamedValues
 from torch import Tensor
 from tqdm import tqdm
 
@@ -51,20 +51,13 @@ FORMULAS: dict[str, tuple[int, Function]] = {
 def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
-    rows: list[tuple[str, float]] = []
-
-    def report(name: str, value: float) -> None:
-        rows.append((name, value))
-        print(f"{name} {value:.6g}", flush=True)
-
+    report = NamedValues()
     formulas(report, options.seeds)
     grid_extension(report)
     five_peaks(report)
     if options.peer:
         beside_pykan(report)
-    with options.out.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([("name", "value"), *rows])
-    print(f"Written: {options.out}")
+    report.write(options.out)
 
 
 def formulas(report: Callable[[str, float], None], seeds: int) -> None:

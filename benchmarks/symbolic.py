@@ -13,7 +13,6 @@ all points.
 from __future__ import annotations
 
 import argparse
-import csv
 import resource
 import statistics
 import time
@@ -22,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from named_values import NamedValues
 from torch import Tensor
 from tqdm import tqdm
 
@@ -38,21 +38,14 @@ LAYER = (768, 3072)
 def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
-    rows: list[tuple[str, float]] = []
-
-    def report(name: str, value: float) -> None:
-        rows.append((name, value))
-        print(f"{name} {value:.6g}", flush=True)
-
+    report = NamedValues()
     speeds(report, options.curves, options.rounds)
     recovery(report, options.each)
     if options.layer:
         layer(report)
     if options.peer:
         beside_pykan(report, options.peer)
-    with options.out.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([("name", "value"), *rows])
-    print(f"Written: {options.out}")
+    report.write(options.out)
 
 
 def speeds(report: Callable[[str, float], None], curves: int, rounds: int) -> None:
