@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from kansformer import KANConfig, convert, plan_conversion, revert
+from kansformer import KANConfig, convert, load_curves, plan_conversion, revert, save_curves
 
 RESULTS = Path(__file__).resolve().parent / "results" / "real_models.csv"
 CASES = {
@@ -99,6 +99,12 @@ def measure(name: str, case: str) -> dict:
         if reloaded.returncode:
             raise RuntimeError(reloaded.stderr)
 
+    plain, _ = load(name)
+    with tempfile.TemporaryDirectory() as folder:
+        curves = save_curves(model, Path(folder) / "curves")
+        curves_bytes = sum(file.stat().st_size for file in curves.iterdir())
+        load_curves(plain, curves)
+        onto_plain, _ = outputs(plain, tokenizer)
     revert(model)
     plain, _ = load(name)
     original, reverted = plain.state_dict(), model.state_dict()
@@ -109,6 +115,8 @@ def measure(name: str, case: str) -> dict:
         "same_greedy_tokens": new_tokens == tokens if tokens else "does not generate",
         "bent_differs_by": (bent - expected).abs().max().item(),
         "reload_in_new_process_equal": json.loads(reloaded.stdout.splitlines()[-1]),
+        "curves_only_bytes": curves_bytes,
+        "curves_only_onto_plain_equal": torch.equal(onto_plain, bent),
         "revert_equal": list(original) == list(reverted)
         and all(torch.equal(original[k], reverted[k]) for k in original),
         "sites": len(plan.sites),

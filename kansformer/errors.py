@@ -37,5 +37,9 @@ class CheckpointError(KansformerError, ValueError):
     """A checkpoint's curve weights or its kansformer settings are missing, unexpected, misshapen or too new."""
 
 
+class HubError(KansformerError, ConnectionError):
+    """The Hub refused a request, or the connection to it broke."""
+
+
 class DataError(KansformerError, ValueError):
     """A text, dataset or batch cannot be used."""

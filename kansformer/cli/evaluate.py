@@ -28,19 +28,25 @@ def evaluate_command(
     compare: Annotated[
         bool, typer.Option("--compare", "--without-swap", help="Also evaluate with all curves taken out.")
     ] = False,
+    record: Annotated[
+        bool, typer.Option(help="Write the results into the model's folder and, unless somebody edited it, its card.")
+    ] = False,
 ) -> None:
     """Print a language model's loss and perplexity on a text."""
     if text is not None and dataset is not None:
         raise ConfigError(f"Both --text {text} and --dataset {dataset} were given. Choose one.")
     from kansformer.conversion import is_converted, revert
+    from kansformer.hub.contents import read_contents
     from kansformer.training.corpus import standard_library_documents, tokenize_blocks
     from kansformer.training.evaluate import mean_loss
     from kansformer.training.text import dataset_text, file_text
 
     quiet_transformers()
+    if record:
+        read_contents(Path(model))  # refuses what has no card before the work
     documents: str | list[str]
     if text is not None:
-        documents, source = file_text(text), str(text)
+        documents, source = file_text(text), text.name
     elif dataset is not None:
         documents = dataset_text(dataset, config=config, split=split, column=column, max_tokens=max_tokens)
         source = f"{dataset}, {split}"
@@ -64,6 +70,7 @@ def evaluate_command(
     with progress_bar(name) as progress:
         first = mean_loss(language_model, blocks_NT, batch_size, progress=progress)
     typer.echo(_row(name, first))
+    second = None
     if compare:
         revert(language_model)
         with progress_bar("without curves") as progress:
@@ -71,10 +78,26 @@ def evaluate_command(
         typer.echo(_row("without curves", second))
         loss, perplexity = first.loss - second.loss, first.perplexity - second.perplexity
         typer.echo(f"{'difference':14}  {loss:>+9.4f}  {perplexity:>+10.3f}")
+    if record:
+        _record(Path(model), f"{source}, blocks of {block} tokens", first, second)
+        typer.echo(f"\nWritten into {model}.")
 
 
 def _row(name: str, result: "Evaluation") -> str:
     return f"{name:14}  {result.loss:>9.4f}  {result.perplexity:>10.3f}  {result.tokens:>10,}  {result.seconds:>7.1f}"
+
+
+def _record(folder: Path, dataset: str, first: "Evaluation", second: "Evaluation | None") -> None:
+    from kansformer.hub.card import write_card
+    from kansformer.hub.facts import add_results
+
+    results = []
+    for metric, digits in (("loss", 4), ("perplexity", 3)):
+        row = {"dataset": dataset, "metric": metric, "value": round(getattr(first, metric), digits)}
+        # Not the original: its other weights may have been trained as well.
+        results += [row if second is None else row | {"without_curves": round(getattr(second, metric), digits)}]
+    add_results(folder, results)
+    write_card(folder)
 
 
 def _check_block(block: int, model) -> None:

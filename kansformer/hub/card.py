@@ -22,6 +22,7 @@ MEASURES = {
     "r2_learned": "at recorded inputs, of what was learned on top of the base",
 }
 NETWORK_ROWS = ("basis", "grid_size", "order", "base", "dtype")
+RESULT_COLUMNS = {"value": "this model", "without_curves": "without its curves", "original": "the original"}
 METRICS = {"eval_loss": "loss", "eval_accuracy": "accuracy"}
 
 
@@ -78,8 +79,9 @@ def render_card(contents: FolderContents, name: str) -> str:
         trusted=contents.trusted and contents.auto_class is not None,
         auto_class=contents.auto_class,
         training=list(_training(contents)),
-        results=[{**row, "original": row.get("original", "–")} for row in results],
-        originals=any("original" in row for row in results),
+        result_columns=[name for name in RESULT_COLUMNS if any(name in row for row in results)],
+        column_titles=RESULT_COLUMNS,
+        results=results,
         audit=_audit(contents.audit),
         limits=list(_limits(contents, results)),
     )

@@ -1,7 +1,7 @@
 """What is known of a model beyond its own files, such as its licence: kept in `kansformer.json` beside them."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ FACTS_FILE = "kansformer.json"
 CARD_FILE = "README.md"
 TEXTS = ("base_model", "license", "license_name", "license_link")
 LISTS = ("datasets", "language")
-RESULT_KEYS = ("dataset", "metric", "value", "original")
+RESULT_KEYS = ("dataset", "metric", "value", "original", "without_curves")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,8 @@ class KnownFacts:
         license_name, license_link: for the licence "other".
         language: codes such as "en".
         datasets: Hub ids of what it was trained on.
-        results: rows with `dataset`, `metric`, `value` and, if it was measured too, the base model's `original`.
+        results: rows with `dataset`, `metric`, `value` and, where they were measured too, the base model's `original`
+            and what this model gives `without_curves`.
     """
 
     base_model: str | None = None
@@ -89,9 +90,24 @@ def add_facts(folder: Path, origin: KnownFacts, datasets: Collection[str] = ()) 
     told = {name: value for name, value in vars(known).items() if value}
     told["datasets"] = tuple(dict.fromkeys((*origin.datasets, *known.datasets, *datasets)))
     facts = replace(origin, results=(), **{k: v for k, v in told.items() if k != "results"})
-    values = replace(facts, results=known.results).to_dict()
-    if values:
-        (folder / FACTS_FILE).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    _write(folder, replace(facts, results=known.results))
+
+
+def add_results(folder: Path, results: Iterable[dict[str, Any]]) -> None:
+    """Write measured results into the folder's `kansformer.json`, in the place of older ones of the same kind.
+
+    Args:
+        folder: of a model.
+        results: rows as in `KnownFacts.results`.
+
+    Raises:
+        CheckpointError: `kansformer.json` is broken, or a row says something impossible.
+    """
+    known = read_facts(folder)
+    new = KnownFacts.from_dict({"results": list(results)}, "the new results").results
+    kinds = {(row["dataset"], row["metric"]) for row in new}
+    kept = [row for row in known.results if (row["dataset"], row["metric"]) not in kinds]
+    _write(folder, replace(known, results=(*kept, *new)))
 
 
 def facts_of_origin(source: str | None) -> KnownFacts:
@@ -127,6 +143,11 @@ def read_json(file: Path) -> Any:
         raise CheckpointError(f"{str(file)!r} is no JSON: {error}.") from None
 
 
+def _write(folder: Path, facts: KnownFacts) -> None:
+    if values := facts.to_dict():
+        (folder / FACTS_FILE).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def _facts_of_card(file: Path) -> KnownFacts:
     if not file.exists():
         return KnownFacts()
@@ -151,7 +172,8 @@ def _check_result(row: dict[str, Any], place: str) -> None:
     unknown = sorted(set(row) - set(RESULT_KEYS))
     if unknown or not {"dataset", "metric", "value"} <= set(row):
         raise CheckpointError(
-            f"A result in {place} must have dataset, metric and value, and may have original; got {row!r:.120}."
+            f"A result in {place} must have dataset, metric and value, and may have original and without_curves; "
+            f"got {row!r:.120}."
         )
     for name, value in row.items():
         is_text = name in ("dataset", "metric")

@@ -6,7 +6,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from kansformer.errors import ConfigError
+from kansformer.errors import ConfigError, HubError
 from kansformer.hub.card import is_generated, write_card
 from kansformer.hub.contents import read_contents
 from kansformer.hub.facts import CARD_FILE
@@ -62,7 +62,7 @@ def push_folder(
     Raises:
         CheckpointError: the folder holds no such model, or a file in it is broken.
         ConfigError: the name is none, nobody is logged in, or `private` was asked for a repository that is public.
-        ConnectionError: the Hub refused, or the connection broke. The files there are as they were.
+        HubError: the Hub refused, or the connection broke. The files there are as they were.
     """
     from huggingface_hub import CommitOperationAdd, HfApi, get_token
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
@@ -98,7 +98,7 @@ def push_folder(
                 revision=revision,
             )
     except (HfHubHTTPError, HTTPError, RuntimeError) as error:
-        raise ConnectionError(
+        raise HubError(
             f"{name} was not uploaded: {_reason(error)} An upload is one commit, all or nothing; the same command "
             "tries again."
         ) from error

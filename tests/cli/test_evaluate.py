@@ -57,6 +57,23 @@ def test_compare_prints_both_and_the_difference(run, tiny, bent, text):
     assert numbers(result.stdout, "difference")[0] == pytest.approx(with_curves.loss - without.loss, abs=5e-5)
 
 
+def test_recorded_results_stand_in_the_card(run, bent, text):
+    folder, *_ = bent
+    for more in ([], ["--compare"]):  # the second time in the place of the first
+        result = run("evaluate", folder, "--text", text, "--block", 32, "--max-tokens", 100, "--record", *more)
+        assert result.exit_code == 0, result.output
+    loss, perplexity = numbers(result.stdout, "with curves")[:2]
+    loss_before, perplexity_before = numbers(result.stdout, "without curves")[:2]
+    card = (folder / "README.md").read_text()
+    assert card.count(f"{text.name}, blocks of 32 tokens | loss |") == 1
+    assert f"| {text.name}, blocks of 32 tokens | loss | {loss} | {loss_before} |" in card
+    assert f"| perplexity | {perplexity} | {perplexity_before} |" in card
+
+
+def test_results_are_recorded_only_where_there_is_a_card(refused, tiny, text):
+    assert "has no curves" in refused("evaluate", tiny, "--text", text, "--record")
+
+
 def test_a_dataset(run, tiny, tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
