@@ -103,7 +103,7 @@ def find_place(model: nn.Module, site: str, slot: str) -> Place:
     at_site = [place for place in places if place.site == site]
     if not at_site:
         sites = list(dict.fromkeys(place.site for place in places))
-        shown = ", ".join(sites[:4]) + (f" and {len(sites) - 4} more" if len(sites) > 4 else "")
+        shown = ", ".join(map(repr, sites[:4])) + (f" and {len(sites) - 4} more" if len(sites) > 4 else "")
         raise SlotError(f"No site with curves is at {site!r}. Choose from: {shown}.")
     for place in at_site:
         if place.slot == slot:

@@ -5,7 +5,6 @@ Shape letters: S sample points, I inputs, O outputs.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from torch import Tensor
 from kansformer.errors import ConfigError
 from kansformer.fitting import KAN, Edge, FitHistory, node_scores
 from kansformer.fitting.linearize import layer_state
+from kansformer.views.figure import figure_class
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,13 +59,13 @@ def plot_kan(
     Raises:
         ConfigError: matplotlib is not installed, or there is not one name for each input and output.
     """
-    figure_class = _figure_class()
+    new_figure = figure_class()
     x = x.to(model.layers[0].weight)
     names_in = _names(inputs, sum(model.width[0]), "x", "inputs")
     names_out = _names(outputs, sum(model.width[-1]), "y", "outputs")
     layers, scores = _drawn_edges(model, x), node_scores(model, x)
     widest = max([len(drawn) for drawn in layers] + [sum(width) for width in model.width])
-    figure = figure_class(figsize=(max(3.5, BOX_INCHES * widest), LAYER_INCHES * len(layers) + 0.6))
+    figure = new_figure(figsize=(max(3.5, BOX_INCHES * widest), LAYER_INCHES * len(layers) + 0.6))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, 1), ylim=(-0.3, len(layers) + 0.3))
     axes.axis("off")
@@ -93,7 +93,7 @@ def plot_edge(model: KAN, edge: Edge, x: Tensor) -> Figure:
     drawn = next(d for d in _drawn_edges(model, x)[edge.layer] if d.edge == edge)
     for index in range(edge.layer):
         x = model.nodes(index, model.sums(index, x))
-    figure = _figure_class()(figsize=(4.2, 3.0), layout="constrained")
+    figure = figure_class()(figsize=(4.2, 3.0), layout="constrained")
     axes = figure.subplots()
     twin = axes.twinx()
     twin.hist(x[:, edge.input].detach().cpu().numpy(), bins=40, color=LINE, alpha=0.2)
@@ -110,7 +110,7 @@ def plot_history(history: FitHistory) -> Figure:
     Raises:
         ConfigError: matplotlib is not installed.
     """
-    figure = _figure_class()(figsize=(4.2, 3.0), layout="constrained")
+    figure = figure_class()(figsize=(4.2, 3.0), layout="constrained")
     axes = figure.subplots()
     for values, label in ((history.train_error, "train"), (history.test_error, "test")):
         if any(value == value for value in values):
@@ -180,10 +180,3 @@ def _names(names: Sequence[str] | None, count: int, letter: str, what: str) -> l
     if len(names) != count:
         raise ConfigError(f"The network has {count} {what}, and {len(names)} names were given: {list(names)}.")
     return list(names)
-
-
-def _figure_class() -> Any:
-    try:
-        return importlib.import_module("matplotlib.figure").Figure
-    except ImportError:
-        raise ConfigError("Pictures need matplotlib. Install it: pip install 'kansformer[plot]'.") from None

@@ -66,7 +66,7 @@ def test_pandas_has_a_row_per_point(make_bent):
 
 def test_bad_input(make_bent):
     model = make_bent("llama", CONFIGS["full"])
-    with pytest.raises(SlotError, match=r"No site with curves is at 'mlp'. Choose from: model.layers.1.mlp"):
+    with pytest.raises(SlotError, match=r"No site with curves is at 'mlp'. Choose from: 'model.layers.1.mlp'"):
         edge_curves(model, "mlp", "up")
     with pytest.raises(SlotError, match=r"has no curves in 'gate'. Choose from: up, down, act"):
         edge_curves(model, SITE, "gate")

@@ -1,0 +1,63 @@
+"""Pictures of the curves inside a transformer: what each was, what it became, and where its inputs lie."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kansformer.errors import ConfigError
+from kansformer.interp import EdgeCurves, EdgeRecords
+from kansformer.views.figure import figure_class
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CURVE, BASE, INPUTS = "#1f4e79", "#8a94a0", "#5f6b78"
+MOST = 64
+WIDTH, HEIGHT = 2.4, 1.9  # inches, of one curve
+
+
+def plot_curves(curves: EdgeCurves, *, records: EdgeRecords | None = None, columns: int = 4) -> Figure:
+    """Draw edges side by side: φ(x) as a line, its base dashed, and the share of inputs behind them.
+
+    Args:
+        curves: of `edge_curves`, at most 64 edges.
+        records: of `record_edges`, for the inputs; None leaves them out.
+        columns: pictures in a row.
+
+    Returns:
+        A matplotlib figure; `figure.savefig(path)` writes it.
+
+    Raises:
+        ConfigError: matplotlib is not installed, or there are no edges, or too many, or no column.
+    """
+    if not 1 <= len(curves) <= MOST:
+        raise ConfigError(f"A picture holds 1 to {MOST} edges, got {len(curves)}. Choose with inputs= and outputs=.")
+    if columns < 1:
+        raise ConfigError(f"columns must be at least 1, got {columns}.")
+    columns = min(columns, len(curves))
+    rows = -(-len(curves) // columns)
+    figure = figure_class()(figsize=(WIDTH * columns, HEIGHT * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).flat
+    for axes in grid[len(curves) :]:
+        axes.set_axis_off()
+    has_weights = curves.place.has_weights
+    for index, axes in enumerate(grid[: len(curves)]):
+        source, target = int(curves.inputs[index]), int(curves.outputs[index])
+        x, y, learned = (values[index].numpy() for values in (curves.x, curves.y, curves.learned))
+        if records is not None:
+            _draw_inputs(axes, records[curves.place.site, curves.place.slot].sample[:, source], x)
+        axes.plot(x, y - learned, color=BASE, linewidth=1.2, linestyle="--", zorder=2)
+        axes.plot(x, y, color=CURVE, linewidth=1.8, zorder=3)
+        axes.set_title(f"{source} → {target}" if has_weights else f"channel {source}", fontsize=9)
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=0.25)
+    figure.suptitle(f"{curves.place.site}, {curves.place.slot}", fontsize=10)
+    return figure
+
+
+def _draw_inputs(axes: Any, sample: Any, x: Any) -> None:
+    twin = axes.twinx()
+    twin.hist(sample.float().numpy(), bins=30, range=(float(x[0]), float(x[-1])), color=INPUTS, alpha=0.2)
+    twin.set_yticks([])
+    axes.set_zorder(twin.get_zorder() + 1)
+    axes.patch.set_visible(False)
