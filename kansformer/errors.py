@@ -41,5 +41,9 @@ class HubError(KansformerError, ConnectionError):
     """The Hub refused a request, or the connection to it broke."""
 
 
+class InterruptedRunError(KansformerError, RuntimeError):
+    """A run was asked to end by SIGTERM, has saved a checkpoint, and can be resumed."""
+
+
 class DataError(KansformerError, ValueError):
     """A text, dataset or batch cannot be used."""

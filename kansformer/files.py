@@ -1,7 +1,7 @@
-"""Folders that a command writes: refused when in use, complete or not there at all."""
+"""Folders and files that a command writes: refused when in use, complete or not there at all."""
 
-import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,19 +25,52 @@ def refuse_used(path: Path) -> None:
 def written_whole(path: Path) -> Iterator[Path]:
     """Yields a new folder beside `path`, which takes its place at the end; after an error nothing of it is left.
 
-    What stood at `path` is replaced, so ask `refuse_used` first.
+    What stood at `path` is replaced, so ask `refuse_used` first; it stays whole until the new folder has its place.
     """
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    partial.mkdir()
+    # Threads and processes that write the same folder at once do not meet; the last one's stays.
+    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
+    new, old = partial / "new", partial / "old"
     try:
-        yield partial
-        if path.exists():
-            shutil.rmtree(path)
-        partial.rename(path)
+        new.mkdir()
+        yield new
+        try:
+            if path.exists():
+                path.rename(old)
+            new.rename(path)
+        except BaseException:
+            if old.exists() and not path.exists():
+                old.rename(path)
+            raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_text_whole(path: Path, text: str) -> None:
+    """Write a file so that, whenever the machine stops, it holds the old text or the new one."""
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        partial.write_text(text, encoding="utf-8", newline="")
+        sync(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Have the disk hold what was written to a file, or to a folder and everything in it."""
+    if path.is_dir():
+        for inner in path.iterdir():
+            sync(inner)
+        if os.name == "nt":  # where folders cannot be opened
+            return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def folder_bytes(path: Path) -> int:

@@ -5,7 +5,10 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
-from kansformer.errors import KansformerError
+from kansformer.errors import InterruptedRunError, KansformerError
+
+INTERRUPTED = 75
+"""Exit code of a run that SIGTERM ended and that can be resumed: the one that sysexits.h has for "try again"."""
 
 
 class SentenceGroup(TyperGroup):
@@ -15,15 +18,23 @@ class SentenceGroup(TyperGroup):
         """Run the chosen command.
 
         Raises:
-            typer.Exit: with code 1, when the command failed in a way that a user can understand.
+            typer.Exit: with code 1, when the command failed in a way that a user can understand; with code 75, when a
+                run was ended by SIGTERM and has saved a checkpoint.
         """
         try:
             return super().invoke(ctx)
         except BrokenPipeError:  # the reader of the output has gone; typer ends quietly
             raise
+        except InterruptedRunError as error:  # no failure
+            _say(error, "yellow")
+            raise typer.Exit(INTERRUPTED) from None
         except (KansformerError, OSError) as error:
             if ctx.params.get("debug"):
                 raise
-            sentence = Text(f"Error: {' '.join(str(error).split())}", style="red")
-            Console(stderr=True).print(sentence, soft_wrap=True)
+            _say(error, "red", "Error: ")
             raise typer.Exit(1) from None
+
+
+def _say(error: Exception, colour: str, before: str = "") -> None:
+    sentence = Text(f"{before}{' '.join(str(error).split())}", style=colour)
+    Console(stderr=True).print(sentence, soft_wrap=True)

@@ -43,6 +43,8 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
             values["save_steps"] = values.get("eval_steps", values.get("save_steps", 500))
         values["load_best_model_at_end"] = True
         values.setdefault("restore_callback_states_from_checkpoint", True)  # the patience that is left
+    if recipe.non_finite == "skip":
+        values["logging_nan_inf_filter"] = True  # or one skipped step would spoil all losses that are logged after it
     if not torch.accelerator.is_available():
         values.setdefault("use_cpu", True)  # or several processes on CPUs would look for a GPU each
         values.setdefault("dataloader_pin_memory", False)

@@ -1,6 +1,7 @@
 """What a Trainer does for curves while it runs: one small callback each. They fit any transformers Trainer."""
 
 import csv
+import io
 import math
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
-from kansformer.errors import ConfigError
+from kansformer.files import write_text_whole
 from kansformer.nn import refine_grid, update_grid
 from kansformer.nn.optim import CURVE_GROUP, curve_parameters
 from kansformer.nn.penalties import smoothness_penalty, sparsity_penalty
@@ -106,7 +107,7 @@ def exchange_parameters(
 
 
 class Reporter(TrainerCallback):
-    """Keeps the losses, writes them as CSV, tells a progress bar, and stops a run whose loss is no number.
+    """Keeps the losses, writes them as CSV, and tells a progress bar.
 
     Args:
         path: the CSV file, `step,loss,learning_rate,eval_loss,seconds`; a resumed run appends to it.
@@ -134,20 +135,11 @@ class Reporter(TrainerCallback):
             self.progress(StepReport(state.global_step, state.max_steps, self.latest, speed))
 
     def on_log(self, args, state, control, logs: dict[str, Any] | None = None, **kwargs):
-        """Keeps a loss, or an evaluation.
-
-        Raises:
-            ConfigError: the loss is infinite or NaN.
-        """
+        """Keeps a loss, or an evaluation."""
         logs = logs or {}
         if "loss" in logs:
             self.latest = float(logs["loss"])
             self.losses.append((state.global_step, self.latest))
-            if not math.isfinite(self.latest):
-                raise ConfigError(
-                    f"The loss became {self.latest} at step {state.global_step}. Begin anew in another folder with a "
-                    f"training.learning_rate below {args.learning_rate:g}."
-                )
         evaluated = {key: float(value) for key, value in logs.items() if key.startswith("eval_") and _is_number(value)}
         if evaluated:
             self.evaluations.append((state.global_step, evaluated))
@@ -165,9 +157,11 @@ def _keep_rows_up_to(path: Path, step: int) -> None:
     rows: list[list[str]] = []
     if step and path.exists():
         with path.open(encoding="utf-8", newline="") as file:
-            rows = [row for row in list(csv.reader(file))[1:] if row and int(row[0]) <= step]
-    with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([list(LOSS_COLUMNS), *rows])
+            whole = [row for row in csv.reader(file) if len(row) == len(LOSS_COLUMNS)]  # the last may have been cut
+        rows = [row for row in whole[1:] if int(row[0]) <= step]
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([list(LOSS_COLUMNS), *rows])
+    write_text_whole(path, text.getvalue())
 
 
 def _is_number(value: object) -> bool:

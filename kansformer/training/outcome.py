@@ -27,6 +27,7 @@ class TrainingResult:
         tokens_per_second: tokens, or rows of a classification task, in all processes.
         parameters, trainable, curve_parameters: numbers of the model, each tensor counted once.
         facts: data, versions and device, for a model card.
+        skipped_steps: whose loss or gradient was not finite; of this call.
     """
 
     output: Path
@@ -39,6 +40,7 @@ class TrainingResult:
     trainable: int
     curve_parameters: int
     facts: dict[str, Any]
+    skipped_steps: tuple[int, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, without the folder and the losses, which have a file of their own."""
@@ -50,6 +52,8 @@ class TrainingResult:
             f"{'parameters':13} {self.parameters:,}{curves}; {self.trainable:,} trained",
             f"{'training':13} {self.steps:,} steps, {self.seconds:,.0f} s, {self.tokens_per_second:,.0f} per s",
         ]
+        if self.skipped_steps:
+            lines.append(f"{'skipped':13} {len(self.skipped_steps):,} steps that were not finite")
         if self.losses:
             lines.append(f"{'last loss':13} {self.losses[-1][1]:.4f}")
         return "\n".join(lines + [f"{name:13} {value:.4f}" for name, value in self.evaluation.items()])

@@ -14,6 +14,7 @@ from kansformer.training.data.spec import TASKS, DataRecipe
 
 TRAINABLE = ("all", "curves", "lora")
 DOMAINS = ("config", "data")
+NON_FINITE = ("stop", "skip")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +174,8 @@ class Recipe:
         shard: spread the parameters over all processes by FSDP2, through transformers; for CPUs, where accelerate does
             not. On GPUs launch with an accelerate config of FSDP instead.
         early_stop: evaluations without progress after which training ends and the best model is taken; None never.
+        non_finite: what is done about a step whose loss or gradient is infinite or NaN: `stop` the run, or `skip` the
+            step. Its batch is written to the run's folder.
         training: fields of transformers' `TrainingArguments`; `output_dir` and `seed` are set by `train`.
         seed: of the weights, of the order of the data and of dropout.
 
@@ -190,6 +193,7 @@ class Recipe:
     distill: DistillRecipe | None = None
     shard: bool = False
     early_stop: int | None = None
+    non_finite: str = "stop"
     training: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
 
@@ -206,6 +210,7 @@ class Recipe:
         _whole("seed", self.seed, 0)
         if self.early_stop is not None:
             _whole("early_stop", self.early_stop, 1)
+        _choose("non_finite", self.non_finite, NON_FINITE)
         about_curves = self.curves != CurveRecipe() or "curves" in chosen
         if about_curves and self.kan is None and self.model.path is None:
             raise ConfigError("The recipe trains curves but has no kan section. Add kan: {} for the default ones.")

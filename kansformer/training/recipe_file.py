@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from kansformer.errors import ConfigError
+from kansformer.files import write_text_whole
 from kansformer.training.recipe import Recipe
 
 
@@ -68,7 +69,7 @@ def dump_recipe(recipe: Recipe) -> str:
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
     """Write a recipe as YAML."""
-    path.write_text(dump_recipe(recipe), encoding="utf-8")
+    write_text_whole(path, dump_recipe(recipe))
 
 
 def first_difference(one: Recipe, other: Recipe) -> str | None:

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -18,15 +19,16 @@ from kansformer.training.recipe_file import first_difference, read_recipe
 RECIPE_FILE, RESULT_FILE = "recipe.yaml", "training.json"
 
 
-def find_checkpoint(recipe: Recipe, output: Path) -> str:
-    """The last whole checkpoint of an unfinished run of this very recipe.
+def find_checkpoint(recipe: Recipe, output: Path) -> str | None:
+    """The last whole checkpoint of an unfinished run of this very recipe; None if it was stopped before the first.
 
     Raises:
-        CheckpointError: there is none, the run is finished, or it was of another recipe.
+        CheckpointError: there is no run, it is finished or keeps no checkpoints, or it was of another recipe.
     """
     if not (output / RECIPE_FILE).is_file():
         raise CheckpointError(f"There is no run to resume in {str(output)!r}: it has no {RECIPE_FILE}.")
-    difference = first_difference(read_recipe(output / RECIPE_FILE), recipe)
+    begun = replace(read_recipe(output / RECIPE_FILE), non_finite=recipe.non_finite)
+    difference = first_difference(begun, recipe)
     if difference is not None:
         raise CheckpointError(
             f"The run in {str(output)!r} has another recipe: {difference}. Resume it with its own, "
@@ -39,6 +41,9 @@ def find_checkpoint(recipe: Recipe, output: Path) -> str:
         )
     numbered = {int(p.name.rpartition("-")[2]): p for p in output.glob("checkpoint-*") if p.name[11:].isdigit()}
     whole = [path for _, path in sorted(numbered.items()) if progress_of(path) is not None]
+    keeps_checkpoints = recipe.early_stop is not None or recipe.training.get("save_strategy") not in (None, "no", False)
+    if not whole and keeps_checkpoints:
+        return None
     if not whole:
         raise CheckpointError(
             f"The run in {str(output)!r} left no checkpoint. Set training.save_strategy=steps and save_steps, and "

@@ -1,6 +1,7 @@
 """`train`: a recipe in, a folder with the trained model out, on transformers' Trainer."""
 
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,11 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from torch import Tensor
-from transformers import EarlyStoppingCallback, ProgressCallback, Trainer, TrainingArguments, set_seed
+from transformers import EarlyStoppingCallback, ProgressCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from kansformer.files import refuse_used
+from kansformer.errors import InterruptedRunError
+from kansformer.files import refuse_used, write_text_whole
 from kansformer.training.arguments import training_arguments
 from kansformer.training.build import build_model, merge_lora, plain_model
 from kansformer.training.callbacks import CurvePenalties, CurveWarmUp, GridSchedule, Reporter
@@ -33,7 +35,7 @@ from kansformer.training.refusals import (
 )
 from kansformer.training.report import Progress
 from kansformer.training.shard import shard_model
-from kansformer.training.trainer import DistillationTrainer
+from kansformer.training.trainer import ASIDE, DistillationTrainer, KANTrainer
 from kansformer.training.trainer_groups import MULTIPLIER, register_groups
 
 LOSS_FILE = "losses.csv"
@@ -49,15 +51,17 @@ def train(
     Args:
         recipe: what to do.
         output: folder to write; it must be new or empty, unless a run is resumed. Checkpoints lie in it.
-        resume: go on from the last checkpoint in `output`, with the same recipe.
+        resume: go on from the last checkpoint in `output`, with the same recipe; only `non_finite` may be another. A
+            run that was stopped before its first checkpoint begins anew.
         progress: called after every step, in the main process.
 
     Returns:
         A `TrainingResult`, in every process.
 
     Raises:
-        ConfigError: a field is impossible, or the loss became infinite or NaN.
+        ConfigError: a field is impossible, or the loss or a gradient became infinite or NaN.
         CheckpointError: `output` is in use, there is nothing to resume or it is another recipe's, or the disk is full.
+        InterruptedRunError: SIGTERM came; the step was finished and a checkpoint saved.
         DataError: the data is unusable, or too little for the processes. Nothing is overwritten after any error.
     """
     output = Path(output)
@@ -100,8 +104,15 @@ def train(
     if state.is_main_process:
         output.mkdir(parents=True, exist_ok=True)
         write_recipe(recipe, output / RECIPE_FILE)
+        shutil.rmtree(output / ASIDE, ignore_errors=True)  # of a run that was killed while it saved
     begin = time.perf_counter()
-    _train_or_restore(trainer, checkpoint)
+    with trainer.guard.watching():
+        _train_or_restore(trainer, checkpoint)
+    if trainer.guard.terminated:
+        raise InterruptedRunError(
+            f"SIGTERM ended the run in {str(output)!r} after step {trainer.state.global_step}, which is saved. Go on "
+            "with --resume."
+        )
     seconds = time.perf_counter() - begin
     refuse_broken(model, reporter.losses)
     if "lora" in recipe.trainable:
@@ -119,17 +130,17 @@ def train(
         steps=trainer.state.global_step,
         seconds=seconds,
         tokens_per_second=done * reporter.tokens_per_step / seconds,
+        skipped_steps=tuple(trainer.guard.skipped),
         **counts,
         facts=run_facts(data.facts, arguments.device, state.num_processes),
     )
     if state.is_main_process:
-        (output / "training_args.bin").unlink(missing_ok=True)  # a pickle; recipe.yaml says it all
-        (output / RESULT_FILE).write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
+        write_text_whole(output / RESULT_FILE, json.dumps(result.to_dict(), indent=2) + "\n")
     state.wait_for_everyone()
     return result
 
 
-def _train_or_restore(trainer: Trainer, checkpoint: str | None) -> None:
+def _train_or_restore(trainer: KANTrainer, checkpoint: str | None) -> None:
     """Train to the end; from a checkpoint of the last step only its weights are left to take."""
     steps = None if checkpoint is None else progress_of(Path(checkpoint))
     if checkpoint is not None and steps is not None and steps[0] >= steps[1]:
@@ -151,7 +162,7 @@ def _make_trainer(
     data: PreparedData,
     batches: list[dict[str, Tensor]],
     reporter: Reporter,
-) -> Trainer:
+) -> KANTrainer:
     curves = recipe.curves
     callbacks: list[Any] = [reporter]
     if curves.warm_up:
@@ -170,13 +181,14 @@ def _make_trainer(
         data_collator=data.collator,
         processing_class=data.processor,
         callbacks=callbacks,
+        non_finite=recipe.non_finite,
         compute_metrics=_accuracy if recipe.task.endswith("classification") else None,
     )
     if recipe.distill is not None and recipe.distill.logits > 0:
         teacher = plain_model(recipe.model, recipe.task)
-        trainer: Trainer = DistillationTrainer(teacher=teacher, distill=recipe.distill, **settings)
+        trainer: KANTrainer = DistillationTrainer(teacher=teacher, distill=recipe.distill, **settings)
     else:
-        trainer = Trainer(**settings)
+        trainer = KANTrainer(**settings)
     setattr(trainer, MULTIPLIER, curves.lr_multiplier)
     for callback in (ProgressCallback, PrinterCallback):  # the reporter's bar says more
         trainer.remove_callback(callback)

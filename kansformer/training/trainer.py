@@ -1,22 +1,138 @@
-"""transformers' Trainer with a teacher beside the student. Everything else about curves is a callback."""
+"""transformers' Trainer with checkpoints that are whole or not there, and steps that are finite or not taken."""
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import Trainer
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
+from kansformer.errors import CheckpointError
+from kansformer.files import sync
 from kansformer.training.distill import distillation_loss
+from kansformer.training.guard import StepGuard
 from kansformer.training.recipe import DistillRecipe
 
+ASIDE = ".partial"
+"""Folder beside the checkpoints in which the next one grows."""
 
-class DistillationTrainer(Trainer):
+
+class KANTrainer(Trainer):
+    """A Trainer that loses nothing.
+
+    Every checkpoint is written aside, synced to the disk and renamed; only then those beyond `save_total_limit` go. A
+    loss or gradient that is not finite, and SIGTERM, are the business of its `guard`.
+
+    Args:
+        non_finite: "stop" or "skip", as in `StepGuard`.
+        kwargs: as in transformers' Trainer.
+    """
+
+    def __init__(self, *args: Any, non_finite: str = "stop", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._aside: Path | None = None
+        scaled = getattr(self.accelerator, "scaler", None) is not None  # which skips infinite gradients by itself
+        self.guard = StepGuard(Path(str(self.args.output_dir)), non_finite, check_gradients=not scaled)
+        self.add_callback(self.guard)
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """transformers' own, seen by the guard."""
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        self.guard.saw(inputs, loss)
+        return loss
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """transformers' own, without the pickle of the arguments; written aside where it replaces a model.
+
+        Raises:
+            CheckpointError: it could not be written, for instance because the disk is full. What was there stays.
+        """
+        if _internal_call:  # a part of a checkpoint
+            super().save_model(output_dir, _internal_call=True)
+            return
+        target = Path(str(output_dir or self.args.output_dir))
+        with self._written_aside(target, "The model") as aside:
+            super().save_model(str(aside / "model"))
+            (aside / "model" / "training_args.bin").unlink(missing_ok=True)  # the recipe says it all
+        if self.args.should_save:
+            for file in sorted((aside / "model").iterdir()):
+                file.replace(target / file.name)
+            self._clear(aside)
+        self.accelerator.wait_for_everyone()
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        run_folder, limit = Path(self._get_output_dir(trial)), self.args.save_total_limit
+        with self._written_aside(run_folder, f"The checkpoint of step {self.state.global_step}") as aside:
+            self._aside, self.args.save_total_limit = aside, None  # nothing is removed before the new one is whole
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._aside, self.args.save_total_limit = None, limit
+            if self.state.best_model_checkpoint == str(aside / name):
+                self.state.best_model_checkpoint = str(run_folder / name)
+                if self.args.should_save:
+                    self.state.save_to_json(str(aside / name / TRAINER_STATE_NAME))
+        if self.args.should_save:
+            if not (run_folder / name).exists():  # or this step was saved before
+                (aside / name).rename(run_folder / name)
+                sync(run_folder / name)
+            self._clear(aside)
+            rotate_checkpoints(
+                output_dir=str(run_folder),
+                save_total_limit=limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
+        self.accelerator.wait_for_everyone()
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._aside) if self._aside is not None else super()._get_output_dir(trial)
+
+    @contextmanager
+    def _written_aside(self, folder: Path, what: str) -> Iterator[Path]:
+        """Yields an empty folder to write into; afterwards all processes have, and the disk holds it.
+
+        Raises:
+            CheckpointError: it could not be written. Nothing of it is left.
+        """
+        from safetensors import SafetensorError
+
+        aside = folder / ASIDE
+        if self.args.should_save:
+            self._clear(aside)
+            aside.mkdir(parents=True)
+        self.accelerator.wait_for_everyone()
+        try:
+            yield aside
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                sync(aside)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            self._clear(aside)
+            reason = " ".join(str(error).split())
+            raise CheckpointError(
+                f"{what} could not be written to {str(folder)!r}: {reason}. What was saved before is as it was; make "
+                "room, and go on with --resume."
+            ) from error
+
+    @staticmethod
+    def _clear(aside: Path) -> None:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+class DistillationTrainer(KANTrainer):
     """A Trainer whose loss is partly the divergence from a teacher's predictions (Hinton et al., 2015).
 
     Args:
         teacher: a frozen model that takes the student's inputs.
         distill: share and temperature.
-        kwargs: as in transformers' Trainer.
+        kwargs: as in `KANTrainer`.
     """
 
     def __init__(self, *args: Any, teacher: nn.Module, distill: DistillRecipe, **kwargs: Any) -> None:

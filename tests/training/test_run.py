@@ -350,11 +350,11 @@ def test_a_full_disk_is_seen_before_the_run(make, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("logging_steps", "sentence"),
-    [(1, r"The loss became nan at step \d+"), (50, "infinite or NaN .* no model is saved")],
+    ("steps", "rate", "sentence"),
+    [(20, 1e30, r"The loss became nan at step \d+ in process 0"), (1, 1e39, "infinite or NaN .* no model is saved")],
 )
-def test_numbers_that_are_none_end_the_run(make, tmp_path, logging_steps, sentence):
-    training = {"learning_rate": 1e30, "max_steps": 20, "max_grad_norm": 0, "logging_steps": logging_steps}
+def test_numbers_that_are_none_end_the_run(make, tmp_path, steps, rate, sentence):
+    training = {"learning_rate": rate, "max_steps": steps, "max_grad_norm": 0}
     with pytest.raises(ConfigError, match=sentence):
         train(make(training=training), tmp_path / "run")
     assert not (tmp_path / "run" / "model.safetensors").exists()
