@@ -114,7 +114,10 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{CONFIG} must hold an object, got {type(values).__name__}.")
     version = values.get("format_version")
     if version != FORMAT_VERSION:
-        raise CheckpointError(f"{CONFIG} has format version {version!r}; this package reads {FORMAT_VERSION}.")
+        raise CheckpointError(
+            f"{CONFIG} has format version {version!r:.40}; this package reads {FORMAT_VERSION}. If it is newer: "
+            "pip install --upgrade kansformer."
+        )
     for name, kind in {"tensors": str, **FIELDS}.items():
         if not isinstance(values.get(name), kind) or isinstance(values.get(name), bool):
             raise CheckpointError(f"{CONFIG} has {name}={values.get(name)!r}, which must be of type {kind.__name__}.")

@@ -1,0 +1,181 @@
+"""Files of every format that there ever was load, give what they gave, and are written again as they were.
+
+`make.py` made them. Outputs are those of the reference backend, equal to the bit with the torch and on the kind of
+processor that made them. Another torch adds up in another order, and on another processor its libraries choose other
+instructions; there the table of tolerances holds instead.
+"""
+
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from golden.make import KINDS, make, this_machine
+from numerics import assert_close_to_float64
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+import kansformer
+from kansformer import is_converted, load_curves, save_curves, set_backend
+from kansformer.errors import CheckpointError
+from kansformer.fitting import load_kan, save_kan
+from kansformer.training.recipe_file import read_recipe, write_recipe
+
+FOLDER = Path(__file__).resolve().parent
+CHECKPOINTS, CURVES, NETWORKS, RECIPES = (sorted((FOLDER / kind).iterdir()) for kind in KINDS)
+# The modules that read a format, and the files that hold its version.
+READERS = {
+    "kansformer.conversion.record": [(path / "config.json", "quantization_config") for path in CHECKPOINTS],
+    "kansformer.hub.curves_only": [(path / "curves" / "curves.json", None) for path in CURVES],
+    "kansformer.fitting.saving": [(path / "kan.json", None) for path in NETWORKS],
+}
+
+
+@pytest.fixture(autouse=True)
+def reference():
+    set_backend("reference")
+    yield
+    set_backend(None)
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def assert_same_tensors(found, expected):
+    assert found.keys() == expected.keys()
+    for name, tensor in found.items():
+        assert tensor.dtype == expected[name].dtype and torch.equal(tensor, expected[name]), name
+
+
+def assert_expected(folder, found, expected):
+    made_by = read(folder / "made_by.json")
+    assert found.dtype == expected.dtype
+    if this_machine().items() <= made_by.items():
+        assert torch.equal(found, expected)
+    else:
+        assert_close_to_float64(found, expected, found.dtype)
+
+
+def logits_of(model, tokens):
+    with torch.no_grad():
+        return model(input_ids=tokens).logits
+
+
+@pytest.mark.parametrize("folder", CHECKPOINTS, ids=lambda path: path.name)
+def test_a_checkpoint(folder, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    expected = load_file(folder / "expected.safetensors")
+    logits = logits_of(model, expected["tokens"])
+    assert is_converted(model)
+    assert_expected(folder, logits, expected["logits"])
+    model.save_pretrained(tmp_path)
+    assert_same_tensors(load_file(tmp_path / "model.safetensors"), load_file(folder / "model.safetensors"))
+    assert read(tmp_path / "config.json")["quantization_config"] == read(folder / "config.json")["quantization_config"]
+    assert torch.equal(logits_of(AutoModelForCausalLM.from_pretrained(tmp_path), expected["tokens"]), logits)
+
+
+@pytest.mark.parametrize("folder", CURVES, ids=lambda path: path.name)
+def test_curves_without_their_model(folder, tmp_path):
+    model = load_curves(AutoModelForCausalLM.from_pretrained(folder / "plain"), folder / "curves")
+    expected = load_file(folder / "expected.safetensors")
+    assert_expected(folder, logits_of(model, expected["tokens"]), expected["logits"])
+    settings = read(folder / "curves" / "curves.json")
+    again = save_curves(model, tmp_path / "again", also=settings["also"])
+    assert read(again / "curves.json") == settings
+    assert_same_tensors(load_file(again / "curves.safetensors"), load_file(folder / "curves" / "curves.safetensors"))
+
+
+@pytest.mark.parametrize("folder", NETWORKS, ids=lambda path: path.name)
+def test_a_network(folder, tmp_path):
+    model = load_kan(folder)
+    expected, settings = load_file(folder / "expected.safetensors"), read(folder / "kan.json")
+    assert_expected(folder, model.predict(expected["inputs"]), expected["outputs"])
+    assert_same_tensors(model.state_dict(), load_file(folder / settings["tensors"]))
+    save_kan(model, tmp_path)
+    assert read(tmp_path / "kan.json") == settings  # which names the tensors by their checksum
+
+
+@pytest.mark.parametrize("folder", RECIPES, ids=lambda path: path.name)
+def test_a_recipe(folder, tmp_path):
+    """It means what it meant, also where it leaves a field to its default; fields that came later are not asked for."""
+    recipe = read_recipe(folder / "recipe.yaml")
+    missing = difference(read(folder / "expected.json"), json.loads(json.dumps(asdict(recipe))))
+    assert not missing, missing
+    write_recipe(recipe, tmp_path / "recipe.yaml")
+    assert (tmp_path / "recipe.yaml").read_text(encoding="utf-8") == (folder / "recipe.yaml").read_text(
+        encoding="utf-8"
+    )
+
+
+def difference(expected, found, place="recipe"):
+    if isinstance(expected, dict) and isinstance(found, dict):
+        return [line for name in expected for line in difference(expected[name], found.get(name), f"{place}.{name}")]
+    return [] if found == expected else [f"{place} was {expected!r} and is {found!r}"]
+
+
+def test_every_version_of_every_format_has_a_file():
+    sources = Path(kansformer.__file__).parent.rglob("*.py")
+    readers = [path for path in sources if re.search(r"^FORMAT_VERSION\b", path.read_text(encoding="utf-8"), re.M)]
+    names = {".".join(path.relative_to(FOLDER.parent.parent).with_suffix("").parts) for path in readers}
+    assert names == READERS.keys()
+    for name, files in READERS.items():
+        versions = {(read(path)[entry] if entry else read(path))["format_version"] for path, entry in files}
+        assert versions == {*range(1, importlib.import_module(name).FORMAT_VERSION + 1)}, name
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_newer_version_says_what_to_install(reader, tmp_path):
+    path, entry = READERS[reader][0]
+    newest = importlib.import_module(reader).FORMAT_VERSION
+    for file in path.parent.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    settings = read(path)
+    (settings[entry] if entry else settings)["format_version"] = newest + 1
+    (tmp_path / path.name).write_text(json.dumps(settings), encoding="utf-8")
+    plain = AutoModelForCausalLM.from_pretrained(CURVES[0] / "plain")
+    before = [*plain.state_dict()]
+    load = {
+        "kansformer.conversion.record": AutoModelForCausalLM.from_pretrained,
+        "kansformer.hub.curves_only": lambda folder: load_curves(plain, folder),
+        "kansformer.fitting.saving": load_kan,
+    }[reader]
+    with pytest.raises(CheckpointError, match=rf"version {newest + 1}.*pip install --upgrade kansformer"):
+        load(tmp_path)
+    assert [*plain.state_dict()] == before
+
+
+def test_their_code_loads_them_by_trust_alone(tmp_path):
+    code = """
+import sys, torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+assert "kansformer" not in sys.modules
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)
+tokens = load_file(sys.argv[1] + "/expected.safetensors")["tokens"]
+with torch.no_grad():
+    save_file({"logits": model(input_ids=tokens).logits}, sys.argv[2])
+"""
+    folder = FOLDER / "checkpoints" / "channel-bspline"
+    paths = [str(FOLDER.parent.parent), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_MODULES_CACHE": str(tmp_path / "modules"),
+        "HF_HUB_OFFLINE": "1",
+        "KANSFORMER_BACKEND": "reference",
+    }
+    subprocess.run([sys.executable, "-c", code, folder, tmp_path / "found.safetensors"], env=environment, check=True)
+    found = load_file(tmp_path / "found.safetensors")["logits"]
+    assert_expected(folder, found, load_file(folder / "expected.safetensors")["logits"])
+
+
+def test_what_exists_is_not_made_again():
+    with pytest.raises(FileExistsError):
+        make(f"recipes/{RECIPES[0].name}")
