@@ -4,7 +4,7 @@ Shape letters: N tokens, I inputs, P curves of the input axis, S samples.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -44,8 +44,11 @@ def update_grid(
         The model.
 
     Raises:
-        ConfigError: the model has no curves, or `quantile` or `margin` is out of range.
-        DataError: an input that reaches a curve is not finite, or none reaches any; the model is left as it was.
+        ConfigError: the model has no curves, `quantile` or `margin` is out of range, or a curve is not finite or would
+            not be on its new domain.
+        DataError: an input that reaches a curve is not finite, or none reaches any.
+
+    Whatever is raised, the model is left as it was.
     """
     modules = dict(curved_modules(model))
     if not modules:
@@ -57,9 +60,12 @@ def update_grid(
     ranges = _record_ranges(model, modules, inputs, quantile)
     if not ranges:
         raise DataError("No input reached any curve, so there is no range to set the grids to.")
+    moved = []
     for path, range_P2 in ranges.items():
         module = modules[path]
-        _refit(module, module.curves, _widened(range_P2, margin, module.domain).to(module.domain))
+        moved.append(_moved(path, module, module.curves, _widened(range_P2, margin, module.domain).to(module.domain)))
+    for one in moved:
+        one.write()
     return model
 
 
@@ -76,18 +82,22 @@ def refine_grid(model: nn.Module, grid_size: int) -> nn.Module:
         The model.
 
     Raises:
-        ConfigError: the model has no curves, or the grid size is not a whole number of at least 1.
+        ConfigError: the model has no curves, the grid size is not a whole number of at least 1, or a curve is not
+            finite or would not be on the new grid; the model is left as it was.
     """
-    modules = [module for _, module in curved_modules(model)]
+    modules = dict(curved_modules(model))
     if not modules:
         raise ConfigError("The model has no curves, so there is no grid to refine.")
-    specs = [replace(m.curves, basis=replace(m.curves.basis, grid_size=grid_size)) for m in modules]
-    for module, spec in zip(modules, specs, strict=True):
-        _refit(module, spec, module.domain)
+    specs = {path: replace(m.curves, basis=replace(m.curves.basis, grid_size=grid_size)) for path, m in modules.items()}
+    refined = [_moved(path, module, specs[path], module.domain) for path, module in modules.items()]
     config: Any = getattr(model, "config", None)
     record: Any = getattr(config, "quantization_config", None)
-    if hasattr(record, "with_grid_size"):  # a converted model says in its config what its curves are made of
-        config.quantization_config = record.with_grid_size(grid_size)
+    # A converted model says in its config what its curves are made of.
+    record = record.with_grid_size(grid_size) if hasattr(record, "with_grid_size") else None
+    for one in refined:
+        one.write()
+    if record is not None:
+        config.quantization_config = record
     return model
 
 
@@ -141,24 +151,44 @@ def _widened(range_P2: Tensor, margin: float, old_domain_P2: Tensor) -> Tensor:
     narrowest = torch.maximum(NARROWEST * middle.abs(), NARROWEST_SHARE * old_half).to(half)
     half = (half * (1 + 2 * margin)).maximum(narrowest)
     farthest = min(torch.finfo(old_domain_P2.dtype).max, FARTHEST_END)
-    return torch.stack([middle - half, middle + half], dim=-1).clamp(-farthest, farthest)
+    nearly = farthest * (1 - NARROWEST)  # inputs that all lie beyond the farthest end keep a domain as well
+    return torch.stack([(middle - half).clamp(-farthest, nearly), (middle + half).clamp(-nearly, farthest)], dim=-1)
+
+
+@dataclass(frozen=True)
+class _Moved:
+    """A module's curves on another grid, not yet written to it: first all modules are refitted, then any is changed."""
+
+    module: Any
+    spec: CurveSpec
+    domain: Tensor
+    coefficients: Tensor
+
+    @torch.no_grad()
+    def write(self) -> None:
+        old = self.module.coefficients
+        if self.coefficients.shape == old.shape:
+            old.copy_(self.coefficients)
+        else:
+            self.module.coefficients = nn.Parameter(self.coefficients, requires_grad=old.requires_grad)
+        self.module.domain.copy_(self.domain)
+        self.module.curves = self.spec
 
 
 @torch.no_grad()
-def _refit(module: Any, spec: CurveSpec, domain_P2: Tensor) -> None:
+def _moved(path: str, module: Any, spec: CurveSpec, domain_P2: Tensor) -> _Moved:
     per_edge = module.coefficients.unsqueeze(-1) if spec.bends_input else module.coefficients
+    name = f"The curves of {path or 'the model'}"
+    denominator = getattr(module, "denominator", None)
+    held = (per_edge, module.domain) if denominator is None else (per_edge, module.domain, denominator)
+    if not all(tensor.isfinite().all() for tensor in held):
+        raise ConfigError(f"{name} are not finite, so they cannot be kept on another grid. The model is as it was.")
     fitted = refit_curves(
-        per_edge,
-        module.curves.basis,
-        module.domain,
-        spec.basis,
-        domain_P2,
-        denominator_ID=getattr(module, "denominator", None),
+        per_edge, module.curves.basis, module.domain, spec.basis, domain_P2, denominator_ID=denominator
     )
-    fitted = fitted.squeeze(-1) if spec.bends_input else fitted
-    if fitted.shape == module.coefficients.shape:
-        module.coefficients.copy_(fitted)
-    else:
-        module.coefficients = nn.Parameter(fitted, requires_grad=module.coefficients.requires_grad)
-    module.domain.copy_(domain_P2)
-    module.curves = spec
+    if not fitted.isfinite().all():
+        raise ConfigError(
+            f"{name} would not be finite in {fitted.dtype} on a grid of {spec.basis.grid_size} from "
+            f"{float(domain_P2[:, 0].min()):g} to {float(domain_P2[:, 1].max()):g}. The model is as it was."
+        )
+    return _Moved(module, spec, domain_P2, fitted.squeeze(-1) if spec.bends_input else fitted)

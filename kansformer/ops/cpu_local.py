@@ -73,14 +73,24 @@ class _LookUp(torch.autograd.Function):
                 # The definition holds inputs further away than FARTHEST there, so they have no slope.
                 x_pieces.append(slope.mul_(rate_I).mul_(unit.abs() < FARTHEST).mul_(gradient))
             if factors_gradient is not None:
-                factors_gradient += _factors_gradient(factors_IPJ, gradient.flatten(), position.flatten(), index)
+                # Outside, where there are no higher powers, a far input's would be infinite.
+                inside = (unit >= 0) & (unit <= 1) | unit.isnan()
+                factors_gradient += _factors_gradient(
+                    factors_IPJ, gradient.flatten(), position.flatten(), index, inside.flatten(), ctx.basis
+                )
         return torch.cat(x_pieces) if x_wanted else None, factors_gradient, None, None
 
 
-def _factors_gradient(factors_IPJ: Tensor, gradient: Tensor, position: Tensor, index: Tensor) -> Tensor:
+def _factors_gradient(
+    factors_IPJ: Tensor, gradient: Tensor, position: Tensor, index: Tensor, inside: Tensor, basis: Basis
+) -> Tensor:
     total_IPJ = torch.zeros_like(factors_IPJ)
+    highest_outside = 1 if basis.extrapolation == "linear" else 0
     for power, row in enumerate(_rows(total_IPJ)):
-        gradient = gradient * position if power else gradient
+        if power:
+            gradient = gradient * position
+        if power == highest_outside + 1:
+            gradient = gradient.where(inside, 0.0)
         row.scatter_add_(0, index, gradient)
     return total_IPJ
 

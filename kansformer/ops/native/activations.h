@@ -13,22 +13,28 @@ INLINE Lanes exponential(Lanes x) {  // relative error 2e-7
   return reinterpret_cast<Lanes>(reinterpret_cast<IntLanes>(e) + (reinterpret_cast<IntLanes>(shifted) << 23));
 }
 
+// 1 / (1 + exp(-x)), and x held where it no longer changes that: slopes would multiply what has vanished by x, or lose 1
+// in the difference of two large numbers.
+INLINE Lanes logistic(Lanes x) { return pick(x < -87.f, Lanes{}, 1.f / (1.f + exponential(-x))); }
+INLINE Lanes held(Lanes x) { return larger(all(-87.f), smaller(all(87.f), x)); }
+
 INLINE void activate(int activation, Lanes x, Lanes* value, Lanes* slope) {
   switch (activation) {
     case 1: *value = x, *slope = all(1.f); return;
     case 2: *value = pick(x > 0.f, x, all(0.f)), *slope = pick(x > 0.f, all(1.f), all(0.f)); return;
     case 3: {  // silu
-      const Lanes s = 1.f / (1.f + exponential(-x));
-      *value = x * s, *slope = s + *value - *value * s;
+      const Lanes s = logistic(x);
+      *value = x * s, *slope = s + held(x) * s * (1.f - s);
       return;
     }
     case 4: {  // gelu_tanh: (1 + tanh(t)) / 2 is the logistic function of 2t
-      const Lanes s = 1.f / (1.f + exponential(-1.59576912f * (x + 0.044715f * x * x * x)));
-      *value = x * s, *slope = s + x * s * (1.f - s) * (1.59576912f + 0.21406859f * x * x);
+      const Lanes near = held(x);
+      const Lanes s = logistic(1.59576912f * (near + 0.044715f * near * near * near));
+      *value = x * s, *slope = s + near * s * (1.f - s) * (1.59576912f + 0.21406859f * near * near);
       return;
     }
     case 5: {  // tanh
-      const Lanes s = 1.f / (1.f + exponential(-2.f * x));
+      const Lanes s = logistic(2.f * x);
       *value = 2.f * s - 1.f, *slope = 4.f * s * (1.f - s);
       return;
     }

@@ -48,10 +48,12 @@ struct BSpline {
     float* dfactors = sums + channel * width();
     float *left = dfactors, *first = left + WIDTH, *last = dfactors + grid * WIDTH, *right = last + WIDTH;
     if (extrapolation != ZERO) {
-      const float slope = extrapolation == LINEAR ? 1.f : 0.f;
-      first[0] += left[0], first[1] += slope * (left[1] - left[0]);
+      first[0] += left[0];
       for (int p = 0; p <= K; p++) last[p] += right[0];
-      for (int p = 1; p <= K; p++) last[p] += slope * p * right[1];
+    }
+    if (extrapolation == LINEAR) {  // elsewhere the first powers may be infinite
+      first[1] += left[1] - left[0];
+      for (int p = 1; p <= K; p++) last[p] += p * right[1];
     }
     for (int c = 0; c < coefficients; c++) {
       Quad total = {};
@@ -75,7 +77,8 @@ struct BSpline {
     at.rate = pick(unit == exact, inverse_width * float(grid), Lanes{});
     const Lanes scaled = unit * float(grid);
     Lanes q = rounded_down(larger(smaller(scaled, all(grid)), all(-1.f)));
-    if (extrapolation != LINEAR) q = pick(scaled == float(grid), all(grid - 1.f), q);  // the end belongs to the domain
+    // Without a slope outside, the end belongs to the domain; and NaN does, where powers of it reach the gradients.
+    if (extrapolation != LINEAR) q = pick(scaled > float(grid), all(grid), smaller(q, all(grid - 1.f)));
     at.t = scaled - q;
     const IntLanes interval = __builtin_convertvector(q, IntLanes) + 1;
     const IntLanes places = (lane_numbers() + channel) * width() + interval * WIDTH;
