@@ -1,6 +1,6 @@
 """Folders and files that a command writes: refused when in use, complete or not there at all."""
 
-import shutil
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,10 +29,10 @@ def written_whole(path: Path) -> Iterator[Path]:
     """
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Threads and processes that write the same folder at once do not meet; the last one's stays.
-    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
-    new, old = partial / "new", partial / "old"
-    try:
+    # Of its own for every thread and process that writes the same folder at once.
+    prefix = f".{path.name}.partial-"
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=path.parent, ignore_cleanup_errors=True) as partial:
+        new, old = Path(partial) / "new", Path(partial) / "old"
         new.mkdir()
         yield new
         try:
@@ -43,8 +43,6 @@ def written_whole(path: Path) -> Iterator[Path]:
             if old.exists() and not path.exists():
                 old.rename(path)
             raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_text_whole(path: Path, text: str) -> None:

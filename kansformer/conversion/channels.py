@@ -10,12 +10,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from kansformer.conversion.checkpoint import record_of
-from kansformer.conversion.convert import fill_recorded, install, remove_curves
+from kansformer.conversion.convert import fill_recorded, remove_curves
 from kansformer.conversion.drop import refuse_adapters
 from kansformer.conversion.record import ConversionRecord, base_prefix
 from kansformer.conversion.widths import narrow_site, with_hidden
 from kansformer.errors import ConfigError, ConversionStateError, SlotError
 from kansformer.nn.curves import CURVE_PARAMETERS
+from kansformer.nn.undo import all_or_nothing, remember
 from kansformer.sites import Site, Slot, find_sites
 from kansformer.sites.surgery import INPUT_CURVE
 
@@ -26,12 +27,12 @@ def converted_sites(model: nn.Module) -> list[Site]:
     Raises:
         ConversionStateError: the model is not converted.
     """
-    record, built = _slots_with_modules(model)
-    remove_curves(model)
+    _slots_with_modules(model)
+    put_back = remember(model)
     try:
-        return find_sites(model)
+        return find_sites(remove_curves(model))
     finally:
-        install(model, built, record)
+        put_back()
 
 
 def keep_channels(model: nn.Module, channels: Mapping[str, Tensor]) -> nn.Module:
@@ -54,9 +55,8 @@ def keep_channels(model: nn.Module, channels: Mapping[str, Tensor]) -> nn.Module
     """
     record, built = _slots_with_modules(model)
     prefix = base_prefix(model)
-    remove_curves(model)
-    undo = []
-    try:
+    with all_or_nothing(model):
+        remove_curves(model)
         sites = {site.path: site for site in find_sites(model)}
         for path, kept_H in channels.items():
             if path not in sites:
@@ -66,7 +66,7 @@ def keep_channels(model: nn.Module, channels: Mapping[str, Tensor]) -> nn.Module
                 raise ConfigError(
                     f"The channels to keep of {path} must be different numbers from 0 to {sites[path].hidden - 1}."
                 )
-            undo.append(narrow_site(model, sites[path], kept_H))
+            narrow_site(model, sites[path], kept_H)
         hidden_slots = {
             slot.path: kept_H
             for path, kept_H in channels.items()
@@ -84,14 +84,7 @@ def keep_channels(model: nn.Module, channels: Mapping[str, Tensor]) -> nn.Module
         fill_recorded(model, replace(record, slots=slots, widths=widths))
         for (_, new), (old, tensors) in zip(_slots_with_modules(model)[1], parts, strict=True):
             _load(new, old, tensors)
-    except BaseException:
-        if record_of(model) is not None:
-            remove_curves(model)
-        for step in reversed(undo):
-            step()
-        install(model, built, record)
-        raise
-    return model
+        return model
 
 
 def _slots_with_modules(model: nn.Module) -> tuple[ConversionRecord, list[tuple[Slot, nn.Module]]]:

@@ -11,6 +11,7 @@ from kansformer.conversion.record import ConversionRecord, base_prefix
 from kansformer.conversion.remote_code import auto_map_of, is_ours, write_modeling_file
 from kansformer.errors import CheckpointError, ConfigError
 from kansformer.nn.curves import CurveSpec, curved_modules
+from kansformer.nn.undo import all_or_nothing
 
 TRIPWIRE = (
     "kansformer (this checkpoint has KAN layers: pip install kansformer, then import kansformer before from_pretrained)"
@@ -126,11 +127,13 @@ def save_converted(
     check_record(model)
     push = {name: kwargs.pop(name) for name in PUSH_OPTIONS if name in kwargs}
     config = model.config
-    if entries := auto_map_of(model):
-        config.auto_map = {**(getattr(config, "auto_map", None) or {}), **entries}
-    type(model).save_pretrained(model, save_directory, is_main_process, state_dict, **kwargs)
-    if is_main_process and not getattr(model, "_hf_peft_config_loaded", False):  # with adapters only those are saved
-        write_modeling_file(model, save_directory)
+    with all_or_nothing(model):
+        if entries := auto_map_of(model):
+            config.auto_map = {**(getattr(config, "auto_map", None) or {}), **entries}
+        type(model).save_pretrained(model, save_directory, is_main_process, state_dict, **kwargs)
+        with_adapters = getattr(model, "_hf_peft_config_loaded", False)  # then only those are saved
+        if is_main_process and not with_adapters:
+            write_modeling_file(model, save_directory)
     if is_main_process and push_to_hub:  # not by transformers in the call above, which would leave the new file out
         push |= {name: kwargs[name] for name in ("token", "max_shard_size") if name in kwargs}
         model.push_to_hub(push.pop("repo_id", Path(save_directory).name), **push)

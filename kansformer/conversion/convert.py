@@ -15,6 +15,7 @@ from kansformer.conversion.record import ConversionRecord, base_prefix, slot_rec
 from kansformer.conversion.widths import narrow_site, with_hidden
 from kansformer.errors import CheckpointError, ConfigError, ConversionStateError, ProofError, SlotError
 from kansformer.nn.curves import curved_modules
+from kansformer.nn.undo import all_or_nothing
 from kansformer.sites import Slot, find_sites, prove_site
 from kansformer.sites.parts import linear_shape
 from kansformer.sites.site import Site, get_slot_target, parent_of
@@ -41,15 +42,16 @@ def convert(model: nn.Module, config: KANConfig | None = None, *, verify: bool =
         SlotError, ConfigError: the config asks for a slot, layer or group that is not there.
         ProofError: a site did not reproduce the original. The model is left as it was after any error.
     """
-    plan = plan_conversion(model, KANConfig() if config is None else config)
-    install_curves(model, plan, verify=verify)
-    return model
+    with all_or_nothing(model):
+        plan = plan_conversion(model, KANConfig() if config is None else config)
+        install_curves(model, plan, verify=verify)
+        return model
 
 
 def install_curves(
     model: nn.Module, plan: ConversionPlan, *, verify: bool, widths: Mapping[str, int] | None = None
 ) -> None:
-    """Build what a plan says, prove it, put it in and mark the model as converted; or leave the model as it was.
+    """Build what a plan says, prove it, put it in and mark the model as converted; to be called in `all_or_nothing`.
 
     Args:
         model: in the state that the plan's sites describe.
@@ -70,7 +72,7 @@ def install_curves(
         built += [(slot, modules[slot.name]) for slot in planned.slots]
     if plan.skipped:
         path, reason = plan.skipped[0]
-        warnings.warn(f"{len(plan.skipped)} sites stay as they are, for instance {path}: {reason}.", stacklevel=3)
+        warnings.warn(f"{len(plan.skipped)} sites stay as they are, for instance {path}: {reason}.", stacklevel=4)
     prefix = base_prefix(model)
     slots = tuple(slot_record(slot, prefix) for slot, _ in built)
     hidden = {path.removeprefix(prefix): width for path, width in (widths or {}).items()}
@@ -83,7 +85,8 @@ def rebuild(model: nn.Module, record: ConversionRecord) -> nn.Module:
     Layers that the record calls narrower are made so first.
 
     Raises:
-        CheckpointError: the model has no such path, or what stands there cannot take these curves or that width.
+        CheckpointError: the model has no such path, or what stands there cannot take these curves or that width, or
+            the curves would have far more numbers than the files, which is seen before memory is asked for.
     """
     _narrow_as_recorded(model, record, base_prefix(model))
     return fill_recorded(model, record)
@@ -131,19 +134,20 @@ def revert(model: nn.Module) -> nn.Module:
 
 def remove_curves(model: nn.Module) -> nn.Module:
     """Take all curves out of a converted model, in place, whatever the widths of its layers are."""
-    restore_forwards(model)
-    for host in [module for module in model.modules() if bends_input(module)]:
-        remove_input_curve(host)
-    curved = {id(module): module for _, module in curved_modules(model)}
-    originals: dict[int, object] = {}  # a layer that several modules share stays shared
-    for owner in list(model.modules()):
-        for name, child in list(owner._modules.items()):
-            if child is not None and id(child) in curved:
-                if id(child) not in originals:
-                    originals[id(child)] = curved[id(child)].without_curves()
-                set_child(owner, name, originals[id(child)])
-    detach_record(model)
-    return model
+    with all_or_nothing(model):
+        restore_forwards(model)
+        for host in [module for module in model.modules() if bends_input(module)]:
+            remove_input_curve(host)
+        curved = {id(module): module for _, module in curved_modules(model)}
+        originals: dict[int, object] = {}  # a layer that several modules share stays shared
+        for owner in list(model.modules()):
+            for name, child in list(owner._modules.items()):
+                if child is not None and id(child) in curved:
+                    if id(child) not in originals:
+                        originals[id(child)] = curved[id(child)].without_curves()
+                    set_child(owner, name, originals[id(child)])
+        detach_record(model)
+        return model
 
 
 def is_converted(model: nn.Module) -> bool:
@@ -153,21 +157,15 @@ def is_converted(model: nn.Module) -> bool:
 
 def install(model: nn.Module, built: list[tuple[Slot, nn.Module]], record: ConversionRecord) -> None:
     """Fill the slots and mark the model as converted, or leave it as it was."""
-    undo = []
-    # Input curves last: their host may be a layer that is itself replaced.
-    try:
+    with all_or_nothing(model):
+        # Input curves last: their host may be a layer that is itself replaced.
         for slot, module in sorted(built, key=lambda pair: pair[0].name == "input"):
-            undo.append(fill_slot(model, slot, module))
+            fill_slot(model, slot, module)
         for slot, _ in built:
             if slot.name == "act":
                 owner, name = parent_of(slot.path)
                 shorten_gated_forward(model.get_submodule(owner), name)
         attach_record(model, record)
-    except BaseException:
-        restore_forwards(model)
-        for step in reversed(undo):
-            step()
-        raise
 
 
 def _narrow_as_recorded(model: nn.Module, record: ConversionRecord, prefix: str) -> None:

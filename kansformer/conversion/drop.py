@@ -13,6 +13,7 @@ from kansformer.conversion.gated import restore_forwards, shorten_gated_forward
 from kansformer.conversion.record import base_prefix
 from kansformer.errors import ConversionStateError, SlotError
 from kansformer.nn.curves import curved_modules
+from kansformer.nn.undo import all_or_nothing
 from kansformer.sites.site import parent_of
 from kansformer.sites.surgery import INPUT_CURVE, remove_input_curve, set_child
 
@@ -53,26 +54,28 @@ def drop_slots(model: nn.Module, paths: Collection[str]) -> nn.Module:
         return revert(model)
     if not left:
         raise SlotError("The feed-forward networks are narrower than the model's config says, so one slot must stay.")
-    restore_forwards(model)
-    for path in paths:
-        owner, name = parent_of(path)
-        if located[path].name == "input":
-            remove_input_curve(model.get_submodule(owner))
-            continue
-        curved: Any = model.get_submodule(path)
-        if id(curved) not in dropped:
-            continue  # put back already, under another of its paths
-        original = curved.without_curves()
-        for parent in list(model.modules()):  # a layer that several modules share stays shared
-            for attribute, child in list(parent._modules.items()):
-                if child is curved:
-                    set_child(parent, attribute, original)
-    for slot in left:
-        if slot.name == "act":
-            owner, name = parent_of(prefix + slot.path)
-            shorten_gated_forward(model.get_submodule(owner), name)
-    attach_record(model, replace(record, config=_config_of(record.config, {slot.name for slot in left}), slots=left))
-    return model
+    with all_or_nothing(model):
+        restore_forwards(model)
+        for path in paths:
+            owner, name = parent_of(path)
+            if located[path].name == "input":
+                remove_input_curve(model.get_submodule(owner))
+                continue
+            curved: Any = model.get_submodule(path)
+            if id(curved) not in dropped:
+                continue  # put back already, under another of its paths
+            original = curved.without_curves()
+            for parent in list(model.modules()):  # a layer that several modules share stays shared
+                for attribute, child in list(parent._modules.items()):
+                    if child is curved:
+                        set_child(parent, attribute, original)
+        for slot in left:
+            if slot.name == "act":
+                owner, name = parent_of(prefix + slot.path)
+                shorten_gated_forward(model.get_submodule(owner), name)
+        config = _config_of(record.config, {slot.name for slot in left})
+        attach_record(model, replace(record, config=config, slots=left))
+        return model
 
 
 def refuse_adapters(model: nn.Module) -> None:

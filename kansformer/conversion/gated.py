@@ -1,20 +1,18 @@
 """The short way through a converted gated block: activation, curve and the gate's product in one kernel.
 
 A block's own forward multiplies what the activation returns; the kernel does so itself and saves a pass over memory.
-Whether a forward is exactly `down(act(gate(x)) * up(x))` is read from its graph, not from its class.
+Whether a forward is exactly `down(act(gate(x)) * up(x))` is read from what it does, not from its class.
 """
 
-import operator
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from torch import fx, nn
+from torch import nn
 
 from kansformer.nn import LearnedActivation
 from kansformer.nn.base import is_watched
-
-_PRODUCTS = {"call_function": (operator.mul, torch.mul), "call_method": ("mul",)}
 
 
 @dataclass(frozen=True)
@@ -93,41 +91,68 @@ def _attach(block: nn.Module, forward: GatedForward) -> None:
     block.__dict__["_replicate_for_data_parallel"] = _Replicate(forward)
 
 
-class _ChildrenAreLeaves(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return True
+@dataclass(eq=False)
+class _Traced:
+    """What stands for a tensor while a forward is read: it knows where it came from, and can be multiplied only."""
+
+    steps: list["_Traced"]
+    child: str | None = None
+    inputs: tuple["_Traced", ...] = ()
+
+    def __mul__(self, other: object) -> "_Traced":
+        if not isinstance(other, _Traced):
+            raise TypeError("only products of two of them are followed")
+        return self.follow(None, self, other)
+
+    mul = __mul__
+
+    def follow(self, child: str | None, *inputs: "_Traced") -> "_Traced":
+        """The result of one more step: of a child, or a product."""
+        self.steps.append(_Traced(self.steps, child, inputs))
+        return self.steps[-1]
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None) -> "_Traced":
+        if function is not torch.mul or kwargs:
+            raise TypeError("only products are followed")
+        one, other = args
+        return one * other
+
+
+@dataclass(frozen=True)
+class _Child:
+    """A child module while a forward is read."""
+
+    name: str
+
+    def __call__(self, x: _Traced) -> _Traced:
+        return x.follow(self.name, x)
 
 
 def _gated_names(block: nn.Module, act: str) -> tuple[str, str, str] | None:
-    """Names of gate, up and down, if the block computes down(act(gate(x)) * up(x)) and nothing else."""
+    """Names of gate, up and down, if the block computes down(act(gate(x)) * up(x)) and nothing else.
+
+    Its forward runs on a stand-in of the block. `torch.fx` would do the same, but changes all modules of the process
+    while it traces, so that a model that runs in another thread fails.
+    """
     if "forward" in block.__dict__:
         return None
+    x = _Traced([])
     try:
-        graph = _ChildrenAreLeaves().trace(block)
-    except Exception:  # whatever tracing runs into says that the forward is not that simple
+        stand_in = copy.copy(block)
+        stand_in.__dict__["_modules"] = {name: _Child(name) for name in block._modules}
+        output = type(block).forward(stand_in, x)
+    except Exception:  # whatever it runs into says that the forward is not that simple
         return None
-    nodes = [node for node in graph.nodes if node.op != "placeholder" or node.users]
-    if len(nodes) != 7:  # x, four modules, the product, the output
+    if not isinstance(output, _Traced) or len(x.steps) != 5 or output is not x.steps[-1] or output.child is None:
         return None
-    x, *_, output = nodes
-    down = output.args[0]
-    product = _only_input(down)
-    if product is None or product.kwargs or product.target not in _PRODUCTS.get(product.op, ()):
+    (product,) = output.inputs
+    if product.child is not None or len(product.inputs) != 2:
         return None
-    for activated, up in (product.args, product.args[::-1]):
-        gate = _only_input(activated)
-        if _target(activated) == act and _only_input(gate) is x and _only_input(up) is x:
-            return _target(gate), _target(up), _target(down)
-    return None
-
-
-def _target(node: object) -> str:
-    return str(node.target) if isinstance(node, fx.Node) else ""
-
-
-def _only_input(node: object) -> fx.Node | None:
-    """The input of a call of a child module with one argument."""
-    if isinstance(node, fx.Node) and node.op == "call_module" and len(node.args) == 1 and not node.kwargs:
-        argument = node.args[0]
-        return argument if isinstance(argument, fx.Node) else None
+    for activated, up in (product.inputs, product.inputs[::-1]):
+        if activated.child != act or up.child is None or up.inputs != (x,):
+            continue
+        (gate,) = activated.inputs
+        if gate.child is not None and gate.inputs == (x,):
+            return gate.child, up.child, output.child
     return None

@@ -15,6 +15,7 @@ from kansformer.conversion.plan import plan_conversion
 from kansformer.conversion.widths import linear_slots, narrow_site
 from kansformer.errors import ConfigError, DataError
 from kansformer.nn.modes import evaluating
+from kansformer.nn.undo import all_or_nothing, undone_afterwards
 from kansformer.sites import Site
 from kansformer.sites.parts import is_conv1d
 from kansformer.sites.site import get_slot_target
@@ -61,22 +62,17 @@ def replace_feed_forwards(
         raise ConfigError(f"Unknown start {start!r}. Choose one of: {', '.join(get_args(Start))}.")
     if inputs is not None and start == "random":
         raise ConfigError("inputs say which hidden channels to keep, and start='random' keeps none. Leave one out.")
-    plan = plan_conversion(model, config, hidden=hidden)
-    sites = [planned.site for planned in plan.sites]
-    scores = weigh_channels(model, sites) if inputs is None else measure_channels(model, sites, inputs)
-    generator = torch.Generator().manual_seed(seed)
-    undo = []
-    try:
+    with all_or_nothing(model):
+        plan = plan_conversion(model, config, hidden=hidden)
+        sites = [planned.site for planned in plan.sites]
+        scores = weigh_channels(model, sites) if inputs is None else measure_channels(model, sites, inputs)
+        generator = torch.Generator().manual_seed(seed)
         for site in sites:
-            undo.append(narrow_site(model, site, largest(scores[site.path], hidden)))
+            narrow_site(model, site, largest(scores[site.path], hidden))
             if start == "random":
                 _draw_weights(model, site, generator)
         install_curves(model, plan, verify=True, widths={site.path: site.hidden for site in sites})
-    except BaseException:
-        for step in reversed(undo):
-            step()
-        raise
-    return model
+        return model
 
 
 def largest(score_m: Tensor, hidden: int) -> Tensor:
@@ -112,14 +108,11 @@ def measure_channels(
         return record
 
     lasts = {site.path: get_slot_target(model, site.slots["down"].path) for site in sites}
-    handles = [layer.register_forward_pre_hook(hook(path)) for path, layer in lasts.items()]
-    try:
-        with evaluating(model), torch.no_grad():
-            for batch in [inputs] if isinstance(inputs, (Tensor, Mapping)) else inputs:
-                model(**batch) if isinstance(batch, Mapping) else model(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with undone_afterwards() as hooks, evaluating(model), torch.no_grad():
+        for path, layer in lasts.items():
+            hooks.callback(layer.register_forward_pre_hook(hook(path)).remove)
+        for batch in [inputs] if isinstance(inputs, (Tensor, Mapping)) else inputs:
+            model(**batch) if isinstance(batch, Mapping) else model(batch)
     for site in sites:
         if site.path not in sums:
             raise DataError(f"No input reached {site.path}, so its channels cannot be compared.")

@@ -3,7 +3,6 @@
 Shape letters: d model width, m hidden channels before, H hidden channels kept.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,11 +11,13 @@ from torch import Tensor, nn
 
 from kansformer.errors import ConfigError, ProofError, SlotError
 from kansformer.nn.curves import take_over
+from kansformer.nn.undo import all_or_nothing
 from kansformer.sites import Site, Slot
 from kansformer.sites.parts import is_conv1d
 from kansformer.sites.probe import probes
 from kansformer.sites.site import get_slot_target
 from kansformer.sites.surgery import fill_slot, shadow
+from kansformer.sites.verify import undisturbed
 
 LINEAR_SLOTS = ("gate", "up", "down")
 NARROWABLE = ("plain", "gated")
@@ -65,7 +66,7 @@ def check_narrowable(model: nn.Module, site: Site) -> None:
             raise SlotError(f"{slot.path} is shared with other parts of the model, so it cannot be narrowed.")
 
 
-def narrow_site(model: nn.Module, site: Site, channels_H: Tensor) -> Callable[[], None]:
+def narrow_site(model: nn.Module, site: Site, channels_H: Tensor) -> None:
     """Replace the linear layers of a site by ones with these hidden channels only, in place.
 
     The new layers have weights of their own; those before the hidden layer lose outputs, the one after it inputs.
@@ -74,9 +75,6 @@ def narrow_site(model: nn.Module, site: Site, channels_H: Tensor) -> Callable[[]
         model: the model.
         site: as found in it, before.
         channels_H: numbers of the hidden channels that stay, in their new order.
-
-    Returns:
-        A function that puts the original layers back.
 
     Raises:
         SlotError: as `check_narrowable`.
@@ -88,19 +86,9 @@ def narrow_site(model: nn.Module, site: Site, channels_H: Tensor) -> Callable[[]
         axis = "inputs" if name == "down" else "outputs"
         new[name] = _narrowed_layer(get_slot_target(model, slot.path), channels_H, axis)
     _check_that_it_runs(model, site, new)
-    steps: list[Callable[[], None]] = []
-
-    def undo() -> None:
-        for step in reversed(steps):
-            step()
-
-    try:
+    with all_or_nothing(model):
         for name, layer in new.items():
-            steps.append(fill_slot(model, site.slots[name], layer))
-    except BaseException:
-        undo()
-        raise
-    return undo
+            fill_slot(model, site.slots[name], layer)
 
 
 def _narrowed_layer(layer: Any, channels_H: Tensor, axis: str) -> nn.Module:
@@ -143,7 +131,7 @@ def _check_that_it_runs(model: nn.Module, site: Site, new: dict[str, nn.Module])
     for name, layer in new.items():
         fill_slot(narrow, inner[name], layer)
     generator = torch.Generator().manual_seed(SEED)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with undisturbed(block):
         for arguments in probes(block, site, like, generator):
             try:
                 block(*arguments)

@@ -9,12 +9,11 @@ from torch import Tensor, nn
 
 from kansformer.conversion import ConversionRecord
 from kansformer.conversion.checkpoint import check_record, record_of
-from kansformer.conversion.convert import rebuild, remove_curves
+from kansformer.conversion.convert import rebuild
 from kansformer.conversion.drop import refuse_adapters
 from kansformer.conversion.record import base_prefix
 from kansformer.errors import CheckpointError, ConfigError, ConversionStateError
 from kansformer.files import refuse_used, written_whole
-from kansformer.hub.facts import read_json
 from kansformer.hub.fingerprint import Fingerprint, fingerprint_of, refuse_other_weights
 from kansformer.hub.weights import CURVE_TENSORS
 from kansformer.nn.curves import curved_modules
@@ -111,19 +110,18 @@ def load_curves(model: nn.Module, folder: str | Path, *, check_weights: bool = T
     further = _names_below(model, settings["also"])
     without = further if own is None else _places(model, further)
     same_dtype = refuse_other_weights(saved, fingerprint_of(model, without=without), values=check_weights)
-    if own is None:
-        rebuild(model, record)
-    try:
+    with all_or_nothing(model, replaced=without.values()):
+        if own is None:
+            rebuild(model, record, most=sum(tensor.numel() for tensor in tensors.values()))
         places = _places(model, further)
         _refuse_impossible(tensors, places)
-    except BaseException:
-        if own is None:
-            remove_curves(model)
-        raise
-    for name, place in places.items():
-        values = tensors[name]
-        place.data = values.to(device=place.device, dtype=values.dtype if same_dtype else place.dtype)
-    return model
+        new = {
+            name: tensors[name].to(device=place.device, dtype=tensors[name].dtype if same_dtype else place.dtype)
+            for name, place in places.items()
+        }
+        for name, place in places.items():
+            place.data = new[name]
+        return model
 
 
 def _places(model: nn.Module, further: Mapping[str, Tensor]) -> dict[str, Tensor]:

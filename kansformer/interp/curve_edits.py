@@ -90,9 +90,11 @@ def edit_curve(model: nn.Module, edge: EdgeRef, function: Callable[[Tensor], Ten
     fitted_1C1 = fit_curves(x_1S, target_1S1, basis, domain_12, denominator_ID=denominator_1D, ridge=0.0)
     place_of = (curve, slice(None), edge.output) if curves.edges == "full" else (curve,)
     before = module.coefficients[place_of].detach().clone()
-    module.coefficients[place_of] = fitted_1C1[0, :, 0].to(before)
+    fitted = fitted_1C1[0, :, 0].to(before)
     denominator_11D = None if denominator_1D is None else denominator_1D.double().cpu().unsqueeze(1)
     values_1SC = basis.values(x_1S, domain_12.unsqueeze(1), denominator_11D)
-    became_1S = values_1SC @ module.coefficients[place_of].double().cpu()
+    became_1S = values_1SC @ fitted.double().cpu()
     error = (became_1S - target_1S1[..., 0]).square().mean().sqrt().item()
-    return CurveEdit(error, module, place_of, module.coefficients, before)
+    edit = CurveEdit(error, module, place_of, module.coefficients, before)
+    module.coefficients[place_of] = fitted
+    return edit

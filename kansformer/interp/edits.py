@@ -21,6 +21,7 @@ from kansformer.interp.curves import EdgeCurves
 from kansformer.interp.functions import edge_values
 from kansformer.interp.places import EdgeRef, Place, find_place
 from kansformer.interp.recording import EdgeRecords
+from kansformer.nn.undo import undone_afterwards
 from kansformer.symbolic import SymbolicFits
 
 # Numbers that the features of a chunk of tokens may have, (N, E, F).
@@ -124,15 +125,13 @@ def replace_edges(
         check_edges(place, pairs)
         inputs, outputs = torch.tensor(pairs).unbind(-1)
         hooks.append((place.module, _correction(place, inputs, outputs, make_function(place, inputs, outputs))))
-    handles = [module.register_forward_hook(hook, with_kwargs=True) for module, hook in hooks]
-    now = _replaced.setdefault(model, set())
-    now.update(edges)
-    try:
+    with undone_afterwards() as undo:
+        now = _replaced.setdefault(model, set())
+        undo.callback(now.difference_update, edges)
+        now.update(edges)
+        for module, hook in hooks:
+            undo.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
         yield model
-    finally:
-        now.difference_update(edges)
-        for handle in handles:
-            handle.remove()
 
 
 def _correction(place: Place, inputs_E: Tensor, outputs_E: Tensor, function: Callable[[Tensor], Tensor]):

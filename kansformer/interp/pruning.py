@@ -20,6 +20,7 @@ from kansformer.conversion.replace import largest, measure_channels
 from kansformer.errors import ConfigError
 from kansformer.interp.places import Place, find_places
 from kansformer.interp.scores import EdgeScores
+from kansformer.nn.undo import all_or_nothing
 from kansformer.sites import Site
 
 if TYPE_CHECKING:
@@ -88,16 +89,20 @@ def prune(
     if not straight.any():
         return PruneResult(0, count, 0.0, [])
     threshold = float(torch.cat([score.flatten() for score in per_curve])[straight].max())
-    before, changed = [], 0
-    for place, flags in zip(places, straight.split([score.numel() for score in per_curve]), strict=True):
-        coefficients = place.module.coefficients
-        curves = _with_curves_first(coefficients)
-        flags = flags.to(coefficients.device)
-        changed += int((curves[flags] != 0).any(-1).sum())
-        before.append((coefficients, coefficients.detach().clone()))
-        kept = (~flags).reshape(len(coefficients), *(() if coefficients.ndim == 2 else (coefficients.shape[2],)))
-        coefficients.mul_(kept.unsqueeze(1).to(coefficients.dtype))
-    return PruneResult(changed, count, threshold, before)
+    result = PruneResult(0, count, threshold, [])
+    try:
+        for place, flags in zip(places, straight.split([score.numel() for score in per_curve]), strict=True):
+            coefficients = place.module.coefficients
+            curves = _with_curves_first(coefficients)
+            flags = flags.to(coefficients.device)
+            result.straightened += int((curves[flags] != 0).any(-1).sum())
+            result._before.append((coefficients, coefficients.detach().clone()))
+            kept = (~flags).reshape(len(coefficients), *(() if coefficients.ndim == 2 else (coefficients.shape[2],)))
+            coefficients.mul_(kept.unsqueeze(1).to(coefficients.dtype))
+        return result
+    except BaseException:
+        result.undo()
+        raise
 
 
 def sparsity_curve(
@@ -179,11 +184,12 @@ def prune_channels(
     """
     if not 0 <= share < 1:
         raise ConfigError(f"share must be from 0 to below 1, got {share!r}.")
-    sites = converted_sites(model)
-    scores = measure_channels(model, sites, batches)
-    widths = {site.path: _new_width(site, share, multiple_of) for site in sites}
-    keep_channels(model, {site.path: largest(scores[site.path], widths[site.path]) for site in sites})
-    return widths
+    with all_or_nothing(model):
+        sites = converted_sites(model)
+        scores = measure_channels(model, sites, batches)
+        widths = {site.path: _new_width(site, share, multiple_of) for site in sites}
+        keep_channels(model, {site.path: largest(scores[site.path], widths[site.path]) for site in sites})
+        return widths
 
 
 def _new_width(site: Site, share: float, multiple: int) -> int:

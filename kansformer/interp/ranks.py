@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from kansformer.conversion.checkpoint import attach_record, record_of
 from kansformer.errors import ConfigError
 from kansformer.interp.places import find_places
+from kansformer.nn.undo import all_or_nothing
 
 
 @torch.no_grad()
@@ -41,20 +42,21 @@ def reduce_rank(model: nn.Module, rank: int) -> dict[tuple[str, str], float]:
     if not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= lowest:
         raise ConfigError(f"rank must be a whole number from 1 to the present {lowest}, got {rank!r}.")
     lost = {}
-    for place in places:
-        module: Any = place.module
-        coefficients, mix, share = _nearest(module.coefficients, module.mix, rank)
-        for name, values in (("coefficients", coefficients), ("mix", mix)):
-            old = getattr(module, name)
-            setattr(module, name, nn.Parameter(values.to(old), requires_grad=old.requires_grad))
-        module.curves = replace(module.curves, rank=rank)
-        lost[place.site, place.slot] = share
-    get_base_model: Any = getattr(model, "get_base_model", None)  # beneath peft's adapters
-    inner = model if get_base_model is None else get_base_model()
-    record = record_of(inner)
-    if record is not None:
-        attach_record(inner, replace(record, config=replace(record.config, rank=rank)))
-    return lost
+    with all_or_nothing(model):
+        for place in places:
+            module: Any = place.module
+            coefficients, mix, share = _nearest(module.coefficients, module.mix, rank)
+            for name, values in (("coefficients", coefficients), ("mix", mix)):
+                old = getattr(module, name)
+                setattr(module, name, nn.Parameter(values.to(old), requires_grad=old.requires_grad))
+            module.curves = replace(module.curves, rank=rank)
+            lost[place.site, place.slot] = share
+        get_base_model: Any = getattr(model, "get_base_model", None)  # beneath peft's adapters
+        inner = model if get_base_model is None else get_base_model()
+        record = record_of(inner)
+        if record is not None:
+            attach_record(inner, replace(record, config=replace(record.config, rank=rank)))
+        return lost
 
 
 def _nearest(coefficients_ICR: Tensor, mix_RO: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:

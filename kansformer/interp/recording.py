@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from kansformer.errors import ConfigError, DataError, SlotError
 from kansformer.interp.functions import edge_terms, num_terms, term_weights
 from kansformer.interp.places import Place, find_places
+from kansformer.nn.undo import undone_afterwards
 
 # Terms of tokens that are held at once, (N, I, T).
 BUDGET = 2**18
@@ -54,12 +55,10 @@ def record_edges(model: nn.Module, *, bins: int = 32, sample: int = 1024, seed: 
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}.")
     records = EdgeRecords({(p.site, p.slot): RecordedSlot(p, bins, sample, seed) for p in find_places(model)})
-    handles = [slot.place.module.register_forward_pre_hook(slot._hook) for slot in records.values()]
-    try:
+    with undone_afterwards() as hooks:
+        for slot in records.values():
+            hooks.callback(slot.place.module.register_forward_pre_hook(slot._hook).remove)
         yield records
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class EdgeRecords(Mapping):

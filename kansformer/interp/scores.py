@@ -17,6 +17,7 @@ from kansformer.interp.functions import edge_terms, num_terms, term_weights
 from kansformer.interp.places import Place
 from kansformer.interp.recording import EdgeRecords, RecordedSlot, record_edges
 from kansformer.nn.modes import evaluating
+from kansformer.nn.undo import undone_afterwards
 
 if TYPE_CHECKING:
     import pandas
@@ -137,22 +138,19 @@ def _attributions(
 
         return hook
 
-    handles = [slot.place.module.register_forward_hook(watch(key), with_kwargs=True) for key, slot in records.items()]
-    try:
-        with evaluating(model), torch.enable_grad():
-            for batch in batches:
-                loss = getattr(model(**batch), "loss", None)
-                if loss is None:
-                    raise ConfigError(
-                        "Attributions need a loss, and the model gave none. Put labels into the batches and use a "
-                        "model with a head, or pass attribution=False."
-                    )
-                torch.autograd.grad(loss, outputs, allow_unused=True)
-                outputs.clear()
-                count += 1
-    finally:
-        for handle in handles:
-            handle.remove()
+    with undone_afterwards() as hooks, evaluating(model), torch.enable_grad():
+        for key, slot in records.items():
+            hooks.callback(slot.place.module.register_forward_hook(watch(key), with_kwargs=True).remove)
+        for batch in batches:
+            loss = getattr(model(**batch), "loss", None)
+            if loss is None:
+                raise ConfigError(
+                    "Attributions need a loss, and the model gave none. Put labels into the batches and use a "
+                    "model with a head, or pass attribution=False."
+                )
+            torch.autograd.grad(loss, outputs, allow_unused=True)
+            outputs.clear()
+            count += 1
     return {key: tuple(total.abs() / max(count, 1)) for key, total in sums.items()}
 
 

@@ -16,9 +16,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     functions = [module.activation for module in modules if isinstance(module, LearnedActivation)]
     modules += [function for function in functions if isinstance(function, nn.Module)]
     modes = [(module, module.training) for module in modules]
-    model.eval()
-    try:
-        yield
-    finally:
+
+    def put_back() -> None:
         for module, training in modes:
             module.training = training
+
+    try:
+        try:
+            model.eval()
+            yield
+        finally:
+            put_back()
+    except BaseException:  # which may have come on the way out
+        put_back()
+        raise

@@ -1,5 +1,6 @@
 """Prove a site before a model is touched: with straight curves it must reproduce the original bit for bit."""
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,6 +17,9 @@ from kansformer.sites.site import Site, Slot, get_slot_target, runs
 from kansformer.sites.surgery import fill_slot, shadow
 
 SEED = 0
+
+_random_state = threading.RLock()
+"""torch has one random state for all threads, which a proof borrows and gives back."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ def prove_site(model: nn.Module, site: Site, modules: Mapping[str, nn.Module]) -
     for path in _callable_ancestors(model, site):
         block = model.get_submodule(path)
         inner = [_below(slot, path) for slot in slots]
-        with _undisturbed(block):
+        with undisturbed(block):
             run = _first_accepted(block, site, _like(block, modules), generator)
             if run is None:
                 backwards = replace(site, width=site.hidden, hidden=site.width)
@@ -161,10 +165,10 @@ def _like(block: nn.Module, modules: Mapping[str, nn.Module]) -> Tensor:
 
 
 @contextmanager
-def _undisturbed(block: nn.Module):
+def undisturbed(block: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients or effects on the random state; everything is put back afterwards."""
     devices = sorted({p.device.index for p in block.parameters() if p.device.type == "cuda"})
-    with evaluating(block), torch.no_grad(), torch.random.fork_rng(devices=devices):
+    with _random_state, evaluating(block), torch.no_grad(), torch.random.fork_rng(devices=devices):
         yield
 
 
