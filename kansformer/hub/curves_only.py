@@ -14,9 +14,11 @@ from kansformer.conversion.drop import refuse_adapters
 from kansformer.conversion.record import base_prefix
 from kansformer.errors import CheckpointError, ConfigError, ConversionStateError
 from kansformer.files import refuse_used, written_whole
+from kansformer.hub.facts import read_json
 from kansformer.hub.fingerprint import Fingerprint, fingerprint_of, refuse_other_weights
 from kansformer.hub.weights import CURVE_TENSORS
 from kansformer.nn.curves import curved_modules
+from kansformer.nn.undo import all_or_nothing
 
 FORMAT_VERSION = 1
 SETTINGS, TENSORS = "curves.json", "curves.safetensors"
@@ -112,7 +114,7 @@ def load_curves(model: nn.Module, folder: str | Path, *, check_weights: bool = T
     same_dtype = refuse_other_weights(saved, fingerprint_of(model, without=without), values=check_weights)
     with all_or_nothing(model, replaced=without.values()):
         if own is None:
-            rebuild(model, record, most=sum(tensor.numel() for tensor in tensors.values()))
+            rebuild(model, record)
         places = _places(model, further)
         _refuse_impossible(tensors, places)
         new = {
