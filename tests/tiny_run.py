@@ -1,0 +1,53 @@
+"""A recipe whose run takes seconds and does everything: checkpoints, a moving grid, old checkpoints removed."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM
+
+ROOT = Path(__file__).resolve().parent.parent
+TWO_PROCESSES = ("-m", "accelerate.commands.launch", "--config_file", str(ROOT / "scripts/accelerate/two-cpu.yaml"))
+RECIPE = """
+task: causal-lm
+model:
+  config: {{model_type: llama, hidden_size: 32, intermediate_size: 48, num_hidden_layers: 2, num_attention_heads: 2,
+    num_key_value_heads: 2, max_position_embeddings: 32, bos_token_id: null,
+    eos_token_id: null, attention_dropout: 0.1}}
+kan: {{groups: 4}}
+curves: {{update_grid_at: [1, 4, 7], quantile: 1.0}}
+data: {{files: {text}, tokenizer: characters, block: 16}}
+training: {{max_steps: 8, per_device_train_batch_size: 4, learning_rate: 3e-3, logging_steps: 1, save_strategy: steps,
+  save_steps: 2, save_total_limit: 2}}
+"""
+
+
+def write_recipe_file(folder: Path) -> Path:
+    text = folder / "text.txt"
+    text.write_text("".join(f"{i} green bottles hanging on the wall, and {i * i} more.\n" for i in range(150)))
+    path = folder / "recipe.yaml"
+    path.write_text(RECIPE.format(text=text))
+    return path
+
+
+def killed_run(
+    recipe_file: Path, output: Path, *changes: str, processes: int = 1, kills: Sequence[str] = ()
+) -> list[dict]:
+    """Train, killed at each of `kills` and resumed; what `killed_run.py` printed."""
+    server = Path(__file__).with_name("killed_run.py")
+    command = [sys.executable, str(server), str(recipe_file), str(output), str(processes), *changes, "--", *kills]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"kill"')]
+
+
+def equal_weights(one: Path, other: Path) -> None:
+    """See that two folders hold models with the same bits."""
+    states = [AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (one, other)]
+    assert list(states[0]) == list(states[1])
+    different = [name for name in states[0] if not torch.equal(states[0][name], states[1][name])]
+    assert not different, different

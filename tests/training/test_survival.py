@@ -1,0 +1,180 @@
+"""What a run survives: kills at any moment, SIGTERM, a full disk, and numbers that are none."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_run import ROOT, TWO_PROCESSES, equal_weights, killed_run, write_recipe_file
+from torch import nn
+from transformers import PreTrainedModel
+
+from kansformer.errors import CheckpointError, ConfigError
+from kansformer.training import trainer as trainer_module
+from kansformer.training.guard import MOST_IN_A_ROW
+from kansformer.training.recipe_file import read_recipe
+from kansformer.training.run import train
+
+
+@pytest.fixture
+def recipe_file(tmp_path):
+    return write_recipe_file(tmp_path)
+
+
+@pytest.fixture
+def make(recipe_file):
+    return lambda *changes: read_recipe(recipe_file, changes)
+
+
+def start(recipe_file, output, *options, launcher=()):
+    """`kansformer train` in processes of its own."""
+    command = [sys.executable, *launcher, str(ROOT / "scripts" / "train.py"), "--config", str(recipe_file)]
+    return subprocess.Popen(
+        [*command, "--output", str(output), *options],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+# Half a file written, before and after a rename, half of the grids moved or refined, half of the model in its place.
+@pytest.mark.parametrize(
+    ("processes", "changes", "kills"),
+    [
+        pytest.param(
+            1,
+            ["curves.refine_grid_at={5: 10}"],
+            ["after:0.02", "write weights:1", "write optimizer:2", "before rename:1", "after rename:1", "move grid:3",
+             "refine grid:2", "remove old:1", "write model:1", "move file:2"],
+            id="one process",
+        ),
+        pytest.param(
+            2, [], ["after:0.1@all", "write random state:1@1", "move grid:4@1", "before rename:2@0"], id="two processes"
+        ),
+    ],
+)  # fmt: skip
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(recipe_file, tmp_path, processes, changes, kills):
+    for name, moments in (("through", []), ("killed", kills)):
+        starts = killed_run(recipe_file, tmp_path / name, *changes, processes=processes, kills=moments)
+        log = (tmp_path / f"{name}.log").read_text()[-3000:]
+        assert [started["kill"] for started in starts] == [*moments, ""]
+        assert all(-signal.SIGKILL in started["codes"] for started in starts[:-1]), (starts, log)
+        assert starts[-1]["codes"] == [0] * processes, log
+    equal_weights(tmp_path / "through", tmp_path / "killed")
+    assert not (tmp_path / "killed" / trainer_module.ASIDE).exists()
+
+
+@pytest.mark.parametrize("launcher", [(), TWO_PROCESSES], ids=["one process", "two processes"])
+def test_sigterm_saves_the_step_and_ends_with_a_code_of_its_own(recipe_file, tmp_path, launcher):
+    process = start(recipe_file, tmp_path / "run", "training.max_steps=100000", launcher=launcher)
+    losses = tmp_path / "run" / "losses.csv"
+    while process.poll() is None and (not losses.exists() or losses.read_text().count("\n") < 3):
+        time.sleep(0.05)
+    process.terminate()
+    output, _ = process.communicate(timeout=300)
+    steps = losses.read_text().splitlines()[-1].partition(",")[0]
+    assert "which is saved. Go on with --resume." in " ".join(output.split())
+    assert process.returncode == (1 if launcher else 75), output  # the launcher has a code of its own
+    state = json.loads((tmp_path / "run" / f"checkpoint-{steps}" / "trainer_state.json").read_text())
+    assert state["global_step"] == int(steps)
+
+
+@pytest.mark.parametrize("part", ["checkpoint", "model"])
+def test_a_full_disk_is_an_error_that_keeps_what_was_saved(make, tmp_path, monkeypatch, part):
+    recipe = make()
+    through = train(recipe, tmp_path / "through")
+
+    def full(self, folder, *args, **kwargs):
+        if ("checkpoint-6" if part == "checkpoint" else "model") == Path(folder).name:
+            (Path(folder) / "half").parent.mkdir(parents=True, exist_ok=True)
+            (Path(folder) / "half").write_text("half of it")
+            raise OSError(28, "No space left on device")
+        return save(self, folder, *args, **kwargs)
+
+    save = PreTrainedModel.save_pretrained
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", full)
+    with pytest.raises(CheckpointError, match=r"could not be written .* No space left on device\. What was saved"):
+        train(recipe, tmp_path / "run")
+    monkeypatch.undo()
+    assert not (tmp_path / "run" / trainer_module.ASIDE).exists()
+    assert not list((tmp_path / "run").rglob("half"))
+    assert train(recipe, tmp_path / "run", resume=True).evaluation == through.evaluation
+    equal_weights(tmp_path / "through", tmp_path / "run")
+
+
+class Spoiled(nn.Module):
+    """An embedding that fails at the n-th calls in training: a bad batch."""
+
+    def __init__(self, inner, calls, value):
+        super().__init__()
+        self.inner, self.calls, self.value, self.seen = inner, calls, value, 0
+
+    def forward(self, tokens):
+        self.seen += self.training
+        return self.inner(tokens) * (self.value if self.training and self.seen in self.calls else 1.0)
+
+
+@pytest.fixture
+def spoil(monkeypatch):
+    """Make the training of a recipe meet bad batches at these steps."""
+
+    def spoil(*calls, value=float("nan")):
+        original = trainer_module.KANTrainer.__init__
+
+        def init(self, *args, **kwargs):
+            original(self, *args, **kwargs)
+            body = self.model.model
+            wrapped = Spoiled(body.embed_tokens, calls, value)
+            monkeypatch.setattr(type(body), "embed_tokens", property(lambda body: wrapped), raising=False)
+
+        monkeypatch.setattr(trainer_module.KANTrainer, "__init__", init)
+
+    return spoil
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_bad_batch_stops_the_run_before_the_step_and_is_named(make, tmp_path, spoil, value):
+    spoil(3, value=value)
+    file = tmp_path / "run" / "non-finite-step-3-process-0.safetensors"
+    with pytest.raises(ConfigError, match=rf"The loss became nan at step 3 in process 0; its batch is in '{file}'"):
+        train(make(), tmp_path / "run")
+    batch = load_file(file)
+    assert batch["input_ids"].shape == (4, 16) and torch.equal(batch["input_ids"], batch["labels"])
+
+
+def test_a_run_that_was_stopped_goes_on_without_the_bad_batch(make, tmp_path, spoil, monkeypatch):
+    spoil(3)
+    skipping = make("non_finite=skip")
+    skipped = train(skipping, tmp_path / "skipped")
+    assert skipped.skipped_steps == (3,) and skipped.steps == 8
+    assert all(loss == loss for _, loss in skipped.losses)
+    with pytest.raises(ConfigError, match="Leave such steps out with --resume non_finite=skip"):
+        train(make(), tmp_path / "run")
+    monkeypatch.undo()
+    spoil(1)  # the run goes on at step 3
+    resumed = train(skipping, tmp_path / "run", resume=True)
+    assert resumed.skipped_steps == (3,)
+    equal_weights(tmp_path / "skipped", tmp_path / "run")
+
+
+def test_a_skipped_step_leaves_weights_and_optimizer_as_they_were(make, tmp_path, spoil):
+    spoil(2)
+    train(make("non_finite=skip", "training.max_steps=2", "training.save_steps=1"), tmp_path / "run")
+    before, after = (tmp_path / "run" / f"checkpoint-{step}" for step in (1, 2))
+    equal_weights(before, after)
+    states = [torch.load(path / "optimizer.pt", weights_only=True)["state"] for path in (before, after)]
+    for one, other in zip(*(state.values() for state in states), strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_weights_that_are_to_blame_end_the_run(make, tmp_path, spoil):
+    spoil(*range(2, 99))
+    with pytest.raises(ConfigError, match=f"It was the {MOST_IN_A_ROW}th step in a row"):
+        train(make("non_finite=skip", "training.max_steps=40", "training.save_strategy=no"), tmp_path / "run")
