@@ -1,6 +1,7 @@
 """What is released: the wheel has the package and its data and nothing else, and runs without the repository."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 from kansformer.version import __version__
 
@@ -84,3 +86,13 @@ def test_the_wheel_runs_without_the_repository(built, tmp_path):
     job = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert job.returncode == 0, job.stderr
     assert str(tmp_path / "site") in job.stdout and "tiny-cpu" in job.stdout
+
+
+def test_the_oldest_versions_that_are_allowed_are_those_that_ci_runs():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")  # tomllib is not in Python 3.10
+    allowed = {(name, Version(least)) for name, least in re.findall(r'"([\w-]+)>=([\d.]+)', text)}
+    constraints = (ROOT / ".ci" / "oldest.txt").read_text(encoding="utf-8")
+    tested = {(name, Version(exact)) for name, exact in re.findall(r"^([\w-]+)==([\d.]+)$", constraints, re.M)}
+    assert tested <= allowed
+    dependencies = re.search(r"^dependencies = \[(.*?)^\]", text, re.S | re.M).group(1)
+    assert set(re.findall(r'"([\w-]+)>=', dependencies)) <= {name for name, _ in tested}
