@@ -1,12 +1,12 @@
-"""Short by default; `python -m pytest tests/load --every-step -s` fails at every single step, and prints the counts."""
+"""Short by default; `python -m pytest tests/load --thorough -s` tries every step and many rounds, and prints counts."""
 
 import pytest
 
 
 def pytest_addoption(parser):
-    parser.addoption("--every-step", action="store_true", help="inject a failure at every step, not at a few of them")
+    parser.addoption("--thorough", action="store_true", help="a failure at every single step, many rounds of threads")
 
 
 @pytest.fixture
-def every_step(request):
-    return request.config.getoption("--every-step")
+def thorough(request):
+    return request.config.getoption("--thorough")

@@ -1,6 +1,6 @@
 """A failure or an interruption at any line of any change leaves a model as it was, to the bit, and the change possible.
 
-`python -m pytest tests/load/test_failures.py --every-step -s` tries every step, and prints how many there were.
+`python -m pytest tests/load/test_failures.py --thorough -s` tries every step, and prints how many there were.
 """
 
 import copy
@@ -180,9 +180,9 @@ def places(seen_picture):
     return Counter(name[:2] for name in seen_picture["same"] if name[1] not in SHORT_WAY)
 
 
-def chosen(steps, every_step, name):
+def chosen(steps, thorough, name):
     """Numbers of the steps to fail at: all, or a few of those that together reach every line, and the last ones."""
-    if every_step:
+    if thorough:
         return range(len(steps))
     telling = telling_steps(steps)
     stride = max(1, len(telling) // SOME)
@@ -197,15 +197,15 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", [*CASES, *READING])
-def test_a_failure_anywhere_leaves_the_model_as_it_was(name, every_step, folder):
+def test_a_failure_anywhere_leaves_the_model_as_it_was(name, thorough, folder):
     make, change = (CASES | READING)[name]
     finished = make()
     change(finished, folder)  # what happens once in a process happens here
     done, counted, model = picture(finished), make(), make()
     steps = steps_of(lambda: change(counted, folder))
     before, counts, torn = picture(model), Counter(), []
-    for index in chosen(steps, every_step, name):
-        for error in ERRORS if every_step else ERRORS[index % 2 :][:1]:
+    for index in chosen(steps, thorough, name):
+        for error in ERRORS if thorough else ERRORS[index % 2 :][:1]:
             place, model_now = fail_at(change, model, folder, index, error), picture(model)
             counts["tried"] += 1
             if (changed := difference(before, model_now)) is None:
@@ -258,12 +258,12 @@ def read_network(folder):
     [(write_text, read_text), (write_curves, read_curves), (write_network, read_network)],
     ids=["any folder", "curves", "network"],
 )
-def test_a_folder_whose_writing_fails_anywhere_holds_the_old_or_the_new(write, read, every_step, tmp_path):
+def test_a_folder_whose_writing_fails_anywhere_holds_the_old_or_the_new(write, read, thorough, tmp_path):
     folder, found = tmp_path / "folder", Counter()
     write(folder, "1")
     files = {path.name for path in tmp_path.rglob("*")}
     steps = steps_of(lambda: write(folder, "1"))
-    for index in chosen(steps, every_step or write is write_text, ""):
+    for index in chosen(steps, thorough or write is write_text, ""):
         for error in ERRORS:
             fail_at(lambda text, folder: write(folder, text), "2", folder, index, error)
             found[read(folder)] += 1

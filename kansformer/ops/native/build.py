@@ -14,6 +14,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -98,16 +99,30 @@ def _built(compiler: list[str]) -> Path:
     identity = "\0".join([*texts, *flags, *openmp, version, platform.machine(), _processor()])
     folder = _cache_folder()
     target = folder / f"native-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
-    if not target.exists():
+    if target.exists():
+        return target
+    with _one_at_a_time(folder / "native.lock"), tempfile.TemporaryDirectory(dir=folder) as aside:
+        if target.exists():  # somebody else has built it meanwhile
+            return target
         _log.warning("kansformer builds its CPU kernels with %s, once on this machine (a few seconds).", compiler[-1])
-        with tempfile.TemporaryDirectory(dir=folder) as aside:
-            objects = [str(Path(aside) / f"{name}.o") for name in SOURCES]
-            for name, compiled in zip(SOURCES, objects, strict=True):
-                _run([*compiler, *flags, *openmp, "-c", str(HERE / name), "-o", compiled])
-            built = Path(aside) / target.name
-            _run([*compiler, "-shared", "-pthread", *objects, "-o", str(built)])
-            os.replace(built, target)  # whole or not at all, also with several processes
+        objects = [str(Path(aside) / f"{name}.o") for name in SOURCES]
+        for name, compiled in zip(SOURCES, objects, strict=True):
+            _run([*compiler, *flags, *openmp, "-c", str(HERE / name), "-o", compiled])
+        built = Path(aside) / target.name
+        _run([*compiler, "-shared", "-pthread", *objects, "-o", str(built)])
+        os.replace(built, target)  # whole or not at all, where files cannot be locked, too
     return target
+
+
+@contextlib.contextmanager
+def _one_at_a_time(file: Path) -> Iterator[None]:
+    """Threads and processes that hold the same file wait for each other, where the file system has locks."""
+    import fcntl  # not on Windows, where nothing is built
+
+    with file.open("w") as lock:
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _has_torch_openmp() -> bool:
