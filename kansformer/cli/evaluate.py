@@ -35,6 +35,8 @@ def evaluate_command(
     """Print a language model's loss and perplexity on a text."""
     if text is not None and dataset is not None:
         raise ConfigError(f"Both --text {text} and --dataset {dataset} were given. Choose one.")
+    if max_tokens is not None and max_tokens < block:
+        raise ConfigError(f"--max-tokens {max_tokens} is less than one block of {block} tokens.")
     from kansformer.conversion import is_converted, revert
     from kansformer.hub.contents import read_contents
     from kansformer.training.corpus import standard_library_documents, tokenize_blocks
@@ -46,7 +48,7 @@ def evaluate_command(
         read_contents(Path(model))  # refuses what has no card before the work
     documents: str | list[str]
     if text is not None:
-        documents, source = file_text(text), text.name
+        documents, source = file_text(text, max_tokens=max_tokens), text.name
     elif dataset is not None:
         documents = dataset_text(dataset, config=config, split=split, column=column, max_tokens=max_tokens)
         source = f"{dataset}, {split}"
@@ -59,8 +61,6 @@ def evaluate_command(
     _check_block(block, language_model)
     blocks_NT = tokenize_blocks(documents, tokenizer, block)
     if max_tokens is not None:
-        if max_tokens < block:
-            raise ConfigError(f"--max-tokens {max_tokens} is less than one block of {block} tokens.")
         blocks_NT = blocks_NT[: max_tokens // block]
 
     typer.echo(f"model  {model} ({type(language_model).__name__})")

@@ -53,7 +53,7 @@ def explain_command(
         raise ConfigError(
             f"No site of this model has {sites!r} in its path, such as {find_places(language_model)[0].site}."
         )
-    documents = standard_library_documents("held_out") if text is None else file_text(text)
+    documents = standard_library_documents("held_out") if text is None else file_text(text, max_tokens=max_tokens)
     blocks_NT = tokenize_blocks(documents, tokenizer, block)[: max_tokens // block]
     batches = [{"input_ids": part, "labels": part} for part in blocks_NT.split(batch_size)]
     typer.echo(f"Reading {blocks_NT.numel():,} tokens with {model} ({type(language_model).__name__}).")

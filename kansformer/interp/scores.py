@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kansformer.errors import ConfigError, DataError
+from kansformer.interp.batches import rereadable
 from kansformer.interp.functions import edge_terms, num_terms, term_weights
 from kansformer.interp.places import Place
 from kansformer.interp.recording import EdgeRecords, RecordedSlot, record_edges
@@ -73,7 +74,8 @@ def edge_scores(
 
     Args:
         model: converted, or with KAN modules; its mode and gradients are left as they were.
-        batches: what the model is called with, one batch or several.
+        batches: what the model is called with, one batch or several. Without records they are read twice, as in
+            `summarize`.
         attribution: also the loss-gradient attribution; the batches then need labels, and run backward once. Frozen
             weights do not matter.
         slots: (site, slot) pairs to score; None is all.
@@ -87,12 +89,13 @@ def edge_scores(
         ConfigError: the attribution was asked for and the model gives no loss.
         DataError: no token reaches a slot, or an input of a curve is not finite.
     """
-    batches = [batches] if isinstance(batches, Mapping) else batches
     if records is None:
-        batches = list(batches)
-        with evaluating(model), record_edges(model, sample=1) as records, torch.no_grad():
-            for batch in batches:
-                model(**batch)
+        with rereadable(batches) as again:
+            with evaluating(model), record_edges(model, sample=1) as records, torch.no_grad():
+                for batch in again:
+                    model(**batch)
+            return edge_scores(model, again, attribution=attribution, slots=slots, records=records)
+    batches = [batches] if isinstance(batches, Mapping) else batches
     chosen = {key: slot for key, slot in records.items() if slots is None or key in slots}
     unreached = [key for key, slot in chosen.items() if not slot.tokens]
     if unreached:

@@ -6,7 +6,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from kansformer.errors import ConfigError, DataError
+from kansformer.interp.batches import rereadable
 from kansformer.interp.control import RandomEdges
 from kansformer.interp.curves import edge_curves, sample_points
 from kansformer.interp.edits import replace_edges
@@ -46,7 +47,7 @@ MEASURES = {
 }
 
 Progress = Callable[[str, int, int, str], None]
-"""Called with what is going on, how much of it is done, how much there is, and the unit."""
+"""Called with what is going on, how much of it is done, how much there is (as far as that is known), and the unit."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,9 @@ def summarize(
 
     Args:
         model: converted, or with KAN modules; left as it was.
-        batches: what the model is called with, one batch or several; with labels the loss is a part of the audit.
+        batches: what the model is called with, one batch or several; with labels the loss is a part of the audit. They
+            are read several times and never held all at once: what is no sequence, such as a generator, is copied into
+            a temporary folder.
         library: functions to choose from; None is all of `kansformer.symbolic.LIBRARY`.
         part: `edge` names whole edges; `learned` what was learned on top of their bases, which are known functions.
         slots: (site, slot) pairs to audit; None is all.
@@ -234,60 +237,63 @@ def summarize(
     """
     begin = time.perf_counter()
     library = LIBRARY if library is None else library
-    batches = [batches] if isinstance(batches, Mapping) else list(batches)
     if not all(0 <= share <= 1 for share in replace):
         raise ConfigError(f"The shares to replace must be from 0 to 1, got {tuple(replace)}.")
     if part not in PART_TEXTS:
         raise ConfigError(f"Unknown part {part!r} of edges. Choose edge or learned.")
     places = _chosen_places(model, slots)
-    labelled = bool(batches) and all("labels" in batch for batch in batches)
-    with record_edges(model) as records:
-        loss = _run(model, _told(batches, "reading", progress))
-    for place in places:
-        if not records[place.site, place.slot].tokens:
-            raise DataError(f"No token of these batches reached {place.site}/{place.slot}.")
-    keys = [(place.site, place.slot) for place in places]
-    scores = edge_scores(model, _told(batches, "scoring", progress), attribution=labelled, slots=keys, records=records)
-    total, done, summaries = sum(place.num_edges for place in places), 0, []
-    for place in places:
-        key = (place.site, place.slot)
-        file = None if kept is None else kept / f"{fingerprint(place, records[key], library, part)}.parquet"
-        fits = None if file is None else load_fits(file, library, place.num_edges)
-        if fits is None:
-            parts = []
-            for chunk in _input_chunks(place):
-                curves = edge_curves(model, *key, records=records, inputs=chunk, points=POINTS)
-                parts.append(fit_symbolic(curves.x, curves.y if part == "edge" else curves.learned, library=library))
-                if progress is not None:
-                    progress(f"{place.site}/{place.slot}", done + sum(map(len, parts)), total, "edges")
-            fits = SymbolicFits.cat(parts)
-            if file is not None:
-                save_fits(fits, file)
-        done += len(fits)
-        points = recorded_points(records[key], POINTS)
-        random = RandomEdges(place)
-        x, y, learned = random.at(sample_points(place, records, POINTS))
-        control = fit_symbolic(x, y if part == "edge" else learned, library=library)
-        summaries.append(
-            SlotSummary(
-                place,
-                records[key],
-                scores[key],
-                part,
-                fits,
-                _faith(model, place, fits, points, part),
-                control,
-                faithfulness(control, *random.at(points), part=part),
+    with rereadable(batches) as found:
+        reader = _Reader(found, progress)
+        with record_edges(model) as records:
+            loss = _run(model, reader.read("reading"))
+        for place in places:
+            if not records[place.site, place.slot].tokens:
+                raise DataError(f"No token of these batches reached {place.site}/{place.slot}.")
+        keys = [(place.site, place.slot) for place in places]
+        labelled = reader.labelled
+        read_again = reader.read("scoring") if labelled else ()
+        scores = edge_scores(model, read_again, attribution=labelled, slots=keys, records=records)
+        total, done, summaries = sum(place.num_edges for place in places), 0, []
+        for place in places:
+            key = (place.site, place.slot)
+            file = None if kept is None else kept / f"{fingerprint(place, records[key], library, part)}.parquet"
+            fits = None if file is None else load_fits(file, library, place.num_edges)
+            if fits is None:
+                parts = []
+                for chunk in _input_chunks(place):
+                    curves = edge_curves(model, *key, records=records, inputs=chunk, points=POINTS)
+                    parts.append(
+                        fit_symbolic(curves.x, curves.y if part == "edge" else curves.learned, library=library)
+                    )
+                    if progress is not None:
+                        progress(f"{place.site}/{place.slot}", done + sum(map(len, parts)), total, "edges")
+                fits = SymbolicFits.cat(parts)
+                if file is not None:
+                    save_fits(fits, file)
+            done += len(fits)
+            points = recorded_points(records[key], POINTS)
+            random = RandomEdges(place)
+            x, y, learned = random.at(sample_points(place, records, POINTS))
+            control = fit_symbolic(x, y if part == "edge" else learned, library=library)
+            summaries.append(
+                SlotSummary(
+                    place,
+                    records[key],
+                    scores[key],
+                    part,
+                    fits,
+                    _faith(model, place, fits, points, part),
+                    control,
+                    faithfulness(control, *random.at(points), part=part),
+                )
             )
+        replaced = []
+        if labelled and total <= MOST_REPLACED:
+            replaced = _replaced_losses(model, reader, summaries, replace)
+        tokens = reader.tokens or max(records[key].tokens for key in keys)
+        return ModelSummary(
+            tuple(summaries), tokens, loss if labelled else None, tuple(replaced), time.perf_counter() - begin
         )
-    replaced = []
-    if labelled and total <= MOST_REPLACED:
-        replaced = _replaced_losses(model, batches, summaries, replace, progress)
-    tokens = sum(batch["input_ids"].numel() for batch in batches if "input_ids" in batch)
-    tokens = tokens or max(records[key].tokens for key in keys)
-    return ModelSummary(
-        tuple(summaries), tokens, loss if labelled else None, tuple(replaced), time.perf_counter() - begin
-    )
 
 
 def _faith(model: nn.Module, place: Place, fits: SymbolicFits, points_IS: Tensor, part: str) -> Faithfulness:
@@ -300,7 +306,7 @@ def _faith(model: nn.Module, place: Place, fits: SymbolicFits, points_IS: Tensor
 
 
 def _replaced_losses(
-    model: nn.Module, batches: list, summaries: list[SlotSummary], shares: Sequence[float], progress: Progress | None
+    model: nn.Module, reader: _Reader, summaries: list[SlotSummary], shares: Sequence[float]
 ) -> list[tuple[float, int, float]]:
     refs = [(index, edge) for index, summary in enumerate(summaries) for edge in range(len(summary.fits))]
     trust = torch.cat([summary.faith.r2.where(summary.faith.varies, -1.0) for summary in summaries])
@@ -317,8 +323,7 @@ def _replaced_losses(
                 edges = torch.tensor(chosen.get((summary.place.site, summary.place.slot), []), dtype=torch.long)
                 if len(edges):
                     stack.enter_context(_formulas_in_place(model, summary, edges))
-            stage = f"{share:.0%} as formulas"
-            losses.append((share, count, _run(model, _told(batches, stage, progress))))
+            losses.append((share, count, _run(model, reader.read(f"{share:.0%} as formulas"))))
     return losses
 
 
@@ -336,22 +341,42 @@ def _formulas_in_place(model: nn.Module, summary: SlotSummary, edges: Tensor) ->
     return replace_edges(model, refs, formulas)
 
 
-def _told(batches: list, stage: str, progress: Progress | None) -> Iterator[Mapping[str, Tensor]]:
-    """The batches, with word of each that is done."""
-    for count, batch in enumerate(batches, start=1):
-        yield batch
-        if progress is not None:
-            progress(stage, count, len(batches), "batches")
+class _Reader:
+    """Reads the batches once for every stage of the audit, with word of each that is done.
+
+    Args:
+        batches: the same in every stage.
+        progress: as in `summarize`.
+
+    Attributes:
+        tokens: numbers of `input_ids`, known after the first stage, as is the next one.
+        labelled: whether there are batches, and all have labels.
+    """
+
+    def __init__(self, batches: Iterable[Mapping[str, Any]], progress: Progress | None) -> None:
+        self.batches, self.progress = batches, progress
+        self.count = len(batches) if isinstance(batches, Sized) else None
+        self.tokens, self.labelled = 0, False
+
+    def read(self, stage: str) -> Iterator[Mapping[str, Any]]:
+        tokens, labelled, done = 0, True, 0
+        for done, batch in enumerate(self.batches, start=1):
+            yield batch
+            tokens += batch["input_ids"].numel() if "input_ids" in batch else 0
+            labelled = labelled and "labels" in batch
+            if self.progress is not None:
+                self.progress(stage, done, self.count or done, "batches")
+        self.count, self.tokens, self.labelled = done, tokens, labelled and done > 0
 
 
 def _run(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> float:
     """The mean loss per batch; NaN without labels."""
-    losses = []
+    total, count = 0.0, 0
     with evaluating(model), torch.no_grad():
         for batch in batches:
             loss = getattr(model(**batch), "loss", None)
-            losses.append(float("nan") if loss is None else float(loss))
-    return sum(losses) / len(losses) if losses else float("nan")
+            total, count = total + (math.nan if loss is None else float(loss)), count + 1
+    return total / count if count else math.nan
 
 
 def _chosen_places(model: nn.Module, slots: Collection[tuple[str, str]] | None) -> list[Place]:

@@ -1,5 +1,6 @@
 """Text to evaluate on or train with, from a file or from a dataset."""
 
+from codecs import getincrementaldecoder
 from pathlib import Path
 
 from kansformer.errors import DataError
@@ -9,8 +10,12 @@ from kansformer.training.corpus import SEPARATOR
 CHARACTERS_PER_TOKEN = 16
 
 
-def file_text(path: Path) -> str:
+def file_text(path: Path, *, max_tokens: int | None = None) -> str:
     """Read a text file as UTF-8.
+
+    Args:
+        path: of the file.
+        max_tokens: stop reading when the text surely holds that many; None reads the whole file.
 
     Raises:
         DataError: the file is not there, is empty, or is no UTF-8.
@@ -18,12 +23,20 @@ def file_text(path: Path) -> str:
     if not path.is_file():
         raise DataError(f"There is no text file {str(path)!r}.")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8") if max_tokens is None else _beginning(path, max_tokens)
     except UnicodeDecodeError as error:
         raise DataError(f"{str(path)!r} is no UTF-8 text: {error.reason} at byte {error.start}.") from None
     if not text.strip():
         raise DataError(f"The text file {str(path)!r} is empty.")
     return text
+
+
+def _beginning(path: Path, max_tokens: int) -> str:
+    characters = CHARACTERS_PER_TOKEN * max_tokens
+    with path.open("rb") as file:
+        data = file.read(4 * characters)  # the longest character of UTF-8
+    text = getincrementaldecoder("utf-8")().decode(data, final=len(data) < 4 * characters)
+    return text[:characters].replace("\r\n", "\n").replace("\r", "\n")
 
 
 def dataset_text(

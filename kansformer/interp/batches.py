@@ -1,0 +1,70 @@
+"""Batches that are read several times and never held all at once."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@contextmanager
+def rereadable(batches: Mapping[str, Tensor] | Iterable[Mapping[str, Tensor]]) -> Iterator[Iterable[Mapping[str, Any]]]:
+    """Yields batches that can be read again and again, as long as the context lasts, and are the same every time.
+
+    Args:
+        batches: one batch, or a sequence, which is read where it is; of anything else, such as a generator, a copy is
+            written into a temporary folder while it is read for the first time, to the end.
+    """
+    if isinstance(batches, Mapping):
+        yield [batches]
+    elif isinstance(batches, Sequence):
+        yield batches
+    else:
+        with tempfile.TemporaryDirectory(prefix="kansformer-batches-") as folder:
+            yield _Spool(batches, Path(folder))
+
+
+class _Spool:
+    """A stream that leaves a file for each of its batches."""
+
+    def __init__(self, stream: Iterable[Mapping[str, Any]], folder: Path) -> None:
+        self.stream: Iterable[Mapping[str, Any]] | None = stream
+        self.folder = folder
+        self.count = 0
+        self.others: dict[int, dict[str, Any]] = {}  # what is no tensor, by number of the batch; hardly anyone has any
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        if self.stream is None:
+            for number in range(self.count):
+                yield self._read(number)
+            return
+        for batch in self.stream:
+            self._write(batch)
+            yield batch
+        self.stream = None
+
+    def _write(self, batch: Mapping[str, Any]) -> None:
+        from safetensors.torch import save_file
+
+        found = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+        if others := {name: value for name, value in batch.items() if name not in found}:
+            self.others[self.count] = others
+        devices = {name: str(tensor.device) for name, tensor in found.items()}
+        # Labels are often the inputs themselves, and a file holds every tensor once.
+        tensors = {
+            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in found.items()
+        }
+        save_file(tensors, self.folder / f"{self.count}.safetensors", metadata=devices)
+        self.count += 1
+
+    def _read(self, number: int) -> Mapping[str, Any]:
+        from safetensors import safe_open
+
+        with safe_open(self.folder / f"{number}.safetensors", framework="pt") as file:
+            tensors = {name: file.get_tensor(name).to(device) for name, device in (file.metadata() or {}).items()}
+        return {**tensors, **self.others.get(number, {})}
