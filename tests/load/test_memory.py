@@ -1,0 +1,119 @@
+"""What reads a stream holds little of it, however long it is; `benchmarks/bounds.py` measures how much."""
+
+import tempfile
+import weakref
+
+import datasets
+import pytest
+import torch
+import transformers
+
+from kansformer import KANConfig, convert
+from kansformer.errors import DataError
+from kansformer.interp import edge_scores, summarize
+from kansformer.training.data import stream as stream_module
+from kansformer.training.recipe import Recipe
+from kansformer.training.run import train
+from kansformer.training.text import CHARACTERS_PER_TOKEN, file_text
+
+BATCHES = 24
+HELD = 2
+"""Batches that may be there at once: the one that is read, and the one before it."""
+
+
+class Source:
+    """Batches made one by one, and how many of them were there at once."""
+
+    def __init__(self):
+        self.alive, self.most = weakref.WeakSet(), 0
+
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(BATCHES):
+            ids = torch.randint(50, (2, 16), generator=generator)
+            self.alive.add(ids)
+            self.most = max(self.most, len(self.alive))
+            yield {"input_ids": ids, "labels": ids}
+            del ids
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2
+    )
+    model = convert(transformers.AutoModelForCausalLM.from_config(config), KANConfig())
+    torch.nn.init.normal_(model.model.layers[0].mlp.act_fn.coefficients, std=0.1)
+    return model
+
+
+@pytest.fixture
+def temporary(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_the_audit_of_a_generator_is_that_of_a_list_and_holds_none_of_it(model, temporary):
+    source = Source()
+    streamed = summarize(model, iter(source))
+    assert source.most <= HELD
+    listed = summarize(model, list(Source()))
+    assert streamed.tokens == listed.tokens == BATCHES * 32
+    assert (streamed.loss, streamed.replaced) == (listed.loss, listed.replaced)
+    assert streamed.to_pandas().equals(listed.to_pandas())
+    assert not list(temporary.iterdir())
+
+
+def test_scores_of_a_generator_hold_none_of_it_and_leave_nothing_after_an_error(model, temporary):
+    source = Source()
+    scores = edge_scores(model, iter(source))
+    assert source.most <= HELD
+    (slot,) = edge_scores(model, list(Source())).items()
+    assert torch.equal(scores[slot[0]].attribution, slot[1].attribution)
+
+    def broken():
+        yield from Source()
+        raise DataError("no more")
+
+    with pytest.raises(DataError, match="no more"):
+        summarize(model, broken())
+    assert not list(temporary.iterdir())
+
+
+def test_of_a_file_larger_than_any_memory_no_more_is_read_than_its_tokens_can_need(tmp_path):
+    file = tmp_path / "text"
+    with file.open("wb") as out:
+        out.write("ü\r\n".encode() * 1000)
+        out.truncate(2**40)  # a terabyte, of which the disk holds the beginning
+    text = file_text(file, max_tokens=50)
+    assert text == ("ü\n" * 1000)[: len(text)] and len(text) > CHARACTERS_PER_TOKEN * 50 / 2
+    file.write_bytes("ü".encode()[:1] + b"x")
+    with pytest.raises(DataError, match="no UTF-8 text: .* at byte 0"):
+        file_text(file, max_tokens=50)
+
+
+def test_training_on_a_stream_without_an_end_comes_to_an_end(monkeypatch, tmp_path):
+    read = []
+
+    def rows():
+        while True:
+            read.append(len(read))
+            yield {"text": f"Row {len(read)} of a text that goes on and on."}
+
+    monkeypatch.setattr(stream_module, "load_rows", lambda data, split: datasets.IterableDataset.from_generator(rows))
+    recipe = Recipe.from_dict(
+        {
+            "task": "causal-lm",
+            "model": {"path": "embedded"},
+            "kan": {},
+            "trainable": ["curves"],
+            "data": {"dataset": "endless", "streaming": True, "block": 16, "max_eval_tokens": 64},
+            "training": {"max_steps": 2, "per_device_train_batch_size": 2, "use_cpu": True, "report_to": "none"},
+        }
+    )
+    result = train(recipe, tmp_path / "out")
+    assert result.steps == 2
+    # The rows that wait to be shuffled and the text that is tokenised together, for the grids, for training, for eval.
+    most = 3 * (stream_module.SHUFFLE_ROWS + 2_000_000 // len("Row 1 of a text that goes on and on."))
+    assert len(read) < most
