@@ -4,11 +4,13 @@ import csv
 import io
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainerCallback
 
 from kansformer.files import write_text_whole
@@ -73,8 +75,11 @@ class GridSchedule(TrainerCallback):
     Args:
         batches: inputs that ranges are read from, the same in every process.
         update_at: steps after which `update_grid` is called.
-        refine_at: {step: grid size} for `refine_grid`, in one process only.
+        refine_at: {step: grid size} for `refine_grid`.
         quantile: as in `update_grid`.
+
+    Attributes:
+        wrapped: what stands around the model in several processes, if anything does; known when training has begun.
     """
 
     def __init__(
@@ -83,6 +88,7 @@ class GridSchedule(TrainerCallback):
     ) -> None:  # fmt: skip
         self.batches, self.update_at, self.quantile = batches, update_at, quantile
         self.refine_at = refine_at or {}
+        self.wrapped: Callable[[], nn.Module | None] = lambda: None
 
     def on_step_end(self, args, state, control, model=None, optimizer=None, **kwargs):
         """A finer grid has new coefficients: they take the old ones' place in the optimizer, without its memory."""
@@ -90,6 +96,8 @@ class GridSchedule(TrainerCallback):
             old = dict(curve_parameters(model))
             refine_grid(model, self.refine_at[state.global_step])
             exchange_parameters(optimizer, old, dict(curve_parameters(model)))
+            if isinstance(ddp := self.wrapped(), DistributedDataParallel):
+                reduce_new_parameters(ddp)
         if state.global_step in self.update_at:
             update_grid(model, to_device(self.batches, args.device), quantile=self.quantile)
 
@@ -104,6 +112,22 @@ def exchange_parameters(
             if id(parameter) in successor:
                 optimizer.state.pop(parameter, None)
         group["params"] = [successor.get(id(parameter), parameter) for parameter in group["params"]]
+
+
+DDP_SETTINGS = (
+    "device_ids", "output_device", "dim", "broadcast_buffers", "process_group", "find_unused_parameters",
+    "gradient_as_bucket_view", "static_graph",
+)  # fmt: skip
+
+
+def reduce_new_parameters(ddp: DistributedDataParallel) -> None:
+    """Have DDP exchange the gradients of the parameters that its module has now, in place of those that it had.
+
+    It is made once more in its own place, since a Trainer holds it in many. Hooks on communication are lost.
+    """
+    settings, module = {name: getattr(ddp, name) for name in DDP_SETTINGS}, ddp.module
+    del ddp.reducer, ddp.logger  # and with them the hooks on the old parameters
+    DistributedDataParallel.__init__(ddp, module, **settings)
 
 
 class Reporter(TrainerCallback):

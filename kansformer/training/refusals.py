@@ -64,8 +64,8 @@ def progress_of(checkpoint: Path) -> tuple[int, int] | None:
         return None
 
 
-def refuse_impossible(recipe: Recipe, arguments: TrainingArguments, processes: int) -> None:
-    """See that the recipe's fields go together, and with the number of processes.
+def refuse_impossible(recipe: Recipe, arguments: TrainingArguments) -> None:
+    """See that the recipe's fields go together, and with how the run was launched.
 
     Raises:
         ConfigError: they do not.
@@ -77,12 +77,8 @@ def refuse_impossible(recipe: Recipe, arguments: TrainingArguments, processes: i
             "every process. Launch with distributed_type MULTI_GPU and use_cpu, and set shard=true in the recipe."
         )
     sharded = recipe.shard or by_accelerate or bool(arguments.fsdp)
-    if recipe.curves.refine_grid_at and (processes > 1 or sharded):
-        raise ConfigError(
-            f"curves.refine_grid_at makes new parameters, which works in one process, not in {processes}. Train in "
-            "stages, with refine_grid(model, size) between two runs."
-        )
     for name, instead in (
+        ("refine_grid_at", "Train in stages, with refine_grid(model, size) between two runs."),
         ("update_grid_at", "Set curves.domain=data instead."),
         ("smoothness", "Take curves.sparsity, or train without sharding."),
     ):

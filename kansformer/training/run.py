@@ -71,7 +71,7 @@ def train(
     if not resume:
         refuse_used(output)
     arguments = training_arguments(recipe, output)
-    refuse_impossible(recipe, arguments, state.num_processes)
+    refuse_impossible(recipe, arguments)
     register_groups()
 
     set_seed(recipe.seed)
@@ -164,13 +164,12 @@ def _make_trainer(
     reporter: Reporter,
 ) -> KANTrainer:
     curves = recipe.curves
-    callbacks: list[Any] = [reporter]
+    schedule = GridSchedule(batches, curves.update_grid_at, curves.refine_grid_at, curves.quantile)
+    callbacks: list[Any] = [reporter, schedule]
     if curves.warm_up:
         callbacks.append(CurveWarmUp(curves.warm_up))
     if curves.sparsity or curves.smoothness:
         callbacks.append(CurvePenalties(curves.sparsity, curves.smoothness))
-    if curves.update_grid_at or curves.refine_grid_at:
-        callbacks.append(GridSchedule(batches, curves.update_grid_at, curves.refine_grid_at, curves.quantile))
     if recipe.early_stop is not None:
         callbacks.append(EarlyStoppingCallback(recipe.early_stop))
     settings: dict[str, Any] = dict(
@@ -189,6 +188,7 @@ def _make_trainer(
         trainer: KANTrainer = DistillationTrainer(teacher=teacher, distill=recipe.distill, **settings)
     else:
         trainer = KANTrainer(**settings)
+    schedule.wrapped = lambda: trainer.model_wrapped
     setattr(trainer, MULTIPLIER, curves.lr_multiplier)
     for callback in (ProgressCallback, PrinterCallback):  # the reporter's bar says more
         trainer.remove_callback(callback)

@@ -49,8 +49,9 @@ TWO = ["-m", "accelerate.commands.launch", "--config_file", str(ROOT / "scripts"
 
 
 def test_two_processes_train_as_one_with_accumulation(recipe, tmp_path):
-    one, _ = run([], recipe, tmp_path / "one", "training.gradient_accumulation_steps=2")
-    two, facts = run(TWO, recipe, tmp_path / "two")
+    finer = "curves.refine_grid_at={4: 10}"  # new parameters, whose gradients are exchanged as well
+    one, _ = run([], recipe, tmp_path / "one", "training.gradient_accumulation_steps=2", finer)
+    two, facts = run(TWO, recipe, tmp_path / "two", finer)
     assert facts["facts"]["device"].startswith("2 x ")
     assert len(one) == len(two) == 8
     assert max(abs(a - b) for a, b in zip(one, two, strict=True)) < 2e-6

@@ -304,7 +304,7 @@ def test_what_cannot_be_resumed(make, tmp_path):
             ConfigError,
             "lora, which cannot be merged into a sharded",
         ),
-        ({"shard": True, "curves": {"refine_grid_at": {2: 16}}}, ConfigError, "refine_grid_at makes new parameters"),
+        ({"shard": True, "curves": {"refine_grid_at": {2: 16}}}, ConfigError, "refine_grid_at cannot work on sharded"),
         (
             {"early_stop": 1, "curves": {"refine_grid_at": {2: 16}}, "training": {"eval_strategy": "steps"}},
             ConfigError,

@@ -1,6 +1,7 @@
 """What a run survives: kills at any moment, SIGTERM, a full disk, and numbers that are none."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -12,14 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_run import ROOT, TWO_PROCESSES, equal_weights, killed_run, write_recipe_file
-from torch import nn
 from transformers import PreTrainedModel
 
 from kansformer.errors import CheckpointError, ConfigError
-from kansformer.training import trainer as trainer_module
 from kansformer.training.guard import MOST_IN_A_ROW
 from kansformer.training.recipe_file import read_recipe
 from kansformer.training.run import train
+from kansformer.training.trainer import ASIDE, KANTrainer
 
 
 @pytest.fixture
@@ -56,7 +56,10 @@ def start(recipe_file, output, *options, launcher=()):
             id="one process",
         ),
         pytest.param(
-            2, [], ["after:0.1@all", "write random state:1@1", "move grid:4@1", "before rename:2@0"], id="two processes"
+            2,
+            ["curves.refine_grid_at={3: 10}"],
+            ["after:0.1@all", "write random state:1@1", "move grid:4@1", "refine grid:2@1", "before rename:2@0"],
+            id="two processes",
         ),
     ],
 )  # fmt: skip
@@ -68,7 +71,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(recipe_fil
         assert all(-signal.SIGKILL in started["codes"] for started in starts[:-1]), (starts, log)
         assert starts[-1]["codes"] == [0] * processes, log
     equal_weights(tmp_path / "through", tmp_path / "killed")
-    assert not (tmp_path / "killed" / trainer_module.ASIDE).exists()
+    assert not (tmp_path / "killed" / ASIDE).exists()
 
 
 @pytest.mark.parametrize("launcher", [(), TWO_PROCESSES], ids=["one process", "two processes"])
@@ -103,50 +106,46 @@ def test_a_full_disk_is_an_error_that_keeps_what_was_saved(make, tmp_path, monke
     with pytest.raises(CheckpointError, match=r"could not be written .* No space left on device\. What was saved"):
         train(recipe, tmp_path / "run")
     monkeypatch.undo()
-    assert not (tmp_path / "run" / trainer_module.ASIDE).exists()
+    assert not (tmp_path / "run" / ASIDE).exists()
     assert not list((tmp_path / "run").rglob("half"))
     assert train(recipe, tmp_path / "run", resume=True).evaluation == through.evaluation
     equal_weights(tmp_path / "through", tmp_path / "run")
 
 
-class Spoiled(nn.Module):
-    """An embedding that fails at the n-th calls in training: a bad batch."""
-
-    def __init__(self, inner, calls, value):
-        super().__init__()
-        self.inner, self.calls, self.value, self.seen = inner, calls, value, 0
-
-    def forward(self, tokens):
-        self.seen += self.training
-        return self.inner(tokens) * (self.value if self.training and self.seen in self.calls else 1.0)
-
-
 @pytest.fixture
 def spoil(monkeypatch):
-    """Make the training of a recipe meet bad batches at these steps."""
+    """Have the loss be no number at these steps of a run."""
+    plain = KANTrainer.compute_loss
 
-    def spoil(*calls, value=float("nan")):
-        original = trainer_module.KANTrainer.__init__
+    def spoil(*steps, value=math.nan):
+        seen = 0
 
-        def init(self, *args, **kwargs):
-            original(self, *args, **kwargs)
-            body = self.model.model
-            wrapped = Spoiled(body.embed_tokens, calls, value)
-            monkeypatch.setattr(type(body), "embed_tokens", property(lambda body: wrapped), raising=False)
+        def compute_loss(self, model, *args, **kwargs):
+            nonlocal seen
+            seen += model.training
+            loss = plain(self, model, *args, **kwargs)
+            return loss * value if model.training and seen in steps else loss
 
-        monkeypatch.setattr(trainer_module.KANTrainer, "__init__", init)
+        monkeypatch.setattr(KANTrainer, "compute_loss", compute_loss)
 
     return spoil
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_bad_batch_stops_the_run_before_the_step_and_is_named(make, tmp_path, spoil, value):
     spoil(3, value=value)
     file = tmp_path / "run" / "non-finite-step-3-process-0.safetensors"
-    with pytest.raises(ConfigError, match=rf"The loss became nan at step 3 in process 0; its batch is in '{file}'"):
+    with pytest.raises(ConfigError, match=rf"The loss became {value} at step 3 in process 0; its batch is in '{file}'"):
         train(make(), tmp_path / "run")
     batch = load_file(file)
     assert batch["input_ids"].shape == (4, 16) and torch.equal(batch["input_ids"], batch["labels"])
+
+
+def test_a_gradient_that_is_no_number_is_seen_under_a_fine_loss(make, tmp_path, monkeypatch):
+    backward = torch.Tensor.backward
+    monkeypatch.setattr(torch.Tensor, "backward", lambda loss, *args, **kwargs: backward(loss, torch.tensor(math.inf)))
+    with pytest.raises(ConfigError, match="A gradient became infinite or NaN at step 1 in process 0"):
+        train(make(), tmp_path / "run")
 
 
 def test_a_run_that_was_stopped_goes_on_without_the_bad_batch(make, tmp_path, spoil, monkeypatch):
@@ -155,6 +154,7 @@ def test_a_run_that_was_stopped_goes_on_without_the_bad_batch(make, tmp_path, sp
     skipped = train(skipping, tmp_path / "skipped")
     assert skipped.skipped_steps == (3,) and skipped.steps == 8
     assert all(loss == loss for _, loss in skipped.losses)
+    spoil(3)
     with pytest.raises(ConfigError, match="Leave such steps out with --resume non_finite=skip"):
         train(make(), tmp_path / "run")
     monkeypatch.undo()
