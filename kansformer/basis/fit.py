@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kansformer.basis.basis import Basis
-from kansformer.errors import ShapeError
+from kansformer.errors import DataError, ShapeError
 
 
 def fit_curves(
@@ -38,12 +38,15 @@ def fit_curves(
 
     Raises:
         ShapeError: samples and values do not belong together, or there are none.
+        DataError: a position, a value or a domain is not finite, or a domain has no width.
     """
     if x_IS.ndim != 2 or y_ISO.shape[:2] != x_IS.shape or x_IS.shape[1] == 0:
         raise ShapeError(
             f"Samples of shape {tuple(x_IS.shape)} and values of shape {tuple(y_ISO.shape)} do not fit: "
             "expected (inputs, samples) with at least one sample, and (inputs, samples, outputs)."
         )
+    _check_finite("positions", x_IS)
+    _check_finite("values", y_ISO)
     design_ISC = _design(basis, x_IS, domain_I2, denominator_ID)
     inputs, samples, width = design_ISC.shape
     target_ISO = y_ISO.detach().to("cpu", torch.float64)
@@ -75,8 +78,12 @@ def refit_curves(
         denominator_ID: (I, D) of rational curves; kept, since only the numerator can be projected.
 
     Returns:
-        (I, C', O), in the dtype and on the device of `coefficients_ICO`.
+        (I, C', O), in the dtype and on the device of `coefficients_ICO`; infinite where that dtype cannot hold them.
+
+    Raises:
+        DataError: a coefficient or a domain is not finite, or a domain has no width.
     """
+    _check_finite("coefficients", coefficients_ICO)
     if not coefficients_ICO.any():  # as all curves are before training
         inputs, _, outputs = coefficients_ICO.shape
         return coefficients_ICO.new_zeros(inputs, new_basis.num_coefficients, outputs)
@@ -93,7 +100,20 @@ def refit_curves(
     return (transfer_ICC @ coefficients_ICO.detach().to("cpu", torch.float64)).to(coefficients_ICO)
 
 
+def _check_finite(what: str, numbers: Tensor) -> None:
+    bad = ~numbers.isfinite()
+    if bad.any():
+        place = tuple(bad.nonzero()[0].tolist())
+        raise DataError(f"Curves cannot be fitted: the {what} are not finite at {place}: {numbers[place]}.")
+
+
 def _design(basis: Basis, x_IS: Tensor, domain_I2: Tensor, denominator_ID: Tensor | None) -> Tensor:
     x_IS, domain_I2 = (t.detach().to("cpu", torch.float64) for t in (x_IS, domain_I2))
+    _check_finite("domains", domain_I2)
+    widths_I = domain_I2.diff(dim=-1)[:, 0]
+    if not ((widths_I > 0) & widths_I.isfinite()).all():
+        number = int((~((widths_I > 0) & widths_I.isfinite())).nonzero()[0])
+        ends = domain_I2[number].tolist()
+        raise DataError(f"Curves cannot be fitted: domain {number}, {ends[0]:g} to {ends[1]:g}, has no finite width.")
     denominator = None if denominator_ID is None else denominator_ID.detach().to("cpu", torch.float64).unsqueeze(1)
     return basis.values(x_IS, domain_I2.unsqueeze(1), denominator)

@@ -112,6 +112,17 @@ def check_table(x: Tensor, y: Tensor, name: str) -> None:
     _check_finite(y, f"{name} targets")
 
 
+def check_squares(values: Tensor, what: str) -> None:
+    """See that the sum of the squares of values is finite.
+
+    Raises:
+        DataError: it is not.
+    """
+    if not values.square().sum().isfinite():
+        largest = float(values.abs().max())
+        raise DataError(f"The {what} reach {largest:.3g}, whose squares are too large for {values.dtype}. Scale them.")
+
+
 def _check_finite(values: Tensor, what: str) -> None:
     bad = ~values.isfinite()
     if bad.any():

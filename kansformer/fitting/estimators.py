@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 from torch import Tensor
 
 from kansformer.errors import ConfigError, DataError
+from kansformer.fitting.data import check_squares
 from kansformer.fitting.fit import fit
 from kansformer.fitting.network import KAN
 from kansformer.fitting.run import FitHistory
@@ -98,11 +99,12 @@ class KANRegressor(RegressorMixin, BaseEstimator):
             The estimator.
 
         Raises:
-            ValueError: samples do not belong together or are not finite; `ConfigError`, a kind of it: a setting is
-                not among its choices.
+            ValueError: samples do not belong together, or they or the targets' squares are not finite; `ConfigError`,
+                a kind of it: a setting is not among its choices.
         """
         X, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True, ensure_min_samples=2)
         target_NO = y.reshape(len(y), -1).astype(np.float64)
+        check_squares(torch.tensor(target_NO), "targets")
         mean_O, varies_O = target_NO.mean(axis=0), _varies(target_NO)
         deviation_O = np.where(varies_O, target_NO.std(axis=0), 0.0)
         _fit_network(self, X, (target_NO - mean_O) / np.where(varies_O, deviation_O, np.inf), "mse")
@@ -198,7 +200,8 @@ class KANClassifier(ClassifierMixin, BaseEstimator):
 def _fit_network(estimator: Any, x_NI: np.ndarray, target_NO: np.ndarray, loss: str) -> None:
     """Give an estimator its network, from checked inputs and scaled targets; all of it or nothing."""
     lower_I, upper_I = x_NI.min(axis=0), x_NI.max(axis=0)
-    center_I, reach_I = (upper_I + lower_I) / 2, np.where(_varies(x_NI), (upper_I - lower_I) / 2, np.inf)
+    # Halved first: the difference of the largest numbers is infinite.
+    center_I, reach_I = upper_I / 2 + lower_I / 2, np.where(_varies(x_NI), upper_I / 2 - lower_I / 2, np.inf)
     model = KAN(
         [x_NI.shape[1], *_widths(estimator.hidden), target_NO.shape[1]],
         basis=estimator.basis,
@@ -233,7 +236,8 @@ def _scaled(x_NI: np.ndarray, center_I: np.ndarray, reach_I: np.ndarray) -> Tens
 
 def _varies(columns: np.ndarray) -> np.ndarray:
     """Mask of the columns whose values differ by more than rounding."""
-    return np.ptp(columns, axis=0) > ROUNDING * np.abs(columns).max(axis=0)
+    half_range = columns.max(axis=0) / 2 - columns.min(axis=0) / 2
+    return half_range > ROUNDING / 2 * np.abs(columns).max(axis=0)
 
 
 def _widths(hidden: Any) -> list[Any]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from kansformer.errors import ConfigError, DataError, ShapeError
-from kansformer.fitting.data import Dataset, check_table
+from kansformer.fitting.data import Dataset, check_squares, check_table
 from kansformer.fitting.least_squares import Evaluation, levenberg_marquardt
 from kansformer.fitting.linearize import Inputs, jacobian, layer_state, network_states
 from kansformer.fitting.network import KAN
@@ -72,8 +72,8 @@ def fit(
 
     Raises:
         ConfigError: a setting is not among its choices.
-        ShapeError, DataError: the samples do not fit the network or are not finite. A fit that becomes so stops, says
-            it in `stopped`, and leaves the best network that it had.
+        ShapeError, DataError: the samples do not fit the network, are not finite, or have targets whose squares are
+            not. A fit that becomes so stops, says it in `stopped`, and leaves the best network that it had.
     """
     if optimizer not in OPTIMIZERS:
         raise ConfigError(f"Unknown optimizer {optimizer!r}. Choose one of: {', '.join(OPTIMIZERS)}.")
@@ -99,6 +99,8 @@ def fit(
     dataset = as_dataset(model, data if batches is None else batches)
     if loss == "cross_entropy":
         _check_probabilities(dataset)
+    check_squares(dataset.train_target, "train targets")
+    check_squares(dataset.test_target, "test targets")
     penalties = Penalties(sparsity, entropy, smoothness)
     if starts > 1:
         settings: dict[str, Any] = {"loss": loss, "grid_update_every": grid_update_every, **vars(penalties)}

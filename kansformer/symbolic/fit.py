@@ -32,6 +32,7 @@ FEWEST_POINTS = 8
 # On [-1, 1]: points that float32 rounded are still the same.
 SAME_POSITION = 1e-4
 STEPS, EXACT_STEPS = 4, 5
+LARGEST_EXPONENT = 1000  # of the powers of two that float64 and their inverses can hold
 # Fits that are this good differ by the rounding of float32, and are repeated in float64.
 EXACT = 1e-4
 
@@ -63,7 +64,8 @@ def fit_symbolic(
 
     Raises:
         ShapeError: x and y are not two tables of one shape with 8 points or more.
-        DataError: a value is not finite, or the points of a row do not ascend, or rows have different spacings.
+        DataError: a value is not finite, or the points of a row do not ascend, or rows have different spacings, or are
+            so close or so far apart that float64 cannot hold a scale.
         ConfigError: the library is empty, or a function of it cannot be evaluated.
     """
     library = LIBRARY if library is None else library
@@ -97,7 +99,7 @@ def _fit_chunk(
     """Columns of `SymbolicFits` for x = u."""
     y_ES = y_ES.detach().cpu()
     floor = max(FLOORS.get(y_ES.dtype, FLOORS[torch.float32]), noise)
-    y_ES = y_ES.double()
+    y_ES, unit_E = _of_usual_size(y_ES.double())
     fitted_ES = y_ES[:, ~held_out]
     unit_ES, constant = _normalised(fitted_ES)
     a, b, r2 = _refined(dictionary, u_S[~held_out], unit_ES, refined, simplicity, floor)
@@ -111,7 +113,14 @@ def _fit_chunk(
     r2_unseen = r2_unseen.masked_fill(constant, 1.0)
     r2_fit = r2[chosen, rows].masked_fill(constant, 1.0)
     best_r2 = r2.amax(dim=0).masked_fill(constant, 1.0)
-    return chosen, a.masked_fill(constant, 0.0), b.masked_fill(constant, 0.0), c, d, r2_unseen, r2_fit, best_r2
+    a, b = a.masked_fill(constant, 0.0), b.masked_fill(constant, 0.0)
+    return chosen, a, b, c * unit_E, d * unit_E, r2_unseen, r2_fit, best_r2
+
+
+def _of_usual_size(y_ES: Tensor) -> tuple[Tensor, Tensor]:
+    """Curves whose squares are neither infinite nor zero, and the power of two that each was divided by."""
+    exponent_E = torch.frexp(y_ES.abs().amax(-1)).exponent.clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT).double()
+    return y_ES * torch.exp2(-exponent_E)[:, None], torch.exp2(exponent_E)
 
 
 def _refined(
@@ -200,6 +209,10 @@ def _common_grid(x_ES: Tensor, y_ES: Tensor) -> Tensor:
     u_S = None
     for part in x_ES.split(CHUNK):
         centre, half = _interval(part)
+        bad = ~((1 / half).isfinite() & half.isfinite() & centre.isfinite())
+        if bad.any():
+            row = part[bad.nonzero()[0, 0]]
+            raise DataError(f"x from {float(row[0]):g} to {float(row[-1]):g} is too narrow or too wide for float64.")
         u_ES = (part.double() - centre[:, None]) / half[:, None]
         u_S = u_ES[0] if u_S is None else u_S
         other = (u_ES - u_S).abs().amax(-1) > SAME_POSITION
