@@ -9,8 +9,10 @@ import torch
 import transformers
 
 from kansformer import KANConfig, convert
+from kansformer.embedded import embedded_model_path
 from kansformer.errors import DataError
 from kansformer.interp import edge_scores, summarize
+from kansformer.training.data import packing as packing_module
 from kansformer.training.data import stream as stream_module
 from kansformer.training.recipe import Recipe
 from kansformer.training.run import train
@@ -117,3 +119,23 @@ def test_training_on_a_stream_without_an_end_comes_to_an_end(monkeypatch, tmp_pa
     # The rows that wait to be shuffled and the text that is tokenised together, for the grids, for training, for eval.
     most = 3 * (stream_module.SHUFFLE_ROWS + 2_000_000 // len("Row 1 of a text that goes on and on."))
     assert len(read) < most
+
+
+@pytest.mark.parametrize("bos", [None, 0])
+def test_a_long_text_is_tokenised_in_pieces_to_the_same_tokens(monkeypatch, bos):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(embedded_model_path())
+    tokenizer.bos_token = None if bos is None else tokenizer.convert_ids_to_tokens(bos)
+    packing = packing_module.choose_packing("causal-lm", tokenizer, 16)
+    code = "".join(f"def f{i}(x):\n    return x + {i}\n\n\nprint(f{i}(1))\n" for i in range(200))
+    documents = ["a first one", code, "x" * 3000, "the last one"]
+    monkeypatch.setattr(packing_module, "BATCH_CHARACTERS", 1000)
+    whole = packing_module.pack(documents[:2], tokenizer, packing)
+    monkeypatch.setattr(packing_module, "LONGEST", 1000)
+    assert torch.equal(packing_module.pack(documents[:2], tokenizer, packing), whole)
+    pieces = list(packing_module._pieces(code))
+    assert "".join(pieces) == code and len(pieces) > 8 and max(map(len, pieces)) <= 1000
+    text = tokenizer.decode(packing_module.pack(documents, tokenizer, packing).flatten(), skip_special_tokens=True)
+    joined = ("" if bos is not None else "\n\n").join(documents)
+    assert (
+        joined.startswith(text) and len(text) > len(joined) - 64
+    )  # where no line break is, a cut is made all the same

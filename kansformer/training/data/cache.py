@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # Raised when the same key would mean other blocks.
-FORMAT = 1
+FORMAT = 2
 NAME = "blocks_NT"
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # Documents are tokenised together up to this size, so that all cores work and no more than this lies about.
 BATCH_CHARACTERS = 1_000_000
+# A tokenizer needs up to 200 bytes for a character of one text, so a longer one is tokenised in pieces.
+LONGEST = 2_000_000
 # A tokenizer that wraps a text in special tokens shows with this one where they stand.
 PROBE = "a"
 
@@ -79,8 +81,7 @@ def pack(documents: Iterable[str], tokenizer: PreTrainedTokenizerBase, packing: 
     Raises:
         DataError: the documents do not fill one block.
     """
-    parts = list(_token_parts(documents, tokenizer, packing))
-    stream = torch.cat(parts) if parts else torch.empty(0, dtype=torch.int32)
+    stream = torch.cat([torch.empty(0, dtype=torch.int32), *_token_parts(documents, tokenizer, packing)])
     if len(stream) < packing.inner:
         raise DataError(
             f"The text gave {len(stream)} tokens, too few for one block={packing.block}. "
@@ -105,10 +106,39 @@ def _token_parts(documents: Iterable[str], tokenizer: PreTrainedTokenizerBase, p
         if packing.separator:
             # One text, so that the separator is tokenised with what stands around it.
             batch = [("" if number == 0 else packing.separator) + packing.separator.join(batch)]
-        # Without the special tokens a tokenizer adds by itself, or they would be written twice. `verbose` would warn of
-        # documents longer than the model's context, which the cut into blocks takes care of.
-        rows = tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]
-        yield torch.tensor([token for row in rows for token in (*start, *row, *end)], dtype=torch.int32)
+        *texts, last = batch  # the only one that may be long
+        if len(last) <= LONGEST:
+            texts, last = batch, ""
+        if texts:
+            yield _numbers(token for row in _tokenize(texts, tokenizer) for token in (*start, *row, *end))
+        if last:
+            yield _numbers(start)
+            for piece in _pieces(last):
+                yield _numbers(_tokenize([piece], tokenizer)[0])
+            yield _numbers(end)
+
+
+def _tokenize(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    # Without the special tokens a tokenizer adds by itself, or they would be written twice. `verbose` would warn of
+    # documents longer than the model's context, which the cut into blocks takes care of.
+    return tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+def _numbers(tokens: Iterable[int]) -> Tensor:
+    return torch.tensor(list(tokens), dtype=torch.int32)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """A long text, cut behind line breaks between two lines of text: there tokenizers that split words start anew."""
+    begin = 0
+    while len(text) - begin > LONGEST:
+        cut = text.rfind("\n", begin + 1, begin + LONGEST)
+        while cut > 0 and (text[cut - 1].isspace() or text[cut + 1].isspace()):
+            cut = text.rfind("\n", begin + 1, cut)
+        end = cut + 1 if cut > 0 else begin + LONGEST
+        yield text[begin:end]
+        begin = end
+    yield text[begin:]
 
 
 def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
@@ -125,6 +155,8 @@ def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _wrap(inner: Tensor, packing: Packing) -> Tensor:
+    if not packing.prefix and not packing.suffix:
+        return inner
     prefix, suffix = (
         torch.tensor(tokens, dtype=inner.dtype).expand(len(inner), -1) for tokens in (packing.prefix, packing.suffix)
     )
