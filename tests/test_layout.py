@@ -13,7 +13,7 @@ PACKAGE = ROOT / "kansformer"
 # Rows from the foundation up; names in one row are peers that never import each other.
 ORDER = [
     {"errors", "version"},
-    {"files", "importing", "embedded"},
+    {"files", "reading", "importing", "embedded"},
     {"basis"},
     {"ops"},
     {"nn"},

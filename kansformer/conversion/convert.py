@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from kansformer.config import KANConfig
+from kansformer.config import WEIGHTLESS_SLOTS, KANConfig
 from kansformer.conversion.build import build_slot
 from kansformer.conversion.checkpoint import attach_record, detach_record, record_of
 from kansformer.conversion.gated import restore_forwards, shorten_gated_forward
@@ -17,9 +17,12 @@ from kansformer.errors import CheckpointError, ConfigError, ConversionStateError
 from kansformer.nn.curves import curved_modules
 from kansformer.nn.undo import all_or_nothing
 from kansformer.sites import Slot, find_sites, prove_site
-from kansformer.sites.parts import linear_shape
+from kansformer.sites.parts import is_activation, linear_shape
 from kansformer.sites.site import Site, get_slot_target, parent_of
 from kansformer.sites.surgery import bends_input, fill_slot, remove_input_curve, set_child
+
+ROOM = 2**20
+"""Numbers that curves may have beyond twice those of their files: of small ones, each tensor is compared later."""
 
 
 def convert(model: nn.Module, config: KANConfig | None = None, *, verify: bool = True) -> nn.Module:
@@ -79,29 +82,46 @@ def install_curves(
     install(model, built, ConversionRecord(plan.config, slots, hidden))
 
 
-def rebuild(model: nn.Module, record: ConversionRecord) -> nn.Module:
+def rebuild(model: nn.Module, record: ConversionRecord, *, most: int | None = None) -> nn.Module:
     """Put empty slots into a freshly made plain model, as a checkpoint's record says; weights are loaded afterwards.
 
     Layers that the record calls narrower are made so first.
+
+    Args:
+        model: the plain model.
+        record: which curves, and where.
+        most: numbers that the checkpoint's files hold in all; None where it is not known.
 
     Raises:
         CheckpointError: the model has no such path, or what stands there cannot take these curves or that width, or
             the curves would have far more numbers than the files, which is seen before memory is asked for.
     """
     _narrow_as_recorded(model, record, base_prefix(model))
-    return fill_recorded(model, record)
+    return fill_recorded(model, record, most=most)
 
 
-def fill_recorded(model: nn.Module, record: ConversionRecord) -> nn.Module:
+def fill_recorded(model: nn.Module, record: ConversionRecord, *, most: int | None = None) -> nn.Module:
     """`rebuild` of a model whose layers have the recorded widths already."""
     prefix = base_prefix(model)
     built = []
+    needed: dict[int, int] = {}
     for entry in record.slots:
         slot = _located(model, entry.to_slot(prefix), entry.to_slot(""))
         owner = Site(path=slot.path if slot.name == "input" else parent_of(slot.path)[0], kind="recorded",
                      width=slot.features, hidden=slot.features, slots={})  # fmt: skip
+        spec = record.config.curve_spec(slot.name)
         try:
-            built.append((slot, build_slot(model, owner, slot, record.config.curve_spec(slot.name))))
+            target = model if slot.name in WEIGHTLESS_SLOTS else get_slot_target(model, slot.path)
+            shape = linear_shape(target)
+            # Several paths may lead to the same layer, whose curves are there once.
+            count = spec.num_parameters(slot.features, shape[1] if shape else None)
+            needed[len(needed) if target is model else id(target)] = count
+            if most is not None and sum(needed.values()) > 2 * most + ROOM:
+                raise CheckpointError(
+                    f"The checkpoint's settings ask for curves of {sum(needed.values()):,} numbers up to {slot.path}, "
+                    f"and its files hold {most:,} in all. It was changed after it was saved, or saved incompletely."
+                )
+            built.append((slot, build_slot(model, owner, slot, spec)))
         except (ConfigError, SlotError) as error:
             raise CheckpointError(f"The checkpoint's curves do not fit at {slot.path}: {error}") from error
     install(model, built, record)
@@ -186,9 +206,14 @@ def _narrow_as_recorded(model: nn.Module, record: ConversionRecord, prefix: str)
 
 def _located(model: nn.Module, *candidates: Slot) -> Slot:
     for slot in candidates:
+        owner_path, name = parent_of(slot.path)
         try:
-            target = model.get_submodule(slot.path) if slot.name == "input" else get_slot_target(model, slot.path)
+            owner = model.get_submodule(slot.path if slot.name == "input" else owner_path)
         except AttributeError:
+            continue
+        # Never by getattr: a stranger's path may name a method of the model.
+        target = owner if slot.name == "input" else owner._modules.get(name, vars(owner).get(name))
+        if target is None:
             continue
         shape = linear_shape(target) if isinstance(target, nn.Module) else None
         if slot.name in ("up", "gate", "down") and (shape is None or shape[0] != slot.features):
@@ -196,7 +221,7 @@ def _located(model: nn.Module, *candidates: Slot) -> Slot:
                 f"The checkpoint has curves for {slot.features} inputs at {slot.path}, where this model has "
                 f"{type(target).__name__} with {shape[0] if shape else 'no'} inputs."
             )
-        if slot.name == "act" and not callable(target):
+        if slot.name == "act" and not is_activation(target):
             raise CheckpointError(f"The checkpoint has an activation at {slot.path}, which is {target!r:.40} here.")
         return slot
     raise CheckpointError(

@@ -8,6 +8,7 @@ from torch import nn
 
 from kansformer.config import QUANT_METHOD, SLOTS, KANConfig
 from kansformer.errors import CheckpointError, ConfigError
+from kansformer.reading import check_plain
 from kansformer.sites.site import Slot
 
 FORMAT_VERSION = 2
@@ -74,13 +75,16 @@ class ConversionRecord:
         Raises:
             CheckpointError: the format is newer than this package, or an entry has an impossible value.
         """
+        check_plain(values, "The kansformer settings of a checkpoint")
         if not isinstance(values, dict):
             raise CheckpointError(f"The kansformer settings of a checkpoint must be a table, got {values!r:.80}.")
         values = dict(values)
         values.pop("quant_method", None)
         version = values.pop("format_version", None)
         if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-            raise CheckpointError(f"The checkpoint's kansformer format_version must be 1 or higher, got {version!r}.")
+            raise CheckpointError(
+                f"The checkpoint's kansformer format_version must be 1 or higher, got {version!r:.40}."
+            )
         if version > FORMAT_VERSION:
             raise CheckpointError(
                 f"The checkpoint has kansformer format version {version}; this package reads up to {FORMAT_VERSION}. "
@@ -93,7 +97,7 @@ class ConversionRecord:
         try:
             config = KANConfig.from_dict(values)
         except ConfigError as error:
-            raise CheckpointError(f"The checkpoint's kansformer settings are wrong: {error}") from error
+            raise CheckpointError(f"The checkpoint's kansformer settings are wrong: {error!s:.600}") from error
         slots = tuple(_slot_record(entry) for entry in entries)
         if len({(slot.name, slot.path) for slot in slots}) < len(slots):
             raise CheckpointError("The checkpoint's kansformer settings name a slot twice.")

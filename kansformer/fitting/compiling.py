@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -38,9 +39,9 @@ def _checked(sp: Any, formula: Any) -> Any:
     """A formula with variables that are told apart by their names, and whole exponents as such."""
     if not isinstance(formula, sp.Expr):
         raise ConfigError(f"A formula must be a sympy expression, got {type(formula).__name__}: {formula!r}.")
-    for number in formula.atoms(sp.Number, sp.NumberSymbol, sp.I.func):
+    for number in formula.atoms(sp.Number, sp.NumberSymbol, sp.I.func, sp.zoo.func):
         if not number.is_real or not number.is_finite:
-            raise ConfigError(f"{number} in {formula} is not a real number.")
+            raise ConfigError(f"{number} in {formula!s:.200} is not a real number.")
     formula = formula.xreplace({symbol: sp.Symbol(symbol.name) for symbol in formula.free_symbols})
     return formula.replace(
         lambda part: part.is_Pow and part.exp.is_Float and float(part.exp).is_integer(),
@@ -58,6 +59,10 @@ class _Term:
     b: float = 0.0
     c: float = 1.0
 
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(number) for number in (self.a, self.b, self.c)):
+            raise ConfigError(f"A number beside {self.node!s:.200} is too large for a network, which has float64.")
+
 
 @dataclass(frozen=True)
 class _Sum:
@@ -65,6 +70,10 @@ class _Sum:
 
     terms: tuple[_Term, ...]
     constant: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.constant):
+            raise ConfigError("A number in the formula is too large for a network, which has float64.")
 
 
 def compile_formula(
@@ -116,6 +125,18 @@ def compile_formula(
     return model
 
 
+def _real(number: Any) -> float:
+    """A sympy number as a float.
+
+    Raises:
+        ConfigError: it is not real, or sympy has no value for it.
+    """
+    try:
+        return float(number)
+    except (TypeError, ValueError, OverflowError):
+        raise ConfigError(f"{number!s:.200} is not a real number.") from None
+
+
 class _Plan:
     """How expressions become sums and products."""
 
@@ -158,7 +179,7 @@ class _Plan:
     def sum_of(self, expression: Any) -> _Sum:
         """An expression as edges from nodes, no two of them from the same one."""
         parts = self.sp.Add.make_args(expression)
-        constant = sum(float(part) for part in parts if part.is_number)
+        constant = sum(_real(part) for part in parts if part.is_number)
         terms = {part: self._term(part) for part in parts if not part.is_number}
         nodes = [term.node for term in terms.values()]
         apart = (term if nodes.count(term.node) == 1 else _Term("x", part) for part, term in terms.items())
@@ -167,7 +188,7 @@ class _Plan:
     def _term(self, part: Any) -> _Term:
         """c·f(a·node + b)."""
         number, rest = part.as_independent(*part.free_symbols, as_Add=False)
-        c = float(number)
+        c = _real(number)
         if rest.is_Symbol or rest.is_Mul or rest.is_Add or self.factors(rest) is not None:
             return _Term("x", rest, c=c)
         if rest.is_Pow:
@@ -190,7 +211,7 @@ class _Plan:
         symbols = argument.free_symbols
         shift, rest = argument.as_independent(*symbols, as_Add=True)
         scale, node = rest.as_independent(*symbols, as_Add=False)
-        return _Term(symbol, node, float(scale), float(shift), c)
+        return _Term(symbol, node, _real(scale), _real(shift), c)
 
 
 class _Level:

@@ -15,6 +15,7 @@ from kansformer.basis import Basis
 from kansformer.errors import CheckpointError, ConfigError
 from kansformer.fitting.network import KAN
 from kansformer.nn.base import BASE_FUNCTIONS
+from kansformer.reading import read_json, read_tensors
 from kansformer.symbolic import KNOWN, SymbolLibrary
 
 FORMAT_VERSION = 1
@@ -81,16 +82,17 @@ def load_kan(folder: str | Path, *, library: SymbolLibrary = KNOWN) -> KAN:
         settings = {name: values[name] for name in ("basis", "grid_size", "order", "base")}
         model = KAN(values["width"], dtype=getattr(torch, values["dtype"]), **settings)
     except ConfigError as error:
-        raise CheckpointError(f"{CONFIG} describes no network: {error}") from None
+        raise CheckpointError(f"{CONFIG} describes no network: {error!s:.600}") from None
     for index, (formulas, names) in enumerate(zip(model.formulas, values["symbols"], strict=True)):
+        _check_places(model, index, len(names), tensors)
         for name in names:  # places and numbers come with the tensors
             formulas.append(library.named(name))
-        _check_places(model, index, len(names), tensors)
     try:
+        _check_kinds(model, tensors)
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise CheckpointError(
-            f"The tensors of {str(folder)!r} are not those that {CONFIG} describes: {error}"
+            f"The tensors of {str(folder)!r} are not those that {CONFIG} describes: {error!s:.600}"
         ) from None
     return model
 
@@ -106,10 +108,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{CONFIG} cannot be read: {error}") from None
+    values = read_json(path)
     if not isinstance(values, dict):
         raise CheckpointError(f"{CONFIG} must hold an object, got {type(values).__name__}.")
     version = values.get("format_version")
@@ -120,10 +119,12 @@ def _read_config(path: Path) -> dict[str, Any]:
         )
     for name, kind in {"tensors": str, **FIELDS}.items():
         if not isinstance(values.get(name), kind) or isinstance(values.get(name), bool):
-            raise CheckpointError(f"{CONFIG} has {name}={values.get(name)!r}, which must be of type {kind.__name__}.")
+            raise CheckpointError(
+                f"{CONFIG} has {name}={values.get(name)!r:.120}, which must be of type {kind.__name__}."
+            )
     if values["base"] not in BASE_FUNCTIONS or values["dtype"] not in DTYPES:
         raise CheckpointError(
-            f"{CONFIG} has base={values['base']!r} and dtype={values['dtype']!r}. Choose from: "
+            f"{CONFIG} has base={values['base']!r:.80} and dtype={values['dtype']!r:.80}. Choose from: "
             f"{', '.join(BASE_FUNCTIONS)}; {', '.join(DTYPES)}."
         )
     symbols = values["symbols"]
@@ -135,16 +136,10 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     path = folder / name
     if path.name != name or path.suffix != ".safetensors" or not path.is_file():
-        raise CheckpointError(f"{CONFIG} names {name!r} as the file of its tensors, which is not beside it.")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise CheckpointError(f"{name} cannot be read: {error}") from None
+        raise CheckpointError(f"{CONFIG} names {name!r:.120} as the file of its tensors, which is not beside it.")
+    return read_tensors(path)
 
 
 def _check_shapes(width: list[Any], basis: Basis, tensors: dict[str, Tensor]) -> None:
@@ -171,6 +166,22 @@ def _check_places(model: KAN, index: int, count: int, tensors: dict[str, Tensor]
     """See that the formulas of a layer are at edges that it has."""
     inside = torch.tensor(model.alive[index].shape)
     for name, limit in (("inputs", inside[0]), ("outputs_of", inside[1])):
-        places = tensors.get(f"formulas.{index}.{name}", torch.zeros(0))
-        if len(places) != count or (places < 0).any() or (places >= limit).any():
+        places = tensors.get(f"formulas.{index}.{name}", torch.zeros(0, dtype=torch.long))
+        if (
+            tuple(places.shape) != (count,)
+            or places.dtype != torch.long
+            or (places < 0).any()
+            or (places >= limit).any()
+        ):
             raise CheckpointError(f"{CONFIG} and its tensors differ in the formulas of layer {index}.")
+
+
+def _check_kinds(model: KAN, tensors: dict[str, Tensor]) -> None:
+    """See that numbers are of the kinds that were written, and that domains have a width."""
+    for name, own in model.state_dict().items():
+        found = tensors.get(name, own)
+        if found.dtype != own.dtype:
+            kind, wanted = (str(dtype).removeprefix("torch.") for dtype in (found.dtype, own.dtype))
+            raise CheckpointError(f"The tensor {name} is {kind}, where {CONFIG} says {wanted}.")
+        if name.endswith(".domain") and found.shape == own.shape and not (found[:, 0] < found[:, 1]).all():
+            raise CheckpointError(f"The tensor {name} has intervals without a width.")

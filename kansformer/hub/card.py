@@ -3,12 +3,14 @@
 import hashlib
 import re
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from kansformer.files import write_text_whole
 from kansformer.hub.contents import PIPELINES, FolderContents, read_contents
-from kansformer.hub.facts import CARD_FILE, add_facts, facts_of_origin
+from kansformer.hub.facts import CARD_FILE, facts_of_origin, joined_facts, write_facts
 
 PACKAGE = "kansformer.cards"
 """The files of `model_cards`, which are installed under this name."""
@@ -45,12 +47,14 @@ def write_card(
         CheckpointError: the folder holds no such model, or a file in it is broken.
     """
     folder = Path(folder)
-    read_contents(folder)  # refuses before anything is written
-    add_facts(folder, facts_of_origin(origin), datasets)
+    contents = read_contents(folder)  # refuses before anything is written
+    contents = replace(contents, known=joined_facts(folder, facts_of_origin(origin), datasets))
+    text = render_card(contents, name or folder.resolve().name)
+    write_facts(folder, contents.known)
     file = folder / CARD_FILE
     if file.exists() and not is_generated(file.read_text(encoding="utf-8", errors="replace")):
         return False
-    file.write_text(render_card(read_contents(folder), name or folder.resolve().name), encoding="utf-8")
+    write_text_whole(file, text)
     return True
 
 

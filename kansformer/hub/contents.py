@@ -8,10 +8,11 @@ from typing import Any
 
 from kansformer.config import QUANT_METHOD
 from kansformer.conversion import ConversionRecord
-from kansformer.conversion.remote_code import is_ours
+from kansformer.conversion.remote_code import MODULE_NAME, is_ours
 from kansformer.errors import CheckpointError
-from kansformer.hub.facts import KnownFacts, read_facts, read_json
+from kansformer.hub.facts import KnownFacts, is_line, read_facts
 from kansformer.nn.curves import CURVE_PARAMETERS
+from kansformer.reading import read_json
 
 MODEL_FILE, NETWORK_FILE, TRAINING_FILE, AUDIT_FILE = "config.json", "kan.json", "training.json", "summary.json"
 
@@ -94,17 +95,20 @@ def read_contents(folder: Path) -> FolderContents:
     if not isinstance(config, dict):
         raise CheckpointError(f"The config in {str(folder)!r} is no table.")
     record = _record_of(config, folder) if is_model else None
-    auto_map = {k: v for k, v in (config.get("auto_map") or {}).items() if is_ours(v)}
+    named = _checked(config, NAMES, MODEL_FILE) if is_model else _checked(config, NETWORK, NETWORK_FILE)
+    auto_map = {k: v for k, v in (named.get("auto_map") or {}).items() if is_ours(v)}
     training = folder / TRAINING_FILE
     return FolderContents(
-        architecture=(config.get("architectures") or ["AutoModel"])[0] if is_model else "KAN",
-        auto_class=_auto_class(config, auto_map) if is_model else None,
-        trusted=bool(auto_map) and all((folder / f"{v.split('.')[0]}.py").exists() for v in auto_map.values()),
+        architecture=(named.get("architectures") or ["AutoModel"])[0] if is_model else "KAN",
+        auto_class=_auto_class(named, auto_map) if is_model else None,
+        trusted=bool(auto_map)
+        and not any("--" in target for target in auto_map.values())  # in another repository
+        and (folder / f"{MODULE_NAME}.py").is_file(),
         record=record,
         network=None if is_model else config,
         weights=_weights(folder),
         known=read_facts(folder),
-        training=read_json(training) if training.exists() else None,
+        training=_checked(read_json(training), TRAINING, TRAINING_FILE) if training.exists() else None,
         audit=_audit(folder),
     )
 
@@ -141,11 +145,15 @@ def _weights(folder: Path) -> Weights:
                     part = tensors.get_slice(key)
                     shapes[key] = part.get_shape()
                     dtypes[part.get_dtype()] = None
+                    if _last(key) == "coefficients":
+                        _refuse_no_curve(key, part.get_shape(), part.get_dtype(), file)
                     if straight and _last(key) == "coefficients":
                         straight = not tensors.get_tensor(key).any()
         except SafetensorError as error:
             raise CheckpointError(f"{str(file)!r} cannot be read: {error}.") from error
     counts = {key: math.prod(shape) for key, shape in shapes.items() if _last(key) != "domain"}
+    if not sum(counts.values()):
+        raise CheckpointError(f"There are no numbers in the weights of {str(folder)!r}.")
     return Weights(
         parameters=sum(counts.values()),
         curve_parameters=sum(count for key, count in counts.items() if _last(key) in CURVE_PARAMETERS),
@@ -156,20 +164,90 @@ def _weights(folder: Path) -> Weights:
     )
 
 
+def _refuse_no_curve(key: str, shape: list[int], dtype: str, file: Path) -> None:
+    if len(shape) not in (2, 3) or dtype not in ("F64", "F32", "F16", "BF16"):
+        raise CheckpointError(f"{str(file)!r} has {key:.120} of shape {shape!r:.80} in {dtype}, which is no curve.")
+
+
 def _curves_per_module(shapes: dict[str, list[int]]) -> Iterator[int]:
     for key, shape in shapes.items():
         if _last(key) == "coefficients":
             mix = shapes.get(f"{key.removesuffix('coefficients')}mix")
-            outputs = 1 if len(shape) == 2 else shape[2] if mix is None else mix[1]  # (I, C), (I, C, O) or (I, C, R)
+            # (I, C), (I, C, O) or (I, C, R)
+            outputs = 1 if len(shape) == 2 else shape[2] if mix is None or len(mix) != 2 else mix[1]
             yield shape[0] * outputs
 
 
 def _audit(folder: Path) -> dict[str, Any] | None:
     for file in (folder / AUDIT_FILE, *sorted(folder.glob(f"*/{AUDIT_FILE}"))):
         found = read_json(file) if file.exists() else None
-        if isinstance(found, dict) and "control_coverage_r2" in found and "edges" in found:
-            return found
+        if isinstance(found, dict) and "control_coverage_r2" in found and found.get("edges") is not None:
+            return _checked(found, AUDIT, AUDIT_FILE)
     return None
+
+
+def _checked(values: Any, kinds: dict[str, Any], file: str) -> dict[str, Any]:
+    """A table whose entries, where they are there, are of the kinds that a card can be written from.
+
+    Raises:
+        CheckpointError: one is not.
+    """
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{file} must hold a table, got {values!r:.80}.")
+    for name, kind in kinds.items():
+        value = values.get(name)
+        if isinstance(kind, dict) and value is not None:
+            _checked(value, kind, f"{name} in {file}")
+        elif not isinstance(kind, dict) and value is not None and not kind(value):
+            raise CheckpointError(f"{name} in {file} has a value that no card can be written from: {value!r:.80}.")
+    return values
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _are_classes(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) and name.isidentifier() for name in value)
+
+
+def _is_auto_map(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_replaced(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(row, dict) and _is_number(row.get("share")) and (row.get("loss") is None or _is_number(row["loss"]))
+        for row in value
+    )
+
+
+def _is_width(value: Any) -> bool:
+    pairs = [entry if isinstance(entry, list) else [entry, 0] for entry in value] if isinstance(value, list) else [[]]
+    return all(len(pair) == 2 and all(type(nodes) is int for nodes in pair) for pair in pairs)
+
+
+NAMES = {"architectures": _are_classes, "auto_map": _is_auto_map}
+NETWORK = {
+    "width": _is_width, "basis": is_line, "grid_size": _is_number, "order": _is_number, "base": is_line,
+    "dtype": is_line,
+}  # fmt: skip
+TRAINING: dict[str, Any] = {
+    "trainable": _is_number,
+    "steps": _is_number,
+    "tokens_per_second": _is_number,
+    "evaluation": {"eval_loss": _is_number, "eval_accuracy": _is_number},
+    "facts": {
+        **dict.fromkeys(("device", "kansformer", "transformers", "torch", "python"), is_line),
+        "data": {"source": is_line, "train_tokens": _is_number, "tokenizer": is_line},
+    },
+}
+AUDIT = {
+    **dict.fromkeys(("edges", "tokens", "loss"), _is_number),
+    **{f"{part}coverage_{name}": _is_number for part in ("", "control_") for name in ("r2", "r2_tokens", "r2_learned")},
+    "replaced": _is_replaced,
+}
+"""What a card reads in each of these files; whatever else they say is not looked at."""
 
 
 def _last(key: str) -> str:

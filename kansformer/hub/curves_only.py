@@ -14,11 +14,11 @@ from kansformer.conversion.drop import refuse_adapters
 from kansformer.conversion.record import base_prefix
 from kansformer.errors import CheckpointError, ConfigError, ConversionStateError
 from kansformer.files import refuse_used, written_whole
-from kansformer.hub.facts import read_json
 from kansformer.hub.fingerprint import Fingerprint, fingerprint_of, refuse_other_weights
-from kansformer.hub.weights import CURVE_TENSORS
+from kansformer.hub.weights import CURVE_TENSORS, refuse_unusable
 from kansformer.nn.curves import curved_modules
 from kansformer.nn.undo import all_or_nothing
+from kansformer.reading import read_json, read_tensors
 
 FORMAT_VERSION = 1
 SETTINGS, TENSORS = "curves.json", "curves.safetensors"
@@ -100,6 +100,8 @@ def load_curves(model: nn.Module, folder: str | Path, *, check_weights: bool = T
     """
     settings, tensors = _read(Path(folder))
     record = ConversionRecord.from_dict(settings["conversion"])
+    if record.widths:  # the weights that would have to go are the model's own
+        raise CheckpointError(f"{SETTINGS} speaks of narrower layers, which save_curves never writes. It was changed.")
     saved = Fingerprint.from_dict(settings)
     refuse_adapters(model)
     own = record_of(model)
@@ -114,7 +116,7 @@ def load_curves(model: nn.Module, folder: str | Path, *, check_weights: bool = T
     same_dtype = refuse_other_weights(saved, fingerprint_of(model, without=without), values=check_weights)
     with all_or_nothing(model, replaced=without.values()):
         if own is None:
-            rebuild(model, record)
+            rebuild(model, record, most=sum(tensor.numel() for tensor in tensors.values()))
         places = _places(model, further)
         _refuse_impossible(tensors, places)
         new = {
@@ -157,9 +159,6 @@ def _names_below(model: nn.Module, paths: Collection[str]) -> dict[str, Tensor]:
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     if not (folder / SETTINGS).is_file() or not (folder / TENSORS).is_file():
         raise CheckpointError(f"{str(folder)!r} holds no curves: {SETTINGS} and {TENSORS} are what save_curves writes.")
     settings = read_json(folder / SETTINGS)
@@ -172,10 +171,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     also = settings.get("also")
     if not isinstance(also, list) or not all(isinstance(path, str) for path in also) or "conversion" not in settings:
         raise CheckpointError(f"{SETTINGS} in {str(folder)!r} does not say which curves there are. Save them again.")
-    try:
-        return settings, load_file(folder / TENSORS)
-    except SafetensorError as error:
-        raise CheckpointError(f"{str(folder / TENSORS)!r} cannot be read: {error}.") from error
+    return settings, read_tensors(folder / TENSORS)
 
 
 def _refuse_impossible(tensors: Mapping[str, Tensor], places: Mapping[str, Tensor] | None = None) -> None:
@@ -195,7 +191,7 @@ def _refuse_impossible(tensors: Mapping[str, Tensor], places: Mapping[str, Tenso
             raise CheckpointError(
                 f"The curves do not fit the model: {name} has shape {tuple(tensor.shape)} instead of {wanted}."
             )
-        if not tensor.isfinite().all():
-            raise CheckpointError(f"{name} has numbers that are not finite, so no model can use these curves.")
-        if name.rpartition(".")[2] == "domain" and not (tensor[..., 0] < tensor[..., 1]).all():
-            raise CheckpointError(f"{name} has intervals without a width, so no model can use these curves.")
+        if tensor.is_floating_point() != places[name].is_floating_point():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise CheckpointError(f"The curves do not fit the model: {name} has numbers of the kind {kind}.")
+        refuse_unusable(name, tensor)

@@ -1,17 +1,25 @@
 """What is known of a model beyond its own files, such as its licence: kept in `kansformer.json` beside them."""
 
 import json
+import math
+import re
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from kansformer.errors import CheckpointError
+from kansformer.files import write_text_whole
+from kansformer.reading import is_unicode, read_json
 
 FACTS_FILE = "kansformer.json"
 CARD_FILE = "README.md"
 TEXTS = ("base_model", "license", "license_name", "license_link")
 LISTS = ("datasets", "language")
+ALIAS, MOST_ALIASES = re.compile(r"\*\w"), 20
+"""Of a card's header in YAML, where nested aliases stand for billions of values, and the Hub's library writes none."""
+LONGEST_LINE = 1000
+ONE_LINE = f"Texts are one line of up to {LONGEST_LINE} characters."
 RESULT_KEYS = ("dataset", "metric", "value", "original", "without_curves")
 
 
@@ -53,11 +61,11 @@ class KnownFacts:
         known = [f.name for f in fields(cls)]
         for name, value in values.items():
             if name not in known:
-                raise CheckpointError(f"{place} has the unknown fact {name!r}. Choose from: {', '.join(known)}.")
-            if name in TEXTS and not isinstance(value, str):
-                raise CheckpointError(f"{name} in {place} must be a text, got {value!r:.80}.")
-            if name in LISTS and not _is_list(value, str):
-                raise CheckpointError(f"{name} in {place} must be a list of texts, got {value!r:.80}.")
+                raise CheckpointError(f"{place} has the unknown fact {name!r:.80}. Choose from: {', '.join(known)}.")
+            if name in TEXTS and not is_line(value):
+                raise CheckpointError(f"{name} in {place} must be a text, got {value!r:.80}. {ONE_LINE}")
+            if name in LISTS and not _are_lines(value):
+                raise CheckpointError(f"{name} in {place} must be a list of texts, got {value!r:.80}. {ONE_LINE}")
         results = values.get("results", [])
         if not _is_list(results, dict):
             raise CheckpointError(f"results in {place} must be a list of tables, got {results!r:.80}.")
@@ -84,13 +92,17 @@ def read_facts(folder: Path) -> KnownFacts:
     return KnownFacts.from_dict(read_json(file), str(file))
 
 
-def add_facts(folder: Path, origin: KnownFacts, datasets: Collection[str] = ()) -> None:
-    """Write what is newly known into the folder's `kansformer.json`; what it says already stays."""
+def joined_facts(folder: Path, origin: KnownFacts, datasets: Collection[str] = ()) -> KnownFacts:
+    """What is newly known, and what the folder's `kansformer.json` says already, which stays.
+
+    Raises:
+        CheckpointError: `kansformer.json` is broken.
+    """
     known = read_facts(folder)
     told = {name: value for name, value in vars(known).items() if value}
     told["datasets"] = tuple(dict.fromkeys((*origin.datasets, *known.datasets, *datasets)))
     facts = replace(origin, results=(), **{k: v for k, v in told.items() if k != "results"})
-    _write(folder, replace(facts, results=known.results))
+    return replace(facts, results=known.results)
 
 
 def add_results(folder: Path, results: Iterable[dict[str, Any]]) -> None:
@@ -107,7 +119,7 @@ def add_results(folder: Path, results: Iterable[dict[str, Any]]) -> None:
     new = KnownFacts.from_dict({"results": list(results)}, "the new results").results
     kinds = {(row["dataset"], row["metric"]) for row in new}
     kept = [row for row in known.results if (row["dataset"], row["metric"]) not in kinds]
-    _write(folder, replace(known, results=(*kept, *new)))
+    write_facts(folder, replace(known, results=(*kept, *new)))
 
 
 def facts_of_origin(source: str | None) -> KnownFacts:
@@ -131,21 +143,10 @@ def facts_of_origin(source: str | None) -> KnownFacts:
     return replace(_facts_of_card(folder / CARD_FILE), **{**told, "results": ()})
 
 
-def read_json(file: Path) -> Any:
-    """A JSON file.
-
-    Raises:
-        CheckpointError: it is none.
-    """
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:  # not UTF-8 is one too
-        raise CheckpointError(f"{str(file)!r} is no JSON: {error}.") from None
-
-
-def _write(folder: Path, facts: KnownFacts) -> None:
+def write_facts(folder: Path, facts: KnownFacts) -> None:
+    """Write `kansformer.json`, unless nothing is known."""
     if values := facts.to_dict():
-        (folder / FACTS_FILE).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_text_whole(folder / FACTS_FILE, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
 def _facts_of_card(file: Path) -> KnownFacts:
@@ -157,14 +158,17 @@ def _facts_of_card(file: Path) -> KnownFacts:
     before = logging.get_verbosity()
     logging.set_verbosity_error()  # a card without a header is no fault
     try:
-        data = ModelCard(file.read_text(encoding="utf-8"), ignore_metadata_errors=True).data
+        text = file.read_text(encoding="utf-8")
+        if len(ALIAS.findall(text.partition("\n---")[0])) > MOST_ALIASES:
+            return KnownFacts()
+        data = ModelCard(text, ignore_metadata_errors=True).data
     except Exception:  # YAML has errors of its own; a model is not refused for the header of its card
         return KnownFacts()
     finally:
         logging.set_verbosity(before)
     found: dict[str, Any] = {name: data.get(name) for name in (*TEXTS, *LISTS)}
     found |= {name: [found[name]] for name in LISTS if isinstance(found[name], str)}
-    usable = {n: v for n, v in found.items() if (isinstance(v, str) if n in TEXTS else _is_list(v, str))}
+    usable = {n: v for n, v in found.items() if (is_line(v) if n in TEXTS else _are_lines(v))}
     return KnownFacts.from_dict(usable, str(file))
 
 
@@ -177,9 +181,25 @@ def _check_result(row: dict[str, Any], place: str) -> None:
         )
     for name, value in row.items():
         is_text = name in ("dataset", "metric")
-        if not isinstance(value, str if is_text else (int, float)) or isinstance(value, bool):
-            kind = "a text" if is_text else "a number"
+        if not is_line(value) if is_text else not isinstance(value, (int, float)) or isinstance(value, bool):
+            kind = "a text of one line" if is_text else "a number"
             raise CheckpointError(f"{name} of a result in {place} must be {kind}, got {value!r:.80}.")
+        if not is_text and not math.isfinite(float(value)):
+            raise CheckpointError(f"{name} of a result in {place} must be finite, got {value!r:.80}.")
+
+
+def is_line(value: object) -> bool:
+    """Whether this is a text that can stand in the header or in a table of a card: one line, and not endless."""
+    return (
+        isinstance(value, str)
+        and len(value) <= LONGEST_LINE
+        and is_unicode(value)
+        and not any(character < " " or character in "\x7f\x85\u2028\u2029" for character in value)
+    )
+
+
+def _are_lines(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and all(map(is_line, value))
 
 
 def _is_list(value: object, kind: type) -> bool:

@@ -1,5 +1,6 @@
 """The hook that transformers calls while it loads a model. It quantises nothing; it joins in the loading."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from transformers.quantizers.auto import (
@@ -17,7 +18,14 @@ from kansformer.conversion.checkpoint import record_of, remove_tripwire
 from kansformer.conversion.convert import rebuild
 from kansformer.errors import ConfigError, ConversionStateError
 from kansformer.hub import combine
-from kansformer.hub.weights import refuse_skipped_action, refuse_wrong_curves, run_after_loading
+from kansformer.hub.weights import (
+    refuse_impossible_config,
+    refuse_oversized,
+    refuse_skipped_action,
+    refuse_wrong_curves,
+    run_after_loading,
+)
+from kansformer.reading import count_numbers
 
 
 class RecordReader(QuantizationConfigMixin):
@@ -60,14 +68,21 @@ class CurveLoader(HfQuantizer):
 
     def update_attn_implementation(self, config):
         """Takes the tripwire away, since kansformer is here. Called before fusions are looked up; so is the next."""
+        refuse_impossible_config(config)
         remove_tripwire(config)
         return config
 
     update_tp_plan = update_attn_implementation  # transformers 5.17 has this place only
 
-    def _process_model_before_weight_loading(self, model: Any, **kwargs) -> Any:
+    def _process_model_before_weight_loading(
+        self, model: Any, checkpoint_files: Sequence[str] | None = None, **kwargs
+    ) -> Any:
         if self.pre_quantized:
-            rebuild(model, self.quantization_config)
+            files = [str(file) for file in checkpoint_files or ()]
+            readable = bool(files) and all(file.endswith(".safetensors") for file in files)
+            tensors, numbers = count_numbers(files) if readable else (None, None)
+            refuse_oversized(model, tensors, numbers)
+            rebuild(model, self.quantization_config, most=numbers)
             run_after_loading(model, lambda loading_info: refuse_wrong_curves(model, loading_info))
         else:
             run_after_loading(model, lambda loading_info: self._convert(model))

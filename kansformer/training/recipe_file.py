@@ -7,19 +7,63 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.composer import ComposerError
 
 from kansformer.errors import ConfigError
 from kansformer.files import write_text_whole
+from kansformer.reading import DEEPEST, check_plain
 from kansformer.training.recipe import Recipe
+
+MOST_NODES = 100_000
+"""Values of a recipe, aliases written out; a few lines of YAML can stand for billions."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads 1e-3 as a number, which YAML 1.1 takes for text since it has no dot."""
+    """Reads 1e-3 as a number, which YAML 1.1 takes for text since it has no dot, and refuses endless aliases."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._sizes: dict[int, int] = {}
+        self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """One value, after its aliases were counted as what they stand for.
+
+        Raises:
+            ComposerError: it is too large, nested too deeply, or part of itself.
+        """
+        mark = self.peek_event().start_mark
+        is_alias = self.check_event(yaml.AliasEvent)
+        if self._depth > DEEPEST:  # before more is read: PyYAML takes the square of the depth
+            raise ComposerError(None, None, f"found more than {DEEPEST} levels of nesting", mark)
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if node is None:
+            return None
+        if is_alias and id(node) not in self._sizes:
+            raise ComposerError(None, None, "found a value that is part of itself", mark)
+        if not is_alias:
+            inner = node.value if isinstance(node, yaml.CollectionNode) else []
+            parts = [part for entry in inner for part in (entry if isinstance(entry, tuple) else (entry,))]
+            self._sizes[id(node)] = 1 + sum(self._sizes[id(part)] for part in parts)
+        if self._sizes[id(node)] > MOST_NODES:
+            raise ComposerError(None, None, f"found more than {MOST_NODES} values, aliases written out", mark)
+        return node
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """Puts quotes around the text "1e-3", or the loader would make a number of it."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Always: what a recipe says twice is written twice."""
+        return True
+
+
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+    )
 
 PACKAGE = "kansformer.recipes"
 """The files of `scripts/recipes`, which are installed under this name."""
@@ -42,10 +86,7 @@ def read_recipe(source: str | Path, changes: list[str] | tuple[str, ...] = ()) -
         ConfigError: there is no such recipe, it is no YAML, or a field is unknown or impossible; the sentence names it.
     """
     text, place = _text_of(source)
-    try:
-        values = _load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{place} is no YAML: {' '.join(str(error).split())}.") from None
+    values = _load(text, place)
     if not isinstance(values, dict):
         raise ConfigError(f"{place} must hold a table of named fields.")
     for change in changes:
@@ -53,7 +94,7 @@ def read_recipe(source: str | Path, changes: list[str] | tuple[str, ...] = ()) -
     try:
         return Recipe.from_dict(values)
     except ConfigError as error:
-        raise ConfigError(f"{place}: {error}") from error
+        raise ConfigError(f"{place}: {error!s:.1000}") from error
 
 
 def recipe_title(name: str) -> str:
@@ -64,7 +105,7 @@ def recipe_title(name: str) -> str:
 
 def dump_recipe(recipe: Recipe) -> str:
     """A recipe as YAML, for `read_recipe`."""
-    return yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True)
+    return yaml.dump(recipe.to_dict(), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
@@ -77,8 +118,14 @@ def first_difference(one: Recipe, other: Recipe) -> str | None:
     return _difference(one.to_dict(), other.to_dict(), "")
 
 
-def _load(text: str) -> Any:
-    return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+def _load(text: str, place: str) -> Any:
+    try:
+        values = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+    # PyYAML lets through what Python says of impossible dates, numbers and depths.
+    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ConfigError(f"{place} is no YAML: {' '.join(str(error).split())!s:.600}.") from None
+    check_plain(values, place, ConfigError)
+    return values
 
 
 def _text_of(source: str | Path) -> tuple[str, str]:
@@ -102,10 +149,7 @@ def _apply(values: dict[str, Any], change: str) -> None:
     path, equals, text = change.partition("=")
     if not equals or not path.strip():
         raise ConfigError(f"{change!r} is no change of a field. Write field=value, such as training.max_steps=100.")
-    try:
-        value = _load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"{change!r} has a value that is no YAML.") from None
+    value = _load(text, f"The value of {change!r:.200}")
     *sections, name = path.strip().split(".")
     table = values
     for section in sections:

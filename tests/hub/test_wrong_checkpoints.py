@@ -134,7 +134,7 @@ def site(**changed):
         ([site(features=16)], r"curves for 16 inputs at model\.layers\.0\.mlp\.down_proj, .* with 24 inputs"),
         ([site(path="layers.0.mlp")], r"curves for 24 inputs at model\.layers\.0\.mlp, where this model has LlamaMLP"),
         ([site(slot="act", path="layers.0.mlp.hidden_size")], r"an activation at .*hidden_size, which is 16 here"),
-        ([site(slot="act", features=18)], r"do not fit at model\.layers\.0\.mlp\.down_proj: groups=4 does not divide"),
+        ([site(slot="act", features=18)], r"an activation at model\.layers\.0\.mlp\.down_proj, which is Linear\("),
         ([site(slot="act", path="layers.0.mlp.act_fn", features=18)], "groups=4 does not divide the 18"),
         ([site(), site()], "name a slot twice"),
         ([site(slot="attention")], "unknown slot 'attention'"),

@@ -94,7 +94,7 @@ def _jsonl_rows(text: str, path: Path) -> Iterator[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{str(path)!r} is no JSON in line {number}: {error}.") from None
         if not isinstance(row, dict):
             raise DataError(f"{str(path)!r} has no JSON object in line {number}, but {line[:40]!r}.")
