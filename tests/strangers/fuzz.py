@@ -1,0 +1,156 @@
+"""Give every reader changed files, and judge what it does.
+
+PYTHONPATH=tests python -m strangers.fuzz --count 20000 --seed 1
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SHARES = {
+    "model": 34, "curves": 16, "kan": 10, "card": 14, "kan-card": 3, "recipe": 10, "resume": 4, "record": 5, "table": 2,
+    "formula": 2,
+}  # fmt: skip
+"""Of a hundred cases."""
+
+LONGEST = 30.0
+"""Seconds after which a case hangs."""
+
+OUTCOMES = ("right", "ours", "theirs", "bug")
+
+
+@dataclass
+class Report:
+    """What came of all cases.
+
+    Args:
+        counts: of outcomes, by kind.
+        bugs: a line for each.
+    """
+
+    counts: dict[str, Counter] = field(default_factory=lambda: {kind: Counter() for kind in SHARES})
+    bugs: list[dict] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        titles = ("tried", "right", "refused by us", "by transformers", "bugs")
+        lines = [f"{'':10}" + "".join(f"{title:>17}" for title in titles)]
+        total: Counter = Counter()
+        for kind, counts in self.counts.items():
+            lines.append(self._row(kind, counts))
+            total.update(counts)
+        return "\n".join([*lines, self._row("all", total)])
+
+    @staticmethod
+    def _row(name: str, counts: Counter) -> str:
+        return f"{name:10}{sum(counts.values()):17,}" + "".join(f"{counts[outcome]:17,}" for outcome in OUTCOMES)
+
+
+class Worker:
+    """A process that reads; a new one after it was lost."""
+
+    def __init__(self, folder: Path, longest: float = LONGEST) -> None:
+        self.longest = longest
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1]), "OMP_NUM_THREADS": "1"}
+        environment |= {"HF_HUB_OFFLINE": "1", "KANSFORMER_BACKEND": "cpu"}
+        self.errors = (folder / "worker-errors.txt").open("a+")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "strangers.worker", str(folder)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, env=environment, cwd=folder,
+        )  # fmt: skip
+        if self._line(120.0) != b"ready\n":
+            self.errors.seek(0)
+            raise RuntimeError(f"The worker did not start: {self.errors.read()[-3000:]}")
+
+    def ask(self, kind: str, index: int, seed: int) -> dict:
+        """The outcome of a case; after one that is `lost` this worker is at its end."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{kind} {index} {seed}\n".encode())
+        self.process.stdin.flush()
+        line = self._line(self.longest)
+        if line:
+            return json.loads(line)
+        self.process.kill()
+        self.end()
+        what = f"hung for {self.longest:.0f} s" if line is None else f"died: {self.process.returncode}"
+        return {"outcome": "bug", "bug": f"the process {what}", "error": "", "lost": True}
+
+    def end(self) -> None:
+        """Have it stop and take its files with it."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        self.process.wait(30)
+        self.process.stdout.close()
+        self.errors.close()
+
+    def _line(self, seconds: float) -> bytes | None:
+        assert self.process.stdout is not None
+        ready, _, _ = select.select([self.process.stdout], [], [], seconds)
+        return self.process.stdout.readline() if ready else None
+
+
+def cases(count: int) -> list[tuple[str, int]]:
+    """Kind and index of so many cases, the kinds mixed in their shares."""
+    cycle = [kind for kind, share in SHARES.items() for _ in range(share)]
+    mixed = [cycle[(n * 37) % len(cycle)] for n in range(len(cycle))]
+    return [(mixed[n % len(mixed)], n) for n in range(count)]
+
+
+def fuzz(count: int, seed: int, progress: Callable[[dict], None] = lambda answer: None, only: str = "") -> Report:
+    """Try so many cases, always the same ones for a seed.
+
+    Args:
+        count: cases.
+        seed: of the changes.
+        progress: called with each outcome.
+        only: a kind of reader; empty for all.
+    """
+    report = Report()
+    with tempfile.TemporaryDirectory() as name:
+        worker = Worker(Path(name))
+        for kind, index in cases(count):
+            if only and kind != only:
+                continue
+            answer = worker.ask(kind, index, seed)
+            if answer.get("new"):
+                answer |= {"outcome": "bug", "bug": f"left {answer['new'][:3]} around its folder", "lost": True}
+                worker.end()
+            report.counts[kind][answer["outcome"]] += 1
+            if answer["outcome"] == "bug":
+                report.bugs.append({"case": f"{kind} {index} {seed}", **answer})
+            progress(answer)
+            if answer.get("lost"):
+                worker = Worker(Path(name))
+        worker.end()
+    return report
+
+
+def main() -> None:
+    """Run from the command line; ends with 1 where there are bugs."""
+    from tqdm import tqdm
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", default="", choices=["", *SHARES])
+    arguments = parser.parse_args()
+    total = sum(not arguments.only or kind == arguments.only for kind, _ in cases(arguments.count))
+    with tqdm(total=total, mininterval=1, unit=" files") as bar:
+        report = fuzz(arguments.count, arguments.seed, lambda answer: bar.update(), arguments.only)
+    for bug in report.bugs:
+        print(f"{bug['case']}: {bug['bug']}\n  {bug['error']}\n{bug.get('trace', '')}")
+    print(report)
+    sys.exit(bool(report.bugs))
+
+
+if __name__ == "__main__":
+    main()
