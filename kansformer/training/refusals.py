@@ -1,6 +1,5 @@
 """What stops a run before it begins: each a sentence, and nothing is written."""
 
-import json
 import math
 import os
 import shutil
@@ -12,6 +11,7 @@ from torch.distributed.tensor import DTensor
 from transformers import TrainingArguments
 
 from kansformer.errors import CheckpointError, ConfigError, DataError
+from kansformer.reading import read_json
 from kansformer.training.data import PreparedData
 from kansformer.training.recipe import Recipe
 from kansformer.training.recipe_file import first_difference, read_recipe
@@ -39,7 +39,7 @@ def find_checkpoint(recipe: Recipe, output: Path) -> str | None:
             f"The run in {str(output)!r} is finished. To go on training its model, start a recipe with "
             f"model.path={output} in another folder."
         )
-    numbered = {int(p.name.rpartition("-")[2]): p for p in output.glob("checkpoint-*") if p.name[11:].isdigit()}
+    numbered = {int(p.name.rpartition("-")[2]): p for p in output.glob("checkpoint-*") if p.name[11:].isdecimal()}
     whole = [path for _, path in sorted(numbered.items()) if progress_of(path) is not None]
     keeps_checkpoints = recipe.early_stop is not None or recipe.training.get("save_strategy") not in (None, "no", False)
     if not whole and keeps_checkpoints:
@@ -58,10 +58,13 @@ def progress_of(checkpoint: Path) -> tuple[int, int] | None:
     transformers writes the file that says so last.
     """
     try:
-        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        return state["global_step"], state["max_steps"]
-    except (OSError, ValueError, KeyError):
+        state = read_json(checkpoint / "trainer_state.json")
+    except (OSError, CheckpointError):
         return None
+    done, steps = (state.get(name) if isinstance(state, dict) else None for name in ("global_step", "max_steps"))
+    if not isinstance(done, int) or not isinstance(steps, int) or min(done, steps) < 0:
+        return None
+    return done, steps
 
 
 def refuse_impossible(recipe: Recipe, arguments: TrainingArguments) -> None:
