@@ -14,12 +14,13 @@ from torch import Tensor
 from kansformer.errors import ConfigError
 from kansformer.fitting.chains import straighten_chains
 from kansformer.fitting.data import Dataset
-from kansformer.fitting.fit import as_dataset, few_threads, fit, rmse
+from kansformer.fitting.fit import as_dataset, fit, rmse
 from kansformer.fitting.naming import LAST_STEPS, SETTLED, name_one_by_one
 from kansformer.fitting.network import KAN
 from kansformer.fitting.pruning import prune
 from kansformer.fitting.scaling import Scaling
 from kansformer.fitting.symbolic import fit_symbolic, symbolic_formula
+from kansformer.fitting.threads import few_threads
 from kansformer.nn import refine_grid
 from kansformer.symbolic import FORMULAS, LIBRARY, SymbolLibrary
 

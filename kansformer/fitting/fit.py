@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from numbers import Integral
 from typing import Any
 
@@ -23,11 +22,10 @@ from kansformer.fitting.linearize import Inputs, jacobian, layer_state, network_
 from kansformer.fitting.network import KAN
 from kansformer.fitting.penalties import Penalties
 from kansformer.fitting.run import FitHistory, Run
+from kansformer.fitting.threads import few_threads
 
 OPTIMIZERS = ("lm", "lbfgs", "adam")
 LOSSES = ("mse", "cross_entropy")
-# Numbers of a Jacobian from which on several threads pay.
-SHARED_WORK = 2**20
 
 
 def fit(
@@ -48,6 +46,9 @@ def fit(
     progress: bool = True,
 ) -> FitHistory:
     """Fit a network to samples, in place. Parameters that require no gradient stay as they are.
+
+    The same network and samples give the same bits; with other numbers of threads only where samples times parameters
+    are fewer than 2^20, which takes one thread. No global random state is read or set.
 
     Args:
         model: the network.
@@ -124,18 +125,6 @@ def fit(
         else:
             _descend(run, dataset, optimizer, loss, batch_size, learning_rate, batches, penalties)
     return run.history
-
-
-@contextmanager
-def few_threads(work: int) -> Iterator[None]:
-    """One thread for work that is too small to share: waiting for others would take longer than doing it."""
-    before = torch.get_num_threads()
-    if work < SHARED_WORK:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def as_dataset(model: KAN, data: Any) -> Dataset:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from kansformer.basis import fit_curves
 from kansformer.errors import ConfigError, ShapeError, SlotError
 from kansformer.fitting.symbols import SymbolicEdges
+from kansformer.fitting.threads import few_threads
 from kansformer.nn import KANLinear
 
 # Curves start as lines of this size at the ends of the domain, over the root of the number of inputs, plus noise.
@@ -217,7 +218,8 @@ def _start(layer: Any, generator: torch.Generator) -> None:
     line_IS1 = (2 * unit_S - 1).expand(inputs, -1).unsqueeze(-1)
     denominator = getattr(layer, "denominator", None)
     denominator = None if denominator is None else denominator.double().cpu()
-    lines_IC1 = fit_curves(x_IS, line_IS1, layer.curves.basis, domain, denominator_ID=denominator)
+    with few_threads(0):  # a seed means the same network on any number of threads
+        lines_IC1 = fit_curves(x_IS, line_IS1, layer.curves.basis, domain, denominator_ID=denominator)
     slopes_IO = SLOPE * (2 * torch.rand(inputs, 1, outputs, generator=generator, dtype=torch.float64) - 1)
     noise = torch.randn(layer.coefficients.shape, generator=generator, dtype=torch.float64)
     layer.coefficients.copy_(slopes_IO * inputs**-0.5 * lines_IC1 + NOISE * noise)

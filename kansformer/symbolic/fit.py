@@ -49,6 +49,9 @@ def fit_symbolic(
 ) -> SymbolicFits:
     """Fit every curve by c·f(a·x + b) + d with an f of the library.
 
+    The same curves give the same bits on the same number of threads; on others torch adds up the products of many
+    curves in another order, and the last digits differ.
+
     Args:
         x_ES: sample points of each curve, ascending; rows may differ by shift and scale only.
         y_ES: values of the curves there.
