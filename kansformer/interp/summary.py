@@ -217,7 +217,7 @@ def summarize(
     Args:
         model: converted, or with KAN modules; left as it was.
         batches: what the model is called with, one batch or several; with labels the loss is a part of the audit. They
-            are read several times and never held all at once: what is no sequence, such as a generator, is copied into
+            are read several times and never held all at once. What is no sequence, such as a generator, is copied into
             a temporary folder.
         library: functions to choose from; None is all of `kansformer.symbolic.LIBRARY`.
         part: `edge` names whole edges; `learned` what was learned on top of their bases, which are known functions.
