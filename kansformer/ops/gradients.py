@@ -22,7 +22,13 @@ def constant_when_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def is_compiled() -> bool:
     """Whether a graph is made that may hold operators of ours. What is exported has to run without this package."""
-    return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+    return torch.compiler.is_compiling() and not is_exported()
+
+
+@constant_when_compiled  # the compiler of torch 2.11 would read it as True whenever it is at work
+def is_exported() -> bool:
+    """Whether a graph is made that has to run without this package."""
+    return torch.compiler.is_exporting()
 
 
 def needs_definition(*tensors: Tensor | None) -> bool:

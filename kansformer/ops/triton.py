@@ -13,7 +13,7 @@ from torch import Tensor
 from kansformer.basis import Basis
 from kansformer.ops import reference
 from kansformer.ops.activation import KnownActivation
-from kansformer.ops.gradients import constant_when_compiled, is_transformed
+from kansformer.ops.gradients import constant_when_compiled, is_exported, is_transformed
 
 BASES = ("bspline", "chebyshev", "rational")
 
@@ -109,7 +109,7 @@ def sum_edges(
 
 def _serves(basis: Basis) -> bool:
     # What is exported has to run without the kernels.
-    return basis.name in BASES and not is_transformed() and not torch.compiler.is_exporting()
+    return basis.name in BASES and not is_transformed() and not is_exported()
 
 
 def _settings(basis: Basis) -> dict[str, object]:
