@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 DEEPEST = 64
 """Levels of nesting. What the package writes has under ten, and Python's own limit lies near a thousand."""
 
+LONGEST_NAME = 500
+"""Characters of a tensor's name, which sentences repeat."""
+
 LARGEST_INTEGER = 2**64
 """Checksums have 64 bits. Beyond 4300 digits Python refuses to print a number, and with it the sentence about it."""
 
@@ -73,11 +76,14 @@ def read_tensors(file: Path) -> "dict[str, Tensor]":
 
     try:
         tensors = load_file(file)
-    except (SafetensorError, AttributeError, KeyError, ValueError) as error:  # the last ones: no such dtype in torch
-        raise CheckpointError(f"{str(file)!r} cannot be read: {error}.") from error
+    # Beside safetensors' own: torch has no such dtype, or no such size.
+    except (SafetensorError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{str(file)!r} cannot be read: {error!s:.400}.") from error
     known = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16,
              torch.int8, torch.uint8, torch.bool)  # fmt: skip
     for name, tensor in tensors.items():
+        if len(name) > LONGEST_NAME:
+            raise CheckpointError(f"{str(file)!r} has a tensor whose name has {len(name):,} characters: {name:.80}…")
         if tensor.dtype not in known:
             kind = str(tensor.dtype).removeprefix("torch.")
             raise CheckpointError(f"{str(file)!r} has {name!r:.120} in {kind}, which no curve or weight here can be.")
@@ -98,7 +104,7 @@ def count_numbers(files: Iterable[str | Path]) -> tuple[int, int]:
             with safe_open(file, framework="pt") as tensors:
                 shapes += [tensors.get_slice(key).get_shape() for key in tensors.keys()]  # noqa: SIM118 - no dict
         except SafetensorError as error:
-            raise CheckpointError(f"{str(file)!r} cannot be read: {error}.") from error
+            raise CheckpointError(f"{str(file)!r} cannot be read: {error!s:.400}.") from error
     return len(shapes), sum(map(math.prod, shapes))
 
 

@@ -15,7 +15,7 @@ FORMAT_VERSION = 2
 """The newest format. Raised with every change of what is written; all versions down to 1 load for ever. A checkpoint is
 written in the oldest one that can hold it: 2 brought `widths`, and all others are still 1."""
 
-MODULE_PATH = re.compile(r"[\w-]+(\.[\w-]+)*")
+MODULE_PATH = re.compile(r"(?=.{1,400}$)[\w-]+(\.[\w-]+)*")
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,7 @@ def _check_shapes(width: list[Any], basis: Basis, tensors: dict[str, Tensor]) ->
         if tuple(found.shape) != (inputs, basis.num_coefficients, outs):
             raise CheckpointError(
                 f"{CONFIG} has width={width!r:.200}, whose layer {index} would have coefficients "
-                f"{(inputs, basis.num_coefficients, outs)}, and the tensors are {tuple(found.shape)}."
+                f"{(inputs, basis.num_coefficients, outs)!r:.200}, and the tensors are {tuple(found.shape)}."
             )
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():

@@ -147,10 +147,10 @@ def _weights(folder: Path) -> Weights:
                     dtypes[part.get_dtype()] = None
                     if _last(key) == "coefficients":
                         _refuse_no_curve(key, part.get_shape(), part.get_dtype(), file)
-                    if straight and _last(key) == "coefficients":
+                    if straight and _last(key) == "coefficients" and math.prod(part.get_shape()):
                         straight = not tensors.get_tensor(key).any()
         except SafetensorError as error:
-            raise CheckpointError(f"{str(file)!r} cannot be read: {error}.") from error
+            raise CheckpointError(f"{str(file)!r} cannot be read: {error!s:.400}.") from error
     counts = {key: math.prod(shape) for key, shape in shapes.items() if _last(key) != "domain"}
     if not sum(counts.values()):
         raise CheckpointError(f"There are no numbers in the weights of {str(folder)!r}.")
@@ -187,18 +187,19 @@ def _audit(folder: Path) -> dict[str, Any] | None:
 
 
 def _checked(values: Any, kinds: dict[str, Any], file: str) -> dict[str, Any]:
-    """A table whose entries, where they are there, are of the kinds that a card can be written from.
+    """A table without what is null, of whose other entries a card can be written.
 
     Raises:
         CheckpointError: one is not.
     """
     if not isinstance(values, dict):
         raise CheckpointError(f"{file} must hold a table, got {values!r:.80}.")
-    for name, kind in kinds.items():
-        value = values.get(name)
-        if isinstance(kind, dict) and value is not None:
-            _checked(value, kind, f"{name} in {file}")
-        elif not isinstance(kind, dict) and value is not None and not kind(value):
+    values = {name: value for name, value in values.items() if value is not None}
+    for name in kinds.keys() & values.keys():
+        kind, value = kinds[name], values[name]
+        if isinstance(kind, dict):
+            values[name] = _checked(value, kind, f"{name} in {file}")
+        elif not kind(value):
             raise CheckpointError(f"{name} in {file} has a value that no card can be written from: {value!r:.80}.")
     return values
 

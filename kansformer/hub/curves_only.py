@@ -149,11 +149,11 @@ def _names_below(model: nn.Module, paths: Collection[str]) -> dict[str, Tensor]:
             module = model.get_submodule(path)
         except AttributeError:
             raise ConfigError(
-                f"{type(model).__name__} has no module {path!r}, whose weights go with the curves."
+                f"{type(model).__name__} has no module {path!r:.200}, whose weights go with the curves."
             ) from None
         below = module.state_dict(prefix=f"{path}.", keep_vars=True)
         if not path or not below:
-            raise ConfigError(f"{path!r} is no part of {type(model).__name__} with weights of its own.")
+            raise ConfigError(f"{path!r:.200} is no part of {type(model).__name__} with weights of its own.")
         found |= {name: tensor for name, tensor in below.items() if id(tensor) not in curves}
     return found
 

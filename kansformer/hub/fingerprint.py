@@ -60,6 +60,8 @@ class Fingerprint:
                 {n: WeightPrint(tuple(p.shape), p.dtype, p.checksum, p.rounded) for n, p in part.items()}
                 for part in parts
             ]
+            if not all(_is_shape(p.shape) and isinstance(p.dtype, str) for part in parts for p in part.values()):
+                raise TypeError("a shape is no list of numbers")
         except (AttributeError, KeyError, TypeError):
             raise CheckpointError(
                 "The weights that the curves were trained on are not described. Save them again."
@@ -102,7 +104,7 @@ def refuse_other_weights(saved: Fingerprint, found: Fingerprint, *, values: bool
         CheckpointError: the first weight that is another.
     """
     if missing := sorted(set(saved.base) - set(found.base)):
-        raise CheckpointError(f"The curves belong to another model: this one has no weight {missing[0]}.")
+        raise CheckpointError(f"The curves belong to another model: this one has no weight {missing[0]:.200}.")
     if surplus := sorted(set(found.base) - set(saved.base)):
         raise CheckpointError(f"The curves belong to another model: theirs had no weight {surplus[0]}.")
     pairs = [(name, wanted, found.base[name]) for name, wanted in saved.base.items()]
@@ -121,6 +123,10 @@ def refuse_other_weights(saved: Fingerprint, found: Fingerprint, *, values: bool
             "weights all the same."
         )
     return all(wanted.dtype == own.dtype for _, wanted, own in pairs)
+
+
+def _is_shape(shape: tuple[Any, ...]) -> bool:
+    return len(shape) <= 8 and all(isinstance(size, int) for size in shape)
 
 
 def _same_values(one: WeightPrint, other: WeightPrint) -> bool:

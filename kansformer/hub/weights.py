@@ -125,7 +125,7 @@ def refuse_wrong_curves(model: nn.Module, loading_info: "LoadStateDictInfo") -> 
         # transformers' report of them, an error too, would otherwise take the place of this one
         loading_info.mismatched_keys -= reported
         raise CheckpointError(
-            f"The checkpoint's weights do not fit its config: {problems[0]}"
+            f"The checkpoint's weights do not fit its config: {problems[0]:.600}"
             + (f" (and {len(problems) - 1} more)." if len(problems) > 1 else ".")
             + " It was changed after it was saved, or saved incompletely; save the converted model again."
         )

@@ -120,7 +120,7 @@ class SymbolLibrary(Sequence[Symbol]):
         """
         if name not in self._rows:
             raise ConfigError(
-                f"No function is named {name!r}. Add it by library.with_symbol(Symbol(...)), "
+                f"No function is named {name!r:.120}. Add it by library.with_symbol(Symbol(...)), "
                 f"or choose from: {', '.join(self._rows)}."
             )
         return self._rows[name]

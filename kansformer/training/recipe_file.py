@@ -17,6 +17,9 @@ from kansformer.training.recipe import Recipe
 MOST_NODES = 100_000
 """Values of a recipe, aliases written out; a few lines of YAML can stand for billions."""
 
+MOST_CHARACTERS = 100_000
+"""Of a file, which PyYAML takes a second for."""
+
 
 class _Loader(yaml.SafeLoader):
     """Reads 1e-3 as a number, which YAML 1.1 takes for text since it has no dot, and refuses endless aliases."""
@@ -119,10 +122,11 @@ def first_difference(one: Recipe, other: Recipe) -> str | None:
 
 
 def _load(text: str, place: str) -> Any:
+    if len(text) > MOST_CHARACTERS:
+        raise ConfigError(f"{place} has {len(text):,} characters; a recipe has {MOST_CHARACTERS:,} at the most.")
     try:
         values = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
-    # PyYAML lets through what Python says of impossible dates, numbers and depths.
-    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except Exception as error:  # beside YAML's own, whatever Python says of impossible dates, numbers and depths
         raise ConfigError(f"{place} is no YAML: {' '.join(str(error).split())!s:.600}.") from None
     check_plain(values, place, ConfigError)
     return values
@@ -166,4 +170,4 @@ def _difference(one: Any, other: Any, place: str) -> str | None:
             if found is not None:
                 return found
         return None
-    return None if one == other else f"{place} is {one!r} in one and {other!r} in the other"
+    return None if one == other else f"{place} is {one!r:.300} in one and {other!r:.300} in the other"

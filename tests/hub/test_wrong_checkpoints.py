@@ -8,7 +8,7 @@ import torch
 import transformers
 from packaging import version
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from kansformer import KANConfig
 from kansformer.errors import CheckpointError
@@ -145,6 +145,61 @@ def site(**changed):
 def test_wrong_sites(sites, match, checkpoint):
     change_settings(checkpoint, sites=sites)
     load_fails(checkpoint, match)
+
+
+@pytest.mark.parametrize("path", ["layers.0.mlp.forward", "layers.0.mlp.__class__", "layers.0.share_memory"])
+def test_a_site_that_names_a_method_is_no_activation(path, checkpoint):
+    change_settings(checkpoint, sites=[site(slot="act", path=path)])
+    load_fails(checkpoint, "but LlamaForCausalLM has no such module")
+
+
+@pytest.mark.parametrize(
+    ("place", "values", "match"),
+    [
+        ("quantization_config", {"edges": "low_rank", "rank": 10**12}, r"curves of \d[\d,]{14,} numbers up to .* hold"),
+        ("quantization_config", {"grid_size": 10**12}, "grid_size must be a whole number from 1 to 10000"),
+        ("quantization_config", {"sites": [site(slot="act", path="layers.0.mlp.act_fn", features=10**12)],
+                                 "edges": "channel"}, r"curves of \d[\d,]{14,} numbers up to .* hold"),
+        ("quantization_config", {"rank": 10**30}, "whole number of 100 bits; 64 is the most"),
+        (None, {"num_hidden_layers": 10**9}, "asks for num_hidden_layers=1000000000; 1000 is the most"),
+        (None, {"num_hidden_layers": 900}, r"a model of [\d,]+ numbers in [\d,]+ tensors, and its files hold"),
+        (None, {"vocab_size": 10**10}, r"a model of 320,000,[\d,]+ numbers in .* tensors, and its files hold"),
+        (None, {"auto_map": ["x"]}, r"auto_map in the checkpoint's config must be a table, got \['x'\]"),
+    ],
+)  # fmt: skip
+def test_what_would_take_enormous_memory_is_refused_before(place, values, match, checkpoint):
+    config = json.loads((checkpoint / "config.json").read_text())
+    (config if place is None else config[place]).update(values)
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=match):
+        LlamaForCausalLM.from_pretrained(checkpoint)
+
+
+@pytest.mark.parametrize("key", ["model.layers.1.self_attn.q_proj.weight", "model.norm.weight", "lm_head.weight"])
+def test_a_missing_weight_is_not_made_up(key, checkpoint):
+    change_weights(checkpoint, lambda weights: weights.pop(key))
+    load_fails(checkpoint, rf"do not fit its config: {re.escape(key)} is missing\.")
+
+
+def test_a_new_head_may_be_missing_but_no_layer(checkpoint):
+    model = LlamaForSequenceClassification.from_pretrained(checkpoint, num_labels=3, pad_token_id=0)
+    assert model.score.weight.isfinite().all()
+    change_weights(checkpoint, lambda weights: weights.pop("model.layers.1.input_layernorm.weight"))
+    with pytest.raises(CheckpointError, match=r"layers\.1\.input_layernorm\.weight is missing\."):
+        LlamaForSequenceClassification.from_pretrained(checkpoint, num_labels=3, pad_token_id=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "match"),
+    [
+        ("coefficients", float("nan"), "numbers that are not finite"),
+        ("domain", float("inf"), "numbers that are not finite"),
+        ("domain", 1.0, "intervals without a width"),
+    ],
+)
+def test_curves_that_no_model_can_use(name, value, match, checkpoint):
+    change_weights(checkpoint, lambda weights: weights[f"{ACT}.{name}"].fill_(value))
+    load_fails(checkpoint, rf"^{re.escape(ACT)}\.{name} has {match}")
 
 
 def test_another_model_with_the_config(checkpoint):

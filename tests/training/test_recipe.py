@@ -112,6 +112,37 @@ def test_a_file_that_is_no_recipe(tmp_path):
         read_recipe("tiny-cpu", ["data.rows=3"])
 
 
+BOMB = "\n".join(f"b{n}: &b{n} [{f'*b{n - 1}, ' * 9 if n else ''}]" for n in range(12))
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        (BOMB, "found more than 100000 values, aliases written out"),
+        (BOMB.replace("[", "{<<: [").replace("]", "]}"), "found more than 100000 values, aliases written out"),
+        ("x: &a [*a]", "found a value that is part of itself"),
+        ("x: " + "[" * 5000, "found more than 64 levels of nesting"),
+        ("x: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
+        ("x: !!timestamp soon", "is no YAML"),
+        ("x: 0x" + "f" * 9000, "has a whole number of 36000 bits"),
+        ("x: 2024-01-01", r"has a date, .*\. If it is meant as a text, quote it"),
+        ("# " + "x" * 100_000, "a recipe has 100,000 at the most"),
+    ],
+    ids=["aliases", "merges", "cycle", "depth", "tag", "time", "number", "date", "length"],
+)
+def test_a_stranger_s_recipe_is_data_only(line, sentence, tmp_path):
+    path = tmp_path / "strange.yaml"
+    path.write_text(line, encoding="utf-8")
+    with pytest.raises(ConfigError, match=sentence):
+        read_recipe(path)
+
+
+def test_texts_that_look_like_numbers_stay_texts(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(dump_recipe(make(data={"files": "1e-3"})), encoding="utf-8")
+    assert read_recipe(path).data.files == ("1e-3",)
+
+
 def test_the_first_difference_names_the_field_and_both_values():
     one, other = read_recipe("tiny-cpu"), read_recipe("tiny-cpu", ["training.max_steps=9"])
     assert first_difference(one, one) is None
