@@ -210,7 +210,9 @@ def _kept(parameter: Tensor, index: Any) -> nn.Parameter:
 
 @torch.no_grad()
 def _start(layer: Any, generator: torch.Generator) -> None:
-    """Random lines with a little noise; the base at zero."""
+    """Random lines with a little noise; the base at zero. Nothing on the meta device."""
+    if layer.weight.is_meta:
+        return
     inputs, outputs = layer.in_features, layer.out_features
     domain = layer.domain.double().cpu()
     unit_S = torch.linspace(0, 1, SAMPLES, dtype=torch.float64)
