@@ -57,13 +57,13 @@ class Report:
 class Worker:
     """A process that reads; a new one after it was lost."""
 
-    def __init__(self, folder: Path, longest: float = LONGEST) -> None:
+    def __init__(self, folder: Path, longest: float = LONGEST, files: bool = True) -> None:
         self.longest = longest
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1]), "OMP_NUM_THREADS": "1"}
         environment |= {"HF_HUB_OFFLINE": "1", "KANSFORMER_BACKEND": "cpu"}
         self.errors = (folder / "worker-errors.txt").open("a+")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "strangers.worker", str(folder)],
+            [sys.executable, "-m", "strangers.worker", str(folder), "files" if files else "nothing"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, env=environment, cwd=folder,
         )  # fmt: skip
         if self._line(120.0) != b"ready\n":

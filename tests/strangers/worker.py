@@ -64,7 +64,10 @@ class Watch:
 
 
 def main() -> None:
-    """Read commands `kind index seed` from stdin, a line each, and answer each with a line of JSON."""
+    """Read commands `kind index seed` from stdin, a line each, and answer each with a line of JSON.
+
+    The arguments are a folder to work below, and "files" or "nothing" for what is there to be read.
+    """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     root = Path(tempfile.mkdtemp(prefix="strangers-", dir=sys.argv[1]))
@@ -80,8 +83,12 @@ def main() -> None:
     transformers_logging.set_verbosity(logging.CRITICAL)
     torch.set_num_threads(1)
     corpus, inside = root / "corpus", root / "around" / "case"
-    make_corpus(corpus, Path(__file__).resolve().parents[2] / "scripts" / "recipes")
-    for kind, read in READERS.items():  # what is imported late is imported now, and sound files must be right
+    with_files = sys.argv[2] == "files"
+    if with_files:
+        make_corpus(corpus, Path(__file__).resolve().parents[2] / "scripts" / "recipes")
+    for kind, read in (
+        READERS.items() if with_files else ()
+    ):  # what is imported late is imported now, and sound files must be right
         for source in sorted((corpus / kind).glob("*")) or [None]:
             if source is not None:
                 read(_copied(source, inside), random.Random(0))
