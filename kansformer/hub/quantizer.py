@@ -18,6 +18,7 @@ from kansformer.conversion.checkpoint import record_of, remove_tripwire
 from kansformer.conversion.convert import rebuild
 from kansformer.errors import ConfigError, ConversionStateError
 from kansformer.hub import combine
+from kansformer.hub.shapes import Shapes, report_other_shapes, shapes_of
 from kansformer.hub.weights import (
     refuse_impossible_config,
     refuse_oversized,
@@ -83,10 +84,16 @@ class CurveLoader(HfQuantizer):
             tensors, numbers = count_numbers(files) if readable else (None, None)
             refuse_oversized(model, tensors, numbers)
             rebuild(model, self.quantization_config, most=numbers)
-            run_after_loading(model, lambda loading_info: refuse_wrong_curves(model, loading_info))
-        else:
-            run_after_loading(model, lambda loading_info: self._convert(model))
+        shapes = shapes_of(model)
+        run_after_loading(model, lambda loading_info: self._finish(model, shapes, loading_info))
         return model
+
+    def _finish(self, model: Any, shapes: Shapes, loading_info: Any) -> None:
+        if self.pre_quantized:
+            refuse_wrong_curves(model, loading_info)
+        report_other_shapes(model, shapes, loading_info)
+        if not self.pre_quantized:
+            self._convert(model)
 
     def _convert(self, model: Any) -> None:
         if any(parameter.is_meta for parameter in model.parameters()):

@@ -151,7 +151,9 @@ class Handler(BaseHTTPRequestHandler):
         name = f"{owner}/{asked['name']}"
         exists = name in self.hub.repositories
         if not exists:
-            self.hub.repositories[name] = Repository(private=asked.get("visibility") == "private")
+            self.hub.repositories[name] = Repository(
+                private=asked.get("visibility") == "private" or asked.get("private", False)  # newer clients, older ones
+            )
         self.send_json({"url": f"{self.hub.url}/{name}"}, 409 if exists else 200)
 
     def who(self):
