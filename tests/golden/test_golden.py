@@ -28,6 +28,8 @@ from kansformer.fitting import load_kan, save_kan
 from kansformer.training.recipe_file import read_recipe, write_recipe
 
 FOLDER = Path(__file__).resolve().parent
+# A whole model hands the rounding of one layer to the next, and Fourier curves make ten times as much of a last bit.
+WHOLE_MODEL = 5.0
 CHECKPOINTS, CURVES, NETWORKS, RECIPES = (sorted((FOLDER / kind).iterdir()) for kind in KINDS)
 # The modules that read a format, and the files that hold its version.
 READERS = {
@@ -54,13 +56,13 @@ def assert_same_tensors(found, expected):
         assert tensor.dtype == expected[name].dtype and torch.equal(tensor, expected[name]), name
 
 
-def assert_expected(folder, found, expected):
+def assert_expected(folder, found, expected, *, looser=1.0):
     made_by = read(folder / "made_by.json")
     assert found.dtype == expected.dtype
     if this_machine().items() <= made_by.items():
         assert torch.equal(found, expected)
     else:
-        assert_close_to_float64(found, expected, found.dtype)
+        assert_close_to_float64(found, expected, found.dtype, looser=looser)
 
 
 def logits_of(model, tokens):
@@ -74,7 +76,7 @@ def test_a_checkpoint(folder, tmp_path):
     expected = load_file(folder / "expected.safetensors")
     logits = logits_of(model, expected["tokens"])
     assert is_converted(model)
-    assert_expected(folder, logits, expected["logits"])
+    assert_expected(folder, logits, expected["logits"], looser=WHOLE_MODEL)
     model.save_pretrained(tmp_path)
     assert_same_tensors(load_file(tmp_path / "model.safetensors"), load_file(folder / "model.safetensors"))
     assert read(tmp_path / "config.json")["quantization_config"] == read(folder / "config.json")["quantization_config"]
@@ -85,7 +87,7 @@ def test_a_checkpoint(folder, tmp_path):
 def test_curves_without_their_model(folder, tmp_path):
     model = load_curves(AutoModelForCausalLM.from_pretrained(folder / "plain"), folder / "curves")
     expected = load_file(folder / "expected.safetensors")
-    assert_expected(folder, logits_of(model, expected["tokens"]), expected["logits"])
+    assert_expected(folder, logits_of(model, expected["tokens"]), expected["logits"], looser=WHOLE_MODEL)
     settings = read(folder / "curves" / "curves.json")
     again = save_curves(model, tmp_path / "again", also=settings["also"])
     assert read(again / "curves.json") == settings
@@ -173,7 +175,7 @@ with torch.no_grad():
     }
     subprocess.run([sys.executable, "-c", code, folder, tmp_path / "found.safetensors"], env=environment, check=True)
     found = load_file(tmp_path / "found.safetensors")["logits"]
-    assert_expected(folder, found, load_file(folder / "expected.safetensors")["logits"])
+    assert_expected(folder, found, load_file(folder / "expected.safetensors")["logits"], looser=WHOLE_MODEL)
 
 
 def test_what_exists_is_not_made_again():
