@@ -16,7 +16,7 @@ from kansformer.cli.progress import drawn_bar
 from kansformer.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
-    from kansformer.interp.summary import Progress
+    from kansformer.interp.batches import Progress
 
 KEPT = ".fits"
 

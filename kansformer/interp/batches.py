@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+Progress = Callable[[str, int, int, str], None]
+"""Called with what is going on, how much of it is done, how much there is (as far as that is known), and the unit."""
 
 
 @contextmanager
@@ -68,3 +71,32 @@ class _Spool:
         with safe_open(self.folder / f"{number}.safetensors", framework="pt") as file:
             tensors = {name: file.get_tensor(name).to(device) for name, device in (file.metadata() or {}).items()}
         return {**tensors, **self.others.get(number, {})}
+
+
+class BatchReader:
+    """Reads the batches once for every stage of the audit, with word of each that is done.
+
+    Args:
+        batches: the same in every stage.
+        progress: called with the stage, batches read, batches in all as far as known, and "batches".
+
+    Attributes:
+        tokens: numbers of `input_ids`, known after the first stage, as is the next one.
+        labelled: whether there are batches, and all have labels.
+    """
+
+    def __init__(self, batches: Iterable[Mapping[str, Any]], progress: Progress | None) -> None:
+        self.batches, self.progress = batches, progress
+        self.count = len(batches) if isinstance(batches, Sized) else None
+        self.tokens, self.labelled = 0, False
+
+    def read(self, stage: str) -> Iterator[Mapping[str, Any]]:
+        """All batches, once more."""
+        tokens, labelled, done = 0, True, 0
+        for done, batch in enumerate(self.batches, start=1):
+            yield batch
+            tokens += batch["input_ids"].numel() if "input_ids" in batch else 0
+            labelled = labelled and "labels" in batch
+            if self.progress is not None:
+                self.progress(stage, done, self.count or done, "batches")
+        self.count, self.tokens, self.labelled = done, tokens, labelled and done > 0

@@ -6,7 +6,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from kansformer.errors import ConfigError, DataError
-from kansformer.interp.batches import rereadable
+from kansformer.interp.batches import BatchReader, Progress, rereadable
 from kansformer.interp.control import RandomEdges
 from kansformer.interp.curves import edge_curves, sample_points
 from kansformer.interp.edits import replace_edges
@@ -45,9 +45,6 @@ MEASURES = {
     "r2_tokens": "at recorded inputs",
     "r2_learned": "at recorded inputs, of what was learned on top of the base",
 }
-
-Progress = Callable[[str, int, int, str], None]
-"""Called with what is going on, how much of it is done, how much there is (as far as that is known), and the unit."""
 
 
 @dataclass(frozen=True)
@@ -243,7 +240,7 @@ def summarize(
         raise ConfigError(f"Unknown part {part!r} of edges. Choose edge or learned.")
     places = _chosen_places(model, slots)
     with rereadable(batches) as found:
-        reader = _Reader(found, progress)
+        reader = BatchReader(found, progress)
         with record_edges(model) as records:
             loss = _run(model, reader.read("reading"))
         for place in places:
@@ -306,7 +303,7 @@ def _faith(model: nn.Module, place: Place, fits: SymbolicFits, points_IS: Tensor
 
 
 def _replaced_losses(
-    model: nn.Module, reader: _Reader, summaries: list[SlotSummary], shares: Sequence[float]
+    model: nn.Module, reader: BatchReader, summaries: list[SlotSummary], shares: Sequence[float]
 ) -> list[tuple[float, int, float]]:
     refs = [(index, edge) for index, summary in enumerate(summaries) for edge in range(len(summary.fits))]
     trust = torch.cat([summary.faith.r2.where(summary.faith.varies, -1.0) for summary in summaries])
@@ -339,34 +336,6 @@ def _formulas_in_place(model: nn.Module, summary: SlotSummary, edges: Tensor) ->
         return lambda x_EN: fits.evaluate(x_EN) + edge_bases(place.module, x_EN.mT, inputs, outputs).mT
 
     return replace_edges(model, refs, formulas)
-
-
-class _Reader:
-    """Reads the batches once for every stage of the audit, with word of each that is done.
-
-    Args:
-        batches: the same in every stage.
-        progress: as in `summarize`.
-
-    Attributes:
-        tokens: numbers of `input_ids`, known after the first stage, as is the next one.
-        labelled: whether there are batches, and all have labels.
-    """
-
-    def __init__(self, batches: Iterable[Mapping[str, Any]], progress: Progress | None) -> None:
-        self.batches, self.progress = batches, progress
-        self.count = len(batches) if isinstance(batches, Sized) else None
-        self.tokens, self.labelled = 0, False
-
-    def read(self, stage: str) -> Iterator[Mapping[str, Any]]:
-        tokens, labelled, done = 0, True, 0
-        for done, batch in enumerate(self.batches, start=1):
-            yield batch
-            tokens += batch["input_ids"].numel() if "input_ids" in batch else 0
-            labelled = labelled and "labels" in batch
-            if self.progress is not None:
-                self.progress(stage, done, self.count or done, "batches")
-        self.count, self.tokens, self.labelled = done, tokens, labelled and done > 0
 
 
 def _run(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> float:

@@ -5,8 +5,6 @@ import re
 
 import pytest
 import torch
-import transformers
-from packaging import version
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
@@ -75,7 +73,6 @@ def test_a_misshapen_curve_tensor(name, ignore, checkpoint):
     )
 
 
-@pytest.mark.skipif(version.parse(transformers.__version__) < version.parse("5.24"), reason="5.17 loads any shape")
 def test_other_misshapen_weights_stay_with_transformers(checkpoint):
     change_weights(checkpoint, lambda weights: weights.update({"lm_head.weight": torch.zeros(5, 16)}))
     with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):

@@ -15,7 +15,7 @@ from safetensors.torch import load, save
 DEEP, LONG, HIDDEN = "deep-placeholder", "long-placeholder", "twin-placeholder"
 VALUES: list[Any] = [
     None, True, False, 0, -1, 1, 2, 7, 2**31, 2**53, 2**63, 2**64, 10**12, -(10**12), 10**400, -(10**4000), LONG, 0.5,
-    -0.0, 1e308, 1e-320, math.nan, math.inf, -math.inf, "", " ", "x", "0", "1e3", "nan", "../../x", "/root/x", "~/x",
+    -0.0, 1e308, 1e-320, math.nan, math.inf, -math.inf, "", " ", "x", "0", "1e3", "nan", "../../x", "/x/y", "~/x",
     "C:\\x", "a\0b", "\ud800", "é\u202e\n| a |", "a" * 100_000, "__class__", "__init__", "__reduce__",
     "forward", "to", "os.system",
     "{{ 7 * 7 }}", "{% raw %}", "!!python/object/apply:os.system [true]", "<script>", "---", "\n---\n", [], {}, [[]],
