@@ -57,13 +57,16 @@ def write_text_whole(path: Path, text: str) -> None:
     sync(path.parent)
 
 
+def sync_tree(folder: Path) -> None:
+    """Have the disk hold a folder and everything in it."""
+    for path in (*folder.rglob("*"), folder):
+        sync(path)
+
+
 def sync(path: Path) -> None:
-    """Have the disk hold what was written to a file, or to a folder and everything in it."""
-    if path.is_dir():
-        for inner in path.iterdir():
-            sync(inner)
-        if os.name == "nt":  # where folders cannot be opened
-            return
+    """Have the disk hold what was written to a file, or which files a folder has."""
+    if os.name == "nt" and path.is_dir():  # where folders cannot be opened
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

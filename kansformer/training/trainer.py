@@ -13,7 +13,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from kansformer.errors import CheckpointError
-from kansformer.files import sync
+from kansformer.files import sync, sync_tree
 from kansformer.training.distill import distillation_loss
 from kansformer.training.guard import StepGuard
 from kansformer.training.recipe import DistillRecipe
@@ -62,6 +62,7 @@ class KANTrainer(Trainer):
         if self.args.should_save:
             for file in sorted((aside / "model").iterdir()):
                 file.replace(target / file.name)
+            sync(target)
             self._clear(aside)
         self.accelerator.wait_for_everyone()
 
@@ -81,7 +82,7 @@ class KANTrainer(Trainer):
         if self.args.should_save:
             if not (run_folder / name).exists():  # or this step was saved before
                 (aside / name).rename(run_folder / name)
-                sync(run_folder / name)
+                sync(run_folder)
             self._clear(aside)
             rotate_checkpoints(
                 output_dir=str(run_folder),
@@ -112,7 +113,7 @@ class KANTrainer(Trainer):
             yield aside
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
-                sync(aside)
+                sync_tree(aside)
         except (OSError, RuntimeError, SafetensorError) as error:
             self._clear(aside)
             reason = " ".join(str(error).split())
