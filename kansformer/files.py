@@ -9,7 +9,7 @@ from pathlib import Path
 from kansformer.errors import CheckpointError
 
 
-def refuse_used(path: Path) -> None:
+def check_unused(path: Path) -> None:
     """See that a folder can be written without losing anything.
 
     Raises:
@@ -22,10 +22,10 @@ def refuse_used(path: Path) -> None:
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Iterator[Path]:
     """Yields a new folder beside `path`, which takes its place at the end; after an error nothing of it is left.
 
-    What stood at `path` is replaced, so ask `refuse_used` first; it stays whole until the new folder has its place.
+    What stood at `path` is replaced, so ask `check_unused` first; it stays whole until the new folder has its place.
     """
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def written_whole(path: Path) -> Iterator[Path]:
             raise
 
 
-def write_text_whole(path: Path, text: str) -> None:
+def atomic_write_text(path: Path, text: str) -> None:
     """Write a file so that, whenever the machine stops, it holds the old text or the new one."""
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
