@@ -33,10 +33,10 @@ from kansformer.conversion.plan import plan_conversion
 from kansformer.conversion.replace import largest, measure_channels
 from kansformer.conversion.widths import narrow_site
 from kansformer.sites import find_sites
-from kansformer.training.corpus import tokenize_blocks
+from kansformer.training.data.packing import tokenize_blocks
+from kansformer.training.data.texts import file_text
 from kansformer.training.distill import distill_feed_forwards, distillation_loss
 from kansformer.training.evaluate import mean_loss
-from kansformer.training.text import file_text
 from kansformer.training.tune import draw_batches
 
 RESULTS = Path(__file__).resolve().parent / "results"

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from kansformer import edge_curves, load_curves, record_edges
 from kansformer.embedded import embedded_model_path
-from kansformer.training.corpus import tokenize_blocks
+from kansformer.training.data.packing import tokenize_blocks
 from kansformer.views import plot_curves
 
 ROOT = Path(__file__).resolve().parent.parent

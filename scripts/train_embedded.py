@@ -42,8 +42,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from kansformer.training.corpus import standard_library_documents, tokenize_blocks
-from kansformer.training.data.train_tokenizer import train_tokenizer
+from kansformer.training.corpus import standard_library_documents
+from kansformer.training.data.packing import tokenize_blocks
+from kansformer.training.data.tokenizer import train_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 

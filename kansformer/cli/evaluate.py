@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kansformer.cli.loading import load_language_model, quiet_transformers
-from kansformer.cli.progress import progress_bar
+from kansformer.cli.progress import drawn_bar
 from kansformer.errors import ConfigError, ConversionStateError
 
 if TYPE_CHECKING:
@@ -39,9 +39,11 @@ def evaluate_command(
         raise ConfigError(f"--max-tokens {max_tokens} is less than one block of {block} tokens.")
     from kansformer.conversion import is_converted, revert
     from kansformer.hub.model_folder import read_contents
-    from kansformer.training.corpus import standard_library_documents, tokenize_blocks
+    from kansformer.training.corpus import standard_library_documents
+    from kansformer.training.data.load import dataset_text
+    from kansformer.training.data.packing import tokenize_blocks
+    from kansformer.training.data.texts import file_text
     from kansformer.training.evaluate import mean_loss
-    from kansformer.training.text import dataset_text, file_text
 
     quiet_transformers()
     if record:
@@ -67,13 +69,13 @@ def evaluate_command(
     typer.echo(f"text   {source}: {blocks_NT.shape[0]:,} blocks of {block} tokens\n")
     typer.echo(f"{'':14}  {'loss':>9}  {'perplexity':>10}  {'tokens':>10}  {'seconds':>7}")
     name = "with curves" if is_converted(language_model) else "as it is"
-    with progress_bar(name) as progress:
+    with drawn_bar(name) as progress:
         first = mean_loss(language_model, blocks_NT, batch_size, progress=progress)
     typer.echo(_row(name, first))
     second = None
     if compare:
         revert(language_model)
-        with progress_bar("without curves") as progress:
+        with drawn_bar("without curves") as progress:
             second = mean_loss(language_model, blocks_NT, batch_size, progress=progress)
         typer.echo(_row("without curves", second))
         loss, perplexity = first.loss - second.loss, first.perplexity - second.perplexity

@@ -42,8 +42,9 @@ def explain_command(
         raise ConfigError(f"--max-tokens {max_tokens} is less than one block of {block} tokens.")
     from kansformer.interp.places import find_places
     from kansformer.interp.summary import GOOD, MEASURES, summarize
-    from kansformer.training.corpus import standard_library_documents, tokenize_blocks
-    from kansformer.training.text import file_text
+    from kansformer.training.corpus import standard_library_documents
+    from kansformer.training.data.packing import tokenize_blocks
+    from kansformer.training.data.texts import file_text
     from kansformer.views import write_report
 
     quiet_transformers()

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from kansformer.training.report import Progress, StepReport
 
 
-Draw = Callable[[str, int, int, str], None]
+Draw = Callable[[str, int, int | None, str], None]
 """Called with a description, what is done, how much there is, and figures to show beside it."""
 
 
@@ -44,7 +44,7 @@ def drawn_bar(description: str) -> Iterator[Draw]:
     with rich_progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(description, total=None, figures="")
 
-        def draw(what: str, done: int, total: int, figures: str) -> None:
+        def draw(what: str, done: int, total: int | None, figures: str = "") -> None:
             bar.update(task, description=what, completed=done, total=total, figures=figures)
 
         yield draw

@@ -15,14 +15,14 @@ import typer
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationMixin, PreTrainedModel
 
-from kansformer.cli.progress import progress_bar
+from kansformer.cli.progress import drawn_bar, progress_bar
 from kansformer.config import KANConfig
 from kansformer.conversion import convert, plan_conversion, revert
 from kansformer.files import atomic_folder, check_unused, folder_bytes
 from kansformer.nn import update_grid
-from kansformer.training.corpus import standard_library_documents, tokenize_blocks
+from kansformer.training.corpus import language_reference_text, standard_library_documents
+from kansformer.training.data.packing import tokenize_blocks
 from kansformer.training.evaluate import mean_loss
-from kansformer.training.language_reference import language_reference_text
 from kansformer.training.tune import tune_curves
 
 CONFIG = KANConfig(slots=("input", "act"), grid_size=8)
@@ -150,7 +150,7 @@ def _tuning_blocks(tokenizer) -> Tensor:
 def _losses(model: PreTrainedModel, held_out: HeldOut) -> dict[str, float]:
     losses = {}
     for name, blocks_NT in (("code", held_out.code), ("english", held_out.english)):
-        with progress_bar(f"reading {name}") as progress:
+        with drawn_bar(f"reading {name}") as progress:
             losses[name] = mean_loss(model, blocks_NT, progress=progress).loss
     return losses
 

@@ -13,7 +13,6 @@ from transformers import default_data_collator
 from kansformer.errors import ConfigError
 from kansformer.nn import refine_grid, update_grid
 from kansformer.training.data import PreparedData
-from kansformer.training.data.blocks import BlockDataset
 from kansformer.training.distill import distill_feed_forwards
 from kansformer.training.recipe import Recipe
 from kansformer.training.refusals import progress_of
@@ -55,12 +54,12 @@ def prepare_curves(
     if recipe.curves.domain == "data":
         update_grid(model.to(device), to_device(batches, device), quantile=recipe.curves.quantile)
     if recipe.distill is not None and recipe.distill.ffn_steps:
-        if not isinstance(data.train, BlockDataset):
+        if isinstance(data.train, IterableDataset):
             raise ConfigError("distill.ffn_steps needs text that is read whole: set data.streaming=false.")
         distill_feed_forwards(
             model.to(device),
             make_teacher().to(device),
-            data.train.blocks_NT,
+            data.train[:]["input_ids"],
             steps=recipe.distill.ffn_steps,
             lr=recipe.distill.ffn_lr,
             curve_lr_multiplier=recipe.curves.lr_multiplier,

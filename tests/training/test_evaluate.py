@@ -39,9 +39,9 @@ def test_it_is_the_mean_over_all_predicted_tokens(model):
 
 def test_progress_ends_at_the_result(model):
     states = []
-    result = mean_loss(model, BLOCKS, 2, progress=states.append)
-    assert [(s.step, s.steps) for s in states] == [(1, 3), (2, 3), (3, 3)]
-    assert states[-1].loss == result.loss
+    result = mean_loss(model, BLOCKS, 2, progress=lambda *state: states.append(state))
+    assert [state[:3] for state in states] == [("evaluating", step, 3) for step in (1, 2, 3)]
+    assert states[-1][3].startswith(f"loss {result.loss:.3f}  ")
     assert str(result) == f"loss {result.loss:.4f}, perplexity {result.perplexity:.2f} on 35 tokens"
 
 
@@ -51,7 +51,7 @@ def test_progress_ends_at_the_result(model):
         (BLOCKS[:0], 1, r"got \(0, 8\)"),
         (BLOCKS[0], 1, r"got \(8,\)"),
         (BLOCKS[:, :1], 1, r"got \(5, 1\)"),
-        (BLOCKS, 0, "batch_size=0 must be 1 or more"),
+        (BLOCKS, 0, "batch_size must be a whole number of at least 1, got 0"),
     ],
 )
 def test_blocks_that_cannot_be_used_are_refused(model, blocks, batch_size, sentence):
