@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kansformer.cli.errors import SentenceGroup
+from kansformer.cli.errors import SentenceGroup, print_error
 from kansformer.cli.loading import load_model, quiet_transformers
 from kansformer.cli.progress import progress_bar
 from kansformer.errors import ConfigError
@@ -68,7 +68,9 @@ def bench_command(
     import torch
 
     if suite == "gpu" and not torch.cuda.is_available():
-        _say_error("Suite 'gpu' needs a GPU that torch can use, and there is none. Choose cpu, model or backends.")
+        print_error(
+            "Error: Suite 'gpu' needs a GPU that torch can use, and there is none. Choose cpu, model or backends."
+        )
         raise typer.Exit(2)
     from speed.plot import plot_rows, require_matplotlib
     from speed.sizes import DEFAULT_SIZES, choose_sizes
@@ -184,13 +186,6 @@ def _recommend(rows: list[Row], automatic: str) -> None:
         word = "as it does" if best.variant == automatic else f"it takes {automatic}"
         typer.echo(f"{shape}: auto should take {best.variant} ({best.ratio:.2f} of the reference's step); {word}")
     typer.echo()
-
-
-def _say_error(sentence: str) -> None:
-    from rich.console import Console
-    from rich.text import Text
-
-    Console(stderr=True).print(Text(f"Error: {sentence}", style="red"), soft_wrap=True)
 
 
 if __name__ == "__main__":
