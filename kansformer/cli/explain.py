@@ -40,7 +40,7 @@ def explain_command(
         raise CheckpointError(f"--out {str(out)!r} is a file. Give the folder to write into.")
     if max_tokens < block:
         raise ConfigError(f"--max-tokens {max_tokens} is less than one block of {block} tokens.")
-    from kansformer.interp.places import find_places
+    from kansformer.conversion.slots import find_curve_slots
     from kansformer.interp.summary import GOOD, MEASURES, summarize
     from kansformer.training.corpus import standard_library_documents, tokenize_blocks
     from kansformer.training.text import file_text
@@ -48,10 +48,10 @@ def explain_command(
 
     quiet_transformers()
     language_model, tokenizer = load_language_model(model)
-    chosen = [(p.site, p.slot) for p in find_places(language_model) if sites is None or sites in p.site]
+    chosen = [(p.site, p.name) for p in find_curve_slots(language_model) if sites is None or sites in p.site]
     if not chosen:
         raise ConfigError(
-            f"No site of this model has {sites!r} in its path, such as {find_places(language_model)[0].site}."
+            f"No site of this model has {sites!r} in its path, such as {find_curve_slots(language_model)[0].site}."
         )
     documents = standard_library_documents("held_out") if text is None else file_text(text, max_tokens=max_tokens)
     blocks_NT = tokenize_blocks(documents, tokenizer, block)[: max_tokens // block]
