@@ -39,16 +39,16 @@ def explain_command(
     if out.exists() and not out.is_dir():
         raise CheckpointError(f"--out {str(out)!r} is a file. Give the folder to write into.")
     check_block(block, max_tokens)
-    from kansformer.interp.places import find_places
+    from kansformer.conversion.slots import find_curve_slots
     from kansformer.interp.summary import GOOD, MEASURES, summarize
     from kansformer.views import write_report
 
     documents, _ = load_text(text, max_tokens)
     language_model, tokenizer = load_language_model(model)
-    places = find_places(language_model)
-    chosen = [(place.site, place.slot) for place in places if sites is None or sites in place.site]
+    slots = find_curve_slots(language_model)
+    chosen = [(slot.site, slot.name) for slot in slots if sites is None or sites in slot.site]
     if not chosen:
-        raise ConfigError(f"No site of this model has {sites!r} in its path, such as {places[0].site}.")
+        raise ConfigError(f"No site of this model has {sites!r} in its path, such as {slots[0].site}.")
     blocks_NT = read_blocks(documents, language_model, tokenizer, block, max_tokens)
     batches = [{"input_ids": part, "labels": part} for part in blocks_NT.split(batch_size)]
     typer.echo(f"Reading {blocks_NT.numel():,} tokens with {model} ({type(language_model).__name__}).")

@@ -118,7 +118,7 @@ def _rows(slot: SlotSummary, edges: Tensor, score: str) -> list[dict[str, Any]]:
     place, width = slot.place, slot.place.num_outputs
     inputs, outputs = edges // width, (edges % width if place.has_weights else edges)
     fits, values = slot.fits[edges], getattr(slot.scores, score).flatten()[edges]
-    curves = pair_curves(place, inputs, outputs, records={(place.site, place.slot): slot.recorded}, points=POINTS)
+    curves = pair_curves(place, inputs, outputs, records={(place.site, place.name): slot.recorded}, points=POINTS)
     base = curves.y - curves.learned
     fitted = fits.evaluate(curves.x) + (base if slot.part == "learned" else 0)
     domains = place.module.domain.repeat_interleave(place.module.in_features // len(place.module.domain), dim=0)[inputs]

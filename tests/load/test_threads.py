@@ -16,7 +16,8 @@ import torch
 import transformers
 
 from kansformer import KANConfig, convert, revert, set_backend
-from kansformer.interp import edge_scores, find_places
+from kansformer.conversion import find_curve_slots
+from kansformer.interp import edge_scores
 from kansformer.nn.curves import curved_modules
 from kansformer.ops.native import build
 
@@ -57,7 +58,7 @@ def work(model, config, folder):
     seen["bent"] = digest([output.logits])
     seen["gradients"] = digest(p.grad for p in model.parameters() if p.grad is not None)
     scores = edge_scores(model, {"input_ids": IDS, "labels": IDS})
-    seen["scores"] = digest(scores[place.site, place.slot].attribution for place in find_places(model))
+    seen["scores"] = digest(scores[place.site, place.name].attribution for place in find_curve_slots(model))
     model.save_pretrained(folder)
     with loading:
         loaded = transformers.AutoModelForCausalLM.from_pretrained(folder)
