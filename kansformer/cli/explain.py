@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from kansformer.cli.loading import load_language_model, quiet_transformers
-from kansformer.cli.progress import drawn_bar
+from kansformer.cli.progress import progress_bar
 from kansformer.errors import CheckpointError, ConfigError
-
-if TYPE_CHECKING:
-    from kansformer.interp.batches import Progress
 
 KEPT = ".fits"
 
@@ -61,7 +56,7 @@ def explain_command(
     begin = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
     try:
-        with _stages_bar() as progress:
+        with progress_bar() as progress:
             summary = summarize(language_model, batches, part=part, slots=chosen, kept=out / KEPT, progress=progress)
     except KeyboardInterrupt:
         typer.echo(f"Stopped. What was fitted is kept in {out / KEPT}; the same command goes on from there.", err=True)
@@ -80,19 +75,3 @@ def explain_command(
         share, _, loss = summary.replaced[-1]
         typer.echo(f"Loss {summary.loss:.4f}; with {share:.0%} of the edges computed by their formulas {loss:.4f}.")
     typer.echo(f"Written: report.html, summary.md, summary.json and edges.parquet, in {out}")
-
-
-@contextmanager
-def _stages_bar() -> Iterator[Progress]:
-    """Yields what `summarize` takes as `progress`: a bar with the rate of each stage, gone at the end."""
-    begun: dict[str, float] = {}
-    latest = time.perf_counter()
-    with drawn_bar("reading") as draw:
-
-        def report(stage: str, done: int, total: int, unit: str) -> None:
-            nonlocal latest
-            begin = begun.setdefault("edges" if unit == "edges" else stage, latest)  # when the stage before ended
-            latest = time.perf_counter()
-            draw(stage, done, total, f"{done / (latest - begin):,.1f} {unit}/s")
-
-        yield report

@@ -39,9 +39,9 @@ def test_it_is_the_mean_over_all_predicted_tokens(model):
 
 def test_progress_ends_at_the_result(model):
     states = []
-    result = mean_loss(model, BLOCKS, 2, progress=states.append)
-    assert [(s.step, s.steps) for s in states] == [(1, 3), (2, 3), (3, 3)]
-    assert states[-1].loss == result.loss
+    result = mean_loss(model, BLOCKS, 2, progress=lambda *state: states.append(state))
+    assert [state[1:3] for state in states] == [(1, 3), (2, 3), (3, 3)]
+    assert states[-1][3].startswith(f"loss {result.loss:.3f}  ")
     assert str(result) == f"loss {result.loss:.4f}, perplexity {result.perplexity:.2f} on 35 tokens"
 
 

@@ -1,6 +1,7 @@
 """`tune_curves` bends the curves, lowers the loss, and touches nothing else."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -66,10 +67,10 @@ def test_a_run_is_a_function_of_its_arguments(model):
 
 def test_progress_is_told_every_step(model):
     states = []
-    result = tune_curves(model, BLOCKS, steps=3, batch_size=2, progress=states.append)
-    assert [(s.step, s.steps) for s in states] == [(1, 3), (2, 3), (3, 3)]
-    assert tuple(s.loss for s in states) == result.losses
-    assert all(s.tokens_per_second > 0 for s in states)
+    result = tune_curves(model, BLOCKS, steps=3, batch_size=2, progress=lambda *state: states.append(state))
+    assert [state[1:3] for state in states] == [(1, 3), (2, 3), (3, 3)]
+    assert [state[3].partition("  ")[0] for state in states] == [f"loss {loss:.3f}" for loss in result.losses]
+    assert all(re.search(r"  [1-9][\d,]* tokens/s$", state[3]) for state in states)
 
 
 def test_an_infinite_loss_stops_and_puts_the_curves_back(model):
