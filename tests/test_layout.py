@@ -34,6 +34,7 @@ HOMES = {
     "accelerate": {"training"},
     "peft": {"training"},
     "yaml": {"training"},
+    "pydantic": {"training"},
     "sympy": {"symbolic", "kan"},
     "scipy": {"interp"},
     "sklearn": {"kan", "training"},

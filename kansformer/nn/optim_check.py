@@ -31,7 +31,7 @@ def watch_curves(module: Any) -> None:
 
     Modules are kept, by weak references, and not parameters: loaders, FSDP2 and finer grids put other ones in place.
     """
-    if module.curves.bends_input:
+    if module.curves.is_per_channel:
         _curved.add(module)
         _register()
 
