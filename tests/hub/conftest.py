@@ -1,10 +1,5 @@
 """Tiny random models, and curves with something in them to save."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from transformers import (
@@ -17,7 +12,6 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-import kansformer
 from kansformer import KANConfig, convert
 
 VOCABULARY = 24
@@ -97,20 +91,3 @@ def tokenizer():
     backend = Tokenizer(models.WordLevel(words, special["unk_token"]))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(tokenizer_object=backend, **special)
-
-
-@pytest.fixture
-def run_python(tmp_path):
-    """run_python(code, *arguments): what a fresh process prints; it sees kansformer and writes caches to tmp_path."""
-
-    def run(code, *arguments):
-        paths = [str(Path(kansformer.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p), "OMP_NUM_THREADS": "1"}
-        environment |= {"HF_HOME": str(tmp_path / "home"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
-        environment |= {"HF_HUB_OFFLINE": "1"}
-        command = [sys.executable, "-W", "error::UserWarning", "-c", code, *map(str, arguments)]
-        process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
-        assert process.returncode == 0, process.stderr[-3000:]
-        return process.stdout
-
-    return run
