@@ -1,67 +1,76 @@
-"""Fresh interpreters for tests, at the price of one: a process imports what all pieces of code may share, and forks.
-
-    python tests/fresh_processes.py jobs.json
-
-runs every piece in a child of its own and writes what each printed, and how it ended, beside the file.
-"""
+"""Fresh interpreters at the price of one: a process imports what all pieces of code may share, and forks for each."""
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import traceback
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+TIMEOUT = 120  # seconds, of one piece
 
 
-def run_fresh(
-    folder: Path, pieces: dict[str, str], *arguments: object, imports: str = "import torch", **environment: str
-) -> dict[str, str]:
-    """Run pieces of code that do not see each other, in a process where nothing but `imports` was imported before.
+class FreshInterpreter:
+    """Runs pieces of code, each in a child process of its own, where nothing but `imports` was imported before.
 
     Args:
-        folder: a folder for caches and outputs, also the current one.
-        pieces: code by name; each finds `arguments` in `sys.argv[1:]`.
-        imports: code that runs before the pieces, once. It must not start threads.
+        folder: an empty folder for caches and outputs, also the current one.
+        imports: code that runs once, before all pieces. It must not start threads.
         environment: changes of the environment.
-
-    Returns:
-        What each piece printed.
-
-    Raises:
-        AssertionError: with all tracebacks, where pieces failed.
     """
-    file = folder / "jobs.json"
-    file.write_text(json.dumps({"imports": imports, "pieces": pieces, "arguments": [*map(str, arguments)]}))
-    variables = {
-        "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
-        "OMP_NUM_THREADS": "1",
-        "HF_HOME": str(folder / "home"),
-        "HF_MODULES_CACHE": str(folder / "modules"),
-        "HF_HUB_OFFLINE": "1",
-    }
-    command = [sys.executable, "-W", "error::UserWarning", __file__, str(file)]
-    job = subprocess.run(
-        command, cwd=folder, env=os.environ | variables | environment, capture_output=True, text=True, timeout=300
-    )
-    assert job.returncode == 0, job.stderr[-3000:]
-    failed = [name for name, code in json.loads(job.stdout.splitlines()[-1]).items() if code != 0]
-    assert not failed, "".join(f"\n{name}:\n{(folder / f'{name}.err').read_text()[-3000:]}" for name in failed)
-    return {name: (folder / f"{name}.out").read_text() for name in pieces}
+
+    def __init__(self, folder: Path, imports: str = "import torch", environment: dict[str, str] | None = None):
+        self.folder = folder
+        variables = {
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
+            "OMP_NUM_THREADS": "1",
+            "HF_HOME": str(folder / "home"),
+            "HF_MODULES_CACHE": str(folder / "modules"),
+            "HF_HUB_OFFLINE": "1",
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "error::UserWarning", __file__, imports],
+            cwd=folder, env=os.environ | variables | (environment or {}), text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+
+    def __enter__(self) -> "FreshInterpreter":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.communicate()
+
+    def run(self, code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+        """Run a piece of code, which finds the arguments in `sys.argv[1:]`."""
+        arguments = [*map(str, arguments)]
+        self.process.stdin.write(json.dumps({"code": code, "arguments": arguments}) + "\n")
+        self.process.stdin.flush()
+        status = int(self.process.stdout.readline())
+        printed = ((self.folder / name).read_text(encoding="utf-8") for name in ("stdout", "stderr"))
+        return subprocess.CompletedProcess(arguments, status, *printed)
+
+    def check(self, code: str, *arguments: object) -> str:
+        """Run a piece of code that must not fail; what it printed."""
+        done = self.run(code, *arguments)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
 
 
-def _run_piece(name: str, code: str, arguments: list[str]) -> int:
+def _run_forked(code: str, arguments: list[str]) -> int:
     """Run one piece in a forked child; its exit code."""
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    signal.alarm(TIMEOUT)
     status = 1
     try:
-        for number, end in ((1, "out"), (2, "err")):
-            os.dup2(os.open(f"{name}.{end}", os.O_WRONLY | os.O_CREAT), number)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        for number, name in ((1, "stdout"), (2, "stderr")):
+            os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         sys.argv = ["-c", *arguments]
-        exec(compile(code, f"<{name}>", "exec"), {"__name__": "__main__"})  # noqa: S102 - the tests' own
+        exec(compile(code, "<fresh>", "exec"), {"__name__": "__main__"})  # noqa: S102 - the tests' own
         status = 0
     except BaseException:
         traceback.print_exc()
@@ -73,6 +82,6 @@ def _run_piece(name: str, code: str, arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     sys.path.pop(0)  # tests/, whose folders have names of packages
-    jobs = json.loads(Path(sys.argv[1]).read_text())
-    exec(jobs["imports"], {})  # noqa: S102
-    print(json.dumps({name: _run_piece(name, code, jobs["arguments"]) for name, code in jobs["pieces"].items()}))
+    exec(sys.argv[1], {})  # noqa: S102
+    for line in iter(sys.stdin.readline, ""):
+        print(_run_forked(**json.loads(line)), flush=True)

@@ -3,7 +3,7 @@ without kansformer at all."""
 
 import pytest
 import torch
-from fresh_processes import run_fresh
+from fresh_processes import FreshInterpreter
 from safetensors.torch import load_file, save_file
 from tiny_models import randomize_curves, tiny_bert, tiny_llama
 
@@ -118,23 +118,16 @@ def test_kansformer_is_imported_first(checkpoints):
     network = KAN([2, 3, 1], seed=5)
     fix_symbol(network, Edge(1, 2, 0), "sin")
     save_kan(network, checkpoints / "network")
-    printed = run_fresh(
-        checkpoints,
-        {
-            "cheap": CHEAP,
-            "nothing built": NOTHING_BUILT,
-            "without sklearn": WITHOUT_SKLEARN,
-            "network": NETWORK,
-            "kansformer first": KANSFORMER_FIRST,
-            "imported": IMPORTED,
-        },
-        checkpoints,
-    )
-    assert printed["without sklearn"].splitlines() == [
-        "module 'kansformer.fitting' has no attribute 'KANTransformer'",
-        "KANRegressor needs scikit-learn 1.6 or newer. Install it: pip install 'kansformer[sklearn]'.",
-    ]
-    assert float(printed["network"]) == network(torch.ones(1, 2).double()).item()
+    with FreshInterpreter(checkpoints) as fresh:
+        fresh.check(CHEAP)
+        fresh.check(NOTHING_BUILT)
+        fresh.check(KANSFORMER_FIRST)
+        assert fresh.check(WITHOUT_SKLEARN).splitlines() == [
+            "module 'kansformer.fitting' has no attribute 'KANTransformer'",
+            "KANRegressor needs scikit-learn 1.6 or newer. Install it: pip install 'kansformer[sklearn]'.",
+        ]
+        assert float(fresh.check(NETWORK, checkpoints)) == network(torch.ones(1, 2).double()).item()
+        fresh.check(IMPORTED, checkpoints)
     assert_expected(checkpoints, "imported.safetensors", "llama", "bert", "narrow")
 
 
@@ -193,14 +186,12 @@ with torch.no_grad():
 
 
 def test_transformers_is_imported_first(checkpoints):
-    pieces = {
-        "without kansformer": WITHOUT_KANSFORMER,
-        "transformers first": TRANSFORMERS_FIRST,
-        "trusted": TRUSTED,  # trust_remote_code needs no import
-    }
-    printed = run_fresh(checkpoints, pieces, checkpoints, imports=TRANSFORMERS_IMPORTED)
+    with FreshInterpreter(checkpoints, TRANSFORMERS_IMPORTED) as fresh:
+        fresh.check(TRANSFORMERS_FIRST)
+        printed = fresh.check(WITHOUT_KANSFORMER, checkpoints)
+        fresh.check(TRUSTED, checkpoints)  # trust_remote_code needs no import
 
-    lines = [line for line in printed["without kansformer"].splitlines() if "|" in line]
+    lines = [line for line in printed.splitlines() if "|" in line]
     assert len(lines) == 3
     assert all("pip install kansformer" in line for line in lines)
     assert lines[0].startswith("ValueError | Unknown fusion type: kansformer (this checkpoint has KAN layers")
