@@ -20,10 +20,10 @@ from pathlib import Path
 
 import torch
 import transformers
+from speed.memory import GIVE_BACK
+from speed.peak_process import resident
 
 from kansformer import KANConfig, convert
-from kansformer.bench.memory import GIVE_BACK
-from kansformer.bench.peak_process import resident
 from kansformer.embedded import embedded_model_path
 from kansformer.ops.native import build
 from kansformer.training.recipe import Recipe

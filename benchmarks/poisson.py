@@ -28,7 +28,7 @@ from named_values import NamedValues
 from torch import Tensor, nn
 
 from kansformer import KAN, refine_grid
-from kansformer.fitting import Equation, solve_equations
+from kansformer.kan import Equation, solve_equations
 
 OUTPUT = Path(__file__).parent / "results" / "poisson.csv"
 WEIGHT, STARTS = 0.01, 6

@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from speed.harness import alternate
 from torch import Tensor
 from tqdm import tqdm
 
-from kansformer.bench.harness import alternate
 from kansformer.cli.loading import load_language_model
 from kansformer.interp import drop_straight_curves, edge_scores, prune, prune_channels
-from kansformer.nn.modes import evaluating
+from kansformer.nn.eval_mode import eval_mode
 from kansformer.training.corpus import tokenize_blocks
 from kansformer.training.text import file_text
 
@@ -99,7 +99,7 @@ def _batches(blocks_NT: Tensor) -> list[dict[str, Tensor]]:
 
 @torch.no_grad()
 def _loss(model: Any, batches: list[dict[str, Tensor]]) -> float:
-    with evaluating(model):
+    with eval_mode(model):
         losses = [float(model(**batch).loss) for batch in batches]
     return sum(losses) / len(losses)
 
@@ -110,7 +110,7 @@ def _time(smaller: Any, model: Any, batch: dict[str, Tensor], rounds: int) -> fl
     def forward(one: Any) -> Callable[[], Any]:
         return lambda: one(input_ids=batch["input_ids"])
 
-    with evaluating(smaller), evaluating(model), torch.no_grad():
+    with eval_mode(smaller), eval_mode(model), torch.no_grad():
         timed = alternate({"pruned": forward(smaller), "whole": forward(model)}, rounds=rounds)
     return timed.ratio("pruned", "whole").median
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from kansformer import KAN, create_dataset, fit, refine_grid
-from kansformer.fitting import Dataset
+from kansformer.kan import Dataset
 
 OUTPUT = Path(__file__).parent / "results" / "scaling.csv"
 GRIDS = (3, 5, 10, 20, 50, 100)

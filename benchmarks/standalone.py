@@ -28,7 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from kansformer import KAN, create_dataset, find_formula, fit, refine_grid
-from kansformer.fitting.fit import few_threads, rmse
+from kansformer.kan.fit import few_threads, rmse
 
 OUTPUT = Path(__file__).parent / "results" / "standalone.csv"
 EXACT = 1e-12

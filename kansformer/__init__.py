@@ -2,9 +2,9 @@
 
 from kansformer.config import KANConfig
 from kansformer.conversion import convert, is_converted, plan_conversion, revert
-from kansformer.fitting import KAN, create_dataset, find_formula, fit, fit_symbolic, prune, symbolic_formula
 from kansformer.hub import load_curves, register_loader, save_curves
 from kansformer.interp import edge_curves, edge_scores, record_edges, summarize
+from kansformer.kan import KAN, create_dataset, find_formula, fit, fit_symbolic, prune, symbolic_formula
 from kansformer.nn import (
     GatedKANFeedForward,
     KANFeedForward,

@@ -81,7 +81,7 @@ class KANConfig:
         """Basis and sharing of the curves in a slot."""
         basis = Basis(name=self.basis, grid_size=self.grid_size, order=self.order, extrapolation=self.extrapolation)
         spec = CurveSpec(basis=basis, edges=self.edges, domain=self.domain, rank=self.rank, groups=self.groups)
-        return replace(spec, edges="group") if slot in WEIGHTLESS_SLOTS and not spec.bends_input else spec
+        return replace(spec, edges="group") if slot in WEIGHTLESS_SLOTS and not spec.is_per_channel else spec
 
     @property
     def quant_method(self) -> str:

@@ -1,7 +1,8 @@
-"""Folders and files that a command writes: refused when in use, complete or not there at all."""
+"""Atomic writes of files and folders."""
 
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from kansformer.errors import CheckpointError
 
 
-def refuse_used(path: Path) -> None:
+def check_unused(path: Path) -> None:
     """See that a folder can be written without losing anything.
 
     Raises:
@@ -22,10 +23,10 @@ def refuse_used(path: Path) -> None:
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Iterator[Path]:
     """Yields a new folder beside `path`, which takes its place at the end; after an error nothing of it is left.
 
-    What stood at `path` is replaced, so ask `refuse_used` first; it stays whole until the new folder has its place.
+    What stood at `path` is replaced, so ask `check_unused` first; it stays whole until the new folder has its place.
     """
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,16 +46,26 @@ def written_whole(path: Path) -> Iterator[Path]:
             raise
 
 
-def write_text_whole(path: Path, text: str) -> None:
-    """Write a file so that, whenever the machine stops, it holds the old text or the new one."""
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yields a file beside `path` to write, which takes its place at the end; after an error `path` is as it was.
+
+    Whenever the machine stops, `path` has its old contents or all of the new ones.
+    """
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}-{threading.get_ident()}")
     try:
-        partial.write_text(text, encoding="utf-8", newline="")
+        yield partial
         sync(partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
     sync(path.parent)
+
+
+def atomic_write_text(path: Path, text: str) -> None:
+    """Write a text file by `atomic_file`."""
+    with atomic_file(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="")
 
 
 def sync_tree(folder: Path) -> None:

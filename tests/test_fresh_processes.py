@@ -9,7 +9,7 @@ from tiny_models import randomize_curves, tiny_bert, tiny_llama
 
 from kansformer import KANConfig, convert
 from kansformer.conversion import replace_feed_forwards
-from kansformer.fitting import KAN, Edge, fix_symbol, save_kan
+from kansformer.kan import KAN, Edge, fix_symbol, save_kan
 
 SLOTS = KANConfig(slots=("act", "down"))
 NARROW = KANConfig(edges="full", slots=("up", "down"), basis="chebyshev", order=2, layers=1)
@@ -64,22 +64,22 @@ assert not list(folder.rglob("*.so"))
 
 WITHOUT_SKLEARN = """
 import sys
-import kansformer, kansformer.fitting
+import kansformer, kansformer.kan
 assert "sklearn" not in sys.modules
 try:
-    kansformer.fitting.KANTransformer
+    kansformer.kan.KANTransformer
 except AttributeError as error:
     print(error)
 sys.modules["sklearn"] = None
 try:
-    from kansformer.fitting import KANRegressor
+    from kansformer.kan import KANRegressor
 except ImportError as error:
     print(error)
 """
 
 NETWORK = """
 import sys, torch
-from kansformer.fitting import load_kan
+from kansformer.kan import load_kan
 print(load_kan(sys.argv[1] + "/network")(torch.ones(1, 2).double()).item())
 """
 
@@ -123,7 +123,7 @@ def test_kansformer_is_imported_first(checkpoints):
         fresh.check(NOTHING_BUILT)
         fresh.check(KANSFORMER_FIRST)
         assert fresh.check(WITHOUT_SKLEARN).splitlines() == [
-            "module 'kansformer.fitting' has no attribute 'KANTransformer'",
+            "module 'kansformer.kan' has no attribute 'KANTransformer'",
             "KANRegressor needs scikit-learn 1.6 or newer. Install it: pip install 'kansformer[sklearn]'.",
         ]
         assert float(fresh.check(NETWORK, checkpoints)) == network(torch.ones(1, 2).double()).item()

@@ -11,16 +11,16 @@ PACKAGE = ROOT / "kansformer"
 
 # Rows from the foundation up; names in one row are peers that never import each other.
 ORDER = [
-    {"errors", "version"},
-    {"files", "reading", "importing", "embedded"},
+    {"errors", "version", "_moved", "progress"},
+    {"files", "safe_io", "checks", "import_hooks", "embedded", "fitting"},
     {"basis"},
     {"ops"},
     {"nn"},
     {"symbolic", "config"},
     {"sites"},
     {"conversion"},
-    {"training", "hub", "interp", "fitting"},
-    {"bench", "views"},
+    {"training", "hub", "interp", "kan"},
+    {"views"},
     {"cli"},
 ]
 RANK = {name: rank for rank, row in enumerate(ORDER) for name in row}
@@ -28,14 +28,14 @@ RANK = {name: rank for rank, row in enumerate(ORDER) for name in row}
 # Third-party packages with one home.
 HOMES = {
     "triton": {"kan_kernels"},
-    "matplotlib": {"bench", "views"},
+    "matplotlib": {"views"},
     "datasets": {"training", "cli"},
     "accelerate": {"training"},
     "peft": {"training"},
     "yaml": {"training"},
-    "sympy": {"symbolic", "fitting"},
+    "sympy": {"symbolic", "kan"},
     "scipy": {"interp"},
-    "sklearn": {"fitting", "training"},
+    "sklearn": {"kan", "training"},
     "plotly": {"views"},
     "typer": {"cli"},
     "rich": {"cli"},

@@ -11,7 +11,8 @@ import kansformer
 
 def test_public_names_and_their_parameters_stay():
     old, new = FILE.read_text(encoding="utf-8").splitlines(), public_names()
-    assert not breaks(old, new)
+    broken = breaks(old, new)
+    assert not broken, "\n" + "\n".join(broken)
     assert old == new, "Names or parameters were added. Keep them from now on: python tests/golden/public_names.py"
 
 

@@ -4,7 +4,6 @@ from typing import Annotated
 
 import typer
 
-from kansformer.cli.bench import bench_command
 from kansformer.cli.convert import convert_command
 from kansformer.cli.demo import demo_command
 from kansformer.cli.errors import SentenceGroup
@@ -30,7 +29,6 @@ app.command("recipes")(recipes_command)
 app.command("evaluate")(evaluate_command)
 app.command("explain")(explain_command)
 app.command("fit")(fit_command)
-app.command("bench")(bench_command)
 app.command("push")(push_command)
 
 

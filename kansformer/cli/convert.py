@@ -8,7 +8,7 @@ import typer
 
 from kansformer.cli.loading import load_model, load_preprocessor, quiet_transformers
 from kansformer.errors import ConfigError
-from kansformer.files import folder_bytes, refuse_used, written_whole
+from kansformer.files import atomic_folder, check_unused, folder_bytes
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
@@ -51,7 +51,7 @@ def convert_command(
     if dtype not in DTYPES:
         raise ConfigError(f"Unknown dtype {dtype!r}. Choose one of: {', '.join(DTYPES)}.")
     if not plan_only:
-        refuse_used(output)
+        check_unused(output)
 
     begin = time.perf_counter()
     model = load_model(source, dtype)
@@ -68,7 +68,7 @@ def convert_command(
 
     begin = time.perf_counter()
     preprocessor = load_preprocessor(source)
-    with written_whole(output) as folder:
+    with atomic_folder(output) as folder:
         model.save_pretrained(folder)
         if preprocessor is not None:
             preprocessor.save_pretrained(folder)

@@ -38,7 +38,7 @@ def evaluate_command(
     if max_tokens is not None and max_tokens < block:
         raise ConfigError(f"--max-tokens {max_tokens} is less than one block of {block} tokens.")
     from kansformer.conversion import is_converted, revert
-    from kansformer.hub.contents import read_contents
+    from kansformer.hub.model_folder import read_contents
     from kansformer.training.corpus import standard_library_documents, tokenize_blocks
     from kansformer.training.evaluate import mean_loss
     from kansformer.training.text import dataset_text, file_text
@@ -89,7 +89,7 @@ def _row(name: str, result: "Evaluation") -> str:
 
 def _record(folder: Path, dataset: str, first: "Evaluation", second: "Evaluation | None") -> None:
     from kansformer.hub.card import write_card
-    from kansformer.hub.facts import add_results
+    from kansformer.hub.card_metadata import add_results
 
     results = []
     for metric, digits in (("loss", 4), ("perplexity", 3)):

@@ -13,7 +13,7 @@ from kansformer.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from kansformer.fitting import Dataset
+    from kansformer.kan import Dataset
 
 FEWEST_ROWS = 20
 
@@ -35,8 +35,8 @@ def fit_command(
     ] = None,
 ) -> None:
     """Find a formula for a column of a table, print it, and draw the network that found it."""
-    from kansformer.fitting import find_formula
-    from kansformer.symbolic import KNOWN
+    from kansformer.kan import find_formula
+    from kansformer.symbolic import ALL_SYMBOLS
     from kansformer.views import plot_kan
 
     path = table.with_suffix(".png") if figure is None else figure
@@ -44,7 +44,7 @@ def fit_command(
         raise ConfigError(f"There is no folder {str(path.parent)!r} for the figure.")
     frame, names = _read(table, target, inputs)
     dataset = _dataset(frame, names, target, test_share)
-    library = None if functions is None else KNOWN.subset([name.strip() for name in functions.split(",")])
+    library = None if functions is None else ALL_SYMBOLS.subset([name.strip() for name in functions.split(",")])
     begin = time.perf_counter()
     found = find_formula(dataset, library=library, networks=networks, variables=names, digits=digits)
     typer.echo(f"{target} = {found.formulas[0]}")
@@ -96,7 +96,7 @@ def _read(table: Path, target: str, inputs: str | None) -> tuple[Any, list[str]]
 def _dataset(frame: Any, names: list[str], target: str, test_share: float) -> Dataset:
     import torch
 
-    from kansformer.fitting import Dataset
+    from kansformer.kan import Dataset
 
     x = torch.tensor(frame[names].to_numpy(dtype=float))
     y = torch.tensor(frame[[target]].to_numpy(dtype=float))

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationMixin, P
 from kansformer.cli.progress import progress_bar
 from kansformer.config import KANConfig
 from kansformer.conversion import convert, plan_conversion, revert
-from kansformer.files import folder_bytes, refuse_used, written_whole
+from kansformer.files import atomic_folder, check_unused, folder_bytes
 from kansformer.nn import update_grid
 from kansformer.training.corpus import standard_library_documents, tokenize_blocks
 from kansformer.training.evaluate import mean_loss
@@ -64,7 +64,7 @@ def tell(source: Path, output: Path, steps: int) -> None:
         DataError: this Python comes without the source of its library, or its help topics.
     """
     if not (output / RESULTS).is_file():
-        refuse_used(output)
+        check_unused(output)
     begin = time.perf_counter()
     typer.echo("A language model of Python code gets better at English: all its weights stay, only curves are bent.")
 
@@ -172,7 +172,7 @@ def _verdict(before: dict[str, float], after: dict[str, float]) -> str:
 
 
 def _save(output: Path, model: PreTrainedModel, tokenizer, results: dict) -> None:
-    with written_whole(output) as folder:
+    with atomic_folder(output) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         (folder / RESULTS).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

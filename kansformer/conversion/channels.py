@@ -16,7 +16,7 @@ from kansformer.conversion.record import ConversionRecord, base_prefix
 from kansformer.conversion.widths import narrow_site, with_hidden
 from kansformer.errors import ConfigError, ConversionStateError, SlotError
 from kansformer.nn.curves import CURVE_PARAMETERS
-from kansformer.nn.undo import all_or_nothing, remember
+from kansformer.nn.transaction import snapshot, transaction
 from kansformer.sites import Site, Slot, find_sites
 from kansformer.sites.surgery import INPUT_CURVE
 
@@ -28,7 +28,7 @@ def converted_sites(model: nn.Module) -> list[Site]:
         ConversionStateError: the model is not converted.
     """
     _slots_with_modules(model)
-    put_back = remember(model)
+    put_back = snapshot(model)
     try:
         return find_sites(remove_curves(model))
     finally:
@@ -55,7 +55,7 @@ def keep_channels(model: nn.Module, channels: Mapping[str, Tensor]) -> nn.Module
     """
     record, built = _slots_with_modules(model)
     prefix = base_prefix(model)
-    with all_or_nothing(model):
+    with transaction(model):
         remove_curves(model)
         sites = {site.path: site for site in find_sites(model)}
         for path, kept_H in channels.items():

@@ -11,7 +11,7 @@ from kansformer.conversion.record import ConversionRecord, base_prefix
 from kansformer.conversion.remote_code import auto_map_of, is_ours, write_modeling_file
 from kansformer.errors import CheckpointError, ConfigError
 from kansformer.nn.curves import CurveSpec, curved_modules
-from kansformer.nn.undo import all_or_nothing
+from kansformer.nn.transaction import transaction
 
 TRIPWIRE = (
     "kansformer (this checkpoint has KAN layers: pip install kansformer, then import kansformer before from_pretrained)"
@@ -127,7 +127,7 @@ def save_converted(
     check_record(model)
     push = {name: kwargs.pop(name) for name in PUSH_OPTIONS if name in kwargs}
     config = model.config
-    with all_or_nothing(model):
+    with transaction(model):
         if entries := auto_map_of(model):
             config.auto_map = {**(getattr(config, "auto_map", None) or {}), **entries}
         type(model).save_pretrained(model, save_directory, is_main_process, state_dict, **kwargs)

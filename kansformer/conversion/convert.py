@@ -9,13 +9,13 @@ from torch import nn
 from kansformer.config import WEIGHTLESS_SLOTS, KANConfig
 from kansformer.conversion.build import build_slot
 from kansformer.conversion.checkpoint import attach_record, detach_record, record_of
-from kansformer.conversion.gated import restore_forwards, shorten_gated_forward
 from kansformer.conversion.plan import ConversionPlan, plan_conversion
 from kansformer.conversion.record import ConversionRecord, base_prefix, slot_record
 from kansformer.conversion.widths import narrow_site, with_hidden
 from kansformer.errors import CheckpointError, ConfigError, ConversionStateError, ProofError, SlotError
 from kansformer.nn.curves import curved_modules
-from kansformer.nn.undo import all_or_nothing
+from kansformer.nn.fused_gate import fuse_gate, restore_forwards
+from kansformer.nn.transaction import transaction
 from kansformer.sites import Slot, find_sites, prove_site
 from kansformer.sites.parts import is_activation, linear_shape
 from kansformer.sites.site import Site, get_slot_target, parent_of
@@ -45,7 +45,7 @@ def convert(model: nn.Module, config: KANConfig | None = None, *, verify: bool =
         SlotError, ConfigError: the config asks for a slot, layer or group that is not there.
         ProofError: a site did not reproduce the original. The model is left as it was after any error.
     """
-    with all_or_nothing(model):
+    with transaction(model):
         plan = plan_conversion(model, KANConfig() if config is None else config)
         install_curves(model, plan, verify=verify)
         return model
@@ -54,7 +54,7 @@ def convert(model: nn.Module, config: KANConfig | None = None, *, verify: bool =
 def install_curves(
     model: nn.Module, plan: ConversionPlan, *, verify: bool, widths: Mapping[str, int] | None = None
 ) -> None:
-    """Build what a plan says, prove it, put it in and mark the model as converted; to be called in `all_or_nothing`.
+    """Build what a plan says, prove it, put it in and mark the model as converted; to be called in `transaction`.
 
     Args:
         model: in the state that the plan's sites describe.
@@ -154,7 +154,7 @@ def revert(model: nn.Module) -> nn.Module:
 
 def remove_curves(model: nn.Module) -> nn.Module:
     """Take all curves out of a converted model, in place, whatever the widths of its layers are."""
-    with all_or_nothing(model):
+    with transaction(model):
         restore_forwards(model)
         for host in [module for module in model.modules() if bends_input(module)]:
             remove_input_curve(host)
@@ -177,14 +177,14 @@ def is_converted(model: nn.Module) -> bool:
 
 def install(model: nn.Module, built: list[tuple[Slot, nn.Module]], record: ConversionRecord) -> None:
     """Fill the slots and mark the model as converted, or leave it as it was."""
-    with all_or_nothing(model):
+    with transaction(model):
         # Input curves last: their host may be a layer that is itself replaced.
         for slot, module in sorted(built, key=lambda pair: pair[0].name == "input"):
             fill_slot(model, slot, module)
         for slot, _ in built:
             if slot.name == "act":
                 owner, name = parent_of(slot.path)
-                shorten_gated_forward(model.get_submodule(owner), name)
+                fuse_gate(model.get_submodule(owner), name)
         attach_record(model, record)
 
 

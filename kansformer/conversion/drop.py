@@ -9,11 +9,11 @@ from torch import nn
 from kansformer.config import KANConfig
 from kansformer.conversion.checkpoint import attach_record, record_of
 from kansformer.conversion.convert import revert
-from kansformer.conversion.gated import restore_forwards, shorten_gated_forward
 from kansformer.conversion.record import base_prefix
 from kansformer.errors import ConversionStateError, SlotError
 from kansformer.nn.curves import curved_modules
-from kansformer.nn.undo import all_or_nothing
+from kansformer.nn.fused_gate import fuse_gate, restore_forwards
+from kansformer.nn.transaction import transaction
 from kansformer.sites.site import parent_of
 from kansformer.sites.surgery import INPUT_CURVE, remove_input_curve, set_child
 
@@ -54,7 +54,7 @@ def drop_slots(model: nn.Module, paths: Collection[str]) -> nn.Module:
         return revert(model)
     if not left:
         raise SlotError("The feed-forward networks are narrower than the model's config says, so one slot must stay.")
-    with all_or_nothing(model):
+    with transaction(model):
         restore_forwards(model)
         for path in paths:
             owner, name = parent_of(path)
@@ -72,7 +72,7 @@ def drop_slots(model: nn.Module, paths: Collection[str]) -> nn.Module:
         for slot in left:
             if slot.name == "act":
                 owner, name = parent_of(prefix + slot.path)
-                shorten_gated_forward(model.get_submodule(owner), name)
+                fuse_gate(model.get_submodule(owner), name)
         config = _config_of(record.config, {slot.name for slot in left})
         attach_record(model, replace(record, config=config, slots=left))
         return model

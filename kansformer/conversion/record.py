@@ -8,7 +8,7 @@ from torch import nn
 
 from kansformer.config import QUANT_METHOD, SLOTS, KANConfig
 from kansformer.errors import CheckpointError, ConfigError
-from kansformer.reading import check_plain
+from kansformer.safe_io import check_json_value
 from kansformer.sites.site import Slot
 
 FORMAT_VERSION = 2
@@ -75,7 +75,7 @@ class ConversionRecord:
         Raises:
             CheckpointError: the format is newer than this package, or an entry has an impossible value.
         """
-        check_plain(values, "The kansformer settings of a checkpoint")
+        check_json_value(values, "The kansformer settings of a checkpoint")
         if not isinstance(values, dict):
             raise CheckpointError(f"The kansformer settings of a checkpoint must be a table, got {values!r:.80}.")
         values = dict(values)

@@ -14,8 +14,8 @@ from kansformer.conversion.convert import install_curves
 from kansformer.conversion.plan import plan_conversion
 from kansformer.conversion.widths import linear_slots, narrow_site
 from kansformer.errors import ConfigError, DataError
-from kansformer.nn.modes import evaluating
-from kansformer.nn.undo import all_or_nothing, undone_afterwards
+from kansformer.nn.eval_mode import eval_mode
+from kansformer.nn.transaction import transaction, undone_afterwards
 from kansformer.sites import Site
 from kansformer.sites.parts import is_conv1d
 from kansformer.sites.site import get_slot_target
@@ -62,7 +62,7 @@ def replace_feed_forwards(
         raise ConfigError(f"Unknown start {start!r}. Choose one of: {', '.join(get_args(Start))}.")
     if inputs is not None and start == "random":
         raise ConfigError("inputs say which hidden channels to keep, and start='random' keeps none. Leave one out.")
-    with all_or_nothing(model):
+    with transaction(model):
         plan = plan_conversion(model, config, hidden=hidden)
         sites = [planned.site for planned in plan.sites]
         scores = weigh_channels(model, sites) if inputs is None else measure_channels(model, sites, inputs)
@@ -108,7 +108,7 @@ def measure_channels(
         return record
 
     lasts = {site.path: get_slot_target(model, site.slots["down"].path) for site in sites}
-    with undone_afterwards() as hooks, evaluating(model), torch.no_grad():
+    with undone_afterwards() as hooks, eval_mode(model), torch.no_grad():
         for path, layer in lasts.items():
             hooks.callback(layer.register_forward_pre_hook(hook(path)).remove)
         for batch in [inputs] if isinstance(inputs, (Tensor, Mapping)) else inputs:

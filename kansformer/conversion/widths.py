@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kansformer.errors import ConfigError, ProofError, SlotError
 from kansformer.nn.curves import take_over
-from kansformer.nn.undo import all_or_nothing
+from kansformer.nn.transaction import transaction
 from kansformer.sites import Site, Slot
 from kansformer.sites.parts import is_conv1d
 from kansformer.sites.probe import probes
@@ -86,7 +86,7 @@ def narrow_site(model: nn.Module, site: Site, channels_H: Tensor) -> None:
         axis = "inputs" if name == "down" else "outputs"
         new[name] = _narrowed_layer(get_slot_target(model, slot.path), channels_H, axis)
     _check_that_it_runs(model, site, new)
-    with all_or_nothing(model):
+    with transaction(model):
         for name, layer in new.items():
             fill_slot(model, site.slots[name], layer)
 

@@ -1,6 +1,6 @@
 """Register the loader when transformers' quantizers are imported, and not before: importing them costs a second."""
 
-from kansformer.importing import after_import
+from kansformer.import_hooks import after_import
 
 
 def register_loader() -> None:

@@ -8,9 +8,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from kansformer.files import write_text_whole
-from kansformer.hub.contents import PIPELINES, FolderContents, read_contents
-from kansformer.hub.facts import CARD_FILE, facts_of_origin, joined_facts, write_facts
+from kansformer.files import atomic_write_text
+from kansformer.hub.card_metadata import CARD_FILE, facts_of_origin, joined_facts, write_facts
+from kansformer.hub.model_folder import PIPELINES, FolderContents, read_contents
 
 PACKAGE = "kansformer.cards"
 """The files of `model_cards`, which are installed under this name."""
@@ -54,7 +54,7 @@ def write_card(
     file = folder / CARD_FILE
     if file.exists() and not is_generated(file.read_text(encoding="utf-8", errors="replace")):
         return False
-    write_text_whole(file, text)
+    atomic_write_text(file, text)
     return True
 
 
@@ -182,7 +182,7 @@ def _snippet(contents: FolderContents, name: str) -> str:
     if contents.network is not None:
         return (
             "from huggingface_hub import snapshot_download\n"
-            "from kansformer.fitting import load_kan\n\n"
+            "from kansformer.kan import load_kan\n\n"
             f'model = load_kan(snapshot_download("{name}"))'
         )
     loader = contents.auto_class or contents.architecture

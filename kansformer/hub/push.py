@@ -8,8 +8,8 @@ from pathlib import Path
 
 from kansformer.errors import ConfigError, HubError
 from kansformer.hub.card import is_generated, write_card
-from kansformer.hub.contents import read_contents
-from kansformer.hub.facts import CARD_FILE
+from kansformer.hub.card_metadata import CARD_FILE
+from kansformer.hub.model_folder import read_contents
 
 # Left on the disk: hidden files and folders, and the checkpoints of a run with the pickles of its optimizer.
 LEFT_OUT = (".*", "checkpoint-*")

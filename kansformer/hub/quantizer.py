@@ -17,7 +17,7 @@ from kansformer.conversion import ConversionRecord, convert
 from kansformer.conversion.checkpoint import record_of, remove_tripwire
 from kansformer.conversion.convert import rebuild
 from kansformer.errors import ConfigError, ConversionStateError
-from kansformer.hub import combine
+from kansformer.hub import quantization_conflicts
 from kansformer.hub.shapes import Shapes, report_other_shapes, shapes_of
 from kansformer.hub.weights import (
     refuse_impossible_config,
@@ -26,7 +26,7 @@ from kansformer.hub.weights import (
     refuse_wrong_curves,
     run_after_loading,
 )
-from kansformer.reading import count_numbers
+from kansformer.safe_io import count_numbers
 
 
 class RecordReader(QuantizationConfigMixin):
@@ -129,4 +129,4 @@ def register() -> None:
     AUTO_QUANTIZER_MAPPING.pop(QUANT_METHOD, None)
     register_quantization_config(QUANT_METHOD)(RecordReader)
     register_quantizer(QUANT_METHOD)(CurveLoader)
-    combine.install()
+    quantization_conflicts.install()

@@ -16,7 +16,7 @@ Progress = Callable[[str, int, int, str], None]
 
 
 @contextmanager
-def rereadable(batches: Mapping[str, Tensor] | Iterable[Mapping[str, Tensor]]) -> Iterator[Iterable[Mapping[str, Any]]]:
+def replayable(batches: Mapping[str, Tensor] | Iterable[Mapping[str, Tensor]]) -> Iterator[Iterable[Mapping[str, Any]]]:
     """Yields batches that can be read again and again, as long as the context lasts, and are the same every time.
 
     Args:

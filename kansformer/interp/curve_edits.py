@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from kansformer.basis.fit import fit_curves
 from kansformer.errors import ConfigError, DataError
+from kansformer.interp.edge_features import base_values, weight_IO
 from kansformer.interp.edits import check_edges
-from kansformer.interp.functions import base_values, weight_IO
 from kansformer.interp.places import EdgeRef, find_place
 
 # Points per coefficient that the function is sampled at.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kansformer.errors import ConfigError, ShapeError, SlotError
-from kansformer.interp.functions import edge_features, edge_weights, pair_weights
+from kansformer.interp.edge_features import edge_features, edge_weights, pair_weights
 from kansformer.interp.places import EdgeRef, Place, find_place
 from kansformer.interp.recording import EdgeRecords
 

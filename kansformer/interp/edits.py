@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from kansformer.errors import ConfigError, ShapeError, SlotError
 from kansformer.interp.curves import EdgeCurves
-from kansformer.interp.functions import edge_values
+from kansformer.interp.edge_features import edge_values
 from kansformer.interp.places import EdgeRef, Place, find_place
 from kansformer.interp.recording import EdgeRecords
-from kansformer.nn.undo import undone_afterwards
+from kansformer.nn.transaction import undone_afterwards
 from kansformer.symbolic import SymbolicFits
 
 # Numbers that the features of a chunk of tokens may have, (N, E, F).

@@ -20,7 +20,7 @@ from kansformer.conversion.replace import largest, measure_channels
 from kansformer.errors import ConfigError
 from kansformer.interp.places import Place, find_places
 from kansformer.interp.scores import EdgeScores
-from kansformer.nn.undo import all_or_nothing
+from kansformer.nn.transaction import transaction
 from kansformer.sites import Site
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def prune_channels(
     """
     if not 0 <= share < 1:
         raise ConfigError(f"share must be from 0 to below 1, got {share!r}.")
-    with all_or_nothing(model):
+    with transaction(model):
         sites = converted_sites(model)
         scores = measure_channels(model, sites, batches)
         widths = {site.path: _new_width(site, share, multiple_of) for site in sites}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kansformer.conversion.checkpoint import attach_record, record_of
 from kansformer.errors import ConfigError
 from kansformer.interp.places import find_places
-from kansformer.nn.undo import all_or_nothing
+from kansformer.nn.transaction import transaction
 
 
 @torch.no_grad()
@@ -42,7 +42,7 @@ def reduce_rank(model: nn.Module, rank: int) -> dict[tuple[str, str], float]:
     if not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= lowest:
         raise ConfigError(f"rank must be a whole number from 1 to the present {lowest}, got {rank!r}.")
     lost = {}
-    with all_or_nothing(model):
+    with transaction(model):
         for place in places:
             module: Any = place.module
             coefficients, mix, share = _nearest(module.coefficients, module.mix, rank)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from kansformer.errors import ConfigError, DataError, SlotError
-from kansformer.interp.functions import edge_terms, num_terms, term_weights
+from kansformer.interp.edge_features import edge_terms, num_terms, term_weights
 from kansformer.interp.places import Place, find_places
-from kansformer.nn.undo import undone_afterwards
+from kansformer.nn.transaction import undone_afterwards
 
 # Terms of tokens that are held at once, (N, I, T).
 BUDGET = 2**18
@@ -235,5 +235,5 @@ def _terms_of(module: nn.Module) -> tuple[Any, int, list[Tensor], Tensor | None]
     """What terms are computed with: description, number, domains and denominators, and the curves that edges share."""
     spec = vars(module)["curves"]
     grid = [getattr(module, name, None) for name in ("domain", "denominator")]
-    shared = module.get_parameter("coefficients").detach().cpu().clone() if spec.bends_input else None
+    shared = module.get_parameter("coefficients").detach().cpu().clone() if spec.is_per_channel else None
     return spec, num_terms(module), [tensor.detach().cpu().clone() for tensor in grid if tensor is not None], shared

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from kansformer.errors import ConfigError, DataError
-from kansformer.interp.batches import rereadable
-from kansformer.interp.functions import edge_terms, num_terms, term_weights
+from kansformer.interp.batches import replayable
+from kansformer.interp.edge_features import edge_terms, num_terms, term_weights
 from kansformer.interp.places import Place
 from kansformer.interp.recording import EdgeRecords, RecordedSlot, record_edges
-from kansformer.nn.modes import evaluating
-from kansformer.nn.undo import undone_afterwards
+from kansformer.nn.eval_mode import eval_mode
+from kansformer.nn.transaction import undone_afterwards
 
 if TYPE_CHECKING:
     import pandas
@@ -90,8 +90,8 @@ def edge_scores(
         DataError: no token reaches a slot, or an input of a curve is not finite.
     """
     if records is None:
-        with rereadable(batches) as again:
-            with evaluating(model), record_edges(model, sample=1) as records, torch.no_grad():
+        with replayable(batches) as again:
+            with eval_mode(model), record_edges(model, sample=1) as records, torch.no_grad():
                 for batch in again:
                     model(**batch)
             return edge_scores(model, again, attribution=attribution, slots=slots, records=records)
@@ -141,7 +141,7 @@ def _attributions(
 
         return hook
 
-    with undone_afterwards() as hooks, evaluating(model), torch.enable_grad():
+    with undone_afterwards() as hooks, eval_mode(model), torch.enable_grad():
         for key, slot in records.items():
             hooks.callback(slot.place.module.register_forward_hook(watch(key), with_kwargs=True).remove)
         for batch in batches:

@@ -16,17 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from kansformer.errors import ConfigError, DataError
-from kansformer.interp.batches import BatchReader, Progress, rereadable
-from kansformer.interp.control import RandomEdges
+from kansformer.interp.baseline import RandomEdges
+from kansformer.interp.batches import BatchReader, Progress, replayable
 from kansformer.interp.curves import edge_curves, sample_points
+from kansformer.interp.edge_features import edge_bases
 from kansformer.interp.edits import replace_edges
-from kansformer.interp.faithfulness import Faithfulness, faithfulness, recorded_points
-from kansformer.interp.functions import edge_bases
-from kansformer.interp.keeping import fingerprint, load_fits, save_fits
+from kansformer.interp.fidelity import Fidelity, fidelity, recorded_points
+from kansformer.interp.fit_cache import fingerprint, load_fits, save_fits
 from kansformer.interp.places import EdgeRef, Place, find_places
 from kansformer.interp.recording import RecordedSlot, record_edges
 from kansformer.interp.scores import EdgeScores, edge_scores
-from kansformer.nn.modes import evaluating
+from kansformer.nn.eval_mode import eval_mode
 from kansformer.symbolic import LIBRARY, SymbolicFits, SymbolLibrary, fit_symbolic
 
 if TYPE_CHECKING:
@@ -57,9 +57,9 @@ class SlotSummary:
         scores: of its edges.
         part: what the fits are of, the whole `edge` or what was `learned` on top of its base.
         fits: the function of every edge on the range of its input, inputs first, then outputs.
-        faith: how true they are at recorded inputs.
+        fidelity: how true they are at recorded inputs.
         control: fits of random curves of the same basis, size and ranges around the same bases.
-        control_faith: how true those are.
+        control_fidelity: how true those are.
     """
 
     place: Place
@@ -67,9 +67,9 @@ class SlotSummary:
     scores: EdgeScores
     part: str
     fits: SymbolicFits
-    faith: Faithfulness
+    fidelity: Fidelity
     control: SymbolicFits
-    control_faith: Faithfulness
+    control_fidelity: Fidelity
 
     @property
     def layer(self) -> int | None:
@@ -90,13 +90,13 @@ class SlotSummary:
         for name, values in per_input.items():
             table[name] = values.repeat_interleave(width).numpy()
         table = table.join(self.fits.to_pandas().rename(columns={"name": "function"}))
-        return table.assign(r2_tokens=self.faith.r2.numpy(), r2_learned=self.faith.r2_learned.numpy())
+        return table.assign(r2_tokens=self.fidelity.r2.numpy(), r2_learned=self.fidelity.r2_learned.numpy())
 
     def coverage(self, measure: str = "r2", *, control: bool = False) -> float:
         """Share of the edges that vary whose formula has 0.99 or more by one of `MEASURES`; NaN if none varies."""
-        fits, faith = (self.control, self.control_faith) if control else (self.fits, self.faith)
-        values = {"r2": fits.r2, "r2_tokens": faith.r2, "r2_learned": faith.r2_learned}[measure]
-        values = values[fits.varies if measure == "r2" else fits.varies & faith.varies]
+        fits, fidelity = (self.control, self.control_fidelity) if control else (self.fits, self.fidelity)
+        values = {"r2": fits.r2, "r2_tokens": fidelity.r2, "r2_learned": fidelity.r2_learned}[measure]
+        values = values[fits.varies if measure == "r2" else fits.varies & fidelity.varies]
         return (values >= GOOD).double().mean().item() if len(values) else math.nan
 
     def aggregate(self) -> dict[str, Any]:
@@ -239,7 +239,7 @@ def summarize(
     if part not in PART_TEXTS:
         raise ConfigError(f"Unknown part {part!r} of edges. Choose edge or learned.")
     places = _chosen_places(model, slots)
-    with rereadable(batches) as found:
+    with replayable(batches) as found:
         reader = BatchReader(found, progress)
         with record_edges(model) as records:
             loss = _run(model, reader.read("reading"))
@@ -281,7 +281,7 @@ def summarize(
                     fits,
                     _faith(model, place, fits, points, part),
                     control,
-                    faithfulness(control, *random.at(points), part=part),
+                    fidelity(control, *random.at(points), part=part),
                 )
             )
         replaced = []
@@ -293,20 +293,20 @@ def summarize(
         )
 
 
-def _faith(model: nn.Module, place: Place, fits: SymbolicFits, points_IS: Tensor, part: str) -> Faithfulness:
+def _faith(model: nn.Module, place: Place, fits: SymbolicFits, points_IS: Tensor, part: str) -> Fidelity:
     found, width = [], place.num_outputs
     for chunk in _input_chunks(place):
         curves = edge_curves(model, place.site, place.slot, inputs=chunk, at=points_IS[chunk.start : chunk.stop])
         chosen = fits[chunk.start * width : chunk.stop * width]
-        found.append(faithfulness(chosen, curves.x, curves.y, curves.learned, part=part))
-    return Faithfulness.cat(found)
+        found.append(fidelity(chosen, curves.x, curves.y, curves.learned, part=part))
+    return Fidelity.cat(found)
 
 
 def _replaced_losses(
     model: nn.Module, reader: BatchReader, summaries: list[SlotSummary], shares: Sequence[float]
 ) -> list[tuple[float, int, float]]:
     refs = [(index, edge) for index, summary in enumerate(summaries) for edge in range(len(summary.fits))]
-    trust = torch.cat([summary.faith.r2.where(summary.faith.varies, -1.0) for summary in summaries])
+    trust = torch.cat([summary.fidelity.r2.where(summary.fidelity.varies, -1.0) for summary in summaries])
     order = trust.argsort(descending=True, stable=True).tolist()
     losses = []
     for share in shares:
@@ -341,7 +341,7 @@ def _formulas_in_place(model: nn.Module, summary: SlotSummary, edges: Tensor) ->
 def _run(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> float:
     """The mean loss per batch; NaN without labels."""
     total, count = 0.0, 0
-    with evaluating(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad():
         for batch in batches:
             loss = getattr(model(**batch), "loss", None)
             total, count = total + (math.nan if loss is None else float(loss)), count + 1

@@ -3,10 +3,10 @@
 from kansformer.nn.activation import LearnedActivation
 from kansformer.nn.feedforward import GatedKANFeedForward, KANFeedForward
 from kansformer.nn.grid import refine_grid, update_grid
+from kansformer.nn.init import spread_curves
 from kansformer.nn.linear import KANLinear
 from kansformer.nn.optim import optimizer_groups
 from kansformer.nn.penalties import smoothness_penalty, sparsity_penalty
-from kansformer.nn.spread import spread_curves
 
 __all__ = [
     "GatedKANFeedForward",

@@ -62,7 +62,7 @@ class CurveSpec:
                 raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}.")
 
     @property
-    def bends_input(self) -> bool:
+    def is_per_channel(self) -> bool:
         """Whether the curves act on the input channels, before any weight, rather than on edges."""
         return self.edges in ("channel", "group")
 
@@ -83,7 +83,7 @@ class CurveSpec:
             curves = self.groups
         width = self.basis.num_coefficients
         shapes: dict[str, tuple[int, ...]]
-        if self.bends_input:
+        if self.is_per_channel:
             shapes = {"coefficients": (curves, width)}
         elif out_features is None:
             raise ConfigError(f"Without weights there are no edges: edges={self.edges!r} must be channel or group.")
@@ -126,7 +126,7 @@ def attach_curves(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Give a module the parameters and buffers of its curves, not yet initialised, and remember the spec."""
+    """Give a module the parameters and buffers of its curves, not yet initialised, and store the spec."""
     for name, shape in spec.shapes(in_features, out_features).items():
         tensor = torch.empty(shape, device=device, dtype=dtype)
         if name in CURVE_PARAMETERS:
@@ -209,7 +209,7 @@ def has_hub_kernel(module: nn.Module) -> bool:
     return not isinstance(module, nn.Linear) or (curves.edges == "full" and getattr(module, "base", "") == "identity")
 
 
-def bend(module: Curved, x: Tensor, base: Tensor) -> Tensor:
+def apply_curve(module: Curved, x: Tensor, base: Tensor) -> Tensor:
     """base + ψ(x) with the curves ψ of a `channel` or `group` module, all (..., I); rounded to the base's dtype.
 
     Where the curves are zero the sum is the base, bit for bit (a negative zero becomes a positive one).
@@ -233,6 +233,6 @@ def add_edges(module: Curved, x: Tensor, base: Tensor) -> Tensor:
 
 def forward_with_curves(module: CurvedLinear, x: Tensor) -> Tensor:
     """The output of a linear module with curves on straight edges: its `project`, and the curves."""
-    if module.curves.bends_input:
-        return module.project(bend(module, x, x))
+    if module.curves.is_per_channel:
+        return module.project(apply_curve(module, x, x))
     return add_edges(module, x, module.project(x))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from kansformer.basis import refit_curves
 from kansformer.errors import ConfigError, DataError
 from kansformer.nn.curves import CurveSpec, curved_modules
-from kansformer.nn.modes import evaluating
+from kansformer.nn.eval_mode import eval_mode
 
 # The narrowest domain relative to the numbers in it: half a width of 1/64 stays one after rounding to bfloat16.
 NARROWEST = 1 / 64
@@ -126,7 +126,7 @@ def _record_ranges(
     handles = [module.register_forward_pre_hook(hook(path)) for path, module in modules.items()]
     batches = [inputs] if isinstance(inputs, (Tensor, Mapping)) else inputs
     try:
-        with evaluating(model), torch.no_grad():
+        with eval_mode(model), torch.no_grad():
             for batch in batches:
                 model(**batch) if isinstance(batch, Mapping) else model(batch)
     finally:
@@ -177,7 +177,7 @@ class _Moved:
 
 @torch.no_grad()
 def _moved(path: str, module: Any, spec: CurveSpec, domain_P2: Tensor) -> _Moved:
-    per_edge = module.coefficients.unsqueeze(-1) if spec.bends_input else module.coefficients
+    per_edge = module.coefficients.unsqueeze(-1) if spec.is_per_channel else module.coefficients
     name = f"The curves of {path or 'the model'}"
     denominator = getattr(module, "denominator", None)
     held = (per_edge, module.domain) if denominator is None else (per_edge, module.domain, denominator)
@@ -191,4 +191,4 @@ def _moved(path: str, module: Any, spec: CurveSpec, domain_P2: Tensor) -> _Moved
             f"{name} would not be finite in {fitted.dtype} on a grid of {spec.basis.grid_size} from "
             f"{float(domain_P2[:, 0].min()):g} to {float(domain_P2[:, 1].max()):g}. The model is as it was."
         )
-    return _Moved(module, spec, domain_P2, fitted.squeeze(-1) if spec.bends_input else fitted)
+    return _Moved(module, spec, domain_P2, fitted.squeeze(-1) if spec.is_per_channel else fitted)

@@ -11,8 +11,8 @@ from kansformer.nn.base import base_function
 from kansformer.nn.curves import (
     CurveSpec,
     add_edges,
+    apply_curve,
     attach_curves,
-    bend,
     curve_dtype,
     detach_curves,
     forward_with_curves,
@@ -131,7 +131,7 @@ class KANLinear(nn.Linear):
         if self.weight.is_meta:
             return
         super().reset_parameters()
-        noise = 0.0 if self.curves.bends_input else 0.1 * self.in_features**-0.5
+        noise = 0.0 if self.curves.is_per_channel else 0.1 * self.in_features**-0.5
         reset_curves(self, noise=noise)
 
     def project(self, activated: Tensor) -> Tensor:
@@ -143,8 +143,8 @@ class KANLinear(nn.Linear):
         if self.base == "identity":
             return forward_with_curves(self, x)
         activation = base_function(self.base)
-        if self.curves.bends_input:
-            return self.project(bend(self, x, activation(x)))
+        if self.curves.is_per_channel:
+            return self.project(apply_curve(self, x, activation(x)))
         if self.linear_class is not nn.Linear:
             return add_edges(self, x, self.project(activation(x)))
         return add_edges(self, x, recomputed_linear(activation, x, self.weight, self.bias))

@@ -51,7 +51,7 @@ class Backend:
         return self.device_types is None or device_type in self.device_types
 
 
-# In the order of preference of `auto`, which `kansformer bench --suite backends` measures.
+# In the order of preference of `auto`, which `python -m benchmarks --suite backends` measures.
 BACKENDS = {
     "native": Backend(
         native_curves.apply_curves,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kansformer.errors import ProofError
-from kansformer.nn.modes import evaluating
+from kansformer.nn.eval_mode import eval_mode
 from kansformer.sites.probe import BATCH, TOKENS, probes
 from kansformer.sites.site import Site, Slot, get_slot_target, runs
 from kansformer.sites.surgery import fill_slot, shadow
@@ -168,7 +168,7 @@ def _like(block: nn.Module, modules: Mapping[str, nn.Module]) -> Tensor:
 def undisturbed(block: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients or effects on the random state; everything is put back afterwards."""
     devices = sorted({p.device.index for p in block.parameters() if p.device.type == "cuda"})
-    with _random_state, evaluating(block), torch.no_grad(), torch.random.fork_rng(devices=devices):
+    with _random_state, eval_mode(block), torch.no_grad(), torch.random.fork_rng(devices=devices):
         yield
 
 

@@ -2,15 +2,15 @@
 
 from kansformer.symbolic.fit import fit_symbolic
 from kansformer.symbolic.fits import SymbolicFits
-from kansformer.symbolic.library import ACTIVATIONS, FORMULAS, KAN_LIBRARY, KNOWN, LIBRARY
+from kansformer.symbolic.library import ACTIVATIONS, ALL_SYMBOLS, KAN_LIBRARY, LIBRARY, SCIENCE_LIBRARY
 from kansformer.symbolic.symbol import Partner, Symbol, SymbolLibrary
 
 __all__ = [
     "ACTIVATIONS",
-    "FORMULAS",
+    "ALL_SYMBOLS",
     "KAN_LIBRARY",
-    "KNOWN",
     "LIBRARY",
+    "SCIENCE_LIBRARY",
     "Partner",
     "Symbol",
     "SymbolLibrary",

@@ -139,7 +139,7 @@ ACTIVATIONS = SymbolLibrary([
 LIBRARY = SymbolLibrary([*KAN_LIBRARY, *ACTIVATIONS])
 """The default: all of them."""
 
-FORMULAS = SymbolLibrary([
+SCIENCE_LIBRARY = SymbolLibrary([
     *(symbol for symbol in KAN_LIBRARY if symbol.name not in ("silu", "gelu", "relu", "sign")),
     Symbol(name="arcsin", complexity=4, function=torch.asin, derivative=lambda z, f: (1 - z.square()).rsqrt(),
            sympy=lambda z: _sp().asin(z), domain=(-1.0, 1.0), candidates=inside_unit),
@@ -151,5 +151,5 @@ FORMULAS = SymbolLibrary([
 ])  # fmt: skip
 """Functions of formulas in science: those of `KAN_LIBRARY` without activations, and three more."""
 
-KNOWN = SymbolLibrary([*LIBRARY, *(symbol for symbol in FORMULAS if symbol.name not in LIBRARY.names)])
+ALL_SYMBOLS = SymbolLibrary([*LIBRARY, *(symbol for symbol in SCIENCE_LIBRARY if symbol.name not in LIBRARY.names)])
 """Every function that comes with the package, to look names up."""

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from kansformer.conversion import convert, is_converted, replace_feed_forwards
 from kansformer.errors import ConfigError, ConversionStateError, KansformerError
 from kansformer.nn.curves import curved_modules
+from kansformer.nn.init import spread_curves
 from kansformer.nn.optim import curve_parameters
-from kansformer.nn.spread import spread_curves
 from kansformer.training.data.spec import LANGUAGE_TASKS
 from kansformer.training.recipe import CurveRecipe, ModelRecipe, Recipe
 
@@ -188,7 +188,7 @@ def _choose_trainable(model: nn.Module, recipe: Recipe, fresh: set[str]) -> None
 def _refuse_bent_inputs(model: nn.Module) -> None:
     """LoRA's product sees a layer's input before curves of the layer's own bend it, and its weight sees it after."""
     for path, module in curved_modules(model):
-        if path.endswith(".base_layer") and module.curves.bends_input:
+        if path.endswith(".base_layer") and module.curves.is_per_channel:
             raise ConfigError(
                 f"lora reaches {path.removesuffix('.base_layer')}, whose {module.curves.edges} curves bend its input, "
                 "so its product could not be added to the weight. Take other target_modules, edges full or low_rank, "

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainerCallback
 
-from kansformer.files import write_text_whole
+from kansformer.files import atomic_write_text
 from kansformer.nn import refine_grid, update_grid
 from kansformer.nn.optim import CURVE_GROUP, curve_parameters
 from kansformer.nn.penalties import smoothness_penalty, sparsity_penalty
@@ -185,7 +185,7 @@ def _keep_rows_up_to(path: Path, step: int) -> None:
         rows = [row for row in whole[1:] if int(row[0]) <= step]
     text = io.StringIO(newline="")
     csv.writer(text).writerows([list(LOSS_COLUMNS), *rows])
-    write_text_whole(path, text.getvalue())
+    atomic_write_text(path, text.getvalue())
 
 
 def _is_number(value: object) -> bool:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kansformer.errors import DataError
-from kansformer.nn.modes import evaluating
+from kansformer.nn.eval_mode import eval_mode
 from kansformer.training.report import Progress, StepReport
 
 
@@ -54,7 +54,7 @@ def mean_loss(model: nn.Module, blocks_NT: Tensor, batch_size: int = 16, *, prog
     device = next(model.parameters()).device
     batches = blocks_NT.split(batch_size)
     begin, total, tokens = time.perf_counter(), 0.0, 0
-    with evaluating(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad():
         for step, batch in enumerate(batches, start=1):
             batch = batch.to(device)
             predicted = batch.shape[0] * (batch.shape[1] - 1)

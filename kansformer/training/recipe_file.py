@@ -10,8 +10,8 @@ import yaml
 from yaml.composer import ComposerError
 
 from kansformer.errors import ConfigError
-from kansformer.files import write_text_whole
-from kansformer.reading import DEEPEST, check_plain
+from kansformer.files import atomic_write_text
+from kansformer.safe_io import MAX_DEPTH, check_json_value
 from kansformer.training.recipe import Recipe
 
 MOST_NODES = 100_000
@@ -37,8 +37,8 @@ class _Loader(yaml.SafeLoader):
         """
         mark = self.peek_event().start_mark
         is_alias = self.check_event(yaml.AliasEvent)
-        if self._depth > DEEPEST:  # before more is read: PyYAML takes the square of the depth
-            raise ComposerError(None, None, f"found more than {DEEPEST} levels of nesting", mark)
+        if self._depth > MAX_DEPTH:  # before more is read: PyYAML takes the square of the depth
+            raise ComposerError(None, None, f"found more than {MAX_DEPTH} levels of nesting", mark)
         self._depth += 1
         node = super().compose_node(parent, index)
         self._depth -= 1
@@ -113,7 +113,7 @@ def dump_recipe(recipe: Recipe) -> str:
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
     """Write a recipe as YAML."""
-    write_text_whole(path, dump_recipe(recipe))
+    atomic_write_text(path, dump_recipe(recipe))
 
 
 def first_difference(one: Recipe, other: Recipe) -> str | None:
@@ -128,7 +128,7 @@ def _load(text: str, place: str) -> Any:
         values = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
     except Exception as error:  # beside YAML's own, whatever Python says of impossible dates, numbers and depths
         raise ConfigError(f"{place} is no YAML: {' '.join(str(error).split())!s:.600}.") from None
-    check_plain(values, place, ConfigError)
+    check_json_value(values, place, ConfigError)
     return values
 
 

@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 from transformers import TrainingArguments
 
 from kansformer.errors import CheckpointError, ConfigError, DataError
-from kansformer.reading import read_json
+from kansformer.safe_io import read_json
 from kansformer.training.data import PreparedData
 from kansformer.training.recipe import Recipe
 from kansformer.training.recipe_file import first_difference, read_recipe

@@ -13,7 +13,7 @@ from transformers import EarlyStoppingCallback, ProgressCallback, TrainingArgume
 from transformers.trainer_callback import PrinterCallback
 
 from kansformer.errors import InterruptedRunError
-from kansformer.files import refuse_used, write_text_whole
+from kansformer.files import atomic_write_text, check_unused
 from kansformer.training.arguments import training_arguments
 from kansformer.training.build import build_model, merge_lora, plain_model
 from kansformer.training.callbacks import CurvePenalties, CurveWarmUp, GridSchedule, Reporter
@@ -69,7 +69,7 @@ def train(
     state = PartialState(**({"cpu": True} if no_accelerator else {}))
     checkpoint = find_checkpoint(recipe, output) if resume else None
     if not resume:
-        refuse_used(output)
+        check_unused(output)
     arguments = training_arguments(recipe, output)
     refuse_impossible(recipe, arguments)
     register_groups()
@@ -135,7 +135,7 @@ def train(
         facts=run_facts(data.facts, arguments.device, state.num_processes),
     )
     if state.is_main_process:
-        write_text_whole(output / RESULT_FILE, json.dumps(result.to_dict(), indent=2) + "\n")
+        atomic_write_text(output / RESULT_FILE, json.dumps(result.to_dict(), indent=2) + "\n")
     state.wait_for_everyone()
     return result
 

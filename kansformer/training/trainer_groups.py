@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kansformer.importing import after_import
+from kansformer.import_hooks import after_import
 from kansformer.nn.optim import CURVE_GROUP, curve_parameters, split_curves
 
 MULTIPLIER = "curve_lr_multiplier"

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from kansformer.errors import ConfigError
-from kansformer.fitting import KAN, Edge, FitHistory, node_scores
-from kansformer.fitting.linearize import layer_state
+from kansformer.kan import KAN, Edge, FitHistory, node_scores
+from kansformer.kan.linearize import layer_state
 from kansformer.views.figure import figure_class
 
 if TYPE_CHECKING:

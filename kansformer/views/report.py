@@ -86,7 +86,7 @@ def report_data(summary: ModelSummary) -> dict[str, Any]:
 def _dots(summary: ModelSummary, score: str) -> dict[str, list]:
     """Score, 1 - R² at recorded inputs, function and slot of all edges, or of a sample of them."""
     values = torch.cat([getattr(slot.scores, score).flatten() for slot in summary.slots])
-    r2 = torch.cat([slot.faith.r2 for slot in summary.slots])
+    r2 = torch.cat([slot.fidelity.r2 for slot in summary.slots])
     functions = torch.cat([slot.fits.symbols for slot in summary.slots])
     slots = torch.cat([torch.full((len(slot.fits),), i) for i, slot in enumerate(summary.slots)])
     if len(values) > MOST_DOTS:
@@ -129,8 +129,8 @@ def _rows(slot: SlotSummary, edges: Tensor, score: str) -> list[dict[str, Any]]:
             "score": _number(float(values[e])),
             "function": int(fits.symbols[e]),
             "r2": _number(float(fits.r2[e])),
-            "tokens": _number(float(slot.faith.r2[edge])),
-            "learned": _number(float(slot.faith.r2_learned[edge])),
+            "tokens": _number(float(slot.fidelity.r2[edge])),
+            "learned": _number(float(slot.fidelity.r2_learned[edge])),
             "formula": ("base + " if slot.part == "learned" else "") + _formula(fits, e),
             "outside": _number(float(slot.recorded.outside[ref.input])),
             "from": _number(float(curves.x[e, 0])),

@@ -7,7 +7,7 @@ import torch
 from kansformer import KAN, find_formula, fit, fit_symbolic, prune
 from kansformer.basis import BASES, Basis, fit_curves, refit_curves
 from kansformer.errors import DataError, KansformerError
-from kansformer.fitting import KANRegressor
+from kansformer.kan import KANRegressor
 
 X = torch.rand(40, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2 - 1
 Y = X[:, [0]] ** 2 + X[:, [1]]

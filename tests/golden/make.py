@@ -23,9 +23,9 @@ from safetensors.torch import save_file
 import kansformer
 from kansformer import KAN, KANConfig, convert, save_curves, set_backend
 from kansformer.conversion import replace_feed_forwards
-from kansformer.files import written_whole
-from kansformer.fitting import Edge, fix_symbol, save_kan
-from kansformer.symbolic import KNOWN
+from kansformer.files import atomic_folder
+from kansformer.kan import Edge, fix_symbol, save_kan
+from kansformer.symbolic import ALL_SYMBOLS
 from kansformer.training.recipe import Recipe
 from kansformer.training.recipe_file import write_recipe
 
@@ -155,7 +155,7 @@ def make_curves(_: str, folder: Path) -> None:
 def make_network(name: str, folder: Path) -> None:
     """A network with product nodes, an edge that is gone and one that is a formula; or with every formula there is."""
     if name == "formulas":
-        symbols = [symbol.name for symbol in KNOWN]
+        symbols = [symbol.name for symbol in ALL_SYMBOLS]
         model = KAN([len(symbols), 1], seed=SEED)
     else:
         symbols = ["sin"]
@@ -215,7 +215,7 @@ def make(path: str) -> None:
     folder = FOLDER / path
     if folder.exists():
         raise FileExistsError(f"{path} is there, and old files are never made again.")
-    with written_whole(folder) as partial:
+    with atomic_folder(folder) as partial:
         KINDS[kind][0](name, partial)
         versions = {p.__name__: p.__version__ for p in (kansformer, transformers, safetensors)}
         made_by = {

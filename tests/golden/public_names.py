@@ -24,7 +24,7 @@ MODULES = (
     "kansformer.conversion",
     "kansformer.embedded",
     "kansformer.errors",
-    "kansformer.fitting",
+    "kansformer.kan",
     "kansformer.hub",
     "kansformer.interp",
     "kansformer.nn",

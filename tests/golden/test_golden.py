@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM
 import kansformer
 from kansformer import is_converted, load_curves, save_curves, set_backend
 from kansformer.errors import CheckpointError
-from kansformer.fitting import load_kan, save_kan
+from kansformer.kan import load_kan, save_kan
 from kansformer.training.recipe_file import read_recipe, write_recipe
 
 FOLDER = Path(__file__).resolve().parent
@@ -34,8 +34,8 @@ CHECKPOINTS, CURVES, NETWORKS, RECIPES = (sorted((FOLDER / kind).iterdir()) for 
 # The modules that read a format, and the files that hold its version.
 READERS = {
     "kansformer.conversion.record": [(path / "config.json", "quantization_config") for path in CHECKPOINTS],
-    "kansformer.hub.curves_only": [(path / "curves" / "curves.json", None) for path in CURVES],
-    "kansformer.fitting.saving": [(path / "kan.json", None) for path in NETWORKS],
+    "kansformer.hub.adapter": [(path / "curves" / "curves.json", None) for path in CURVES],
+    "kansformer.kan.saving": [(path / "kan.json", None) for path in NETWORKS],
 }
 
 
@@ -145,8 +145,8 @@ def test_a_newer_version_says_what_to_install(reader, tmp_path):
     before = [*plain.state_dict()]
     load = {
         "kansformer.conversion.record": AutoModelForCausalLM.from_pretrained,
-        "kansformer.hub.curves_only": lambda folder: load_curves(plain, folder),
-        "kansformer.fitting.saving": load_kan,
+        "kansformer.hub.adapter": lambda folder: load_curves(plain, folder),
+        "kansformer.kan.saving": load_kan,
     }[reader]
     with pytest.raises(CheckpointError, match=rf"version {newest + 1}.*pip install --upgrade kansformer"):
         load(tmp_path)

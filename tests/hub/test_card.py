@@ -12,12 +12,12 @@ from typer.testing import CliRunner
 from kansformer import KAN, KANConfig, convert, revert
 from kansformer.cli import app
 from kansformer.errors import CheckpointError
-from kansformer.fitting import save_kan
 from kansformer.hub import card as card_module
 from kansformer.hub import write_card
 from kansformer.hub.card import is_generated
-from kansformer.hub.contents import read_contents
+from kansformer.hub.model_folder import read_contents
 from kansformer.interp import summary
+from kansformer.kan import save_kan
 from kansformer.training.outcome import TrainingResult
 
 TRAINING = {

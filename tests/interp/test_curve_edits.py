@@ -16,7 +16,7 @@ def test_the_edge_follows_the_function_and_comes_back(settings, make_bent, batch
     before = model(**batch).logits
     for place in find_places(model):
         edge = EdgeRef(place.site, place.slot, 3, 7 if place.has_weights else 3)
-        bent_before_weights = place.module.curves.bends_input and place.has_weights
+        bent_before_weights = place.module.curves.is_per_channel and place.has_weights
         edit = edit_curve(model, edge, lambda x: 0.3 * x - 0.1)
         curve = edge_curves(model, edge.site, edge.slot, inputs=[3], outputs=[7])
         factor = place.module.weight[7, 3] if bent_before_weights else 1.0

@@ -46,7 +46,7 @@ def phi(module, x_NI):
 
 
 def _alone_at_zero(module, i):
-    from kansformer.interp.functions import edge_features, edge_weights
+    from kansformer.interp.edge_features import edge_features, edge_weights
 
     features = edge_features(module, torch.zeros(1, 1), slice(i, i + 1))[0, 0]
     return edge_weights(module, slice(i, i + 1))[0] @ features

@@ -28,7 +28,7 @@ def test_attribution_is_the_slope_of_the_loss(settings, make_bent, batch):
 
 
 def _loss_with_edge_moved(model, place, i, o, step, batch):
-    from kansformer.interp.functions import edge_features, edge_weights
+    from kansformer.interp.edge_features import edge_features, edge_weights
 
     def hook(module, args, kwargs, output):
         x = args[0].reshape(-1, args[0].shape[-1])[:, i : i + 1]

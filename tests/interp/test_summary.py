@@ -8,7 +8,7 @@ from interp_models import CONFIGS
 
 from kansformer.errors import ConfigError, ConversionStateError, DataError
 from kansformer.interp import EdgeRef, edge_curves, edit_curve, record_edges, summarize
-from kansformer.interp.control import RandomEdges
+from kansformer.interp.baseline import RandomEdges
 from kansformer.interp.curves import sample_points
 from kansformer.interp.places import find_places
 from kansformer.symbolic import KAN_LIBRARY, LIBRARY, fit_symbolic
@@ -112,7 +112,7 @@ def test_a_learned_sine_is_found_beneath_its_base(make_bent, batch):
     edit_curve(model, EdgeRef(place.site, place.slot, 3, 3), lambda x: torch.nn.functional.silu(x) + torch.sin(2 * x))
     with torch.enable_grad():
         slot = summarize(model, batch, part="learned").slots[0]
-    assert slot.fits.names[3] == "sin" and slot.faith.r2_learned[3] > 0.99
+    assert slot.fits.names[3] == "sin" and slot.fidelity.r2_learned[3] > 0.99
     assert set(slot.fits.names[:3]) == {"constant"}
 
 

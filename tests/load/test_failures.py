@@ -14,12 +14,12 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from kansformer import KANConfig, convert, load_curves, revert, save_curves
 from kansformer.conversion.replace import replace_feed_forwards
-from kansformer.files import written_whole
-from kansformer.fitting.network import KAN
-from kansformer.fitting.saving import load_kan, save_kan
+from kansformer.files import atomic_folder
 from kansformer.interp import EdgeRef, edge_scores, edit_curve, prune, record_edges, replace_edges
 from kansformer.interp.pruning import drop_straight_curves, prune_channels
 from kansformer.interp.ranks import reduce_rank
+from kansformer.kan.network import KAN
+from kansformer.kan.saving import load_kan, save_kan
 from kansformer.nn.curves import curved_modules
 
 # A failure between two lines may leave a file or a temporary folder to Python, which closes it and says so.
@@ -226,7 +226,7 @@ def test_a_failure_anywhere_leaves_the_model_as_it_was(name, thorough, folder):
 
 
 def write_text(folder, text):
-    with written_whole(folder) as new:
+    with atomic_folder(folder) as new:
         (new / "text").write_text(text)
 
 

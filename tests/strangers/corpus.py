@@ -9,9 +9,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from kansformer import KAN, KANConfig, convert, save_curves
 from kansformer.conversion import ConversionRecord, replace_feed_forwards
 from kansformer.conversion.checkpoint import record_of
-from kansformer.fitting import save_kan
 from kansformer.hub import write_card
-from kansformer.symbolic import KNOWN
+from kansformer.kan import save_kan
+from kansformer.symbolic import ALL_SYMBOLS
 
 SHAPE = dict(vocab_size=24, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2)
 MODELS = {
@@ -97,8 +97,8 @@ def make_corpus(folder: Path, recipes: Path) -> None:
         _write(card / "origin" / "kansformer.json", {"license": "mit"})
         (card / "origin" / "README.md").write_text(HEADER, encoding="utf-8")
     network = KAN([2, [2, 1], 1], grid_size=3)
-    network.formulas[0].add(0, 1, KNOWN.named("sin"), (1.0, 0.5, 2.0, 0.0))
-    network.formulas[1].add(0, 0, KNOWN.named("x^2"), (1.0, 0.0, 1.0, 0.0))
+    network.formulas[0].add(0, 1, ALL_SYMBOLS.named("sin"), (1.0, 0.5, 2.0, 0.0))
+    network.formulas[1].add(0, 0, ALL_SYMBOLS.named("x^2"), (1.0, 0.0, 1.0, 0.0))
     for kind in ("kan", "kan-card"):
         save_kan(network, folder / kind / "sums")
         save_kan(KAN([1, 2], basis="rational", dtype=torch.float32), folder / kind / "rational")

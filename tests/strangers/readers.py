@@ -25,11 +25,11 @@ from kansformer.config import QUANT_METHOD
 from kansformer.conversion import ConversionRecord
 from kansformer.conversion.checkpoint import TRIPWIRE
 from kansformer.errors import KansformerError
-from kansformer.fitting import compile_formula, load_kan
 from kansformer.hub import write_card
-from kansformer.hub.contents import read_contents
+from kansformer.hub.model_folder import read_contents
+from kansformer.kan import kan_from_formula, load_kan
 from kansformer.nn.curves import CURVE_PARAMETERS, curved_modules
-from kansformer.reading import read_json
+from kansformer.safe_io import read_json
 from kansformer.training.data.files import table_rows
 from kansformer.training.recipe_file import dump_recipe, read_recipe
 from kansformer.training.refusals import find_checkpoint
@@ -153,7 +153,7 @@ def read_tables(folder: Path, rng: random.Random) -> None:
 def compile_a_formula(folder: Path, rng: random.Random) -> None:
     """A network from an expression of any kind."""
     formula = rng.choice(TEXTS) if rng.random() < 0.2 else _expression(rng, 3)
-    model = compile_formula(formula)
+    model = kan_from_formula(formula)
     numbers = list(model.state_dict().values())
     _see(all(bool(tensor.isfinite().all()) for tensor in numbers), f"{formula} gives numbers that are not finite")
 

@@ -5,7 +5,7 @@ import torch
 
 from kansformer import KAN, create_dataset, fit
 from kansformer.errors import ConfigError, SlotError
-from kansformer.fitting import Edge, fix_symbol, prune
+from kansformer.kan import Edge, fix_symbol, prune
 from kansformer.views import plot_edge, plot_history, plot_kan
 
 pytest.importorskip("matplotlib", reason="needs the extra plot: pip install 'kansformer[plot]'")

@@ -1,0 +1,81 @@
+"""Checks of arguments: each returns the value, or raises a sentence with the name, the value and the choices."""
+
+import math
+import operator
+from collections.abc import Collection
+
+from kansformer.errors import ConfigError, KansformerError
+
+
+def check_choice(name: str, value: object, choices: Collection[str], error: type[KansformerError] = ConfigError) -> str:
+    """Return `value` if it is one of the choices.
+
+    Raises:
+        KansformerError: it is not; `error` says which class.
+    """
+    if not isinstance(value, str) or value not in choices:
+        raise error(f"Unknown {name} {value!r}. Choose one of: {', '.join(choices)}.")
+    return value
+
+
+def check_integer(
+    name: str,
+    value: object,
+    minimum: int | None = None,
+    maximum: int | None = None,
+    error: type[KansformerError] = ConfigError,
+) -> int:
+    """Return `value` as an int if it is a whole number in the range; numpy's integers are, booleans are not.
+
+    Raises:
+        KansformerError: it is not; `error` says which class.
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = None
+    if number is None or (minimum is not None and number < minimum) or (maximum is not None and number > maximum):
+        raise error(f"{name} must be a whole number{_range(minimum, maximum)}, got {value!r}.")
+    return number
+
+
+def check_number(
+    name: str,
+    value: object,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    *,
+    above: float | None = None,
+    error: type[KansformerError] = ConfigError,
+) -> float:
+    """Return `value` as a float if it is a finite number in the range.
+
+    Args:
+        name: of the argument, for the message.
+        value: what was given.
+        minimum, maximum: ends of the range, which belong to it; None for no bound.
+        above: an end that does not belong to it.
+        error: the class that is raised.
+
+    Raises:
+        KansformerError: it is not such a number.
+    """
+    try:
+        number = math.nan if isinstance(value, (bool, str)) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    inside = math.isfinite(number) and (above is None or number > above)
+    if not inside or (minimum is not None and number < minimum) or (maximum is not None and number > maximum):
+        limits = f" above {above:g}" if above is not None else _range(minimum, maximum)
+        raise error(f"{name} must be a finite number{limits}, got {value!r}.")
+    return number
+
+
+def _range(minimum: float | None, maximum: float | None) -> str:
+    if minimum is not None and maximum is not None:
+        return f" from {minimum:g} to {maximum:g}"
+    if minimum is not None:
+        return f" of at least {minimum:g}"
+    return "" if maximum is None else f" of at most {maximum:g}"

@@ -1,0 +1,197 @@
+"""Curves without their model: what was learned on top of weights that everyone has, in two small files."""
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from kansformer.conversion import ConversionRecord
+from kansformer.conversion.checkpoint import check_record, record_of
+from kansformer.conversion.convert import rebuild
+from kansformer.conversion.drop import refuse_adapters
+from kansformer.conversion.record import base_prefix
+from kansformer.errors import CheckpointError, ConfigError, ConversionStateError
+from kansformer.files import atomic_folder, check_unused
+from kansformer.hub.weight_checksum import Fingerprint, fingerprint_of, refuse_other_weights
+from kansformer.hub.weights import CURVE_TENSORS, refuse_unusable
+from kansformer.nn.curves import curved_modules
+from kansformer.nn.transaction import transaction
+from kansformer.safe_io import read_json, read_tensors
+
+FORMAT_VERSION = 1
+SETTINGS, TENSORS = "curves.json", "curves.safetensors"
+
+
+def save_curves(model: nn.Module, folder: str | Path, *, also: Collection[str] = ()) -> Path:
+    """Write the curves of a converted model, without its other weights.
+
+    It is meant for a model of which only the curves were trained. The others are written as a fingerprint, by which
+    `load_curves` knows them again.
+
+    Args:
+        model: converted, its weights in memory.
+        folder: what `save_curves` wrote there before is replaced.
+        also: paths of further modules whose weights are written, such as the new head "score" of a classifier.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConversionStateError: the model is not converted, has adapters, or its feed-forward networks were replaced by
+            narrower ones, whose weights no other model has.
+        CheckpointError: the folder holds other files, a weight is not in memory or quantised, or a curve is not finite.
+        ConfigError: there is no such further module, or it has no weights.
+    """
+    record = record_of(model)
+    if record is None:
+        raise ConversionStateError("The model is not converted, so there are no curves to save.")
+    refuse_adapters(model)
+    if record.widths:
+        raise ConversionStateError(
+            "The feed-forward networks were replaced by narrower ones, whose weights belong to the curves. Save the "
+            "whole model with save_pretrained."
+        )
+    check_record(model)
+    folder = Path(folder)
+    if not folder.is_dir() or {file.name for file in folder.iterdir()} != {SETTINGS, TENSORS}:
+        check_unused(folder)
+    places = _places(model, _names_below(model, also))
+    fingerprint = fingerprint_of(model, without=places)
+    _refuse_impossible(places)
+    settings = {
+        "format_version": FORMAT_VERSION,
+        "architecture": type(model).__name__,
+        "conversion": record.to_dict(),
+        "also": sorted(also),
+        **fingerprint.to_dict(),
+    }
+    from safetensors.torch import save_file
+
+    with atomic_folder(folder) as partial:
+        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in places.items()}
+        save_file(tensors, partial / TENSORS, metadata={"format": "pt"})
+        (partial / SETTINGS).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    return folder
+
+
+def load_curves(model: nn.Module, folder: str | Path, *, check_weights: bool = True) -> nn.Module:
+    """Give a plain model the curves that `save_curves` wrote, in place.
+
+    On the weights beside which the curves were trained, in the same dtype, its outputs are those of the trained model,
+    bit for bit. In another dtype the curves are rounded as the weights are.
+
+    Args:
+        model: the plain model that the curves were trained on, with any head; or one with the same curves already,
+            which take the new values.
+        folder: what `save_curves` wrote.
+        check_weights: refuse weights with other values than those that the curves were trained on. Without it any model
+            of the same names and shapes takes them, such as another fine-tuning of the same model.
+
+    Returns:
+        The same model, converted.
+
+    Raises:
+        CheckpointError: the folder holds no curves, they do not fit the model, or its weights are others.
+        ConversionStateError: the model has other curves already, is quantised, or has adapters. It is left as it was
+            after any error.
+        ConfigError: it has no such part as one whose weights were written with the curves.
+    """
+    settings, tensors = _read(Path(folder))
+    record = ConversionRecord.from_dict(settings["conversion"])
+    if record.widths:  # the weights that would have to go are the model's own
+        raise CheckpointError(f"{SETTINGS} speaks of narrower layers, which save_curves never writes. It was changed.")
+    saved = Fingerprint.from_dict(settings)
+    refuse_adapters(model)
+    own = record_of(model)
+    if own is None and getattr(getattr(model, "config", None), "quantization_config", None) is not None:
+        raise ConversionStateError("The model is quantised. Load the curves into the float model and quantise that.")
+    if own is not None and own.to_dict() != record.to_dict():
+        raise ConversionStateError(
+            "The model has other curves already. Load them into the plain model: revert(model) gives it back."
+        )
+    further = _names_below(model, settings["also"])
+    without = further if own is None else _places(model, further)
+    same_dtype = refuse_other_weights(saved, fingerprint_of(model, without=without), values=check_weights)
+    with transaction(model, replaced=without.values()):
+        if own is None:
+            rebuild(model, record, most=sum(tensor.numel() for tensor in tensors.values()))
+        places = _places(model, further)
+        _refuse_impossible(tensors, places)
+        new = {
+            name: tensors[name].to(device=place.device, dtype=tensors[name].dtype if same_dtype else place.dtype)
+            for name, place in places.items()
+        }
+        for name, place in places.items():
+            place.data = new[name]
+        return model
+
+
+def _places(model: nn.Module, further: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that a file holds, by their names in it, which count from the base model."""
+    places = {
+        f"{path}.{name}": getattr(module, name)
+        for path, module in curved_modules(model)
+        for name in CURVE_TENSORS
+        if hasattr(module, name)
+    }
+    prefix = base_prefix(model)
+    return {name.removeprefix(prefix): tensor for name, tensor in places.items()} | dict(further)
+
+
+def _names_below(model: nn.Module, paths: Collection[str]) -> dict[str, Tensor]:
+    """The weights and saved buffers of further modules, by their names in the model; those of curves left out."""
+    found: dict[str, Tensor] = {}
+    curves = {id(getattr(module, name, None)) for _, module in curved_modules(model) for name in CURVE_TENSORS}
+    for path in paths:
+        try:
+            module = model.get_submodule(path)
+        except AttributeError:
+            raise ConfigError(
+                f"{type(model).__name__} has no module {path!r:.200}, whose weights go with the curves."
+            ) from None
+        below = module.state_dict(prefix=f"{path}.", keep_vars=True)
+        if not path or not below:
+            raise ConfigError(f"{path!r:.200} is no part of {type(model).__name__} with weights of its own.")
+        found |= {name: tensor for name, tensor in below.items() if id(tensor) not in curves}
+    return found
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not (folder / SETTINGS).is_file() or not (folder / TENSORS).is_file():
+        raise CheckpointError(f"{str(folder)!r} holds no curves: {SETTINGS} and {TENSORS} are what save_curves writes.")
+    settings = read_json(folder / SETTINGS)
+    version = settings.get("format_version") if isinstance(settings, dict) else None
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{SETTINGS} has format version {version!r:.40}; this package reads {FORMAT_VERSION}. If it is newer: "
+            "pip install --upgrade kansformer."
+        )
+    also = settings.get("also")
+    if not isinstance(also, list) or not all(isinstance(path, str) for path in also) or "conversion" not in settings:
+        raise CheckpointError(f"{SETTINGS} in {str(folder)!r} does not say which curves there are. Save them again.")
+    return settings, read_tensors(folder / TENSORS)
+
+
+def _refuse_impossible(tensors: Mapping[str, Tensor], places: Mapping[str, Tensor] | None = None) -> None:
+    """See that tensors are finite, domains have a width, and names and shapes are those of their places.
+
+    Raises:
+        CheckpointError: the first of them that is not.
+    """
+    places = tensors if places is None else places
+    for name in sorted({*tensors, *places}):
+        if name not in tensors:
+            raise CheckpointError(f"The curves do not fit the model: {name} is missing in the file.")
+        if name not in places:
+            raise CheckpointError(f"The curves do not fit the model: it has no place for {name}.")
+        tensor, wanted = tensors[name], tuple(places[name].shape)
+        if tuple(tensor.shape) != wanted:
+            raise CheckpointError(
+                f"The curves do not fit the model: {name} has shape {tuple(tensor.shape)} instead of {wanted}."
+            )
+        if tensor.is_floating_point() != places[name].is_floating_point():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise CheckpointError(f"The curves do not fit the model: {name} has numbers of the kind {kind}.")
+        refuse_unusable(name, tensor)

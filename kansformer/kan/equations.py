@@ -1,0 +1,155 @@
+"""Networks as solutions of differential equations, by Levenberg-Marquardt on the equations' residuals.
+
+Shape letters: N points, D inputs and K outputs of the network, R residuals of a point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kansformer.errors import ConfigError, DataError, ShapeError
+from kansformer.kan import jets
+from kansformer.kan.fit import few_threads
+from kansformer.kan.history import FitHistory, Run
+from kansformer.kan.least_squares import Evaluation, levenberg_marquardt
+from kansformer.kan.network import KAN
+
+
+@dataclass(frozen=True)
+class Derivatives:
+    """A network at points.
+
+    Args:
+        x: the points, (N, D).
+        value: the outputs, (N, K).
+        first: their derivatives by every input, (N, K, D).
+        second: the second derivative by every input, (N, K, D); mixed ones are not here.
+    """
+
+    x: Tensor
+    value: Tensor
+    first: Tensor
+    second: Tensor
+
+
+@dataclass(frozen=True)
+class Equation:
+    """What shall be zero at points: a differential equation inside, or a condition on the boundary.
+
+    Args:
+        points: (N, D).
+        residual: from `Derivatives` to (N,) or (N, R), each row from its own point only; differentiable.
+        weight: of the mean square over the points, beside other equations.
+    """
+
+    points: Tensor
+    residual: Callable[[Derivatives], Tensor]
+    weight: float = 1.0
+
+
+def solve_equations(
+    model: KAN,
+    equations: Sequence[Equation],
+    *,
+    steps: int = 50,
+    grid_update_every: int = 5,
+    tolerance: float = 1e-6,
+    progress: bool = True,
+) -> FitHistory:
+    """Fit a network to differential equations, in place.
+
+    All derivatives are exact. Start on a coarse grid, then `refine_grid` and solve again.
+
+    Args:
+        model: the network; its curves should bend at least twice (B-splines of order 3 or more).
+        equations: inside and on the boundary.
+        steps: of Levenberg-Marquardt.
+        grid_update_every: steps between moving hidden grids to their inputs, in the first 60 % of the steps; 0 leaves
+            all grids.
+        tolerance: it ends when four steps improve the residuals by less than this share.
+        progress: show a bar.
+
+    Returns:
+        The root of the weighted mean squares, after every step, as `train_error`.
+
+    Raises:
+        ConfigError: there is no equation, or a weight is not positive.
+        ShapeError: points or residuals have the wrong shape.
+        DataError: points, or residuals before the first step, are not finite.
+    """
+    if not equations:
+        raise ConfigError("There is no equation to solve.")
+    weight = model.layers[0].weight
+    placed = []
+    for number, equation in enumerate(equations):
+        if not 0 < equation.weight < float("inf"):
+            raise ConfigError(f"The weight of equation {number} must be a positive number, got {equation.weight!r}.")
+        points = equation.points.to(weight)
+        if points.ndim != 2 or points.shape[1] != sum(model.width[0]) or not len(points):
+            raise ShapeError(
+                f"The points of equation {number} must be (points, {sum(model.width[0])}), got {tuple(points.shape)}."
+            )
+        if not points.isfinite().all():
+            raise DataError(f"The points of equation {number} are not finite.")
+        placed.append(Equation(points, equation.residual, equation.weight))
+    points = torch.cat([equation.points for equation in placed])
+    problem = _Equations(model, placed)
+    if not problem.evaluate().residuals.isfinite().all():
+        raise DataError("The equations' residuals are not finite for the network as it is.")
+    run = Run(model, points, steps, grid_update_every=grid_update_every, tolerance=tolerance, progress=progress)
+    with few_threads(points.shape[0] * sum(p.numel() for p in model.parameters())):
+        levenberg_marquardt(run, problem)
+    return run.history
+
+
+class _Equations:
+    """The residuals of all equations, each over the root of its number of points."""
+
+    def __init__(self, model: KAN, equations: list[Equation]) -> None:
+        self.model = model
+        self.equations = [(equation, jets.InputJets(equation.points)) for equation in equations]
+
+    def evaluate(self) -> Evaluation:
+        model = self.model
+        parts = [(equation, *jets.network_jets(model, inputs)) for equation, inputs in self.equations]
+        residuals = [_residuals(equation, outputs) for equation, outputs, _ in parts]
+
+        def linearize() -> tuple[Tensor, None]:
+            rows = []
+            for equation, outputs, layers in parts:
+                slope_NRKJ = _slopes(equation, outputs)
+                rows.append(jets.jacobian(model, layers, slope_NRKJ).flatten(0, 1))
+            return torch.cat(rows), None
+
+        return Evaluation(torch.cat([part.flatten() for part in residuals]), linearize)
+
+
+def _residuals(equation: Equation, outputs: Tensor) -> Tensor:
+    """(N, R), times the root of the weight over the number of points."""
+    value, first, second = outputs[..., 0], *outputs[..., 1:].chunk(2, dim=-1)
+    residual = equation.residual(Derivatives(equation.points, value, first, second))
+    if residual.ndim == 1:
+        residual = residual.unsqueeze(-1)
+    if residual.ndim != 2 or len(residual) != len(equation.points):
+        raise ShapeError(
+            f"A residual must have a row for each of the {len(equation.points)} points, got {tuple(residual.shape)}."
+        )
+    return residual * (equation.weight / len(residual)) ** 0.5
+
+
+def _slopes(equation: Equation, outputs: Tensor) -> Tensor:
+    """Derivatives of the residuals by the outputs' jets, (N, R, K, J)."""
+    with torch.enable_grad():
+        leaf = outputs.detach().requires_grad_()
+        residuals = _residuals(equation, leaf)
+        if not residuals.requires_grad:
+            return leaf.new_zeros(len(leaf), residuals.shape[1], *leaf.shape[1:])
+        columns = [
+            torch.autograd.grad(column.sum(), leaf, retain_graph=True, materialize_grads=True)[0]
+            for column in residuals.unbind(dim=1)
+        ]
+    return torch.stack(columns, dim=1)

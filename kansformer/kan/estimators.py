@@ -1,0 +1,259 @@
+"""Stand-alone networks as scikit-learn estimators; the only module here that needs scikit-learn.
+
+Shape letters: N samples, I inputs, O outputs of the network.
+"""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
+from torch import Tensor
+
+from kansformer.errors import ConfigError, DataError
+from kansformer.kan.data import check_squares
+from kansformer.kan.fit import fit
+from kansformer.kan.history import FitHistory
+from kansformer.kan.network import KAN
+
+# Values that differ by less than this share of the largest are one value, rounded.
+ROUNDING = 10 * np.finfo(np.float64).eps
+
+
+class KANRegressor(RegressorMixin, BaseEstimator):
+    """A Kolmogorov-Arnold network (Liu et al., 2024) that predicts one or several numbers.
+
+    Inputs are scaled to [-1, 1] from their ranges in training, and targets to mean 0 and standard deviation 1. At
+    prediction a value outside its range counts as the nearest one in it, and a column that never varied in training
+    counts for nothing.
+
+    Args:
+        hidden: nodes of the hidden layers; a pair [sums, products] for a layer with product nodes.
+        grid_size, order, basis: of all curves, as in `KAN`.
+        steps: optimizer steps, as in `fit`.
+        sparsity: weight of the edges' sizes in the loss, 0 or more.
+        smoothness: weight of how much the curves bend in the loss, 0 or more: about 1e-4 for samples without noise, and
+            3e-2 for a few hundred noisy ones.
+        optimizer: `lm`, `lbfgs` or `adam`, as in `fit`; the latter takes some hundred steps.
+        random_state: seed of the first coefficients, or a `numpy.random.RandomState` to draw it from; None is seed 0.
+
+    Attributes:
+        model_: the network, of scaled inputs and targets.
+        history_: errors of the scaled targets after every step.
+        n_features_in_, feature_names_in_: I, and the columns' names if all have one.
+        input_center_, input_reach_: (I,). The network sees (x - center) / reach; reach is infinite if x never varied.
+        target_mean_, target_deviation_: (O,). Predictions are the network's outputs · deviation + mean; deviation is 0
+            if y never varied.
+    """
+
+    model_: KAN
+    history_: FitHistory
+    input_center_: np.ndarray
+    input_reach_: np.ndarray
+    target_mean_: np.ndarray
+    target_deviation_: np.ndarray
+
+    def __init__(
+        self,
+        hidden: Sequence[int | Sequence[int]] = (5,),
+        *,
+        grid_size: int = 5,
+        order: int = 3,
+        basis: str = "bspline",
+        steps: int = 20,
+        sparsity: float = 0.0,
+        smoothness: float = 3e-3,
+        optimizer: str = "lm",
+        random_state: Any = None,
+    ) -> None:
+        self.hidden = hidden
+        self.grid_size = grid_size
+        self.order = order
+        self.basis = basis
+        self.steps = steps
+        self.sparsity = sparsity
+        self.smoothness = smoothness
+        self.optimizer = optimizer
+        self.random_state = random_state
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+    def fit(self, X: Any, y: Any) -> KANRegressor:
+        """Fit a new network.
+
+        Args:
+            X: inputs, (N, I), of 2 samples or more.
+            y: targets, (N,) or (N, O).
+
+        Returns:
+            The estimator.
+
+        Raises:
+            ValueError: samples do not belong together, or they or the targets' squares are not finite; `ConfigError`,
+                a kind of it: a setting is not among its choices.
+        """
+        X, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True, ensure_min_samples=2)
+        target_NO = y.reshape(len(y), -1).astype(np.float64)
+        check_squares(torch.tensor(target_NO), "targets")
+        mean_O, varies_O = target_NO.mean(axis=0), _varies(target_NO)
+        deviation_O = np.where(varies_O, target_NO.std(axis=0), 0.0)
+        _fit_network(self, X, (target_NO - mean_O) / np.where(varies_O, deviation_O, np.inf), "mse")
+        self.target_mean_, self.target_deviation_, self._targets_are_columns = mean_O, deviation_O, y.ndim == 2
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Predictions for inputs (N, I): (N,), or (N, O) if the targets had columns."""
+        predicted_NO = _outputs(self, X).numpy() * self.target_deviation_ + self.target_mean_
+        return predicted_NO if self._targets_are_columns else predicted_NO[:, 0]
+
+
+class KANClassifier(ClassifierMixin, BaseEstimator):
+    """A Kolmogorov-Arnold network (Liu et al., 2024) that predicts which of two or more classes a sample is of.
+
+    The network has an output for each class, whose softmax are probabilities, and is fitted by cross-entropy. Inputs
+    are treated as `KANRegressor` does it.
+
+    Args:
+        hidden, grid_size, order, basis, random_state: as in `KANRegressor`.
+        steps: optimizer steps, as in `fit`. More of them make it too sure of itself.
+        sparsity, smoothness: weights of the edges' sizes and of how much they bend in the loss, 0 or more.
+        optimizer: `lbfgs`, or `adam`, which takes about 100 steps.
+
+    Attributes:
+        model_: the network, from scaled inputs to logits.
+        classes_: the labels in the order of the network's outputs.
+        history_: the mean cross entropy after every step.
+        n_features_in_, feature_names_in_, input_center_, input_reach_: as of `KANRegressor`.
+    """
+
+    model_: KAN
+    history_: FitHistory
+    classes_: np.ndarray
+    input_center_: np.ndarray
+    input_reach_: np.ndarray
+
+    def __init__(
+        self,
+        hidden: Sequence[int | Sequence[int]] = (5,),
+        *,
+        grid_size: int = 5,
+        order: int = 3,
+        basis: str = "bspline",
+        steps: int = 5,
+        sparsity: float = 0.0,
+        smoothness: float = 1e-3,
+        optimizer: str = "lbfgs",
+        random_state: Any = None,
+    ) -> None:
+        self.hidden = hidden
+        self.grid_size = grid_size
+        self.order = order
+        self.basis = basis
+        self.steps = steps
+        self.sparsity = sparsity
+        self.smoothness = smoothness
+        self.optimizer = optimizer
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any) -> KANClassifier:
+        """Fit a new network.
+
+        Args:
+            X: inputs, (N, I), of 2 samples or more.
+            y: labels of any kind, (N,), of two classes or more.
+
+        Returns:
+            The estimator.
+
+        Raises:
+            ValueError: as in `KANRegressor.fit`, or all samples are of one class.
+        """
+        X, y = validate_data(self, X, y, dtype=np.float64, ensure_min_samples=2)
+        check_classification_targets(y)
+        classes, class_N = np.unique(column_or_1d(y, warn=True), return_inverse=True)
+        if len(classes) < 2:
+            raise DataError(f"All samples are of one class, {classes.tolist()[0]!r}. There must be two or more.")
+        _fit_network(self, X, np.eye(len(classes))[class_N], "cross_entropy")
+        self.classes_ = classes
+        return self
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Probabilities for inputs (N, I), one column for each of `classes_`."""
+        return _outputs(self, X).softmax(dim=-1).numpy()
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The most probable labels for inputs (N, I), (N,)."""
+        class_N = _outputs(self, X).argmax(dim=-1).numpy()
+        return self.classes_[class_N]
+
+
+def _fit_network(estimator: Any, x_NI: np.ndarray, target_NO: np.ndarray, loss: str) -> None:
+    """Give an estimator its network, from checked inputs and scaled targets; all of it or nothing."""
+    lower_I, upper_I = x_NI.min(axis=0), x_NI.max(axis=0)
+    # Halved first: the difference of the largest numbers is infinite.
+    center_I, reach_I = upper_I / 2 + lower_I / 2, np.where(_varies(x_NI), upper_I / 2 - lower_I / 2, np.inf)
+    model = KAN(
+        [x_NI.shape[1], *_widths(estimator.hidden), target_NO.shape[1]],
+        basis=estimator.basis,
+        grid_size=_whole(estimator.grid_size),
+        order=_whole(estimator.order),
+        seed=_seed(estimator.random_state),
+    )
+    history = fit(
+        model,
+        (_scaled(x_NI, center_I, reach_I), torch.from_numpy(target_NO)),
+        optimizer=estimator.optimizer,
+        loss=loss,
+        steps=_whole(estimator.steps),
+        sparsity=estimator.sparsity,
+        smoothness=estimator.smoothness,
+        progress=False,
+    )
+    estimator.model_, estimator.history_ = model, history
+    estimator.input_center_, estimator.input_reach_ = center_I, reach_I
+
+
+def _outputs(estimator: Any, X: Any) -> Tensor:
+    """What an estimator's network makes of inputs that are still to be checked, (N, O)."""
+    check_is_fitted(estimator, "model_")
+    x_NI = validate_data(estimator, X, dtype=np.float64, reset=False)
+    return estimator.model_.predict(_scaled(x_NI, estimator.input_center_, estimator.input_reach_))
+
+
+def _scaled(x_NI: np.ndarray, center_I: np.ndarray, reach_I: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.clip((x_NI - center_I) / reach_I, -1, 1))
+
+
+def _varies(columns: np.ndarray) -> np.ndarray:
+    """Mask of the columns whose values differ by more than rounding."""
+    half_range = columns.max(axis=0) / 2 - columns.min(axis=0) / 2
+    return half_range > ROUNDING / 2 * np.abs(columns).max(axis=0)
+
+
+def _widths(hidden: Any) -> list[Any]:
+    if isinstance(hidden, (str, numbers.Number)) or not np.iterable(hidden):
+        raise ConfigError(f"hidden must be a sequence of widths such as (5,), got {hidden!r}.")
+    return [[_whole(n) for n in width] if np.iterable(width) else _whole(width) for width in hidden]
+
+
+def _whole(value: Any) -> Any:
+    """NumPy's whole numbers, which a search over settings draws, as Python's; anything else as it is."""
+    return int(value) if isinstance(value, numbers.Integral) else value
+
+
+def _seed(random_state: Any) -> int:
+    if random_state is None:
+        return 0
+    if isinstance(random_state, numbers.Integral):
+        return int(random_state)
+    return int(check_random_state(random_state).randint(2**31))

@@ -1,0 +1,127 @@
+"""The loop around every optimizer: errors, the bar, grids that move, and when to end."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from kansformer.kan.network import KAN
+from kansformer.nn import update_grid
+
+if TYPE_CHECKING:
+    import pandas
+
+# Grids move in this share of the steps, so that the last ones fit on fixed grids.
+MOVING = 0.6
+GRID_MARGIN = 0.05
+# A fit ends when this many steps together improve the error by less than the tolerance.
+PATIENCE = 4
+
+
+@dataclass
+class FitHistory:
+    """Errors after every step, and the seconds since the beginning.
+
+    Args:
+        train_error, test_error: of training and test samples; the latter are NaN without any.
+        seconds: since the fit began.
+        stopped: why it ended before its last step, or None.
+        measure: what the errors are, `RMSE` or `cross entropy`.
+    """
+
+    train_error: list[float] = field(default_factory=list)
+    test_error: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    stopped: str | None = None
+    measure: str = "RMSE"
+
+    def __len__(self) -> int:
+        return len(self.train_error)
+
+    def __str__(self) -> str:
+        end = f" Ended early: {self.stopped}." if self.stopped else ""
+        if not len(self):
+            return f"No step was made.{end}"
+        test = "" if math.isnan(self.test_error[-1]) else f", test {self.test_error[-1]:.3g}"
+        return f"{len(self)} steps in {self.seconds[-1]:.2f} s: {self.measure} {self.train_error[-1]:.3g}{test}.{end}"
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """One row per step: train_error, test_error, seconds."""
+        import pandas
+
+        return pandas.DataFrame({name: getattr(self, name) for name in ("train_error", "test_error", "seconds")})
+
+
+class Run:
+    """What every optimizer's loop shares.
+
+    Args:
+        model: the network.
+        points: inputs, (N, I), that hidden grids move to.
+        steps: at most.
+        grid_update_every: steps between moving grids, 0 for never.
+        tolerance: the run may end when `PATIENCE` steps improve the error by less than this share.
+        measure: what the errors are.
+        test: the error on other samples, or None.
+        progress: show a bar.
+    """
+
+    def __init__(
+        self,
+        model: KAN,
+        points: Tensor,
+        steps: int,
+        *,
+        grid_update_every: int,
+        tolerance: float,
+        measure: str = "RMSE",
+        test: Callable[[], float] | None = None,
+        progress: bool = True,
+    ) -> None:
+        self.model, self.points, self.steps = model, points, steps
+        self.grid_update_every, self.tolerance, self.test = grid_update_every, tolerance, test
+        self.history = FitHistory(measure=measure)
+        self._begin = time.perf_counter()
+        self._bar = None
+        if progress:
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=steps, desc="fit", unit="step", disable=None)
+
+    def grids_move(self, step: int) -> bool:
+        """Whether grids may still move after this step."""
+        return bool(self.grid_update_every) and step < MOVING * self.steps
+
+    def update_grids(self, step: int) -> bool:
+        """Move the grids where this step asks for it; whether they moved."""
+        due = self.grid_update_every and step % self.grid_update_every == 0 and step <= MOVING * self.steps
+        if due:
+            update_grid(self.model, self.points, margin=GRID_MARGIN)
+        return bool(due)
+
+    @torch.no_grad()
+    def record(self, train_error: float) -> bool:
+        """Note a step; whether the fit may end here."""
+        history, test = self.history, float("nan") if self.test is None else self.test()
+        history.train_error.append(train_error)
+        history.test_error.append(test)
+        history.seconds.append(time.perf_counter() - self._begin)
+        if self._bar is not None:
+            self._bar.update()
+            self._bar.set_postfix_str(f"{self.history.measure} {train_error:.2e}, test {test:.2e}")
+        recent = history.train_error[-PATIENCE - 1 :]
+        moving = MOVING * self.steps if self.grid_update_every else 0  # grids that move may raise the error
+        settled = len(history) > moving + PATIENCE
+        return settled and recent[0] - recent[-1] < self.tolerance * recent[0]
+
+    def end(self, why: str | None = None) -> None:
+        """The fit is over."""
+        self.history.stopped = why
+        if self._bar is not None:
+            self._bar.close()

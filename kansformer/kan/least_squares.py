@@ -1,0 +1,134 @@
+"""Levenberg-Marquardt, for samples and for differential equations alike.
+
+Shape letters: R residuals, P parameters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from kansformer.kan.history import Run
+from kansformer.kan.linearize import Parameters
+
+# Damping at first, after a step that helped, after one that did not; and a floor for the diagonal.
+FIRST_DAMPING, LESS, MORE, LEAST_DAMPING = 1e-2, 0.2, 5.0, 1e-16
+# Up to so many parameters a factorisation of the Jacobian takes no longer than the rest of a step.
+MOST_EXACT = 64
+TRIALS, RIDGE, LEAST_DIAGONAL = 10, 1e-10, 1e-8
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Residuals of a network with the numbers that it has now.
+
+    Args:
+        residuals: (R,), whose squares are summed.
+        linearize: gives their derivatives by the vector of `Parameters`, (R, P), and Q of a penalty pᵀQp / 2, (P, P),
+            or None; called while the network still has these numbers.
+    """
+
+    residuals: Tensor
+    linearize: Callable[[], tuple[Tensor, Tensor | None]]
+
+
+class Problem(Protocol):
+    """What a network is to bring to zero."""
+
+    def evaluate(self) -> Evaluation:
+        """Where the network stands."""
+        ...
+
+
+@torch.no_grad()
+def levenberg_marquardt(run: Run, problem: Problem) -> None:
+    """Make the sum of the squared residuals and of the penalty small."""
+    model, damping = run.model, FIRST_DAMPING
+    here = problem.evaluate()
+    for step in range(run.steps):
+        if run.update_grids(step):
+            here = problem.evaluate()
+        if not here.residuals.isfinite().all():
+            run.end("the network's outputs are not finite")
+            return
+        parameters = Parameters(model)
+        now_P, free_P = parameters.read(), parameters.free_P
+        jacobian, quadratic = here.linearize()
+        solve = _Damped(jacobian, here.residuals, now_P, quadratic, free_P)
+        before = _objective(here.residuals, now_P, quadratic)
+        improved = False
+        try:
+            for _ in range(TRIALS):
+                change_P = solve(damping)
+                if change_P is not None:
+                    parameters.write(now_P - change_P)
+                    there = problem.evaluate()
+                    after = _objective(there.residuals, now_P - change_P, quadratic)
+                    if after < before:
+                        improved, damping, here = True, max(LESS * damping, LEAST_DAMPING), there
+                        break
+                damping *= MORE
+        finally:  # after Ctrl-C too
+            if not improved:
+                parameters.write(now_P)
+        damping = damping if improved else min(damping, 1 / FIRST_DAMPING)
+        ended = run.record(here.residuals.square().sum().sqrt().item())
+        if ended or not (improved or run.grids_move(step) or quadratic is not None):
+            run.end("the error no longer falls" if step < run.steps - 1 else None)
+            return
+    run.end()
+
+
+def _objective(residual: Tensor, vector_P: Tensor, quadratic: Tensor | None) -> float:
+    value = residual.square().sum() / 2
+    if quadratic is not None:
+        value = value + vector_P @ quadratic @ vector_P / 2
+    return value.item() if value.isfinite() else math.inf
+
+
+class _Damped:
+    """Steps that solve (JᵀJ + Q + damping·diagonal) δ = Jᵀr + Qp for the numbers that are free.
+
+    Few parameters are fitted to the last digit, as those of formulas: a factorisation of J stands in for the normal
+    equations there.
+    """
+
+    def __init__(
+        self, jacobian: Tensor, residuals: Tensor, vector_P: Tensor, quadratic: Tensor | None, free_P: Tensor | None
+    ) -> None:
+        self.free_P = free_P
+        jacobian = jacobian if free_P is None else jacobian[:, free_P]
+        gradient = jacobian.mT @ residuals
+        self.exact = quadratic is None and 4 * jacobian.shape[1] < len(jacobian) and jacobian.shape[1] <= MOST_EXACT
+        if self.exact:
+            self.diagonal = jacobian.square().sum(dim=0)
+            rotation, self.triangle = torch.linalg.qr(jacobian)
+            self.rotated = rotation.mT @ residuals
+            return
+        matrix = jacobian.mT @ jacobian
+        if quadratic is not None:
+            pull_P = quadratic @ vector_P
+            if free_P is not None:
+                quadratic, pull_P = quadratic[free_P][:, free_P], pull_P[free_P]
+            matrix, gradient = matrix + quadratic, gradient + pull_P
+        self.matrix, self.gradient, self.diagonal = matrix, gradient, matrix.diagonal()
+
+    def __call__(self, damping: float) -> Tensor | None:
+        change_F = self._solve(damping * self.diagonal.clamp(min=LEAST_DIAGONAL) + RIDGE * damping)
+        if change_F is None or self.free_P is None:
+            return change_F
+        return change_F.new_zeros(len(self.free_P)).masked_scatter(self.free_P, change_F)
+
+    def _solve(self, diagonal: Tensor) -> Tensor | None:
+        if self.exact:
+            rows = torch.cat([self.triangle, diagonal.sqrt().diag()])
+            target = torch.cat([self.rotated, torch.zeros_like(self.diagonal)])
+            found = torch.linalg.lstsq(rows.cpu(), target.cpu().unsqueeze(-1), driver="gelsd").solution[:, 0]
+            return found.to(rows) if found.isfinite().all() else None
+        factor, failed = torch.linalg.cholesky_ex(self.matrix + (diagonal + RIDGE).diag())
+        return None if failed else torch.cholesky_solve(self.gradient.unsqueeze(-1), factor)[:, 0]

@@ -1,0 +1,189 @@
+"""A network's outputs and their derivatives by all numbers that a fit may change, in closed form.
+
+Shape letters: N samples, I inputs, O outputs of a layer, K outputs of the network, F features, E edges, P parameters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kansformer.basis import elementwise_derivatives
+from kansformer.kan.network import KAN
+from kansformer.nn.base import base_function
+
+
+@dataclass
+class LayerState:
+    """A layer at some inputs.
+
+    Args:
+        inputs, outputs_of: the edges that are curves, (E,) each.
+        x: (N, I).
+        features: σ and the basis at x, and `slopes` their derivatives, (N, I, F).
+        weights: what the features are multiplied with, (I, O, F).
+        sums: what arrives at the layer's outputs, (N, O).
+    """
+
+    inputs: Tensor
+    outputs_of: Tensor
+    x: Tensor
+    features: Tensor
+    slopes: Tensor
+    weights: Tensor
+    sums: Tensor
+
+
+class Parameters:
+    """What a fit may change, as one vector: for each layer its curves edge by edge, the biases, its formulas.
+
+    Attributes:
+        free_P: mask of the numbers whose parameters require gradients, None if all do.
+    """
+
+    def __init__(self, model: KAN) -> None:
+        self.model = model
+        self.edges = [model.curved(index).nonzero(as_tuple=True) for index in range(len(model.layers))]
+        self.free_P = self._free()
+
+    @torch.no_grad()
+    def read(self) -> Tensor:
+        """The vector, (P,)."""
+        parts = []
+        for (i, o), layer, formulas in self._layers():
+            curves = torch.cat([layer.weight[o, i].unsqueeze(-1), layer.coefficients[i, :, o]], dim=-1)
+            parts += [curves.flatten(), layer.bias, formulas.affine.flatten()]
+        return torch.cat(parts).clone()
+
+    @torch.no_grad()
+    def write(self, vector_P: Tensor) -> None:
+        """Put a vector into the model."""
+        start = 0
+        for (i, o), layer, formulas in self._layers():
+            width = layer.coefficients.shape[1] + 1
+            sizes = (len(i) * width, len(layer.bias), formulas.affine.numel())
+            curves, bias, affine = vector_P[start : start + sum(sizes)].split(sizes)
+            start += sum(sizes)
+            curves = curves.reshape(-1, width)
+            layer.weight[o, i], layer.coefficients[i, :, o] = curves[:, 0], curves[:, 1:]
+            layer.bias.copy_(bias)
+            formulas.affine.copy_(affine.reshape(-1, 4))
+
+    def _free(self) -> Tensor | None:
+        """Mask of the numbers that require gradients, None if all do."""
+        parts: list[bool] = []
+        for (i, _), layer, formulas in self._layers():
+            weight, coefficients, bias = layer.weight, layer.coefficients, layer.bias
+            curve = [weight.requires_grad] + [coefficients.requires_grad] * coefficients.shape[1]
+            affine = [formulas.affine.requires_grad] * formulas.affine.numel()
+            parts += curve * len(i) + [bias.requires_grad] * len(bias) + affine
+        return None if all(parts) else torch.tensor(parts, device=self.model.layers[0].bias.device)
+
+    def _layers(self) -> Any:
+        return zip(self.edges, self.model.layers, self.model.formulas, strict=True)
+
+
+class Inputs:
+    """Samples that a network is evaluated at again and again: what its first layer makes of them is kept.
+
+    Args:
+        x: (N, I).
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+        self._domain: Tensor | None = None
+        self._features: tuple[Tensor, Tensor] | None = None
+
+    def features(self, layer: Any) -> tuple[Tensor, Tensor] | None:
+        """`layer_features` of the first layer, None where training changes them."""
+        if hasattr(layer, "denominator"):
+            return None
+        if self._domain is None or not torch.equal(layer.domain, self._domain):
+            self._domain, self._features = layer.domain.clone(), layer_features(layer, self.x)
+        return self._features
+
+
+def network_states(model: KAN, inputs: Inputs) -> tuple[Tensor, list[LayerState]]:
+    """Outputs (N, K), and every layer on the way."""
+    states, x = [], inputs.x
+    for index, layer in enumerate(model.layers):
+        states.append(layer_state(model, index, x, None if index else inputs.features(layer)))
+        x = model.nodes(index, states[-1].sums)
+    return x, states
+
+
+@torch.no_grad()
+def jacobian(model: KAN, states: list[LayerState]) -> Tensor:
+    """Derivatives of the outputs by the vector of `Parameters`, (N, K, P)."""
+    samples, width = len(states[-1].sums), sum(model.width[-1])
+    slope_NKO = torch.eye(width).to(states[-1].sums).expand(samples, width, width)
+    blocks: list[Tensor] = []
+    for index in reversed(range(len(states))):
+        state, formulas = states[index], model.formulas[index]
+        slope_NKO = _before_products(model, index, state.sums, slope_NKO)
+        at_edges = slope_NKO[:, :, state.outputs_of].unsqueeze(-1) * state.features[:, state.inputs].unsqueeze(1)
+        parts = [at_edges.flatten(2), slope_NKO]
+        if len(formulas):
+            partials = slope_NKO[:, :, formulas.outputs_of].unsqueeze(-1) * formulas.partials(state.x).unsqueeze(1)
+            parts.append(partials.flatten(2))
+        blocks = parts + blocks
+        if index:
+            slopes_NIO = torch.einsum("nif,iof->nio", state.slopes, state.weights)
+            if len(formulas):
+                slopes_NIO[:, formulas.inputs, formulas.outputs_of] += formulas.slopes(state.x)
+            slope_NKO = torch.einsum("nko,nio->nki", slope_NKO, slopes_NIO)
+    return torch.cat(blocks, dim=-1)
+
+
+def layer_state(model: KAN, index: int, x: Tensor, features: tuple[Tensor, Tensor] | None = None) -> LayerState:
+    """Everything about a layer at inputs (N, I), differentiable by its parameters.
+
+    Args:
+        model: the network.
+        index: of the layer.
+        x: its inputs.
+        features: what `layer_features` gives for x, where it is known.
+    """
+    layer: Any = model.layers[index]
+    inputs, outputs_of = model.curved(index).nonzero(as_tuple=True)
+    values, slopes = layer_features(layer, x) if features is None else features
+    weights_IOF = torch.cat([layer.weight.mT.unsqueeze(-1), layer.coefficients.mT], dim=-1)
+    sums = torch.einsum("nif,iof->no", values, weights_IOF) + layer.bias
+    if len(model.formulas[index]):
+        sums = sums + model.formulas[index](x)
+    return LayerState(inputs, outputs_of, x, values, slopes, weights_IOF, sums)
+
+
+def layer_features(layer: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """σ and the basis at inputs of a `KANLinear`, and their derivatives, (N, I, F) each; differentiable by x."""
+    basis, denominator = layer.curves.basis, getattr(layer, "denominator", None)
+    values, slopes = basis.values_and_derivatives(x, layer.domain, denominator)
+    if layer.base == "zero":
+        base, slope = torch.zeros_like(x), torch.zeros_like(x)
+    else:
+        base = base_function(layer.base)(x)
+        slope = elementwise_derivatives(base_function(layer.base), x, 1)[1]
+    return torch.cat([base.unsqueeze(-1), values], dim=-1), torch.cat([slope.unsqueeze(-1), slopes], dim=-1)
+
+
+@torch.no_grad()
+def higher_features(layer: Any, x: Tensor, highest: int) -> Tensor:
+    """σ and the basis at inputs (N, I), and their derivatives up to the `highest`, (highest + 1, N, I, F)."""
+    base = elementwise_derivatives(base_function(layer.base), x, highest)
+    denominator = getattr(layer, "denominator", None)
+    values = layer.curves.basis.values_and_higher_derivatives(x, layer.domain, highest, denominator)
+    return torch.cat([base.unsqueeze(-1), values], dim=-1)
+
+
+def _before_products(model: KAN, index: int, sums: Tensor, slope_NKO: Tensor) -> Tensor:
+    """Derivatives by a layer's outputs, from those by the nodes behind it."""
+    plain, products = model.width[index + 1]
+    if not products:
+        return slope_NKO
+    factors = sums[:, plain:].unflatten(-1, (products, 2)).flip(-1)  # each output's partner
+    slopes = slope_NKO[:, :, plain:].unsqueeze(-1) * factors.unsqueeze(1)
+    return torch.cat([slope_NKO[:, :, :plain], slopes.flatten(2)], dim=-1)

@@ -1,0 +1,242 @@
+"""Stand-alone Kolmogorov-Arnold networks: layers of curves, product nodes, and edges that became formulas.
+
+Shape letters: `...` any, N samples, I inputs, O outputs, C coefficients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kansformer.basis import fit_curves
+from kansformer.errors import ConfigError, ShapeError, SlotError
+from kansformer.kan.symbols import SymbolicEdges
+from kansformer.kan.threads import few_threads
+from kansformer.nn import KANLinear
+
+# Curves start as lines of this size at the ends of the domain, over the root of the number of inputs, plus noise.
+SLOPE, NOISE = 1.0, 0.1
+SAMPLES = 64
+
+
+@dataclass(frozen=True)
+class Edge:
+    """An edge of a stand-alone network: layer, input node and output, counted from 0.
+
+    A product node multiplies two outputs of its layer, which stand behind the sums: with s sums, product k multiplies
+    the outputs s + 2k and s + 2k + 1.
+    """
+
+    layer: int
+    input: int
+    output: int
+
+    def __str__(self) -> str:
+        return f"({self.layer}, {self.input} -> {self.output})"
+
+
+class KAN(nn.Module):
+    """A Kolmogorov-Arnold network (Liu et al., 2024) of `KANLinear` layers, for functions of a few variables.
+
+    Args:
+        width: nodes of every layer, inputs first, such as [2, 5, 1]; a pair (sums, products) for a layer with product
+            nodes.
+        basis, grid_size, order, domain, base: of every layer, as in `KANLinear`; hidden grids move to their inputs in
+            `fit`.
+        seed: of the first coefficients; torch's global random state is left alone.
+        device, dtype: of all parameters.
+
+    Attributes:
+        layers: the curves.
+        formulas: for each layer, its edges that are formulas.
+        alive: for each layer the mask of edges that are there, (I, O), buffers `alive_0` and so on.
+
+    Raises:
+        ConfigError: a width is impossible.
+    """
+
+    layers: Any
+    formulas: Any
+
+    def __init__(
+        self,
+        width: Sequence[int | Sequence[int]],
+        *,
+        basis: str = "bspline",
+        grid_size: int = 5,
+        order: int = 3,
+        domain: tuple[float, float] = (-1.0, 1.0),
+        base: str = "silu",
+        seed: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
+        super().__init__()
+        self.width = _checked_width(width)
+        settings: dict[str, Any] = {"basis": basis, "grid_size": grid_size, "order": order, "domain": domain}
+        generator = torch.Generator().manual_seed(seed)
+        self.layers, self.formulas = nn.ModuleList(), nn.ModuleList()
+        with torch.random.fork_rng(devices=[]):
+            for (sums, products), (next_sums, next_products) in zip(self.width, self.width[1:], strict=False):
+                outputs = next_sums + 2 * next_products
+                layer = KANLinear(sums + products, outputs, base=base, dtype=dtype, **settings)
+                _start(layer, generator)
+                self.register_buffer(f"alive_{len(self.layers)}", torch.ones(layer.in_features, outputs).bool())
+                self.layers.append(layer)
+                self.formulas.append(SymbolicEdges(outputs, dtype=dtype))
+        self.to(device)
+
+    def restart(self, seed: int) -> None:
+        """New first coefficients for all curves that are there; formulas stay."""
+        generator = torch.Generator().manual_seed(seed)
+        for index, layer in enumerate(self.layers):
+            gone_IO = ~self.curved(index)
+            _start(layer, generator)
+            layer.weight.data[gone_IO.mT] = 0
+            layer.coefficients.data.transpose(1, 2)[gone_IO] = 0
+
+    @property
+    def alive(self) -> list[Tensor]:
+        return [getattr(self, f"alive_{index}") for index in range(len(self.layers))]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., I) to (..., O)."""
+        if x.shape[-1:] != (sum(self.width[0]),):
+            raise ShapeError(f"The network has {sum(self.width[0])} inputs, got {tuple(x.shape)}.")
+        for index in range(len(self.layers)):
+            x = self.nodes(index, self.sums(index, x))
+        return x
+
+    @torch.no_grad()
+    def predict(self, x: Any) -> Tensor:
+        """The outputs for a table of inputs, tensor or array, in the network's dtype and without gradients."""
+        weight = self.layers[0].weight
+        return self(torch.as_tensor(x, dtype=weight.dtype, device=weight.device))
+
+    def derivatives(self, x: Tensor) -> Tensor:
+        """Derivatives of every output by every input, (..., O, I)."""
+        with torch.enable_grad():
+            flat = x.detach().reshape(-1, x.shape[-1]).requires_grad_()
+            rows = [
+                torch.autograd.grad(column.sum(), flat, retain_graph=True)[0] for column in self(flat).unbind(dim=-1)
+            ]
+        return torch.stack(rows, dim=-2).reshape(*x.shape[:-1], len(rows), x.shape[-1])
+
+    def sums(self, index: int, x: Tensor) -> Tensor:
+        """What arrives at the outputs of a layer."""
+        sums = self.layers[index](x)
+        return sums + self.formulas[index](x) if len(self.formulas[index]) else sums
+
+    def nodes(self, index: int, sums: Tensor) -> Tensor:
+        """The nodes behind a layer: its sums, and the products of its outputs."""
+        plain, products = self.width[index + 1]
+        if not products:
+            return sums
+        factors = sums[..., plain:].unflatten(-1, (products, 2))
+        return torch.cat([sums[..., :plain], factors.prod(dim=-1)], dim=-1)
+
+    def edges(self) -> Iterator[Edge]:
+        """The edges that are there, curves and formulas."""
+        for index, alive_IO in enumerate(self.alive):
+            for i, o in alive_IO.nonzero().tolist():
+                yield Edge(index, i, o)
+
+    def curved(self, index: int) -> Tensor:
+        """Mask of the edges of a layer that are curves, (I, O)."""
+        mask_IO, formulas = self.alive[index].clone(), self.formulas[index]
+        mask_IO[formulas.inputs, formulas.outputs_of] = False
+        return mask_IO
+
+    def require(self, edge: Edge) -> None:
+        """See that an edge is there.
+
+        Raises:
+            SlotError: it is not.
+        """
+        if not 0 <= edge.layer < len(self.layers):
+            raise SlotError(f"There is no layer {edge.layer}: choose from 0 to {len(self.layers) - 1}.")
+        alive_IO = self.alive[edge.layer]
+        inside = 0 <= edge.input < alive_IO.shape[0] and 0 <= edge.output < alive_IO.shape[1]
+        if not inside or not alive_IO[edge.input, edge.output]:
+            known = ", ".join(f"{i} -> {o}" for i, o in alive_IO.nonzero().tolist()[:8])
+            raise SlotError(f"The edge {edge} is not there, or was pruned. Layer {edge.layer} has: {known}.")
+
+    @torch.no_grad()
+    def cut(self, index: int, gone_IO: Tensor) -> None:
+        """Take edges of a layer out; what they added is lost."""
+        layer = self.layers[index]
+        layer.weight[gone_IO.mT] = 0
+        layer.coefficients.transpose(1, 2)[gone_IO] = 0
+        formulas = self.formulas[index]
+        if len(formulas):
+            formulas.keep(~gone_IO[formulas.inputs, formulas.outputs_of])
+        self.alive[index].masked_fill_(gone_IO, False)
+
+    @torch.no_grad()
+    def narrow(self, index: int, nodes: Tensor, outputs: Tensor) -> None:
+        """Keep some of the nodes behind a layer, and the outputs that they are made of; masks."""
+        layer, following = self.layers[index], self.layers[index + 1]
+        layer.weight = _kept(layer.weight, outputs)
+        layer.coefficients = _kept(layer.coefficients, (..., outputs))
+        layer.bias = _kept(layer.bias, outputs)
+        layer.out_features = int(outputs.sum())
+        following.weight = _kept(following.weight, (slice(None), nodes))
+        following.coefficients = _kept(following.coefficients, nodes)
+        following.in_features = int(nodes.sum())
+        following.domain = following.domain[nodes]
+        if hasattr(following, "denominator"):
+            following.denominator = _kept(following.denominator, nodes)
+        setattr(self, f"alive_{index}", self.alive[index][:, outputs])
+        setattr(self, f"alive_{index + 1}", self.alive[index + 1][nodes])
+        self.formulas[index].renumber(None, outputs)
+        self.formulas[index + 1].renumber(nodes, None)
+        plain = self.width[index + 1][0]
+        self.width[index + 1] = (int(nodes[:plain].sum()), int(nodes[plain:].sum()))
+
+    def extra_repr(self) -> str:
+        shown = [sums if not products else [sums, products] for sums, products in self.width]
+        return f"width={shown}"
+
+
+def _kept(parameter: Tensor, index: Any) -> nn.Parameter:
+    """A part of a parameter, trained if it was."""
+    return nn.Parameter(parameter.detach()[index], requires_grad=parameter.requires_grad)
+
+
+@torch.no_grad()
+def _start(layer: Any, generator: torch.Generator) -> None:
+    """Random lines with a little noise; the base at zero. Nothing on the meta device."""
+    if layer.weight.is_meta:
+        return
+    inputs, outputs = layer.in_features, layer.out_features
+    domain = layer.domain.double().cpu()
+    unit_S = torch.linspace(0, 1, SAMPLES, dtype=torch.float64)
+    x_IS = domain[:, :1] + (domain[:, 1:] - domain[:, :1]) * unit_S
+    line_IS1 = (2 * unit_S - 1).expand(inputs, -1).unsqueeze(-1)
+    denominator = getattr(layer, "denominator", None)
+    denominator = None if denominator is None else denominator.double().cpu()
+    with few_threads(0):  # a seed means the same network on any number of threads
+        lines_IC1 = fit_curves(x_IS, line_IS1, layer.curves.basis, domain, denominator_ID=denominator)
+    slopes_IO = SLOPE * (2 * torch.rand(inputs, 1, outputs, generator=generator, dtype=torch.float64) - 1)
+    noise = torch.randn(layer.coefficients.shape, generator=generator, dtype=torch.float64)
+    layer.coefficients.copy_(slopes_IO * inputs**-0.5 * lines_IC1 + NOISE * noise)
+    layer.weight.zero_()
+    layer.bias.zero_()
+
+
+def _checked_width(width: Sequence[int | Sequence[int]]) -> list[tuple[int, int]]:
+    pairs = []
+    entry: Any
+    for entry in width:
+        pair: Any = (entry, 0) if isinstance(entry, Integral) else tuple(entry)
+        if len(pair) != 2 or not all(isinstance(n, Integral) and int(n) >= 0 for n in pair) or sum(pair) < 1:
+            raise ConfigError(f"A width must be a number of nodes or a pair [sums, products], got {entry!r}.")
+        pairs.append((int(pair[0]), int(pair[1])))
+    if len(pairs) < 2 or pairs[0][1]:
+        raise ConfigError(f"width must name the inputs, a plain number, and at least the outputs, got {list(width)!r}.")
+    return pairs

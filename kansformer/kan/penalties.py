@@ -1,0 +1,134 @@
+"""What keeps a network sparse and smooth: the sizes of its edges, how evenly they are spread, how much they bend.
+
+The size of an edge is the standard deviation of what it adds at its node. The entropy, in bits, is that of the shares
+that edges have at their node, and among those that leave their input, averaged over nodes; it drives a few edges to do
+the work (Liu et al., 2024).
+
+Shape letters: N samples, I inputs, O outputs, F features, E edges, P parameters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kansformer.kan.linearize import LayerState, higher_features
+from kansformer.kan.network import KAN
+
+TINY = 1e-12
+POINTS = 64
+SMALLEST_SLOPE, SMALLEST_SIZE = 0.05, 1e-4
+
+
+@dataclass(frozen=True)
+class Penalties:
+    """What is added to the loss.
+
+    Args:
+        sparsity: weight of the sizes of all edges plus `entropy` times their entropies.
+        entropy: weight of the entropies in it.
+        smoothness: weight of the sum over curves of the mean square of their second derivatives, by inputs in halves of
+            the domain.
+    """
+
+    sparsity: float
+    entropy: float
+    smoothness: float
+
+    def __bool__(self) -> bool:
+        return bool(self.sparsity or self.smoothness)
+
+    def of(self, model: KAN, states: list[LayerState]) -> Tensor:
+        """What is added, differentiable by the network's parameters."""
+        total = self.sparsity * size_penalty(states, self.entropy) if self.sparsity else torch.zeros(())
+        if self.smoothness:
+            for layer, state in zip(model.layers, states, strict=True):
+                weights_EF, bending_EFF = state.weights[state.inputs, state.outputs_of], _bending(layer)[state.inputs]
+                total = total + self.smoothness * torch.einsum("ef,efg,eg->", weights_EF, bending_EFF, weights_EF)
+        return total
+
+    @torch.no_grad()
+    def quadratic(self, model: KAN, states: list[LayerState]) -> Tensor | None:
+        """Q with pᵀQp an upper bound of what is added near p, up to a constant, (P, P); None if nothing is."""
+        total = None
+        affine = [formulas.affine.numel() for formulas in model.formulas]
+        if self.sparsity:
+            total = self.sparsity / 2 * quadratic_size_penalty(states, affine, self.entropy)
+        if self.smoothness:
+            blocks: list[Tensor] = []
+            for layer, state, count in zip(model.layers, states, affine, strict=True):
+                blocks += [*_bending(layer)[state.inputs], _nothing(state, count)]
+            smooth = self.smoothness * torch.block_diag(*blocks)
+            total = smooth if total is None else total + smooth
+        return total
+
+
+def size_penalty(states: list[LayerState], entropy: float) -> Tensor:
+    """Sum of the sizes of all curves plus `entropy` times their entropies."""
+    return sum((_of_sizes(_sizes(state), state, entropy) for state in states), torch.zeros(()))
+
+
+@torch.no_grad()
+def quadratic_size_penalty(states: list[LayerState], affine_sizes: list[int], entropy: float) -> Tensor:
+    """Q with pᵀQp / 2 an upper bound of the penalty near p, up to a constant, (P, P): each size s by s²/2s₀ + s₀/2.
+
+    Args:
+        states: of all layers.
+        affine_sizes: how many numbers the formulas of each layer have.
+        entropy: as in `penalty`.
+    """
+    blocks = []
+    for state, affine in zip(states, affine_sizes, strict=True):
+        sizes_E = _sizes(state)
+        with torch.enable_grad():
+            leaf = sizes_E.detach().requires_grad_()
+            (slope_E,) = torch.autograd.grad(_of_sizes(leaf, state, entropy), leaf)
+        weight_E = slope_E.clamp(min=SMALLEST_SLOPE) / (sizes_E + SMALLEST_SIZE)
+        blocks += list(weight_E[:, None, None] * _covariances(state)[state.inputs])
+        blocks.append(_nothing(state, affine))
+    return torch.block_diag(*blocks)
+
+
+def _nothing(state: LayerState, affine: int) -> Tensor:
+    """The block of a layer's biases and formulas."""
+    return state.sums.new_zeros(state.sums.shape[1] + affine, state.sums.shape[1] + affine)
+
+
+@torch.no_grad()
+def _bending(layer: Any) -> Tensor:
+    """B with wᵀBw the mean square of a curve's second derivative on its domain, in halves of it, (I, F, F)."""
+    domain_I2 = layer.domain
+    unit_S = torch.linspace(0, 1, POINTS).to(domain_I2)
+    x_SI = domain_I2[:, 0] + (domain_I2[:, 1] - domain_I2[:, 0]) * unit_S.unsqueeze(-1)
+    half_I = (domain_I2[:, 1] - domain_I2[:, 0]) / 2
+    second_SIF = higher_features(layer, x_SI, 2)[2] * half_I.square().unsqueeze(-1)
+    return torch.einsum("sif,sig->ifg", second_SIF, second_SIF) / POINTS
+
+
+def _sizes(state: LayerState) -> Tensor:
+    weights_EF = state.weights[state.inputs, state.outputs_of]
+    variances_E = torch.einsum("ef,efg,eg->e", weights_EF, _covariances(state)[state.inputs], weights_EF)
+    return (variances_E.clamp(min=0) + TINY).sqrt()
+
+
+def _covariances(state: LayerState) -> Tensor:
+    centred = state.features - state.features.mean(dim=0)
+    return torch.einsum("nif,nig->ifg", centred, centred) / len(centred)
+
+
+def _of_sizes(sizes_E: Tensor, state: LayerState, entropy: float) -> Tensor:
+    if not len(sizes_E):
+        return sizes_E.sum()
+    entropies = [_entropy(sizes_E, nodes) for nodes in (state.inputs, state.outputs_of)]
+    return sizes_E.sum() + entropy * (entropies[0] + entropies[1])
+
+
+def _entropy(sizes_E: Tensor, nodes_E: Tensor) -> Tensor:
+    """Mean over nodes of the entropy of their edges' shares, in bits."""
+    count = int(nodes_E.max()) + 1
+    totals = sizes_E.new_zeros(count).index_add(0, nodes_E, sizes_E)
+    share_E = sizes_E / (totals[nodes_E] + TINY)
+    return -(share_E * (share_E + SMALLEST_SIZE).log2()).sum() / len(nodes_E.unique())

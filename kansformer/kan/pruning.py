@@ -1,0 +1,221 @@
+"""Scores of edges and nodes, and taking those out that do little.
+
+Shape letters: N samples, I inputs, O outputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kansformer.errors import ConfigError
+from kansformer.kan.data import check_inputs, check_table
+from kansformer.kan.fit import rmse
+from kansformer.kan.linearize import LayerState, layer_state
+from kansformer.kan.network import KAN, Edge
+
+# Of edges and nodes, as shares of their output's variation.
+THRESHOLD = 0.03
+# Pruning may raise the error by so much; edges beyond that stay.
+MOST_LOSS = 0.2
+ROUNDING = 1e-12
+
+
+@dataclass(frozen=True)
+class NodeScores:
+    """How much of the outputs' variation passes through every edge and node.
+
+    Args:
+        edges: for each layer, (I, O).
+        nodes: for the inputs and every layer's nodes, (nodes,).
+    """
+
+    edges: list[Tensor]
+    nodes: list[Tensor]
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """What `prune` did.
+
+    Args:
+        edges: those that are left.
+        removed: how many are gone.
+        width: of the network now.
+        rmse_before, rmse_after: on the inputs of pruning; None without targets.
+    """
+
+    edges: list[Edge]
+    removed: int
+    width: list[tuple[int, int]]
+    rmse_before: float | None
+    rmse_after: float | None
+
+
+@torch.no_grad()
+def node_scores(model: KAN, x: Tensor) -> NodeScores:
+    """Attribute every output's variation back to edges and nodes (Liu et al., 2024).
+
+    A node's score is shared out among the edges that enter it by the standard deviations of what they add, and an input
+    of an edge gets the edge's. All outputs count the same.
+    """
+    x = check_inputs(model, x)
+    states, values = _states(model, x)
+    node = torch.ones(sum(model.width[-1]), dtype=x.dtype, device=x.device) / sum(model.width[-1])
+    edges: list[Tensor] = []
+    nodes = [node]
+    for index in reversed(range(len(states))):
+        plain, products = model.width[index + 1]
+        output = torch.cat([node[:plain], node[plain:].repeat_interleave(2)]) if products else node
+        spread_IO = values[index].std(dim=0, correction=0)
+        edge_IO = output * spread_IO / (states[index].sums.std(dim=0, correction=0) + ROUNDING)
+        node = edge_IO.sum(dim=1)
+        edges.insert(0, edge_IO)
+        nodes.insert(0, node)
+    return NodeScores(edges, nodes)
+
+
+@torch.no_grad()
+def prune(model: KAN, x: Tensor, y: Tensor | None = None, *, threshold: float = THRESHOLD) -> PruneResult:
+    """Take edges and hidden nodes with low scores out, in place.
+
+    What an edge added on average stays in the bias of its node. Every output keeps its best path, and with targets,
+    edges stay, the best first, until the error is at most 20 % higher than before.
+
+    Args:
+        model: the network.
+        x: inputs that the scores are of, (N, I).
+        y: their targets, or None.
+        threshold: highest score of what goes.
+
+    Returns:
+        What is left.
+
+    Raises:
+        ConfigError: the threshold is negative.
+        ShapeError, DataError: the samples do not fit the network or are not finite.
+    """
+    if not isinstance(model, KAN):
+        raise ConfigError("prune takes a KAN. For a converted model use kansformer.interp.prune(model, scores, …).")
+    if not threshold >= 0:
+        raise ConfigError(f"threshold must be 0 or more, got {threshold!r}.")
+    x = check_inputs(model, x)
+    if y is not None:
+        y = torch.as_tensor(y).to(x)
+        check_table(x, y, "given")
+    before = None if y is None else rmse(model, x, y)
+    count = sum(int(alive.sum()) for alive in model.alive)
+    scores = node_scores(model, x)
+    _, values = _states(model, x)
+    means = [value.mean(dim=0) for value in values]
+    everything = torch.cat([score[alive] for score, alive in zip(scores.edges, model.alive, strict=True)])
+    candidates = everything[everything <= threshold].sort().values
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    kept_formulas = [(f.symbols, f.inputs, f.outputs_of, f.affine.detach().clone()) for f in model.formulas]
+
+    def put_back() -> None:
+        for formulas, kept in zip(model.formulas, kept_formulas, strict=True):
+            formulas._set(*kept)
+        model.load_state_dict(state)
+
+    going = len(candidates)
+    try:
+        while True:
+            _cut_below(model, scores, means, float(candidates[going - 1]) if going else -1.0)
+            if y is None or before is None or rmse(model, x, y) <= (1 + MOST_LOSS) * before or not going:
+                break
+            put_back()
+            going -= max(1, going // 8)
+    except BaseException:
+        put_back()
+        raise
+    drop_dead_nodes(model)
+    after = None if y is None else rmse(model, x, y)
+    left = list(model.edges())
+    return PruneResult(left, count - len(left), list(model.width), before, after)
+
+
+def prune_inputs(model: KAN, x: Tensor, *, threshold: float = THRESHOLD) -> list[int]:
+    """Cut the edges of inputs with low scores, in place; the network keeps its number of inputs.
+
+    Returns:
+        The inputs that still matter.
+    """
+    x = check_inputs(model, x)
+    scores = node_scores(model, x)
+    _, values = _states(model, x)
+    gone_I = scores.nodes[0] <= min(threshold, float(scores.nodes[0].max()) / 2)
+    mask_IO = gone_I.unsqueeze(1) & model.alive[0]
+    model.layers[0].bias.data += (values[0].mean(dim=0) * mask_IO).sum(dim=0)
+    model.cut(0, mask_IO)
+    return (~gone_I).nonzero()[:, 0].tolist()
+
+
+def _states(model: KAN, x: Tensor) -> tuple[list[LayerState], list[Tensor]]:
+    """Every layer's state, and the values of its edges, (N, I, O)."""
+    states, values = [], []
+    for index in range(len(model.layers)):
+        state, formulas = layer_state(model, index, x), model.formulas[index]
+        value_NIO = torch.einsum("nif,iof->nio", state.features, state.weights)
+        if len(formulas):
+            value_NIO[:, formulas.inputs, formulas.outputs_of] += formulas.values(x)
+        states.append(state)
+        values.append(value_NIO)
+        x = model.nodes(index, state.sums)
+    return states, values
+
+
+def _cut_below(model: KAN, scores: NodeScores, means: list[Tensor], limit: float) -> None:
+    """Cut edges with scores up to a limit, but of every output the best path; then all that leads nowhere."""
+    kept = [(score > limit) & alive for score, alive in zip(scores.edges, model.alive, strict=True)]
+    _keep_best_paths(model, scores, kept)
+    _drop_loose_ends(model, kept)
+    for index, keep_IO in enumerate(kept):
+        gone_IO = model.alive[index] & ~keep_IO
+        model.layers[index].bias += (means[index] * gone_IO).sum(dim=0)
+        model.cut(index, gone_IO)
+
+
+def _keep_best_paths(model: KAN, scores: NodeScores, kept: list[Tensor]) -> None:
+    wanted = torch.ones(sum(model.width[-1]), dtype=torch.bool)
+    for index in reversed(range(len(kept))):
+        outputs = _outputs_of_nodes(model, index, wanted)
+        score_IO = scores.edges[index].masked_fill(~model.alive[index], -1)
+        for o in outputs.nonzero()[:, 0].tolist():
+            if not kept[index][:, o].any() and model.alive[index][:, o].any():
+                kept[index][score_IO[:, o].argmax(), o] = True
+        wanted = kept[index][:, outputs].any(dim=1)
+
+
+def _drop_loose_ends(model: KAN, kept: list[Tensor]) -> None:
+    """Edges into nodes that nothing leaves, and out of nodes that nothing enters."""
+    for index in range(len(kept) - 2, -1, -1):
+        leaves = kept[index + 1].any(dim=1)
+        kept[index] &= _outputs_of_nodes(model, index, leaves)
+    for index in range(1, len(kept)):
+        entered = _nodes_of_outputs(model, index - 1, kept[index - 1].any(dim=0))
+        kept[index] &= entered.unsqueeze(1)
+
+
+def _outputs_of_nodes(model: KAN, index: int, nodes: Tensor) -> Tensor:
+    plain, products = model.width[index + 1]
+    return torch.cat([nodes[:plain], nodes[plain:].repeat_interleave(2)]) if products else nodes
+
+
+def _nodes_of_outputs(model: KAN, index: int, outputs: Tensor) -> Tensor:
+    """A product node is entered if any factor is: the other one is a constant."""
+    plain, products = model.width[index + 1]
+    return torch.cat([outputs[:plain], outputs[plain:].unflatten(0, (products, 2)).any(dim=1)]) if products else outputs
+
+
+def drop_dead_nodes(model: KAN) -> None:
+    """Make the network as narrow as its live nodes; what constant nodes added goes into biases."""
+    for index in range(len(model.layers) - 1):
+        leaves = model.alive[index + 1].any(dim=1)
+        if leaves.all():
+            continue
+        if not leaves.any():
+            leaves[0] = True  # a network of constants keeps one node
+        model.narrow(index, leaves, _outputs_of_nodes(model, index, leaves))

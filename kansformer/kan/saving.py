@@ -1,0 +1,189 @@
+"""Stand-alone networks as folders: `kan.json` says what there is, and which safetensors file holds the numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kansformer.basis import Basis
+from kansformer.errors import CheckpointError, ConfigError
+from kansformer.kan.network import KAN
+from kansformer.nn.base import BASE_FUNCTIONS
+from kansformer.safe_io import read_json, read_tensors
+from kansformer.symbolic import ALL_SYMBOLS, SymbolLibrary
+
+FORMAT_VERSION = 1
+CONFIG = "kan.json"
+DTYPES = ("float32", "float64")
+FIELDS = {"width": list, "basis": str, "grid_size": int, "order": int, "base": str, "dtype": str, "symbols": list}
+
+
+def save_kan(model: KAN, folder: str | Path) -> Path:
+    """Write a network into a folder, which is made if need be; one that is there stays whole until the new one is.
+
+    Functions of formulas are written by name.
+
+    Returns:
+        The folder.
+    """
+    from safetensors.torch import save
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    data = save({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()})
+    tensors = f"kan-{hashlib.sha256(data).hexdigest()[:12]}.safetensors"
+    basis = model.layers[0].curves.basis
+    values = {
+        "format_version": FORMAT_VERSION,
+        "tensors": tensors,
+        "width": model.width,
+        "basis": basis.name,
+        "grid_size": basis.grid_size,
+        "order": basis.order,
+        "base": model.layers[0].base,
+        "dtype": str(model.layers[0].weight.dtype).removeprefix("torch."),
+        "symbols": [[symbol.name for symbol in formulas.symbols] for formulas in model.formulas],
+    }
+    old = set(folder.glob("kan-*.safetensors"))
+    _write(folder / tensors, data)
+    _write(folder / CONFIG, (json.dumps(values, indent=1) + "\n").encode())
+    for path in old - {folder / tensors}:
+        path.unlink()
+    return folder
+
+
+def load_kan(folder: str | Path, *, library: SymbolLibrary = ALL_SYMBOLS) -> KAN:
+    """The network that `save_kan` wrote.
+
+    Args:
+        folder: where.
+        library: with all functions that its formulas name.
+
+    Raises:
+        CheckpointError: there is no such network, or its files are damaged or do not belong together.
+        ConfigError: the library has no function of a name.
+    """
+    folder = Path(folder)
+    if not (folder / CONFIG).is_file():
+        raise CheckpointError(
+            f"{str(folder)!r} holds no network: {CONFIG} and kan-….safetensors are what save_kan writes."
+        )
+    values = _read_config(folder / CONFIG)
+    tensors = _read_tensors(folder, values["tensors"])
+    try:
+        basis = Basis(name=values["basis"], grid_size=values["grid_size"], order=values["order"])
+        _check_shapes(values["width"], basis, tensors)
+        settings = {name: values[name] for name in ("basis", "grid_size", "order", "base")}
+        with torch.device("meta"):  # the numbers come from the file
+            model = KAN(values["width"], dtype=getattr(torch, values["dtype"]), **settings)
+    except ConfigError as error:
+        raise CheckpointError(f"{CONFIG} describes no network: {error!s:.600}") from None
+    for index, (formulas, names) in enumerate(zip(model.formulas, values["symbols"], strict=True)):
+        _check_places(model, index, len(names), tensors)
+        for name in names:  # places and numbers come with the tensors
+            formulas.append(library.named(name))
+    try:
+        _check_kinds(model, tensors)
+        # Copies, since the file's own are read from it when they are used.
+        model.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"The tensors of {str(folder)!r} are not those that {CONFIG} describes: {error!s:.600}"
+        ) from None
+    return model
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Aside, then in its place at once."""
+    aside = path.with_name(f".{path.name}.part")
+    with aside.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{CONFIG} must hold an object, got {type(values).__name__}.")
+    version = values.get("format_version")
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{CONFIG} has format version {version!r:.40}; this package reads {FORMAT_VERSION}. If it is newer: "
+            "pip install --upgrade kansformer."
+        )
+    for name, kind in {"tensors": str, **FIELDS}.items():
+        if not isinstance(values.get(name), kind) or isinstance(values.get(name), bool):
+            raise CheckpointError(
+                f"{CONFIG} has {name}={values.get(name)!r:.120}, which must be of type {kind.__name__}."
+            )
+    if values["base"] not in BASE_FUNCTIONS or values["dtype"] not in DTYPES:
+        raise CheckpointError(
+            f"{CONFIG} has base={values['base']!r:.80} and dtype={values['dtype']!r:.80}. Choose from: "
+            f"{', '.join(BASE_FUNCTIONS)}; {', '.join(DTYPES)}."
+        )
+    symbols = values["symbols"]
+    if len(symbols) != len(values["width"]) - 1 or not all(
+        isinstance(names, list) and all(isinstance(name, str) for name in names) for names in symbols
+    ):
+        raise CheckpointError(f"{CONFIG} must have a list of function names for each layer, got {symbols!r:.200}.")
+    return values
+
+
+def _read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
+    path = folder / name
+    if path.name != name or path.suffix != ".safetensors" or not path.is_file():
+        raise CheckpointError(f"{CONFIG} names {name!r:.120} as the file of its tensors, which is not beside it.")
+    return read_tensors(path)
+
+
+def _check_shapes(width: list[Any], basis: Basis, tensors: dict[str, Tensor]) -> None:
+    """See that the network would be as large as its tensors, before it is made."""
+    sizes = [sum(entry) if isinstance(entry, list) and _are_counts(entry) else entry for entry in width]
+    outputs = [sum(e[:1]) + 2 * sum(e[1:]) if isinstance(e, list) and _are_counts(e) else e for e in width[1:]]
+    for index, (inputs, outs) in enumerate(zip(sizes, outputs, strict=False)):
+        found = tensors.get(f"layers.{index}.coefficients", torch.zeros(0))
+        if tuple(found.shape) != (inputs, basis.num_coefficients, outs):
+            raise CheckpointError(
+                f"{CONFIG} has width={width!r:.200}, whose layer {index} would have coefficients "
+                f"{(inputs, basis.num_coefficients, outs)!r:.200}, and the tensors are {tuple(found.shape)}."
+            )
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.numel() and not all(end.isfinite() for end in tensor.aminmax()):
+            raise CheckpointError(f"The tensor {name} is not finite.")
+
+
+def _are_counts(entry: list[Any]) -> bool:
+    return all(isinstance(n, int) and not isinstance(n, bool) for n in entry)
+
+
+def _check_places(model: KAN, index: int, count: int, tensors: dict[str, Tensor]) -> None:
+    """See that the formulas of a layer are at edges that it has."""
+    inside = torch.tensor(model.alive[index].shape)
+    for name, limit in (("inputs", inside[0]), ("outputs_of", inside[1])):
+        places = tensors.get(f"formulas.{index}.{name}", torch.zeros(0, dtype=torch.long))
+        if (
+            tuple(places.shape) != (count,)
+            or places.dtype != torch.long
+            or (places < 0).any()
+            or (places >= limit).any()
+        ):
+            raise CheckpointError(f"{CONFIG} and its tensors differ in the formulas of layer {index}.")
+
+
+def _check_kinds(model: KAN, tensors: dict[str, Tensor]) -> None:
+    """See that numbers are of the kinds that were written, and that domains have a width."""
+    for name, own in model.state_dict().items():
+        found = tensors.get(name, own)
+        if found.dtype != own.dtype:
+            kind, wanted = (str(dtype).removeprefix("torch.") for dtype in (found.dtype, own.dtype))
+            raise CheckpointError(f"The tensor {name} is {kind}, where {CONFIG} says {wanted}.")
+        if name.endswith(".domain") and found.shape == own.shape and not (found[:, 0] < found[:, 1]).all():
+            raise CheckpointError(f"The tensor {name} has intervals without a width.")

@@ -1,0 +1,32 @@
+"""Evaluation mode for as long as something is measured."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+from kansformer.nn.activation import LearnedActivation
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and every module's own mode again afterwards: a frozen part of a model in training keeps its."""
+    modules = list(model.modules())
+    # The fixed function of a bent activation is no submodule.
+    functions = [module.activation for module in modules if isinstance(module, LearnedActivation)]
+    modules += [function for function in functions if isinstance(function, nn.Module)]
+    modes = [(module, module.training) for module in modules]
+
+    def put_back() -> None:
+        for module, training in modes:
+            module.training = training
+
+    try:
+        try:
+            model.eval()
+            yield
+        finally:
+            put_back()
+    except BaseException:  # which may have come on the way out
+        put_back()
+        raise

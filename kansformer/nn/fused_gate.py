@@ -1,0 +1,158 @@
+"""The short way through a converted gated block: activation, curve and the gate's product in one kernel.
+
+A block's own forward multiplies what the activation returns; the kernel does so itself and saves a pass over memory.
+Whether a forward is exactly `down(act(gate(x)) * up(x))` is read from what it does, not from its class.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from kansformer.nn import LearnedActivation
+from kansformer.nn.base import is_watched
+
+
+@dataclass(frozen=True)
+class GatedForward:
+    """The forward of one block, kept as its instance attribute `forward`: the same bits as its class's own.
+
+    It steps aside for the class's forward whenever that could be told apart: for more arguments, for a module that has
+    taken the activation's place, for anyone who watches the activation, and for a class whose forward was changed.
+    """
+
+    block: nn.Module
+    replaces: Callable[..., object]
+    gate: str
+    act: str
+    up: str
+    down: str
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        act = getattr(self.block, self.act)
+        forward = type(self.block).forward
+        plain = isinstance(act, LearnedActivation) and not is_watched(act) and forward is self.replaces
+        if len(args) != 1 or kwargs or not plain:
+            return forward(self.block, *args, **kwargs)
+        (x,) = args
+        gate, up, down = (getattr(self.block, name) for name in (self.gate, self.up, self.down))
+        return down(act(gate(x), factor=up(x)))
+
+
+def fuse_gate(block: nn.Module, act: str) -> bool:
+    """Give a block with a learned activation the short way, if its forward is a plain gated one.
+
+    Args:
+        block: owner of the activation.
+        act: name of the activation.
+
+    Returns:
+        Whether it was.
+    """
+    # A dropout that only training applies shows in the graph of training.
+    mode = block.training
+    try:
+        block.training = True
+        names = _gated_names(block, act)
+        block.training = False
+        if names is None or _gated_names(block, act) != names:
+            return False
+    finally:
+        block.training = mode
+    gate, up, down = names
+    _attach(block, GatedForward(block, type(block).forward, gate, act, up, down))
+    return True
+
+
+def restore_forwards(model: nn.Module) -> None:
+    """Take every short way out of a model."""
+    for module in model.modules():
+        if isinstance(module.__dict__.get("forward"), GatedForward):
+            del module.__dict__["forward"], module.__dict__["_replicate_for_data_parallel"]
+
+
+@dataclass(frozen=True)
+class _Replicate:
+    """`_replicate_for_data_parallel` of a block with a short way: the replica's runs on the replica."""
+
+    forward: GatedForward
+
+    def __call__(self) -> nn.Module:
+        block = self.forward.block
+        replica = type(block)._replicate_for_data_parallel(block)
+        _attach(replica, replace(self.forward, block=replica))
+        return replica
+
+
+def _attach(block: nn.Module, forward: GatedForward) -> None:
+    block.__dict__["forward"] = forward
+    block.__dict__["_replicate_for_data_parallel"] = _Replicate(forward)
+
+
+@dataclass(eq=False)
+class _Traced:
+    """What stands for a tensor while a forward is read: it knows where it came from, and can be multiplied only."""
+
+    steps: list["_Traced"]
+    child: str | None = None
+    inputs: tuple["_Traced", ...] = ()
+
+    def __mul__(self, other: object) -> "_Traced":
+        if not isinstance(other, _Traced):
+            raise TypeError("only products of two of them are followed")
+        return self.follow(None, self, other)
+
+    mul = __mul__
+
+    def follow(self, child: str | None, *inputs: "_Traced") -> "_Traced":
+        """The result of one more step: of a child, or a product."""
+        self.steps.append(_Traced(self.steps, child, inputs))
+        return self.steps[-1]
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None) -> "_Traced":
+        if function is not torch.mul or kwargs:
+            raise TypeError("only products are followed")
+        one, other = args
+        return one * other
+
+
+@dataclass(frozen=True)
+class _Child:
+    """A child module while a forward is read."""
+
+    name: str
+
+    def __call__(self, x: _Traced) -> _Traced:
+        return x.follow(self.name, x)
+
+
+def _gated_names(block: nn.Module, act: str) -> tuple[str, str, str] | None:
+    """Names of gate, up and down, if the block computes down(act(gate(x)) * up(x)) and nothing else.
+
+    Its forward runs on a stand-in of the block. `torch.fx` would do the same, but changes all modules of the process
+    while it traces, so that a model that runs in another thread fails.
+    """
+    if "forward" in block.__dict__:
+        return None
+    x = _Traced([])
+    try:
+        stand_in = copy.copy(block)
+        stand_in.__dict__["_modules"] = {name: _Child(name) for name in block._modules}
+        output = type(block).forward(stand_in, x)
+    except Exception:  # whatever it runs into says that the forward is not that simple
+        return None
+    if not isinstance(output, _Traced) or len(x.steps) != 5 or output is not x.steps[-1] or output.child is None:
+        return None
+    (product,) = output.inputs
+    if product.child is not None or len(product.inputs) != 2:
+        return None
+    for activated, up in (product.inputs, product.inputs[::-1]):
+        if activated.child != act or up.child is None or up.inputs != (x,):
+            continue
+        (gate,) = activated.inputs
+        if gate.child is not None and gate.inputs == (x,):
+            return gate.child, up.child, output.child
+    return None

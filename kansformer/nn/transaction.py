@@ -1,0 +1,83 @@
+"""Everything or nothing: a model is put back as it was when a change of it fails half-way, by whatever exception."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from kansformer.nn.activation import LearnedActivation
+
+
+def snapshot(model: nn.Module, replaced: Iterable[Tensor] = ()) -> Callable[[], None]:
+    """Take note of what a model is made of: modules, tensors, hooks, modes, attributes and configs.
+
+    All of it by reference, so it costs no memory worth speaking of; values that are overwritten in place are not kept.
+
+    Args:
+        model: any.
+        replaced: tensors that will get other `data`.
+
+    Returns:
+        A function that puts everything back, the same objects in the same tables. It can be called several times.
+    """
+    kept, data = [], [(tensor, tensor.data) for tensor in replaced]
+    for owner in _owners(model):
+        table = vars(owner)
+        # Handles of hooks, and others, know the inner tables by identity, so these are refilled and not replaced.
+        inner = [(value, value.copy()) for value in table.values() if isinstance(value, (dict, set, list))]
+        kept.append((table, table.copy(), inner))
+
+    def put_back() -> None:
+        for tensor, values in data:
+            tensor.data = values
+        for table, before, inner in kept:
+            _refill(table, before)
+            for value, content in inner:
+                _refill(value, content)
+
+    return put_back
+
+
+@contextmanager
+def transaction(model: nn.Module, replaced: Iterable[Tensor] = ()) -> Iterator[None]:
+    """What is done to a model in this context is done whole, or not at all: after an exception the model is as before.
+
+    It holds for any exception, KeyboardInterrupt too, and for what `snapshot` sees, which explains the arguments.
+    """
+    put_back = snapshot(model, replaced)
+    try:
+        yield
+    except BaseException:
+        put_back()
+        raise
+
+
+@contextmanager
+def undone_afterwards() -> Iterator[ExitStack]:
+    """Yields a stack of functions that are called at the end, also when an interruption comes while they are called."""
+    stack = ExitStack()
+    try:
+        with stack:
+            yield stack
+    except BaseException:
+        stack.close()
+        raise
+
+
+def _owners(model: nn.Module) -> list[Any]:
+    """Modules, the fixed functions of bent activations, which are no submodules, and transformers configs."""
+    modules = list(model.modules())
+    functions = [module.activation for module in modules if isinstance(module, LearnedActivation)]
+    modules += [inner for function in functions if isinstance(function, nn.Module) for inner in function.modules()]
+    configs = [vars(module).get("config") for module in modules]
+    owners = [*modules, *(config for config in configs if hasattr(config, "to_dict"))]
+    return list({id(owner): owner for owner in owners}.values())
+
+
+def _refill(value: Any, content: Any) -> None:
+    if isinstance(value, list):
+        value[:] = content
+    else:
+        value.clear()
+        value.update(content)

@@ -1,0 +1,17 @@
+"""The one protocol by which long work reports how far it is."""
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """What is passed as `progress=` and called from time to time by whatever takes long."""
+
+    def __call__(self, stage: str, done: int, total: int | None, detail: str = "") -> None:
+        """Report progress.
+
+        Args:
+            stage: what is going on, such as "training".
+            done: units of it that are done.
+            total: units in all; None where that is not known.
+            detail: figures or a unit to show beside the bar, such as "loss 2.31".
+        """

@@ -1,0 +1,111 @@
+"""`python -m benchmarks`, on tiny sizes for one round."""
+
+import pytest
+import torch
+from speed.table import read_rows
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.utils import logging
+from typer.testing import CliRunner
+
+from benchmarks.__main__ import app
+
+QUICK = ("--rounds", "1", "--seconds", "0", "--no-memory")
+
+
+@pytest.fixture(autouse=True)
+def _restore():
+    verbosity, bars, threads = logging.get_verbosity(), logging.is_progress_bar_enabled(), torch.get_num_threads()
+    yield
+    logging.set_verbosity(verbosity)
+    torch.set_num_threads(threads)
+    if bars:
+        logging.enable_progress_bar()
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [*map(str, arguments)], env={"COLUMNS": "200", "NO_COLOR": "1"})
+
+
+def refused(*arguments, code=1):
+    result = run(*arguments)
+    assert result.exit_code == code, result.output
+    assert result.stderr.startswith("Error: ") and result.stderr.count("\n") == 1
+    return result.stderr.removeprefix("Error: ").rstrip("\n")
+
+
+def test_the_cpu_suite_writes_and_draws(tmp_path):
+    options = ["--shapes", "tiny,gated-tiny", "--no-peers", "--no-compiled", "--threads", 1, "--out", tmp_path / "new"]
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        pass
+    else:
+        options += ["--plot", tmp_path / "plot.png"]
+    result = run(*QUICK, *options)
+    assert result.exit_code == 0, result.output
+    rows = read_rows(tmp_path / "new" / "bench_cpu.csv")
+    assert {row.shape for row in rows} == {"tiny", "gated-tiny"} and {row.measure for row in rows} == {
+        "forward",
+        "step",
+    }
+    assert "| kansformer |" in (tmp_path / "new" / "bench_cpu.md").read_text()
+    assert (
+        "1 threads" in result.stdout and "tiny: per edge, N=24, d=8, hidden 6 (MLP 54), G=5, float32" in result.stdout
+    )
+    assert "MLP: as many parameters as the KAN; the baseline" in result.stdout
+    assert (tmp_path / "plot.png").exists() == ("--plot" in options)
+
+
+def test_missing_peers_are_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("speed.peers.find_spec", lambda module: None)
+    result = run(*QUICK, "--shapes", "tiny", "--no-compiled", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "pykan is skipped: not installed; pip install pykan, or 'kansformer[bench]'" in result.stdout
+
+
+def test_the_backends_suite_says_what_auto_should_take(tmp_path):
+    result = run(*QUICK, "--suite", "backends", "--shapes", "tiny", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "tiny: auto should take " in result.stdout
+    assert read_rows(tmp_path / "bench_backends.csv")[0].baseline == "reference"
+
+
+def test_the_model_suite_takes_a_folder(tmp_path):
+    config = LlamaConfig(
+        vocab_size=40, hidden_size=8, intermediate_size=12, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, max_position_embeddings=80,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "model")
+    result = run(*QUICK, "--suite", "model", "--model", tmp_path / "model", "--tokens", 20, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    rows = read_rows(tmp_path / "bench_model.csv")
+    assert [row.measure for row in rows] == ["prefill", "prefill", "train", "train", "generate", "generate"]
+    assert "tokens/s" in result.stdout
+
+
+def test_the_gpu_suite_needs_a_gpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    sentence = refused("--suite", "gpu", "--out", tmp_path / "new", code=2)
+    assert sentence == "Suite 'gpu' needs a GPU that torch can use, and there is none. Choose cpu, model or backends."
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ("--suite tpu", "Unknown suite 'tpu'. Choose one of: cpu, model, gpu, backends."),
+        ("--shapes S,M", "Unknown shape 'M' in --shapes. Choose any of: S, L, narrow"),
+        ("--shapes ,", "--shapes names no shape."),
+        ("--suite model --shapes S", "--shapes S belongs to blocks, and the suite 'model' has none. Leave it out."),
+        ("--suite model --model ./nowhere", "There is no file or folder './nowhere'."),
+        (f"--out {__file__}", "is a file. Give the folder to write into."),
+    ],
+)
+def test_bad_settings_end_in_a_sentence(tmp_path, monkeypatch, options, sentence):
+    monkeypatch.chdir(tmp_path)
+    assert sentence in refused(*options.split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_usage_errors_end_with_2():
+    assert run("--rounds", "0").exit_code == 2

@@ -1,0 +1,220 @@
+"""The estimators keep scikit-learn's contract, live in its pipelines and searches, and say what is wrong."""
+
+import pickle
+
+import numpy as np
+import pandas
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris, make_friedman1, make_moons
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from kansformer import KAN
+from kansformer.errors import ConfigError, DataError
+from kansformer.kan import FitHistory, KANClassifier, KANRegressor
+
+BOTH = [KANRegressor, KANClassifier]
+
+
+@parametrize_with_checks([KANRegressor(), KANClassifier()])
+def test_scikit_learn_has_no_objection(estimator, check):
+    check(estimator)
+
+
+@pytest.fixture(scope="module")
+def waves():
+    x = np.random.RandomState(0).uniform(-3, 5, size=(200, 2))
+    return x, 100 + 20 * np.sin(x[:, 0]) * x[:, 1]
+
+
+@pytest.fixture(scope="module")
+def moons():
+    return make_moons(150, noise=0.2, random_state=0)
+
+
+def samples_for(estimator, waves, moons):
+    return waves if estimator is KANRegressor else moons
+
+
+def test_a_smooth_function_is_learned_to_a_permille(waves):
+    model = KANRegressor(steps=50, smoothness=0.0).fit(*waves)
+    assert model.score(*waves) > 0.999
+    assert isinstance(model.model_, KAN) and isinstance(model.history_, FitHistory)
+    assert model.model_.width == [(2, 0), (5, 0), (1, 0)] and model.history_.train_error[-1] < 0.03
+    network_sees = (waves[0] - model.input_center_) / model.input_reach_
+    assert network_sees.min() == -1 and network_sees.max() == 1
+    outputs = model.model_.predict(network_sees).numpy() * model.target_deviation_ + model.target_mean_
+    np.testing.assert_allclose(model.predict(waves[0]), outputs[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("estimator", "samples", "least"),
+    [
+        (KANRegressor(), make_friedman1(500, random_state=0), 0.6),
+        (KANRegressor(), load_diabetes(return_X_y=True), 0.2),
+        (KANClassifier(), load_iris(return_X_y=True), 0.92),
+        (KANClassifier(), load_breast_cancer(return_X_y=True), 0.95),
+    ],
+    ids=["friedman1", "diabetes", "iris", "breast_cancer"],
+)
+def test_the_defaults_generalise(estimator, samples, least):
+    assert cross_val_score(estimator, *samples, cv=5).mean() > least
+
+
+def test_every_setting_reaches_the_network(waves):
+    model = KANRegressor(hidden=([2, 1], 3), grid_size=4, order=2, basis="chebyshev", sparsity=1e-3).fit(*waves)
+    basis = model.model_.layers[0].curves.basis
+    assert model.model_.width == [(2, 0), (2, 1), (3, 0), (1, 0)]
+    assert (basis.name, basis.grid_size, basis.order) == ("chebyshev", 4, 2)
+    assert len(KANRegressor(hidden=(), steps=3).fit(*waves).history_) == 3
+    assert len(KANRegressor(optimizer="adam", steps=7).fit(*waves).history_) == 7
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers(waves):
+    drawn = KANRegressor(hidden=np.array([4]), grid_size=np.int64(4), order=np.int32(2), steps=np.int64(2))
+    plain = KANRegressor(hidden=(4,), grid_size=4, order=2, steps=2)
+    assert np.array_equal(drawn.fit(*waves).predict(waves[0]), plain.fit(*waves).predict(waves[0]))
+
+
+def test_several_targets_keep_their_columns(waves):
+    x, y = waves
+    both = KANRegressor(steps=10, smoothness=0.0).fit(x, np.stack([y, -3 * y], axis=1)).predict(x)
+    assert both.shape == (200, 2)
+    np.testing.assert_allclose(both[:, 1], -3 * both[:, 0], atol=5)
+    assert KANRegressor().fit(x, y[:, None]).predict(x).shape == (200, 1)
+    assert KANRegressor().fit(x, y).predict(x[:1]).shape == (1,)
+
+
+@pytest.mark.parametrize("estimator", BOTH)
+def test_pipelines_and_searches(estimator, waves, moons):
+    x, y = samples_for(estimator, waves, moons)
+    pipeline = make_pipeline(StandardScaler(), estimator(steps=5))
+    name = estimator.__name__.lower()
+    search = GridSearchCV(pipeline, {f"{name}__grid_size": [2, 4]}, cv=2).fit(x, y)
+    assert search.best_params_[f"{name}__grid_size"] in (2, 4)
+    assert search.score(x, y) > 0.7
+
+
+def test_probabilities_sum_to_one(moons):
+    x, y = moons
+    labels = np.array(["waning", "waxing"])[y]
+    model = KANClassifier().fit(x, labels)
+    probabilities = model.predict_proba(10 * x)
+    assert model.classes_.tolist() == ["waning", "waxing"] and probabilities.shape == (150, 2)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    assert np.array_equal(model.predict(10 * x), model.classes_[probabilities.argmax(axis=1)])
+    assert model.score(x, labels) > 0.9
+
+
+@pytest.mark.parametrize("estimator", BOTH)
+def test_tables_give_their_columns_names(estimator, waves, moons):
+    x, y = samples_for(estimator, waves, moons)
+    table = pandas.DataFrame(x, columns=["east", "north"])
+    model = estimator().fit(table, y)
+    assert model.feature_names_in_.tolist() == ["east", "north"] and model.n_features_in_ == 2
+    assert np.array_equal(model.predict(table), estimator().fit(x, y).predict(x))
+    with pytest.raises(ValueError, match="feature names should match"):
+        model.predict(table[["north", "east"]])
+
+
+@pytest.mark.parametrize("estimator", BOTH)
+def test_copies_and_seeds(estimator, waves, moons):
+    x, y = samples_for(estimator, waves, moons)
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    model = estimator(random_state=3).fit(x, y)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert np.array_equal(np.random.get_state()[1], numpy_state)
+
+    def outputs(fitted):
+        return fitted.predict(x) if estimator is KANRegressor else fitted.predict_proba(x)
+
+    expected = outputs(model)
+    assert np.array_equal(outputs(pickle.loads(pickle.dumps(model))), expected)  # noqa: S301 - our own bytes
+    assert np.array_equal(outputs(clone(model).fit(x, y)), expected)
+    assert np.array_equal(outputs(estimator().fit(x, y)), outputs(estimator(random_state=0).fit(x, y)))
+    assert not np.array_equal(outputs(estimator(random_state=4).fit(x, y)), expected)
+    drawn = [outputs(estimator(random_state=np.random.RandomState(seed)).fit(x, y)) for seed in (5, 5, 6)]
+    assert np.array_equal(drawn[0], drawn[1]) and not np.array_equal(drawn[0], drawn[2])
+
+
+def test_columns_that_never_vary_but_by_rounding_count_for_nothing(waves):
+    x, y = waves
+    rounded = np.where(np.arange(200) % 2, 0.3, 0.1 + 0.2)
+    for column in (np.full(200, 0.1), rounded):
+        model = KANRegressor().fit(np.insert(x, 1, column, axis=1), np.stack([y, column], axis=1))
+        assert model.input_reach_[1] == np.inf and model.target_deviation_[1] == 0
+        predicted = model.predict(np.insert(x, 1, 1e6, axis=1))
+        assert np.array_equal(predicted, model.predict(np.insert(x, 1, column, axis=1)))
+        np.testing.assert_allclose(predicted[:, 1], column, rtol=1e-12)
+    far = KANRegressor().fit(np.where(x > 1, 1e300, -1e300), y)
+    assert np.isfinite(far.predict(x)).all()
+
+
+def test_beyond_its_range_an_input_counts_as_the_nearest_in_it(waves):
+    model = KANRegressor().fit(*waves)
+    lowest, highest = waves[0].min(axis=0), waves[0].max(axis=0)
+    np.testing.assert_allclose(model.predict([lowest - 7, highest + 1e9]), model.predict([lowest, highest]))
+
+
+@pytest.mark.parametrize("estimator", BOTH)
+def test_bad_samples_are_an_error(estimator, waves, moons):
+    x, y = samples_for(estimator, waves, moons)
+    hole = x.copy()
+    hole[3, 1] = np.nan
+    with pytest.raises(ValueError, match="Input X contains NaN"):
+        estimator().fit(hole, y)
+    with pytest.raises(ValueError, match="Expected 2D array, got 1D array instead"):
+        estimator().fit(x[:, 0], y)
+    with pytest.raises(ValueError, match=f"1 sample.* while a minimum of 2 is required by {estimator.__name__}"):
+        estimator().fit(x[:1], y[:1])
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        estimator().fit(x, y[:-1])
+    model = estimator().fit(x, y)
+    with pytest.raises(ValueError, match=f"X has 1 features, but {estimator.__name__} is expecting 2 features"):
+        model.predict(x[:, :1])
+    with pytest.raises(ValueError, match="Input X contains NaN"):
+        model.predict(hole)
+
+
+def test_a_single_class_is_an_error(moons):
+    with pytest.raises(DataError, match="All samples are of one class, 'x'. There must be two or more"):
+        KANClassifier().fit(moons[0], np.full(150, "x"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"optimizer": "sgd"}, "Unknown optimizer 'sgd'. Choose one of: lm, lbfgs, adam"),
+        ({"hidden": 5}, r"hidden must be a sequence of widths such as \(5,\), got 5"),
+        ({"hidden": (0,)}, "A width must be a number of nodes or a pair"),
+        ({"hidden": ("5",)}, "A width must be a number of nodes or a pair"),
+        ({"basis": "splines"}, "Unknown basis 'splines'. Choose one of: bspline"),
+        ({"grid_size": 2.5}, "grid_size must be a whole number from 1 to 10000, got 2.5"),
+        ({"steps": -1}, "steps must be a whole number of 0 or more, got -1"),
+        ({"sparsity": -1.0}, "sparsity must be a number of 0 or more, got -1.0"),
+    ],
+)
+@pytest.mark.parametrize("estimator", BOTH)
+def test_bad_settings_are_an_error(estimator, settings, match, waves, moons):
+    with pytest.raises(ConfigError, match=match):
+        estimator(**settings).fit(*samples_for(estimator, waves, moons))
+
+
+def test_classes_are_not_fitted_by_least_squares(moons):
+    with pytest.raises(ConfigError, match="'cross_entropy' cannot be fitted by 'lm'. Choose .* by adam or lbfgs"):
+        KANClassifier(optimizer="lm").fit(*moons)
+
+
+@pytest.mark.parametrize("estimator", BOTH)
+def test_a_fit_that_fails_changes_nothing(estimator, waves, moons):
+    x, y = samples_for(estimator, waves, moons)
+    model = estimator(steps=3).fit(x, y)
+    before = model.predict(x)
+    model.set_params(steps=-1)
+    with pytest.raises(ConfigError):
+        model.fit(1000 * x + 5, y)
+    np.testing.assert_array_equal(model.predict(x), before)

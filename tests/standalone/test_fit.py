@@ -1,0 +1,341 @@
+"""Fits: exact derivatives, errors that fall, grids that move, samples that are checked."""
+
+import math
+import sys
+
+import pytest
+import torch
+
+from kansformer import KAN, create_dataset, fit, refine_grid
+from kansformer.errors import ConfigError, DataError, ShapeError
+from kansformer.kan import Dataset, Edge, fix_symbol, node_scores, prune, prune_inputs
+from kansformer.kan.fit import rmse
+from kansformer.kan.linearize import Inputs, Parameters, higher_features, jacobian, network_states
+from kansformer.kan.penalties import quadratic_size_penalty, size_penalty
+
+QUIET = {"progress": False}
+
+
+def product_of_sines(x):
+    return torch.sin(2 * x[:, :1]) * x[:, 1:2] + x[:, 1:2] ** 2
+
+
+@pytest.fixture(scope="module")
+def data():
+    return create_dataset(product_of_sines, 2, num_train=300, num_test=100)
+
+
+@pytest.mark.parametrize("basis", ["bspline", "chebyshev", "rbf", "fourier", "rational"])
+@pytest.mark.parametrize("extrapolation_domain", [(-1.0, 1.0), (-0.3, 0.4)])
+def test_the_jacobian_is_the_derivative(basis, extrapolation_domain, data):
+    model = KAN([2, [2, 1], 2], basis=basis, order=4, seed=1, domain=extrapolation_domain)
+    fix_symbol(model, Edge(0, 0, 1), "sin")
+    fix_symbol(model, Edge(1, 2, 1), "tanh")
+    x = data.train_input[:20]
+    parameters = Parameters(model)
+    vector = parameters.read()
+    with torch.no_grad():
+        outputs, states = network_states(model, Inputs(x))
+    derivatives = jacobian(model, states)
+    torch.testing.assert_close(outputs, model(x).detach())
+    assert derivatives.shape == (20, 2, len(vector))
+    generator = torch.Generator().manual_seed(0)
+    for index in torch.randint(len(vector), (25,), generator=generator).tolist():
+        values = []
+        for step in (1e-6, -1e-6):
+            moved = vector.clone()
+            moved[index] += step
+            parameters.write(moved)
+            values.append(model(x).detach())
+        torch.testing.assert_close(derivatives[..., index], (values[0] - values[1]) / 2e-6, rtol=1e-5, atol=1e-7)
+    parameters.write(vector)
+    assert torch.equal(parameters.read(), vector)
+
+
+def test_the_quadratic_penalty_touches_the_penalty_from_above():
+    model = KAN([2, 3, 1], seed=1)
+    x = torch.randn(50, 2, dtype=torch.float64)
+    parameters = Parameters(model)
+    vector, states = parameters.read(), network_states(model, Inputs(x))[1]
+    quadratic = quadratic_size_penalty(states, [0, 0], entropy=0.0)
+    size = size_penalty(states, 0.0).item()
+    assert (vector @ quadratic @ vector).item() == pytest.approx(size, rel=1e-2)  # s²/2s₀ + s₀/2 = s₀, twice the half
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        moved = vector + 0.1 * torch.randn(len(vector), generator=generator, dtype=torch.float64)
+        parameters.write(moved)
+        states_moved = [network_states(model, Inputs(x))[1][0]]
+        bound = (moved @ quadratic @ moved)[None] / 2 + size / 2
+        assert size_penalty(states_moved, 0.0).item() < bound.item() + 1e-3
+
+
+@pytest.mark.parametrize(("optimizer", "steps", "bound"), [("lm", 30, 2e-3), ("lbfgs", 30, 2e-2), ("adam", 200, 8e-2)])
+def test_every_optimizer_fits(optimizer, steps, bound, data):
+    model = KAN([2, 5, 1], seed=1)
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    history = fit(model, data, optimizer=optimizer, steps=steps, **QUIET)
+    assert history.train_error[-1] < bound and history.test_error[-1] < 2 * bound
+    assert history.train_error[-1] == pytest.approx(rmse(model, data.train_input, data.train_target), rel=1e-6)
+    assert len(history.to_pandas()) == len(history) <= steps and "RMSE" in str(history)
+    assert torch.get_num_threads() == threads and torch.equal(torch.get_rng_state(), state)
+
+
+def test_batches_and_loaders(data):
+    pairs = torch.utils.data.TensorDataset(data.train_input, data.train_target)
+    loader = torch.utils.data.DataLoader(pairs, batch_size=50)
+    for kind, more in ((loader, {}), (data, {"batch_size": 50})):
+        model = KAN([2, 5, 1], seed=1)
+        assert fit(model, kind, optimizer="adam", steps=30, **more, **QUIET).train_error[-1] < 0.1
+    assert fit(KAN([2, 5, 1], seed=1), loader, steps=20, **QUIET).train_error[-1] < 1e-2
+
+
+def test_classes_are_fitted_by_cross_entropy():
+    x = torch.randn(200, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    label = (x.square().sum(-1) < 1).long()
+    model = KAN([2, 3, 2])
+    target = torch.nn.functional.one_hot(label, 2).double()
+    fit(model, (x, target), optimizer="lbfgs", loss="cross_entropy", steps=30, **QUIET)
+    assert (model.predict(x).argmax(-1) == label).double().mean() > 0.95
+
+
+def test_sparse_networks_are_pruned_without_loss(data):
+    model = KAN([2, 5, 1], seed=0)
+    fit(model, data, steps=30, sparsity=3e-3, **QUIET)
+    before, scores = rmse(model, data.train_input, data.train_target), node_scores(model, data.train_input)
+    result = prune(model, data.train_input, data.train_target)
+    assert result.rmse_before == pytest.approx(before) and result.rmse_after <= 1.2 * before
+    assert result.removed > 0 and result.edges == list(model.edges())
+    assert sum(int(alive.sum()) for alive in model.alive) == 15 - result.removed
+    assert len(scores.nodes[1]) == 5 and scores.nodes[2].sum().item() == pytest.approx(1)
+    kept = list(model.edges())
+    fit(model, data, steps=5, **QUIET)
+    assert list(model.edges()) == kept
+    gone = ~model.alive[0]
+    assert not model.layers[0].weight.mT[gone].any() and not model.layers[0].coefficients.mT[gone].any()
+
+
+def test_pruning_everything_leaves_a_path(data):
+    model = KAN([2, 4, 3, 1], seed=0)
+    result = prune(model, data.train_input, threshold=10.0)
+    assert [int(alive.sum()) for alive in model.alive] == [1, 1, 1] and result.rmse_after is None
+    assert model(data.test_input).isfinite().all()
+
+
+def test_dead_edges_stay_dead_under_every_optimizer(data):
+    for optimizer in ("lm", "lbfgs", "adam"):
+        model = KAN([2, 4, 1], seed=0)
+        prune(model, data.train_input, threshold=0.2)
+        edges = list(model.edges())
+        fit(model, data, optimizer=optimizer, steps=3, **QUIET)
+        for index, layer in enumerate(model.layers):
+            gone = ~model.alive[index]
+            assert not layer.coefficients.mT[gone].any() and not layer.weight.mT[gone].any()
+        assert list(model.edges()) == edges
+
+
+def test_inputs_that_do_nothing_are_cut():
+    data = create_dataset(lambda x: torch.sin(2 * x[:, :1]) + x[:, 2:3], 3, num_train=300, num_test=0)
+    model = KAN([3, 2, 1], seed=0)
+    fit(model, data, steps=30, sparsity=1e-3, **QUIET)
+    before = rmse(model, data.train_input, data.train_target)
+    assert prune_inputs(model, data.train_input) == [0, 2]
+    assert not model.alive[0][1].any()
+    assert rmse(model, data.train_input, data.train_target) == pytest.approx(before, rel=0.2, abs=5e-3)
+
+
+def test_a_finer_grid_computes_the_same(data):
+    model = KAN([2, 3, 1], seed=0)
+    fit(model, data, steps=10, **QUIET)
+    before = model(data.test_input).detach()
+    refine_grid(model, 15)
+    torch.testing.assert_close(model(data.test_input).detach(), before, rtol=0, atol=1e-12)
+
+
+def test_several_starts_are_no_worse(data):
+    one, many = KAN([2, 2, 1], seed=0), KAN([2, 2, 1], seed=0)
+    errors = [fit(m, data, steps=15, starts=n, **QUIET).train_error[-1] for m, n in ((one, 1), (many, 4))]
+    assert errors[1] <= 1.5 * errors[0]
+
+
+def test_a_fit_that_explodes_keeps_the_best_network(data):
+    model = KAN([2, 3, 1], seed=0)
+    before = rmse(model, data.train_input, data.train_target)
+    history = fit(model, data, optimizer="adam", learning_rate=1e200, steps=5, **QUIET)
+    assert "the best network was put back" in history.stopped
+    assert rmse(model, data.train_input, data.train_target) == pytest.approx(before)
+
+
+BAD = {
+    "labels without a column": (lambda d: (d.train_input, d.train_target[:, 0]), ShapeError, "targets.unsqueeze"),
+    "a NaN": (
+        lambda d: (d.train_input.index_fill(0, torch.tensor(7), math.nan), d.train_target),
+        DataError,
+        "The train inputs are not finite in row 7, column 0: nan",
+    ),
+    "wrong width": (lambda d: (d.train_input[:, :1], d.train_target), ShapeError, "has 2 inputs and 1 outputs"),
+    "no samples": (lambda d: (d.train_input[:0], d.train_target[:0]), DataError, "no samples to train on"),
+    "other lengths": (lambda d: (d.train_input[:3], d.train_target), ShapeError, "with as many rows"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_samples_are_an_error(case, data):
+    make, error, match = BAD[case]
+    with pytest.raises(error, match=match):
+        fit(KAN([2, 2, 1]), make(data), **QUIET)
+
+
+def test_odd_samples_are_fitted():
+    """A single row, and a column that never varies."""
+    one = (torch.tensor([[0.5, 0.5]], dtype=torch.float64), torch.tensor([[2.0]], dtype=torch.float64))
+    assert fit(KAN([2, 2, 1]), one, steps=10, **QUIET).train_error[-1] < 1e-2
+    x = torch.randn(100, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x[:, 1] = 3.0
+    assert fit(KAN([2, 2, 1]), (x, torch.sin(x[:, :1])), steps=20, **QUIET).train_error[-1] < 1e-2
+
+
+def test_bad_settings_are_an_error(data):
+    model = KAN([2, 2, 1])
+    with pytest.raises(ConfigError, match="Unknown optimizer 'sgd'. Choose one of: lm, lbfgs, adam"):
+        fit(model, data, optimizer="sgd")
+    with pytest.raises(ConfigError, match="'cross_entropy' cannot be fitted by 'lm'"):
+        fit(model, data, loss="cross_entropy")
+    with pytest.raises(ConfigError, match="sparsity must be a number of 0 or more, got -1"):
+        fit(model, data, sparsity=-1.0)
+    with pytest.raises(ConfigError, match="steps must be a whole number of 0 or more, got -1"):
+        fit(model, data, steps=-1)
+    with pytest.raises(ConfigError, match="ranges must be one"):
+        create_dataset(product_of_sines, 2, ranges=(1.0, -1.0))
+    with pytest.raises(DataError, match="targets are not finite"):
+        create_dataset(lambda x: (x[:, :1] - 5).log(), 2)
+    with pytest.raises(ConfigError, match="prune takes a KAN. For a converted model use kansformer.interp.prune"):
+        prune(torch.nn.Linear(1, 1), data.train_input)
+    assert isinstance(data, Dataset)
+
+
+def test_the_descended_loss_has_the_networks_gradient(data):
+    # The states that penalties are made of must carry gradients through every layer, bases included.
+    model = KAN([2, 3, 1], seed=1)
+    with torch.no_grad():
+        for layer in model.layers:
+            layer.weight.normal_(generator=torch.Generator().manual_seed(0))
+    x, y = data.train_input[:50], data.train_target[:50]
+    gradients = []
+    for outputs in (model(x), network_states(model, Inputs(x))[0]):
+        model.zero_grad()
+        (outputs - y).square().mean().backward()
+        gradients.append(model.layers[0].weight.grad.clone())
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("optimizer", ["lm", "lbfgs", "adam"])
+def test_frozen_parameters_stay(optimizer, data):
+    model = KAN([2, 3, 1], seed=1)
+    model.layers[0].requires_grad_(False)
+    model.layers[1].bias.requires_grad_(False)
+    before = {name: tensor.clone() for name, tensor in model.named_parameters()}
+    history = fit(model, data, optimizer=optimizer, steps=5, grid_update_every=0, **QUIET)
+    assert history.train_error[-1] < rmse(KAN([2, 3, 1], seed=1), data.train_input, data.train_target)
+    changed = {name for name, tensor in model.named_parameters() if not torch.equal(tensor, before[name])}
+    assert changed == {"layers.1.weight", "layers.1.coefficients"}
+
+
+def test_smooth_curves_generalise_from_noise():
+    clean = create_dataset(lambda x: torch.sin(2 * x[:, :1]) + x[:, 1:] ** 2, 2, num_train=80, num_test=500)
+    noise = 0.2 * torch.randn(clean.train_target.shape, generator=torch.Generator().manual_seed(0))
+    noisy = Dataset(clean.train_input, clean.train_target + noise, clean.test_input, clean.test_target)
+    errors = []
+    for smoothness in (0.0, 3e-3):
+        errors.append(fit(KAN([2, 5, 1], seed=1), noisy, steps=20, smoothness=smoothness, **QUIET).test_error[-1])
+    assert errors[1] < 0.15 and errors[1] < errors[0] / 2
+
+
+def test_a_lines_smoothness_costs_nothing():
+    model = KAN([1, 1], base="zero")
+    layer = model.layers[0]
+    x = torch.linspace(-1, 1, 30, dtype=torch.float64)[:, None]
+    fit(model, (x, 3 * x + 1), steps=10, smoothness=10.0, **QUIET)
+    assert rmse(model, x, 3 * x + 1) < 1e-6
+    parabola = fit(model, (x, x**2), steps=10, smoothness=1.0, **QUIET)
+    with torch.no_grad():
+        second = higher_features(layer, x, 2)[2, :, 0, 1:] @ layer.coefficients[0, :, 0]
+    assert parabola.train_error[-1] > 0.1 and second.abs().max() < 1  # 2 where it is free to bend
+
+
+def test_classes_are_measured_by_their_loss():
+    x = torch.linspace(-1, 1, 60, dtype=torch.float64)[:, None]
+    y = torch.cat([(x > 0).double(), (x <= 0).double()], dim=1)
+    history = fit(KAN([1, 2], seed=1), (x, y), loss="cross_entropy", optimizer="adam", steps=30, **QUIET)
+    assert history.measure == "cross entropy" and "cross entropy" in str(history)
+    assert history.train_error[-1] < 0.7 * history.train_error[0] < 0.7
+
+
+def test_batches_of_any_iterable_are_used(data):
+    x, y = data.train_input[:100], data.train_target[:100]
+    batches = list(zip(x.split(25), y.split(25), strict=True))
+    errors = []
+    for given in (batches, iter(batches), [(a.numpy(), b.numpy()) for a, b in batches]):
+        errors.append(fit(KAN([2, 2, 1], seed=1), given, optimizer="adam", steps=5, **QUIET).train_error)
+    assert errors[0] == errors[1] == errors[2] and errors[0][-1] < errors[0][0]
+    once = fit(KAN([2, 2, 1], seed=1), (x.numpy(), y.numpy()), optimizer="adam", steps=5, **QUIET).train_error
+    assert once != errors[0]  # five steps instead of twenty
+    with pytest.raises(DataError, match="no samples to train on"):
+        fit(KAN([2, 2, 1]), [], optimizer="adam", **QUIET)
+
+
+def test_settings_of_other_optimizers_are_refused(data):
+    for settings, match in [
+        ({"batch_size": 7}, "batch_size=7 is of adam"),
+        ({"learning_rate": 0.1}, "learning_rate=0.1 is of adam and lbfgs"),
+        ({"optimizer": "adam", "batch_size": 0}, "batch_size must be a whole number of 1 or more, got 0"),
+        ({"optimizer": "adam", "learning_rate": -1.0}, "learning_rate must be a positive number, got -1.0"),
+    ]:
+        with pytest.raises(ConfigError, match=match):
+            fit(KAN([2, 2, 1]), data, **settings, **QUIET)
+    with pytest.raises(DataError, match="probabilities of two classes or more in every row"):
+        fit(KAN([2, 2, 1]), data, optimizer="adam", loss="cross_entropy", **QUIET)
+
+
+@pytest.mark.parametrize("given", ["one column", "not finite", "empty", "narrow"])
+def test_pruning_checks_its_samples(given, data):
+    model = KAN([2, 3, 1], seed=1)
+    before = model(data.test_input).detach()
+    x, y = data.train_input.clone(), data.train_target.clone()
+    if given == "one column":
+        y = y[:, 0]
+    elif given == "not finite":
+        x[3, 1] = torch.nan
+    elif given == "empty":
+        x, y = x[:0], y[:0]
+    else:
+        x = x[:, :1]
+    with pytest.raises((ShapeError, DataError)):
+        prune(model, x, y)
+    assert torch.equal(model(data.test_input).detach(), before)
+
+
+def test_an_interrupt_leaves_the_best_network(data, monkeypatch):
+    model = KAN([2, 3, 1], seed=1)
+    x, y = data.train_input, data.train_target
+    fit(model, (x, y), steps=3, grid_update_every=0, **QUIET)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    calls = []
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) == 2:  # the first trial of the first step
+            raise KeyboardInterrupt
+        return network_states(*args)
+
+    monkeypatch.setattr(sys.modules["kansformer.kan.fit"], "network_states", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, (x, y), steps=3, grid_update_every=0, **QUIET)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_pruning_keeps_frozen_parameters_frozen(data):
+    model = KAN([2, 5, 1], seed=1)
+    fit(model, data, steps=10, sparsity=1e-2, **QUIET)
+    model.requires_grad_(False)
+    prune(model, data.train_input, threshold=0.1)
+    assert model.width[1][0] < 5 and not any(p.requires_grad for p in model.parameters())

@@ -1,0 +1,132 @@
+"""A network is the sum and product of its edges, touches no global state, and keeps what it is told."""
+
+import copy
+import json
+
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from kansformer import KAN
+from kansformer.errors import CheckpointError, ConfigError, ShapeError, SlotError
+from kansformer.kan import Edge, fix_symbol, load_kan, save_kan
+from kansformer.symbolic import LIBRARY, Symbol
+
+
+def test_products_multiply_neighbouring_outputs():
+    model = KAN([2, [1, 2], 1], seed=3)
+    x = torch.randn(4, 3, 2, dtype=torch.float64)
+    sums = model.sums(0, x)
+    nodes = torch.stack([sums[..., 0], sums[..., 1] * sums[..., 2], sums[..., 3] * sums[..., 4]], dim=-1)
+    assert model.layers[0].out_features == 5 and model.layers[1].in_features == 3
+    assert model(x).shape == (4, 3, 1)
+    torch.testing.assert_close(model(x), model.layers[1](nodes))
+
+
+@torch.no_grad()
+def test_nothing_global_is_touched(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    state, dtype = torch.get_rng_state(), torch.get_default_dtype()
+    first, same, other = KAN([2, 3, 1]), KAN([2, 3, 1]), KAN([2, 3, 1], seed=1)
+    assert torch.equal(torch.get_rng_state(), state) and torch.get_default_dtype() == dtype
+    assert not list(tmp_path.iterdir())
+    x = torch.randn(5, 2, dtype=torch.float64)
+    assert torch.equal(first(x), same(x)) and not torch.equal(first(x), other(x))
+    assert first.predict(x.tolist()).dtype == torch.float64
+
+
+def test_derivatives():
+    model = KAN([2, 3, 2], seed=1)
+    x = torch.randn(6, 2, dtype=torch.float64)
+    found = model.derivatives(x)
+    assert found.shape == (6, 2, 2)
+    for i in range(2):
+        step = torch.zeros(2, dtype=torch.float64)
+        step[i] = 1e-6
+        slope = (model(x + step) - model(x - step)) / 2e-6
+        torch.testing.assert_close(found[:, :, i], slope, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("basis", ["bspline", "chebyshev", "rbf", "fourier", "rational"])
+@torch.no_grad()
+def test_a_network_is_saved_and_loaded_as_it_was(basis, tmp_path):
+    library = LIBRARY.with_symbol(Symbol(name="own", function=torch.sin, sympy=lambda z: z, complexity=2))
+    model = KAN([2, [2, 1], 1], basis=basis, order=4, seed=2)
+    fix_symbol(model, Edge(0, 1, 0), "own", library=library)
+    model.cut(0, Edge_mask(model, 0, 1))
+    save_kan(model, tmp_path)
+    x = torch.randn(5, 2, dtype=torch.float64)
+    again = load_kan(tmp_path, library=library)
+    assert torch.equal(again(x), model(x)) and [*again.edges()] == [*model.edges()]
+    assert torch.equal(copy.deepcopy(model)(x), model(x))
+    with pytest.raises(ConfigError, match="No function is named 'own'"):
+        load_kan(tmp_path)
+    save_kan(KAN([2, 1]), tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2 and load_kan(tmp_path).width == [(2, 0), (1, 0)]
+
+
+def test_damaged_folders_are_refused(tmp_path):
+    model = KAN([2, 2, 1])
+    fix_symbol(model, Edge(0, 1, 0), "sin")
+    save_kan(model, tmp_path)
+    config, (tensors,) = tmp_path / "kan.json", tmp_path.glob("*.safetensors")
+    good, numbers = json.loads(config.read_text()), tensors.read_bytes()
+
+    def refused(match):
+        with pytest.raises(CheckpointError, match=match):
+            load_kan(tmp_path)
+
+    for changes, match in [
+        ({"width": [10**9, 2, 1]}, "whose layer 0 would have coefficients"),
+        ({"width": "2"}, "must be of type list"),
+        ({"width": [2, [1, "a"], 1]}, "layer 0"),
+        ({"grid_size": True}, "must be of type int"),
+        ({"basis": "sine"}, "Unknown basis 'sine'"),
+        ({"base": "os.system"}, "Choose from: identity"),
+        ({"dtype": "load"}, "float32, float64"),
+        ({"symbols": [["sin"]]}, "a list of function names for each layer"),
+        ({"symbols": [[], []]}, "differ in the formulas of layer 0"),
+        ({"tensors": "../kan.safetensors"}, "not beside it"),
+        ({"format_version": 2}, "this package reads 1"),
+    ]:
+        config.write_text(json.dumps(good | changes))
+        refused(match)
+    config.write_text("[]")
+    refused("must hold an object")
+    config.write_text("{")
+    refused("cannot be read")
+    config.write_text(json.dumps(good))
+    tensors.write_bytes(numbers[:200])
+    refused("cannot be read")
+    state = load(numbers)
+    for name, value in (
+        ("formulas.0.inputs", torch.tensor([-1])),
+        ("layers.1.bias", torch.tensor([torch.nan]).double()),
+    ):
+        tensors.write_bytes(save(state | {name: value}))
+        refused("differ in the formulas|is not finite")
+    tensors.unlink()
+    refused("not beside it")
+    config.unlink()
+    refused("holds no network")
+
+
+def Edge_mask(model, input, output):  # noqa: N802 - reads like the class
+    mask_IO = torch.zeros_like(model.alive[0])
+    mask_IO[input, output] = True
+    return mask_IO
+
+
+def test_bad_input():
+    for width in ([2], [2, 0, 1], [[1, 1], 1], [2, "3", 1], [2, [1, 2, 3], 1]):
+        with pytest.raises((ConfigError, TypeError), match="width|nodes"):
+            KAN(width)
+    model = KAN([2, 3, 1])
+    with pytest.raises(ShapeError, match=r"The network has 2 inputs, got \(4, 3\)"):
+        model(torch.zeros(4, 3, dtype=torch.float64))
+    with pytest.raises(SlotError, match=r"The edge \(0, 5 -> 0\) is not there, or was pruned. Layer 0 has: 0 -> 0"):
+        fix_symbol(model, Edge(0, 5, 0), "sin")
+    with pytest.raises(SlotError, match="There is no layer 7: choose from 0 to 1"):
+        fix_symbol(model, Edge(7, 0, 0), "sin")
+    with pytest.raises(ConfigError, match="No function is named 'sinn'"):
+        fix_symbol(model, Edge(0, 0, 0), "sinn")
