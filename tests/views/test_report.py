@@ -58,6 +58,7 @@ def test_nothing_is_left_of_a_page_that_failed(summary, tmp_path, monkeypatch):
     assert [file.read_text() for file in tmp_path.iterdir()] == ["old"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs the program chromium: apt-get install chromium")
 @pytest.mark.parametrize(
     "filters", ["", "function=FIRST", "slot=act&layer=1", "r2=0.999", "search=mlp/input[3", "sort=worst"]
