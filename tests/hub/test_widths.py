@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_models import randomize_curves
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from kansformer import KANConfig, is_converted
@@ -26,13 +27,7 @@ def make_narrow(make):
     """make_narrow(family, config, hidden): its curves bent at random."""
 
     def build(family="llama", config=CONFIGS["full"], hidden=10, **settings):
-        model = replace_feed_forwards(make(family, **settings), config, hidden=hidden)
-        generator = torch.Generator().manual_seed(1)
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if name.endswith("coefficients"):
-                    parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
-        return model
+        return randomize_curves(replace_feed_forwards(make(family, **settings), config, hidden=hidden))
 
     return build
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 import transformers
 from quick_compiler import calls, write_quick_compiler
+from tiny_models import SMALL
 
 from kansformer import KANConfig, convert, revert, set_backend
 from kansformer.interp import edge_scores, find_places
@@ -23,7 +24,7 @@ from kansformer.ops.native import build
 
 THREADS = 8
 IDS = torch.arange(2, 34).view(2, 16)
-TINY = dict(vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2)
+TINY = SMALL | dict(vocab_size=50)
 TOKENS = dict(bos_token_id=0, eos_token_id=0, pad_token_id=0)
 JOBS = [
     (transformers.LlamaConfig(**TINY, **TOKENS), KANConfig(slots=("input", "act"))),
