@@ -8,7 +8,7 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-SLOW_DESELECTED = "slow_deselected"
+_slow = pytest.StashKey[int]()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -19,24 +19,26 @@ def _native_library():
     build.reason_unavailable()
 
 
+def pytest_collection_modifyitems(items):
+    """Run slow tests first, so that no worker ends long after the others."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 def pytest_deselected(items):
     for item in items:
         if item.get_closest_marker("slow"):
             item.config.stash[_slow] = item.config.stash.get(_slow, 0) + 1
 
 
-_slow = pytest.StashKey[int]()
-
-
 def pytest_sessionfinish(session):
     if hasattr(session.config, "workeroutput"):  # in a worker, which reports to its controller
-        session.config.workeroutput[SLOW_DESELECTED] = session.config.stash.get(_slow, 0)
+        session.config.workeroutput["slow_deselected"] = session.config.stash.get(_slow, 0)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node):
     # Every worker collects everything, so that their counts are the same.
-    node.config.stash[_slow] = getattr(node, "workeroutput", {}).get(SLOW_DESELECTED, 0)
+    node.config.stash[_slow] = getattr(node, "workeroutput", {}).get("slow_deselected", 0)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -44,5 +46,5 @@ def pytest_terminal_summary(terminalreporter, config):
     result = yield
     if count := config.stash.get(_slow, 0):
         terminalreporter.section("slow tests", "-")
-        terminalreporter.line(f"{count} slow tests were skipped. Run them with: python -m pytest -n auto -m slow")
+        terminalreporter.line(f"Slow tests left out: {count}. Run them with: python -m pytest -n auto -m slow")
     return result
