@@ -14,6 +14,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from kansformer.errors import InterruptedRunError
 from kansformer.files import atomic_write_text, check_unused
+from kansformer.progress import Progress
 from kansformer.training.arguments import training_arguments
 from kansformer.training.build import build_model, merge_lora, plain_model
 from kansformer.training.callbacks import CurvePenalties, CurveWarmUp, GridSchedule, Reporter
@@ -33,7 +34,6 @@ from kansformer.training.refusals import (
     refuse_impossible,
     refuse_little,
 )
-from kansformer.training.report import Progress
 from kansformer.training.shard import shard_model
 from kansformer.training.trainer import ASIDE, DistillationTrainer, KANTrainer
 
