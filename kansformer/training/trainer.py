@@ -30,7 +30,7 @@ class KANTrainer(Trainer):
 
     Args:
         non_finite: "stop" or "skip", as in `StepGuard`.
-        kwargs: as in transformers' Trainer.
+        args, kwargs: as in transformers' Trainer.
     """
 
     def __init__(self, *args: Any, non_finite: str = "stop", **kwargs: Any) -> None:
