@@ -17,14 +17,12 @@ from kansformer.nn import (
     update_grid,
 )
 from kansformer.ops import set_backend
-from kansformer.training.trainer_groups import register_groups
 from kansformer.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from kansformer.training.trainer import KANTrainer
 
 register_loader()
-register_groups()
 
 __all__ = [
     "GatedKANFeedForward",

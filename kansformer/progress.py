@@ -34,3 +34,8 @@ def progress_reporter(progress: bool | Progress, stage: str, total: int, unit: s
             bar.update(done - bar.n)
 
         yield show
+
+
+def loss_and_speed(loss: float, tokens_per_second: float) -> str:
+    """The detail that loops over tokens report."""
+    return f"loss {loss:.3f}  {tokens_per_second:,.0f} tokens/s"
