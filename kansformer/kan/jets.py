@@ -57,7 +57,7 @@ class InputJets:
 
     def features(self, layer: Any) -> Tensor | None:
         """The features of the first layer, None where training changes them."""
-        if hasattr(layer, "denominator"):
+        if layer.denominator is not None:
             return None
         width = layer.coefficients.shape[1]
         if self._key is None or width != self._key[0] or not torch.equal(layer.domain, self._key[1]):

@@ -100,7 +100,7 @@ class Inputs:
 
     def features(self, layer: Any) -> tuple[Tensor, Tensor] | None:
         """`layer_features` of the first layer, None where training changes them."""
-        if hasattr(layer, "denominator"):
+        if layer.denominator is not None:
             return None
         if self._domain is None or not torch.equal(layer.domain, self._domain):
             self._domain, self._features = layer.domain.clone(), layer_features(layer, self.x)

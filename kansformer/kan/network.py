@@ -189,7 +189,7 @@ class KAN(nn.Module):
         following.coefficients = _kept(following.coefficients, nodes)
         following.in_features = int(nodes.sum())
         following.domain = following.domain[nodes]
-        if hasattr(following, "denominator"):
+        if following.denominator is not None:
             following.denominator = _kept(following.denominator, nodes)
         setattr(self, f"alive_{index}", self.alive[index][:, outputs])
         setattr(self, f"alive_{index + 1}", self.alive[index + 1][nodes])
