@@ -12,6 +12,7 @@ from kansformer.basis import Basis
 from kansformer.errors import ConfigError
 from kansformer.nn.base import base_function, kernel_name
 from kansformer.nn.curves import CurveSpec, attach_curves, check_input, curves_of, has_hub_kernel, reset_curves
+from kansformer.nn.optim_check import watch_curves
 from kansformer.ops import apply_curves
 
 
@@ -115,6 +116,10 @@ class LearnedActivation(nn.Module):
             self.training = function.training
         self._owned = (*self._parameters, *self._buffers)
         attach_curves(self, spec, features, None, device=device, dtype=dtype)
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        super().__setstate__(state)
+        watch_curves(self)  # a copy
 
     def without_curves(self) -> Callable[[Tensor], Tensor]:
         """The activation without its curve, with the current values of its own parameters."""

@@ -16,6 +16,7 @@ from kansformer.basis import Basis
 from kansformer.basis.rational import INITIAL_DENOMINATOR
 from kansformer.checks import check_choice, check_integer
 from kansformer.errors import ConfigError, ShapeError
+from kansformer.nn.optim_check import watch_curves
 from kansformer.ops import Curves, apply_curves, sum_edges
 from kansformer.ops.functional import is_autocast_enabled
 
@@ -153,6 +154,7 @@ def attach_curves(
         if name not in module._parameters:
             vars(module)[name] = None
     vars(module)["curves"] = spec
+    watch_curves(module)
 
 
 def detach_curves(module: nn.Module) -> None:

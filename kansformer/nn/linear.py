@@ -20,6 +20,7 @@ from kansformer.nn.curves import (
     has_hub_kernel,
     reset_curves,
 )
+from kansformer.nn.optim_check import watch_curves
 from kansformer.nn.recompute import recomputed_linear
 
 
@@ -121,6 +122,10 @@ class KANLinear(nn.Linear):
             module, spec, linear.in_features, linear.out_features, device=weight.device, dtype=curve_dtype(weight)
         )
         return module
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        super().__setstate__(state)
+        watch_curves(self)  # a copy
 
     def without_curves(self) -> nn.Linear:
         """The plain layer with this layer's own weight and bias, without the curves."""
