@@ -15,7 +15,7 @@ import typer
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationMixin, PreTrainedModel
 
-from kansformer.cli.progress import drawn_bar, progress_bar
+from kansformer.cli.progress import progress_bar
 from kansformer.config import KANConfig
 from kansformer.conversion import convert, plan_conversion, revert
 from kansformer.files import atomic_folder, check_unused, folder_bytes
@@ -150,7 +150,7 @@ def _tuning_blocks(tokenizer) -> Tensor:
 def _losses(model: PreTrainedModel, held_out: HeldOut) -> dict[str, float]:
     losses = {}
     for name, blocks_NT in (("code", held_out.code), ("english", held_out.english)):
-        with drawn_bar(f"reading {name}") as progress:
+        with progress_bar(f"reading {name}") as progress:
             losses[name] = mean_loss(model, blocks_NT, progress=progress).loss
     return losses
 

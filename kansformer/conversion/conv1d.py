@@ -3,17 +3,20 @@
 Shape letters: `...` any, I inputs, O outputs.
 """
 
+from typing import Any
+
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from kansformer.nn.curves import (
     CurveSpec,
     attach_curves,
+    copy_as,
     curve_dtype,
     detach_curves,
     forward_with_curves,
-    take_over,
 )
+from kansformer.nn.optim_check import watch_curves
 
 
 class KANConv1D(Conv1D):
@@ -27,21 +30,25 @@ class KANConv1D(Conv1D):
     curves: CurveSpec
     coefficients: nn.Parameter
     domain: Tensor
+    denominator: nn.Parameter | None
+    mix: nn.Parameter | None
 
     @classmethod
     def from_conv1d(cls, layer: Conv1D, spec: CurveSpec) -> "KANConv1D":
         """A layer with straight edges around an existing one's own weight and bias, which it shares."""
-        module = cls.__new__(cls)
-        take_over(module, layer)
+        module = copy_as(cls, layer)
         module.in_features, module.out_features = layer.nx, layer.nf
         weight = layer.weight
         attach_curves(module, spec, layer.nx, layer.nf, device=weight.device, dtype=curve_dtype(weight))
         return module
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        watch_curves(self)  # a copy
+
     def without_curves(self) -> Conv1D:
         """The plain layer with this layer's own weight and bias, without the curves."""
-        layer = Conv1D.__new__(Conv1D)
-        take_over(layer, self)
+        layer = copy_as(Conv1D, self)
         detach_curves(layer)
         del layer.in_features, layer.out_features
         return layer

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from kansformer.checks import check_integer
 from kansformer.errors import DataError
 from kansformer.nn.eval_mode import eval_mode
-from kansformer.progress import Progress
+from kansformer.progress import Progress, loss_and_speed
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def mean_loss(
             tokens += predicted
             if progress is not None:
                 rate = tokens / (time.perf_counter() - begin)
-                progress("evaluating", step, len(batches), f"loss {total / tokens:.3f}  {rate:,.0f} tokens/s")
+                progress("evaluating", step, len(batches), loss_and_speed(total / tokens, rate))
     loss = total / tokens
     perplexity = math.exp(loss) if loss < 700 else math.inf
     return Evaluation(loss=loss, perplexity=perplexity, tokens=tokens, seconds=time.perf_counter() - begin)

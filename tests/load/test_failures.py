@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 from injection import InjectedError, fail_at, steps_of, telling_steps
+from tiny_models import SMALL
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from kansformer import KANConfig, convert, load_curves, revert, save_curves
@@ -18,8 +19,7 @@ from kansformer.files import atomic_folder
 from kansformer.interp import EdgeRef, edge_scores, edit_curve, prune, record_edges, replace_edges
 from kansformer.interp.pruning import drop_straight_curves, prune_channels
 from kansformer.interp.ranks import reduce_rank
-from kansformer.kan.network import KAN
-from kansformer.kan.saving import load_kan, save_kan
+from kansformer.kan import KAN
 from kansformer.nn.curves import curved_modules
 
 # A failure between two lines may leave a file or a temporary folder to Python, which closes it and says so.
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 IDS = torch.arange(2, 16).view(2, 7)
 BATCH = {"input_ids": IDS, "labels": IDS}
-TINY = dict(vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2)
+TINY = SMALL | dict(vocab_size=50, num_hidden_layers=1)
 TOKENS = dict(bos_token_id=0, eos_token_id=0, pad_token_id=0)
 CONFIGS = {
     "llama": lambda: transformers.LlamaConfig(**TINY, **TOKENS, num_labels=3),
@@ -237,7 +237,7 @@ def write_curves(folder, text):
 
 
 def write_network(folder, text):
-    save_kan(KAN([2, 1], seed=int(text)), folder)
+    KAN([2, 1], seed=int(text)).save(folder)
 
 
 def read_text(folder):
@@ -249,7 +249,7 @@ def read_curves(folder):
 
 
 def read_network(folder):
-    coefficients = load_kan(folder).layers[0].coefficients
+    coefficients = KAN.load(folder).layers[0].coefficients
     return next(t for t in "12" if torch.equal(coefficients, KAN([2, 1], seed=int(t)).layers[0].coefficients))
 
 

@@ -1,8 +1,6 @@
 """The estimators keep scikit-learn's contract, live in its pipelines and searches, and say what is wrong."""
 
 import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pandas
@@ -15,9 +13,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from kansformer import KAN
 from kansformer.errors import ConfigError, DataError
-from kansformer.kan import FitHistory, KANClassifier, KANRegressor
+from kansformer.kan import KAN, FitHistory, KANClassifier, KANRegressor
 
 BOTH = [KANRegressor, KANClassifier]
 
@@ -196,8 +193,8 @@ def test_a_single_class_is_an_error(moons):
         ({"hidden": ("5",)}, "A width must be a number of nodes or a pair"),
         ({"basis": "splines"}, "Unknown basis 'splines'. Choose one of: bspline"),
         ({"grid_size": 2.5}, "grid_size must be a whole number from 1 to 10000, got 2.5"),
-        ({"steps": -1}, "steps must be a whole number of 0 or more, got -1"),
-        ({"sparsity": -1.0}, "sparsity must be a number of 0 or more, got -1.0"),
+        ({"steps": -1}, "steps must be a whole number of at least 0, got -1"),
+        ({"sparsity": -1.0}, "sparsity must be a finite number of at least 0, got -1.0"),
     ],
 )
 @pytest.mark.parametrize("estimator", BOTH)
@@ -209,28 +206,6 @@ def test_bad_settings_are_an_error(estimator, settings, match, waves, moons):
 def test_classes_are_not_fitted_by_least_squares(moons):
     with pytest.raises(ConfigError, match="'cross_entropy' cannot be fitted by 'lm'. Choose .* by adam or lbfgs"):
         KANClassifier(optimizer="lm").fit(*moons)
-
-
-def test_scikit_learn_is_imported_by_the_estimators_only():
-    code = """
-import sys
-import kansformer, kansformer.kan
-assert "sklearn" not in sys.modules
-try:
-    kansformer.kan.KANTransformer
-except AttributeError as error:
-    print(error)
-sys.modules["sklearn"] = None
-try:
-    from kansformer.kan import KANRegressor
-except ImportError as error:
-    print(error)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == [
-        "module 'kansformer.kan' has no attribute 'KANTransformer'",
-        "KANRegressor needs scikit-learn 1.6 or newer. Install it: pip install 'kansformer[sklearn]'.",
-    ]
 
 
 @pytest.mark.parametrize("estimator", BOTH)

@@ -4,16 +4,16 @@ import json
 from pathlib import Path
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from tiny_models import tiny_llama
+from transformers import LlamaForCausalLM
 
-from kansformer import KAN, KANConfig, convert, save_curves
+from kansformer import KANConfig, convert, save_curves
 from kansformer.conversion import ConversionRecord, replace_feed_forwards
 from kansformer.conversion.checkpoint import record_of
 from kansformer.hub import write_card
-from kansformer.kan import save_kan
+from kansformer.kan import KAN
 from kansformer.symbolic import ALL_SYMBOLS
 
-SHAPE = dict(vocab_size=24, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2)
 MODELS = {
     "rational": KANConfig(slots=("act", "down"), edges="group", basis="rational", groups=4),
     "low-rank": KANConfig(slots=("input", "up", "act"), edges="low_rank", rank=2, groups=4),
@@ -68,9 +68,7 @@ RECIPES = ("embedded-curves", "gpt2-small-fineweb", "minilm-classifier", "shakes
 def make_plain() -> LlamaForCausalLM:
     """The model that all of this is about."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        config = LlamaConfig(**SHAPE, num_key_value_heads=2, max_position_embeddings=32)
-        return LlamaForCausalLM(config).eval()
+        return tiny_llama(max_position_embeddings=32).eval()
 
 
 def make_corpus(folder: Path, recipes: Path) -> None:
@@ -100,8 +98,8 @@ def make_corpus(folder: Path, recipes: Path) -> None:
     network.formulas[0].add(0, 1, ALL_SYMBOLS.named("sin"), (1.0, 0.5, 2.0, 0.0))
     network.formulas[1].add(0, 0, ALL_SYMBOLS.named("x^2"), (1.0, 0.0, 1.0, 0.0))
     for kind in ("kan", "kan-card"):
-        save_kan(network, folder / kind / "sums")
-        save_kan(KAN([1, 2], basis="rational", dtype=torch.float32), folder / kind / "rational")
+        network.save(folder / kind / "sums")
+        KAN([1, 2], basis="rational", dtype=torch.float32).save(folder / kind / "rational")
     for name in RECIPES:
         text = (recipes / f"{name}.yaml").read_text(encoding="utf-8")
         for target in (folder / "recipe" / name / "recipe.yaml", folder / "resume" / name / "recipe.yaml"):
