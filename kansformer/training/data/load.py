@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from glob import escape
 from itertools import islice
@@ -29,13 +29,14 @@ ROWS_AT_ONCE = 100
 def load_split(data: DataRecipe, split: str) -> Dataset | IterableDataset:
     """Load one split of the dataset that a recipe names; an `IterableDataset` where it says `streaming`."""
     which = f"The dataset {data.dataset!r} (config={data.dataset_config!r}, split={split!r})"
+    assert data.dataset is not None, "the recipe has checked it"
     rows = _load(which, data.dataset, data.dataset_config, split=split, streaming=data.streaming)
     if not data.streaming and not len(rows):
         raise DataError(f"The split {split!r} of the dataset {data.dataset!r} has no rows.")
     return rows
 
 
-def load_tables(names: tuple[str, ...]) -> Iterator[tuple[Path, Dataset]]:
+def load_tables(names: Sequence[str]) -> Iterator[tuple[Path, Dataset]]:
     """Load CSV files (with a header; every value is a string) and JSONL files (an object per line), one by one."""
     import pandas
     from datasets import Features, Value

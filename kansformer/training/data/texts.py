@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from glob import glob, has_magic
+from io import TextIOWrapper
 from pathlib import Path
 from typing import NamedTuple
 
@@ -98,14 +99,14 @@ def read_pieces(path: Path) -> Iterator[Piece]:
     if not path.is_file():
         raise DataError(f"There is no text file {str(path)!r}.")
     blank = True
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as data, TextIOWrapper(data, encoding="utf-8") as file:
         try:
             for piece in cut(iter(lambda: file.read(MAX_PIECE), "")):
                 blank = blank and not piece.text.strip()
                 if not blank or not piece.last:
                     yield piece
         except UnicodeDecodeError as error:
-            place = file.buffer.tell() - len(error.object) + error.start
+            place = data.tell() - len(error.object) + error.start
             raise DataError(f"{str(path)!r} is not UTF-8 text: {error.reason} at byte {place}.") from None
     if blank:
         raise DataError(f"The text file {str(path)!r} is empty.")
