@@ -1,8 +1,9 @@
 """Warn, at an optimizer's first step, about curves that its settings leave untrained.
 
 Adam moves every number by about its learning rate. That suits weights, which are small; coefficients of curves per
-channel or group grow to about 1, and at the weights' rate they learn a quarter of what they could, without any error. torch calls
-`check_optimizer` before every optimizer step, from the moment the first such curves exist.
+channel or group grow to about 1, and at the weights' rate they gain a quarter of what they could (two runs of a small
+language model), without any error. torch calls `check_optimizer` before every optimizer step, from the moment the
+first such curves exist.
 """
 
 from collections.abc import Iterator
