@@ -108,7 +108,7 @@ def solve_equations(
         few_threads(points.shape[0] * sum(p.numel() for p in model.parameters())),
         progress_reporter(progress, "fit", steps, "step") as report,
     ):
-        run = Run(model, points, steps, report, grid_update_every=grid_update_every, tolerance=tolerance)
+        run = Run(model, points, steps, report, grid_update_every, tolerance)
         levenberg_marquardt(run, problem)
     return run.history
 

@@ -31,7 +31,7 @@ FUNCTIONS = {
 MAX_FACTORS = 64
 
 
-def _checked(formula: object) -> sympy.Expr:
+def _checked(formula: sympy.Expr) -> sympy.Expr:
     """A formula with variables that are told apart by their names, and whole exponents as such."""
     if not isinstance(formula, sympy.Expr):
         raise ConfigError(f"A formula must be a sympy expression, got {type(formula).__name__}: {formula!r}.")

@@ -16,9 +16,7 @@ import torch
 from torch import Tensor
 
 from kansformer.basis import elementwise_derivatives
-from kansformer.kan.edges import denominator_of
-from kansformer.kan.linearize import higher_features
-from kansformer.nn import KANLinear
+from kansformer.kan.linearize import Inputs, higher_features
 
 if TYPE_CHECKING:
     from kansformer.kan.network import KAN
@@ -46,34 +44,19 @@ class LayerJets:
 
 
 class InputJets:
-    """Points at which a network is evaluated repeatedly: the features of its first layer are cached.
-
-    Args:
-        points: (N, D).
-    """
+    """Points (N, D) at which a network is evaluated repeatedly, and their jets."""
 
     def __init__(self, points: Tensor) -> None:
-        self.points = points
         first = torch.eye(points.shape[1]).to(points).expand(len(points), -1, -1)
         self.jets = torch.cat([points.unsqueeze(-1), first, torch.zeros_like(first)], dim=-1)
-        self._key: tuple[int, Tensor] | None = None
-        self._features: Tensor | None = None
-
-    def features(self, layer: KANLinear) -> Tensor | None:
-        """The features of the first layer, None where training changes them."""
-        if denominator_of(layer) is not None:
-            return None
-        width = layer.coefficients.shape[1]
-        if self._key is None or width != self._key[0] or not torch.equal(layer.domain, self._key[1]):
-            self._key, self._features = (width, layer.domain.clone()), higher_features(layer, self.points, HIGHEST)
-        return self._features
+        self.cache = Inputs(points, lambda layer, x: higher_features(layer, x, HIGHEST))
 
 
 def network_jets(model: KAN, inputs: InputJets) -> tuple[Tensor, list[LayerJets]]:
     """Jets of the outputs, (N, K, J), and every layer on the way."""
     layers, jets = [], inputs.jets
     for index, layer in enumerate(model.layers):
-        layers.append(_layer_jets(model, index, jets, None if index else inputs.features(layer)))
+        layers.append(_layer_jets(model, index, jets, None if index else inputs.cache.features(layer)))
         jets = _node_jets(model, index, layers[-1].sums)
     return jets, layers
 
