@@ -70,7 +70,7 @@ def fit(
         lr: learning rate of Adam (1e-2) and L-BFGS (1.0).
         tolerance: a fit by lm or lbfgs ends when four steps improve the training error by less than this share.
         starts: number of networks with different first coefficients that make a fifth of the steps; the best goes on.
-        progress: True shows a bar; or what to report to.
+        progress: True shows a bar; a `Progress` is called after every step.
 
     Returns:
         The errors of every step.

@@ -36,7 +36,7 @@ class FitHistory:
         train_error, test_error: of training and test samples; the latter are NaN without any.
         seconds: since the fit began.
         stopped: why it ended before its last step, or None.
-        measure: what the errors are, `RMSE` or `cross entropy`.
+        measure: the kind of error, `RMSE` or `cross entropy`.
     """
 
     train_error: list[float] = field(default_factory=list)
@@ -91,7 +91,8 @@ class Run:
         grid_update_every: steps between moving grids, 0 for never.
         tolerance: the run may end when `PATIENCE` steps improve the error by less than this share.
         test: the error on other samples, or None.
-        history: to be filled.
+        history: is extended by `record`.
+        begin: the time at which the run began.
     """
 
     model: KAN

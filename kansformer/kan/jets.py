@@ -101,7 +101,7 @@ def _layer_jets(model: KAN, index: int, jets: Tensor, features: Tensor | None) -
 
 
 def _through(functions: Tensor, jets: Tensor) -> Tensor:
-    """Jets (N, I, J, F) of functions (3, N, I, F) of what has the jets (N, I, J)."""
+    """Jets (N, I, J, F) of functions (3, N, I, F) applied to jets (N, I, J)."""
     value, slope, bend = functions.unsqueeze(3)
     first, second = jets[..., 1:].unsqueeze(-1).chunk(2, dim=2)
     return torch.cat([value, slope * first, bend * first.square() + slope * second], dim=2)

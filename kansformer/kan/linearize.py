@@ -34,8 +34,8 @@ class LayerState:
         inputs, outputs_of: the edges that are curves, (E,) each.
         x: (N, I).
         features: σ and the basis at x, and `slopes` their derivatives, (N, I, F).
-        weights: what the features are multiplied with, (I, O, F).
-        sums: what arrives at the layer's outputs, (N, O).
+        weights: of the features, (I, O, F).
+        sums: the layer's outputs, (N, O).
     """
 
     inputs: Tensor

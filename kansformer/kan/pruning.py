@@ -63,7 +63,7 @@ class PruneReport:
 def node_scores(model: KAN, data: Samples | Table) -> NodeScores:
     """Attribute every output's variation to edges and nodes (Liu et al., 2024).
 
-    A node's score is divided among the edges that enter it by the standard deviations of what they add; an edge passes
+    A node's score is divided among the edges that enter it by the standard deviations of their values; an edge passes
     its score on to its input. All outputs count the same.
 
     Args:
@@ -107,7 +107,7 @@ def prune(model: KAN, data: Samples | Table, *, threshold: float = THRESHOLD) ->
         threshold: highest score of an edge that is removed.
 
     Returns:
-        What is left.
+        The edges left, and the errors before and after.
 
     Raises:
         ConfigError: the threshold is negative.

@@ -151,7 +151,10 @@ def _read_config(path: Path) -> NetworkConfig:
             f"{CONFIG} has format version {version!r:.40}; this package reads {FORMAT_VERSION}. If it is newer: "
             "pip install --upgrade kansformer."
         )
-    return NetworkConfig(**{field.name: values.get(field.name) for field in fields(NetworkConfig)})
+    names = [field.name for field in fields(NetworkConfig)]
+    if missing := [name for name in names if name not in values]:
+        raise CheckpointError(f"{CONFIG} has no {missing[0]!r}.")
+    return NetworkConfig(**{name: values[name] for name in names})
 
 
 def _read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
@@ -166,11 +169,11 @@ def _check_shapes(width: list[int | list[int]], basis: Basis, tensors: dict[str,
     sizes = [sum(entry) if _are_counts(entry) else entry for entry in width]
     outputs = [sum(e[:1]) + 2 * sum(e[1:]) if _are_counts(e) else e for e in width[1:]]
     for index, (inputs, outs) in enumerate(zip(sizes, outputs, strict=False)):
-        found = tensors.get(f"layers.{index}.coefficients", torch.zeros(0))
-        if tuple(found.shape) != (inputs, basis.num_coefficients, outs):
+        coefficients = tensors.get(f"layers.{index}.coefficients", torch.zeros(0))
+        if tuple(coefficients.shape) != (inputs, basis.num_coefficients, outs):
             raise CheckpointError(
                 f"{CONFIG} has width={width!r:.200}, whose layer {index} would have coefficients "
-                f"{(inputs, basis.num_coefficients, outs)!r:.200}, and the tensors are {tuple(found.shape)}."
+                f"{(inputs, basis.num_coefficients, outs)!r:.200}, and the tensors are {tuple(coefficients.shape)}."
             )
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and tensor.numel() and not all(end.isfinite() for end in tensor.aminmax()):
@@ -198,9 +201,9 @@ def _check_formula_edges(model: KAN, index: int, count: int, tensors: dict[str, 
 def _check_dtypes(model: KAN, tensors: dict[str, Tensor]) -> None:
     """Check the dtypes of the tensors, and that domains have a width."""
     for name, own in model.state_dict().items():
-        found = tensors.get(name, own)
-        if found.dtype != own.dtype:
-            dtype, expected = (str(dtype).removeprefix("torch.") for dtype in (found.dtype, own.dtype))
+        tensor = tensors.get(name, own)
+        if tensor.dtype != own.dtype:
+            dtype, expected = (str(dtype).removeprefix("torch.") for dtype in (tensor.dtype, own.dtype))
             raise CheckpointError(f"The tensor {name} is {dtype}, where {CONFIG} says {expected}.")
-        if name.endswith(".domain") and found.shape == own.shape and not (found[:, 0] < found[:, 1]).all():
+        if name.endswith(".domain") and tensor.shape == own.shape and not (tensor[:, 0] < tensor[:, 1]).all():
             raise CheckpointError(f"The tensor {name} has intervals without a width.")
