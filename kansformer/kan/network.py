@@ -238,8 +238,7 @@ def _start(layer: KANLinear, generator: torch.Generator) -> None:
     unit_S = torch.linspace(0, 1, SAMPLES, dtype=torch.float64)
     x_IS = domain[:, :1] + (domain[:, 1:] - domain[:, :1]) * unit_S
     line_IS1 = (2 * unit_S - 1).expand(inputs, -1).unsqueeze(-1)
-    denominator = layer.denominator
-    denominator = None if denominator is None else denominator.double().cpu()
+    denominator = None if layer.denominator is None else layer.denominator.double().cpu()
     with few_threads(0):  # a seed means the same network on any number of threads
         lines_IC1 = fit_curves(x_IS, line_IS1, layer.curves.basis, domain, denominator_ID=denominator)
     slopes_IO = SLOPE * (2 * torch.rand(inputs, 1, outputs, generator=generator, dtype=torch.float64) - 1)
