@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from kansformer.nn.base import base_function
-from kansformer.ops import Curves, apply_curves
+from kansformer.nn.curves import curves_of
+from kansformer.ops import apply_curves
 
 ALL = slice(None)
 
@@ -76,11 +77,7 @@ def edge_bases(module: Any, x_NE: Tensor, inputs_E: Tensor, outputs_E: Tensor) -
 
 
 def _shared_curves(module: Any, x_NI: Tensor, inputs: slice | Tensor) -> Tensor:
-    tensors = (
-        None if tensor is None else _per_input(module, tensor)[inputs].to(x_NI)
-        for tensor in (module.coefficients, module.domain, module.denominator)
-    )
-    return apply_curves(x_NI, Curves(*tensors, module.curves.basis))
+    return apply_curves(x_NI, curves_of(module).map(lambda tensor: _per_input(module, tensor)[inputs].to(x_NI)))
 
 
 def base_values(module: Any, x: Tensor) -> Tensor:
