@@ -1,4 +1,4 @@
-"""What goes into curves, watched by ordinary module hooks: ranges, histograms, samples and the moments of every edge.
+"""The inputs of curves, recorded by ordinary module hooks: ranges, histograms, samples and moments of every edge.
 
 Shape letters: N tokens, S sampled tokens, I inputs, O outputs, T terms, H bins.
 """
@@ -9,14 +9,14 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kansformer.conversion.slots import CurveSlot, find_curve_slots
 from kansformer.errors import ConfigError, DataError, SlotError
-from kansformer.interp.edge_features import edge_terms, num_terms, term_weights
+from kansformer.interp.edge_features import edge_terms, num_terms, per_input, term_weights
+from kansformer.nn.curves import Curved, CurveSpec
 from kansformer.nn.transaction import undone_afterwards
 
 # Terms of tokens that are held at once, (N, I, T).
@@ -27,7 +27,7 @@ INPUT_CHUNK = 64
 
 @contextmanager
 def record_edges(model: nn.Module, *, bins: int = 32, sample: int = 1024, seed: int = 0) -> Iterator[EdgeRecords]:
-    """Watch what goes into every curve of a model while it runs.
+    """Record the inputs of every curve of a model while it runs.
 
         with record_edges(model) as records:
             for batch in batches:
@@ -54,14 +54,161 @@ def record_edges(model: nn.Module, *, bins: int = 32, sample: int = 1024, seed: 
     for name, value in (("bins", bins), ("sample", sample)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}.")
-    records = EdgeRecords({(p.site, p.name): RecordedSlot(p, bins, sample, seed) for p in find_curve_slots(model)})
+    slots = find_curve_slots(model)
+    records = EdgeRecords({(slot.site, slot.name): RecordedSlot(slot, bins, sample, seed) for slot in slots})
     with undone_afterwards() as hooks:
-        for slot in records.values():
-            hooks.callback(slot.place.module.register_forward_pre_hook(slot._hook).remove)
+        for recorded in records.values():
+            hooks.callback(recorded.slot.module.register_forward_pre_hook(recorded._hook).remove)
         yield records
 
 
-class EdgeRecords(Mapping):
+@dataclass
+class RecordedSlot:
+    """The inputs of the curves of one slot.
+
+    Args:
+        slot: the slot.
+        bins: H.
+        sample_size: the number of tokens that are kept, at most.
+        seed: of the sample.
+
+    Attributes:
+        tokens: number of tokens that passed.
+        lower, upper: range of every input, (I,).
+        histogram: counts of every input below the domain, in H equal bins of it, and above, (I, H + 2).
+        sample: tokens drawn at random, (S, I).
+    """
+
+    slot: CurveSlot
+    bins: int
+    sample_size: int
+    seed: int
+    tokens: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        module = self.slot.module
+        inputs, width = module.in_features, num_terms(module)
+        self.lower = torch.full((inputs,), math.inf)
+        self.upper = torch.full((inputs,), -math.inf)
+        self.histogram = torch.zeros(inputs, self.bins + 2, dtype=torch.long)
+        self.sample = torch.zeros(0, inputs)
+        self._sums_IT = torch.zeros(inputs, width, dtype=torch.float64)
+        self._products_ITT = torch.zeros(inputs, width, width, dtype=torch.float64)  # its upper triangles
+        self._generator = torch.Generator().manual_seed(self.seed)
+        self._before = _curves_of(module)
+
+    @property
+    def outside(self) -> Tensor:
+        """Share of every input that lies outside its curve's domain, (I,)."""
+        self.require_tokens()
+        return (self.histogram[:, 0] + self.histogram[:, -1]) / self.tokens
+
+    def quantiles(self, levels: tuple[float, ...] = (0.01, 0.25, 0.5, 0.75, 0.99)) -> Tensor:
+        """Quantiles of every input, (levels, I), from the sample."""
+        self.require_tokens()
+        parts = self.sample.split(INPUT_CHUNK, dim=1)  # `quantile` takes 16 million numbers at most
+        return torch.cat([torch.quantile(part, torch.tensor(levels), dim=0) for part in parts], dim=1)
+
+    def means(self, *, learned_only: bool = False) -> Tensor:
+        """Mean of every edge, or of its learned curve alone, (I, O), float64; O is 1 where there are no weights.
+
+        Of the model as it is now. Where edges of an input share a curve (`channel`, `group`) and it was changed since,
+        the mean is that of the sample, else that of all tokens; so are variances and shares.
+        """
+        return self._moments(learned_only)[0]
+
+    def variances(self, *, learned_only: bool = False) -> Tensor:
+        """Variance of every edge, or of its learned curve alone, (I, O), float64."""
+        return self._moments(learned_only)[1]
+
+    def shares(self) -> Tensor:
+        """Variance of every edge as a share of the sum at its node, (I, O); 1 where there are no weights.
+
+        A node at which no edge varies has shares of 0.
+        """
+        variances = self.variances()
+        if not self.slot.has_weights:
+            return (variances > 0).double()
+        total = variances.sum(dim=0, keepdim=True)
+        return torch.where(total > 0, variances / total, 0.0)
+
+    @torch.no_grad()
+    def _moments(self, learned_only: bool) -> tuple[Tensor, Tensor]:
+        self.require_tokens()
+        mean_IT, covariance_ITT = self._term_moments()
+        means, variances = [], []
+        for start in range(0, len(mean_IT), INPUT_CHUNK):
+            chunk = slice(start, start + INPUT_CHUNK)
+            first = 1 if learned_only else 0
+            weights_IOT = term_weights(self.slot.module, chunk)[..., first:].cpu().double()
+            mean_iT, covariance_iTT = mean_IT[chunk, first:], covariance_ITT[chunk, first:, first:]
+            means.append((weights_IOT @ mean_iT.unsqueeze(-1)).squeeze(-1))
+            variances.append(((weights_IOT @ covariance_iTT) * weights_IOT).sum(-1).clamp(min=0))
+        return torch.cat(means), torch.cat(variances)
+
+    def _term_moments(self) -> tuple[Tensor, Tensor]:
+        """Means (I, T) and covariances (I, T, T) of the terms."""
+        module = self.slot.module
+        (spec, grid, shared), (spec_before, grid_before, shared_before) = _curves_of(module), self._before
+        if spec != spec_before or not all(map(torch.equal, grid, grid_before)):
+            raise DataError(f"The grid of {self.slot.path} was changed after its inputs were recorded. Record again.")
+        if shared is None or shared_before is None or torch.equal(shared, shared_before):
+            mean_IT = self._sums_IT / self.tokens
+            products_ITT = self._products_ITT + self._products_ITT.triu(1).mT
+            return mean_IT, products_ITT / self.tokens - mean_IT.unsqueeze(-1) * mean_IT.unsqueeze(-2)
+        device = module.coefficients.device  # shared curves that were changed since: from the sample
+        terms_NIT = edge_terms(module, self.sample.to(device)).double().cpu()
+        centred = terms_NIT - terms_NIT.mean(dim=0)
+        return terms_NIT.mean(dim=0), torch.einsum("nit,nis->its", centred, centred) / len(centred)
+
+    @torch.no_grad()
+    def _hook(self, module: nn.Module, args: tuple) -> None:
+        x_NI = args[0].detach().reshape(-1, args[0].shape[-1])
+        if not x_NI.isfinite().all():
+            raise DataError(f"The input of {self.slot.path} is not finite, so it cannot be recorded.")
+        x_NI = x_NI.to(torch.promote_types(x_NI.dtype, torch.float32))
+        for part in x_NI.split(max(1, BUDGET // self._sums_IT.numel())):
+            terms = edge_terms(module, part)
+            terms = terms.cpu() if terms.device.type == "mps" else terms  # which has no float64
+            terms_TNI = terms.movedim(-1, 0).double()  # variances are differences
+            self._sums_IT += terms_TNI.sum(1).mT.cpu()
+            for term, values_NI in enumerate(terms_TNI):  # tiny matrix products would take longer
+                self._products_ITT[:, term, term:] += (terms_TNI[term:] * values_NI).sum(1).mT.cpu()
+        x_NI = x_NI.cpu().float()
+        if len(x_NI):
+            self.lower = torch.minimum(self.lower, x_NI.amin(dim=0))
+            self.upper = torch.maximum(self.upper, x_NI.amax(dim=0))
+            self._count(x_NI)
+            self._draw(x_NI)
+        self.tokens += len(x_NI)
+
+    def _count(self, x_NI: Tensor) -> None:
+        domain = per_input(self.slot.module, self.slot.module.domain.cpu().float())
+        position_NI = (x_NI - domain[:, 0]).div_(domain[:, 1] - domain[:, 0]).mul_(self.bins)
+        at_end = position_NI == self.bins  # which is within the domain
+        bin_NI = position_NI.floor_().clamp_(-1, self.bins).masked_fill_(at_end, self.bins - 1).int()
+        bin_NI += 1 + torch.arange(len(domain), dtype=torch.int32) * (self.bins + 2)
+        counts = torch.bincount(bin_NI.flatten(), minlength=self.histogram.numel())
+        self.histogram += counts.reshape(self.histogram.shape)
+
+    def _draw(self, x_NI: Tensor) -> None:
+        """Vitter's algorithm R on whole tokens: every token that passed is kept with the same probability."""
+        free = self.sample_size - len(self.sample)
+        self.sample = torch.cat([self.sample, x_NI[:free]]) if free > 0 else self.sample
+        rest = x_NI[max(free, 0) :]
+        seen = self.tokens + len(x_NI) - len(rest) + torch.arange(1, len(rest) + 1)
+        drawn = (torch.rand(len(rest), generator=self._generator, dtype=torch.float64) * seen).long()
+        kept = (drawn < self.sample_size).nonzero()[:, 0]
+        last = dict(zip(drawn[kept].tolist(), kept.tolist(), strict=True))  # of several for one place the latest stays
+        self.sample[list(last)] = rest[list(last.values())]
+
+    def require_tokens(self) -> None:
+        """Raise a `DataError` if no token reached the slot."""
+        if not self.tokens:
+            raise DataError(f"No token reached {self.slot.path}, so nothing is known about its inputs.")
+
+
+class EdgeRecords(Mapping[tuple[str, str], RecordedSlot]):
     """Recorded slots by (site, slot)."""
 
     def __init__(self, slots: dict[tuple[str, str], RecordedSlot]) -> None:
@@ -85,155 +232,8 @@ class EdgeRecords(Mapping):
         return [key for key, slot in self._slots.items() if not slot.tokens]
 
 
-@dataclass
-class RecordedSlot:
-    """What went into the curves of one slot.
-
-    Args:
-        place: the slot.
-        bins: H.
-        sample_size: most tokens that are kept.
-        seed: of the sample.
-
-    Attributes:
-        tokens: how many passed.
-        lower, upper: range of every input, (I,).
-        histogram: counts of every input below the domain, in H equal bins of it, and above, (I, H + 2).
-        sample: tokens drawn at random, (S, I).
-    """
-
-    place: CurveSlot
-    bins: int
-    sample_size: int
-    seed: int
-    tokens: int = field(default=0, init=False)
-
-    def __post_init__(self) -> None:
-        module = self.place.module
-        inputs, width = module.in_features, num_terms(module)
-        self.lower = torch.full((inputs,), math.inf)
-        self.upper = torch.full((inputs,), -math.inf)
-        self.histogram = torch.zeros(inputs, self.bins + 2, dtype=torch.long)
-        self.sample = torch.zeros(0, inputs)
-        self._sums_IT = torch.zeros(inputs, width, dtype=torch.float64)
-        self._products_ITT = torch.zeros(inputs, width, width, dtype=torch.float64)  # its upper triangles
-        self._generator = torch.Generator().manual_seed(self.seed)
-        self._curves = _terms_of(module)
-
-    @property
-    def outside(self) -> Tensor:
-        """Share of every input that lies outside its curve's domain, (I,)."""
-        self._require_tokens()
-        return (self.histogram[:, 0] + self.histogram[:, -1]) / self.tokens
-
-    def quantiles(self, levels: tuple[float, ...] = (0.01, 0.25, 0.5, 0.75, 0.99)) -> Tensor:
-        """Quantiles of every input, (levels, I), from the sample."""
-        self._require_tokens()
-        parts = self.sample.split(INPUT_CHUNK, dim=1)  # `quantile` takes 16 million numbers at most
-        return torch.cat([torch.quantile(part, torch.tensor(levels), dim=0) for part in parts], dim=1)
-
-    def means(self, *, learned_only: bool = False) -> Tensor:
-        """Mean of every edge, or of its learned curve alone, (I, O), float64; O is 1 where there are no weights.
-
-        Of the model as it is now. Where edges of an input share a curve (`channel`, `group`) and it was changed since,
-        the mean is that of the sample, else that of all tokens; so are variances and shares.
-        """
-        return self._moments(learned_only)[0]
-
-    def variances(self, *, learned_only: bool = False) -> Tensor:
-        """Variance of every edge, or of its learned curve alone, (I, O), float64."""
-        return self._moments(learned_only)[1]
-
-    def shares(self) -> Tensor:
-        """Variance of every edge as a share of the sum at its node, (I, O); 1 where there are no weights.
-
-        A node at which no edge varies has shares of 0.
-        """
-        variances = self.variances()
-        if not self.place.has_weights:
-            return (variances > 0).double()
-        total = variances.sum(dim=0, keepdim=True)
-        return torch.where(total > 0, variances / total, 0.0)
-
-    @torch.no_grad()
-    def _moments(self, learned_only: bool) -> tuple[Tensor, Tensor]:
-        self._require_tokens()
-        mean_IT, covariance_ITT = self._term_moments()
-        means, variances = [], []
-        for start in range(0, len(mean_IT), INPUT_CHUNK):
-            chunk = slice(start, start + INPUT_CHUNK)
-            first = 1 if learned_only else 0
-            weights_IOT = term_weights(self.place.module, chunk)[..., first:].cpu().double()
-            mean_iT, covariance_iTT = mean_IT[chunk, first:], covariance_ITT[chunk, first:, first:]
-            means.append((weights_IOT @ mean_iT.unsqueeze(-1)).squeeze(-1))
-            variances.append(((weights_IOT @ covariance_iTT) * weights_IOT).sum(-1).clamp(min=0))
-        return torch.cat(means), torch.cat(variances)
-
-    def _term_moments(self) -> tuple[Tensor, Tensor]:
-        """Means (I, T) and covariances (I, T, T) of the terms."""
-        module = self.place.module
-        now = _terms_of(module)
-        if now[:2] != self._curves[:2] or not all(map(torch.equal, now[2], self._curves[2])):
-            raise DataError(f"The grid of {self.place.path} was changed after its inputs were recorded. Record again.")
-        if now[3] is None or self._curves[3] is None or torch.equal(now[3], self._curves[3]):
-            mean_IT = self._sums_IT / self.tokens
-            products_ITT = self._products_ITT + self._products_ITT.triu(1).mT
-            return mean_IT, products_ITT / self.tokens - mean_IT.unsqueeze(-1) * mean_IT.unsqueeze(-2)
-        device = module.coefficients.device  # shared curves that were changed since: from the sample
-        terms_NIT = edge_terms(module, self.sample.to(device)).double().cpu()
-        centred = terms_NIT - terms_NIT.mean(dim=0)
-        return terms_NIT.mean(dim=0), torch.einsum("nit,nis->its", centred, centred) / len(centred)
-
-    @torch.no_grad()
-    def _hook(self, module: nn.Module, args: tuple) -> None:
-        x_NI = args[0].detach().reshape(-1, args[0].shape[-1])
-        if not x_NI.isfinite().all():
-            raise DataError(f"The input of {self.place.path} is not finite, so it cannot be recorded.")
-        x_NI = x_NI.to(torch.promote_types(x_NI.dtype, torch.float32))
-        for part in x_NI.split(max(1, BUDGET // self._sums_IT.numel())):
-            terms = edge_terms(module, part)
-            terms = terms.cpu() if terms.device.type == "mps" else terms  # which has no float64
-            terms_TNI = terms.movedim(-1, 0).double()  # variances are differences
-            self._sums_IT += terms_TNI.sum(1).mT.cpu()
-            for term, values_NI in enumerate(terms_TNI):  # tiny matrix products would take longer
-                self._products_ITT[:, term, term:] += (terms_TNI[term:] * values_NI).sum(1).mT.cpu()
-        x_NI = x_NI.cpu().float()
-        if len(x_NI):
-            self.lower = torch.minimum(self.lower, x_NI.amin(dim=0))
-            self.upper = torch.maximum(self.upper, x_NI.amax(dim=0))
-            self._count(x_NI)
-            self._draw(x_NI)
-        self.tokens += len(x_NI)
-
-    def _count(self, x_NI: Tensor) -> None:
-        domain = self.place.module.domain.cpu().float()
-        domain = domain.repeat_interleave(x_NI.shape[1] // len(domain), dim=0)
-        position_NI = (x_NI - domain[:, 0]).div_(domain[:, 1] - domain[:, 0]).mul_(self.bins)
-        at_end = position_NI == self.bins  # which is within the domain
-        bin_NI = position_NI.floor_().clamp_(-1, self.bins).masked_fill_(at_end, self.bins - 1).int()
-        bin_NI += 1 + torch.arange(len(domain), dtype=torch.int32) * (self.bins + 2)
-        counts = torch.bincount(bin_NI.flatten(), minlength=self.histogram.numel())
-        self.histogram += counts.reshape(self.histogram.shape)
-
-    def _draw(self, x_NI: Tensor) -> None:
-        """Vitter's algorithm R on whole tokens: every token that passed is kept with the same probability."""
-        free = self.sample_size - len(self.sample)
-        self.sample = torch.cat([self.sample, x_NI[:free]]) if free > 0 else self.sample
-        rest = x_NI[max(free, 0) :]
-        seen = self.tokens + len(x_NI) - len(rest) + torch.arange(1, len(rest) + 1)
-        drawn = (torch.rand(len(rest), generator=self._generator, dtype=torch.float64) * seen).long()
-        kept = (drawn < self.sample_size).nonzero()[:, 0]
-        last = dict(zip(drawn[kept].tolist(), kept.tolist(), strict=True))  # of several for one place the latest stays
-        self.sample[list(last)] = rest[list(last.values())]
-
-    def _require_tokens(self) -> None:
-        if not self.tokens:
-            raise DataError(f"No token reached {self.place.path}, so nothing is known about its inputs.")
-
-
-def _terms_of(module: nn.Module) -> tuple[Any, int, list[Tensor], Tensor | None]:
-    """What terms are computed with: description, number, domains and denominators, and the curves that edges share."""
-    spec = vars(module)["curves"]
-    grid = [getattr(module, name, None) for name in ("domain", "denominator")]
-    shared = module.get_parameter("coefficients").detach().cpu().clone() if spec.is_per_channel else None
-    return spec, num_terms(module), [tensor.detach().cpu().clone() for tensor in grid if tensor is not None], shared
+def _curves_of(module: Curved) -> tuple[CurveSpec, list[Tensor], Tensor | None]:
+    """Copies of what terms are computed with: the spec, domains and denominators, and the curves that edges share."""
+    grid = [module.domain, getattr(module, "denominator", None)]
+    shared = module.coefficients.detach().cpu().clone() if module.curves.is_per_channel else None
+    return module.curves, [tensor.detach().cpu().clone() for tensor in grid if tensor is not None], shared

@@ -61,7 +61,7 @@ def report_data(summary: ModelSummary) -> dict[str, Any]:
     score = "attribution" if summary.slots[0].scores.attribution is not None else "variance"
     names, slots = list(summary.slots[0].fits.library.names), summary.slots
     stacks = {slot.stack for slot in slots}
-    where = [slot.place.site if slot.layer is None else str(slot.layer) for slot in slots]
+    where = [slot.slot.site if slot.layer is None else str(slot.layer) for slot in slots]
     where = [f"{s.stack}.{layer}" if len(stacks) > 1 else layer for s, layer in zip(slots, where, strict=True)]
     return {
         "tokens": summary.tokens,
@@ -115,13 +115,13 @@ def _edges(summary: ModelSummary, score: str) -> list[dict[str, Any]]:
 
 
 def _rows(slot: SlotSummary, edges: Tensor, score: str) -> list[dict[str, Any]]:
-    place, width = slot.place, slot.place.num_outputs
-    inputs, outputs = edges // width, (edges % width if place.has_weights else edges)
+    where, width = slot.slot, slot.slot.num_outputs
+    inputs, outputs = edges // width, (edges % width if where.has_weights else edges)
     fits, values = slot.fits[edges], getattr(slot.scores, score).flatten()[edges]
-    curves = pair_curves(place, inputs, outputs, records={(place.site, place.name): slot.recorded}, points=POINTS)
+    curves = pair_curves(where, inputs, outputs, records={(where.site, where.name): slot.recorded}, points=POINTS)
     base = curves.y - curves.learned
     fitted = fits.evaluate(curves.x) + (base if slot.part == "learned" else 0)
-    domains = place.module.domain.repeat_interleave(place.module.in_features // len(place.module.domain), dim=0)[inputs]
+    domains = where.module.domain.repeat_interleave(where.module.in_features // len(where.module.domain), dim=0)[inputs]
     return [
         {
             "name": str(ref),
