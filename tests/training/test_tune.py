@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from tiny_models import tiny_llama
 
 from kansformer import KANConfig, convert
 from kansformer.errors import ConfigError, DataError
@@ -17,12 +17,7 @@ BLOCKS = (torch.arange(6 * 12).reshape(6, 12) ** 2) % 23
 
 @pytest.fixture
 def model():
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=24, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=2, initializer_range=0.3, attention_dropout=0.5,
-    )  # fmt: skip
-    return convert(LlamaForCausalLM(config), KANConfig(slots=("input", "act")))
+    return convert(tiny_llama(initializer_range=0.3, attention_dropout=0.5), KANConfig(slots=("input", "act")))
 
 
 def test_only_curves_change_and_the_loss_falls(model):
