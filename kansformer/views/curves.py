@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kansformer.errors import ConfigError
+from kansformer.figure import figure_class
 from kansformer.interp import EdgeCurves, EdgeRecords
-from kansformer.views.figure import draw_inputs, figure_class
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from torch import Tensor
 
 CURVE, BASE, INPUTS = "#1f4e79", "#8a94a0", "#5f6b78"
 MAX_EDGES = 64
@@ -31,9 +33,7 @@ def plot_curves(curves: EdgeCurves, *, records: EdgeRecords | None = None, colum
         ConfigError: matplotlib is not installed, or there are no edges, or too many, or no column.
     """
     if not 1 <= len(curves) <= MAX_EDGES:
-        raise ConfigError(
-            f"A picture holds 1 to {MAX_EDGES} edges, got {len(curves)}. Choose with inputs= and outputs=."
-        )
+        raise ConfigError(f"A picture holds 1 to {MAX_EDGES} edges, got {len(curves)}: choose inputs= and outputs=.")
     if columns < 1:
         raise ConfigError(f"columns must be at least 1, got {columns}.")
     columns = min(columns, len(curves))
@@ -48,7 +48,7 @@ def plot_curves(curves: EdgeCurves, *, records: EdgeRecords | None = None, colum
         x, y, learned = curves.x[index], curves.y[index], curves.learned[index]
         if records is not None:
             sample = records[curves.slot.site, curves.slot.name].sample[:, source]
-            draw_inputs(axes, sample, bins=30, color=INPUTS, ends=(float(x[0]), float(x[-1])))
+            _draw_inputs(axes, sample, float(x[0]), float(x[-1]))
         axes.plot(x.numpy(), (y - learned).numpy(), color=BASE, linewidth=1.2, linestyle="--", zorder=2)
         axes.plot(x.numpy(), y.numpy(), color=CURVE, linewidth=1.8, zorder=3)
         axes.set_title(f"{source} → {target}" if has_weights else f"channel {source}", fontsize=9)
@@ -56,3 +56,11 @@ def plot_curves(curves: EdgeCurves, *, records: EdgeRecords | None = None, colum
         axes.grid(alpha=0.25)
     figure.suptitle(f"{curves.slot.site}, {curves.slot.name}", fontsize=10)
     return figure
+
+
+def _draw_inputs(axes: Axes, sample: Tensor, lower: float, upper: float) -> None:
+    twin = axes.twinx()
+    twin.hist(sample.float().numpy(), bins=30, range=(lower, upper), color=INPUTS, alpha=0.2)
+    twin.set_yticks([])
+    axes.set_zorder(twin.get_zorder() + 1)
+    axes.patch.set_visible(False)
