@@ -6,7 +6,7 @@ Shape letters: N tokens, S sampled tokens, I inputs, O outputs, T terms, H bins.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -208,28 +208,17 @@ class RecordedSlot:
             raise DataError(f"No token reached {self.slot.path}, so nothing is known about its inputs.")
 
 
-class EdgeRecords(Mapping[tuple[str, str], RecordedSlot]):
+class EdgeRecords(dict[tuple[str, str], RecordedSlot]):
     """Recorded slots by (site, slot)."""
 
-    def __init__(self, slots: dict[tuple[str, str], RecordedSlot]) -> None:
-        self._slots = slots
-
-    def __getitem__(self, key: tuple[str, str]) -> RecordedSlot:
-        if key not in self._slots:
-            shown = ", ".join(str(known) for known in list(self._slots)[:4])
-            raise SlotError(f"Nothing was recorded at {key!r}. Choose from {len(self._slots)}, such as: {shown}.")
-        return self._slots[key]
-
-    def __iter__(self) -> Iterator[tuple[str, str]]:
-        return iter(self._slots)
-
-    def __len__(self) -> int:
-        return len(self._slots)
+    def __missing__(self, key: tuple[str, str]) -> RecordedSlot:
+        shown = ", ".join(map(str, list(self)[:4]))
+        raise SlotError(f"Nothing was recorded at {key!r}. Choose from {len(self)}, such as: {shown}.")
 
     @property
     def unreached(self) -> list[tuple[str, str]]:
         """Slots that no token has reached so far."""
-        return [key for key, slot in self._slots.items() if not slot.tokens]
+        return [key for key, recorded in self.items() if not recorded.tokens]
 
 
 def _curves_of(module: Curved) -> tuple[CurveSpec, list[Tensor], Tensor | None]:
