@@ -85,9 +85,8 @@ print(KAN.load(sys.argv[1] + "/network")(torch.ones(1, 2).double()).item())
 
 KANSFORMER_FIRST = """
 import kansformer
-import transformers.trainer
 from transformers import Trainer
-assert Trainer.create_optimizer.kansformer_original.__module__ == "transformers.trainer"
+assert Trainer.create_optimizer.__module__ == "transformers.trainer", "the Trainer is left as it is"
 """
 
 IMPORTED = f"""
@@ -158,9 +157,10 @@ for load, options in [
 TRANSFORMERS_FIRST = """
 import sys
 assert "kansformer" not in sys.modules and "transformers.trainer" in sys.modules
-import kansformer
 from transformers import Trainer
-assert Trainer.create_optimizer.kansformer_original.__module__ == "transformers.trainer"
+before = dict(vars(Trainer))
+import kansformer
+assert vars(Trainer) == before, "the Trainer is left as it is"
 """
 
 TRUSTED = f"""

@@ -86,8 +86,7 @@ def edit_curve(model: nn.Module, edge: EdgeRef, function: Callable[[Tensor], Ten
     if curves.edges == "full":
         base_1S = base_1S * base_weights(module)[edge.input, edge.output].double().cpu()
         index = (curve, slice(None), edge.output)
-    denominator = getattr(module, "denominator", None)
-    denominator_1D = None if denominator is None else denominator[curve : curve + 1]
+    denominator_1D = None if module.denominator is None else module.denominator[curve : curve + 1]
     target_1S = y_1S - base_1S
     fit_1C1 = fit_curves(x_1S, target_1S.unsqueeze(-1), basis, domain_12, denominator_ID=denominator_1D, ridge=0.0)
     before = module.coefficients[index].detach().clone()

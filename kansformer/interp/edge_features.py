@@ -4,8 +4,8 @@ Means, variances and values of all edges of a layer follow from the features of 
 a token where the edges are I·O. Where all edges of an input share a curve s_i, two numbers are enough: φ_oi is
 w_oi·(σ + s_i). So sums over tokens take *terms*: σ and s_i there, the features elsewhere.
 
-Shape letters: N tokens, I inputs, O outputs, E single edges, C coefficients, F = 1 + C features, T terms,
-S points, P curves of the input axis.
+Shape letters: N tokens, I inputs, O outputs, E single edges, C coefficients, F = 1 + C features, T terms, S points,
+P curves of the input axis.
 """
 
 import torch
@@ -15,7 +15,7 @@ from kansformer.nn.activation import LearnedActivation
 from kansformer.nn.base import base_function
 from kansformer.nn.curves import Curved
 from kansformer.nn.linear import KANLinear
-from kansformer.ops import apply_curves
+from kansformer.ops import Curves, apply_curves
 
 ALL = slice(None)
 
@@ -29,11 +29,7 @@ def edge_features(module: Curved, x_NI: Tensor, inputs: slice | Tensor = ALL) ->
         inputs: which channels of the module they are.
     """
     x_NI = _as_float(x_NI)
-    domain = per_input(module, module.domain)[inputs].to(x_NI)
-    denominator = getattr(module, "denominator", None)
-    if denominator is not None:
-        denominator = per_input(module, denominator)[inputs].to(x_NI)
-    values_NIC = module.curves.basis.values(x_NI, domain, denominator)
+    values_NIC = module.curves.basis.values(x_NI, *_grid(module, x_NI, inputs))
     return torch.cat([base_values(module, x_NI).unsqueeze(-1), values_NIC], dim=-1)
 
 
@@ -141,10 +137,15 @@ def _curve_weights(module: Curved, inputs: slice | Tensor) -> Tensor:
 
 
 def _shared_curves(module: Curved, x_NI: Tensor, inputs: slice | Tensor) -> Tensor:
-    denominator = getattr(module, "denominator", None)
-    tensors = (module.coefficients, module.domain, *(() if denominator is None else (denominator,)))
-    coefficients, domain, *rest = (per_input(module, tensor)[inputs].to(x_NI) for tensor in tensors)
-    return apply_curves(x_NI, coefficients, domain, module.curves.basis, *rest)
+    coefficients = per_input(module, module.coefficients)[inputs].to(x_NI)
+    domain, denominator = _grid(module, x_NI, inputs)
+    return apply_curves(x_NI, Curves(coefficients, domain, denominator, module.curves.basis))
+
+
+def _grid(module: Curved, x_NI: Tensor, inputs: slice | Tensor) -> tuple[Tensor, Tensor | None]:
+    """Domain and denominator of inputs, in the dtype of x."""
+    domain = per_input(module, module.domain)[inputs].to(x_NI)
+    return domain, None if module.denominator is None else per_input(module, module.denominator)[inputs].to(x_NI)
 
 
 def _times_weights(module: Curved, values_NE: Tensor, inputs_E: Tensor, outputs_E: Tensor) -> Tensor:

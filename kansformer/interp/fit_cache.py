@@ -4,15 +4,12 @@ import hashlib
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from kansformer.conversion.slots import CurveSlot
 from kansformer.files import atomic_file
 from kansformer.interp.edge_features import base_values
 from kansformer.interp.recording import RecordedSlot
 from kansformer.symbolic import SymbolicFits, SymbolLibrary
-
-TENSORS = ("weight", "coefficients", "mix", "denominator", "domain")
 
 
 def fingerprint(slot: CurveSlot, recorded: RecordedSlot, library: SymbolLibrary, part: str) -> str:
@@ -23,10 +20,8 @@ def fingerprint(slot: CurveSlot, recorded: RecordedSlot, library: SymbolLibrary,
     grid = torch.linspace(-3, 3, 61, device=slot.module.coefficients.device)
     for values in (base_values(slot.module, grid), *(symbol.function(grid) for symbol in library)):
         digest.update(values.detach().float().cpu().numpy().tobytes())  # what a name stands for
-    tensors = [getattr(slot.module, name, None) for name in TENSORS]
-    for tensor in (*tensors, recorded.lower, recorded.upper):
-        if isinstance(tensor, Tensor):
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    for tensor in (*slot.module.parameters(), *slot.module.buffers(), recorded.lower, recorded.upper):
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kansformer.checks import check_integer
 from kansformer.conversion.checkpoint import attach_record, record_of
 from kansformer.conversion.slots import find_curve_slots
 from kansformer.errors import ConfigError
@@ -38,9 +39,7 @@ def reduce_rank(model: nn.Module, rank: int) -> dict[tuple[str, str], float]:
     slots = [slot for slot in find_curve_slots(model) if slot.module.curves.edges == "low_rank"]
     if not slots:
         raise ConfigError("No layer of this model has low_rank edges, so there is no rank to reduce.")
-    lowest = min(slot.module.curves.rank for slot in slots)
-    if not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= lowest:
-        raise ConfigError(f"rank must be a whole number from 1 to the present {lowest}, got {rank!r}.")
+    check_integer("rank", rank, 1, min(slot.module.curves.rank for slot in slots))
     lost = {}
     with transaction(model):
         for slot in slots:

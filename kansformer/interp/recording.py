@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from kansformer.checks import check_integer
 from kansformer.conversion.slots import CurveSlot, find_curve_slots
-from kansformer.errors import ConfigError, DataError, SlotError
+from kansformer.errors import DataError, SlotError
 from kansformer.interp.edge_features import edge_terms, num_terms, per_input, term_weights
 from kansformer.nn.curves import Curved, CurveSpec
 from kansformer.nn.transaction import undone_afterwards
@@ -51,9 +52,8 @@ def record_edges(model: nn.Module, *, bins: int = 32, sample: int = 1024, seed: 
         ConfigError: `bins` or `sample` is below 1.
         DataError: in the model's forward, an input of a curve is not finite.
     """
-    for name, value in (("bins", bins), ("sample", sample)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}.")
+    check_integer("bins", bins, 1)
+    check_integer("sample", sample, 1)
     slots = find_curve_slots(model)
     records = EdgeRecords({(slot.site, slot.name): RecordedSlot(slot, bins, sample, seed) for slot in slots})
     with undone_afterwards() as hooks:
@@ -223,6 +223,6 @@ class EdgeRecords(dict[tuple[str, str], RecordedSlot]):
 
 def _curves_of(module: Curved) -> tuple[CurveSpec, list[Tensor], Tensor | None]:
     """Copies of what terms are computed with: the spec, domains and denominators, and the curves that edges share."""
-    grid = [module.domain, getattr(module, "denominator", None)]
+    grid = (module.domain, module.denominator)
     shared = module.coefficients.detach().cpu().clone() if module.curves.is_per_channel else None
     return module.curves, [tensor.detach().cpu().clone() for tensor in grid if tensor is not None], shared

@@ -126,13 +126,10 @@ def _attributions(
     outputs: list[Tensor] = []
 
     def watch(key: tuple[str, str], slot: CurveSlot):
-        def hook(module: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> None:
+        def hook(module: nn.Module, args: tuple, output: Tensor) -> None:
             x_NI = args[0].detach().reshape(-1, args[0].shape[-1])
-            # In a gated block activation and product may be one call.
-            factor = args[1] if len(args) > 1 else kwargs.get("factor")
 
             def add(gradient: Tensor) -> None:
-                gradient = gradient if factor is None else gradient * factor.detach()
                 g_NO = gradient.reshape(-1, gradient.shape[-1]).float()
                 sums[key] += _gradient_sums(slot.module, x_NI, g_NO, means[key])
 
@@ -141,7 +138,7 @@ def _attributions(
             output.register_hook(add)
             outputs.append(output)
 
-        return slot.module.register_forward_hook(hook, with_kwargs=True)
+        return slot.module.register_forward_hook(hook)
 
     count = 0
     with undone_afterwards() as hooks, eval_mode(model), torch.enable_grad():

@@ -29,14 +29,9 @@ class Edge:
         return f"({self.layer}, {self.input} -> {self.output})"
 
 
-def denominator_of(layer: KANLinear) -> Tensor | None:
-    """The denominators of a layer's rational curves, (I, D); None for other bases."""
-    return layer._parameters.get("denominator")
-
-
 def fit_layer_curves(layer: KANLinear, input: int, x_S: Tensor, y_SO: Tensor) -> Tensor:
     """Coefficients of curves of one input through values at points, on that input's domain, (C, O)."""
-    row, denominator = slice(input, input + 1), denominator_of(layer)
+    row, denominator = slice(input, input + 1), layer.denominator
     denominator = None if denominator is None else denominator[row]
     basis, domain = layer.curves.basis, layer.domain[row]
     return fit_curves(x_S.unsqueeze(0), y_SO.unsqueeze(0), basis, domain, denominator_ID=denominator)[0]

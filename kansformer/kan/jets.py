@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from kansformer.basis import elementwise_derivatives
-from kansformer.kan.edges import denominator_of
 from kansformer.kan.linearize import higher_features
 from kansformer.nn import KANLinear
 
@@ -61,7 +60,7 @@ class InputJets:
 
     def features(self, layer: KANLinear) -> Tensor | None:
         """The features of the first layer, None where training changes them."""
-        if denominator_of(layer) is not None:
+        if layer.denominator is not None:
             return None
         width = layer.coefficients.shape[1]
         if self._key is None or width != self._key[0] or not torch.equal(layer.domain, self._key[1]):

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from kansformer.basis import elementwise_derivatives
-from kansformer.kan.edges import denominator_of
 from kansformer.kan.symbols import SymbolicEdges
 from kansformer.nn import KANLinear
 from kansformer.nn.base import base_function
@@ -108,7 +107,7 @@ class Inputs:
 
     def features(self, layer: KANLinear) -> tuple[Tensor, Tensor] | None:
         """`layer_features` of the first layer, None where training changes them."""
-        if denominator_of(layer) is not None:
+        if layer.denominator is not None:
             return None
         if self._domain is None or not torch.equal(layer.domain, self._domain):
             self._domain, self._features = layer.domain.clone(), layer_features(layer, self.x)
@@ -168,7 +167,7 @@ def layer_state(model: KAN, index: int, x: Tensor, features: tuple[Tensor, Tenso
 
 def layer_features(layer: KANLinear, x: Tensor) -> tuple[Tensor, Tensor]:
     """σ and the basis at inputs of a `KANLinear`, and their derivatives, (N, I, F) each; differentiable by x."""
-    values, slopes = layer.curves.basis.values_and_derivatives(x, layer.domain, denominator_of(layer))
+    values, slopes = layer.curves.basis.values_and_derivatives(x, layer.domain, layer.denominator)
     if layer.base == "zero":
         base, slope = torch.zeros_like(x), torch.zeros_like(x)
     else:
@@ -181,7 +180,7 @@ def layer_features(layer: KANLinear, x: Tensor) -> tuple[Tensor, Tensor]:
 def higher_features(layer: KANLinear, x: Tensor, highest: int) -> Tensor:
     """σ and the basis at inputs (N, I), and their derivatives up to the `highest`, (highest + 1, N, I, F)."""
     base = elementwise_derivatives(base_function(layer.base), x, highest)
-    values = layer.curves.basis.values_and_higher_derivatives(x, layer.domain, highest, denominator_of(layer))
+    values = layer.curves.basis.values_and_higher_derivatives(x, layer.domain, highest, layer.denominator)
     return torch.cat([base.unsqueeze(-1), values], dim=-1)
 
 

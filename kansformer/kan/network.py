@@ -16,7 +16,7 @@ from kansformer.basis import fit_curves
 from kansformer.errors import ConfigError, ShapeError, SlotError
 from kansformer.kan import diagram, fitting, pruning, saving, sparse, symbolic
 from kansformer.kan.data import Samples, Table, inputs_of
-from kansformer.kan.edges import Edge, denominator_of
+from kansformer.kan.edges import Edge
 from kansformer.kan.symbols import SymbolicEdges
 from kansformer.kan.threads import few_threads
 from kansformer.nn import KANLinear, refine_grid, update_grid
@@ -238,7 +238,7 @@ def _start(layer: KANLinear, generator: torch.Generator) -> None:
     unit_S = torch.linspace(0, 1, SAMPLES, dtype=torch.float64)
     x_IS = domain[:, :1] + (domain[:, 1:] - domain[:, :1]) * unit_S
     line_IS1 = (2 * unit_S - 1).expand(inputs, -1).unsqueeze(-1)
-    denominator = denominator_of(layer)
+    denominator = layer.denominator
     denominator = None if denominator is None else denominator.double().cpu()
     with few_threads(0):  # a seed means the same network on any number of threads
         lines_IC1 = fit_curves(x_IS, line_IS1, layer.curves.basis, domain, denominator_ID=denominator)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from kansformer.checks import check_number
 from kansformer.kan.data import Samples, Table, inputs_and_targets, inputs_of
-from kansformer.kan.edges import Edge, denominator_of
+from kansformer.kan.edges import Edge
 from kansformer.kan.fitting import rmse
 from kansformer.kan.linearize import LayerState, layer_state
 
@@ -245,7 +245,7 @@ def _narrow(model: KAN, index: int, nodes: Tensor, outputs: Tensor) -> None:
     following.coefficients = _part(following.coefficients, nodes)
     following.in_features = int(nodes.sum())
     following.domain = following.domain[nodes]
-    if (denominator := denominator_of(following)) is not None:
+    if (denominator := following.denominator) is not None:
         following.register_parameter("denominator", _part(denominator, nodes))
     alive, alive_next = model.alive[index : index + 2]
     model.register_buffer(f"alive_{index}", alive[:, outputs])
