@@ -30,8 +30,8 @@ COLUMNS = [field.name for field in dataclasses.fields(Row)]
 def main() -> int:
     options = _options()
     rows = {} if options.fresh else read_rows(options.output)
-    wanted = options.only or model_types()
-    todo = [(name, options.run_only) for name in wanted if options.only or name not in rows]
+    names = options.only or model_types()
+    todo = [(name, options.run_only) for name in names if options.only or name not in rows]
     options.output.parent.mkdir(parents=True, exist_ok=True)
     with tqdm(total=len(todo), unit="type", disable=None) as bar:
         for (name, _), result in pool.each(survey_type, todo, options.jobs, options.limit):
@@ -43,12 +43,12 @@ def main() -> int:
             bar.update()
             bar.set_postfix(Counter(row.act if row.ran == "yes" else "not_run" for row in rows.values()))
             write_rows(options.output, rows)
-    chosen = [rows[name] for name in wanted if name in rows]
+    chosen = [rows[name] for name in names if name in rows]
     print(summary(chosen))
-    found = alarms(chosen)
-    if found:
-        print(f"\n!!! {len(found)} RED FLAGS !!!", *found, sep="\n!!! ")
-    return 1 if found else 0
+    flags = alarms(chosen)
+    if flags:
+        print(f"\n!!! {len(flags)} RED FLAGS !!!", *flags, sep="\n!!! ")
+    return 1 if flags else 0
 
 
 def read_rows(path: Path) -> dict[str, Row]:
@@ -56,8 +56,8 @@ def read_rows(path: Path) -> dict[str, Row]:
     if not path.exists():
         return {}
     with path.open(newline="") as file:
-        found = [_typed(line) for line in csv.DictReader(file)]
-    return {row.type: row for row in found if row.transformers == transformers.__version__}
+        known = [_typed(line) for line in csv.DictReader(file)]
+    return {row.type: row for row in known if row.transformers == transformers.__version__}
 
 
 def write_rows(path: Path, rows: dict[str, Row]) -> None:

@@ -166,7 +166,7 @@ def sample_points(slot: CurveSlot, records: Records | None, points: int) -> Tens
     lower, upper = per_input(slot.module, slot.module.domain.double().cpu()).unbind(-1)
     if records is not None:
         recorded = records[slot.site, slot.name]
-        recorded.require_tokens()
+        recorded.check_tokens()
         min_width = MIN_SHARE * (upper - lower)
         lower, upper = recorded.lower.double(), recorded.upper.double()
         min_width = torch.maximum(min_width, MIN_RELATIVE * torch.maximum(lower.abs(), upper.abs()))

@@ -100,12 +100,12 @@ class RecordedSlot:
     @property
     def outside(self) -> Tensor:
         """Share of every input that lies outside its curve's domain, (I,)."""
-        self.require_tokens()
+        self.check_tokens()
         return (self.histogram[:, 0] + self.histogram[:, -1]) / self.tokens
 
     def quantiles(self, levels: tuple[float, ...] = (0.01, 0.25, 0.5, 0.75, 0.99)) -> Tensor:
         """Quantiles of every input, (levels, I), from the sample."""
-        self.require_tokens()
+        self.check_tokens()
         parts = self.sample.split(INPUT_CHUNK, dim=1)  # `quantile` takes 16 million numbers at most
         return torch.cat([torch.quantile(part, torch.tensor(levels), dim=0) for part in parts], dim=1)
 
@@ -134,7 +134,7 @@ class RecordedSlot:
 
     @torch.no_grad()
     def _moments(self, learned_only: bool) -> tuple[Tensor, Tensor]:
-        self.require_tokens()
+        self.check_tokens()
         mean_IT, covariance_ITT = self._term_moments()
         means, variances = [], []
         for start in range(0, len(mean_IT), INPUT_CHUNK):
@@ -202,7 +202,7 @@ class RecordedSlot:
         last = dict(zip(drawn[kept].tolist(), kept.tolist(), strict=True))  # of several for one place the latest stays
         self.sample[list(last)] = rest[list(last.values())]
 
-    def require_tokens(self) -> None:
+    def check_tokens(self) -> None:
         """Raise a `DataError` if no token reached the slot."""
         if not self.tokens:
             raise DataError(f"No token reached {self.slot.path}, so nothing is known about its inputs.")
