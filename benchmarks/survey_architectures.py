@@ -23,6 +23,8 @@ from zoo.classes import model_types
 from zoo.summary import alarms, summary
 from zoo.survey import Row, survey_type
 
+from kansformer.files import atomic_file
+
 RESULTS = Path(__file__).parent / "results" / "survey_architectures.csv"
 COLUMNS = [field.name for field in dataclasses.fields(Row)]
 
@@ -61,14 +63,12 @@ def read_rows(path: Path) -> dict[str, Row]:
 
 
 def write_rows(path: Path, rows: dict[str, Row]) -> None:
-    """All rows, in transformers' order of types, through a temporary file: an interruption leaves the old one."""
-    order = {name: place for place, name in enumerate(model_types())}
-    temporary = path.with_suffix(".part")
-    with temporary.open("w", newline="") as file:
+    """Write all rows, in transformers' order of types; an interruption leaves the old file."""
+    order = {name: number for number, name in enumerate(model_types())}
+    with atomic_file(path) as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(dataclasses.asdict(row) for row in sorted(rows.values(), key=lambda row: order[row.type]))
-    temporary.replace(path)
 
 
 def _typed(line: dict[str, str]) -> Row:
