@@ -83,8 +83,9 @@ def edit_curve(model: nn.Module, edge: EdgeRef, function: Callable[[Tensor], Ten
         lower, upper = domain_12[0].tolist()
         raise DataError(f"The function has no finite value everywhere from {lower:g} to {upper:g}, {edge}'s domain.")
     index: tuple[int | slice, ...] = (curve,)
-    if curves.edges == "full":
-        base_1S = base_1S * base_weights(module)[edge.input, edge.output].double().cpu()
+    weight_IO = base_weights(module)
+    if curves.edges == "full" and weight_IO is not None:
+        base_1S = base_1S * weight_IO[edge.input, edge.output].double().cpu()
         index = (curve, slice(None), edge.output)
     denominator_1D = None if module.denominator is None else module.denominator[curve : curve + 1]
     target_1S = y_1S - base_1S

@@ -8,6 +8,8 @@ Shape letters: N tokens, I inputs, O outputs, E single edges, C coefficients, F 
 P curves of the input axis.
 """
 
+from typing import Protocol, cast
+
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +20,10 @@ from kansformer.nn.linear import KANLinear
 from kansformer.ops import Curves, apply_curves
 
 ALL = slice(None)
+
+
+class _Weighted(Curved, Protocol):
+    weight: Tensor
 
 
 def edge_features(module: Curved, x_NI: Tensor, inputs: slice | Tensor = ALL) -> Tensor:
@@ -81,7 +87,7 @@ def edge_weights(module: Curved, inputs: slice | Tensor = ALL, outputs: slice | 
     if module.curves.is_per_channel:
         return weight_IO.unsqueeze(-1) * _curve_weights(module, inputs).unsqueeze(1)
     coefficients_ICO = module.coefficients[inputs].to(dtype)
-    if module.curves.edges == "low_rank":
+    if module.mix is not None:
         coefficients_ICO = coefficients_ICO @ module.mix[:, outputs].to(dtype)
     else:
         coefficients_ICO = coefficients_ICO[..., outputs]
@@ -97,7 +103,7 @@ def pair_weights(module: Curved, inputs_E: Tensor, outputs_E: Tensor) -> Tensor:
     weight_E1 = weight_IO[inputs_E, outputs_E].to(dtype).unsqueeze(-1)
     if module.curves.is_per_channel:
         return weight_E1 * _curve_weights(module, inputs_E)
-    if module.curves.edges == "low_rank":
+    if module.mix is not None:
         mix_ER = module.mix[:, outputs_E].mT.to(dtype)
         coefficients_EC = torch.einsum("ecr,er->ec", module.coefficients[inputs_E].to(dtype), mix_ER)
     else:
@@ -115,7 +121,7 @@ def base_weights(module: Curved) -> Tensor | None:
     """The base weights (I, O), whichever way the layer stores them; None where a module has none."""
     if isinstance(module, LearnedActivation):
         return None
-    return module.weight.mT if isinstance(module, nn.Linear) else module.weight
+    return module.weight.mT if isinstance(module, nn.Linear) else cast(_Weighted, module).weight
 
 
 def base_values(module: Curved, x: Tensor) -> Tensor:

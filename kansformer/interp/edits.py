@@ -40,9 +40,6 @@ def ablate(model: nn.Module, edges: list[EdgeRef], records: EdgeRecords | None =
         edges: which.
         records: of `record_edges`; the constant is then each edge's mean, else 0.
 
-    Yields:
-        The model.
-
     Raises:
         SlotError: an edge does not exist.
     """
@@ -60,9 +57,6 @@ def replace_by_symbol(model: nn.Module, curves: EdgeCurves, fits: SymbolicFits) 
         model: the one that the curves were sampled from.
         curves: the edges.
         fits: one for each of them.
-
-    Yields:
-        The model.
 
     Raises:
         ShapeError: there is not one fit per curve.
@@ -103,9 +97,6 @@ def replace_edges(
         edges: which, in any order.
         make_function: called for each slot with its inputs and outputs, (E,) each; gives the function from the edges'
             inputs (E, N) to their new values. Where these are NaN the edge stays as it is.
-
-    Yields:
-        The model.
 
     Raises:
         SlotError: an edge does not exist.

@@ -168,7 +168,7 @@ class RecordedSlot:
             raise DataError(f"The input of {self.slot.path} is not finite, so it cannot be recorded.")
         x_NI = x_NI.to(torch.promote_types(x_NI.dtype, torch.float32))
         for part in x_NI.split(max(1, BUDGET // self._sums_IT.numel())):
-            terms = edge_terms(module, part)
+            terms = edge_terms(self.slot.module, part)
             terms = terms.cpu() if terms.device.type == "mps" else terms  # which has no float64
             terms_TNI = terms.movedim(-1, 0).double()  # variances are differences
             self._sums_IT += terms_TNI.sum(1).mT.cpu()
