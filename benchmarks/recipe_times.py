@@ -110,15 +110,15 @@ def make_step(model: Any, recipe: Recipe, inputs: dict[str, torch.Tensor]) -> Ca
 def _ratios(steps: list[Callable[[], None]], rounds: int, name: str) -> list[float]:
     for step in steps:
         step()
-    found = []
+    ratios = []
     for _ in tqdm(range(rounds), desc=name, leave=False, disable=None):
         times = []
         for step in steps:
             begin = time.perf_counter()
             step()
             times.append(time.perf_counter() - begin)
-        found.append(times[0] / times[1])
-    return found
+        ratios.append(times[0] / times[1])
+    return ratios
 
 
 def _local_model(name: str) -> str | None:

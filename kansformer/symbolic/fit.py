@@ -24,7 +24,7 @@ from kansformer.symbolic.selection import FLOORS, SIMPLICITY, costs
 from kansformer.symbolic.symbol import SymbolLibrary
 
 CHUNK, COARSE_CHUNK, REFINED_CHUNK = 8192, 256, 8192
-# Of the functions to refine for a curve, at least so many are the closest ones whatever they cost.
+# At least this number of the functions to refine for a curve are the closest ones, whatever their cost.
 CLOSEST = 2
 # Every fourth point is not fitted, and judges the fit.
 HELD_OUT_EVERY, FIRST_HELD_OUT = 4, 2

@@ -1,4 +1,4 @@
-"""What a symbolic fit found: a table of one function per curve, and the formulas in it."""
+"""The result of a symbolic fit: a table of one function per curve, and the formulas in it."""
 
 from __future__ import annotations
 

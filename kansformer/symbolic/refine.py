@@ -119,8 +119,8 @@ def _step(now: Tensor, symbol: Symbol, damping: Tensor) -> tuple[Tensor, Tensor]
         delta_a, delta_b = (bb * slope_a - ab * slope_b) / determinant, (aa * slope_b - ab * slope_a) / determinant
     else:
         delta_a, delta_b = slope_a / aa * symbol.fit_scale, slope_b / bb * symbol.fit_shift
-    most = MAX_SCALE_STEP * now[A].abs()
-    delta_a = delta_a.nan_to_num(0.0).clamp(-most, most)
+    limit = MAX_SCALE_STEP * now[A].abs()
+    delta_a = delta_a.nan_to_num(0.0).clamp(-limit, limit)
     return delta_a, delta_b.nan_to_num(0.0).clamp(-MAX_SHIFT_STEP, MAX_SHIFT_STEP)
 
 
