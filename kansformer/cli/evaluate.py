@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kansformer.cli.loading import load_language_model, quiet_transformers
-from kansformer.cli.progress import progress_bar
+from kansformer.cli.progress import progress_bar, quiet_transformers
 from kansformer.errors import ConfigError, ConversionStateError
 
 if TYPE_CHECKING:
@@ -38,6 +37,7 @@ def evaluate_command(
     if max_tokens is not None and max_tokens < block:
         raise ConfigError(f"--max-tokens {max_tokens} is less than one block of {block} tokens.")
     from kansformer.conversion import is_converted, revert
+    from kansformer.conversion.sources import read_language_model
     from kansformer.hub.model_folder import read_contents
     from kansformer.training.corpus import standard_library_documents, tokenize_blocks
     from kansformer.training.evaluate import mean_loss
@@ -55,7 +55,7 @@ def evaluate_command(
     else:
         documents, source = standard_library_documents("held_out"), "the standard library's held-out files"
 
-    language_model, tokenizer = load_language_model(model)
+    language_model, tokenizer = read_language_model(model)
     if compare and not is_converted(language_model):
         raise ConversionStateError(f"{model!r} is not converted, so there is nothing to compare. Leave out --compare.")
     _check_block(block, language_model)

@@ -9,8 +9,7 @@ from typing import Annotated
 
 import typer
 
-from kansformer.cli.loading import load_language_model, quiet_transformers
-from kansformer.cli.progress import progress_bar
+from kansformer.cli.progress import progress_bar, quiet_transformers
 from kansformer.errors import CheckpointError, ConfigError
 
 KEPT = ".fits"
@@ -35,6 +34,7 @@ def explain_command(
         raise CheckpointError(f"--out {str(out)!r} is a file. Give the folder to write into.")
     if max_tokens < block:
         raise ConfigError(f"--max-tokens {max_tokens} is less than one block of {block} tokens.")
+    from kansformer.conversion.sources import read_language_model
     from kansformer.interp.places import find_places
     from kansformer.interp.summary import GOOD, MEASURES, summarize
     from kansformer.training.corpus import standard_library_documents, tokenize_blocks
@@ -42,7 +42,7 @@ def explain_command(
     from kansformer.views import write_report
 
     quiet_transformers()
-    language_model, tokenizer = load_language_model(model)
+    language_model, tokenizer = read_language_model(model)
     chosen = [(p.site, p.slot) for p in find_places(language_model) if sites is None or sites in p.site]
     if not chosen:
         raise ConfigError(

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kansformer.cli.loading import quiet_transformers
-from kansformer.cli.progress import progress_bar
+from kansformer.cli.progress import progress_bar, quiet_transformers
 from kansformer.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, InstanceOf, JsonValue, 
 from typing_extensions import dataclass_transform
 
 from kansformer.config import KANConfig
+from kansformer.embedded import embedded_model_path
 from kansformer.errors import ConfigError
 from kansformer.training.data.spec import DataRecipe
 from kansformer.training.field_errors import config_errors
@@ -60,6 +61,11 @@ class ModelRecipe:
             raise ConfigError("model needs exactly one of: path (a pretrained model), config (train from scratch).")
         if self.config is not None and not isinstance(self.config.get("model_type"), str):
             raise ConfigError("model.config needs a model_type, such as llama, gpt2 or vit.")
+
+    @property
+    def source(self) -> str | None:
+        """The Hub id, folder or GGUF file to read the model from; None to train from scratch."""
+        return str(embedded_model_path()) if self.path == "embedded" else self.path
 
 
 @section

@@ -112,12 +112,12 @@ def test_a_file_that_is_no_recipe(tmp_path):
         read_recipe(tmp_path / "none.yaml")
     path = tmp_path / "bad.yaml"
     path.write_text("task: [")
-    with pytest.raises(ConfigError, match="is no YAML"):
+    with pytest.raises(ConfigError, match="is not YAML"):
         read_recipe(path)
     path.write_text("- 1")
     with pytest.raises(ConfigError, match="must hold a table"):
         read_recipe(path)
-    with pytest.raises(ConfigError, match="is no change of a field"):
+    with pytest.raises(ConfigError, match="is not a change of a field"):
         read_recipe("tiny-cpu", ["training.max_steps"])
     with pytest.raises(ConfigError, match=r"tiny-cpu.yaml: Unknown field 'data.rows'"):
         read_recipe("tiny-cpu", ["data.rows=3"])
@@ -134,10 +134,10 @@ BOMB = "\n".join(f"b{n}: &b{n} [{f'*b{n - 1}, ' * 9 if n else ''}]" for n in ran
         ("x: &a [*a]", "found a value that is part of itself"),
         ("x: " + "[" * 5000, "found more than 64 levels of nesting"),
         ("x: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
-        ("x: !!timestamp soon", "is no YAML"),
+        ("x: !!timestamp soon", "is not YAML"),
         ("x: 0x" + "f" * 9000, "has a whole number of 36000 bits"),
         ("x: 2024-01-01", r"has a date, .*\. If it is meant as a text, quote it"),
-        ("# " + "x" * 100_000, "a recipe has 100,000 at the most"),
+        ("# " + "x" * 100_000, "a recipe has 100,000 at most"),
     ],
     ids=["aliases", "merges", "cycle", "depth", "tag", "time", "number", "date", "length"],
 )
