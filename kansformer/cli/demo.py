@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kansformer.cli.progress import progress_bar, quiet_transformers
+from kansformer.cli.loading import quiet_transformers
+from kansformer.cli.progress import progress_bar
 from kansformer.files import atomic_folder, check_unused, folder_bytes
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The bar that long work draws on a terminal, instead of those of transformers."""
+"""The bar that long work draws on a terminal."""
 
 from __future__ import annotations
 
@@ -36,11 +36,3 @@ def progress_bar(description: str | None = None) -> Iterator[Progress]:
             bar.update(task, description=description or stage, completed=done, total=total, detail=detail)
 
         yield draw
-
-
-def quiet_transformers() -> None:
-    """Switch off the bars and warnings of transformers."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kansformer.cli.progress import progress_bar, quiet_transformers
+from kansformer.cli.loading import quiet_transformers
+from kansformer.cli.progress import progress_bar
 from kansformer.errors import ConfigError
 
 if TYPE_CHECKING:

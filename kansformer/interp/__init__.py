@@ -1,9 +1,10 @@
 """Reading a model: what goes into its curves, what the curves look like, and which of them matter."""
 
+from kansformer._moved import moved_names
+from kansformer.conversion.slots import EdgeRef
 from kansformer.interp.curve_edits import CurveEdit, edit_curve
 from kansformer.interp.curves import EdgeCurves, edge_curves
 from kansformer.interp.edits import ablate, edit_edge, replace_by_symbol, replace_edges
-from kansformer.interp.places import EdgeRef, Place, find_place, find_places
 from kansformer.interp.pruning import PruneResult, drop_straight_curves, prune, prune_channels, sparsity_curve
 from kansformer.interp.ranks import reduce_rank
 from kansformer.interp.recording import EdgeRecords, RecordedSlot, record_edges
@@ -17,7 +18,6 @@ __all__ = [
     "EdgeRef",
     "EdgeScores",
     "ModelSummary",
-    "Place",
     "PruneResult",
     "RecordedSlot",
     "SlotSummary",
@@ -27,8 +27,6 @@ __all__ = [
     "edge_scores",
     "edit_curve",
     "edit_edge",
-    "find_place",
-    "find_places",
     "prune",
     "prune_channels",
     "record_edges",
@@ -38,3 +36,12 @@ __all__ = [
     "sparsity_curve",
     "summarize",
 ]
+
+__getattr__ = moved_names(
+    __name__,
+    {
+        "Place": "kansformer.conversion.CurveSlot",
+        "find_place": "kansformer.conversion.find_curve_slot",
+        "find_places": "kansformer.conversion.find_curve_slots",
+    },
+)

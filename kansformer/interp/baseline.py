@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kansformer.conversion.slots import CurveSlot
 from kansformer.interp.edge_features import edge_features, edge_weights
-from kansformer.interp.places import Place
 
 MOST_CURVES, MOST_INPUTS, MOST_OUTPUTS = 2048, 64, 32
 SEED = 0
@@ -28,7 +28,7 @@ class RandomEdges:
     """
 
     @torch.no_grad()
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: CurveSlot) -> None:
         generator = torch.Generator().manual_seed(SEED)
         module, device = place.module, place.module.coefficients.device
         most_inputs, most_outputs = (MOST_INPUTS, MOST_OUTPUTS) if place.has_weights else (MOST_CURVES, 1)

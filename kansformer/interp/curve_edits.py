@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from kansformer.basis.fit import fit_curves
+from kansformer.conversion.slots import EdgeRef, find_curve_slot
 from kansformer.errors import ConfigError, DataError
 from kansformer.interp.edge_features import base_values, weight_IO
 from kansformer.interp.edits import check_edges
-from kansformer.interp.places import EdgeRef, find_place
 
 # Points per coefficient that the function is sampled at.
 OVERSAMPLING = 8
@@ -68,7 +68,7 @@ def edit_curve(model: nn.Module, edge: EdgeRef, function: Callable[[Tensor], Ten
         ConfigError: the slot has `low_rank` edges, none of which has coefficients of its own.
         DataError: the function is not finite on the domain. The model is left as it was.
     """
-    place = find_place(model, edge.site, edge.slot)
+    place = find_curve_slot(model, edge.site, edge.slot)
     check_edges(place, [(edge.input, edge.output)])
     module = place.module
     curves, basis = module.curves, module.curves.basis

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from kansformer.conversion.slots import CurveSlot, EdgeRef, find_curve_slot
 from kansformer.errors import ConfigError, ShapeError, SlotError
 from kansformer.interp.edge_features import edge_features, edge_weights, pair_weights
-from kansformer.interp.places import EdgeRef, Place, find_place
 from kansformer.interp.recording import EdgeRecords
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class EdgeCurves:
         learned: the learned curve alone, (E, S), float32.
     """
 
-    place: Place
+    place: CurveSlot
     inputs: Tensor
     outputs: Tensor
     x: Tensor
@@ -53,7 +53,7 @@ class EdgeCurves:
     def refs(self) -> list[EdgeRef]:
         """The edges' names."""
         pairs = zip(self.inputs.tolist(), self.outputs.tolist(), strict=True)
-        return [EdgeRef(self.place.site, self.place.slot, i, o) for i, o in pairs]
+        return [EdgeRef(self.place.site, self.place.name, i, o) for i, o in pairs]
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per edge and point: site, slot, input, output, x, y, learned."""
@@ -63,7 +63,7 @@ class EdgeCurves:
         repeated = {"input": self.inputs, "output": self.outputs}
         columns = {"x": self.x, "y": self.y, "learned": self.learned}
         return pandas.DataFrame(
-            {"site": self.place.site, "slot": self.place.slot}
+            {"site": self.place.site, "slot": self.place.name}
             | {name: values.repeat_interleave(points).numpy() for name, values in repeated.items()}
             | {name: values.reshape(-1).numpy() for name, values in columns.items()},
             index=range(edges * points),
@@ -121,7 +121,7 @@ def edge_curves(
     """
     if points < 2:
         raise ConfigError(f"A curve needs 2 points or more, got {points}.")
-    place = find_place(model, site, slot)
+    place = find_curve_slot(model, site, slot)
     module = place.module
     chosen_inputs = _channels(inputs, module.in_features, place, "input")
     chosen_outputs = _channels(outputs, place.num_outputs, place, "output") if place.has_weights else None
@@ -142,7 +142,7 @@ def edge_curves(
 
 @torch.no_grad()
 def pair_curves(
-    place: Place, inputs: Tensor, outputs: Tensor, *, records: Mapping | None = None, points: int = 64
+    place: CurveSlot, inputs: Tensor, outputs: Tensor, *, records: Mapping | None = None, points: int = 64
 ) -> EdgeCurves:
     """Sample single edges of a slot, in the order given; arguments as in `edge_curves`."""
     module = place.module
@@ -165,7 +165,7 @@ def _evaluate(module: Any, inputs_i: Tensor, outputs: Tensor | None, x_iS: Tenso
     return whole.flatten(0, 1).cpu().float(), learned.flatten(0, 1).cpu().float()
 
 
-def sample_points(place: Place, records: Mapping | None, points: int) -> Tensor:
+def sample_points(place: CurveSlot, records: Mapping | None, points: int) -> Tensor:
     """Equally spaced points on the recorded range of every input, or on its domain; (I, S), float64.
 
     Raises:
@@ -176,13 +176,13 @@ def sample_points(place: Place, records: Mapping | None, points: int) -> Tensor:
     return lower[:, None] + (upper - lower)[:, None] * unit_S
 
 
-def _ranges(place: Place, records: Mapping | None) -> tuple[Tensor, Tensor]:
+def _ranges(place: CurveSlot, records: Mapping | None) -> tuple[Tensor, Tensor]:
     """Lower and upper end for every input, float64."""
     module = place.module
     domain = module.domain.double().cpu().repeat_interleave(module.in_features // len(module.domain), dim=0)
     if records is None:
         return domain[:, 0], domain[:, 1]
-    recorded = records[place.site, place.slot]
+    recorded = records[place.site, place.name]
     recorded.outside  # noqa: B018 - raises where no token came by
     lower, upper = recorded.lower.double(), recorded.upper.double()
     largest = torch.maximum(lower.abs(), upper.abs())
@@ -191,12 +191,12 @@ def _ranges(place: Place, records: Mapping | None) -> tuple[Tensor, Tensor]:
     return lower - room, upper + room
 
 
-def _channels(chosen: Sequence[int] | slice | None, count: int, place: Place, axis: str) -> Tensor:
+def _channels(chosen: Sequence[int] | slice | None, count: int, place: CurveSlot, axis: str) -> Tensor:
     if chosen is None:
         return torch.arange(count)
     if isinstance(chosen, slice):
         return torch.arange(count)[chosen]
     for channel in chosen:
         if not 0 <= channel < count:
-            raise SlotError(f"{place.site}/{place.slot} has no {axis} {channel}: choose from 0 to {count - 1}.")
+            raise SlotError(f"{place.site}/{place.name} has no {axis} {channel}: choose from 0 to {count - 1}.")
     return torch.as_tensor(list(chosen), dtype=torch.long)

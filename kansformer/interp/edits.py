@@ -16,10 +16,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from kansformer.conversion.slots import CurveSlot, EdgeRef, find_curve_slot
 from kansformer.errors import ConfigError, ShapeError, SlotError
 from kansformer.interp.curves import EdgeCurves
 from kansformer.interp.edge_features import edge_values
-from kansformer.interp.places import EdgeRef, Place, find_place
 from kansformer.interp.recording import EdgeRecords
 from kansformer.nn.transaction import undone_afterwards
 from kansformer.symbolic import SymbolicFits
@@ -72,9 +72,9 @@ def replace_by_symbol(model: nn.Module, curves: EdgeCurves, fits: SymbolicFits) 
         raise ShapeError(f"There are {len(curves)} curves and {len(fits)} fits; one belongs to each.")
     order = {ref: index for index, ref in enumerate(curves.refs)}
 
-    def formulas(place: Place, inputs: Tensor, outputs: Tensor) -> Callable[[Tensor], Tensor]:
+    def formulas(place: CurveSlot, inputs: Tensor, outputs: Tensor) -> Callable[[Tensor], Tensor]:
         pairs = zip(inputs.tolist(), outputs.tolist(), strict=True)
-        chosen = fits[[order[EdgeRef(place.site, place.slot, i, o)] for i, o in pairs]]
+        chosen = fits[[order[EdgeRef(place.site, place.name, i, o)] for i, o in pairs]]
         return chosen.evaluate
 
     with replace_edges(model, list(order), formulas):
@@ -96,7 +96,7 @@ def edit_edge(model: nn.Module, edge: EdgeRef, function: Callable[[Tensor], Tens
 def replace_edges(
     model: nn.Module,
     edges: list[EdgeRef],
-    make_function: Callable[[Place, Tensor, Tensor], Callable[[Tensor], Tensor]],
+    make_function: Callable[[CurveSlot, Tensor, Tensor], Callable[[Tensor], Tensor]],
 ) -> Iterator[nn.Module]:
     """What the others are made of.
 
@@ -121,7 +121,7 @@ def replace_edges(
         by_slot.setdefault((ref.site, ref.slot), []).append((ref.input, ref.output))
     hooks = []
     for (site, slot), pairs in by_slot.items():
-        place = find_place(model, site, slot)
+        place = find_curve_slot(model, site, slot)
         check_edges(place, pairs)
         inputs, outputs = torch.tensor(pairs).unbind(-1)
         hooks.append((place.module, _correction(place, inputs, outputs, make_function(place, inputs, outputs))))
@@ -134,7 +134,7 @@ def replace_edges(
         yield model
 
 
-def _correction(place: Place, inputs_E: Tensor, outputs_E: Tensor, function: Callable[[Tensor], Tensor]):
+def _correction(place: CurveSlot, inputs_E: Tensor, outputs_E: Tensor, function: Callable[[Tensor], Tensor]):
     def hook(module: Any, args: tuple, kwargs: dict, output: Tensor) -> Tensor:
         x_NI = args[0].reshape(-1, args[0].shape[-1])
         # In a gated block activation and product may be one call.
@@ -154,15 +154,15 @@ def _correction(place: Place, inputs_E: Tensor, outputs_E: Tensor, function: Cal
     return hook
 
 
-def _constants(place: Place, inputs: Tensor, outputs: Tensor, records: EdgeRecords | None):
+def _constants(place: CurveSlot, inputs: Tensor, outputs: Tensor, records: EdgeRecords | None):
     if records is None:
         return torch.zeros_like
     columns = torch.zeros_like(outputs) if not hasattr(place.module, "out_features") else outputs
-    means_E1 = records[place.site, place.slot].means()[inputs, columns].unsqueeze(-1)
+    means_E1 = records[place.site, place.name].means()[inputs, columns].unsqueeze(-1)
     return lambda x_EN: means_E1.to(x_EN).expand_as(x_EN)
 
 
-def check_edges(place: Place, pairs: list[tuple[int, int]]) -> None:
+def check_edges(place: CurveSlot, pairs: list[tuple[int, int]]) -> None:
     """See that these inputs and outputs are edges of a slot.
 
     Raises:
@@ -171,8 +171,8 @@ def check_edges(place: Place, pairs: list[tuple[int, int]]) -> None:
     inputs, diagonal = place.module.in_features, not hasattr(place.module, "out_features")
     for i, o in pairs:
         if not 0 <= i < inputs:
-            raise SlotError(f"{place.site}/{place.slot} has no input {i}: choose from 0 to {inputs - 1}.")
+            raise SlotError(f"{place.site}/{place.name} has no input {i}: choose from 0 to {inputs - 1}.")
         if diagonal and o != i:
-            raise SlotError(f"{place.site}/{place.slot} has no weights: the edge of input {i} has output {i}, not {o}.")
+            raise SlotError(f"{place.site}/{place.name} has no weights: the edge of input {i} has output {i}, not {o}.")
         if not diagonal and not 0 <= o < place.num_outputs:
-            raise SlotError(f"{place.site}/{place.slot} has no output {o}: choose from 0 to {place.num_outputs - 1}.")
+            raise SlotError(f"{place.site}/{place.name} has no output {o}: choose from 0 to {place.num_outputs - 1}.")

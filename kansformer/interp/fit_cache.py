@@ -6,19 +6,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from kansformer.conversion.slots import CurveSlot
+from kansformer.files import atomic_file
 from kansformer.interp.edge_features import base_values
-from kansformer.interp.places import Place
 from kansformer.interp.recording import RecordedSlot
 from kansformer.symbolic import SymbolicFits, SymbolLibrary
 
 TENSORS = ("weight", "coefficients", "mix", "denominator", "domain")
 
 
-def fingerprint(place: Place, recorded: RecordedSlot, library: SymbolLibrary, part: str) -> str:
+def fingerprint(place: CurveSlot, recorded: RecordedSlot, library: SymbolLibrary, part: str) -> str:
     """What the fits of a slot depend on, in 16 hexadecimal digits: the layer, its inputs' ranges, the functions, and
     the part of the edges that is fitted.
     """
-    digest = hashlib.sha256(f"{place.site}/{place.slot} {part} {place.module.curves} {library.names}".encode())
+    digest = hashlib.sha256(f"{place.site}/{place.name} {part} {place.module.curves} {library.names}".encode())
     grid = torch.linspace(-3, 3, 61, device=place.module.coefficients.device)
     for values in (base_values(place.module, grid), *(symbol.function(grid) for symbol in library)):
         digest.update(values.detach().float().cpu().numpy().tobytes())  # what a name stands for
@@ -40,10 +41,9 @@ def load_fits(file: Path, library: SymbolLibrary, count: int) -> SymbolicFits | 
 
 
 def save_fits(fits: SymbolicFits, file: Path) -> None:
-    """Write fits to a file, whole or not at all."""
+    """Write fits to a Parquet file, atomically."""
     import pandas
 
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    pandas.DataFrame(fits.to_dict()).to_parquet(partial, index=False)
-    partial.replace(file)
+    with atomic_file(file) as partial:
+        pandas.DataFrame(fits.to_dict()).to_parquet(partial, index=False)

@@ -17,8 +17,8 @@ from kansformer.conversion.channels import converted_sites, keep_channels
 from kansformer.conversion.checkpoint import narrowed_paths
 from kansformer.conversion.drop import drop_slots
 from kansformer.conversion.replace import largest, measure_channels
+from kansformer.conversion.slots import CurveSlot, find_curve_slots
 from kansformer.errors import ConfigError
-from kansformer.interp.places import Place, find_places
 from kansformer.interp.scores import EdgeScores
 from kansformer.nn.transaction import transaction
 from kansformer.sites import Site
@@ -82,7 +82,7 @@ def prune(
         raise ConfigError(f"sparsity must be from 0 to 1, got {sparsity!r}.")
     if by not in ("learned_attribution", "learned_variance"):
         raise ConfigError(f"Unknown score {by!r}. Choose learned_attribution or learned_variance.")
-    places = find_places(model)
+    places = find_curve_slots(model)
     per_curve = [_curve_scores(place, scores, by) for place in places]
     count = sum(score.numel() for score in per_curve)
     straight = (_least_slots if whole_slots else _least_curves)(per_curve, round(sparsity * count))
@@ -148,12 +148,12 @@ def drop_straight_curves(model: nn.Module) -> list[tuple[str, str]]:
     Raises:
         ConversionStateError: the model was not made by `convert`, or has adapters.
     """
-    everywhere = find_places(model)
+    everywhere = find_curve_slots(model)
     places = [place for place in everywhere if not place.module.coefficients.any()]
     if len(places) == len(everywhere) and narrowed_paths(model):
         places = places[1:]
     drop_slots(model, [place.path for place in places])
-    return [(place.site, place.slot) for place in places]
+    return [(place.site, place.name) for place in places]
 
 
 def prune_channels(
@@ -215,12 +215,12 @@ def _least_slots(per_curve: list[Tensor], most: int) -> Tensor:
     return torch.cat(straight)
 
 
-def _curve_scores(place: Place, scores: Mapping[tuple[str, str], EdgeScores], by: str) -> Tensor:
+def _curve_scores(place: CurveSlot, scores: Mapping[tuple[str, str], EdgeScores], by: str) -> Tensor:
     """One score per learned curve: (P,), (I, O) or (I, R), flat in the order of `_with_curves_first`."""
-    found = scores.get((place.site, place.slot))
+    found = scores.get((place.site, place.name))
     values_IO = getattr(found, by, None)
     if values_IO is None:
-        raise ConfigError(f"{place.site}/{place.slot} has no {by}. Make the scores of this model by edge_scores.")
+        raise ConfigError(f"{place.site}/{place.name} has no {by}. Make the scores of this model by edge_scores.")
     edges = place.module.curves.edges
     if edges == "full":
         return values_IO.flatten()

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from kansformer.conversion.checkpoint import attach_record, record_of
+from kansformer.conversion.slots import find_curve_slots
 from kansformer.errors import ConfigError
-from kansformer.interp.places import find_places
 from kansformer.nn.transaction import transaction
 
 
@@ -35,7 +35,7 @@ def reduce_rank(model: nn.Module, rank: int) -> dict[tuple[str, str], float]:
         ConversionStateError: the model has no curves.
         ConfigError: no layer has `low_rank` edges, or one has a lower rank already.
     """
-    places = [place for place in find_places(model) if place.module.curves.edges == "low_rank"]
+    places = [place for place in find_curve_slots(model) if place.module.curves.edges == "low_rank"]
     if not places:
         raise ConfigError("No layer of this model has low_rank edges, so there is no rank to reduce.")
     lowest = min(place.module.curves.rank for place in places)
@@ -50,7 +50,7 @@ def reduce_rank(model: nn.Module, rank: int) -> dict[tuple[str, str], float]:
                 old = getattr(module, name)
                 setattr(module, name, nn.Parameter(values.to(old), requires_grad=old.requires_grad))
             module.curves = replace(module.curves, rank=rank)
-            lost[place.site, place.slot] = share
+            lost[place.site, place.name] = share
         get_base_model: Any = getattr(model, "get_base_model", None)  # beneath peft's adapters
         inner = model if get_base_model is None else get_base_model()
         record = record_of(inner)

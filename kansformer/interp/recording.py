@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kansformer.conversion.slots import CurveSlot, find_curve_slots
 from kansformer.errors import ConfigError, DataError, SlotError
 from kansformer.interp.edge_features import edge_terms, num_terms, term_weights
-from kansformer.interp.places import Place, find_places
 from kansformer.nn.transaction import undone_afterwards
 
 # Terms of tokens that are held at once, (N, I, T).
@@ -54,7 +54,7 @@ def record_edges(model: nn.Module, *, bins: int = 32, sample: int = 1024, seed: 
     for name, value in (("bins", bins), ("sample", sample)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}.")
-    records = EdgeRecords({(p.site, p.slot): RecordedSlot(p, bins, sample, seed) for p in find_places(model)})
+    records = EdgeRecords({(p.site, p.name): RecordedSlot(p, bins, sample, seed) for p in find_curve_slots(model)})
     with undone_afterwards() as hooks:
         for slot in records.values():
             hooks.callback(slot.place.module.register_forward_pre_hook(slot._hook).remove)
@@ -102,7 +102,7 @@ class RecordedSlot:
         sample: tokens drawn at random, (S, I).
     """
 
-    place: Place
+    place: CurveSlot
     bins: int
     sample_size: int
     seed: int

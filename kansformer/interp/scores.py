@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from kansformer.conversion.slots import CurveSlot
 from kansformer.errors import ConfigError, DataError
 from kansformer.interp.batches import replayable
 from kansformer.interp.edge_features import edge_terms, num_terms, term_weights
-from kansformer.interp.places import Place
 from kansformer.interp.recording import EdgeRecords, RecordedSlot, record_edges
 from kansformer.nn.eval_mode import eval_mode
 from kansformer.nn.transaction import undone_afterwards
@@ -42,7 +42,7 @@ class EdgeScores:
         learned_attribution: the same if the edge became its base alone, as `prune` makes it.
     """
 
-    place: Place
+    place: CurveSlot
     variance: Tensor
     share: Tensor
     learned_variance: Tensor
@@ -55,7 +55,7 @@ class EdgeScores:
 
         inputs, outputs = self.variance.shape
         numbers = torch.arange(inputs).repeat_interleave(outputs)
-        columns: dict[str, Any] = {"site": self.place.site, "slot": self.place.slot, "input": numbers.numpy()}
+        columns: dict[str, Any] = {"site": self.place.site, "slot": self.place.name, "input": numbers.numpy()}
         columns["output"] = torch.arange(outputs).repeat(inputs).numpy() if self.place.has_weights else numbers
         scores = {name: getattr(self, name) for name in SCORES}
         columns |= {name: values.flatten().numpy() for name, values in scores.items() if values is not None}

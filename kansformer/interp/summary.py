@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from kansformer.conversion.slots import CurveSlot, EdgeRef, find_curve_slots
 from kansformer.errors import ConfigError, DataError
 from kansformer.interp.baseline import RandomEdges
 from kansformer.interp.batches import BatchReader, replayable
@@ -23,7 +24,6 @@ from kansformer.interp.edge_features import edge_bases
 from kansformer.interp.edits import replace_edges
 from kansformer.interp.fidelity import Fidelity, fidelity, recorded_points
 from kansformer.interp.fit_cache import fingerprint, load_fits, save_fits
-from kansformer.interp.places import EdgeRef, Place, find_places
 from kansformer.interp.recording import RecordedSlot, record_edges
 from kansformer.interp.scores import EdgeScores, edge_scores
 from kansformer.nn.eval_mode import eval_mode
@@ -63,7 +63,7 @@ class SlotSummary:
         control_fidelity: how true those are.
     """
 
-    place: Place
+    place: CurveSlot
     recorded: RecordedSlot
     scores: EdgeScores
     part: str
@@ -105,7 +105,7 @@ class SlotSummary:
         outside = self.recorded.outside
         return {
             "site": self.place.site,
-            "slot": self.place.slot,
+            "slot": self.place.name,
             "layer": self.layer,
             "stack": self.stack,
             "edges": len(self.fits),
@@ -193,7 +193,7 @@ class ModelSummary:
             names = ", ".join(f"{name} {count:,}" for name, count in list(slot.fits.families().items())[:4])
             shares = [slot.coverage(m, control=control) for m in list(MEASURES)[1:] for control in (False, True)]
             lines.append(
-                f"| {slot.place.site} | {slot.place.slot} | {len(slot.fits):,} | {slot.recorded.outside.mean():.2%} "
+                f"| {slot.place.site} | {slot.place.name} | {len(slot.fits):,} | {slot.recorded.outside.mean():.2%} "
                 f"| {' | '.join(map(_percent, shares))} | {names} |"
             )
         return "\n".join(lines) + "\n"
@@ -245,16 +245,16 @@ def summarize(
         with record_edges(model) as records:
             loss = _run(model, reader.read("reading"))
         for place in places:
-            if not records[place.site, place.slot].tokens:
-                raise DataError(f"No token of these batches reached {place.site}/{place.slot}.")
-        keys = [(place.site, place.slot) for place in places]
+            if not records[place.site, place.name].tokens:
+                raise DataError(f"No token of these batches reached {place.site}/{place.name}.")
+        keys = [(place.site, place.name) for place in places]
         labelled = reader.labelled
         read_again = reader.read("scoring") if labelled else ()
         scores = edge_scores(model, read_again, attribution=labelled, slots=keys, records=records)
         fitting = time.perf_counter()
         total, done, summaries = sum(place.num_edges for place in places), 0, []
         for place in places:
-            key = (place.site, place.slot)
+            key = (place.site, place.name)
             file = None if kept is None else kept / f"{fingerprint(place, records[key], library, part)}.parquet"
             fits = None if file is None else load_fits(file, library, place.num_edges)
             if fits is None:
@@ -267,7 +267,7 @@ def summarize(
                     if progress is not None:
                         count = done + sum(map(len, parts))
                         rate = count / (time.perf_counter() - fitting)
-                        progress(f"{place.site}/{place.slot}", count, total, f"{rate:,.0f} edges/s")
+                        progress(f"{place.site}/{place.name}", count, total, f"{rate:,.0f} edges/s")
                 fits = SymbolicFits.cat(parts)
                 if file is not None:
                     save_fits(fits, file)
@@ -297,10 +297,10 @@ def summarize(
         )
 
 
-def _faith(model: nn.Module, place: Place, fits: SymbolicFits, points_IS: Tensor, part: str) -> Fidelity:
+def _faith(model: nn.Module, place: CurveSlot, fits: SymbolicFits, points_IS: Tensor, part: str) -> Fidelity:
     found, width = [], place.num_outputs
     for chunk in _input_chunks(place):
-        curves = edge_curves(model, place.site, place.slot, inputs=chunk, at=points_IS[chunk.start : chunk.stop])
+        curves = edge_curves(model, place.site, place.name, inputs=chunk, at=points_IS[chunk.start : chunk.stop])
         chosen = fits[chunk.start * width : chunk.stop * width]
         found.append(fidelity(chosen, curves.x, curves.y, curves.learned, part=part))
     return Fidelity.cat(found)
@@ -318,10 +318,10 @@ def _replaced_losses(
         chosen: dict[tuple[str, str], list[int]] = {}
         for position in order[:count]:
             index, edge = refs[position]
-            chosen.setdefault((summaries[index].place.site, summaries[index].place.slot), []).append(edge)
+            chosen.setdefault((summaries[index].place.site, summaries[index].place.name), []).append(edge)
         with ExitStack() as stack:
             for summary in summaries:
-                edges = torch.tensor(chosen.get((summary.place.site, summary.place.slot), []), dtype=torch.long)
+                edges = torch.tensor(chosen.get((summary.place.site, summary.place.name), []), dtype=torch.long)
                 if len(edges):
                     stack.enter_context(_formulas_in_place(model, summary, edges))
             losses.append((share, count, _run(model, reader.read(f"{share:.0%} as formulas"))))
@@ -331,9 +331,9 @@ def _replaced_losses(
 def _formulas_in_place(model: nn.Module, summary: SlotSummary, edges: Tensor) -> Any:
     place, width = summary.place, summary.place.num_outputs
     pairs = [(edge // width, edge % width if place.has_weights else edge) for edge in edges.tolist()]
-    refs = [EdgeRef(place.site, place.slot, i, o) for i, o in pairs]
+    refs = [EdgeRef(place.site, place.name, i, o) for i, o in pairs]
 
-    def formulas(place: Place, inputs: Tensor, outputs: Tensor) -> Callable[[Tensor], Tensor]:
+    def formulas(place: CurveSlot, inputs: Tensor, outputs: Tensor) -> Callable[[Tensor], Tensor]:
         fits = summary.fits[edges]
         if summary.part == "edge":
             return fits.evaluate
@@ -352,18 +352,18 @@ def _run(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> float:
     return total / count if count else math.nan
 
 
-def _chosen_places(model: nn.Module, slots: Collection[tuple[str, str]] | None) -> list[Place]:
-    places = find_places(model)
+def _chosen_places(model: nn.Module, slots: Collection[tuple[str, str]] | None) -> list[CurveSlot]:
+    places = find_curve_slots(model)
     if slots is None:
         return places
-    known = {(place.site, place.slot): place for place in places}
+    known = {(place.site, place.name): place for place in places}
     for key in slots:
         if key not in known:
             raise ConfigError(f"{key!r} has no curves. Choose from {len(known)}, such as {next(iter(known))}.")
     return [place for key, place in known.items() if key in slots]
 
 
-def _input_chunks(place: Place) -> list[range]:
+def _input_chunks(place: CurveSlot) -> list[range]:
     size, inputs = max(1, EDGE_CHUNK // place.num_outputs), place.module.in_features
     return [range(start, min(start + size, inputs)) for start in range(0, inputs, size)]
 

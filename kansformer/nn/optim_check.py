@@ -54,7 +54,8 @@ def check_optimizer(optimizer: Optimizer, *_: object) -> None:
     curves = {id(parameter) for parameter in _curve_parameters()}
     if not curves or isinstance(optimizer, LBFGS):
         return
-    mixed, only_curves, weight_rates = [], [], []
+    weight_rates: list[float] = []
+    curve_settings: list[tuple[float, float, bool]] = []  # learning rate, weight decay, whether weights share them
     for group in optimizer.param_groups:
         kinds = {id(parameter) in curves for parameter in group["params"] if parameter.requires_grad}
         rate = group.get("initial_lr", group.get("lr"))  # a scheduler's warm-up begins near 0
@@ -63,10 +64,10 @@ def check_optimizer(optimizer: Optimizer, *_: object) -> None:
         if False in kinds:
             weight_rates.append(float(rate))
         if True in kinds:
-            (mixed if False in kinds else only_curves).append((float(rate), float(group.get("weight_decay", 0.0))))
+            curve_settings.append((float(rate), float(group.get("weight_decay", 0.0)), False in kinds))
     limit = min(weight_rates, default=None)
-    for rate, decay in [*mixed, *only_curves]:
-        slow = rate < MIN_LR if limit is None else rate <= limit or (rate, decay) in mixed
+    for rate, decay, shared in curve_settings:
+        slow = rate < MIN_LR if limit is None else shared or rate <= limit
         faults = [f"a learning rate of {rate:g}, at which they learn next to nothing"] * slow
         faults += [f"a weight decay of {decay:g}, which takes away what they learn"] * bool(decay)
         if faults:

@@ -56,6 +56,7 @@ class KANTrainer(Trainer):
         given = self.optimizer is not None
         optimizer = super().create_optimizer(model)
         model = self.model if model is None else model
+        assert model is not None
         has_groups = isinstance(optimizer, torch.optim.Optimizer)  # and is not DeepSpeed's placeholder
         flattened = any("coefficients" not in module._parameters for _, module in curved_modules(model))
         if not given and (flattened or any(parameter.requires_grad for _, parameter in curve_parameters(model))):

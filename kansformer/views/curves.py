@@ -45,13 +45,13 @@ def plot_curves(curves: EdgeCurves, *, records: EdgeRecords | None = None, colum
         source, target = int(curves.inputs[index]), int(curves.outputs[index])
         x, y, learned = (values[index].numpy() for values in (curves.x, curves.y, curves.learned))
         if records is not None:
-            _draw_inputs(axes, records[curves.place.site, curves.place.slot].sample[:, source], x)
+            _draw_inputs(axes, records[curves.place.site, curves.place.name].sample[:, source], x)
         axes.plot(x, y - learned, color=BASE, linewidth=1.2, linestyle="--", zorder=2)
         axes.plot(x, y, color=CURVE, linewidth=1.8, zorder=3)
         axes.set_title(f"{source} → {target}" if has_weights else f"channel {source}", fontsize=9)
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.25)
-    figure.suptitle(f"{curves.place.site}, {curves.place.slot}", fontsize=10)
+    figure.suptitle(f"{curves.place.site}, {curves.place.name}", fontsize=10)
     return figure
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from kansformer.errors import ConfigError
+from kansformer.files import atomic_write_text
 from kansformer.interp import ModelSummary, SlotSummary
 from kansformer.interp.curves import pair_curves
 from kansformer.interp.summary import GOOD, MEASURES, PART_TEXTS, POINTS
@@ -51,9 +52,7 @@ def write_report(summary: ModelSummary, path: str | Path, *, title: str = "What 
     data = json.dumps(report_data(summary), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     page = template.replace("{{title}}", escape(title)).replace("{{data}}", data).replace("{{plotly}}", plotly_script)
     path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
+    atomic_write_text(path, page)
     return path
 
 
@@ -119,7 +118,7 @@ def _rows(slot: SlotSummary, edges: Tensor, score: str) -> list[dict[str, Any]]:
     place, width = slot.place, slot.place.num_outputs
     inputs, outputs = edges // width, (edges % width if place.has_weights else edges)
     fits, values = slot.fits[edges], getattr(slot.scores, score).flatten()[edges]
-    curves = pair_curves(place, inputs, outputs, records={(place.site, place.slot): slot.recorded}, points=POINTS)
+    curves = pair_curves(place, inputs, outputs, records={(place.site, place.name): slot.recorded}, points=POINTS)
     base = curves.y - curves.learned
     fitted = fits.evaluate(curves.x) + (base if slot.part == "learned" else 0)
     domains = place.module.domain.repeat_interleave(place.module.in_features // len(place.module.domain), dim=0)[inputs]

@@ -5,8 +5,9 @@ import torch
 from interp_models import CONFIGS
 
 from kansformer import refine_grid
+from kansformer.conversion import find_curve_slots
 from kansformer.errors import ConfigError, DataError, SlotError
-from kansformer.interp import EdgeRef, edge_curves, edit_curve, find_places
+from kansformer.interp import EdgeRef, edge_curves, edit_curve
 
 
 @pytest.mark.parametrize("settings", [name for name in CONFIGS if name != "low rank"])
@@ -14,8 +15,8 @@ from kansformer.interp import EdgeRef, edge_curves, edit_curve, find_places
 def test_the_edge_follows_the_function_and_comes_back(settings, make_bent, batch):
     model = make_bent("llama", CONFIGS[settings])
     before = model(**batch).logits
-    for place in find_places(model):
-        edge = EdgeRef(place.site, place.slot, 3, 7 if place.has_weights else 3)
+    for place in find_curve_slots(model):
+        edge = EdgeRef(place.site, place.name, 3, 7 if place.has_weights else 3)
         bent_before_weights = place.module.curves.is_per_channel and place.has_weights
         edit = edit_curve(model, edge, lambda x: 0.3 * x - 0.1)
         curve = edge_curves(model, edge.site, edge.slot, inputs=[3], outputs=[7])
@@ -32,7 +33,7 @@ def test_the_edge_follows_the_function_and_comes_back(settings, make_bent, batch
 @torch.no_grad()
 def test_of_full_edges_only_one_changes_and_it_is_saved(make_bent, batch, tmp_path):
     model = make_bent("llama", CONFIGS["full"])
-    site = find_places(model)[0].site
+    site = find_curve_slots(model)[0].site
     before = edge_curves(model, site, "up")
     edit_curve(model, EdgeRef(site, "up", 2, 5), torch.sin)
     after = edge_curves(model, site, "up")
@@ -59,8 +60,8 @@ def test_bad_input(make_bent, batch):
 @torch.no_grad()
 def test_edits_are_undone_one_by_one(make_bent):
     model = make_bent()
-    coefficients = find_places(model)[0].module.coefficients
-    before, site = coefficients.clone(), find_places(model)[0].site
+    coefficients = find_curve_slots(model)[0].module.coefficients
+    before, site = coefficients.clone(), find_curve_slots(model)[0].site
     edits = [edit_curve(model, EdgeRef(site, "act", i, i), torch.sin) for i in (3, 5)]
     second = coefficients[5].clone()
     edits[0].undo()
@@ -75,8 +76,8 @@ def test_edits_are_undone_one_by_one(make_bent):
 @torch.no_grad()
 def test_the_error_is_that_of_the_rounded_curve(make_bent):
     model = make_bent().to(torch.bfloat16)
-    place = find_places(model)[0]
-    edit = edit_curve(model, EdgeRef(place.site, place.slot, 3, 3), lambda x: 100 + x)
-    curve = edge_curves(model, place.site, place.slot, inputs=[3], points=88)
+    place = find_curve_slots(model)[0]
+    edit = edit_curve(model, EdgeRef(place.site, place.name, 3, 3), lambda x: 100 + x)
+    curve = edge_curves(model, place.site, place.name, inputs=[3], points=88)
     assert edit.error > 0.01
     assert (curve.y - 100 - curve.x).square().mean().sqrt().item() == pytest.approx(edit.error, rel=0.1)

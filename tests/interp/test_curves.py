@@ -6,8 +6,9 @@ import torch
 from interp_models import CONFIGS
 
 from kansformer import KANConfig
+from kansformer.conversion import find_curve_slots
 from kansformer.errors import ConfigError, SlotError
-from kansformer.interp import EdgeRef, edge_curves, find_places, record_edges
+from kansformer.interp import EdgeRef, edge_curves, record_edges
 from kansformer.interp.curves import pair_curves
 
 SITE = "model.layers.1.mlp"
@@ -26,8 +27,8 @@ def test_some_edges_are_the_same_as_in_all(make_bent):
 
 @pytest.mark.parametrize("settings", CONFIGS)
 def test_single_edges_are_those_of_the_layer(settings, make_bent):
-    for place in find_places(make_bent("llama", CONFIGS[settings])):
-        every = edge_curves(make_bent("llama", CONFIGS[settings]), place.site, place.slot)
+    for place in find_curve_slots(make_bent("llama", CONFIGS[settings])):
+        every = edge_curves(make_bent("llama", CONFIGS[settings]), place.site, place.name)
         chosen = torch.tensor([len(every) - 1, 0, len(every) // 3])
         some = pair_curves(place, every.inputs[chosen], every.outputs[chosen])
         assert some.refs == [every.refs[index] for index in chosen]

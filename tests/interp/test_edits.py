@@ -5,17 +5,9 @@ import torch
 from interp_models import CONFIGS
 
 from kansformer import KANLinear
+from kansformer.conversion import find_curve_slots
 from kansformer.errors import ConfigError, ShapeError, SlotError
-from kansformer.interp import (
-    EdgeRef,
-    ablate,
-    edge_curves,
-    edge_scores,
-    edit_edge,
-    find_places,
-    record_edges,
-    replace_by_symbol,
-)
+from kansformer.interp import EdgeRef, ablate, edge_curves, edge_scores, edit_edge, record_edges, replace_by_symbol
 from kansformer.symbolic import fit_symbolic
 
 SITE = "model.layers.1.mlp"
@@ -30,9 +22,9 @@ def logits(model, batch):
 @torch.no_grad()
 def test_a_replaced_edge_changes_its_output_and_no_other(settings, make_bent):
     model = make_bent("llama", CONFIGS[settings])
-    for place in find_places(model):
+    for place in find_curve_slots(model):
         layer = place.module
-        points = edge_curves(model, place.site, place.slot, inputs=[3], outputs=[7], points=9)
+        points = edge_curves(model, place.site, place.name, inputs=[3], outputs=[7], points=9)
         x_NI = torch.zeros(9, layer.in_features)
         x_NI[:, 3] = points.x[0]
         before, channel = layer(x_NI), int(points.outputs[0])
@@ -129,8 +121,8 @@ def test_bad_input(make_bent, batch):
 @pytest.mark.parametrize("settings", ["act", "channel", "full"])
 def test_an_ablated_edge_has_no_gradient(settings, make_bent, batch):
     model = make_bent("llama", CONFIGS[settings])
-    place = find_places(model)[0]
-    edges = [EdgeRef(place.site, place.slot, 3, o) for o in (range(place.num_outputs) if place.has_weights else [3])]
+    place = find_curve_slots(model)[0]
+    edges = [EdgeRef(place.site, place.name, 3, o) for o in (range(place.num_outputs) if place.has_weights else [3])]
     with ablate(model, edges):
         model(**batch).loss.backward()
     gradient = place.module.coefficients.grad

@@ -7,20 +7,13 @@ import torch
 from interp_models import CONFIGS
 
 from kansformer import KANConfig
+from kansformer.conversion import find_curve_slots
 from kansformer.errors import CheckpointError, ConfigError
-from kansformer.interp import (
-    drop_straight_curves,
-    edge_scores,
-    find_places,
-    prune,
-    prune_channels,
-    reduce_rank,
-    sparsity_curve,
-)
+from kansformer.interp import drop_straight_curves, edge_scores, prune, prune_channels, reduce_rank, sparsity_curve
 
 
 def coefficients_of(model):
-    return [place.module.coefficients.detach().clone() for place in find_places(model)]
+    return [place.module.coefficients.detach().clone() for place in find_curve_slots(model)]
 
 
 @pytest.mark.parametrize("settings", CONFIGS)
@@ -75,7 +68,7 @@ def test_whole_slots_are_straightened_from_the_least_on(make_bent, batch):
     scores = edge_scores(model, batch)
     sums = {key: float(score.learned_attribution.sum()) for key, score in scores.items()}
     result = prune(model, scores, sparsity=0.5, whole_slots=True)
-    straight = {(p.site, p.slot) for p in find_places(model) if not p.module.coefficients.any()}
+    straight = {(p.site, p.name) for p in find_curve_slots(model) if not p.module.coefficients.any()}
     assert 0 < result.straightened <= 0.5 * result.curves
     assert max(sums[key] for key in straight) < min(sums[key] for key in sums.keys() - straight)
     assert drop_straight_curves(model) == [key for key in sums if key in straight]
@@ -84,11 +77,11 @@ def test_whole_slots_are_straightened_from_the_least_on(make_bent, batch):
 @torch.no_grad()
 def test_a_rank_that_is_not_used_costs_nothing(make_bent, batch, tmp_path):
     model = make_bent("llama", CONFIGS["low rank"])
-    for place in find_places(model):
+    for place in find_curve_slots(model):
         place.module.mix[1] = 2 * place.module.mix[0]
     before, count = model(**batch).logits, sum(p.numel() for p in model.parameters())
     lost = reduce_rank(model, 1)
-    assert lost.keys() == {(p.site, p.slot) for p in find_places(model)} and max(lost.values()) < 1e-12
+    assert lost.keys() == {(p.site, p.name) for p in find_curve_slots(model)} and max(lost.values()) < 1e-12
     torch.testing.assert_close(model(**batch).logits, before, rtol=1e-4, atol=1e-5)
     assert sum(p.numel() for p in model.parameters()) < count
     model.save_pretrained(tmp_path)
@@ -98,9 +91,9 @@ def test_a_rank_that_is_not_used_costs_nothing(make_bent, batch, tmp_path):
 @torch.no_grad()
 def test_a_rank_that_is_used_is_approached_as_well_as_can_be(make_bent):
     model = make_bent("llama", CONFIGS["low rank"])
-    place = find_places(model)[0]
+    place = find_curve_slots(model)[0]
     whole = (place.module.coefficients @ place.module.mix).flatten(0, 1)
-    lost = reduce_rank(model, 1)[place.site, place.slot]
+    lost = reduce_rank(model, 1)[place.site, place.name]
     near = (place.module.coefficients @ place.module.mix).flatten(0, 1)
     sizes = torch.linalg.svdvals(whole)
     assert (near - whole).square().sum().item() == pytest.approx(sizes[1:].square().sum().item(), rel=1e-4)
@@ -109,11 +102,11 @@ def test_a_rank_that_is_used_is_approached_as_well_as_can_be(make_bent):
 
 def test_new_edges_can_be_trained_at_a_lower_rank(make_bent, batch):
     model = make_bent("llama", CONFIGS["low rank"])
-    for place in find_places(model):
+    for place in find_curve_slots(model):
         torch.nn.init.zeros_(place.module.coefficients)
     assert set(reduce_rank(model, 1).values()) == {0.0}
     model(**batch).loss.backward()
-    assert all(place.module.coefficients.grad.any() for place in find_places(model))
+    assert all(place.module.coefficients.grad.any() for place in find_curve_slots(model))
 
 
 @torch.no_grad()
@@ -124,7 +117,7 @@ def test_a_rank_beyond_the_width_still_loads(make_bent, batch, tmp_path):
     torch.testing.assert_close(model(**batch).logits, before, rtol=1e-4, atol=1e-5)
     model.save_pretrained(tmp_path)
     assert torch.equal(type(model).from_pretrained(tmp_path)(**batch).logits, model(**batch).logits)
-    module = find_places(model)[0].module
+    module = find_curve_slots(model)[0].module
     module.curves = dataclasses.replace(module.curves, rank=7)
     with pytest.raises(CheckpointError, match="low_rank curves of rank 7 .* but the config says .* of rank 60"):
         model.save_pretrained(tmp_path)

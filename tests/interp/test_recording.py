@@ -6,8 +6,9 @@ from interp_models import CONFIGS, FAMILIES
 from torch import nn
 
 from kansformer import KANFeedForward, KANLinear, update_grid
+from kansformer.conversion import find_curve_slots
 from kansformer.errors import ConfigError, ConversionStateError, DataError, SlotError
-from kansformer.interp import edge_curves, find_places, record_edges
+from kansformer.interp import edge_curves, record_edges
 
 
 def seen_by(model, batch):
@@ -22,8 +23,8 @@ def seen_by(model, batch):
 
         return hook
 
-    places = find_places(model)
-    handles = [p.module.register_forward_hook(watch((p.site, p.slot)), with_kwargs=True) for p in places]
+    places = find_curve_slots(model)
+    handles = [p.module.register_forward_hook(watch((p.site, p.name)), with_kwargs=True) for p in places]
     with torch.no_grad():
         model(**batch)
     for handle in handles:
@@ -82,8 +83,8 @@ def test_edges_sum_to_the_output(settings, make_bent, batch):
     model = make_bent("llama", CONFIGS[settings])
     with record_edges(model) as records:
         model(**batch)
-    for place in find_places(model):
-        curves = edge_curves(model, place.site, place.slot, records=records, points=5)
+    for place in find_curve_slots(model):
+        curves = edge_curves(model, place.site, place.name, records=records, points=5)
         inputs = place.module.in_features
         x_SI = curves.x.float().reshape(inputs, -1, 5)[:, 0].mT
         y_IOS = curves.y.reshape(inputs, -1, 5)

@@ -7,8 +7,9 @@ import torch
 from interp_models import CONFIGS
 
 from kansformer import KANLinear
+from kansformer.conversion import find_curve_slots
 from kansformer.errors import ConfigError, DataError
-from kansformer.interp import edge_scores, find_places
+from kansformer.interp import edge_scores
 
 
 @pytest.mark.parametrize("settings", CONFIGS)
@@ -17,8 +18,8 @@ def test_attribution_is_the_slope_of_the_loss(settings, make_bent, batch):
     model = make_bent("llama", CONFIGS[settings])
     scores = edge_scores(model, batch)
     generator = torch.Generator().manual_seed(0)
-    for place in find_places(model)[:3]:
-        score = scores[place.site, place.slot]
+    for place in find_curve_slots(model)[:3]:
+        score = scores[place.site, place.name]
         for _ in range(2):
             i = int(torch.randint(score.variance.shape[0], (1,), generator=generator))
             o = int(torch.randint(score.variance.shape[1], (1,), generator=generator))

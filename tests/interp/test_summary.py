@@ -6,11 +6,11 @@ import pytest
 import torch
 from interp_models import CONFIGS
 
+from kansformer.conversion.slots import find_curve_slots
 from kansformer.errors import ConfigError, ConversionStateError, DataError
 from kansformer.interp import EdgeRef, edge_curves, edit_curve, record_edges, summarize
 from kansformer.interp.baseline import RandomEdges
 from kansformer.interp.curves import sample_points
-from kansformer.interp.places import find_places
 from kansformer.symbolic import KAN_LIBRARY, LIBRARY, fit_symbolic
 
 SHARES = ["10% as formulas", "50% as formulas", "100% as formulas"]
@@ -23,7 +23,7 @@ def test_every_edge_has_a_row(settings, make_bent, batch):
     seen = []
     summary = summarize(model, batch, library=KAN_LIBRARY, progress=lambda *state: seen.append(state))
     table = summary.to_pandas()
-    edges = sum(place.module.in_features * place.num_outputs for place in find_places(model))
+    edges = sum(place.module.in_features * place.num_outputs for place in find_curve_slots(model))
     of_edges = [state for state in seen if state[3].endswith(" edges/s")]
     assert len(table) == edges == of_edges[-1][1] == of_edges[-1][2]
     assert [state[0] for state in seen if state[3].endswith(" batches/s")] == ["reading", "scoring", *SHARES]
@@ -61,12 +61,12 @@ def test_the_table_is_that_of_the_curves(make_bent, batch):
 @pytest.mark.parametrize("settings", CONFIGS)
 def test_what_was_learned_is_named_apart_from_the_base(settings, make_bent, batch):
     model = make_bent("llama", CONFIGS[settings])
-    place = find_places(model)[0]
+    place = find_curve_slots(model)[0]
     summary = summarize(model, batch, part="learned", library=LIBRARY.subset(["sin", "x"]), replace=(0.0, 1.0))
     slot = summary.slots[0]
     with record_edges(model) as records, torch.no_grad():
         model(**batch)
-    curves = edge_curves(model, place.site, place.slot, records=records)
+    curves = edge_curves(model, place.site, place.name, records=records)
     again = fit_symbolic(curves.x, curves.learned, library=LIBRARY.subset(["sin", "x"]))
     assert torch.equal(slot.fits.symbols, again.symbols)
     assert json.loads(summary.to_json())["part"] == "learned" and "what was learned on top" in summary.to_markdown()
@@ -104,12 +104,12 @@ def _loss_of_formulas(model, batch, summary):
 @torch.no_grad()
 def test_a_learned_sine_is_found_beneath_its_base(make_bent, batch):
     model = make_bent()
-    place = find_places(model)[0]
+    place = find_curve_slots(model)[0]
     with torch.no_grad():
-        for module in (p.module for p in find_places(model)):
+        for module in (p.module for p in find_curve_slots(model)):
             module.coefficients.zero_()
         model.model.layers[0].mlp.gate_proj.weight.mul_(15)  # inputs from about -3 to 3
-    edit_curve(model, EdgeRef(place.site, place.slot, 3, 3), lambda x: torch.nn.functional.silu(x) + torch.sin(2 * x))
+    edit_curve(model, EdgeRef(place.site, place.name, 3, 3), lambda x: torch.nn.functional.silu(x) + torch.sin(2 * x))
     with torch.enable_grad():
         slot = summarize(model, batch, part="learned").slots[0]
     assert slot.fits.names[3] == "sin" and slot.fidelity.r2_learned[3] > 0.99
@@ -119,7 +119,7 @@ def test_a_learned_sine_is_found_beneath_its_base(make_bent, batch):
 def test_straight_curves_are_their_activation_and_formulas_cost_nothing(make_bent, batch):
     model = make_bent()
     with torch.no_grad():
-        for place in find_places(model):
+        for place in find_curve_slots(model):
             place.module.coefficients.zero_()
     summary = summarize(model, batch)
     assert summary.coverage() == 1.0
@@ -131,9 +131,9 @@ def test_the_control_is_as_bent_as_the_model(make_bent, batch):
     model = make_bent("llama", CONFIGS["full"])
     with record_edges(model) as records:
         model(**batch)
-    for place in find_places(model):
+    for place in find_curve_slots(model):
         x, y, _ = RandomEdges(place).at(sample_points(place, records, 64))
-        real = edge_curves(model, place.site, place.slot, records=records)
+        real = edge_curves(model, place.site, place.name, records=records)
         assert len(x) == min(len(real), 2048) or place.num_outputs == 1
         assert y.std(dim=-1).mean() == pytest.approx(real.y.std(dim=-1).mean().item(), rel=0.5)
 

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback, TrainingArguments
+from tiny_models import tiny_llama
+from transformers import TrainerCallback, TrainingArguments
 
 from kansformer import KANConfig, convert
 from kansformer.nn.curves import curved_modules
@@ -17,12 +18,7 @@ ROWS = [{"input_ids": row, "labels": row} for row in TOKENS]
 
 
 def make_model():
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=24, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=2,
-    )  # fmt: skip
-    return convert(LlamaForCausalLM(config), KANConfig(slots=("input", "act")))
+    return convert(tiny_llama(num_hidden_layers=1), KANConfig(slots=("input", "act")))
 
 
 def train(model, folder, *callbacks, steps=6, lr=1e-3):

@@ -5,8 +5,8 @@ import math
 
 import pytest
 import torch
+from tiny_models import tiny_llama
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from kansformer import KANConfig, convert
 from kansformer.conversion import replace_feed_forwards
@@ -20,12 +20,7 @@ RUN = dict(steps=2, batch_size=3)
 
 @pytest.fixture
 def teacher():
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=24, hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=2,
-        num_key_value_heads=2, initializer_range=0.3, attention_dropout=0.5,
-    )  # fmt: skip
-    return LlamaForCausalLM(config)
+    return tiny_llama(num_hidden_layers=3, initializer_range=0.3, attention_dropout=0.5)
 
 
 @pytest.fixture

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+from tiny_models import tiny_llama
+from transformers import Trainer, TrainingArguments
 
 from kansformer import KANConfig, convert
 from kansformer.nn import LearnedActivation
@@ -13,12 +14,7 @@ ROWS = [{"input_ids": torch.arange(i, i + 6), "labels": torch.arange(i, i + 6)} 
 
 
 def make_model(curves=True):
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=24, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=2,
-    )  # fmt: skip
-    model = LlamaForCausalLM(config)
+    model = tiny_llama(num_hidden_layers=1)
     return convert(model, KANConfig()) if curves else model
 
 

@@ -1,4 +1,4 @@
-"""Where a model's curves are, by site and slot: the names under which people read them."""
+"""The curve slots of a converted model: which modules have curves, under the names of site and slot."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -33,18 +33,18 @@ class EdgeRef:
 
 
 @dataclass(frozen=True)
-class Place:
+class CurveSlot:
     """A slot that has curves.
 
     Args:
         site: path of the module that owns the slot, or whose input is bent.
-        slot: its name.
+        name: `input`, `up`, `gate`, `act` or `down`; in a model that was not converted, the attribute's name.
         path: of the module with the curves.
         module: that module (`Curved`).
     """
 
     site: str
-    slot: str
+    name: str
     path: str
     module: Any
 
@@ -64,7 +64,7 @@ class Place:
         return self.module.in_features * self.num_outputs
 
 
-def find_places(model: nn.Module) -> list[Place]:
+def find_curve_slots(model: nn.Module) -> list[CurveSlot]:
     """All slots with curves, in the model's order.
 
     Raises:
@@ -85,7 +85,7 @@ def find_places(model: nn.Module) -> list[Place]:
         adapted = path.removesuffix(".base_layer")  # where an adapter stands around it
         owner, _, attribute = adapted.rpartition(".")
         slot = "input" if attribute == INPUT_CURVE else names.get(adapted, attribute)
-        places.append(Place(owner, slot, path, module))
+        places.append(CurveSlot(owner, slot, path, module))
     if not places:
         raise ConversionStateError(
             "The model has no curves to read. Convert it first, by kansformer.convert(model), or load a converted one."
@@ -93,19 +93,19 @@ def find_places(model: nn.Module) -> list[Place]:
     return places
 
 
-def find_place(model: nn.Module, site: str, slot: str) -> Place:
+def find_curve_slot(model: nn.Module, site: str, slot: str) -> CurveSlot:
     """The slot of that name.
 
     Raises:
         SlotError: there is no such site, or it has no curves in that slot.
     """
-    places = find_places(model)
+    places = find_curve_slots(model)
     at_site = [place for place in places if place.site == site]
     if not at_site:
         sites = list(dict.fromkeys(place.site for place in places))
         shown = ", ".join(map(repr, sites[:4])) + (f" and {len(sites) - 4} more" if len(sites) > 4 else "")
         raise SlotError(f"No site with curves is at {site!r}. Choose from: {shown}.")
     for place in at_site:
-        if place.slot == slot:
+        if place.name == slot:
             return place
-    raise SlotError(f"{site} has no curves in {slot!r}. Choose from: {', '.join(place.slot for place in at_site)}.")
+    raise SlotError(f"{site} has no curves in {slot!r}. Choose from: {', '.join(place.name for place in at_site)}.")

@@ -1,0 +1,92 @@
+"""What several commands read: a model by Hub id, folder or GGUF file, its tokenizer, and a text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kansformer.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+HELD_OUT = "the standard library's held-out files"
+
+ModelArgument = Annotated[str, typer.Argument(help="A Hub id, the folder of a language model, or a GGUF file.")]
+TextOption = Annotated[Path | None, typer.Option(help="A text file to read.", show_default=HELD_OUT)]
+BlockOption = Annotated[int, typer.Option(help="Tokens in a block; each block is read on its own.")]
+
+
+def quiet_transformers() -> None:
+    """Switch progress bars and warnings of transformers off: this program prints its own."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """The names in a list with commas."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def load_model(source: str, dtype: torch.dtype | str = "auto") -> PreTrainedModel:
+    """`read_model`, while transformers prints nothing."""
+    from kansformer.conversion.sources import read_model
+
+    quiet_transformers()
+    return read_model(source, dtype=dtype)
+
+
+def load_language_model(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """`read_language_model`, while transformers prints nothing."""
+    from kansformer.conversion.sources import read_language_model
+
+    quiet_transformers()
+    return read_language_model(source)
+
+
+def load_text(path: Path | None, max_tokens: int | None) -> tuple[str | list[str], str]:
+    """A text file, or without a path the held-out files of the standard library, and what to call it.
+
+    Raises:
+        DataError: the file is missing, empty or not UTF-8.
+    """
+    from kansformer.training.corpus import standard_library_documents
+    from kansformer.training.text import file_text
+
+    if path is None:
+        return standard_library_documents("held_out"), HELD_OUT
+    return file_text(path, max_tokens=max_tokens), path.name
+
+
+def read_blocks(
+    text: str | Sequence[str],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    block: int,
+    max_tokens: int | None,
+) -> Tensor:
+    """Token numbers of a text in blocks, (blocks, tokens), at most `max_tokens` of them.
+
+    Raises:
+        ConfigError: a block is longer than the model's positions.
+        DataError: the text is shorter than one block.
+    """
+    from kansformer.training.corpus import tokenize_blocks
+
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and block > positions:
+        raise ConfigError(f"--block {block} is longer than the {positions} positions of this model.")
+    return tokenize_blocks(text, tokenizer, block)[: None if max_tokens is None else max_tokens // block]
+
+
+def check_block(block: int, max_tokens: int | None) -> None:
+    """Raise a `ConfigError` where the tokens to read do not fill one block."""
+    if max_tokens is not None and max_tokens < block:
+        raise ConfigError(f"--max-tokens {max_tokens} is less than one block of {block} tokens.")
