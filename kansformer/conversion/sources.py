@@ -34,20 +34,22 @@ def source_arguments(source: str) -> Source:
     return {"pretrained_model_name_or_path": str(Path(source).parent), "gguf_file": Path(source).name}
 
 
-def read_model(
+def read_model(source: str, auto_class: type | None = None, *, dtype: torch.dtype | str = "auto") -> PreTrainedModel:
+    """Read a model, as `read_model_and_keys` does."""
+    return read_model_and_keys(source, auto_class, dtype=dtype)[0]
+
+
+def read_model_and_keys(
     source: str, auto_class: type | None = None, *, dtype: torch.dtype | str = "auto", **settings: object
-) -> PreTrainedModel:
-    """Read a model; a GGUF file is dequantised.
+) -> tuple[PreTrainedModel, set[str]]:
+    """Read a model, and say which parameters its checkpoint does not have, such as a new classifier's.
 
     Args:
-        source: a Hub id, a folder or a GGUF file.
+        source: a Hub id, a folder or a GGUF file, which is dequantised.
         auto_class: of transformers, such as `AutoModelForCausalLM`; None for the class that the model was saved from,
             so that its head is kept.
         dtype: of the weights; "auto" keeps the saved one.
         settings: further arguments of `from_pretrained`.
-
-    Returns:
-        What `from_pretrained` returns: the model, or a pair with `output_loading_info=True`.
 
     Raises:
         CheckpointError: nothing is there, or transformers cannot load it.
@@ -60,11 +62,13 @@ def read_model(
             auto_class = auto_class or transformers.AutoModelForCausalLM
             settings["quantization_config"] = transformers.GgufConfig(dequantize=True)
         auto_class = auto_class or _saved_class(source)
-        return auto_class.from_pretrained(**source_arguments(source), dtype=dtype, **settings)  # type: ignore[attr-defined]
+        where = source_arguments(source)
+        model, info = auto_class.from_pretrained(**where, dtype=dtype, output_loading_info=True, **settings)  # type: ignore[attr-defined]
     except KansformerError:
         raise
     except (OSError, ImportError, LookupError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{source!r} cannot be loaded: {error}") from error
+    return model, set(info["missing_keys"]) | {entry[0] for entry in info["mismatched_keys"]}
 
 
 def read_preprocessor(source: str) -> PreTrainedTokenizerBase | ProcessorMixin | None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from kansformer.conversion import convert, is_converted, replace_feed_forwards
-from kansformer.conversion.sources import read_model
+from kansformer.conversion.sources import read_model_and_keys
 from kansformer.errors import CheckpointError, ConfigError, ConversionStateError
 from kansformer.nn.curves import curved_modules
 from kansformer.nn.init import spread_curves
@@ -105,13 +105,12 @@ def _plain_model(
         if labels:  # a head with another number of labels is drawn anew
             labels["ignore_mismatched_sizes"] = True
         try:
-            model, info = read_model(recipe.source, auto_class, dtype=dtype, output_loading_info=True, **labels)
+            return read_model_and_keys(recipe.source, auto_class, dtype=dtype, **labels)
         except CheckpointError as error:
             raise ConfigError(f"model.path {recipe.path!r} cannot be loaded for {task}: {error}") from error
-        return model, set(info["missing_keys"]) | {entry[0] for entry in info["mismatched_keys"]}
     assert recipe.config is not None
     fields = {**labels, **recipe.config}
-    model_type = fields.pop("model_type")
+    model_type = str(fields.pop("model_type"))
     if vocabulary is not None:
         fields.setdefault("vocab_size", vocabulary)
     if model_type not in transformers.CONFIG_MAPPING:

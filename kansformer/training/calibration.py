@@ -44,9 +44,10 @@ def calibrate(
     if recipe.distill is not None and recipe.distill.ffn_steps:
         if not isinstance(data.train, BlockDataset):
             raise ConfigError("distill.ffn_steps needs text that is read whole: set data.streaming=false.")
+        teacher: nn.Module = plain_model(recipe.model, recipe.task)
         distill_feed_forwards(
             model.to(device),
-            plain_model(recipe.model, recipe.task).to(device),
+            teacher.to(device),
             data.train.blocks_NT,
             steps=recipe.distill.ffn_steps,
             lr=recipe.distill.ffn_lr,

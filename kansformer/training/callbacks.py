@@ -168,7 +168,7 @@ class Reporter(TrainerCallback):
         if not control.should_log:
             self._report(state)
 
-    def on_log(self, args, state, control, logs: dict[str, float], **kwargs):
+    def on_log(self, args, state, control, logs=None, **kwargs):
         """Keeps, writes and reports a loss, or writes an evaluation."""
         if "loss" in logs:
             self.losses.append((state.global_step, float(logs["loss"])))

@@ -255,7 +255,8 @@ class _LayerErrors(nn.Module):
 class _LayerTrainer(KANTrainer):
     def training_step(self, model, inputs, num_items_in_batch=None):
         """The mean over the networks is logged."""
-        return super().training_step(model, inputs, num_items_in_batch) / len(self.model.students)
+        assert isinstance(self.model, _LayerErrors)
+        return super().training_step(model, inputs, num_items_in_batch) / len(self.model.paths)
 
 
 class _AllRecorded(Exception):  # noqa: N818 - not an error: it ends a forward pass that is not needed further

@@ -65,7 +65,7 @@ class DistillationTrainer(KANTrainer):
     Args:
         teacher: a frozen model that takes the student's inputs.
         distill: share and temperature.
-        kwargs: as in `KANTrainer`.
+        args, kwargs: as in `KANTrainer`.
     """
 
     def __init__(self, *args: Any, teacher: nn.Module, distill: DistillRecipe, **kwargs: Any) -> None:

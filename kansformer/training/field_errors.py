@@ -71,5 +71,7 @@ def _dotted(parts: Iterable[object]) -> str:
 def _field_names(root: type, path: tuple[int | str, ...]) -> list[str]:
     for part in path:
         hint = get_type_hints(root)[str(part)]
-        root = next(kind for kind in (hint, *get_args(hint)) if dataclasses.is_dataclass(kind))
+        root = next(
+            kind for kind in (hint, *get_args(hint)) if isinstance(kind, type) and dataclasses.is_dataclass(kind)
+        )
     return [field.name for field in dataclasses.fields(root)]

@@ -88,9 +88,10 @@ def _check_fields(given: dict[str, JsonValue]) -> None:
             raise ConfigError(f"Unknown field 'training.{name}'. Choose from: {', '.join(sorted(known))}.")
         # `SchedulerType | str` means one of the scheduler types.
         choices = [kind for kind in get_args(types[name]) if isinstance(kind, type) and issubclass(kind, Enum)]
-        kind = Annotated[choices[0] if choices else types[name], RANGES.get(name, Field())]
+        kind: object = choices[0] if choices else types[name]
+        adapter: TypeAdapter[object] = TypeAdapter(Annotated[kind, RANGES.get(name, Field())])  # type: ignore[valid-type, arg-type]
         with config_errors(TrainingArguments, f"training.{name}"):
-            TypeAdapter(kind).validate_python(value, strict=not choices)
+            adapter.validate_python(value, strict=not choices)
 
 
 def find_checkpoint(recipe: Recipe, output: Path) -> Path | None:
@@ -219,4 +220,5 @@ def check_finite(model: nn.Module, losses: list[tuple[int, float]]) -> None:
 
 def local_part(tensor: Tensor) -> Tensor:
     """This process's part of a tensor that may be sharded, without its history."""
-    return tensor.detach().to_local() if isinstance(tensor, DTensor) else tensor.detach()
+    part = tensor.detach()
+    return part.to_local() if isinstance(part, DTensor) else part

@@ -25,7 +25,7 @@ PositiveNumber = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
-def section(cls: type[Section]) -> type[Section]:
+def _section(cls: type[Section]) -> type[Section]:
     """Make a frozen dataclass that raises a `ConfigError` where a field is unknown, missing or has a wrong value."""
     made = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))(cls)
     construct = made.__init__
@@ -35,11 +35,11 @@ def section(cls: type[Section]) -> type[Section]:
         with config_errors(cls):
             construct(self, **values)
 
-    made.__init__ = checked  # type: ignore[method-assign]
-    return made
+    made.__init__ = checked  # type: ignore[method-assign, assignment]
+    return made  # type: ignore[return-value]
 
 
-@section
+@_section
 class ModelRecipe:
     """Where the model comes from: `path` for a pretrained one, `config` to train from scratch.
 
@@ -68,7 +68,7 @@ class ModelRecipe:
         return str(embedded_model_path()) if self.path == "embedded" else self.path
 
 
-@section
+@_section
 class KANRecipe:
     """The swap: in a recipe the fields of `KANConfig`, and for a replacement the new hidden width.
 
@@ -94,7 +94,7 @@ class KANRecipe:
         return {"config": config, "hidden": values.get("hidden")}
 
 
-@section
+@_section
 class Penalty:
     """A penalty's weight over time.
 
@@ -126,7 +126,7 @@ def _as_penalty(value: object) -> object:
 OptionalPenalty = Annotated[Penalty | None, BeforeValidator(_as_penalty)]
 
 
-@section
+@_section
 class CurveRecipe:
     """How the curves are trained.
 
@@ -157,7 +157,7 @@ class CurveRecipe:
     smoothness: OptionalPenalty = None
 
 
-@section
+@_section
 class DistillRecipe:
     """Learning from the original model, which is loaded a second time and never changes.
 
@@ -176,7 +176,7 @@ class DistillRecipe:
     ffn_lr: PositiveNumber = 1e-3
 
 
-@section
+@_section
 class Recipe:
     """One run of `train`.
 

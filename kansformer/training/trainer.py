@@ -35,7 +35,7 @@ class KANTrainer(Trainer):
     Args:
         curve_lr_multiplier: the curves' learning rate divided by that of the weights, as in `optimizer_groups`.
         non_finite: "stop" or "skip", as in `NonFiniteGuard`.
-        kwargs: as in the Trainer it is made of.
+        args, kwargs: as in the Trainer it is made of.
     """
 
     def __init__(
