@@ -19,28 +19,38 @@ def lazy_names(module: str, places: Mapping[str, str]) -> Callable[[str], object
     def __getattr__(name: str) -> object:  # noqa: N807 - a module's
         if name not in places:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        package, _, attribute = places[name].rpartition(".")
-        return getattr(importlib.import_module(package), attribute)
+        return _resolve(places[name])
 
     return __getattr__
 
 
-def moved_names(module: str, new_places: Mapping[str, str]) -> Callable[[str], object]:
+def moved_names(module: str, new_places: Mapping[str, str], *, stand_ins: str | None = None) -> Callable[[str], object]:
     """Make the `__getattr__` of a module from which names moved.
 
     Args:
         module: its name.
-        new_places: the new place of every name that moved, as `package.module.name`.
+        new_places: the new place of every name that moved, as `package.module.name` or `package.module.Class.method`.
+        stand_ins: a module with a dict `STAND_INS`: functions with the old arguments for names whose new form differs.
     """
-    import_moved = lazy_names(module, new_places)
 
     def __getattr__(name: str) -> object:  # noqa: N807 - a module's
-        value = import_moved(name)
+        if name not in new_places:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
         warnings.warn(
             f"{module}.{name} has moved to {new_places[name]}; the old name goes with the next release.",
             DeprecationWarning,
             stacklevel=2,
         )
-        return value
+        old_forms: Mapping[str, object] = (
+            {} if stand_ins is None else vars(importlib.import_module(stand_ins))["STAND_INS"]
+        )
+        return old_forms[name] if name in old_forms else _resolve(new_places[name])
 
     return __getattr__
+
+
+def _resolve(place: str) -> object:
+    package, _, attribute = place.rpartition(".")
+    if package.rpartition(".")[2][:1].isupper():  # a class
+        return getattr(_resolve(package), attribute)
+    return getattr(importlib.import_module(package), attribute)

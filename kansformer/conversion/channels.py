@@ -15,7 +15,7 @@ from kansformer.conversion.drop import refuse_adapters
 from kansformer.conversion.record import ConversionRecord, base_prefix
 from kansformer.conversion.widths import narrow_site, with_hidden
 from kansformer.errors import ConfigError, ConversionStateError, SlotError
-from kansformer.nn.curves import CURVE_PARAMETERS
+from kansformer.nn.curves import curve_tensors
 from kansformer.nn.transaction import snapshot, transaction
 from kansformer.sites import Site, Slot, find_sites
 from kansformer.sites.surgery import INPUT_CURVE
@@ -99,7 +99,7 @@ def _slots_with_modules(model: nn.Module) -> tuple[ConversionRecord, list[tuple[
 
 def _chosen_part(slot: Slot, module: Any, kept_H: Tensor | None) -> dict[str, Tensor]:
     """The tensors of a module's curves, of the channels that stay."""
-    tensors = {n: getattr(module, n).detach() for n in (*CURVE_PARAMETERS, "domain") if hasattr(module, n)}
+    tensors = {name: tensor.detach() for name, tensor in curve_tensors(module).items()}
     if kept_H is None:
         return tensors
     kept_H = kept_H.to(module.coefficients.device)

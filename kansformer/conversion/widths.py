@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kansformer.errors import ConfigError, ProofError, SlotError
-from kansformer.nn.curves import take_over
+from kansformer.nn.curves import copy_as
 from kansformer.nn.transaction import transaction
 from kansformer.sites import Site, Slot
 from kansformer.sites.parts import is_conv1d
@@ -93,9 +93,7 @@ def narrow_site(model: nn.Module, site: Site, channels_H: Tensor) -> None:
 
 def _narrowed_layer(layer: Any, channels_H: Tensor, axis: str) -> nn.Module:
     """The same layer with these of its inputs or outputs; hooks, mode and flags stay."""
-    kind: Any = type(layer)
-    narrow = kind.__new__(kind)
-    take_over(narrow, layer)
+    narrow = copy_as(type(layer), layer)
     transposed = is_conv1d(layer)
     channels_H = channels_H.to(layer.weight.device)
     # A Linear's weight is (outputs, inputs), a Conv1D's (inputs, outputs).

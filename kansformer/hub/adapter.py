@@ -15,8 +15,8 @@ from kansformer.conversion.record import base_prefix
 from kansformer.errors import CheckpointError, ConfigError, ConversionStateError
 from kansformer.files import atomic_folder, check_unused
 from kansformer.hub.weight_checksum import Fingerprint, fingerprint_of, refuse_other_weights
-from kansformer.hub.weights import CURVE_TENSORS, refuse_unusable
-from kansformer.nn.curves import curved_modules
+from kansformer.hub.weights import refuse_unusable
+from kansformer.nn.curves import curve_tensors, curved_modules
 from kansformer.nn.transaction import transaction
 from kansformer.safe_io import read_json, read_tensors
 
@@ -131,10 +131,9 @@ def load_curves(model: nn.Module, folder: str | Path, *, check_weights: bool = T
 def _places(model: nn.Module, further: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors that a file holds, by their names in it, which count from the base model."""
     places = {
-        f"{path}.{name}": getattr(module, name)
+        f"{path}.{name}": tensor
         for path, module in curved_modules(model)
-        for name in CURVE_TENSORS
-        if hasattr(module, name)
+        for name, tensor in curve_tensors(module).items()
     }
     prefix = base_prefix(model)
     return {name.removeprefix(prefix): tensor for name, tensor in places.items()} | dict(further)
@@ -143,7 +142,7 @@ def _places(model: nn.Module, further: Mapping[str, Tensor]) -> dict[str, Tensor
 def _names_below(model: nn.Module, paths: Collection[str]) -> dict[str, Tensor]:
     """The weights and saved buffers of further modules, by their names in the model; those of curves left out."""
     found: dict[str, Tensor] = {}
-    curves = {id(getattr(module, name, None)) for _, module in curved_modules(model) for name in CURVE_TENSORS}
+    curves = {id(tensor) for _, module in curved_modules(model) for tensor in curve_tensors(module).values()}
     for path in paths:
         try:
             module = model.get_submodule(path)

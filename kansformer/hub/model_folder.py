@@ -78,7 +78,7 @@ class FolderContents:
 
 
 def read_contents(folder: Path) -> FolderContents:
-    """Read a folder that holds a converted model, or a network that `save_kan` wrote.
+    """Read a folder that holds a converted model, or a network that `KAN.save` wrote.
 
     Raises:
         CheckpointError: it holds neither, or a file in it is broken.
@@ -89,7 +89,7 @@ def read_contents(folder: Path) -> FolderContents:
     if not is_model and not (folder / NETWORK_FILE).exists():
         raise CheckpointError(
             f"{str(folder)!r} holds no model: there is neither {MODEL_FILE} nor {NETWORK_FILE}. Give a folder that "
-            "kansformer convert, kansformer train, save_pretrained or save_kan wrote."
+            "kansformer convert, kansformer train, save_pretrained or KAN.save wrote."
         )
     config = read_json(folder / (MODEL_FILE if is_model else NETWORK_FILE))
     if not isinstance(config, dict):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kansformer.conversion.checkpoint import narrowed_paths
 from kansformer.errors import CheckpointError
-from kansformer.nn.curves import CURVE_PARAMETERS, curved_modules
+from kansformer.nn.curves import CURVE_PARAMETERS, curve_tensors, curved_modules
 
 if TYPE_CHECKING:
     from transformers.utils.loading_report import LoadStateDictInfo
@@ -130,9 +130,8 @@ def refuse_wrong_curves(model: nn.Module, loading_info: "LoadStateDictInfo") -> 
             + " It was changed after it was saved, or saved incompletely; save the converted model again."
         )
     for path, module in curved_modules(model):
-        for name in CURVE_TENSORS:
-            if hasattr(module, name):
-                refuse_unusable(f"{path}.{name}", getattr(module, name))
+        for name, tensor in curve_tensors(module).items():
+            refuse_unusable(f"{path}.{name}", tensor)
 
 
 def refuse_unusable(name: str, tensor: Tensor) -> None:
@@ -184,7 +183,7 @@ def misshapen_tensors(model: nn.Module) -> set[tuple[str, tuple[int, ...], tuple
         wrong |= {(f"{path}.{name}", found[name], wanted[name]) for name in found if found[name] != wanted[name]}
     for path, module in curved_modules(model):
         shapes = module.curves.shapes(module.in_features, getattr(module, "out_features", None))
-        found = {name: tuple(getattr(module, name).shape) for name in shapes}
+        found = {name: tuple(tensor.shape) for name, tensor in curve_tensors(module).items()}
         wrong |= {(f"{path}.{name}", found[name], shapes[name]) for name in shapes if found[name] != shapes[name]}
     return wrong
 
