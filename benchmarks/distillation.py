@@ -34,10 +34,10 @@ from kansformer.conversion.replace import largest, measure_channels
 from kansformer.conversion.sources import read_model, source_arguments
 from kansformer.conversion.widths import narrow_site
 from kansformer.sites import find_sites
-from kansformer.training.corpus import tokenize_blocks
+from kansformer.training.data.packing import tokenize_blocks
+from kansformer.training.data.texts import file_text
 from kansformer.training.distill import distill_feed_forwards, distillation_loss, draw_batches
 from kansformer.training.evaluate import mean_loss
-from kansformer.training.text import file_text
 
 RESULTS = Path(__file__).resolve().parent / "results"
 BLOCK = 256

@@ -29,8 +29,8 @@ from tqdm import tqdm
 from kansformer.conversion.sources import read_language_model
 from kansformer.interp import drop_straight_curves, edge_scores, prune, prune_channels
 from kansformer.nn.eval_mode import eval_mode
-from kansformer.training.corpus import tokenize_blocks
-from kansformer.training.text import file_text
+from kansformer.training.data.packing import tokenize_blocks
+from kansformer.training.data.texts import file_text
 
 RESULTS = Path(__file__).parent / "results"
 BATCH, BLOCK = 4, 256

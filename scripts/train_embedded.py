@@ -31,7 +31,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from kansformer.cli.progress import progress_bar
 from kansformer.files import atomic_file, atomic_write_text
 from kansformer.training import mean_loss, read_recipe, train
-from kansformer.training.corpus import standard_library_documents, tokenize_blocks
+from kansformer.training.corpus import standard_library_documents
+from kansformer.training.data.packing import tokenize_blocks
 
 ROOT = Path(__file__).resolve().parent.parent
 

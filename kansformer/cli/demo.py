@@ -87,8 +87,8 @@ def run_demo(source: Path, output: Path, steps: int) -> None:
     from kansformer.config import KANConfig
     from kansformer.conversion import convert, plan_conversion, revert
     from kansformer.nn import update_grid
-    from kansformer.training.corpus import standard_library_documents, tokenize_blocks
-    from kansformer.training.language_reference import language_reference_text
+    from kansformer.training.corpus import language_reference_text, standard_library_documents
+    from kansformer.training.data.packing import tokenize_blocks
 
     config = KANConfig(slots=SLOTS, grid_size=GRID_SIZE)
     if not (output / RESULTS).is_file():
@@ -198,8 +198,8 @@ def _tuning_blocks(tokenizer: PreTrainedTokenizerBase) -> Tensor:
     """English, and as many blocks of code so that the curves do not forget it."""
     import torch
 
-    from kansformer.training.corpus import standard_library_documents, tokenize_blocks
-    from kansformer.training.language_reference import language_reference_text
+    from kansformer.training.corpus import language_reference_text, standard_library_documents
+    from kansformer.training.data.packing import tokenize_blocks
 
     english_NT = tokenize_blocks(language_reference_text("train"), tokenizer, TUNING_BLOCK)
     code_NT = tokenize_blocks(standard_library_documents("train")[::CODE_FILE_STRIDE], tokenizer, TUNING_BLOCK)
@@ -235,7 +235,7 @@ def _verdict(before: dict[str, float], after: dict[str, float]) -> str:
 
 
 def _save(output: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, results: dict[str, object]) -> None:
-    from kansformer.training.language_reference import language_reference_text
+    from kansformer.training.corpus import language_reference_text
 
     with atomic_folder(output) as folder:
         model.save_pretrained(folder)

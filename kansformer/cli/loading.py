@@ -58,7 +58,7 @@ def load_text(path: Path | None, max_tokens: int | None) -> tuple[str | list[str
         DataError: the file is missing, empty or not UTF-8.
     """
     from kansformer.training.corpus import standard_library_documents
-    from kansformer.training.text import file_text
+    from kansformer.training.data.texts import file_text
 
     if path is None:
         return standard_library_documents("held_out"), HELD_OUT
@@ -78,7 +78,7 @@ def read_blocks(
         ConfigError: a block is longer than the model's positions.
         DataError: the text is shorter than one block.
     """
-    from kansformer.training.corpus import tokenize_blocks
+    from kansformer.training.data.packing import tokenize_blocks
 
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if positions is not None and block > positions:

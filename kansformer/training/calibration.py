@@ -5,14 +5,12 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
-from transformers import default_data_collator
 
 from kansformer.errors import ConfigError
 from kansformer.nn import update_grid
 from kansformer.training.build import plain_model
 from kansformer.training.callbacks import to_device
 from kansformer.training.data import PreparedData
-from kansformer.training.data.blocks import BlockDataset
 from kansformer.training.distill import distill_feed_forwards
 from kansformer.training.recipe import Recipe
 
@@ -25,9 +23,8 @@ def calibration_batches(data: PreparedData) -> list[dict[str, Tensor]]:
     if isinstance(data.train, IterableDataset):
         rows = list(islice(iter(data.train), CALIBRATION_ROWS))
     else:
-        rows = [data.train[index] for index in range(min(CALIBRATION_ROWS, len(data.train)))]  # type: ignore[arg-type]
-    collate = data.collator or default_data_collator
-    batches = (collate(rows[start : start + BATCH]) for start in range(0, len(rows), BATCH))
+        rows = [data.train[index] for index in range(min(CALIBRATION_ROWS, len(data.train)))]
+    batches = (data.collator(rows[start : start + BATCH]) for start in range(0, len(rows), BATCH))
     return [{name: value for name, value in batch.items() if name != "labels"} for batch in batches]
 
 
@@ -42,13 +39,13 @@ def calibrate(
     if recipe.curves.domain == "data":
         update_grid(model.to(device), to_device(batches, device), quantile=recipe.curves.quantile)
     if recipe.distill is not None and recipe.distill.ffn_steps:
-        if not isinstance(data.train, BlockDataset):
+        if isinstance(data.train, IterableDataset):
             raise ConfigError("distill.ffn_steps needs text that is read whole: set data.streaming=false.")
         teacher: nn.Module = plain_model(recipe.model, recipe.task)
         distill_feed_forwards(
             model.to(device),
             teacher.to(device),
-            data.train.blocks_NT,
+            data.train[:]["input_ids"],
             steps=recipe.distill.ffn_steps,
             lr=recipe.distill.ffn_lr,
             curve_lr_multiplier=recipe.curves.lr_multiplier,

@@ -13,6 +13,7 @@ from pydantic import Field, JsonValue, TypeAdapter
 from pydantic.fields import FieldInfo
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.utils.data import IterableDataset
 from transformers import TrainingArguments
 
 from kansformer.errors import CheckpointError, ConfigError, DataError
@@ -179,11 +180,10 @@ def check_enough_data(data: PreparedData, rows_per_step: int) -> None:
     Raises:
         DataError: they do not.
     """
-    rows = len(data.train) if hasattr(data.train, "__len__") else None
-    if rows is not None and rows < rows_per_step:
+    if not isinstance(data.train, IterableDataset) and len(data.train) < rows_per_step:
         raise DataError(
-            f"The training data has {rows} rows, fewer than the {rows_per_step} of one step (batch size x accumulation "
-            "x processes). Take more data, a smaller training.per_device_train_batch_size, or fewer processes."
+            f"The training data has {len(data.train)} rows, fewer than the {rows_per_step} of one step (batch size x "
+            "accumulation x processes). Take more data, a smaller training.per_device_train_batch_size, or fewer processes."
         )
 
 

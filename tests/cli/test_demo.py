@@ -35,10 +35,9 @@ def test_the_story_on_the_embedded_model(run, tmp_path):
 
 
 def test_only_an_earlier_demo_is_replaced(tiny, refused, tmp_path, monkeypatch, capsys):
-    training = "kansformer.training"
     code, english = ["def f(x): return x\n" * 400], "The dog sleeps on.\n" * 400
-    monkeypatch.setattr(f"{training}.corpus.standard_library_documents", lambda split: code)
-    monkeypatch.setattr(f"{training}.language_reference.language_reference_text", lambda split: english)
+    monkeypatch.setattr("kansformer.training.corpus.standard_library_documents", lambda split: code)
+    monkeypatch.setattr("kansformer.training.corpus.language_reference_text", lambda split: english)
     output = tmp_path / "kan"
     for steps in (1, 2):
         run_demo(tiny, output, steps)

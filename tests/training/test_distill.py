@@ -138,7 +138,7 @@ def test_an_infinite_loss_stops_and_puts_the_networks_back(student, teacher):
         (dict(cache_bytes=-1), ConfigError, "cache_bytes must be a whole number of at least 0, got -1"),
         (dict(paths=["model.layers.9.mlp"]), ConfigError, "The model has no module 'model.layers.9.mlp'"),
         (dict(paths=[]), ConfigError, "has no replaced feed-forward networks. Call replace_feed_forwards first"),
-        (dict(batch_size=0), DataError, "batch_size=0 must be 1 or more"),
+        (dict(batch_size=0), DataError, "batch_size must be a whole number of at least 1, got 0"),
         (dict(batch_size=19), DataError, "20 blocks, 2 of them held out, leave fewer than one batch of 19"),
     ],
 )

@@ -35,7 +35,8 @@ def test_a_stream_is_complete_and_leaves_out_what_it_is_evaluated_on(stream):
     data = stream()
     assert isinstance(data.train, torch.utils.data.IterableDataset) and len(data.evaluation) == 8
     blocks = list(data.train)
-    assert torch.equal(blocks[0]["input_ids"], blocks[0]["labels"]) and blocks[0]["input_ids"].shape == (8,)
+    batch = data.collator(blocks[:2])
+    assert torch.equal(batch["input_ids"], batch["labels"]) and batch["labels"].shape == (2, 8)
     held_out = rows_in([data.evaluation[i] for i in range(8)], data.processor)
     found = rows_in(blocks, data.processor)
     assert len(found) == len(set(found)) > 30 and not set(held_out) & set(found) and "Row number 0 here." in held_out
@@ -71,7 +72,7 @@ def test_workers_share_the_files(stream, monkeypatch, workers):
 
 
 def test_a_masked_model_can_stream(stream, tmp_path):
-    from kansformer.training.data.train_tokenizer import train_tokenizer
+    from kansformer.training.data.tokenizer import train_tokenizer
 
     train_tokenizer(["Row number 0 here."], 300, mask=True).save_pretrained(tmp_path / "tokenizer")
     data = stream("masked-lm", tokenizer=str(tmp_path / "tokenizer"))
