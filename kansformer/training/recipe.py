@@ -220,15 +220,16 @@ class Recipe:
         replaces = self.kan is not None and self.kan.hidden is not None
         trains_curves = self.curves != CurveRecipe() or "curves" in self.trainable
         penalty = self.curves.sparsity or self.curves.smoothness
-        for contradiction, sentence in (
+        own = [name for name in ("output_dir", "seed", "data_seed") if name in self.training]
+        contradictions = (
             (not self.trainable, "trainable is empty. Choose any of: all, curves, lora."),
             (
                 "all" in self.trainable and len(self.trainable) > 1,
-                f"trainable has 'all' beside others: {', '.join(self.trainable)}. Choose all, or among the rest.",
+                "trainable has 'all' beside others. Choose all, or them.",
             ),
             (
                 trains_curves and self.kan is None and scratch,
-                "The recipe trains curves but has no kan section. Add kan: {} for the default ones.",
+                "The recipe trains curves but has no kan section. Add kan: {}.",
             ),
             (
                 penalty and not {"all", "curves"} & set(self.trainable),
@@ -238,27 +239,16 @@ class Recipe:
                 ("lora" in self.trainable) != (self.lora is not None),
                 "lora must be among trainable and have a section lora, or neither, e.g. lora: {r: 8}.",
             ),
-            (
-                self.distill is not None and scratch,
-                "distill needs model.path: a model that is trained from scratch has no original.",
-            ),
-            (
-                self.distill is not None and self.task != "causal-lm",
-                f"distill works for causal-lm, not for {self.task}.",
-            ),
-            (
-                steps > 0 and not replaces,
-                "distill.ffn_steps trains replaced networks, and none is: set kan.hidden, or leave it out.",
-            ),
+            (self.distill and scratch, "distill needs model.path: a model trained from scratch has no original."),
+            (self.distill and self.task != "causal-lm", f"distill works for causal-lm, not for {self.task}."),
+            (steps and not replaces, "distill.ffn_steps trains replaced networks, and none is: set kan.hidden."),
             (
                 replaces and scratch,
                 "kan.hidden replaces pretrained layers. From scratch set the width in model.config.",
             ),
-            *(
-                (name in self.training, f"training.{name} is set by train itself. Leave it out.")
-                for name in ("output_dir", "seed", "data_seed")
-            ),
-        ):
+            (own, f"training.{', '.join(own)} is set by train itself. Leave it out."),
+        )
+        for contradiction, sentence in contradictions:
             if contradiction:
                 raise ConfigError(sentence)
 
