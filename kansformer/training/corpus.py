@@ -28,37 +28,15 @@ FILES_HELD_OUT, TOPICS_HELD_OUT, SNIPPETS_HELD_OUT = 6, 20, 25
 """Per cent. The files whose snippets are held out contain those that are held out as documents."""
 
 # Tests, programs and packages that are installed beside the library, and folders of data written as Python.
-EXCLUDED_FOLDERS = frozenset(
-    [
-        "test",
-        "tests",
-        "idle_test",
-        "site-packages",
-        "dist-packages",
-        "idlelib",
-        "lib2to3",
-        "turtledemo",
-        "encodings",
-        "pydoc_data",
-        "ensurepip",
-        "__pycache__",
-        "__phello__",
-    ]
-)
+EXCLUDED_FOLDERS = {
+    "test", "tests", "idle_test", "site-packages", "dist-packages", "idlelib", "lib2to3", "turtledemo", "encodings",
+    "pydoc_data", "ensurepip", "__pycache__", "__phello__",
+}  # fmt: skip
 # Mostly generated tables, which a language model gains nothing from.
-EXCLUDED_FILES = frozenset(
-    [
-        "html/entities.py",
-        "keyword.py",
-        "locale.py",
-        "opcode.py",
-        "stringprep.py",
-        "symbol.py",
-        "this.py",
-        "token.py",
-        "_opcode_metadata.py",
-    ]
-)
+EXCLUDED_FILES = {
+    "html/entities.py", "keyword.py", "locale.py", "opcode.py", "stringprep.py", "symbol.py", "this.py", "token.py",
+    "_opcode_metadata.py",
+}  # fmt: skip
 SNIPPET_LINES = 12
 MIN_PACKAGE_FILES = 6
 MAX_SNIPPETS: dict[Split, int] = {"train": 500, "held_out": 100}
@@ -73,12 +51,9 @@ def is_held_out(name: str, percent: int) -> bool:
 
 
 def standard_library_files() -> list[Path]:
-    """List the core modules of the running Python's standard library.
+    """List the core modules of the running Python's standard library, sorted by their path inside it.
 
     Tests, bundled programs, generated tables and files below 500 bytes are left out.
-
-    Returns:
-        Absolute paths of `.py` files, sorted by their path inside the library.
 
     Raises:
         DataError: this Python comes without the library's source, as zipped and frozen ones do.
@@ -94,13 +69,9 @@ def standard_library_files() -> list[Path]:
 
 
 def standard_library_documents(split: Split) -> list[str]:
-    """Read one split of the standard library, a document per file; about 6 % of the files are held out.
+    """Read one split of the standard library: a document per file, as UTF-8, without the invalid bytes.
 
-    Args:
-        split: "train" or "held_out".
-
-    Returns:
-        The text of the files in the order of `standard_library_files`, read as UTF-8; invalid bytes are dropped.
+    About 6 % of the files are held out.
 
     Raises:
         DataError: `split` is another word, or the source is not on this machine.
@@ -121,11 +92,7 @@ def language_reference_text(split: Split) -> str:
     It is English prose about code, which the model in `kansformer/embedded/` has not seen. Topics quote each other, so
     a paragraph that is in the held-out split, or earlier in the training split, is left out of the training split.
 
-    Args:
-        split: "train" or "held_out", which has about 20 % of the text.
-
-    Returns:
-        The topics in the order of their names, joined by an empty line.
+    Topics are in the order of their names, joined by an empty line. About 20 % are held out.
 
     Raises:
         DataError: `split` is another word, or this Python comes without the topics.

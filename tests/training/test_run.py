@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from kansformer import convert, is_converted
+from kansformer import convert, is_converted, training
 from kansformer.config import KANConfig
 from kansformer.errors import CheckpointError, ConfigError, ConversionStateError, DataError
 from kansformer.nn.curves import curved_modules
@@ -364,6 +364,12 @@ def test_numbers_that_are_none_end_the_run(make, tmp_path, steps, rate, sentence
     with pytest.raises(ConfigError, match=sentence):
         train(make(training=training), tmp_path / "run")
     assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_the_public_names_are_there():
+    assert len(training.__all__) <= 12 and all(callable(getattr(training, name)) for name in training.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        training.trian  # noqa: B018 - a misspelt name
 
 
 def test_fields_that_configs_take_under_other_names_are_known():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -196,7 +197,8 @@ def _digits() -> tuple[Dataset, Dataset, tuple[str, ...], dict[str, Any]]:
     features = Features({"pixel_values": Array3D(shape, "float32"), "labels": ClassLabel(names=list(names))})
     rows = Dataset.from_dict({"pixel_values": pixels.numpy(), "labels": labels}, features).with_format("torch")
     train, held_out = split_rows(fixed_order(len(rows)), DIGITS_HELD_OUT, "digits")
-    facts = {"source": "digits (scikit-learn)", "image": list(shape)}
+    digest = hashlib.sha256(pixels.numpy().tobytes() + torch.tensor(labels).numpy().tobytes()).hexdigest()
+    facts = {"source": "digits (scikit-learn)", "image": list(shape), "sha256": digest}
     return rows.select(train), rows.select(held_out), names, facts
 
 

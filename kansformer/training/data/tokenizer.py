@@ -36,10 +36,22 @@ def choose_tokenizer(
 
     BPE is trained on the training texts alone; a tokenizer of characters knows those of the evaluation too.
     """
-    tokenizer = _make_or_load(task, data, model_source, train, evaluation)
-    if task != "causal-lm" and (data.tokenizer == "characters" or isinstance(data.tokenizer, int)):
-        tokenizer.padding_side = "right"  # the left is for generating
-    return tokenizer
+    if data.tokenizer == "characters":
+        special = SPECIAL_CHARACTERS[task]
+        # A classification meets new texts later, for which it has the unknown token.
+        known = [train] if "unk_token" in special else [train, evaluation]
+        made = character_tokenizer((piece.text for texts in known for piece in texts), special=special)
+    elif isinstance(data.tokenizer, int):
+        made = train_tokenizer((piece.text for piece in train), data.tokenizer, mask=task == "masked-lm")
+    elif data.tokenizer == "model" and model_source is None:
+        raise ConfigError(
+            f'tokenizer="model" needs a pretrained model. Training from scratch, choose {NEW_TOKENIZERS}.'
+        )
+    else:
+        source = str(model_source) if data.tokenizer == "model" else data.tokenizer
+        return _load(source, task, NEW_TOKENIZERS if data.tokenizer == "model" else TOKENIZERS, repr(data.tokenizer))
+    made.padding_side = "left" if task == "causal-lm" else "right"  # the left is for generating
+    return made
 
 
 def describe_tokenizer(data: DataRecipe, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -101,7 +113,7 @@ def character_tokenizer(documents: Iterable[str], *, special: Iterable[str] = ()
 
     names = {"pad_token": BOUNDARY, "mask_token": MASK, "unk_token": UNKNOWN}
     tokens = {kind: names[kind] for kind in special}
-    characters = sorted(set().union(*documents))
+    characters = sorted({character for text in documents for character in set(text)})
     vocabulary = {token: number for number, token in enumerate([*tokens.values(), *characters])}
     model = models.WordLevel(vocabulary, unk_token=UNKNOWN) if "unk_token" in tokens else models.WordLevel(vocabulary)
     single = Tokenizer(model)
@@ -111,47 +123,19 @@ def character_tokenizer(documents: Iterable[str], *, special: Iterable[str] = ()
     return _wrapped(single, tokens, None)
 
 
-def _make_or_load(
-    task: str, data: DataRecipe, model_source: str | None, train: Texts, evaluation: Texts
-) -> PreTrainedTokenizerBase:
-    if data.tokenizer == "characters":
-        special = SPECIAL_CHARACTERS[task]
-        # A classification meets new texts later, for which it has the unknown token.
-        known = [train, evaluation] if "unk_token" not in special else [train]
-        return character_tokenizer((piece.text for texts in known for piece in texts), special=special)
-    if isinstance(data.tokenizer, int):
-        return train_tokenizer((piece.text for piece in train), data.tokenizer, mask=task == "masked-lm")
-    if data.tokenizer != "model":
-        source = data.tokenizer
-    elif model_source is None:
-        raise ConfigError(
-            f'tokenizer="model" needs a pretrained model. Training from scratch, choose {NEW_TOKENIZERS}.'
-        )
-    else:
-        source = model_source
-    tokenizer = _load(source, data.tokenizer)
-    _check_special(tokenizer, task, source)
-    return tokenizer
-
-
-def _load(source: str, field: str | int) -> Any:
+def _load(source: str, task: str, choices: str, field: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
-    others = NEW_TOKENIZERS if field == "model" else TOKENIZERS
     try:
         tokenizer = AutoTokenizer.from_pretrained(**source_arguments(source))
     except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())  # transformers lists its attempts on several lines
         raise ConfigError(
-            f"tokenizer={field!r}: none can be loaded from {source!r} ({reason}). Choose {others}."
+            f"tokenizer={field}: none can be loaded from {source!r} ({reason}). Choose {choices}."
         ) from error
     # Where a folder has no tokenizer files, transformers may make a tokenizer that knows its special tokens only.
     if len(tokenizer) <= len(tokenizer.all_special_ids):
-        raise ConfigError(f"tokenizer={field!r}: {source!r} has no tokenizer. Choose {others}.")
-    return tokenizer
-
-
-def _check_special(tokenizer: Any, task: str, source: str) -> None:
+        raise ConfigError(f"tokenizer={field}: {source!r} has no tokenizer. Choose {choices}.")
     if task == "masked-lm" and tokenizer.mask_token_id is None:
         raise ConfigError(
             f"The tokenizer of {source!r} has no mask token, which task='masked-lm' needs. "
@@ -162,6 +146,7 @@ def _check_special(tokenizer: Any, task: str, source: str) -> None:
             raise ConfigError(f"The tokenizer of {source!r} has neither a pad token nor an end token, to fill batches.")
         # As GPT-2: the attention mask hides the padding, so any token will do.
         tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 def _wrapped(tokenizer: Tokenizer, special: dict[str, str], context: int | None) -> PreTrainedTokenizerFast:

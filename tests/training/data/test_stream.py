@@ -9,6 +9,8 @@ from accelerate.data_loader import IterableDatasetShard
 from kansformer.embedded import embedded_model_path
 from kansformer.errors import DataError
 from kansformer.training.data import DataRecipe, prepare_data
+from kansformer.training.recipe import Recipe
+from kansformer.training.run import train
 
 EMBEDDED = str(embedded_model_path())
 
@@ -23,6 +25,7 @@ def stream(write_dataset):
         recipe = DataRecipe(**{"dataset": folder, "streaming": True, "block": 8, "max_eval_tokens": 64, **fields})
         return prepare_data(task, recipe, EMBEDDED, seed=seed)
 
+    prepare.folder = folder
     return prepare
 
 
@@ -85,3 +88,27 @@ def test_unusable_streams_are_refused(stream):
         stream(text_column="body")
     with pytest.raises(DataError, match="The column 'blank' of .* is empty"):
         stream(text_column="blank")
+
+
+def test_a_killed_run_on_a_stream_resumes_to_the_bit(stream, tmp_path):
+    def kill(stage, done, *_):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    recipe = Recipe.from_dict(
+        {
+            "task": "causal-lm",
+            "model": {"path": "embedded"},
+            "kan": {},
+            "trainable": ["curves"],
+            "data": {"dataset": stream.folder, "streaming": True, "block": 8, "max_eval_tokens": 64},
+            "training": {
+                "max_steps": 5, "per_device_train_batch_size": 16, "logging_steps": 1, "save_strategy": "steps",
+                "save_steps": 2,
+            },
+        }
+    )  # fmt: skip
+    through = train(recipe, tmp_path / "through")
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "killed", progress=kill)
+    assert train(recipe, tmp_path / "killed", resume=True).losses == through.losses[2:]
