@@ -49,6 +49,8 @@ def main() -> None:
     for name in options.only or recipe_names():
         changes = [f"model.path={path}"] if (path := _local_model(name)) else []
         recipe = read_recipe(name, changes)
+        if recipe.kan is None:
+            continue
         inputs = make_inputs(recipe, options.tokens)
         twin = read_recipe(name, [*changes, "kan=null", "curves=null", "trainable=[all]"])
         models = [make_model(recipe), make_model(twin)]
