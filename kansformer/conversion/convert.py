@@ -14,7 +14,7 @@ from kansformer.conversion.record import ConversionRecord, base_prefix, slot_rec
 from kansformer.conversion.widths import narrow_site, with_hidden
 from kansformer.errors import CheckpointError, ConfigError, ConversionStateError, ProofError, SlotError
 from kansformer.nn.curves import curved_modules
-from kansformer.nn.fused_gate import fuse_gate, restore_forwards
+from kansformer.nn.fused_gate import fuse_gate, unfuse_gates
 from kansformer.nn.transaction import transaction
 from kansformer.sites import Slot, find_sites, prove_site
 from kansformer.sites.parts import is_activation, linear_shape
@@ -25,7 +25,7 @@ ROOM = 2**20
 """Numbers that curves may have beyond twice those of their files: of small ones, each tensor is compared later."""
 
 
-def convert(model: nn.Module, config: KANConfig | None = None, *, verify: bool = True) -> nn.Module:
+def convert(model: nn.Module, config: KANConfig | None = None, *, verify: bool = True, fuse: bool = True) -> nn.Module:
     """Give a pretrained transformer's feed-forward networks learned curves, in place, without changing its outputs.
 
     Every curve starts straight, so the logits are the same bit for bit; training then bends the curves. The base
@@ -35,6 +35,8 @@ def convert(model: nn.Module, config: KANConfig | None = None, *, verify: bool =
         model: any transformer with feed-forward networks.
         config: which curves and where; None is `KANConfig()`.
         verify: prove every site on random input before anything is replaced. Cannot be done on the meta device.
+        fuse: compute activation, curve and product of plain gated blocks in one kernel, with the same bits. Hooks on
+            the activation see it all the same.
 
     Returns:
         The same model.
@@ -48,6 +50,8 @@ def convert(model: nn.Module, config: KANConfig | None = None, *, verify: bool =
     with transaction(model):
         plan = plan_conversion(model, KANConfig() if config is None else config)
         install_curves(model, plan, verify=verify)
+        if not fuse:
+            unfuse_gates(model)
         return model
 
 
@@ -155,7 +159,7 @@ def revert(model: nn.Module) -> nn.Module:
 def remove_curves(model: nn.Module) -> nn.Module:
     """Take all curves out of a converted model, in place, whatever the widths of its layers are."""
     with transaction(model):
-        restore_forwards(model)
+        unfuse_gates(model)
         for host in [module for module in model.modules() if bends_input(module)]:
             remove_input_curve(host)
         curved = {id(module): module for _, module in curved_modules(model)}

@@ -12,7 +12,7 @@ from kansformer.conversion.convert import revert
 from kansformer.conversion.record import base_prefix
 from kansformer.errors import ConversionStateError, SlotError
 from kansformer.nn.curves import curved_modules
-from kansformer.nn.fused_gate import fuse_gate, restore_forwards
+from kansformer.nn.fused_gate import fuse_gate, unfuse_gates
 from kansformer.nn.transaction import transaction
 from kansformer.sites.site import parent_of
 from kansformer.sites.surgery import INPUT_CURVE, remove_input_curve, set_child
@@ -55,7 +55,7 @@ def drop_slots(model: nn.Module, paths: Collection[str]) -> nn.Module:
     if not left:
         raise SlotError("The feed-forward networks are narrower than the model's config says, so one slot must stay.")
     with transaction(model):
-        restore_forwards(model)
+        unfuse_gates(model)
         for path in paths:
             owner, name = parent_of(path)
             if located[path].name == "input":

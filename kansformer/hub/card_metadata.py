@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from kansformer.conversion.sources import is_gguf
 from kansformer.errors import CheckpointError
 from kansformer.files import atomic_write_text
 from kansformer.safe_io import is_unicode, read_json
@@ -132,7 +133,7 @@ def facts_of_origin(source: str | None) -> KnownFacts:
         A Hub id's base model is itself. A folder's facts are those of its `kansformer.json` and of the header of its
         `README.md`; its results are not handed on.
     """
-    if source is None or source.lower().endswith(".gguf"):
+    if source is None or is_gguf(source):
         return KnownFacts()
     folder = Path(source)
     if not folder.exists():

@@ -79,12 +79,12 @@ class Backend:
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
         if not self.keeps_dtypes and not (x.dtype == dtype and curves.have_dtype(dtype)):
             x, curves = x.to(dtype), curves.to(dtype)
-        for tensor in (base, factor):
-            if isinstance(tensor, Tensor) and tensor.dtype != dtype and not self.keeps_dtypes:
-                y = self.curves(x, curves, None, None)
-                y = y if base is None else _add(base, y)
-                return y if factor is None else y * factor
-        return self.curves(x, curves, base, factor)
+        base_fits = self.keeps_dtypes or not isinstance(base, Tensor) or base.dtype == dtype
+        if base_fits and (self.keeps_dtypes or factor is None or factor.dtype == dtype):
+            return self.curves(x, curves, base, factor)
+        y = self.curves(x, curves, None, None)
+        y = _add(base, y) if isinstance(base, Tensor) else y
+        return y if factor is None else y * factor
 
     def sum_edges(self, x_NI: Tensor, curves: Curves, base_NO: Tensor | None = None) -> Tensor:
         """base + Σ_i s_oi(x_i) of tensors of any dtypes; arguments and result as in `kansformer.ops.sum_edges`."""

@@ -31,8 +31,8 @@ from kansformer.kan import KAN, kan_from_formula
 from kansformer.nn.curves import CURVE_PARAMETERS, curved_modules
 from kansformer.safe_io import read_json
 from kansformer.training.data.load import load_tables
+from kansformer.training.preflight import find_checkpoint
 from kansformer.training.recipe_file import dump_recipe, read_recipe
-from kansformer.training.refusals import find_checkpoint
 
 LONGEST_SENTENCE = 1500
 PLAIN = make_plain()

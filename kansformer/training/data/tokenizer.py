@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kansformer.conversion.sources import source_arguments
 from kansformer.errors import ConfigError
 from kansformer.training.data.spec import NEW_TOKENIZERS, TOKENIZERS, DataRecipe
 
@@ -126,11 +126,8 @@ def character_tokenizer(documents: Iterable[str], *, special: Iterable[str] = ()
 def _load(source: str, task: str, choices: str, field: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
-    where = {"pretrained_model_name_or_path": source}
-    if source.lower().endswith(".gguf"):
-        where = {"pretrained_model_name_or_path": str(Path(source).parent), "gguf_file": Path(source).name}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(**where)
+        tokenizer = AutoTokenizer.from_pretrained(**source_arguments(source))
     except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())  # transformers lists its attempts on several lines
         raise ConfigError(
