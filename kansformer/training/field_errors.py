@@ -1,15 +1,24 @@
-"""One sentence for a recipe's field with a wrong value, made of pydantic's errors."""
+"""Sections of a recipe: frozen dataclasses whose fields pydantic checks, with one sentence for a wrong value."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from itertools import takewhile
-from typing import get_args, get_type_hints
+from typing import Annotated, TypeVar, get_args, get_type_hints
 
-from pydantic import ValidationError
+import pydantic
+from pydantic import ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
+from typing_extensions import dataclass_transform
 
 from kansformer.errors import ConfigError
+
+Section = TypeVar("Section")
+Count = Annotated[int, Field(strict=True, ge=0)]
+PositiveInteger = Annotated[int, Field(strict=True, ge=1)]
+Number = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+PositiveNumber = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 
 TYPES = {
     "int": "a whole number",
@@ -27,6 +36,21 @@ TYPES = {
 
 UNION_TAGS = ("str", "int", "float", "bool")
 LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def section(cls: type[Section]) -> type[Section]:
+    """Make a frozen dataclass that raises a `ConfigError` where a field is unknown, missing or has a wrong value."""
+    made = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))(cls)
+    construct = made.__init__
+
+    @wraps(construct)
+    def checked(self: Section, **values: object) -> None:
+        with config_errors(cls):
+            construct(self, **values)
+
+    made.__init__ = checked  # type: ignore[method-assign, assignment]
+    return made  # type: ignore[return-value]
 
 
 @contextmanager
@@ -61,6 +85,8 @@ def _sentence(details: ErrorDetails, root: type, prefix: str) -> str:
     if "expected" in context:
         choices = context["expected"].replace("' or '", "', '").replace("'", "")
         return f"{path} is {value!r:.80}. Choose one of: {choices}."
+    if kind.endswith("too_short"):
+        return f"{path} must not be empty."
     limit = next((f"{word} {context[name]:g}" for name, word in LIMITS.items() if name in context), None)
     expected = limit or TYPES.get(kind.partition("_")[0])
     return f"{path} must be {expected}, got {value!r:.80}." if expected else f"{path}: {details['msg']}."
@@ -73,7 +99,8 @@ def _dotted(parts: Iterable[object]) -> str:
 def _field_names(root: type, path: tuple[int | str, ...]) -> list[str]:
     for part in path:
         hint = get_type_hints(root)[str(part)]
-        root = next(
-            kind for kind in (hint, *get_args(hint)) if isinstance(kind, type) and dataclasses.is_dataclass(kind)
-        )
+        kinds = [kind for kind in (hint, *get_args(hint)) if isinstance(kind, type) and dataclasses.is_dataclass(kind)]
+        if not kinds:  # the part is a field itself
+            return []
+        root = kinds[0]
     return [field.name for field in dataclasses.fields(root)]

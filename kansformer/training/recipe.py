@@ -3,43 +3,21 @@
 A recipe is written as YAML; `recipe_file.py` reads it. Its sections are the classes below and `DataRecipe`.
 """
 
-from functools import wraps
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 import pydantic
-from pydantic import BeforeValidator, ConfigDict, Field, InstanceOf, JsonValue, TypeAdapter
-from typing_extensions import dataclass_transform
+from pydantic import BeforeValidator, Field, InstanceOf, JsonValue, TypeAdapter
 
 from kansformer.config import KANConfig
 from kansformer.embedded import embedded_model_path
 from kansformer.errors import ConfigError
 from kansformer.training.data.spec import DataRecipe
-from kansformer.training.field_errors import config_errors
+from kansformer.training.field_errors import Count, Number, PositiveInteger, PositiveNumber, section
 
-Section = TypeVar("Section")
 Table = dict[str, JsonValue]
-Count = Annotated[int, Field(strict=True, ge=0)]
-PositiveInteger = Annotated[int, Field(strict=True, ge=1)]
-Number = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
-PositiveNumber = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 
 
-@dataclass_transform(kw_only_default=True, frozen_default=True)
-def _section(cls: type[Section]) -> type[Section]:
-    """Make a frozen dataclass that raises a `ConfigError` where a field is unknown, missing or has a wrong value."""
-    made = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))(cls)
-    construct = made.__init__
-
-    @wraps(construct)
-    def checked(self: Section, **values: object) -> None:
-        with config_errors(cls):
-            construct(self, **values)
-
-    made.__init__ = checked  # type: ignore[method-assign, assignment]
-    return made  # type: ignore[return-value]
-
-
-@_section
+@section
 class ModelRecipe:
     """Where the model comes from: `path` for a pretrained one, `config` to train from scratch.
 
@@ -68,7 +46,7 @@ class ModelRecipe:
         return str(embedded_model_path()) if self.path == "embedded" else self.path
 
 
-@_section
+@section
 class KANRecipe:
     """The swap: in a recipe the fields of `KANConfig`, and for a replacement the new hidden width.
 
@@ -94,7 +72,7 @@ class KANRecipe:
         return {"config": config, "hidden": values.get("hidden")}
 
 
-@_section
+@section
 class Penalty:
     """A penalty's weight over time.
 
@@ -126,7 +104,7 @@ def _as_penalty(value: object) -> object:
 OptionalPenalty = Annotated[Penalty | None, BeforeValidator(_as_penalty)]
 
 
-@_section
+@section
 class CurveRecipe:
     """How the curves are trained.
 
@@ -157,7 +135,7 @@ class CurveRecipe:
     smoothness: OptionalPenalty = None
 
 
-@_section
+@section
 class DistillRecipe:
     """Learning from the original model, which is loaded a second time and never changes.
 
@@ -176,7 +154,7 @@ class DistillRecipe:
     ffn_lr: PositiveNumber = 1e-3
 
 
-@_section
+@section
 class Recipe:
     """One run of `train`.
 

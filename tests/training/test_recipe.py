@@ -90,7 +90,7 @@ def test_fields_are_changed_on_the_command_line():
         ({"curves": {"spread": float("inf")}, "kan": {}}, "curves.spread must be a finite number, got inf"),
         ({"data": {"corpus": "standard-library", "block": "many"}}, "data.block must be a whole number, got 'many'"),
         ({"data": {"files": [3]}}, "data.files must be a text, got 3"),
-        ({"data": {"corpus": "digits", "block": 1}}, "data.block must be a whole number of at least 2, got 1"),
+        ({"data": {"corpus": "digits", "block": 1}}, "data.block must be at least 2, got 1"),
         ({"trainable": []}, "trainable is empty. Choose any of: all"),
         ({"trainable": ["everything"]}, "trainable is 'everything'. Choose one of: all, curves, lora"),
     ],

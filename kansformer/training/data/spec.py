@@ -1,10 +1,13 @@
-"""What to train on: one frozen dataclass that checks itself, and which tasks can use which data."""
+"""What to train on: one recipe section that checks itself, and which tasks can use which data."""
 
 import os
-from dataclasses import dataclass
+from typing import Annotated, Literal
 
-from kansformer.checks import check_choice, check_integer, check_number
+from pydantic import BeforeValidator, Field
+
+from kansformer.checks import check_choice
 from kansformer.errors import ConfigError
+from kansformer.training.field_errors import PositiveInteger, section
 
 TASKS = ("causal-lm", "masked-lm", "sequence-classification", "image-classification")
 LANGUAGE_TASKS = ("causal-lm", "masked-lm")
@@ -14,13 +17,41 @@ CORPORA = {
     "language-reference": ("causal-lm", "masked-lm"),
     "digits": ("image-classification",),
 }
+# Fields that mean something with one kind of source only.
+SOURCE_OF = {
+    "eval_files": "files",
+    "dataset_config": "dataset",
+    "train_split": "dataset",
+    "eval_split": "dataset",
+    "streaming": "dataset",
+}
 NEW_TOKENIZERS = '"characters", a number (byte-level BPE of that size), or a Hub id or folder with a tokenizer'
 TOKENIZERS = f'"model" (that of the pretrained model), {NEW_TOKENIZERS}'
 # The 256 bytes and the token between documents.
 MIN_BPE = 257
 
 
-@dataclass(frozen=True, kw_only=True)
+def _as_paths(value: object) -> object:
+    values = [value] if isinstance(value, str | os.PathLike) else value
+    if not isinstance(values, list | tuple):
+        return values
+    return tuple(os.fspath(path) if isinstance(path, os.PathLike) else path for path in values)
+
+
+def _as_tokenizer(value: object) -> object:
+    if isinstance(value, str) and value.isdecimal():  # as it comes from a command line
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
+        raise ConfigError(f"{value!r} is not a tokenizer. Choose {TOKENIZERS}.")
+    if isinstance(value, int) and value < MIN_BPE:
+        raise ConfigError(f"{value} is too small: byte-level BPE needs {MIN_BPE} tokens or more.")
+    return value
+
+
+Paths = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1), BeforeValidator(_as_paths)]
+
+
+@section
 class DataRecipe:
     """Where training and evaluation data come from. Exactly one of `corpus`, `files` and `dataset` is given.
 
@@ -52,38 +83,40 @@ class DataRecipe:
         ConfigError: a field has an impossible value, or does not go with the others.
     """
 
-    corpus: str | None = None
-    files: tuple[str, ...] | str | None = None
-    eval_files: tuple[str, ...] | str | None = None
+    corpus: Literal["standard-library", "language-reference", "digits"] | None = None
+    files: Paths | None = None
+    eval_files: Paths | None = None
     dataset: str | None = None
     dataset_config: str | None = None
     train_split: str = "train"
     eval_split: str | None = None
-    eval_fraction: float = 0.1
-    streaming: bool = False
+    eval_fraction: Annotated[float, Field(strict=True, gt=0, lt=1)] = 0.1
+    streaming: Annotated[bool, Field(strict=True)] = False
     text_column: str = "text"
     label_column: str = "label"
     image_column: str = "image"
-    tokenizer: str | int = "model"
-    block: int = 256
-    max_train_tokens: int | None = None
-    max_eval_tokens: int | None = None
+    tokenizer: Annotated[str | int, BeforeValidator(_as_tokenizer)] = "model"
+    block: Annotated[int, Field(strict=True, ge=2)] = 256
+    max_train_tokens: PositiveInteger | None = None
+    max_eval_tokens: PositiveInteger | None = None
 
     def __post_init__(self) -> None:
-        for name in ("files", "eval_files"):
-            object.__setattr__(self, name, _paths(name, getattr(self, name)))
-        self._check_sources()
-        if self.corpus is not None:
-            check_choice("corpus", self.corpus, CORPORA)
-        if not check_number("eval_fraction", self.eval_fraction, above=0) < 1:
-            raise ConfigError(f"eval_fraction must be a number above 0 and below 1, got {self.eval_fraction!r}.")
-        check_integer("block", self.block, 2)
-        for name in ("max_train_tokens", "max_eval_tokens"):
-            if getattr(self, name) is not None:
-                check_integer(name, getattr(self, name), 1)
-        self._check_tokenizer()
+        given = [name for name in ("corpus", "files", "dataset") if getattr(self, name) is not None]
+        if len(given) != 1:
+            values = " and ".join(f"{name}={getattr(self, name)!r}" for name in given)
+            raise ConfigError(
+                f"Give exactly one of corpus, files and dataset; {values + ' were' if given else 'none was'} given."
+            )
+        for name, source in SOURCE_OF.items():
+            if getattr(self, name) != getattr(type(self), name) and source != given[0]:
+                raise ConfigError(f"{name}={getattr(self, name)!r} goes with {source}, not with {given[0]}.")
         if self.streaming and self.max_eval_tokens is None:
             raise ConfigError("streaming=True needs max_eval_tokens: evaluation is read once, before training.")
+        if self.streaming and (isinstance(self.tokenizer, int) or self.tokenizer == "characters"):
+            raise ConfigError(
+                f"tokenizer={self.tokenizer!r} is made from the whole training text, which streaming=True does not "
+                'have. Choose "model", or a Hub id or folder with a tokenizer.'
+            )
 
     @property
     def source(self) -> str:
@@ -91,40 +124,6 @@ class DataRecipe:
         if self.files is not None:
             return ", ".join(self.files)
         return f"{self.corpus or self.dataset}" + (f" ({self.dataset_config})" if self.dataset_config else "")
-
-    def _check_sources(self) -> None:
-        given = [name for name in ("corpus", "files", "dataset") if getattr(self, name) is not None]
-        if len(given) != 1:
-            found = "none was" if not given else f"{' and '.join(f'{n}={getattr(self, n)!r}' for n in given)} were"
-            raise ConfigError(f"Give exactly one of corpus, files and dataset; {found} given.")
-        for name, needs in SOURCE_OF.items():
-            if getattr(self, name) != getattr(type(self), name) and needs != given[0]:
-                raise ConfigError(f"{name}={getattr(self, name)!r} goes with {needs}, not with {given[0]}.")
-
-    def _check_tokenizer(self) -> None:
-        value = self.tokenizer
-        if isinstance(value, str) and value.isdecimal():  # as it comes from a command line
-            value = int(value)
-            object.__setattr__(self, "tokenizer", value)
-        if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
-            raise ConfigError(f"tokenizer={value!r} is not a tokenizer. Choose {TOKENIZERS}.")
-        if isinstance(value, int) and value < MIN_BPE:
-            raise ConfigError(f"tokenizer={value} is too small: byte-level BPE needs {MIN_BPE} tokens or more.")
-        if self.streaming and (isinstance(value, int) or value == "characters"):
-            raise ConfigError(
-                f"tokenizer={value!r} is made from the whole training text, which streaming=True does not have. "
-                'Choose "model", or a Hub id or folder with a tokenizer.'
-            )
-
-
-# Fields that mean something with one kind of source only.
-SOURCE_OF = {
-    "eval_files": "files",
-    "dataset_config": "dataset",
-    "train_split": "dataset",
-    "eval_split": "dataset",
-    "streaming": "dataset",
-}
 
 
 def check_task(task: str, data: DataRecipe) -> None:
@@ -139,32 +138,22 @@ def check_task(task: str, data: DataRecipe) -> None:
     """
     check_choice("task", task, TASKS)
     if data.corpus is not None and task not in CORPORA[data.corpus]:
-        fitting = [name for name, tasks in CORPORA.items() if task in tasks]
+        usable = [name for name, tasks in CORPORA.items() if task in tasks]
         raise ConfigError(
             f"corpus={data.corpus!r} is not for task={task!r}, but for {', '.join(CORPORA[data.corpus])}. "
-            f"Choose from: {', '.join(fitting)}."
+            f"Choose from: {', '.join(usable)}."
         )
     if data.streaming and task not in LANGUAGE_TASKS:
         raise ConfigError(f"streaming=True is for {' and '.join(LANGUAGE_TASKS)}, not for task={task!r}.")
-    for name in ("max_train_tokens", "max_eval_tokens"):
-        limit = getattr(data, name)
-        if limit is not None and task == "image-classification":
-            raise ConfigError(f"{name}={limit} does not go with task={task!r}: images have no tokens.")
-        if limit is not None and task in LANGUAGE_TASKS and limit < data.block:
-            raise ConfigError(f"{name}={limit} is less than one block={data.block}.")
+    limits = {name: getattr(data, name) for name in ("max_train_tokens", "max_eval_tokens")}
     if task == "image-classification":
         if data.files is not None:
             raise ConfigError(
                 f"files={data.files!r} are for text. For task={task!r} choose dataset or corpus='digits'."
             )
-        if data.tokenizer != "model":
-            raise ConfigError(f"tokenizer={data.tokenizer!r} does not go with task={task!r}: images have no tokens.")
-
-
-def _paths(name: str, value: object) -> tuple[str, ...] | None:
-    if value is None:
-        return None
-    values = tuple(value) if isinstance(value, list | tuple) else (value,)
-    if not values or not all(isinstance(v, str | os.PathLike) and os.fspath(v) for v in values):
-        raise ConfigError(f"{name}={value!r} names no file. Give paths of text files, folders or globs.")
-    return tuple(os.fspath(v) for v in values)
+        for name, value in {**limits, "tokenizer": None if data.tokenizer == "model" else data.tokenizer}.items():
+            if value is not None:
+                raise ConfigError(f"{name}={value!r} does not go with task={task!r}: images have no tokens.")
+    for name, limit in limits.items():
+        if limit is not None and task in LANGUAGE_TASKS and limit < data.block:
+            raise ConfigError(f"{name}={limit} is less than one block={data.block}.")
