@@ -50,22 +50,28 @@ def is_held_out(name: str, percent: int) -> bool:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % 100 < percent
 
 
-def standard_library_files() -> list[Path]:
-    """List the core modules of the running Python's standard library, sorted by their path inside it.
+def standard_library_files() -> dict[str, Path]:
+    """The core modules of the running Python's standard library by their paths inside it, sorted.
 
     Tests, bundled programs, generated tables and files below 500 bytes are left out.
 
     Raises:
         DataError: this Python comes without the library's source, as zipped and frozen ones do.
     """
-    root = _library()
-    files = sorted((p for p in root.rglob("*.py") if _is_core(p, root)), key=lambda p: p.relative_to(root).as_posix())
-    if not files:
+    root = Path(sysconfig.get_paths()["stdlib"])
+    files = {path.relative_to(root).as_posix(): path for path in root.rglob("*.py")}
+    core = {name: path for name, path in sorted(files.items()) if _is_core(name, path)}
+    if not core:
         raise DataError(
             f"No Python source was found in {str(root)!r}, where this Python keeps its standard library. "
             "Use a Python that is installed with its source, or pass a text of your own."
         )
-    return files
+    return core
+
+
+def language_documents(corpus: str, split: Split) -> list[str]:
+    """Read one split of a corpus for language models, "standard-library" or "language-reference"."""
+    return standard_library_documents(split) if corpus == "standard-library" else [language_reference_text(split)]
 
 
 def standard_library_documents(split: Split) -> list[str]:
@@ -76,9 +82,9 @@ def standard_library_documents(split: Split) -> list[str]:
     Raises:
         DataError: `split` is another word, or the source is not on this machine.
     """
-    held_out = _wants_held_out(split, "standard library")
-    files = standard_library_files()
-    return [_source(path) for path in files if is_held_out(_inside(path), FILES_HELD_OUT) == held_out]
+    held_out = _is_evaluation(split, "standard library")
+    files = standard_library_files().items()
+    return [_source(path) for name, path in files if is_held_out(name, FILES_HELD_OUT) == held_out]
 
 
 def standard_library_text(split: Split) -> str:
@@ -97,7 +103,7 @@ def language_reference_text(split: Split) -> str:
     Raises:
         DataError: `split` is another word, or this Python comes without the topics.
     """
-    wanted = _wants_held_out(split, "language reference")
+    evaluation = _is_evaluation(split, "language reference")
     try:
         topics = importlib.import_module("pydoc_data.topics").topics
     except (ImportError, AttributeError):
@@ -107,17 +113,15 @@ def language_reference_text(split: Split) -> str:
         ) from None
     paragraphs: dict[bool, list[str]] = {True: [], False: []}
     for name in sorted(topics):
-        found = [paragraph.strip("\n") for paragraph in topics[name].split(SEPARATOR) if paragraph.strip()]
-        paragraphs[is_held_out(name, TOPICS_HELD_OUT)] += found
-    if wanted:
+        inside = [paragraph.strip("\n") for paragraph in topics[name].split(SEPARATOR) if paragraph.strip()]
+        paragraphs[is_held_out(name, TOPICS_HELD_OUT)] += inside
+    if evaluation:
         return SEPARATOR.join(paragraphs[True])
-    seen = {_words(paragraph) for paragraph in paragraphs[True]}
-    kept = []
+    kept: dict[str, str] = {}
     for paragraph in paragraphs[False]:
-        if _words(paragraph) not in seen:
-            seen.add(_words(paragraph))
-            kept.append(paragraph)
-    return SEPARATOR.join(kept)
+        kept.setdefault(_words(paragraph), paragraph)
+    held_out = set(map(_words, paragraphs[True]))
+    return SEPARATOR.join(paragraph for words, paragraph in kept.items() if words not in held_out)
 
 
 def standard_library_snippets() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
@@ -133,19 +137,18 @@ def standard_library_snippets() -> tuple[list[tuple[str, str]], list[tuple[str, 
     Raises:
         DataError: this Python comes without the library's source, or with less than two such packages.
     """
-    packages: dict[str, list[Path]] = defaultdict(list)
-    for path in standard_library_files():
-        package, _, module = _inside(path).partition("/")
+    packages: dict[str, dict[str, Path]] = defaultdict(dict)
+    for name, path in standard_library_files().items():
+        package, _, module = name.partition("/")
         if module:
-            packages[package].append(path)
+            packages[package][name] = path
     seen: set[str] = set()
-    rows: dict[Split, list[tuple[str, str]]] = {}
-    for split in ("held_out", "train"):  # the evaluation takes first: what it has is left out of training
-        rows[split] = []
+    rows: dict[Split, list[tuple[str, str]]] = {"held_out": [], "train": []}
+    for split in rows:  # the evaluation takes first: what it has is left out of training
         for package, files in sorted(packages.items()):
             if len(files) >= MIN_PACKAGE_FILES:
-                held_out = [p for p in files if is_held_out(_inside(p), SNIPPETS_HELD_OUT) == (split == "held_out")]
-                rows[split] += [(snippet, package) for snippet in _snippets(held_out, seen, MAX_SNIPPETS[split])]
+                chosen = [p for n, p in files.items() if is_held_out(n, SNIPPETS_HELD_OUT) == (split == "held_out")]
+                rows[split] += [(snippet, package) for snippet in _snippets(chosen, seen, MAX_SNIPPETS[split])]
     common = {package for _, package in rows["train"]} & {package for _, package in rows["held_out"]}
     if len(common) < 2:
         raise DataError(
@@ -173,33 +176,23 @@ def digits() -> tuple[Tensor, list[int], tuple[str, ...]]:
     return (pixels - 0.5) / 0.5, bunch.target.tolist(), tuple(map(str, bunch.target_names))
 
 
-def _wants_held_out(split: str, corpus: str) -> bool:
+def _is_evaluation(split: str, corpus: str) -> bool:
     if split not in get_args(Split):
         raise DataError(f"split={split!r} is not a split of the {corpus}; choose from {get_args(Split)}.")
     return split == "held_out"
-
-
-def _library() -> Path:
-    return Path(sysconfig.get_paths()["stdlib"])
-
-
-def _inside(path: Path) -> str:
-    return path.relative_to(_library()).as_posix()
 
 
 def _source(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="ignore")
 
 
-def _is_core(path: Path, root: Path) -> bool:
-    inside = path.relative_to(root).as_posix()
-    *folders, name = inside.split("/")
+def _is_core(name: str, path: Path) -> bool:
+    *folders, file = name.split("/")
     return (
         EXCLUDED_FOLDERS.isdisjoint(folders)
         and not any(folder.startswith("config-") for folder in folders)
-        and inside not in EXCLUDED_FILES
-        # Each platform's build writes its own _sysconfigdata file.
-        and not name.startswith("_sysconfigdata")
+        and name not in EXCLUDED_FILES
+        and not file.startswith("_sysconfigdata")  # each platform's build writes its own
         and path.is_file()
         and path.stat().st_size >= MIN_BYTES
     )

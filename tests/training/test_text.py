@@ -33,7 +33,7 @@ def test_a_column_of_a_dataset_becomes_one_text(dataset):
 
 
 def test_unusable_datasets_are_refused(dataset):
-    with pytest.raises(DataError, match=r"The column 'number' of .* holds no text: row 0 is '0'"):
+    with pytest.raises(DataError, match=r"The column 'number' holds no text in row 0 of .*, but 0"):
         dataset_text(dataset, column="number")
     with pytest.raises(DataError, match=r"has no text column 'body'. Choose text_column from: text, blank, number"):
         dataset_text(dataset, column="body")

@@ -1,70 +1,86 @@
 """Data of classifications: texts or images, and their labels."""
 
-from __future__ import annotations
-
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import torch
+from datasets import Array3D, ClassLabel, Dataset, Features, Image, Value
+from transformers import (
+    AutoImageProcessor,
+    BaseImageProcessor,
+    DataCollatorWithPadding,
+    PreTrainedTokenizerBase,
+    default_data_collator,
+)
 
 from kansformer.errors import ConfigError, DataError
 from kansformer.training.corpus import digits, standard_library_snippets
-from kansformer.training.data.load import check_column, column_texts, load_split, load_tables, sentences
+from kansformer.training.data.load import check_column, column_texts, load_split, sentences, table_rows, text_in
 from kansformer.training.data.prepare import PreparedData, split_rows
 from kansformer.training.data.spec import DataRecipe
 from kansformer.training.data.texts import texts_of
 from kansformer.training.data.tokenizer import choose_tokenizer, describe_tokenizer
 
-if TYPE_CHECKING:
-    from datasets import ClassLabel, Dataset
-    from transformers import BaseImageProcessor, PreTrainedTokenizerBase
-
+Source = TypeVar("Source")
 ORDER_SEED = 0
 DIGITS_HELD_OUT = 0.2
 
-TextRow = tuple[str, Any]
-"""A text and its label."""
+
+@dataclass(frozen=True)
+class Examples:
+    """Rows with labels.
+
+    Args:
+        rows: the inputs, in one column.
+        labels: name of each row's label.
+        names: all labels in the order of their numbers; None numbers those that occur.
+    """
+
+    rows: Dataset
+    labels: list[str]
+    names: Sequence[str] | None = None
 
 
 def prepare_sequences(data: DataRecipe, model_source: str | None) -> PreparedData:
-    """Read rows of text and label; `prepare_data` explains the arguments."""
-    from transformers import DataCollatorWithPadding
-
-    train, evaluation, names = _text_rows(data)
-    (texts, labels), (held_out, held_out_labels) = (zip(*rows, strict=True) for rows in (train, evaluation))
-    numbers, held_out_numbers, feature = encode_labels(labels, held_out_labels, names, data)
-    tokenizer = choose_tokenizer("sequence-classification", data, model_source, texts_of(texts), texts_of(held_out))
-    training = _encode(texts, numbers, feature, tokenizer, data.block, data.max_train_tokens)
-    evaluated = _encode(held_out, held_out_numbers, feature, tokenizer, data.block, data.max_eval_tokens)
-    digests = [texts_of([str(part) for row in rows for part in row]).digest() for rows in (train, evaluation)]
+    """Read texts and their labels; `prepare_data` explains the arguments."""
+    train, evaluation, names = number_and_split(*_read_texts(data), data.eval_fraction, data.source)
+    tokenizer = choose_tokenizer(
+        "sequence-classification", data, model_source, texts_of(train["text"]), texts_of(evaluation["text"])
+    )
+    facts: dict[str, Any] = {"source": data.source, "labels": list(names), "longest": data.block}
+    for which, rows in (("train", train), ("eval", evaluation)):
+        parts = texts_of([part for row in rows for part in (row["text"], names[row["labels"]])])
+        facts[f"{which}_sha256"] = parts.digest()
+    train = _tokenize(train, tokenizer, data.block, data.max_train_tokens)
+    evaluation = _tokenize(evaluation, tokenizer, data.block, data.max_eval_tokens)
+    facts |= {"train_rows": len(train), "eval_rows": len(evaluation), "tokenizer": describe_tokenizer(data, tokenizer)}
     return PreparedData(
-        train=training,
-        evaluation=evaluated,
+        train=train,
+        evaluation=evaluation,
         collator=DataCollatorWithPadding(tokenizer),
         processor=tokenizer,
-        label_names=tuple(feature.names),
+        label_names=names,
         vocabulary=len(tokenizer),
-        facts={
-            "source": data.source,
-            "labels": feature.names,
-            "longest": data.block,
-            "train_rows": len(training),
-            "eval_rows": len(evaluated),
-            "train_sha256": digests[0],
-            "eval_sha256": digests[1],
-            "tokenizer": describe_tokenizer(data, tokenizer),
-        },
+        facts=facts,
     )
 
 
 def prepare_images(data: DataRecipe, model_source: str | None) -> PreparedData:
     """Read images and their labels; `prepare_data` explains the arguments."""
-    from transformers import default_data_collator
-
-    processor = None if data.corpus == "digits" else _image_processor(model_source)
-    train, evaluation, names, facts = _digits() if processor is None else _image_rows(data, processor)
+    processor: BaseImageProcessor | None = None
+    if data.corpus == "digits":
+        examples, facts = _digits()
+        train, evaluation, names = number_and_split(examples, None, DIGITS_HELD_OUT, "digits")
+    else:
+        processor = _image_processor(model_source)
+        examples, held_out = _both(_read_images, data.train_split, data.eval_split, data)
+        train, evaluation, names = number_and_split(examples, held_out, data.eval_fraction, data.source)
+        train, evaluation = (rows.with_transform(_pixels(processor, data)) for rows in (train, evaluation))
+        # The fingerprint is that of the table with the images, as the datasets library names its state.
+        facts = {"source": data.source, "labels": list(names), "fingerprint": examples.rows._fingerprint}
     return PreparedData(
         train=train,
         evaluation=evaluation,
@@ -75,41 +91,47 @@ def prepare_images(data: DataRecipe, model_source: str | None) -> PreparedData:
     )
 
 
-def encode_labels(
-    train: Sequence[Any], evaluation: Sequence[Any], names: Sequence[str] | None, data: DataRecipe
-) -> tuple[list[int], list[int], ClassLabel]:
-    """Number the labels, which are strings or integers, and numbers of `names` where the dataset gives these.
+def number_and_split(
+    train: Examples, evaluation: Examples | None, fraction: float, source: str
+) -> tuple[Dataset, Dataset, tuple[str, ...]]:
+    """Number the labels and put the rows into an order that is random, and the same every time: files often are sorted.
+
+    Args:
+        train: rows to train on.
+        evaluation: rows to evaluate on; None splits `fraction` of `train` off.
+        fraction: above 0 and below 1.
+        source: for messages.
 
     Returns:
-        The numbers of both, and the feature with the names: those that occur in training, integers sorted by value.
+        Both with a column "labels", and the names: those that occur in training, integers sorted by value.
     """
-    from datasets import ClassLabel
-
-    source, column = data.source, data.label_column
-
-    def name_of(value: Any, row: str) -> str:
-        if value is None or value == "" or (names is not None and value not in range(len(names))):
-            raise DataError(f"{source} has no label in {row}: {column}={value!r}.")
-        if not isinstance(value, str | int):
-            raise DataError(f"A label is a string or an integer, but {row} of {source} has {column}={value!r}.")
-        return str(value) if names is None else names[int(value)]
-
-    labels = [name_of(value, f"row {row}") for row, value in enumerate(train)]
-    held_out = [name_of(value, f"evaluation row {row}") for row, value in enumerate(evaluation)]
-    if len(set(labels)) < 2:
-        raise DataError(f"All rows of {source} have the label {labels[0]!r}; there is nothing to learn.")
-    feature = ClassLabel(names=_sorted(set(labels)) if names is None else list(names))
-    for label in held_out:
-        if label not in feature.names:
+    order: Sequence[int] = fixed_order(len(train.rows))
+    if evaluation is None:
+        evaluation = train
+        order, held_out = split_rows(order, fraction, source)
+    else:
+        held_out = fixed_order(len(evaluation.rows))
+    occurring = {train.labels[i] for i in order}
+    if len(occurring) < 2:
+        raise DataError(f"All rows of {source} have the label {occurring.pop()!r}; there is nothing to learn.")
+    names = tuple(train.names or _sorted(occurring))
+    number_of = {name: number for number, name in enumerate(names)}
+    for label in (evaluation.labels[i] for i in held_out):
+        if label not in number_of:
             raise DataError(
                 f"The evaluation rows of {source} have the label {label!r}, which training does not have. "
-                f"It has: {', '.join(feature.names)}."
+                f"It has: {', '.join(names)}."
             )
-    return feature.str2int(labels), feature.str2int(held_out), feature
+
+    def select(examples: Examples, chosen: Sequence[int]) -> Dataset:
+        # Numbers before the selection, or all images would be written again.
+        return examples.rows.add_column("labels", [number_of.get(name, -1) for name in examples.labels]).select(chosen)
+
+    return select(train, order), select(evaluation, held_out), names
 
 
 def fixed_order(count: int) -> list[int]:
-    """The same random order of `count` rows at every time: files often are sorted by label."""
+    """The same random order of `count` rows at every time."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(ORDER_SEED)).tolist()
 
 
@@ -120,130 +142,107 @@ def _sorted(names: set[str]) -> list[str]:
         return sorted(names)
 
 
-def _encode(
-    texts: Sequence[str],
-    labels: list[int],
-    feature: ClassLabel,
-    tokenizer: PreTrainedTokenizerBase,
-    longest: int,
-    max_tokens: int | None,
-) -> Dataset:
-    from datasets import Dataset, Features, Value
-
-    # A tokenizer that knows no limit says so with a number near 1e30.
-    limit = min(longest, tokenizer.model_max_length)
-    rows = Dataset.from_dict(
-        {"text": list(texts), "labels": labels}, Features({"text": Value("large_string"), "labels": feature})
-    )
+def _tokenize(rows: Dataset, tokenizer: PreTrainedTokenizerBase, longest: int, max_tokens: int | None) -> Dataset:
+    limit = min(longest, tokenizer.model_max_length)  # of a tokenizer that knows none, near 1e30
     with sentences("The texts"):
-        rows = rows.map(
+        tokenized = rows.map(
             lambda batch: dict(tokenizer(batch["text"], truncation=True, max_length=limit)),
             batched=True,
             remove_columns="text",
         )
-    lengths = [len(tokens) for tokens in rows["input_ids"]]
+    lengths = list(map(len, tokenized["input_ids"]))
     if 0 in lengths:
-        text = texts[lengths.index(0)]
+        text = rows[lengths.index(0)]["text"]
         raise DataError(f"The text {text!r} gives no token, so nothing can be told from it. Leave its row out.")
     count = len(lengths) if max_tokens is None else sum(total <= max_tokens for total in accumulate(lengths))
     if not count:
         raise DataError(f"The first row alone has more than the {max_tokens} tokens that the recipe allows.")
-    return rows.select(range(count))
+    return tokenized.select(range(count))
 
 
-def _text_rows(data: DataRecipe) -> tuple[Sequence[TextRow], Sequence[TextRow], Sequence[str] | None]:
-    """Rows to train on and to evaluate on, in a fixed random order, and the label names that a dataset gives."""
-    names: Sequence[str] | None = None
-    evaluation: list[TextRow] | None = None
+def _read_texts(data: DataRecipe) -> tuple[Examples, Examples | None]:
     if data.corpus is not None:
         train, evaluation = standard_library_snippets()
-    elif data.files is not None:
-        train = _table_rows(data.files, data)
-        if data.eval_files is not None:
-            evaluation = _table_rows(data.eval_files, data)
-    else:
-        rows = load_split(data, data.train_split)
-        train, names = _columns(rows, data, repr(data.dataset)), _label_names(rows, data)
-        if data.eval_split is not None:
-            evaluation = _columns(load_split(data, data.eval_split), data, repr(data.dataset))
-    train = [train[i] for i in fixed_order(len(train))]
-    if evaluation is None:
-        return *split_rows(train, data.eval_fraction, data.source), names
-    return train, [evaluation[i] for i in fixed_order(len(evaluation))], names
+        return _examples(train), _examples(evaluation)
+    if data.files is not None:
+        return _both(_read_table, data.files, data.eval_files, data)
+    return _both(_read_text_split, data.train_split, data.eval_split, data)
 
 
-def _table_rows(names: Sequence[str], data: DataRecipe) -> list[TextRow]:
-    return [row for path, table in load_tables(names) for row in _columns(table, data, repr(str(path)))]
+def _both(
+    read: Callable[[Source, DataRecipe], Examples], train: Source, evaluation: Source | None, data: DataRecipe
+) -> tuple[Examples, Examples | None]:
+    return read(train, data), None if evaluation is None else read(evaluation, data)
 
 
-def _columns(rows: Dataset, data: DataRecipe, source: str) -> list[TextRow]:
-    texts = list(column_texts(rows, data.text_column, source))
-    check_column(rows.column_names, data.label_column, "label", source)
-    return list(zip(texts, rows[data.label_column], strict=True))
+def _read_table(names: Sequence[str], data: DataRecipe) -> Examples:
+    rows = []
+    for place, row in table_rows(names):
+        text = text_in(row, data.text_column, place)
+        check_column(row, data.label_column, "label", place)
+        rows.append((text, _label(row[data.label_column], None, place)))
+    return _examples(rows)
 
 
-def _label_names(rows: Dataset, data: DataRecipe) -> Sequence[str] | None:
-    from datasets import ClassLabel
+def _read_text_split(split: str, data: DataRecipe) -> Examples:
+    rows, labels, names = _read_labels(split, data)
+    return _examples(zip(column_texts(rows, data.text_column, repr(data.dataset)), labels, strict=True), names)
 
+
+def _read_images(split: str, data: DataRecipe) -> Examples:
+    rows, labels, names = _read_labels(split, data)
+    check_column(rows.column_names, data.image_column, "image", repr(data.dataset))
+    if not isinstance(rows.features[data.image_column], Image):
+        raise DataError(f"The column {data.image_column!r} of {data.dataset!r} holds no images.")
+    images = rows.select_columns(data.image_column).cast_column(data.image_column, Image(decode=False))
+    return Examples(images, labels, names)
+
+
+def _read_labels(split: str, data: DataRecipe) -> tuple[Dataset, list[str], Sequence[str] | None]:
+    """The rows of a split, their labels, and all names of labels in order where the dataset knows them."""
+    rows, source = load_split(data, split), f"{data.dataset!r} (split={split!r})"
+    check_column(rows.column_names, data.label_column, "label", repr(data.dataset))
     feature = rows.features[data.label_column]
-    return feature.names if isinstance(feature, ClassLabel) else None
+    names = feature.names if isinstance(feature, ClassLabel) else None
+    values = enumerate(rows[data.label_column])
+    return rows, [_label(value, names, f"row {number} of {source}") for number, value in values], names
 
 
-def _digits() -> tuple[Dataset, Dataset, tuple[str, ...], dict[str, Any]]:
-    from datasets import Array3D, ClassLabel, Dataset, Features
+def _label(value: object, names: Sequence[str] | None, place: str) -> str:
+    """The name of a label that is a string or an integer, and a number of `names` where a dataset has them."""
+    if value is None or value == "" or (names is not None and value not in range(len(names))):
+        raise DataError(f"There is no label in {place}, but {value!r}.")
+    if not isinstance(value, str | int):
+        raise DataError(f"A label is a string or an integer, but in {place} it is {value!r:.40}.")
+    return str(value) if names is None else names[int(value)]
 
+
+def _examples(rows: Iterable[tuple[str, str]], names: Sequence[str] | None = None) -> Examples:
+    texts, labels = zip(*rows, strict=True)
+    with sentences("The texts"):
+        table = Dataset.from_dict({"text": texts}, Features({"text": Value("large_string")}))
+    return Examples(table, list(labels), names)
+
+
+def _digits() -> tuple[Examples, dict[str, Any]]:
     pixels, labels, names = digits()
     shape = tuple(pixels.shape[1:])
-    features = Features({"pixel_values": Array3D(shape, "float32"), "labels": ClassLabel(names=list(names))})
-    rows = Dataset.from_dict({"pixel_values": pixels.numpy(), "labels": labels}, features).with_format("torch")
-    train, held_out = split_rows(fixed_order(len(rows)), DIGITS_HELD_OUT, "digits")
+    features = Features({"pixel_values": Array3D(shape, "float32")})
+    rows = Dataset.from_dict({"pixel_values": pixels.numpy()}, features).with_format("torch")
     digest = hashlib.sha256(pixels.numpy().tobytes() + torch.tensor(labels).numpy().tobytes()).hexdigest()
     facts = {"source": "digits (scikit-learn)", "image": list(shape), "sha256": digest}
-    return rows.select(train), rows.select(held_out), names, facts
+    return Examples(rows, [names[label] for label in labels], names), facts
 
 
-def _image_rows(
-    data: DataRecipe, processor: BaseImageProcessor
-) -> tuple[Dataset, Dataset, tuple[str, ...], dict[str, Any]]:
-    from datasets import Image
-
-    def load(split: str) -> Dataset:
-        rows, source = load_split(data, split), repr(data.dataset)
-        check_column(rows.column_names, data.image_column, "image", source)
-        check_column(rows.column_names, data.label_column, "label", source)
-        if not isinstance(rows.features[data.image_column], Image):
-            raise DataError(f"The column {data.image_column!r} of {source} holds no images.")
-        return rows
-
-    def pixels(batch: dict[str, list[Any]]) -> dict[str, Any]:
-        images = [_decoded(value).convert("RGB") for value in batch[data.image_column]]
+def _pixels(processor: BaseImageProcessor, data: DataRecipe) -> Callable[[dict[str, list[Any]]], dict[str, Any]]:
+    def transform(batch: dict[str, list[Any]]) -> dict[str, Any]:
+        images = [_decode(value).convert("RGB") for value in batch[data.image_column]]
         return {"pixel_values": processor(images, return_tensors="pt")["pixel_values"], "labels": batch["labels"]}
 
-    def dataset(rows: Dataset, numbers: list[int], chosen: Sequence[int]) -> Dataset:
-        number_of = dict(zip(chosen, numbers, strict=True))
-        images = rows.select_columns(data.image_column).cast_column(data.image_column, Image(decode=False))
-        # Before rows are selected, or all images would be written again.
-        images = images.add_column("labels", [number_of.get(i, -1) for i in range(len(rows))])
-        return images.select(chosen).with_transform(pixels)
-
-    rows = load(data.train_split)
-    eval_rows = rows if data.eval_split is None else load(data.eval_split)
-    order: Sequence[int] = fixed_order(len(rows))
-    held_out: Sequence[int] = range(len(eval_rows))
-    if data.eval_split is None:
-        order, held_out = split_rows(order, data.eval_fraction, data.source)
-    labels, eval_labels = (part.select_columns(data.label_column)[:][data.label_column] for part in (rows, eval_rows))
-    numbers, eval_numbers, feature = encode_labels(
-        [labels[i] for i in order], [eval_labels[i] for i in held_out], _label_names(rows, data), data
-    )
-    # The fingerprint is that of the tables with the images, as the datasets library names their state.
-    facts = {"source": data.source, "labels": feature.names, "fingerprint": rows._fingerprint}
-    return dataset(rows, numbers, order), dataset(eval_rows, eval_numbers, held_out), tuple(feature.names), facts
+    return transform
 
 
-def _decoded(value: dict[str, Any]) -> Any:
-    from datasets import Image
-
+def _decode(value: dict[str, Any]) -> Any:
     try:
         return Image().decode_example(value)
     except (OSError, ValueError) as error:
@@ -251,8 +250,6 @@ def _decoded(value: dict[str, Any]) -> Any:
 
 
 def _image_processor(model_source: str | None) -> BaseImageProcessor:
-    from transformers import AutoImageProcessor
-
     if model_source is None:
         raise ConfigError(
             "Images of a dataset need the image processor of a pretrained model. Training from scratch, choose "

@@ -3,35 +3,32 @@
 Shape letters: N blocks, T tokens of a block.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import datasets
 import numpy as np
 import torch
+from datasets import Dataset, Features, List, Value
+from datasets.fingerprint import Hasher
 from torch import Tensor
 from torch.utils.data import IterableDataset
+from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase, default_data_collator
 
 from kansformer.errors import DataError
-from kansformer.training.corpus import language_reference_text, standard_library_documents
+from kansformer.training.corpus import language_documents
 from kansformer.training.data.load import cached_rows, column_texts, load_split, sentences
-from kansformer.training.data.packing import Packing, choose_packing, pack, pack_all
+from kansformer.training.data.packing import Packing, choose_packing, pack
 from kansformer.training.data.prepare import PreparedData, split_rows
 from kansformer.training.data.spec import DataRecipe
 from kansformer.training.data.texts import CHARACTERS_PER_TOKEN, Texts, file_texts, texts_of
 from kansformer.training.data.tokenizer import choose_tokenizer, describe_tokenizer
 
-if TYPE_CHECKING:
-    import datasets
-    from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
-
 # Raised when the same fingerprint would mean other blocks.
-FORMAT = 3
+FORMAT = 4
 MASKED_PART = 0.15  # BERT's
 MASKING_BATCH, MASKING_SEED = 256, 0
 # Streamed rows that wait to be drawn from in random order.
@@ -79,8 +76,6 @@ class BlockCollator:
     tokenizer: PreTrainedTokenizerBase | None
 
     def __call__(self, rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        from transformers import DataCollatorForLanguageModeling, default_data_collator
-
         if self.tokenizer is not None and "labels" not in rows[0]:
             return DataCollatorForLanguageModeling(self.tokenizer, mlm_probability=MASKED_PART)(rows)
         batch = default_data_collator(rows)
@@ -109,20 +104,19 @@ class PackedStream(IterableDataset):
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         texts = column_texts(self.rows, self.data.text_column, repr(self.data.dataset))
         kept = texts_of(text for text in texts if text.strip() and _digest(text) not in self.left_out)
-        for block_T in islice(pack(kept, self.tokenizer, self.packing), self._share()):
+        for block_T in islice(pack(kept, self.tokenizer, self.packing, allow_empty=True), self._share()):
             yield {"input_ids": torch.from_numpy(block_T).long()}
 
     def _share(self) -> int | None:
         """Number of blocks that this worker gives; None for all."""
         if self.data.max_train_tokens is None:
             return None
-        blocks = self.data.max_train_tokens // self.packing.block
-        worker = torch.utils.data.get_worker_info()
+        blocks, worker = self.data.max_train_tokens // self.packing.block, torch.utils.data.get_worker_info()
         if worker is None:
             return blocks
         # The datasets library gives worker w the files w, w + W, w + 2W, ..., and nothing to those beyond.
         busy = min(worker.num_workers, self.rows.num_shards)
-        return 0 if worker.id >= busy else (blocks + busy - 1 - worker.id) // busy
+        return len(range(worker.id, blocks, busy)) if worker.id < busy else 0
 
 
 def _open_stream(
@@ -150,10 +144,8 @@ def _open_stream(
 
 def _load_texts(data: DataRecipe) -> tuple[Texts, Texts]:
     """The texts to train on and those to evaluate on, shortened to what the recipe's limits can need."""
-    if data.corpus == "standard-library":
-        train, evaluation = (texts_of(standard_library_documents(split)) for split in ("train", "held_out"))
-    elif data.corpus == "language-reference":
-        train, evaluation = (texts_of([language_reference_text(split)]) for split in ("train", "held_out"))
+    if data.corpus is not None:
+        train, evaluation = (texts_of(language_documents(data.corpus, split)) for split in ("train", "held_out"))
     elif data.files is not None:
         train = file_texts(data.files)
         if data.eval_files is None:
@@ -167,7 +159,7 @@ def _load_texts(data: DataRecipe) -> tuple[Texts, Texts]:
         else:
             kept, cut_off = split_rows(range(len(rows)), data.eval_fraction, data.source)
             rows, held_out = rows.select(kept), rows.select(cut_off)
-        train, evaluation = (_row_texts(part, data) for part in (rows, held_out))
+        train, evaluation = (texts_of(part[data.text_column]) for part in (rows, held_out))
     return train.shorten(data.max_train_tokens), evaluation.shorten(data.max_eval_tokens)
 
 
@@ -181,22 +173,15 @@ def _text_rows(data: DataRecipe, split: str) -> Dataset:
     return rows.select(kept)
 
 
-def _row_texts(rows: Dataset, data: DataRecipe) -> Texts:
-    return Texts(lambda: texts_of(column_texts(rows, data.text_column, repr(data.dataset))))
-
-
 def _blocks(
     which: str, texts: Texts, tokenizer: PreTrainedTokenizerBase, packing: Packing, max_tokens: int | None
 ) -> tuple[Dataset, str]:
     """Blocks as rows {"input_ids": (T)}, int64 tensors, and the digest of the texts."""
-    from datasets import Features, List, Value
-    from datasets.fingerprint import Hasher
-
     dtype = np.dtype(np.uint16 if max(tokenizer.get_vocab().values(), default=0) < 2**16 else np.int32)
     try:
         digest = texts.digest()
         rows = cached_rows(
-            lambda: ({"input_ids": block_T} for block_T in pack_all(texts, tokenizer, packing)),
+            lambda: ({"input_ids": block_T} for block_T in pack(texts, tokenizer, packing)),
             Features({"input_ids": List(Value(dtype.name), length=packing.block)}),
             Hasher.hash([FORMAT, digest, tokenizer, asdict(packing)]),
         )
@@ -208,8 +193,6 @@ def _blocks(
 
 def _mask_once(blocks: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     """Mask blocks for good, so that two evaluations differ by the model only."""
-    from transformers import DataCollatorForLanguageModeling
-
     mask = DataCollatorForLanguageModeling(tokenizer, mlm_probability=MASKED_PART, seed=MASKING_SEED)
 
     def masked(batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""The one place where the `datasets` library reads: quietly, from and into its own cache, with errors of our own."""
+"""Where datasets and tables are read: quietly, from and into the `datasets` library's own cache, with our sentences."""
 
 from __future__ import annotations
 
@@ -8,52 +8,49 @@ import tempfile
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from glob import escape
+from io import StringIO
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import datasets
+import pandas
+import pyarrow
+from datasets import Dataset, Features, IterableDataset
 
 from kansformer.errors import DataError, KansformerError
 from kansformer.training.corpus import SEPARATOR
-from kansformer.training.data.texts import CHARACTERS_PER_TOKEN, find_files, read_pieces
+from kansformer.training.data.spec import DataRecipe
+from kansformer.training.data.texts import CHARACTERS_PER_TOKEN, file_text, find_files
 
-if TYPE_CHECKING:
-    from datasets import Dataset, Features, IterableDataset
-
-    from kansformer.training.data.spec import DataRecipe
-
-TABLES = {".csv": "csv", ".jsonl": "json"}
 ROWS_AT_ONCE = 100
 
 
 def load_split(data: DataRecipe, split: str) -> Dataset | IterableDataset:
     """Load one split of the dataset that a recipe names; an `IterableDataset` where it says `streaming`."""
-    which = f"The dataset {data.dataset!r} (config={data.dataset_config!r}, split={split!r})"
     assert data.dataset is not None, "the recipe has checked it"
-    rows = _load(which, data.dataset, data.dataset_config, split=split, streaming=data.streaming)
+    rows = _load(data.dataset, data.dataset_config, split, data.streaming)
     if not data.streaming and not len(rows):
         raise DataError(f"The split {split!r} of the dataset {data.dataset!r} has no rows.")
     return rows
 
 
-def load_tables(names: Sequence[str]) -> Iterator[tuple[Path, Dataset]]:
-    """Load CSV files (with a header; every value is a string) and JSONL files (an object per line), one by one."""
-    import pandas
-    from datasets import Features, Value
+def table_rows(names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Read CSV files (with a header; every value is a string) and JSONL files (an object per line).
 
-    for path in find_files(names, ".csv or .jsonl", lambda path: path.suffix.lower() in TABLES):
-        kind, name = TABLES.get(path.suffix.lower()), repr(str(path))
-        if kind is None:
-            raise DataError(f"{name} has no rows with labels. Give .csv or .jsonl files.")
-        for _ in read_pieces(path):  # which has the better sentences
-            pass
-        options: dict[str, Any] = {}
-        if kind == "csv":
-            with sentences(name):
-                header = pandas.read_csv(path, nrows=0, index_col=False).columns
-            options = {"features": Features({column: Value("string") for column in header})}
-            options |= {"index_col": False, "na_filter": False}
-        yield path, _load(name, kind, data_files=escape(str(path.absolute())), split="train", **options)
+    Not by the `datasets` library, whose readers turn strings into dates and numbers, and do not count lines.
+
+    Yields:
+        The place of a row, for messages, and the row.
+    """
+    for path in find_files(names, " or ".join(TABLES), lambda path: path.suffix.lower() in TABLES):
+        name, read = repr(str(path)), TABLES.get(path.suffix.lower())
+        if read is None:
+            raise DataError(f"{name} has no rows with labels. Give {' or '.join(TABLES)} files.")
+        rows = read(file_text(path).removeprefix("\ufeff"), name)
+        if not rows:
+            raise DataError(f"{name} has no rows.")
+        yield from rows
 
 
 def dataset_text(
@@ -71,9 +68,8 @@ def dataset_text(
     Raises:
         DataError: the dataset, configuration, split or column is missing or broken, or has no text.
     """
-    which = f"The dataset {name!r} (config={config!r}, split={split!r})"
     texts, characters = [], 0
-    for text in column_texts(_load(which, name, config, split=split, streaming=True), column, repr(name)):
+    for text in column_texts(_load(name, config, split, streaming=True), column, repr(name)):
         texts.append(text)
         characters += len(text)
         if max_tokens is not None and characters > CHARACTERS_PER_TOKEN * max_tokens:
@@ -84,23 +80,26 @@ def dataset_text(
 
 
 def column_texts(rows: Dataset | IterableDataset, column: str, source: str) -> Iterator[str]:
-    """The texts in a column, one by one; a missing one (None) is empty. `source` is for messages."""
+    """The texts in a column, one by one. `source` is for messages."""
     if rows.column_names is not None:
         check_column(rows.column_names, column, "text", source)
         rows = rows.select_columns([column])
-    iterator, number = iter(rows), 0
+    iterator = enumerate(rows)
     while True:
         with sentences(source):
             some = list(islice(iterator, ROWS_AT_ONCE))
         if not some:
             return
-        for row in some:
-            check_column(row, column, "text", source)
-            if not isinstance(row[column], str | None):
-                value = str(row[column])[:40]
-                raise DataError(f"The column {column!r} of {source} holds no text: row {number} is {value!r}.")
-            yield row[column] or ""
-            number += 1
+        for number, row in some:
+            yield text_in(row, column, f"row {number} of {source}")
+
+
+def text_in(row: dict[str, Any], column: str, place: str) -> str:
+    """The text of a row; a missing one (None) is empty."""
+    check_column(row, column, "text", place)
+    if not isinstance(row[column], str | None):
+        raise DataError(f"The column {column!r} holds no text in {place}, but {row[column]!r:.40}.")
+    return row[column] or ""
 
 
 def check_column(columns: Collection[str], column: str, what: str, source: str) -> None:
@@ -117,14 +116,13 @@ def cached_rows(generate: Callable[[], Iterator[dict[str, Any]]], features: Feat
         features: of the rows.
         fingerprint: identifies everything that the rows depend on.
     """
-    from datasets import Dataset, config
 
     def read(folder: str | Path, in_memory: bool) -> Dataset:
         return Dataset.from_generator(
             generate, features, cache_dir=str(folder), keep_in_memory=in_memory, fingerprint=fingerprint
         )
 
-    folder = Path(config.HF_DATASETS_CACHE) / "kansformer" / fingerprint
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "kansformer" / fingerprint
     for _ in range(2):
         try:
             with sentences("The cache"):
@@ -139,34 +137,26 @@ class CacheError(DataError):
     """What the `datasets` library, or a reader below it, could not read or write."""
 
 
+ERRORS = (
+    datasets.exceptions.DatasetsError, pyarrow.ArrowException, pandas.errors.ParserWarning, OSError, ValueError,
+    LookupError, ImportError, RecursionError,
+)  # fmt: skip
+
+
 @contextmanager
 def sentences(what: str) -> Iterator[None]:
     """Keep the `datasets` library quiet, and turn its errors, and its readers', into "`what` cannot be loaded"."""
-    import datasets
-    import pandas
-    import pyarrow
-
-    level, bars = datasets.logging.get_verbosity(), not datasets.are_progress_bars_disabled()
     asked = datasets.config.HF_DATASETS_DISABLE_PROGRESS_BARS is False  # for bars, by the environment
+    level, hide_bars = datasets.logging.get_verbosity(), not (asked or datasets.are_progress_bars_disabled())
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # a request to a server, even for local files
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-    if bars and not asked:
+    if hide_bars:
         datasets.disable_progress_bars()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pandas.errors.ParserWarning)  # of fields that would be dropped
-            yield
+        yield
     except KansformerError:
         raise
-    except (
-        datasets.exceptions.DatasetsError,
-        pyarrow.ArrowException,
-        pandas.errors.ParserWarning,
-        OSError,
-        ValueError,
-        LookupError,
-        ImportError,
-    ) as error:
+    except ERRORS as error:
         cause: BaseException = error
         while isinstance(cause, datasets.exceptions.DatasetGenerationError) and cause.__cause__ is not None:
             cause = cause.__cause__
@@ -175,20 +165,38 @@ def sentences(what: str) -> Iterator[None]:
         raise CacheError(f"{what} cannot be loaded: {' '.join(str(cause).split())}") from error
     finally:
         datasets.logging.set_verbosity(level)
-        if bars and not asked:
+        if hide_bars:
             datasets.enable_progress_bars()
 
 
-def _load(what: str, path: str, config: str | None = None, **options: Any) -> Any:
-    import datasets
-    import pyarrow
-
-    with sentences(what):
+def _load(name: str, config: str | None, split: str, streaming: bool) -> Dataset | IterableDataset:
+    with sentences(f"The dataset {name!r} (config={config!r}, split={split!r})"):
         try:
-            return datasets.load_dataset(path, config, **options)
+            return datasets.load_dataset(name, config, split=split, streaming=streaming)
         except (pyarrow.ArrowInvalid, json.JSONDecodeError):  # in its cache
-            return datasets.load_dataset(path, config, download_mode="force_redownload", **options)
-        except ValueError as error:
-            if "corresponds to no data" in str(error):
-                raise DataError(f"{what} has no rows.") from None
-            raise
+            return datasets.load_dataset(
+                name, config, split=split, streaming=streaming, download_mode="force_redownload"
+            )
+
+
+def _csv_rows(text: str, name: str) -> list[tuple[str, dict[str, Any]]]:
+    with sentences(name), warnings.catch_warnings():
+        warnings.simplefilter("error", pandas.errors.ParserWarning)  # of fields that would be dropped
+        frame = pandas.read_csv(StringIO(text), dtype=str, index_col=False, na_filter=False)
+    return [(f"row {number} of {name}", row) for number, row in enumerate(frame.to_dict("records"), start=1)]
+
+
+def _json_rows(text: str, name: str) -> list[tuple[str, dict[str, Any]]]:
+    lines = ((f"line {number} of {name}", line) for number, line in enumerate(text.split("\n"), start=1))
+    return [(place, _json_object(line, place)) for place, line in lines if line.strip()]
+
+
+def _json_object(line: str, place: str) -> dict[str, Any]:
+    with sentences(place):
+        row = json.loads(line)
+        if not isinstance(row, dict):
+            raise ValueError(f"it is not an object, but {row!r:.40}")
+    return row
+
+
+TABLES = {".csv": _csv_rows, ".jsonl": _json_rows}

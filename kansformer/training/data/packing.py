@@ -5,7 +5,7 @@ Shape letters: N blocks, T tokens of a block.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -78,22 +78,21 @@ def choose_packing(task: str, tokenizer: PreTrainedTokenizerBase, block: int) ->
 
 
 def pack(
-    pieces: Iterable[Piece], tokenizer: PreTrainedTokenizerBase, packing: Packing
-) -> Generator[np.ndarray, None, int]:
+    texts: Iterable[Piece], tokenizer: PreTrainedTokenizerBase, packing: Packing, *, allow_empty: bool = False
+) -> Iterator[np.ndarray]:
     """Tokenise documents and cut the stream of tokens into blocks (T), int32; an incomplete rest is dropped.
 
-    Returns:
-        Number of tokens in the stream, when all blocks are given.
+    Raises:
+        DataError: the texts do not fill a block, and `allow_empty` is false.
     """
-    prefix, suffix = (np.array(tokens, np.int32) for tokens in (packing.prefix, packing.suffix))
     rest, total = np.empty(0, np.int32), 0
-    for number, batch in enumerate(_batches(pieces)):
-        texts = [packing.separator + text if first else text for text, first, _ in batch]
+    for number, batch in enumerate(_batches(texts)):
+        strings = [packing.separator + text if first else text for text, first, _ in batch]
         if number == 0:
-            texts[0] = batch[0].text
+            strings[0] = batch[0].text
         # Without the special tokens a tokenizer adds by itself, or they would be written twice. `verbose` would warn of
         # documents longer than the model's context, which the cut into blocks takes care of.
-        rows = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+        rows = tokenizer(strings, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
         parts = (
             (packing.start if piece.first else (), row, packing.end if piece.last else ())
             for piece, row in zip(batch, rows, strict=True)
@@ -104,19 +103,14 @@ def pack(
         full = len(stream) // packing.inner * packing.inner
         blocks = stream[:full].reshape(-1, packing.inner)
         if packing.inner < packing.block:
-            ends = (np.broadcast_to(tokens, (len(blocks), len(tokens))) for tokens in (prefix, suffix))
-            blocks = np.concatenate([next(ends), blocks, next(ends)], axis=1)
+            ends = (np.array(tokens, np.int32) for tokens in (packing.prefix, packing.suffix))
+            prefix, suffix = (np.tile(tokens, (len(blocks), 1)) for tokens in ends)
+            blocks = np.concatenate([prefix, blocks, suffix], axis=1)
         yield from blocks  # views: copies of each would scatter over the memory that the tokenizer gives back
         rest = stream[full:].copy()
-    return total
-
-
-def pack_all(pieces: Iterable[Piece], tokenizer: PreTrainedTokenizerBase, packing: Packing) -> Iterator[np.ndarray]:
-    """As `pack`; raises a `DataError` where the text does not fill a block."""
-    tokens = yield from pack(pieces, tokenizer, packing)
-    if tokens < packing.inner:
+    if total < packing.inner and not allow_empty:
         raise DataError(
-            f"The text gave {tokens} tokens, too few for one block={packing.block}. Give more text or a smaller block."
+            f"The text gave {total} tokens, too few for one block={packing.block}. Give more text or a smaller block."
         )
 
 
@@ -141,7 +135,7 @@ def tokenize_blocks(documents: str | Sequence[str], tokenizer: PreTrainedTokeniz
         raise DataError(f"block={block} leaves no token to predict; choose 2 or more.")
     start = () if tokenizer.bos_token_id is None else (tokenizer.bos_token_id,)
     texts = texts_of([documents] if isinstance(documents, str) else documents)
-    return torch.from_numpy(np.stack(list(pack_all(texts, tokenizer, Packing(block, start))))).long()
+    return torch.from_numpy(np.stack(list(pack(texts, tokenizer, Packing(block, start))))).long()
 
 
 def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:

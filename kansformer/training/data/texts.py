@@ -1,6 +1,7 @@
 """Texts of any length, read piece by piece each time: from strings, files or rows of a dataset."""
 
 import hashlib
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,9 @@ from kansformer.errors import DataError
 # A tokenizer needs up to 200 bytes for a character of one text, so a longer one is tokenised in pieces. With 2,000,000
 # the allocator keeps so much of it that a text of 12 MB takes 830 MB in place of 260.
 MAX_PIECE = 500_000
+# Up to where a long text is cut, best places first: no token reaches from a word over the following space, over a line
+# break between two lines, or, in scripts without spaces, over a punctuation mark.
+CUT = re.compile(r"(?s).*[^\W_](?= )|.*\S\n(?=\S)|.*[^\W_](?=[.,;:!?、。，！？])")
 # No tokenizer in use averages more; this many characters hold the tokens asked for without reading a whole dataset.
 CHARACTERS_PER_TOKEN = 16
 
@@ -62,18 +66,20 @@ class Texts:
         return replace(self, end=min(self.end, self.begin + CHARACTERS_PER_TOKEN * max_tokens))
 
     def digest(self) -> str:
-        """SHA-256 of the texts and of where each ends."""
+        """SHA-256 of the texts, each followed by a byte that UTF-8 does not have."""
         digest = hashlib.sha256()
         for piece in self:
-            data = piece.text.encode("utf-8", "surrogatepass")
-            digest.update((b"" if piece.first else b"+") + len(data).to_bytes(8, "big"))
-            digest.update(data)
+            digest.update(piece.text.encode("utf-8", "surrogatepass") + (b"\xff" if piece.last else b""))
         return digest.hexdigest()
 
 
 def texts_of(documents: Iterable[str]) -> Texts:
     """Texts of documents that are in memory, or that an iterable gives anew each time."""
-    return Texts(lambda: (piece for text in documents for piece in cut(_chunks(text))))
+
+    def chunks(text: str) -> Iterator[str]:
+        return (text[begin : begin + MAX_PIECE] for begin in range(0, len(text), MAX_PIECE))
+
+    return Texts(lambda: (piece for text in documents for piece in cut(chunks(text))))
 
 
 def file_texts(names: Sequence[str]) -> Texts:
@@ -114,15 +120,13 @@ def read_pieces(path: Path) -> Iterator[Piece]:
 
 
 def cut(chunks: Iterable[str]) -> Iterator[Piece]:
-    """Cut a document into pieces, behind line breaks between two lines of text: there tokenizers start a new word."""
+    """Cut a document into pieces where no tokenizer has a token, if there is such a place."""
     rest, first = "", True
     for chunk in chunks:
         rest += chunk
         while len(rest) > MAX_PIECE:
-            place = rest.rfind("\n", 1, MAX_PIECE)
-            while place > 0 and (rest[place - 1].isspace() or rest[place + 1].isspace()):
-                place = rest.rfind("\n", 1, place)
-            place = place + 1 if place > 0 else MAX_PIECE
+            match = CUT.match(rest, 0, MAX_PIECE + 1)
+            place = match.end() if match else MAX_PIECE
             yield Piece(rest[:place], first, last=False)
             rest, first = rest[place:], False
     yield Piece(rest, first)
@@ -133,19 +137,18 @@ def find_files(names: Sequence[str], kind: str, is_usable: Callable[[Path], bool
     paths: dict[Path, Path] = {}
     for name in names:
         path = Path(name).expanduser()
+        files = [path]
         if path.is_dir():
-            inside = sorted((p.relative_to(path), p) for p in path.rglob("*") if p.is_file())
-            visible = (p for place, p in inside if not any(part.startswith(".") for part in place.parts))
-            found = [p for p in visible if is_usable(p)]
-            if not found:
+            inside = sorted(p.relative_to(path) for p in path.rglob("*") if p.is_file())
+            visible = (path / p for p in inside if not any(part.startswith(".") for part in p.parts))
+            files = [p for p in visible if is_usable(p)]
+            if not files:
                 raise DataError(f"There is no {kind} file in the folder {name!r}.")
-        elif path.is_file() or not has_magic(name):
-            found = [path]
-        else:
-            found = [p for p in map(Path, sorted(glob(str(path), recursive=True))) if p.is_file()]
-            if not found:
+        elif not path.is_file() and has_magic(name):
+            files = [p for p in map(Path, sorted(glob(str(path), recursive=True))) if p.is_file()]
+            if not files:
                 raise DataError(f"No file matches {name!r}.")
-        for p in found:
+        for p in files:
             paths.setdefault(p.resolve(), p)
     return list(paths.values())
 
@@ -155,7 +158,3 @@ def _is_text(path: Path) -> bool:
         return not any("\0" in piece.text for piece in read_pieces(path))
     except DataError:
         return False
-
-
-def _chunks(text: str) -> Iterator[str]:
-    return (text[begin : begin + MAX_PIECE] for begin in range(0, len(text), MAX_PIECE))

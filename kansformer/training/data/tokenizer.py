@@ -1,19 +1,14 @@
 """The tokenizer that a recipe names: loaded, or made from the training text."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from kansformer.conversion.sources import source_arguments
 from kansformer.errors import ConfigError
 from kansformer.training.data.spec import NEW_TOKENIZERS, TOKENIZERS, DataRecipe
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
-
-    from kansformer.training.data.texts import Texts
+from kansformer.training.data.texts import Texts
 
 BOUNDARY = "<|endoftext|>"
 MASK = "<|mask|>"
@@ -21,6 +16,7 @@ UNKNOWN = "<|unknown|>"
 # An indentation belongs to its line break, so a prompt that ends in one is cut as the same text was in training.
 # A letter takes one preceding sign with it (" self", ".append", "(name"), as in the patterns of recent GPT models.
 PIECES = r"\s*\n[ \t]*|[^\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+FORM = {"clean_up_tokenization_spaces": False, "padding_side": "left"}
 # What a tokenizer made here needs beside its text. A language model of characters has nothing but characters.
 SPECIAL_CHARACTERS = {
     "causal-lm": (),
@@ -75,8 +71,6 @@ def train_tokenizer(
     Returns:
         A tokenizer whose token 0 starts and ends documents and pads.
     """
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
         [
@@ -95,7 +89,8 @@ def train_tokenizer(
         show_progress=False,
     )
     bpe.train_from_iterator(documents, trainer)
-    return _wrapped(bpe, special, context)
+    length = {} if context is None else {"model_max_length": context}
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, **FORM, **special, **length)
 
 
 def character_tokenizer(documents: Iterable[str], *, special: Iterable[str] = ()) -> PreTrainedTokenizerFast:
@@ -109,8 +104,6 @@ def character_tokenizer(documents: Iterable[str], *, special: Iterable[str] = ()
     Returns:
         A tokenizer that adds nothing to a text.
     """
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-
     names = {"pad_token": BOUNDARY, "mask_token": MASK, "unk_token": UNKNOWN}
     tokens = {kind: names[kind] for kind in special}
     characters = sorted({character for text in documents for character in set(text)})
@@ -120,12 +113,10 @@ def character_tokenizer(documents: Iterable[str], *, special: Iterable[str] = ()
     # Not ".", which leaves line breaks together.
     single.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")  # type: ignore[assignment]
     single.decoder = decoders.Fuse()  # type: ignore[assignment]
-    return _wrapped(single, tokens, None)
+    return PreTrainedTokenizerFast(tokenizer_object=single, **FORM, **tokens)
 
 
 def _load(source: str, task: str, choices: str, field: str) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
-
     try:
         tokenizer = AutoTokenizer.from_pretrained(**source_arguments(source))
     except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
@@ -147,12 +138,3 @@ def _load(source: str, task: str, choices: str, field: str) -> PreTrainedTokeniz
         # As GPT-2: the attention mask hides the padding, so any token will do.
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
-
-
-def _wrapped(tokenizer: Tokenizer, special: dict[str, str], context: int | None) -> PreTrainedTokenizerFast:
-    from transformers import PreTrainedTokenizerFast
-
-    length: dict[str, Any] = {} if context is None else {"model_max_length": context}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, padding_side="left", **special, **length
-    )

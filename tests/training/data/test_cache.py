@@ -22,7 +22,7 @@ def prepare(text):
 
 @pytest.fixture
 def nothing_is_packed(monkeypatch):
-    monkeypatch.setattr("kansformer.training.data.language.pack_all", None)
+    monkeypatch.setattr("kansformer.training.data.language.pack", None)
 
 
 def test_the_second_time_nothing_is_tokenised(prepare, request):

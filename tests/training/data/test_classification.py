@@ -61,9 +61,9 @@ def test_characters_and_bpe_are_made_from_training_texts(prepare):
     ("rows", "fields", "message"),
     [
         ([("a", "x")] * 9, {}, r"All rows of .*rows.jsonl have the label 'x'; there is nothing to learn"),
-        ([("a", 1.5)] * 9, {}, r"A label is a string or an integer, but row \d of .* has label=1.5"),
-        ([("a", None)] * 9, {}, r"has no label in row \d: label=None"),
-        ([(3, "x")] * 9, {}, r"The column 'text' of .* holds no text: row 0 is '3'"),
+        ([("a", 1.5)] * 9, {}, r"A label is a string or an integer, but in line 1 of '.*rows.jsonl' it is 1.5"),
+        ([("a", None)] * 9, {}, r"There is no label in line 1 of '.*rows.jsonl', but None"),
+        ([(3, "x")] * 9, {}, r"The column 'text' holds no text in line 1 of '.*rows.jsonl', but 3"),
         (
             [("a", "x")] * 9,
             {"label_column": "class"},
@@ -99,7 +99,7 @@ def test_names_of_a_dataset_keep_their_order(write_dataset, monkeypatch):
     assert data.label_names == ("positive", "negative") and len(data.evaluation) == 20
     hidden = rows.map(lambda _: {"label": -1}).cast_column("label", ClassLabel(names=["positive", "negative"]))
     monkeypatch.setattr("datasets.load_dataset", lambda *_, **kw: hidden if kw["split"] == "test" else named)
-    with pytest.raises(DataError, match="reviews has no label in evaluation row 0: label=-1"):
+    with pytest.raises(DataError, match="There is no label in row 0 of 'reviews' .split='test'., but -1"):
         prepare_data("sequence-classification", DataRecipe(dataset="reviews", eval_split="test"), EMBEDDED)
 
 

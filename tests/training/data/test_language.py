@@ -115,7 +115,7 @@ def test_unusable_datasets_are_refused(write_dataset):
     folder = write_dataset(train=[{"body": "", "number": i} for i in range(3)])
     for fields, message in (
         ({}, r"has no text column 'text'. Choose text_column from: body, number\."),
-        ({"text_column": "number"}, r"The column 'number' of .* holds no text: row 0 is '0'"),
+        ({"text_column": "number"}, r"The column 'number' holds no text in row 0 of .*, but 0"),
         ({"text_column": "body"}, r"The column 'body' of .* \(split='train'\) is empty"),
         ({"train_split": "trian"}, r"split='trian'\) cannot be loaded: Unknown split"),
         ({"dataset": f"{folder}-nowhere"}, r"-nowhere' \(config=None, split='train'\) cannot be loaded"),
