@@ -21,7 +21,6 @@ PENDING = [
     "kansformer/ops",
     "kansformer/safe_io.py",
     "kansformer/sites",
-    "kansformer/training",
     "kernels",
 ]
 SUFFIXES = {".py", ".cpp", ".h", ".cu", ".yaml", ".md"}

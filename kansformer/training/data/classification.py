@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import Any, TypeVar
 
@@ -78,7 +79,8 @@ def prepare_images(data: DataRecipe, model_source: str | None) -> PreparedData:
         processor = _image_processor(model_source)
         examples, held_out = _both(_read_images, data.train_split, data.eval_split, data)
         train, evaluation, names = number_and_split(examples, held_out, data.eval_fraction, data.source)
-        train, evaluation = (rows.with_transform(_pixels(processor, data)) for rows in (train, evaluation))
+        pixels = partial(_pixels, processor=processor, column=data.image_column)
+        train, evaluation = (rows.with_transform(pixels) for rows in (train, evaluation))
         # The fingerprint is that of the table with the images, as the datasets library names its state.
         facts = {"source": data.source, "labels": list(names), "fingerprint": examples.rows._fingerprint}
     return PreparedData(
@@ -234,12 +236,9 @@ def _digits() -> tuple[Examples, dict[str, Any]]:
     return Examples(rows, [names[label] for label in labels], names), facts
 
 
-def _pixels(processor: BaseImageProcessor, data: DataRecipe) -> Callable[[dict[str, list[Any]]], dict[str, Any]]:
-    def transform(batch: dict[str, list[Any]]) -> dict[str, Any]:
-        images = [_decode(value).convert("RGB") for value in batch[data.image_column]]
-        return {"pixel_values": processor(images, return_tensors="pt")["pixel_values"], "labels": batch["labels"]}
-
-    return transform
+def _pixels(batch: dict[str, list[Any]], processor: BaseImageProcessor, column: str) -> dict[str, Any]:
+    images = [_decode(value).convert("RGB") for value in batch[column]]
+    return {"pixel_values": processor(images, return_tensors="pt")["pixel_values"], "labels": batch["labels"]}
 
 
 def _decode(value: dict[str, Any]) -> Any:

@@ -88,7 +88,7 @@ class PackedStream(IterableDataset):
 
     With accelerate's `dispatch_batches=False` all processes of a distributed training read the same stream and take
     their shares; by default one process reads and hands out the batches. The workers of a DataLoader share the stream
-    among themselves, by files, so there is work for as many as the dataset has files.
+    among themselves, by files, so at most one worker per file has work.
 
     Args:
         rows: the texts, in a column that `data` names.

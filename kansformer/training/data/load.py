@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from io import StringIO
 from itertools import islice
 from pathlib import Path
@@ -170,13 +171,17 @@ def sentences(what: str) -> Iterator[None]:
 
 
 def _load(name: str, config: str | None, split: str, streaming: bool) -> Dataset | IterableDataset:
+    read = partial(datasets.load_dataset, name, config, split=split, streaming=streaming)
     with sentences(f"The dataset {name!r} (config={config!r}, split={split!r})"):
         try:
-            return datasets.load_dataset(name, config, split=split, streaming=streaming)
+            rows = read()
         except (pyarrow.ArrowInvalid, json.JSONDecodeError):  # in its cache
-            return datasets.load_dataset(
-                name, config, split=split, streaming=streaming, download_mode="force_redownload"
-            )
+            rows = read(download_mode="force_redownload")
+        features = rows.features or {}
+        dates = [column for column in features if str(features[column]).startswith("Value('timestamp")]
+        if dates and rows.builder_name == "json":  # its reader takes strings for dates
+            rows = read(features=Features({**features, **{column: datasets.Json() for column in dates}}))
+    return rows
 
 
 def _csv_rows(text: str, name: str) -> list[tuple[str, dict[str, Any]]]:
@@ -196,6 +201,7 @@ def _json_object(line: str, place: str) -> dict[str, Any]:
         row = json.loads(line)
         if not isinstance(row, dict):
             raise ValueError(f"it is not an object, but {row!r:.40}")
+        json.dumps(row, ensure_ascii=False).encode()  # refuses half a surrogate pair
     return row
 
 

@@ -3,23 +3,18 @@
 Shape letters: N blocks, T tokens of a block.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from kansformer.errors import DataError
 from kansformer.training.corpus import SEPARATOR
 from kansformer.training.data.texts import Piece, texts_of
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 # Documents are tokenised together up to this size: all cores work, and no more than this is in memory.
 BATCH_CHARACTERS = 1_000_000
@@ -34,15 +29,13 @@ class Packing:
     Args:
         block: tokens in a block, T.
         start: stand before every document.
-        end: stand after every document.
         separator: text between documents, where no token tells them apart.
         prefix: first tokens of every block.
-        suffix: last tokens of every block.
+        suffix: last tokens of every block, and of every document.
     """
 
     block: int
     start: tuple[int, ...] = ()
-    end: tuple[int, ...] = ()
     separator: str = ""
     prefix: tuple[int, ...] = ()
     suffix: tuple[int, ...] = ()
@@ -70,8 +63,7 @@ def choose_packing(task: str, tokenizer: PreTrainedTokenizerBase, block: int) ->
             raise DataError(f"The tokenizer {type(tokenizer).__name__} changes a text when it adds special tokens.")
         prefix, suffix = tuple(whole[: places[0]]), tuple(whole[places[0] + len(bare) :])
         if prefix or suffix:
-            separator = "" if suffix else SEPARATOR
-            return Packing(block, end=suffix, separator=separator, prefix=prefix, suffix=suffix)
+            return Packing(block, separator="" if suffix else SEPARATOR, prefix=prefix, suffix=suffix)
     if tokenizer.bos_token_id is None:
         return Packing(block, separator=SEPARATOR)
     return Packing(block, start=(tokenizer.bos_token_id,))
@@ -94,7 +86,7 @@ def pack(
         # documents longer than the model's context, which the cut into blocks takes care of.
         rows = tokenizer(strings, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
         parts = (
-            (packing.start if piece.first else (), row, packing.end if piece.last else ())
+            (packing.start if piece.first else (), row, packing.suffix if piece.last else ())
             for piece, row in zip(batch, rows, strict=True)
         )
         tokens = np.fromiter(chain.from_iterable(chain.from_iterable(parts)), np.int32)

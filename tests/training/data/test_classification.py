@@ -103,6 +103,14 @@ def test_names_of_a_dataset_keep_their_order(write_dataset, monkeypatch):
         prepare_data("sequence-classification", DataRecipe(dataset="reviews", eval_split="test"), EMBEDDED)
 
 
+def test_strings_of_a_dataset_that_look_like_dates_stay_strings(write_dataset):
+    days = ["2020-01-01", "2020-02-03"]
+    folder = write_dataset(train=[{"text": f"{1990 + i}-01-01", "label": days[i % 2]} for i in range(20)])
+    data = prepare_data("sequence-classification", DataRecipe(dataset=folder), EMBEDDED)
+    assert data.label_names == ("2020-01-01", "2020-02-03")
+    assert {data.processor.decode(row["input_ids"])[4:] for row in data.train} == {"-01-01"}
+
+
 @pytest.fixture(scope="module")
 def snippets():
     return standard_library_snippets()

@@ -74,6 +74,7 @@ def test_tables_are_read(tmp_path):
         ("a.jsonl", '{"text": "x"}\n{"text"', "line 2 of '.*a.jsonl' cannot be loaded: Expecting ':' delimiter"),
         ("a.jsonl", '{"a":' + "[" * 100_000, "line 1 of '.*a.jsonl' cannot be loaded: maximum recursion"),
         ("a.jsonl", "{}\n3\n", "line 2 of '.*a.jsonl' cannot be loaded: it is not an object, but 3"),
+        ("a.jsonl", '{"text": "\\ud800"}', "line 1 of '.*a.jsonl' cannot be loaded: .* surrogates not allowed"),
         ("a.csv", "text,label\n", "a.csv' has no rows"),
         ("a.csv", "", "is empty"),
         ("", "", r"There is no .csv or .jsonl file in the folder"),
