@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kansformer.conversion.checkpoint import narrowed_paths
+from kansformer.conversion.record import narrowed_paths
 from kansformer.errors import ConfigError, DataError, ShapeError
 from kansformer.nn import optimizer_groups
 from kansformer.training.evaluate import check_blocks

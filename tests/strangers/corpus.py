@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from kansformer import KAN, KANConfig, convert, save_curves
 from kansformer.conversion import ConversionRecord, replace_feed_forwards
-from kansformer.conversion.checkpoint import record_of
+from kansformer.conversion.record import record_of
 from kansformer.hub import write_card
 from kansformer.kan import save_kan
 from kansformer.symbolic import ALL_SYMBOLS

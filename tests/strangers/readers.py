@@ -23,7 +23,7 @@ from kansformer import load_curves
 from kansformer.cli.fit import _dataset, _read
 from kansformer.config import QUANT_METHOD
 from kansformer.conversion import ConversionRecord
-from kansformer.conversion.checkpoint import TRIPWIRE
+from kansformer.conversion.transformers_patches import TRIPWIRE
 from kansformer.errors import KansformerError
 from kansformer.hub import write_card
 from kansformer.hub.model_folder import read_contents
