@@ -38,14 +38,14 @@ def evaluate_command(
     if max_tokens is not None and max_tokens < block:
         raise ConfigError(f"--max-tokens {max_tokens} is less than one block of {block} tokens.")
     from kansformer.conversion import is_converted, revert
-    from kansformer.hub.model_folder import read_contents
+    from kansformer.hub.model_folder import ModelFolder
     from kansformer.training.corpus import standard_library_documents, tokenize_blocks
     from kansformer.training.evaluate import mean_loss
     from kansformer.training.text import dataset_text, file_text
 
     quiet_transformers()
     if record:
-        read_contents(Path(model))  # refuses what has no card before the work
+        ModelFolder.read(Path(model))  # refuses what has no card before the work
     documents: str | list[str]
     if text is not None:
         documents, source = file_text(text, max_tokens=max_tokens), text.name

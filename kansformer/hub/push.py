@@ -9,7 +9,7 @@ from pathlib import Path
 from kansformer.errors import ConfigError, HubError
 from kansformer.hub.card import is_generated, write_card
 from kansformer.hub.card_metadata import CARD_FILE
-from kansformer.hub.model_folder import read_contents
+from kansformer.hub.model_folder import ModelFolder
 
 # Left on the disk: hidden files and folders, and the checkpoints of a run with the pickles of its optimizer.
 LEFT_OUT = (".*", "checkpoint-*")
@@ -69,7 +69,7 @@ def push_folder(
     from huggingface_hub.utils import validate_repo_id
 
     folder = Path(folder)
-    read_contents(folder)
+    ModelFolder.read(folder)
     try:
         validate_repo_id(name)
     except HFValidationError as error:

@@ -226,4 +226,4 @@ def test_settings_that_are_no_table_are_refused(make, saved):
     (saved / SETTINGS).write_text("[]")
     assert_refused(make("llama"), saved, "has format version None")
     (saved / SETTINGS).write_text("{")
-    assert_refused(make("llama"), saved, "is no JSON")
+    assert_refused(make("llama"), saved, "is not JSON")

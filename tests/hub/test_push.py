@@ -235,7 +235,7 @@ def test_folders_without_such_a_model_are_refused(tmp_path):
     sentence = refused(embedded_model_path(), "me/model")
     assert "has no curves: its config.json has no kansformer settings. Convert it first: kansformer conv" in sentence
     (tmp_path / "config.json").write_text("{")
-    assert "config.json' is no JSON" in refused(tmp_path, "me/model")
+    assert "config.json' is not JSON" in refused(tmp_path, "me/model")
 
 
 def test_a_folder_without_weights_is_refused(folder, tmp_path):

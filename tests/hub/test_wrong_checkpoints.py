@@ -157,7 +157,7 @@ def test_a_site_that_names_a_method_is_no_activation(path, checkpoint):
         ("quantization_config", {"grid_size": 10**12}, "grid_size must be a whole number from 1 to 10000"),
         ("quantization_config", {"sites": [site(slot="act", path="layers.0.mlp.act_fn", features=10**12)],
                                  "edges": "channel"}, r"curves of \d[\d,]{14,} numbers up to .* hold"),
-        ("quantization_config", {"rank": 10**30}, "whole number of 100 bits; 64 is the most"),
+        ("quantization_config", {"rank": 10**30}, "whole number of 100 bits; 64 is the maximum"),
         (None, {"num_hidden_layers": 10**9}, "asks for num_hidden_layers=1000000000; 1000 is the maximum"),
         (None, {"num_hidden_layers": 900}, r"a model of [\d,]+ numbers in [\d,]+ tensors, and its files hold"),
         (None, {"vocab_size": 10**10}, r"a model of 320,000,[\d,]+ numbers in .* tensors, and its files hold"),
