@@ -10,22 +10,20 @@ needs a GPU.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kansformer.cli.errors import SentenceGroup
+from kansformer.cli.errors import SentenceGroup, print_error
 from kansformer.cli.loading import load_model, quiet_transformers
+from kansformer.cli.progress import progress_bar
 from kansformer.errors import ConfigError
 
 # `python -m benchmarks` has the repository's root on the path, and the packages beside this file are imported by name.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 if TYPE_CHECKING:
-    from speed.harness import Progress
     from speed.suites import Options, Report
     from speed.table import Row
     from transformers import PreTrainedModel
@@ -70,7 +68,9 @@ def bench_command(
     import torch
 
     if suite == "gpu" and not torch.cuda.is_available():
-        _say_error("Suite 'gpu' needs a GPU that torch can use, and there is none. Choose cpu, model or backends.")
+        print_error(
+            "Error: Suite 'gpu' needs a GPU that torch can use, and there is none. Choose cpu, model or backends."
+        )
         raise typer.Exit(2)
     from speed.plot import plot_rows, require_matplotlib
     from speed.sizes import DEFAULT_SIZES, choose_sizes
@@ -103,7 +103,7 @@ def bench_command(
         write_rows(path, whole.rows, environment)  # after every part, so that an interrupted run leaves what it has
         path.with_suffix(".md").write_text(markdown(whole.rows), encoding="utf-8")
 
-    with _bar() as progress:
+    with progress_bar() as progress:
         options = Options(device=device, rounds=rounds, least_seconds=seconds, memory=memory, progress=progress)
         for size in sizes:
             if suite == "backends":
@@ -186,35 +186,6 @@ def _recommend(rows: list[Row], automatic: str) -> None:
         word = "as it does" if best.variant == automatic else f"it takes {automatic}"
         typer.echo(f"{shape}: auto should take {best.variant} ({best.ratio:.2f} of the reference's step); {word}")
     typer.echo()
-
-
-def _say_error(sentence: str) -> None:
-    from rich.console import Console
-    from rich.text import Text
-
-    Console(stderr=True).print(Text(f"Error: {sentence}", style="red"), soft_wrap=True)
-
-
-@contextmanager
-def _bar() -> Iterator[Progress]:
-    """Yields what the harness takes as `progress`: it draws a bar, gone at the end."""
-    from rich import progress as rich_progress
-    from rich.console import Console
-
-    columns = (
-        rich_progress.TextColumn("   {task.description}"),
-        rich_progress.BarColumn(bar_width=30),
-        rich_progress.MofNCompleteColumn(),
-        rich_progress.TimeElapsedColumn(),
-    )
-    console = Console()
-    with rich_progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("preparing", total=None)
-
-        def report(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=total)
-
-        yield report
 
 
 if __name__ == "__main__":

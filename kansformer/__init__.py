@@ -16,12 +16,10 @@ from kansformer.nn import (
     update_grid,
 )
 from kansformer.ops import available_backends, set_backend
-from kansformer.training.trainer_groups import register_groups
 from kansformer.version import __version__ as __version__
 from kansformer.views import write_report
 
 register_loader()
-register_groups()
 
 __all__ = [
     "KAN",

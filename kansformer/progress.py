@@ -15,3 +15,8 @@ class Progress(Protocol):
             total: units in all; None where that is not known.
             detail: figures or a unit to show beside the bar, such as "loss 2.31".
         """
+
+
+def loss_and_speed(loss: float, tokens_per_second: float) -> str:
+    """The detail that loops over tokens report."""
+    return f"loss {loss:.3f}  {tokens_per_second:,.0f} tokens/s"

@@ -1,6 +1,7 @@
 """Kinds of curves and small models that reading is tested on."""
 
 import transformers
+from tiny_models import tiny_config
 
 from kansformer import KANConfig
 
@@ -12,9 +13,7 @@ CONFIGS = {
     "channel": KANConfig(slots=("up", "down"), edges="channel", basis="rational", order=5),
 }
 FAMILIES = {
-    "llama": lambda: transformers.LlamaConfig(
-        vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2
-    ),
+    "llama": lambda: tiny_config(vocab_size=50),
     "gpt2": lambda: transformers.GPT2Config(
         vocab_size=50, n_embd=16, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0
     ),

@@ -1,13 +1,11 @@
 """The kernels' folder loads as a Hub kernel does, and computes: in the interpreter, so in a process of its own."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from fresh_processes import FreshInterpreter
 
-ROOT = Path(__file__).resolve().parents[1]
+FOLDER = Path(__file__).resolve().parents[1] / "kernels" / "torch-ext"
 
 SCRIPT = """
 import sys
@@ -26,17 +24,6 @@ actual = kernel.sum_edges(x, coefficients, domain, **settings)
 torch.testing.assert_close(actual, kernel.definition.sum_edges(x, coefficients, domain, **settings))
 print("loaded from", kernel.__file__)
 """
-
-
-def test_the_folder_loads_as_a_local_kernel():
-    pytest.importorskip("kernels.load", reason="the package `kernels` is not installed")
-    folder = ROOT / "kernels" / "torch-ext"
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "HF_HUB_OFFLINE": "1"}
-    job = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(folder)], cwd="/", env=environment, capture_output=True, text=True
-    )
-    assert job.returncode == 0, job.stderr
-    assert str(folder) in job.stdout
 
 
 KERNELIZED = """
@@ -72,13 +59,9 @@ for module, expected in zip(model, before):
 """
 
 
-def test_layers_are_kernelized_by_name():
+def test_the_folder_is_a_local_kernel_and_layers_are_kernelized_by_name(tmp_path):
     # The kernels run in Triton's interpreter, on the CPU.
     pytest.importorskip("kernels.load", reason="the package `kernels` is not installed")
-    folder = ROOT / "kernels" / "torch-ext"
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "HF_HUB_OFFLINE": "1"}
-    job = subprocess.run(
-        [sys.executable, "-c", KERNELIZED, str(folder)], cwd="/", env=environment, capture_output=True, text=True
-    )
-    assert job.returncode == 0, job.stderr
-    assert "[True, True, False, False]" in job.stdout, job.stdout
+    with FreshInterpreter(tmp_path, "import torch, triton, kernels", {"TRITON_INTERPRET": "1"}) as fresh:
+        assert str(FOLDER) in fresh.check(SCRIPT, FOLDER)
+        assert "[True, True, False, False]" in fresh.check(KERNELIZED, FOLDER)

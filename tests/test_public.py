@@ -1,8 +1,6 @@
 """The public surface: what others call stays as it is."""
 
 import re
-import subprocess
-import sys
 from importlib.metadata import version
 
 import pytest
@@ -13,7 +11,8 @@ import kansformer
 
 def test_public_names_and_their_parameters_stay():
     old, new = FILE.read_text(encoding="utf-8").splitlines(), public_names()
-    assert not breaks(old, new)
+    broken = breaks(old, new)
+    assert not broken, "\n" + "\n".join(broken)
     assert old == new, "Names or parameters were added. Keep them from now on: python tests/golden/public_names.py"
 
 
@@ -44,16 +43,3 @@ def test_every_public_name_says_what_it_does():
 
 def test_the_version_stands_in_one_place():
     assert version("kansformer") == kansformer.__version__
-
-
-def test_import_is_cheap_and_leaves_the_random_state_alone():
-    code = """
-import sys, torch
-state = torch.get_rng_state()
-import kansformer
-assert torch.equal(state, torch.get_rng_state())
-heavy = {"datasets", "accelerate", "triton", "matplotlib", "sympy", "sklearn", "rich", "typer"} & set(sys.modules)
-assert not heavy, heavy
-assert "transformers.modeling_utils" not in sys.modules, "importing a model class takes seconds"
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -20,4 +20,4 @@ def test_the_python_blocks_run(tmp_path, monkeypatch):
 def test_the_two_commands_are_there():
     text = README.read_text(encoding="utf-8")
     assert re.search(r"<!-- demo command -->\n```bash\npython3 -m venv .*kansformer demo\n```", text)
-    assert re.search(r"<!-- test command -->\n```bash\npython3 -m venv .*pytest\n```", text)
+    assert re.search(r"<!-- test command -->\n```bash\npython3 -m venv .*pytest -n auto\n```", text)

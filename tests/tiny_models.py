@@ -1,7 +1,46 @@
-"""Tiny models of transformers with random weights, and what a test keeps of one to compare it with later."""
+"""Tiny models of transformers with random weights and curves, and what a test keeps of one to compare it with later."""
 
 import torch
 import transformers
+
+SMALL = dict(vocab_size=24, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2)
+
+
+def tiny_config(**changes):
+    """A LlamaConfig of a few thousand parameters."""
+    return transformers.LlamaConfig(**SMALL | changes)
+
+
+def tiny_llama(**changes):
+    """A Llama with random weights, the same one each time."""
+    torch.manual_seed(0)
+    return transformers.LlamaForCausalLM(tiny_config(**changes))
+
+
+def tiny_bert(**changes):
+    """A masked language model with random weights, the same one each time."""
+    torch.manual_seed(0)
+    return transformers.BertForMaskedLM(transformers.BertConfig(**SMALL | changes))
+
+
+@torch.no_grad()
+def randomize_curves(model, std=0.2, *, domain=1.0):
+    """Give every curve of a model random coefficients, the same ones each time, and return the model.
+
+    Args:
+        model: a converted model, or a block with curves.
+        std: standard deviation of the coefficients.
+        domain: scales all domains, as a grid update moves them.
+    """
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if name.endswith(("coefficients", "mix", "denominator")):
+            parameter.copy_(std * torch.randn(parameter.shape, generator=generator))
+    for name, buffer in model.named_buffers():
+        if name.endswith("domain"):
+            buffer.mul_(domain)
+    return model
+
 
 TINY = dict(vocab_size=100, hidden_size=64, intermediate_size=160, num_hidden_layers=3, num_attention_heads=4)
 MODELS = {

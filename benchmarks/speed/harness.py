@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 
 from kansformer.errors import ConfigError
+from kansformer.progress import Progress
 
 Action = Callable[[], object]
 
@@ -21,12 +22,6 @@ LEAST_SECONDS = 0.2
 """An action is called again and again until one timing lasts about so long."""
 
 MOST_CALLS = 1000
-
-
-class Progress(Protocol):
-    """Told after each timing."""
-
-    def __call__(self, what: str, done: int, total: int) -> None: ...
 
 
 class Clock(Protocol):
@@ -112,7 +107,7 @@ def alternate(
         clock: see `Clock`.
         least_seconds: how long one timing should last; decides how many calls it averages.
         warm_up: calls before anything is timed.
-        progress: told after each timing.
+        progress: called after each timing.
 
     Raises:
         ConfigError: no round was asked for.

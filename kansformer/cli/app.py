@@ -32,8 +32,8 @@ app.command("fit")(fit_command)
 app.command("push")(push_command)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(given: bool) -> None:
+    if given:
         typer.echo(f"kansformer {__version__}")
         raise typer.Exit
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from kansformer.cli.loading import load_model, load_preprocessor, quiet_transformers
+from kansformer.cli.loading import load_model, load_preprocessor, split_names
 from kansformer.errors import ConfigError
 from kansformer.files import atomic_folder, check_unused, folder_bytes
 
@@ -32,11 +32,12 @@ def convert_command(
     plan_only: Annotated[bool, typer.Option("--plan-only", help="Print what would change, and stop.")] = False,
 ) -> None:
     """Give a model's feed-forward networks learned curves, without changing its outputs, and save it."""
+    from transformers import PreTrainedTokenizerBase
+
     from kansformer.config import KANConfig
     from kansformer.conversion import convert, plan_conversion
     from kansformer.hub import write_card
 
-    quiet_transformers()
     config = KANConfig(
         basis=basis,
         grid_size=grid_size,
@@ -45,7 +46,7 @@ def convert_command(
         edges=edges,
         rank=rank,
         groups=groups,
-        slots=tuple(slot.strip() for slot in slots.split(",") if slot.strip()),
+        slots=split_names(slots),
         layers=_parse_layers(layers),
     )
     if dtype not in DTYPES:
@@ -73,19 +74,13 @@ def convert_command(
         if preprocessor is not None:
             preprocessor.save_pretrained(folder)
         write_card(folder, name=output.resolve().name, origin=source)
-    what = "the model (its source has no tokenizer)" if preprocessor is None else f"model and {_name(preprocessor)}"
-    typer.echo(f"Saved {what}: {folder_bytes(output):,} bytes in {time.perf_counter() - begin:.1f} s, in {output}")
+    kind = "tokenizer" if isinstance(preprocessor, PreTrainedTokenizerBase) else "processor"
+    saved = "the model (its source has no tokenizer)" if preprocessor is None else f"model and {kind}"
+    typer.echo(f"Saved {saved}: {folder_bytes(output):,} bytes in {time.perf_counter() - begin:.1f} s, in {output}")
 
 
 def _parse_layers(text: str | None) -> tuple[int, ...] | str | None:
-    if text is None:
-        return None
-    parts = [part.strip() for part in text.split(",")]
     try:
-        return tuple(int(part) for part in parts)
+        return None if text is None else tuple(int(part) for part in text.split(","))
     except ValueError:
         return text  # a slice or a name, which KANConfig checks
-
-
-def _name(preprocessor: object) -> str:
-    return "tokenizer" if hasattr(preprocessor, "convert_tokens_to_ids") else "processor"

@@ -26,15 +26,15 @@ class SentenceGroup(TyperGroup):
         except BrokenPipeError:  # the reader of the output has gone; typer ends quietly
             raise
         except InterruptedRunError as error:  # no failure
-            _say(error, "yellow")
+            print_error(str(error), "yellow")
             raise typer.Exit(INTERRUPTED) from None
         except (KansformerError, OSError) as error:
             if ctx.params.get("debug"):
                 raise
-            _say(error, "red", "Error: ")
+            print_error(f"Error: {error}")
             raise typer.Exit(1) from None
 
 
-def _say(error: Exception, colour: str, before: str = "") -> None:
-    sentence = Text(f"{before}{' '.join(str(error).split())}", style=colour)
-    Console(stderr=True).print(sentence, soft_wrap=True)
+def print_error(sentence: str, colour: str = "red") -> None:
+    """Print a sentence on stderr, in one line."""
+    Console(stderr=True).print(Text(" ".join(sentence.split()), style=colour), soft_wrap=True)

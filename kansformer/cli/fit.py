@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kansformer.cli.loading import split_names
 from kansformer.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from kansformer.kan import Dataset
 
-FEWEST_ROWS = 20
+MIN_ROWS = 20
 
 
 def fit_command(
@@ -44,16 +45,16 @@ def fit_command(
         raise ConfigError(f"There is no folder {str(path.parent)!r} for the figure.")
     frame, names = _read(table, target, inputs)
     dataset = _dataset(frame, names, target, test_share)
-    library = None if functions is None else ALL_SYMBOLS.subset([name.strip() for name in functions.split(",")])
+    library = None if functions is None else ALL_SYMBOLS.subset(split_names(functions))
     begin = time.perf_counter()
-    found = find_formula(dataset, library=library, networks=networks, variables=names, digits=digits)
-    typer.echo(f"{target} = {found.formulas[0]}")
+    result = find_formula(dataset, library=library, networks=networks, variables=names, digits=digits)
+    typer.echo(f"{target} = {result.formulas[0]}")
     rows = len(dataset.test_input)
-    judged = f" (on {rows} other rows {_r2(found.test_rmse, dataset.test_target)})" if rows else ""
-    r2 = f"R² {_r2(found.train_rmse, dataset.train_target)}{judged}"
-    before = f"before the curves were named {found.curves_rmse:.3g}"
-    typer.echo(f"{r2}, RMSE {found.train_rmse:.3g}; {before}. {time.perf_counter() - begin:.1f} s.")
-    plot_kan(found.model, dataset.train_input, inputs=names, outputs=[target]).savefig(path, dpi=130)
+    test = f" (on {rows} other rows {_r2(result.test_rmse, dataset.test_target)})" if rows else ""
+    r2 = f"R² {_r2(result.train_rmse, dataset.train_target)}{test}"
+    before = f"before the curves were named {result.curves_rmse:.3g}"
+    typer.echo(f"{r2}, RMSE {result.train_rmse:.3g}; {before}. {time.perf_counter() - begin:.1f} s.")
+    plot_kan(result.model, dataset.train_input, inputs=names, outputs=[target]).savefig(path, dpi=130)
     typer.echo(f"Drawn: {path}")
 
 
@@ -67,21 +68,21 @@ def _read(table: Path, target: str, inputs: str | None) -> tuple[Any, list[str]]
     except (ValueError, OSError) as error:
         raise DataError(f"{str(table)!r} cannot be read as a table: {error}") from None
     columns = list(frame.columns)
-    names = [c for c in columns if c != target] if inputs is None else [name.strip() for name in inputs.split(",")]
+    names = [name for name in columns if name != target] if inputs is None else list(split_names(inputs))
     for name in (target, *names):
         if name not in columns:
             raise ConfigError(f"{table.name} has no column {name!r}. Choose from: {', '.join(map(str, columns))}.")
-        if list(columns).count(name) > 1 or names.count(name) > 1:
+        if columns.count(name) > 1 or names.count(name) > 1:
             raise ConfigError(f"The column {name!r} is there twice.")
         if not pandas.api.types.is_numeric_dtype(frame[name]):
-            raise DataError(f"The column {name!r} is not of numbers. Leave it out: --inputs names the columns to use.")
+            raise DataError(f"The column {name!r} is not numeric. Leave it out: --inputs names the columns to use.")
         missing = frame[name].isna()
         if missing.any():
             raise DataError(f"The column {name!r} has no value in row {int(missing.to_numpy().nonzero()[0][0]) + 1}.")
     if target in names or not names:
         raise ConfigError(f"The inputs must be columns other than the target {target!r}.")
-    if len(frame) < FEWEST_ROWS:
-        raise DataError(f"{table.name} has {len(frame)} rows; a formula takes {FEWEST_ROWS} or more.")
+    if len(frame) < MIN_ROWS:
+        raise DataError(f"{table.name} has {len(frame)} rows; a formula takes {MIN_ROWS} or more.")
     constant = [name for name in (target, *names) if frame[name].min() == frame[name].max()]
     if target in constant:
         raise DataError(f"The column {target!r} is {frame[target].iloc[0]} in every row, which needs no formula.")

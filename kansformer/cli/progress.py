@@ -1,34 +1,22 @@
-"""A progress bar for the loops of `kansformer.training`."""
+"""The bar that long work draws on a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kansformer.training.report import Progress, StepReport
-
-
-Draw = Callable[[str, int, int, str], None]
-"""Called with a description, what is done, how much there is, and figures to show beside it."""
+    from kansformer.progress import Progress
 
 
 @contextmanager
-def progress_bar(description: str) -> Iterator[Progress]:
-    """Yields what the loops take as `progress`: it draws a bar with loss and tokens per second, gone at the end."""
-    with drawn_bar(description) as draw:
+def progress_bar(description: str | None = None) -> Iterator[Progress]:
+    """Yields what long work takes as `progress`; it draws a bar, which is gone at the end.
 
-        def report(state: StepReport) -> None:
-            figures = f"loss {state.loss:.3f}  {state.tokens_per_second:,.0f} tokens/s"
-            draw(description, state.step, state.steps, figures)
-
-        yield report
-
-
-@contextmanager
-def drawn_bar(description: str) -> Iterator[Draw]:
-    """Yields a function that moves a bar, which is gone at the end."""
+    Args:
+        description: stands before the bar; None shows the stage.
+    """
     from rich import progress as rich_progress
     from rich.console import Console
 
@@ -36,15 +24,15 @@ def drawn_bar(description: str) -> Iterator[Draw]:
         rich_progress.TextColumn("   {task.description}"),
         rich_progress.BarColumn(bar_width=30),
         rich_progress.MofNCompleteColumn(),
-        rich_progress.TextColumn("{task.fields[figures]}"),
-        rich_progress.TimeRemainingColumn(),
+        rich_progress.TextColumn("{task.fields[detail]}"),
+        rich_progress.TimeRemainingColumn(elapsed_when_finished=True),
     )
     console = Console()
     # Without a terminal a bar would only leave empty lines.
     with rich_progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(description, total=None, figures="")
+        task = bar.add_task(description or "preparing", total=None, detail="")
 
-        def draw(what: str, done: int, total: int, figures: str) -> None:
-            bar.update(task, description=what, completed=done, total=total, figures=figures)
+        def draw(stage: str, done: int, total: int | None, detail: str = "") -> None:
+            bar.update(task, description=description or stage, completed=done, total=total, detail=detail)
 
         yield draw

@@ -3,6 +3,8 @@
 Shape letters: `...` any, I inputs, O outputs.
 """
 
+from typing import Any
+
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -14,6 +16,7 @@ from kansformer.nn.curves import (
     forward_with_curves,
     take_over,
 )
+from kansformer.nn.optim_check import watch_curves
 
 
 class KANConv1D(Conv1D):
@@ -37,6 +40,10 @@ class KANConv1D(Conv1D):
         weight = layer.weight
         attach_curves(module, spec, layer.nx, layer.nf, device=weight.device, dtype=curve_dtype(weight))
         return module
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        watch_curves(self)  # a copy
 
     def without_curves(self) -> Conv1D:
         """The plain layer with this layer's own weight and bias, without the curves."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Progress = Callable[[str, int, int, str], None]
-"""Called with what is going on, how much of it is done, how much there is (as far as that is known), and the unit."""
+from kansformer.progress import Progress
 
 
 @contextmanager
@@ -78,7 +78,7 @@ class BatchReader:
 
     Args:
         batches: the same in every stage.
-        progress: called with the stage, batches read, batches in all as far as known, and "batches".
+        progress: called after every batch; the detail is their rate.
 
     Attributes:
         tokens: numbers of `input_ids`, known after the first stage, as is the next one.
@@ -92,11 +92,12 @@ class BatchReader:
 
     def read(self, stage: str) -> Iterator[Mapping[str, Any]]:
         """All batches, once more."""
-        tokens, labelled, done = 0, True, 0
+        begin, tokens, labelled, done = time.perf_counter(), 0, True, 0
         for done, batch in enumerate(self.batches, start=1):
             yield batch
             tokens += batch["input_ids"].numel() if "input_ids" in batch else 0
             labelled = labelled and "labels" in batch
             if self.progress is not None:
-                self.progress(stage, done, self.count or done, "batches")
+                rate = done / (time.perf_counter() - begin)
+                self.progress(stage, done, self.count, f"{rate:,.1f} batches/s")
         self.count, self.tokens, self.labelled = done, tokens, labelled and done > 0

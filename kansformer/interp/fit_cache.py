@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from kansformer.conversion.slots import CurveSlot
+from kansformer.files import atomic_file
 from kansformer.interp.edge_features import base_values
 from kansformer.interp.recording import RecordedSlot
 from kansformer.symbolic import SymbolicFits, SymbolLibrary
@@ -40,10 +41,9 @@ def load_fits(file: Path, library: SymbolLibrary, count: int) -> SymbolicFits | 
 
 
 def save_fits(fits: SymbolicFits, file: Path) -> None:
-    """Write fits to a file, whole or not at all."""
+    """Write fits to a Parquet file, atomically."""
     import pandas
 
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    pandas.DataFrame(fits.to_dict()).to_parquet(partial, index=False)
-    partial.replace(file)
+    with atomic_file(file) as partial:
+        pandas.DataFrame(fits.to_dict()).to_parquet(partial, index=False)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from kansformer.conversion.slots import CurveSlot, EdgeRef, find_curve_slots
 from kansformer.errors import ConfigError, DataError
 from kansformer.interp.baseline import RandomEdges
-from kansformer.interp.batches import BatchReader, Progress, replayable
+from kansformer.interp.batches import BatchReader, replayable
 from kansformer.interp.curves import edge_curves, sample_points
 from kansformer.interp.edge_features import edge_bases
 from kansformer.interp.edits import replace_edges
@@ -27,6 +27,7 @@ from kansformer.interp.fit_cache import fingerprint, load_fits, save_fits
 from kansformer.interp.recording import RecordedSlot, record_edges
 from kansformer.interp.scores import EdgeScores, edge_scores
 from kansformer.nn.eval_mode import eval_mode
+from kansformer.progress import Progress
 from kansformer.symbolic import LIBRARY, SymbolicFits, SymbolLibrary, fit_symbolic
 
 if TYPE_CHECKING:
@@ -250,6 +251,7 @@ def summarize(
         labelled = reader.labelled
         read_again = reader.read("scoring") if labelled else ()
         scores = edge_scores(model, read_again, attribution=labelled, slots=keys, records=records)
+        fitting = time.perf_counter()
         total, done, summaries = sum(place.num_edges for place in places), 0, []
         for place in places:
             key = (place.site, place.name)
@@ -263,7 +265,9 @@ def summarize(
                         fit_symbolic(curves.x, curves.y if part == "edge" else curves.learned, library=library)
                     )
                     if progress is not None:
-                        progress(f"{place.site}/{place.name}", done + sum(map(len, parts)), total, "edges")
+                        count = done + sum(map(len, parts))
+                        rate = count / (time.perf_counter() - fitting)
+                        progress(f"{place.site}/{place.name}", count, total, f"{rate:,.0f} edges/s")
                 fits = SymbolicFits.cat(parts)
                 if file is not None:
                     save_fits(fits, file)

@@ -6,7 +6,7 @@ Shape letters: N samples, E edges, S sample points.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
@@ -19,6 +19,7 @@ from kansformer.kan.data import check_inputs
 from kansformer.kan.linearize import layer_features
 from kansformer.kan.network import KAN, Edge
 from kansformer.kan.rounding import rounded
+from kansformer.progress import Progress
 from kansformer.symbolic import ALL_SYMBOLS, SCIENCE_LIBRARY, SymbolicFits, SymbolLibrary
 from kansformer.symbolic import fit_symbolic as name_curves
 from kansformer.symbolic.selection import SIMPLICITY
@@ -81,7 +82,7 @@ def fit_symbolic(
     refined: int | None = ...,
     simplicity: float = ...,
     noise: float = ...,
-    progress: Callable[[int, int], None] | None = ...,
+    progress: Progress | None = ...,
 ) -> SymbolicFits: ...
 
 
@@ -93,7 +94,7 @@ def fit_symbolic(
     refined: int | None = 4,
     simplicity: float = SIMPLICITY,
     noise: float = 0.0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     fix: bool = True,
 ) -> EdgeFits | SymbolicFits:
     """Name curves: those of a network, which become formulas, or any that are given by their points.
@@ -110,7 +111,7 @@ def fit_symbolic(
         refined: how many functions are refined for each given curve; those of a network have all refined.
         simplicity: bits per point that a unit of complexity costs in the choice; 0 takes the closest function.
         noise: share of the curves' variance that is error; residuals below it do not decide.
-        progress: for given curves, called with the curves done and all curves.
+        progress: for given curves, called with the number of curves done and of all curves.
         fix: False only looks at a network.
 
     Returns:

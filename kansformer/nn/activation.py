@@ -13,6 +13,7 @@ from kansformer.basis import Basis
 from kansformer.errors import ConfigError
 from kansformer.nn.base import base_function, kernel_name
 from kansformer.nn.curves import CurveSpec, attach_curves, checked_input, has_hub_kernel, reset_curves
+from kansformer.nn.optim_check import watch_curves
 from kansformer.ops import bend_activation
 
 
@@ -114,6 +115,10 @@ class LearnedActivation(nn.Module):
             self.training = function.training
         self._owned = (*self._parameters, *self._buffers)
         attach_curves(self, spec, features, None, device=device, dtype=dtype)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        watch_curves(self)  # a copy
 
     def without_curves(self) -> Callable[[Tensor], Tensor]:
         """The activation without its curve, with the current values of its own parameters."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from kansformer.basis import Basis
 from kansformer.basis.rational import INITIAL_DENOMINATOR
 from kansformer.errors import ConfigError, ShapeError
+from kansformer.nn.optim_check import watch_curves
 from kansformer.ops import apply_curves, sum_edges, without_autocast
 
 EDGES = ("full", "low_rank", "channel", "group")
@@ -134,6 +135,7 @@ def attach_curves(
         else:
             module.register_buffer(name, tensor)
     module.curves = spec
+    watch_curves(module)
 
 
 def detach_curves(module: nn.Module) -> None:

@@ -3,6 +3,8 @@
 Shape letters: `...` any, I inputs, O outputs, C coefficients, R rank, P curves of the input axis.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +22,7 @@ from kansformer.nn.curves import (
     reset_curves,
     take_over,
 )
+from kansformer.nn.optim_check import watch_curves
 from kansformer.nn.recompute import recomputed_linear
 
 
@@ -116,6 +119,10 @@ class KANLinear(nn.Linear):
             module, spec, linear.in_features, linear.out_features, device=weight.device, dtype=curve_dtype(weight)
         )
         return module
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        watch_curves(self)  # a copy
 
     def without_curves(self) -> nn.Linear:
         """The plain layer with this layer's own weight and bias, without the curves."""

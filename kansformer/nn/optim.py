@@ -7,6 +7,7 @@ from torch import nn
 
 from kansformer.errors import ConfigError
 from kansformer.nn.curves import CURVE_PARAMETERS, curved_modules
+from kansformer.nn.optim_check import CURVE_GROUP
 
 CURVE_LR_MULTIPLIER = {"bspline": 30.0, "rational": 3.0, "chebyshev": 3.0, "rbf": 30.0, "fourier": 3.0}
 """Of curves that many numbers go through, `channel` and `group`. Measured for `bspline` (1 gains nothing, 10 to 30 is
@@ -17,9 +18,6 @@ EDGE_LR_MULTIPLIER = {"full": 1.0, "low_rank": 0.3}
 """Of curves per edge, which are matrices and learn like matrices, whatever their basis. Measured for `low_rank` on
 one seed of a small language model: 3 lost 0.06 nats against 1, and 0.3 gained 0.005. `full` follows the base weights,
 and has not been measured apart."""
-
-CURVE_GROUP = "curves x"
-"""How the names of the curves' groups begin; the multiplier follows."""
 
 
 def curve_parameters_of(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -9,13 +9,13 @@ Shape letters: E curves, S sample points, F functions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from kansformer.errors import ConfigError, DataError, ShapeError
+from kansformer.progress import Progress
 from kansformer.symbolic.dictionary import SMALLEST_VARIATION, Dictionary
 from kansformer.symbolic.fits import IS_CONSTANT, SymbolicFits
 from kansformer.symbolic.library import LIBRARY
@@ -45,7 +45,7 @@ def fit_symbolic(
     refined: int | None = 4,
     simplicity: float = SIMPLICITY,
     noise: float = 0.0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> SymbolicFits:
     """Fit every curve by c·f(a·x + b) + d with an f of the library.
 
@@ -60,7 +60,7 @@ def fit_symbolic(
         simplicity: bits per point that a unit of complexity costs in the choice; 0 takes the closest function.
         noise: share of the curves' variance that is known to be error, as of curves that were fitted to data. Residuals
             below it do not decide, so that the simplest function wins there.
-        progress: called with the curves done and all curves.
+        progress: called with the number of curves done and of all curves.
 
     Returns:
         One fit per curve, judged on every fourth point, which the fit does not see. Constant curves are labelled so.
@@ -85,7 +85,7 @@ def fit_symbolic(
         y = y_ES[start : start + CHUNK]
         parts.append(_fit_chunk(dictionary, u_S, held_out, y, refined, simplicity, noise))
         if progress is not None:
-            progress(min(start + CHUNK, len(y_ES)), len(y_ES))
+            progress("fitting", min(start + CHUNK, len(y_ES)), len(y_ES), "curves")
     columns = [torch.cat(column) for column in zip(*parts, strict=True)] if parts else [torch.zeros(0)] * 8
     return _in_units_of_x(SymbolicFits(library, columns[0].long(), *columns[1:]), x_ES)
 

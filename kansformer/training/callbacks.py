@@ -17,9 +17,9 @@ from kansformer.files import atomic_write_text
 from kansformer.nn import refine_grid, update_grid
 from kansformer.nn.optim import CURVE_GROUP, curve_parameters
 from kansformer.nn.penalties import smoothness_penalty, sparsity_penalty
+from kansformer.progress import Progress, loss_and_speed
 from kansformer.training.preparation import to_device
 from kansformer.training.recipe import Penalty
-from kansformer.training.report import Progress, StepReport
 
 
 class CurveWarmUp(TrainerCallback):
@@ -156,7 +156,7 @@ class Reporter(TrainerCallback):
         if self.progress is not None and state.is_world_process_zero:
             done = state.global_step - self.first
             speed = done * self.tokens_per_step / max(1e-9, time.perf_counter() - self.began)
-            self.progress(StepReport(state.global_step, state.max_steps, self.latest, speed))
+            self.progress("training", state.global_step, state.max_steps, loss_and_speed(self.latest, speed))
 
     def on_log(self, args, state, control, logs: dict[str, Any] | None = None, **kwargs):
         """Keeps a loss, or an evaluation."""

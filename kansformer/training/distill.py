@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from kansformer.conversion.record import narrowed_paths
 from kansformer.errors import ConfigError, DataError, ShapeError
 from kansformer.nn import optimizer_groups
+from kansformer.progress import Progress, loss_and_speed
 from kansformer.training.evaluate import check_blocks
-from kansformer.training.report import Progress, StepReport
 from kansformer.training.tune import draw_batches, only_trained, put_back, warm_up_and_cosine
 
 IGNORED = -100
@@ -157,7 +157,7 @@ def distill_feed_forwards(
             scheduler.step()
             if progress is not None:
                 rate = step * batch_size * blocks_NT.shape[1] / (time.perf_counter() - begin)
-                progress(StepReport(step, steps, losses[-1], rate))
+                progress("distilling", step, steps, loss_and_speed(losses[-1], rate))
         after = [_relative_errors(students, record(sample)) for sample in samples]
     columns = (before[0], after[0], before[1], after[1])
     return DistillResult(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kansformer.errors import DataError
 from kansformer.nn.eval_mode import eval_mode
-from kansformer.training.report import Progress, StepReport
+from kansformer.progress import Progress, loss_and_speed
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def mean_loss(model: nn.Module, blocks_NT: Tensor, batch_size: int = 16, *, prog
             tokens += predicted
             if progress is not None:
                 rate = tokens / (time.perf_counter() - begin)
-                progress(StepReport(step, len(batches), total / tokens, rate))
+                progress("evaluating", step, len(batches), loss_and_speed(total / tokens, rate))
     loss = total / tokens
     perplexity = math.exp(loss) if loss < 700 else math.inf
     return Evaluation(loss=loss, perplexity=perplexity, tokens=tokens, seconds=time.perf_counter() - begin)

@@ -1,23 +1,44 @@
-"""A training recipe: everything that decides what a run does, as one frozen table that checks itself.
+"""A training recipe: everything that decides what a run does, in frozen dataclasses whose fields pydantic checks.
 
 A recipe is written as YAML; `recipe_file.py` reads it. Its sections are the classes below and `DataRecipe`.
 """
 
-import dataclasses
-import math
-from dataclasses import dataclass, field
-from typing import Any
+from functools import wraps
+from typing import Annotated, Literal, TypeVar
+
+import pydantic
+from pydantic import BeforeValidator, ConfigDict, Field, InstanceOf, JsonValue, TypeAdapter
+from typing_extensions import dataclass_transform
 
 from kansformer.config import KANConfig
 from kansformer.errors import ConfigError
-from kansformer.training.data.spec import TASKS, DataRecipe
+from kansformer.training.data.spec import DataRecipe
+from kansformer.training.field_errors import config_errors
 
-TRAINABLE = ("all", "curves", "lora")
-DOMAINS = ("config", "data")
-NON_FINITE = ("stop", "skip")
+Section = TypeVar("Section")
+Table = dict[str, JsonValue]
+Count = Annotated[int, Field(strict=True, ge=0)]
+PositiveInteger = Annotated[int, Field(strict=True, ge=1)]
+Number = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+PositiveNumber = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def section(cls: type[Section]) -> type[Section]:
+    """Make a frozen dataclass that raises a `ConfigError` where a field is unknown, missing or has a wrong value."""
+    made = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))(cls)
+    construct = made.__init__
+
+    @wraps(construct)
+    def checked(self: Section, **values: object) -> None:
+        with config_errors(cls):
+            construct(self, **values)
+
+    made.__init__ = checked  # type: ignore[method-assign]
+    return made
+
+
+@section
 class ModelRecipe:
     """Where the model comes from: `path` for a pretrained one, `config` to train from scratch.
 
@@ -31,36 +52,43 @@ class ModelRecipe:
     """
 
     path: str | None = None
-    config: dict[str, Any] | None = None
-    dtype: str = "float32"
+    config: Table | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
     def __post_init__(self) -> None:
         if (self.path is None) == (self.config is None):
             raise ConfigError("model needs exactly one of: path (a pretrained model), config (train from scratch).")
-        if self.config is not None and "model_type" not in self.config:
+        if self.config is not None and not isinstance(self.config.get("model_type"), str):
             raise ConfigError("model.config needs a model_type, such as llama, gpt2 or vit.")
-        _choose("model.dtype", self.dtype, ("float32", "bfloat16", "float16"))
 
 
-@dataclass(frozen=True, kw_only=True)
+@section
 class KANRecipe:
-    """The swap: the fields of `KANConfig`, and for a replacement the new hidden width.
+    """The swap: in a recipe the fields of `KANConfig`, and for a replacement the new hidden width.
 
     Args:
-        config: which curves go where.
+        config: which curves go where. What a recipe leaves out is as in training from scratch.
         hidden: None keeps all base weights, so that the swap is exact. A number replaces the feed-forward networks of
             the config's layers by fresh ones of that hidden width, to be distilled.
     """
 
-    config: KANConfig = field(default_factory=KANConfig.from_scratch)
-    hidden: int | None = None
+    config: InstanceOf[KANConfig] = Field(default_factory=KANConfig.from_scratch)
+    hidden: PositiveInteger | None = None
 
-    def __post_init__(self) -> None:
-        if self.hidden is not None:
-            _whole("kan.hidden", self.hidden, 1)
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _from_table(cls, values: object) -> object:
+        if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+            return values
+        settings = {name: value for name, value in values.items() if name != "hidden"}
+        try:
+            config = KANConfig.from_dict({**KANConfig.from_scratch().to_dict(), **settings})
+        except ConfigError as error:
+            raise ConfigError(f"kan: {error}") from error
+        return {"config": config, "hidden": values.get("hidden")}
 
 
-@dataclass(frozen=True, kw_only=True)
+@section
 class Penalty:
     """A penalty's weight over time.
 
@@ -70,14 +98,9 @@ class Penalty:
         ramp: steps over which it grows from 0 to `weight`.
     """
 
-    weight: float
-    begin: int = 0
-    ramp: int = 0
-
-    def __post_init__(self) -> None:
-        _number("weight", self.weight, 0.0)
-        _whole("begin", self.begin, 0)
-        _whole("ramp", self.ramp, 0)
+    weight: Number
+    begin: Count = 0
+    ramp: Count = 0
 
     def at(self, step: int) -> float:
         """The weight at an optimizer step, counted from 0."""
@@ -86,7 +109,18 @@ class Penalty:
         return self.weight * min(1.0, (step - self.begin + 1) / (self.ramp + 1))
 
 
-@dataclass(frozen=True, kw_only=True)
+def _as_tuple(value: object) -> object:
+    return (value,) if isinstance(value, str | int) else value
+
+
+def _as_penalty(value: object) -> object:
+    return {"weight": value} if isinstance(value, int | float) else value
+
+
+OptionalPenalty = Annotated[Penalty | None, BeforeValidator(_as_penalty)]
+
+
+@section
 class CurveRecipe:
     """How the curves are trained.
 
@@ -96,43 +130,28 @@ class CurveRecipe:
         warm_up: optimizer steps over which the curves' learning rate rises from 0, beside the scheduler's own warm-up.
             With straight curves at the start this fades the curves in.
         domain: `config`: the grids cover `kan.domain`. `data`: each grid covers the range of its inputs, read from the
-            first training batches before the first step (`update_grid`). For pretrained models, whose inputs are wild.
+            first training batches before the first step (`update_grid`). For pretrained models, whose inputs vary.
         quantile: share of the inputs that a grid set from data covers on each side.
         update_grid_at: optimizer steps after which the grids move to where their inputs have gone. For training from
             scratch with a narrow domain; the inputs of a normalised block hardly move.
         refine_grid_at: {optimizer step: new grid size}; multiples of the old size keep B-splines exact.
         spread: None starts with straight curves. A number spreads them (`spread_curves`): standard deviation of what
             the curves of a layer add. For curves per edge that are trained from scratch.
-        sparsity, smoothness: penalties on the curves; None is none.
+        sparsity, smoothness: penalties on the curves, or their weights; None for no penalty.
     """
 
-    lr_multiplier: float | None = None
-    warm_up: int = 0
-    domain: str = "config"
-    quantile: float = 0.99
-    update_grid_at: tuple[int, ...] = ()
-    refine_grid_at: dict[int, int] = field(default_factory=dict)
-    spread: float | None = None
-    sparsity: Penalty | None = None
-    smoothness: Penalty | None = None
-
-    def __post_init__(self) -> None:
-        _choose("curves.domain", self.domain, DOMAINS)
-        _whole("curves.warm_up", self.warm_up, 0)
-        if not 0.5 < self.quantile <= 1:
-            raise ConfigError(f"curves.quantile must be above 0.5 and at most 1, got {self.quantile!r}.")
-        for name in ("lr_multiplier", "spread"):
-            if getattr(self, name) is not None:
-                _number(f"curves.{name}", getattr(self, name), 0.0, above=True)
-        steps = (self.update_grid_at,) if isinstance(self.update_grid_at, int) else tuple(self.update_grid_at)
-        for step in (*steps, *self.refine_grid_at):
-            _whole("a step of curves.update_grid_at or refine_grid_at", step, 1)
-        for size in self.refine_grid_at.values():
-            _whole("a grid size of curves.refine_grid_at", size, 1)
-        object.__setattr__(self, "update_grid_at", steps)
+    lr_multiplier: PositiveNumber | None = None
+    warm_up: Count = 0
+    domain: Literal["config", "data"] = "config"
+    quantile: Annotated[float, Field(strict=True, gt=0.5, le=1)] = 0.99
+    update_grid_at: Annotated[tuple[PositiveInteger, ...], BeforeValidator(_as_tuple)] = ()
+    refine_grid_at: dict[PositiveInteger, PositiveInteger] = Field(default_factory=dict)
+    spread: PositiveNumber | None = None
+    sparsity: OptionalPenalty = None
+    smoothness: OptionalPenalty = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@section
 class DistillRecipe:
     """Learning from the original model, which is loaded a second time and never changes.
 
@@ -145,20 +164,13 @@ class DistillRecipe:
         ffn_lr: learning rate of these steps.
     """
 
-    logits: float = 0.5
-    temperature: float = 1.0
-    ffn_steps: int = 0
-    ffn_lr: float = 1e-3
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.logits <= 1:
-            raise ConfigError(f"distill.logits must be a share from 0 to 1, got {self.logits!r}.")
-        _number("distill.temperature", self.temperature, 0.0, above=True)
-        _whole("distill.ffn_steps", self.ffn_steps, 0)
-        _number("distill.ffn_lr", self.ffn_lr, 0.0, above=True)
+    logits: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.5
+    temperature: PositiveNumber = 1.0
+    ffn_steps: Count = 0
+    ffn_lr: PositiveNumber = 1e-3
 
 
-@dataclass(frozen=True, kw_only=True)
+@section
 class Recipe:
     """One run of `train`.
 
@@ -170,7 +182,7 @@ class Recipe:
         curves: how the curves are trained.
         trainable: any of `all`, `curves`, `lora`. `(curves,)` freezes every base weight; `(curves, lora)` trains both.
         lora: fields of peft's `LoraConfig`, where `lora` is trainable.
-        distill: learning from the original model; None is none.
+        distill: learning from the original model; None for none.
         shard: spread the parameters over all processes by FSDP2, through transformers; for CPUs, where accelerate does
             not. On GPUs launch with an accelerate config of FSDP instead.
         early_stop: evaluations without progress after which training ends and the best model is taken; None never.
@@ -183,151 +195,84 @@ class Recipe:
         ConfigError: a value is not among the choices, or two fields contradict each other.
     """
 
-    task: str
+    task: Literal["causal-lm", "masked-lm", "sequence-classification", "image-classification"]
     model: ModelRecipe
     data: DataRecipe
     kan: KANRecipe | None = None
-    curves: CurveRecipe = field(default_factory=CurveRecipe)
-    trainable: tuple[str, ...] = ("all",)
-    lora: dict[str, Any] | None = None
+    curves: CurveRecipe = Field(default_factory=CurveRecipe)
+    trainable: Annotated[tuple[Literal["all", "curves", "lora"], ...], BeforeValidator(_as_tuple)] = ("all",)
+    lora: Table | None = None
     distill: DistillRecipe | None = None
-    shard: bool = False
-    early_stop: int | None = None
-    non_finite: str = "stop"
-    training: dict[str, Any] = field(default_factory=dict)
-    seed: int = 0
+    shard: Annotated[bool, Field(strict=True)] = False
+    early_stop: PositiveInteger | None = None
+    non_finite: Literal["stop", "skip"] = "stop"
+    training: Table = Field(default_factory=dict)
+    seed: Count = 0
 
     def __post_init__(self) -> None:
-        _choose("task", self.task, TASKS)
-        chosen = (self.trainable,) if isinstance(self.trainable, str) else tuple(self.trainable)
-        if not chosen:
-            raise ConfigError(f"trainable is empty. Choose any of: {', '.join(TRAINABLE)}.")
-        for name in chosen:
-            _choose("trainable", name, TRAINABLE)
-        if "all" in chosen and len(chosen) > 1:
-            raise ConfigError(f"trainable has 'all' beside others: {', '.join(chosen)}. Choose all, or among the rest.")
-        object.__setattr__(self, "trainable", chosen)
-        _whole("seed", self.seed, 0)
-        if self.early_stop is not None:
-            _whole("early_stop", self.early_stop, 1)
-        _choose("non_finite", self.non_finite, NON_FINITE)
-        about_curves = self.curves != CurveRecipe() or "curves" in chosen
-        if about_curves and self.kan is None and self.model.path is None:
-            raise ConfigError("The recipe trains curves but has no kan section. Add kan: {} for the default ones.")
-        if (self.curves.sparsity or self.curves.smoothness) and not {"all", "curves"} & set(chosen):
-            raise ConfigError("curves.sparsity and smoothness need trainable curves: add curves to trainable.")
-        if ("lora" in chosen) != (self.lora is not None):
-            raise ConfigError("lora must be among trainable and have a section lora, or neither, e.g. lora: {r: 8}.")
-        if self.distill is not None and self.model.path is None:
-            raise ConfigError("distill needs model.path: a model that is trained from scratch has no original.")
-        if self.distill is not None and self.task != "causal-lm":
-            raise ConfigError(f"distill works for causal-lm, not for {self.task}.")
-        if self.distill is not None and self.distill.ffn_steps and (self.kan is None or self.kan.hidden is None):
-            raise ConfigError(
-                "distill.ffn_steps trains replaced networks, and none is: set kan.hidden, or leave it out."
-            )
-        if self.kan is not None and self.kan.hidden is not None and self.model.path is None:
-            raise ConfigError("kan.hidden replaces pretrained layers. From scratch set the width in model.config.")
-        for name in ("output_dir", "seed", "data_seed"):
-            if name in self.training:
-                raise ConfigError(f"training.{name} is set by train itself. Leave it out.")
+        scratch, steps = self.model.path is None, 0 if self.distill is None else self.distill.ffn_steps
+        replaces = self.kan is not None and self.kan.hidden is not None
+        trains_curves = self.curves != CurveRecipe() or "curves" in self.trainable
+        penalty = self.curves.sparsity or self.curves.smoothness
+        for contradiction, sentence in (
+            (not self.trainable, "trainable is empty. Choose any of: all, curves, lora."),
+            (
+                "all" in self.trainable and len(self.trainable) > 1,
+                f"trainable has 'all' beside others: {', '.join(self.trainable)}. Choose all, or among the rest.",
+            ),
+            (
+                trains_curves and self.kan is None and scratch,
+                "The recipe trains curves but has no kan section. Add kan: {} for the default ones.",
+            ),
+            (
+                penalty and not {"all", "curves"} & set(self.trainable),
+                "curves.sparsity and smoothness need trainable curves: add curves to trainable.",
+            ),
+            (
+                ("lora" in self.trainable) != (self.lora is not None),
+                "lora must be among trainable and have a section lora, or neither, e.g. lora: {r: 8}.",
+            ),
+            (
+                self.distill is not None and scratch,
+                "distill needs model.path: a model that is trained from scratch has no original.",
+            ),
+            (
+                self.distill is not None and self.task != "causal-lm",
+                f"distill works for causal-lm, not for {self.task}.",
+            ),
+            (
+                steps > 0 and not replaces,
+                "distill.ffn_steps trains replaced networks, and none is: set kan.hidden, or leave it out.",
+            ),
+            (
+                replaces and scratch,
+                "kan.hidden replaces pretrained layers. From scratch set the width in model.config.",
+            ),
+            *(
+                (name in self.training, f"training.{name} is set by train itself. Leave it out.")
+                for name in ("output_dir", "seed", "data_seed")
+            ),
+        ):
+            if contradiction:
+                raise ConfigError(sentence)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, JsonValue]:
         """Ready for YAML and JSON, without the fields that have their default; `from_dict` is the inverse."""
-        values = _plain(self)
+        values = TypeAdapter(Recipe).dump_python(self, exclude_defaults=True)
         if self.kan is not None:
             hidden = {} if self.kan.hidden is None else {"hidden": self.kan.hidden}
             values["kan"] = {**self.kan.config.to_dict(), **hidden}
         return values
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Recipe":
+    def from_dict(cls, values: dict[str, JsonValue]) -> "Recipe":
         """From the table that a YAML file holds.
 
         Raises:
             ConfigError: a field is unknown, missing, or has an impossible value; the sentence names it.
         """
-        table = dict(_table("the recipe", values))
-        if "kan" in table and table["kan"] is None:  # taken out: the twin of a recipe with curves
-            table.pop("curves", None)
-        sections: dict[str, Any] = {"model": ModelRecipe, "data": DataRecipe, "distill": DistillRecipe}
-        for name, section in sections.items():
-            if table.get(name) is not None:
-                table[name] = _build(section, table[name], name)
-        if isinstance(table.get("kan"), dict):
-            kan = dict(table["kan"])
-            hidden = kan.pop("hidden", None)
-            table["kan"] = KANRecipe(config=_kan_config(kan), hidden=hidden)
-        if table.get("curves") is not None:
-            curves = dict(_table("curves", table["curves"]))
-            for name in ("sparsity", "smoothness"):
-                if isinstance(curves.get(name), (int, float)):
-                    curves[name] = {"weight": curves[name]}
-                if curves.get(name) is not None:
-                    curves[name] = _build(Penalty, curves[name], f"curves.{name}")
-            table["curves"] = _build(CurveRecipe, curves, "curves")
-        return _build(cls, {name: value for name, value in table.items() if value is not None}, "")
-
-
-def _kan_config(values: dict[str, Any]) -> KANConfig:
-    """The settings that a recipe leaves out are those of training from scratch."""
-    try:
-        return KANConfig.from_dict({**KANConfig.from_scratch().to_dict(), **values})
-    except ConfigError as error:
-        raise ConfigError(f"kan: {error}") from error
-
-
-def _build(section: Any, values: Any, place: str) -> Any:
-    values = _table(place or "the recipe", values)
-    fields = dataclasses.fields(section)
-    known = [f.name for f in fields]
-    dot = f"{place}." if place else ""
-    for name in values:
-        if name not in known:
-            raise ConfigError(f"Unknown field '{dot}{name}'. Choose from: {', '.join(known)}.")
-    required = (f.name for f in fields if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING)
-    for name in required:
-        if name not in values:
-            raise ConfigError(f"The field '{dot}{name}' is missing.")
-    try:
-        return section(**values)
-    except (TypeError, AttributeError) as error:
-        raise ConfigError(f"{place or 'The recipe'} has a value of the wrong type: {error}.") from None
-
-
-def _plain(value: Any) -> Any:
-    """Dataclasses as tables without default values, tuples as lists."""
-    if isinstance(value, KANConfig):
-        return value.to_dict()
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        table = {}
-        for f in dataclasses.fields(value):
-            default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
-            if getattr(value, f.name) != default:
-                table[f.name] = _plain(getattr(value, f.name))
-        return table
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return {key: _plain(item) for key, item in value.items()} if isinstance(value, dict) else value
-
-
-def _table(place: str, values: Any) -> dict[str, Any]:
-    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
-        raise ConfigError(f"{place} must be a table of named fields, got {values!r:.80}.")
-    return values
-
-
-def _choose(place: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(f"{place} is {value!r}. Choose one of: {', '.join(choices)}.")
-
-
-def _whole(place: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"{place} must be a whole number of at least {least}, got {value!r}.")
-
-
-def _number(place: str, value: object, least: float, *, above: bool = False) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or not (value > least if above else value >= least):  # type: ignore[operator]
-        raise ConfigError(f"{place} must be a number {'above' if above else 'of at least'} {least:g}, got {value!r}.")
+        if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+            raise ConfigError(f"The recipe must be a table of named fields, got {values!r:.80}.")
+        without_curves = "kan" in values and values["kan"] is None  # the twin of a recipe with curves
+        left_out = {name for name, value in values.items() if value is None} | ({"curves"} if without_curves else set())
+        return cls(**{name: value for name, value in values.items() if name not in left_out})  # type: ignore[arg-type]

@@ -14,10 +14,10 @@ from kansformer.files import atomic_write_text
 from kansformer.safe_io import MAX_DEPTH, check_json_value
 from kansformer.training.recipe import Recipe
 
-MOST_NODES = 100_000
+MAX_VALUES = 100_000
 """Values of a recipe, aliases written out; a few lines of YAML can stand for billions."""
 
-MOST_CHARACTERS = 100_000
+MAX_CHARACTERS = 100_000
 """Of a file, which PyYAML takes a second for."""
 
 
@@ -50,8 +50,8 @@ class _Loader(yaml.SafeLoader):
             inner = node.value if isinstance(node, yaml.CollectionNode) else []
             parts = [part for entry in inner for part in (entry if isinstance(entry, tuple) else (entry,))]
             self._sizes[id(node)] = 1 + sum(self._sizes[id(part)] for part in parts)
-        if self._sizes[id(node)] > MOST_NODES:
-            raise ComposerError(None, None, f"found more than {MOST_NODES} values, aliases written out", mark)
+        if self._sizes[id(node)] > MAX_VALUES:
+            raise ComposerError(None, None, f"found more than {MAX_VALUES} values, aliases written out", mark)
         return node
 
 
@@ -122,8 +122,8 @@ def first_difference(one: Recipe, other: Recipe) -> str | None:
 
 
 def _load(text: str, place: str) -> Any:
-    if len(text) > MOST_CHARACTERS:
-        raise ConfigError(f"{place} has {len(text):,} characters; a recipe has {MOST_CHARACTERS:,} at the most.")
+    if len(text) > MAX_CHARACTERS:
+        raise ConfigError(f"{place} has {len(text):,} characters; a recipe has {MAX_CHARACTERS:,} at the most.")
     try:
         values = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
     except Exception as error:  # beside YAML's own, whatever Python says of impossible dates, numbers and depths

@@ -14,6 +14,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from kansformer.errors import InterruptedRunError
 from kansformer.files import atomic_write_text, check_unused
+from kansformer.progress import Progress
 from kansformer.training.arguments import training_arguments
 from kansformer.training.build import build_model, merge_lora, plain_model
 from kansformer.training.callbacks import CurvePenalties, CurveWarmUp, GridSchedule, Reporter
@@ -33,10 +34,8 @@ from kansformer.training.refusals import (
     refuse_impossible,
     refuse_little,
 )
-from kansformer.training.report import Progress
 from kansformer.training.shard import shard_model
 from kansformer.training.trainer import ASIDE, DistillationTrainer, KANTrainer
-from kansformer.training.trainer_groups import MULTIPLIER, register_groups
 
 LOSS_FILE = "losses.csv"
 
@@ -72,7 +71,6 @@ def train(
         check_unused(output)
     arguments = training_arguments(recipe, output)
     refuse_impossible(recipe, arguments)
-    register_groups()
 
     set_seed(recipe.seed)
     with state.main_process_first():  # which tokenises and leaves the blocks for the others
@@ -181,6 +179,7 @@ def _make_trainer(
         processing_class=data.processor,
         callbacks=callbacks,
         non_finite=recipe.non_finite,
+        curve_lr_multiplier=curves.lr_multiplier,
         compute_metrics=_accuracy if recipe.task.endswith("classification") else None,
     )
     if recipe.distill is not None and recipe.distill.logits > 0:
@@ -189,7 +188,6 @@ def _make_trainer(
     else:
         trainer = KANTrainer(**settings)
     schedule.wrapped = lambda: trainer.model_wrapped
-    setattr(trainer, MULTIPLIER, curves.lr_multiplier)
     for callback in (ProgressCallback, PrinterCallback):  # the reporter's bar says more
         trainer.remove_callback(callback)
     return trainer

@@ -1,6 +1,7 @@
-"""transformers' Trainer with checkpoints that are whole or not there, and steps that are finite or not taken."""
+"""transformers' Trainer with a learning rate for curves, atomic checkpoints, and only finite steps."""
 
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from kansformer.errors import CheckpointError
 from kansformer.files import sync, sync_tree
+from kansformer.nn.curves import curved_modules
+from kansformer.nn.optim import curve_parameters, split_curves
 from kansformer.training.distill import distillation_loss
 from kansformer.training.guard import StepGuard
 from kansformer.training.recipe import DistillRecipe
@@ -23,22 +26,50 @@ ASIDE = ".partial"
 
 
 class KANTrainer(Trainer):
-    """A Trainer that loses nothing.
+    """A Trainer that gives curves their own learning rate, and whose checkpoints are atomic.
 
     Every checkpoint is written aside, synced to the disk and renamed; only then those beyond `save_total_limit` go. A
-    loss or gradient that is not finite, and SIGTERM, are the business of its `guard`.
+    loss or gradient that is not finite, and SIGTERM, are the business of its `guard`. `kan_trainer` makes the same of
+    another Trainer class.
 
     Args:
+        curve_lr_multiplier: the curves' learning rate divided by that of the weights, as in `optimizer_groups`.
         non_finite: "stop" or "skip", as in `StepGuard`.
-        kwargs: as in transformers' Trainer.
+        kwargs: as in the Trainer it is made of.
     """
 
-    def __init__(self, *args: Any, non_finite: str = "stop", **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, curve_lr_multiplier: float | None = None, non_finite: str = "stop", **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
+        self.curve_lr_multiplier = curve_lr_multiplier
         self._aside: Path | None = None
         scaled = getattr(self.accelerator, "scaler", None) is not None  # which skips infinite gradients by itself
         self.guard = StepGuard(Path(str(self.args.output_dir)), non_finite, check_gradients=not scaled)
         self.add_callback(self.guard)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """transformers' own, with the curves in groups of their own; an optimizer that was passed in stays as it is.
+
+        Warns where that cannot be done: under FSDP version 1 and with an optimizer of DeepSpeed's.
+        """
+        given = self.optimizer is not None
+        optimizer = super().create_optimizer(model)
+        model = self.model if model is None else model
+        assert model is not None
+        has_groups = isinstance(optimizer, torch.optim.Optimizer)  # and is not DeepSpeed's placeholder
+        flattened = any("coefficients" not in module._parameters for _, module in curved_modules(model))
+        if not given and (flattened or any(parameter.requires_grad for _, parameter in curve_parameters(model))):
+            if has_groups:
+                split_curves(optimizer, model, self.curve_lr_multiplier)
+            if flattened or not has_groups:
+                warnings.warn(
+                    "The model's curves get no learning rate of their own, and so learn next to nothing: its "
+                    "parameters were flattened, or the optimizer is DeepSpeed's own. Use FSDP2 (fsdp_version 2), or "
+                    "leave the optimizer out of DeepSpeed's config.",
+                    stacklevel=2,
+                )
+        return optimizer
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """transformers' own, seen by the guard."""
@@ -125,6 +156,19 @@ class KANTrainer(Trainer):
     @staticmethod
     def _clear(aside: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def kan_trainer(base: type[Trainer]) -> type[Trainer]:
+    """A subclass of another Trainer class that does what `KANTrainer` adds to transformers' own.
+
+        trainer = kan_trainer(trl.SFTTrainer)(model, args=arguments, train_dataset=rows)
+
+    Args:
+        base: whose arguments it takes, besides those of `KANTrainer`.
+    """
+    if issubclass(base, KANTrainer):
+        return base
+    return KANTrainer if base is Trainer else type(f"KAN{base.__name__}", (KANTrainer, base), {"__doc__": base.__doc__})
 
 
 class DistillationTrainer(KANTrainer):

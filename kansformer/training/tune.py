@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from kansformer.errors import ConfigError, DataError
 from kansformer.nn import optimizer_groups
 from kansformer.nn.optim import curve_parameters
+from kansformer.progress import Progress, loss_and_speed
 from kansformer.training.evaluate import check_blocks
-from kansformer.training.report import Progress, StepReport
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def tune_curves(
             scheduler.step()
             if progress is not None:
                 rate = step * batch_BT.numel() / (time.perf_counter() - begin)
-                progress(StepReport(step, steps, losses[-1], rate))
+                progress("tuning", step, steps, loss_and_speed(losses[-1], rate))
     return TuneResult(
         losses=tuple(losses),
         tokens=steps * batch_size * blocks_NT.shape[1],

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from kansformer.errors import ConfigError
+from kansformer.files import atomic_write_text
 from kansformer.interp import ModelSummary, SlotSummary
 from kansformer.interp.curves import pair_curves
 from kansformer.interp.summary import GOOD, MEASURES, PART_TEXTS, POINTS
@@ -51,9 +52,7 @@ def write_report(summary: ModelSummary, path: str | Path, *, title: str = "What 
     data = json.dumps(report_data(summary), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     page = template.replace("{{title}}", escape(title)).replace("{{data}}", data).replace("{{plotly}}", plotly_script)
     path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
+    atomic_write_text(path, page)
     return path
 
 

@@ -1,9 +1,9 @@
 """A tiny random language model with its tokenizer, and the program run in this process."""
 
 import pytest
-import torch
+from tiny_models import tiny_llama
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging
 from typer.testing import CliRunner
 
@@ -57,12 +57,8 @@ def tiny(tmp_path_factory):
     )
     bpe.train_from_iterator([TEXT], trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, **dict.fromkeys(("bos_token", "eos_token"), "<|end|>"))
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=300, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=2, max_position_embeddings=256, initializer_range=0.2, bos_token_id=0, eos_token_id=0,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
+    sizes = dict(vocab_size=300, max_position_embeddings=256, initializer_range=0.2)
+    tiny_llama(**sizes, bos_token_id=0, eos_token_id=0).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -4,11 +4,10 @@ import json
 import re
 
 import pytest
-import torch
+from tiny_models import randomize_curves
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForMaskedLM
 
 from kansformer import KANConfig, convert
-from kansformer.nn.optim import curve_parameters
 from kansformer.training.corpus import tokenize_blocks
 from kansformer.training.evaluate import mean_loss
 
@@ -22,11 +21,7 @@ def numbers(stdout, row):
 @pytest.fixture
 def bent(tiny, tmp_path):
     """Folder of the tiny model with curves that are not straight, and what `mean_loss` says with and without them."""
-    model = convert(AutoModelForCausalLM.from_pretrained(tiny), KANConfig())
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for _, parameter in curve_parameters(model):
-            parameter.normal_(generator=generator)
+    model = randomize_curves(convert(AutoModelForCausalLM.from_pretrained(tiny), KANConfig()), 1.0)
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     model.save_pretrained(tmp_path / "bent")
     tokenizer.save_pretrained(tmp_path / "bent")

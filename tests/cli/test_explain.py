@@ -4,7 +4,7 @@ import json
 
 import pandas
 import pytest
-import torch
+from tiny_models import randomize_curves
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from kansformer import KANConfig, convert
@@ -13,10 +13,7 @@ from kansformer.interp import summary
 
 @pytest.fixture
 def bent(tiny, tmp_path):
-    model = convert(AutoModelForCausalLM.from_pretrained(tiny), KANConfig())
-    for name, parameter in model.named_parameters():
-        if name.endswith("coefficients"):
-            torch.nn.init.normal_(parameter, std=0.2)
+    model = randomize_curves(convert(AutoModelForCausalLM.from_pretrained(tiny), KANConfig()))
     model.save_pretrained(tmp_path / "bent")
     AutoTokenizer.from_pretrained(tiny).save_pretrained(tmp_path / "bent")
     return tmp_path / "bent"

@@ -38,7 +38,7 @@ def test_the_formula_of_a_pendulum(table):
 BAD = {
     "no table": (None, ["--target", "period"], "There is no table"),
     "no such column": (lambda f: f, ["--target", "speed"], "has no column 'speed'. Choose from: length, mass"),
-    "text": (lambda f: f, ["--target", "period"], "The column 'name' is not of numbers. Leave it out"),
+    "text": (lambda f: f, ["--target", "period"], "The column 'name' is not numeric. Leave it out"),
     "a gap": (
         lambda f: f.drop(columns="name").assign(mass=f["mass"].where(f.index != 6)),
         ["--target", "period"],

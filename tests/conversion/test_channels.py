@@ -2,13 +2,12 @@
 
 import pytest
 import torch
-from tiny_models import assert_same_state, make, run, snapshot
+from tiny_models import assert_same_state, make, randomize_curves, run, snapshot
 
 from kansformer import KANConfig, convert, revert
 from kansformer.conversion.channels import converted_sites, keep_channels
 from kansformer.conversion.record import record_of
 from kansformer.errors import ConfigError, ConversionStateError, SlotError
-from kansformer.nn.curves import curved_modules
 from kansformer.sites import find_sites
 
 CONFIGS = {
@@ -21,12 +20,7 @@ CONFIGS = {
 
 
 def bent(name, settings):
-    model = convert(make(name), CONFIGS[settings])
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for _, module in curved_modules(model):
-            module.coefficients.normal_(0, 0.2, generator=generator)
-    return model
+    return randomize_curves(convert(make(name), CONFIGS[settings]))
 
 
 @pytest.mark.parametrize("settings", CONFIGS)

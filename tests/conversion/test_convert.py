@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 from numerics import relative_error
-from tiny_models import MODELS, TINY, assert_same_state, make, run, snapshot
+from tiny_models import MODELS, TINY, assert_same_state, make, randomize_curves, run, snapshot
 
 from kansformer import KANConfig, convert, is_converted, plan_conversion, refine_grid, revert
 from kansformer.basis import BASES
@@ -28,14 +28,6 @@ CONFIGS = {
 }
 
 
-def bend(model):
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith("coefficients"):
-                parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
-
-
 @pytest.mark.parametrize("settings", CONFIGS)
 @pytest.mark.parametrize("name", MODELS)
 def test_exact_alive_and_reversible(name, settings):
@@ -52,7 +44,7 @@ def test_exact_alive_and_reversible(name, settings):
     assert is_converted(model)
     assert torch.equal(run(model), expected)
     assert all(torch.equal(model.state_dict()[key], tensor) for key, tensor in before.items())
-    bend(model)
+    randomize_curves(model)
     bent = run(model)
     assert not torch.equal(bent, expected)
     assert torch.equal(run(copy.deepcopy(model)), bent)
@@ -168,7 +160,7 @@ def test_an_activation_keeps_the_names_of_its_own_parameters():
 @pytest.mark.parametrize("settings", CONFIGS)
 def test_every_curve_gets_a_gradient_in_training(settings):
     model = convert(make("llama"), CONFIGS[settings]).train()
-    bend(model)
+    randomize_curves(model)
     model(input_ids=torch.arange(3, 17).view(2, 7)).last_hidden_state.square().mean().backward()
     for name, parameter in model.named_parameters():
         if name.rpartition(".")[2] in ("coefficients", "mix", "denominator"):
@@ -188,7 +180,7 @@ PLACES = [
 def test_gradients_of_every_parameter_against_float64(slot, edges, basis):
     config = KANConfig(basis=basis, slots=(slot,), edges=edges, rank=3, grid_size=4)
     block = convert(make("llama"), config).layers[0].mlp
-    bend(block)
+    randomize_curves(block)
     with torch.no_grad():
         for name, parameter in block.named_parameters():
             if name.endswith("weight"):
@@ -217,7 +209,7 @@ def test_every_slot_at_once_is_saved_and_loaded_as_it_computes(name, tmp_path):
     # OPT's first layer is both the host of the input curve and itself replaced
     slots = ("input", "up", "gate", "act", "down") if name == "llama" else ("input", "up", "act", "down")
     model = convert(make(name), KANConfig(slots=slots))
-    bend(model)
+    randomize_curves(model)
     model.save_pretrained(tmp_path)
     assert torch.equal(run(transformers.AutoModel.from_pretrained(tmp_path).eval()), run(model))
 
@@ -226,7 +218,7 @@ def test_converting_the_base_of_a_model_with_a_head_converts_both(tmp_path):
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(MODELS["llama"]()).eval()
     convert(model.model, KANConfig())
-    bend(model)
+    randomize_curves(model)
     assert is_converted(model)
     model.save_pretrained(tmp_path)
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()

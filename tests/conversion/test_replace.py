@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import transformers
+from tiny_models import SMALL
 
 from kansformer import KANConfig, convert, is_converted, plan_conversion, revert
 from kansformer.conversion import replace as replace_module
@@ -13,7 +14,7 @@ from kansformer.conversion.narrow import narrow_site
 from kansformer.errors import ConfigError, ConversionStateError, DataError, NoSiteError, ProofError, SlotError
 from kansformer.sites import find_sites
 
-TINY = dict(vocab_size=100, hidden_size=16, intermediate_size=40, num_hidden_layers=3, num_attention_heads=4)
+TINY = SMALL | dict(vocab_size=100, intermediate_size=40, num_hidden_layers=3, num_attention_heads=4)
 TOKENS = dict(pad_token_id=0, eos_token_id=0, bos_token_id=0)
 MODELS = {
     "llama": lambda: transformers.LlamaConfig(**TINY),

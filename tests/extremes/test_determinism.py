@@ -32,6 +32,7 @@ def in_a_fresh_process(folder, threads):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bits(one_thread, tmp_path):
     here = all_jobs(tmp_path / "here")
     alone = [here, *in_a_fresh_process(tmp_path / "one", threads=1)]

@@ -1,45 +1,21 @@
 """Tiny random models, and curves with something in them to save."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-from transformers import (
-    BertConfig,
-    BertForMaskedLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-)
+from tiny_models import randomize_curves, tiny_bert, tiny_llama
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-import kansformer
 from kansformer import KANConfig, convert
 
 VOCABULARY = 24
 TOKENS = torch.arange(12).reshape(2, 6) % VOCABULARY
 
 
-def make_llama(**settings):
-    values = dict(vocab_size=VOCABULARY, hidden_size=16, intermediate_size=24, num_hidden_layers=2)
-    heads = dict(num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=64)
-    return LlamaForCausalLM(LlamaConfig(**values, **heads, **settings))
-
-
 def make_gpt2(**settings):
     return GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_embd=16, n_layer=2, n_head=2, **settings))
 
 
-def make_bert(**settings):
-    values = dict(vocab_size=VOCABULARY, hidden_size=16, intermediate_size=24, num_hidden_layers=2)
-    return BertForMaskedLM(BertConfig(**values, num_attention_heads=2, max_position_embeddings=64, **settings))
-
-
-MAKERS = {"llama": make_llama, "gpt2": make_gpt2, "bert": make_bert}
+MAKERS = {"llama": tiny_llama, "gpt2": make_gpt2, "bert": tiny_bert}
 
 
 @pytest.fixture
@@ -58,22 +34,10 @@ def make_converted(make):
     """make_converted(family, KANConfig, **config settings): converted, its curves bent at random."""
 
     def build(family="llama", config=None, **settings):
-        model = convert(make(family, **settings), config or KANConfig())
-        bend(model)
-        return model
+        # Domains moved, as a grid update does: they must come from the checkpoint, too.
+        return randomize_curves(convert(make(family, **settings), config or KANConfig()), domain=0.75)
 
     return build
-
-
-@torch.no_grad()
-def bend(model):
-    generator = torch.Generator().manual_seed(1)
-    for name, parameter in model.named_parameters():
-        if name.endswith(("coefficients", "mix", "denominator")):
-            parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator).to(parameter.dtype))
-    for name, buffer in model.named_buffers():
-        if name.endswith(".domain"):  # moved, as a grid update does: it must come from the checkpoint too
-            buffer.mul_(0.75)
 
 
 @pytest.fixture
@@ -97,20 +61,3 @@ def tokenizer():
     backend = Tokenizer(models.WordLevel(words, special["unk_token"]))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(tokenizer_object=backend, **special)
-
-
-@pytest.fixture
-def run_python(tmp_path):
-    """run_python(code, *arguments): what a fresh process prints; it sees kansformer and writes caches to tmp_path."""
-
-    def run(code, *arguments):
-        paths = [str(Path(kansformer.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p), "OMP_NUM_THREADS": "1"}
-        environment |= {"HF_HOME": str(tmp_path / "home"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
-        environment |= {"HF_HUB_OFFLINE": "1"}
-        command = [sys.executable, "-W", "error::UserWarning", "-c", code, *map(str, arguments)]
-        process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
-        assert process.returncode == 0, process.stderr[-3000:]
-        return process.stdout
-
-    return run

@@ -1,14 +1,12 @@
 """Sharing through the real huggingface_hub: `push_to_hub`, `kansformer push` and `from_pretrained(name, revision=…)`.
 
-Every client is a process of its own, since huggingface_hub reads the address of its Hub when it is imported.
+Clients are processes of their own, forked off one that has imported transformers: huggingface_hub reads the address of
+its Hub when it is imported.
 """
-
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
+from fresh_processes import FreshInterpreter
 from hub.loopback_hub import LoopbackHub, Repository
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -32,6 +30,7 @@ for command in sys.argv[1:]:
     except SystemExit as end:
         print(f"exit code {end.code}", file=sys.stderr)
 """
+IMPORTS = "import torch, transformers.trainer, transformers.models.llama.modeling_llama"
 TRIES = 6  # of the client, for one file
 
 PULL = """
@@ -81,15 +80,10 @@ def hub():
 @pytest.fixture(scope="module")
 def client(hub, tmp_path_factory):
     """client(code, *arguments): the finished process."""
-    home = tmp_path_factory.mktemp("home")
-    environment = {**os.environ, **hub.environment, "HF_HOME": str(home), "COLUMNS": "200"}
-    environment |= {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums are rounded by how they are shared out
-
-    def run(code, *arguments):
-        command = [sys.executable, "-W", "error::UserWarning", "-c", code, *map(str, arguments)]
-        return subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=120)
-
-    return run
+    threads = str(torch.get_num_threads())  # sums are rounded by how they are shared out
+    environment = {**hub.environment, "COLUMNS": "200", "OMP_NUM_THREADS": threads}
+    with FreshInterpreter(tmp_path_factory.mktemp("home"), IMPORTS, environment) as fresh:
+        yield fresh.run
 
 
 @pytest.fixture(scope="module")

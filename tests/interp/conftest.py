@@ -4,6 +4,7 @@ import pytest
 import torch
 import transformers
 from interp_models import FAMILIES
+from tiny_models import randomize_curves
 
 from kansformer import KANConfig, convert
 
@@ -13,14 +14,7 @@ def make_bent():
     def make(family="llama", config=None):
         torch.manual_seed(0)
         model = transformers.AutoModelForCausalLM.from_config(FAMILIES[family]()).eval()
-        convert(model, config or KANConfig())
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if name.endswith("coefficients"):
-                    parameter.normal_(0, 0.3)
-                if name.endswith("denominator"):
-                    parameter.normal_(0, 0.1)
-        return model
+        return randomize_curves(convert(model, config or KANConfig()), 0.3)
 
     return make
 

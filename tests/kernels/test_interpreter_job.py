@@ -1,4 +1,4 @@
-"""Runs the other tests of this folder in Triton's interpreter, where there is no GPU."""
+"""Runs the other tests of this folder in Triton's interpreter, where there is no GPU: a job for each file."""
 
 import os
 import re
@@ -6,14 +6,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+import pytest
+
+FOLDER = Path(__file__).resolve().parent
+FILES = sorted(path.name for path in FOLDER.glob("test_*.py") if path.name != Path(__file__).name)
 
 
-def test_the_kernels_in_the_interpreter():
-    command = [sys.executable, "-m", "pytest", "tests/kernels", "-q", "-p", "no:cacheprovider"]
+@pytest.mark.slow
+@pytest.mark.parametrize("file", FILES)
+def test_the_kernels_in_the_interpreter(file):
+    command = [sys.executable, "-m", "pytest", f"tests/kernels/{file}", "-q", "-p", "no:cacheprovider"]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    job = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    print(job.stdout[-8000:], job.stderr[-2000:])
-    assert job.returncode == 0
+    job = subprocess.run(command, cwd=FOLDER.parents[1], env=environment, capture_output=True, text=True)
+    assert job.returncode == 0, job.stdout[-8000:] + job.stderr[-2000:]
     passed = re.search(r"(\d+) passed.* in ([\d.]+)s", job.stdout)
     assert passed and int(passed.group(1)) > 0

@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 from injection import InjectedError, fail_at, steps_of, telling_steps
+from tiny_models import SMALL
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from kansformer import KANConfig, convert, load_curves, revert, save_curves
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 IDS = torch.arange(2, 16).view(2, 7)
 BATCH = {"input_ids": IDS, "labels": IDS}
-TINY = dict(vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2)
+TINY = SMALL | dict(vocab_size=50, num_hidden_layers=1)
 TOKENS = dict(bos_token_id=0, eos_token_id=0, pad_token_id=0)
 CONFIGS = {
     "llama": lambda: transformers.LlamaConfig(**TINY, **TOKENS, num_labels=3),

@@ -7,6 +7,7 @@ import datasets
 import pytest
 import torch
 import transformers
+from tiny_models import randomize_curves, tiny_llama
 
 from kansformer import KANConfig, convert
 from kansformer.embedded import embedded_model_path
@@ -41,13 +42,7 @@ class Source:
 
 @pytest.fixture
 def model():
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2
-    )
-    model = convert(transformers.AutoModelForCausalLM.from_config(config), KANConfig())
-    torch.nn.init.normal_(model.model.layers[0].mlp.act_fn.coefficients, std=0.1)
-    return model
+    return randomize_curves(convert(tiny_llama(vocab_size=50, num_hidden_layers=1), KANConfig()), 0.1)
 
 
 @pytest.fixture

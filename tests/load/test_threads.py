@@ -14,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 import transformers
+from quick_compiler import calls, write_quick_compiler
+from tiny_models import SMALL
 
 from kansformer import KANConfig, convert, revert, set_backend
 from kansformer.conversion import find_curve_slots
@@ -23,7 +25,7 @@ from kansformer.ops.native import build
 
 THREADS = 8
 IDS = torch.arange(2, 34).view(2, 16)
-TINY = dict(vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2)
+TINY = SMALL | dict(vocab_size=50)
 TOKENS = dict(bos_token_id=0, eos_token_id=0, pad_token_id=0)
 JOBS = [
     (transformers.LlamaConfig(**TINY, **TOKENS), KANConfig(slots=("input", "act"))),
@@ -125,14 +127,7 @@ with ThreadPoolExecutor(8) as pool:
 
 
 def test_the_kernels_are_built_once_by_processes_and_threads_that_start_together(tmp_path):
-    ready_made = build._built(["c++"])
-    compiler = tmp_path / "c++"  # it takes its time, says when it was called, and gives what is built already
-    compiler.write_text(
-        f'#!/bin/sh\ncase "$*" in\n*--version) exec c++ --version ;;\n'
-        f'*-shared*) echo linked >> {tmp_path}/calls; sleep 1; for last; do :; done; cp {ready_made} "$last" ;;\n'
-        f"*) echo compiled >> {tmp_path}/calls ;;\nesac\n"
-    )
-    compiler.chmod(0o755)
+    compiler = write_quick_compiler(tmp_path, seconds=1.0)
     environment = os.environ | {"CXX": str(compiler), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     processes = [
         subprocess.Popen(
@@ -147,5 +142,5 @@ def test_the_kernels_are_built_once_by_processes_and_threads_that_start_together
     results = {process.communicate(timeout=120)[0].strip() for process in processes}
     assert len(results) == 1 and len(results.pop()) == 64
     assert [process.returncode for process in processes] == [0] * 3
-    assert (tmp_path / "calls").read_text().split() == ["compiled"] * len(build.SOURCES) + ["linked"]
+    assert calls(compiler) == ["compiled"] * len(build.SOURCES) + ["linked"]
     assert sorted(path.suffix for path in (tmp_path / "cache" / "kansformer").iterdir()) == [".lock", ".so"]

@@ -2,23 +2,12 @@
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from tiny_models import randomize_curves, tiny_llama
+from transformers import PreTrainedTokenizerFast
 
 from kansformer import KANConfig, convert
 
 VOCABULARY = 24
-SIZES = dict(
-    vocab_size=VOCABULARY,
-    hidden_size=32,
-    intermediate_size=64,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    num_key_value_heads=2,
-    max_position_embeddings=64,
-    pad_token_id=0,
-    bos_token_id=None,
-    eos_token_id=None,
-)
 
 
 @pytest.fixture
@@ -31,8 +20,8 @@ def make_plain():
     """make_plain(): a plain model in evaluation mode, the same one each time."""
 
     def build():
-        torch.manual_seed(0)
-        return LlamaForCausalLM(LlamaConfig(**SIZES)).eval()
+        sizes = dict(vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, max_position_embeddings=64)
+        return tiny_llama(**sizes, pad_token_id=0, bos_token_id=None, eos_token_id=None).eval()
 
     return build
 
@@ -52,24 +41,9 @@ def make_bent(make_straight):
     """make_bent(**fields of KANConfig): converted, its curves bent at random."""
 
     def build(**fields):
-        return bend(make_straight(**fields))
+        return randomize_curves(make_straight(**fields))
 
     return build
-
-
-@torch.no_grad()
-def bend(model, scale=0.2):
-    generator = torch.Generator().manual_seed(1)
-    for name, parameter in model.named_parameters():
-        if name.endswith(("coefficients", "mix")):
-            parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
-    return model
-
-
-@pytest.fixture(name="bend")
-def bend_fixture():
-    """bend(model, scale): the model, its curves bent at random."""
-    return bend
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from tiny_models import randomize_curves
 from transformers import (
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
@@ -33,10 +34,10 @@ def test_text_generation(make_bent, tokenizer, tmp_path):
     assert found[0]["generated_text"] == tokenizer.decode(expected, skip_special_tokens=True)
 
 
-def test_text_classification(small, bend, tokenizer, tmp_path):
+def test_text_classification(small, tokenizer, tmp_path):
     torch.manual_seed(0)
     model = BertForSequenceClassification(BertConfig(vocab_size=24, num_labels=3, **small)).eval()
-    bend(convert(model, KANConfig(slots=("input", "up", "act", "down"))))
+    randomize_curves(convert(model, KANConfig(slots=("input", "up", "act", "down"))))
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     found = pipeline("text-classification", model=str(tmp_path), device="cpu", top_k=None)(["w3 w4 w5"])[0]
@@ -48,11 +49,11 @@ def test_text_classification(small, bend, tokenizer, tmp_path):
     )
 
 
-def test_image_classification(small, bend, tmp_path):
+def test_image_classification(small, tmp_path):
     image_module = pytest.importorskip("PIL.Image", reason="pillow reads the image: pip install pillow")
     torch.manual_seed(0)
     model = ViTForImageClassification(ViTConfig(image_size=8, patch_size=4, num_labels=4, **small)).eval()
-    bend(convert(model, KANConfig(slots=("act", "down"))))
+    randomize_curves(convert(model, KANConfig(slots=("act", "down"))))
     model.save_pretrained(tmp_path)
     processor = ViTImageProcessorPil(size={"height": 8, "width": 8})
     processor.save_pretrained(tmp_path)

@@ -4,6 +4,8 @@ import pytest
 import torch
 from datasets import Dataset
 
+from kansformer.training.trainer import kan_trainer
+
 trl = pytest.importorskip("trl", reason="pip install trl")
 
 pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
@@ -31,7 +33,7 @@ def test_two_steps(only_curves, make_straight, tokenizer, tmp_path):
         dataloader_pin_memory=False,
     )
     rows = Dataset.from_dict({"text": ["w3 w4 w5 w6 w7", "w8 w9 w10 w11"] * 4})
-    trainer = trl.SFTTrainer(model, args=arguments, train_dataset=rows, processing_class=tokenizer)
+    trainer = kan_trainer(trl.SFTTrainer)(model, args=arguments, train_dataset=rows, processing_class=tokenizer)
     trainer.train()
     groups = [group for group in trainer.optimizer.param_groups if str(group.get("name", "")).startswith("curves")]
     assert sum(len(group["params"]) for group in groups) == len(curves)

@@ -5,13 +5,13 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_models import SMALL, randomize_curves
 from torch import nn
 from transformers import GemmaConfig, GemmaForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from kansformer import KANConfig, LearnedActivation, convert, revert
 from kansformer.nn.fused_gate import GatedForward, fuse_gate, restore_forwards
 
-SIZES = dict(vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2)
 IDS = torch.arange(12).reshape(1, 12)
 
 
@@ -54,13 +54,7 @@ class Twice(Block):
 
 def made(cls=LlamaForCausalLM, config=LlamaConfig):
     torch.manual_seed(0)
-    return cls(config(**SIZES, num_key_value_heads=2, head_dim=8)).eval()
-
-
-def bend(model):
-    for module in model.modules():
-        if isinstance(module, LearnedActivation):
-            nn.init.normal_(module.coefficients, generator=torch.Generator().manual_seed(1))
+    return cls(config(**SMALL, num_key_value_heads=2, head_dim=8)).eval()
 
 
 def short_ways(model):
@@ -71,7 +65,7 @@ def short_ways(model):
 @pytest.mark.parametrize("training", [True, False])
 def test_a_plain_gated_forward_is_shortened(block, training):
     block = block().train(training)
-    bend(block)
+    randomize_curves(block)
     x = torch.randn(3, 4)
     expected = block(x)
     assert fuse_gate(block, "act")
@@ -102,7 +96,7 @@ def test_convert_takes_it_with_the_same_bits_and_gradients(cls, config):
     convert(model)
     assert len(short_ways(model)) == 2
     assert torch.equal(model(IDS).logits, plain)
-    bend(model)
+    randomize_curves(model)
     long = copy.deepcopy(model)
     restore_forwards(long)
     assert not short_ways(long) and len(short_ways(model)) == 2
@@ -132,7 +126,7 @@ def test_revert_takes_it_out():
 
 def test_hooks_on_the_activation_see_the_activation():
     model = convert(made())
-    bend(model)
+    randomize_curves(model)
     expected, seen = model(IDS).logits, []
     act = model.model.layers[0].mlp.act_fn
     with act.register_forward_hook(lambda module, args, output: seen.append((args[0], output))):
@@ -152,7 +146,7 @@ def test_more_arguments_and_a_replaced_activation_take_the_long_way():
 
 def test_a_loaded_model_takes_it_too(tmp_path):
     model = convert(made(), KANConfig(basis="chebyshev"))
-    bend(model)
+    randomize_curves(model)
     model.save_pretrained(tmp_path)
     loaded = LlamaForCausalLM.from_pretrained(tmp_path)
     assert len(short_ways(loaded)) == 2
@@ -161,7 +155,7 @@ def test_a_loaded_model_takes_it_too(tmp_path):
 
 def test_it_compiles_to_one_graph():
     model = convert(made())
-    bend(model)
+    randomize_curves(model)
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(IDS).logits, model(IDS).logits, rtol=1e-4, atol=1e-5)
 
@@ -199,7 +193,7 @@ def test_everyone_who_watches_an_activation_sees_it():
 
 def test_a_forward_put_around_an_activation_sees_it():
     model = convert(made())
-    bend(model)
+    randomize_curves(model)
     expected, act, seen = model(IDS).logits, model.model.layers[0].mlp.act_fn, []
 
     def watching(*args, **kwargs):  # as nnsight and accelerate do

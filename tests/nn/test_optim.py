@@ -1,5 +1,9 @@
 """Optimizer groups: every trainable parameter once, curves with a learning rate of their own and no decay."""
 
+import copy
+import pickle
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -92,3 +96,102 @@ def test_an_attribute_of_the_same_name_is_not_taken_for_curves():
     model = nn.Sequential(nn.Linear(6, 6), LearnedActivation(6))
     model[0].curves = "bezier"
     assert {group["name"] for group in optimizer_groups(model, 1e-3)} == {"base", "base without decay", "curves x30"}
+
+
+def first_step(model, optimizer) -> list[str]:
+    """What an optimizer's first step warns about; the second is silent."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            model(torch.ones(2, 4)).sum().backward()
+            optimizer.step()
+    return [str(warning.message) for warning in caught]
+
+
+@pytest.fixture
+def curved():
+    return nn.Sequential(nn.Linear(4, 4), LearnedActivation(4))
+
+
+def with_curves_at(curved, lr, weight_decay=0.0):
+    curves = {"params": [*curved[1].parameters()], "lr": lr, "weight_decay": weight_decay}
+    return [{"params": [*curved[0].parameters()], "lr": 1e-3}, curves]
+
+
+def test_a_plain_optimizer_warns_once_and_says_what_to_do(curved):
+    (told,) = first_step(curved, torch.optim.AdamW(curved.parameters(), lr=2e-3))
+    assert told.startswith(
+        "AdamW trains curves with a learning rate of 0.002, at which they learn next to nothing and "
+    )
+    assert "a weight decay of 0.01" in told and "kansformer.optimizer_groups(model, lr=0.002)" in told
+    assert "KANTrainer" in told and "kan_trainer(SFTTrainer)" in told
+
+
+@pytest.mark.parametrize(
+    ("settings", "faults"),
+    [((1e-3,), "a learning rate of"), ((3e-2, 0.1), "with a weight decay of 0.1"), ((3e-2,), None)],
+)
+def test_groups_made_by_hand(curved, settings, faults):
+    told = first_step(curved, torch.optim.AdamW(with_curves_at(curved, *settings)))
+    assert len(told) == (faults is not None) and all(faults in sentence for sentence in told)
+
+
+def test_groups_of_the_library_are_taken_as_they_are(curved):
+    assert not first_step(curved, torch.optim.AdamW(optimizer_groups(curved, 1e-3, curve_lr_multiplier=0.5)))
+
+
+def test_the_warm_up_of_a_scheduler_hides_nothing_and_accuses_nobody(curved):
+    for rate, warned in ((3e-2, 0), (1e-3, 1)):
+        optimizer = torch.optim.AdamW(with_curves_at(curved, rate))
+        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.0)
+        assert len(first_step(curved, optimizer)) == warned
+
+
+@pytest.mark.parametrize(("lr", "warned"), [(1e-2, 0), (5e-5, 1)])
+def test_curves_alone_need_a_rate_too(curved, lr, warned):
+    curved[0].requires_grad_(False)
+    assert len(first_step(curved, torch.optim.Adam(curved.parameters(), lr=lr))) == warned
+
+
+def test_others_are_left_in_peace(curved):
+    edges = nn.Sequential(KANLinear(4, 4, edges="full"), KANLinear(4, 4, edges="low_rank"))
+    assert not first_step(edges, torch.optim.AdamW(edges.parameters()))
+    curved[1].requires_grad_(False)
+    assert not first_step(curved, torch.optim.AdamW(curved.parameters()))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model)), lambda model: model.double().float()],  # noqa: S301
+    ids=["copied", "pickled", "cast"],
+)
+@pytest.mark.parametrize("inner", [lambda: LearnedActivation(4), lambda: KANLinear(4, 4, edges="group", groups=2)])
+def test_what_is_done_to_a_model_hides_no_curves(change, inner):
+    model = change(nn.Sequential(nn.Linear(4, 4), inner()))
+    assert len(first_step(model, torch.optim.AdamW(model.parameters()))) == 1
+
+
+def test_parameters_that_others_put_in_place_are_recognised(curved):
+    curved[1].coefficients = nn.Parameter(curved[1].coefficients.detach().clone())  # as loaders do
+    assert len(first_step(curved, torch.optim.AdamW(curved.parameters()))) == 1
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed")
+def test_shards_of_fsdp2_are_recognised(curved):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        fully_shard(curved, mesh=init_device_mesh("cpu", (1,)))
+        assert type(curved[1].coefficients.data).__name__ == "DTensor"
+        assert len(first_step(curved, torch.optim.AdamW(curved.parameters()))) == 1
+        assert not first_step(curved, torch.optim.AdamW(optimizer_groups(curved, 1e-3)))
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_a_step_can_be_compiled(curved):
+    optimizer = torch.optim.AdamW(optimizer_groups(curved, 1e-3))
+    curved(torch.ones(2, 4)).sum().backward()
+    torch.compile(optimizer.step, backend="eager")()

@@ -4,12 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
+from tiny_models import TINY
 from torch import nn
 
 from kansformer.errors import SlotError
 from kansformer.sites import find_sites
 
-TINY = dict(vocab_size=100, hidden_size=64, intermediate_size=160, num_hidden_layers=3, num_attention_heads=4)
 FAMILIES = {
     "llama": (transformers.LlamaConfig(**TINY), "gated", "layers.0.mlp", {"input", "up", "gate", "act", "down"}),
     "gpt2": (

@@ -2,8 +2,6 @@
 
 import copy
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -117,19 +115,6 @@ def Edge_mask(model, input, output):  # noqa: N802 - reads like the class
     mask_IO = torch.zeros_like(model.alive[0])
     mask_IO[input, output] = True
     return mask_IO
-
-
-@torch.no_grad()
-def test_it_loads_in_a_new_process(tmp_path):
-    model = KAN([2, 3, 1], seed=5)
-    fix_symbol(model, Edge(1, 2, 0), "sin")
-    save_kan(model, tmp_path)
-    code = (
-        "import sys, torch; from kansformer.kan import load_kan; "
-        "print(load_kan(sys.argv[1])(torch.ones(1, 2).double()).item())"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
-    assert float(done.stdout) == model(torch.ones(1, 2).double()).item()
 
 
 def test_bad_input():

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from tiny_models import tiny_llama
+from transformers import LlamaForCausalLM
 
 from kansformer import KAN, KANConfig, convert, save_curves
 from kansformer.conversion import ConversionRecord, replace_feed_forwards
@@ -13,7 +14,6 @@ from kansformer.hub import write_card
 from kansformer.kan import save_kan
 from kansformer.symbolic import ALL_SYMBOLS
 
-SHAPE = dict(vocab_size=24, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2)
 MODELS = {
     "rational": KANConfig(slots=("act", "down"), edges="group", basis="rational", groups=4),
     "low-rank": KANConfig(slots=("input", "up", "act"), edges="low_rank", rank=2, groups=4),
@@ -68,9 +68,7 @@ RECIPES = ("embedded-curves", "gpt2-small-fineweb", "minilm-classifier", "shakes
 def make_plain() -> LlamaForCausalLM:
     """The model that all of this is about."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        config = LlamaConfig(**SHAPE, num_key_value_heads=2, max_position_embeddings=32)
-        return LlamaForCausalLM(config).eval()
+        return tiny_llama(max_position_embeddings=32).eval()
 
 
 def make_corpus(folder: Path, recipes: Path) -> None:

@@ -122,8 +122,8 @@ def test_no_curves_are_no_fits():
 def test_progress_counts_the_curves(monkeypatch):
     monkeypatch.setattr("kansformer.symbolic.fit.CHUNK", 2)
     seen = []
-    fit_symbolic(*curves(["x"] * 5), progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(2, 5), (4, 5), (5, 5)]
+    fit_symbolic(*curves(["x"] * 5), progress=lambda *state: seen.append(state))
+    assert seen == [("fitting", done, 5, "curves") for done in (2, 4, 5)]
 
 
 def one_bad_value(x, y, value, row=1):

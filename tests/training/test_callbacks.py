@@ -1,8 +1,9 @@
-"""Callbacks for curves inside a plain transformers Trainer."""
+"""Callbacks for curves inside a Trainer."""
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
+from tiny_models import tiny_llama
+from transformers import TrainerCallback, TrainingArguments
 
 from kansformer import KANConfig, convert
 from kansformer.nn.curves import curved_modules
@@ -10,18 +11,14 @@ from kansformer.nn.optim import CURVE_GROUP, curve_parameters
 from kansformer.nn.penalties import smoothness_penalty, sparsity_penalty
 from kansformer.training.callbacks import CurvePenalties, CurveWarmUp, GridSchedule, exchange_parameters
 from kansformer.training.recipe import Penalty
+from kansformer.training.trainer import KANTrainer
 
 TOKENS = torch.arange(8 * 6).reshape(8, 6) % 24
 ROWS = [{"input_ids": row, "labels": row} for row in TOKENS]
 
 
 def make_model():
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=24, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=2,
-    )  # fmt: skip
-    return convert(LlamaForCausalLM(config), KANConfig(slots=("input", "act")))
+    return convert(tiny_llama(num_hidden_layers=1), KANConfig(slots=("input", "act")))
 
 
 def train(model, folder, *callbacks, steps=6, lr=1e-3):
@@ -29,7 +26,7 @@ def train(model, folder, *callbacks, steps=6, lr=1e-3):
         output_dir=folder, max_steps=steps, per_device_train_batch_size=4, learning_rate=lr, report_to=[],
         disable_tqdm=True, dataloader_pin_memory=False, use_cpu=True, save_strategy="no", lr_scheduler_type="constant",
     )  # fmt: skip
-    Trainer(model, arguments, train_dataset=ROWS, callbacks=list(callbacks)).train()
+    KANTrainer(model, arguments, train_dataset=ROWS, callbacks=list(callbacks)).train()
 
 
 class Rates(TrainerCallback):

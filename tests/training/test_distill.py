@@ -5,8 +5,8 @@ import math
 
 import pytest
 import torch
+from tiny_models import tiny_llama
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from kansformer import KANConfig, convert
 from kansformer.conversion import replace_feed_forwards
@@ -20,12 +20,7 @@ RUN = dict(steps=2, batch_size=3)
 
 @pytest.fixture
 def teacher():
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=24, hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=2,
-        num_key_value_heads=2, initializer_range=0.3, attention_dropout=0.5,
-    )  # fmt: skip
-    return LlamaForCausalLM(config)
+    return tiny_llama(num_hidden_layers=3, initializer_range=0.3, attention_dropout=0.5)
 
 
 @pytest.fixture
@@ -119,9 +114,11 @@ def test_named_networks_of_any_model(teacher):
 
 def test_progress_is_told_every_step(student, teacher):
     states = []
-    result = distill_feed_forwards(student, teacher, BLOCKS, steps=3, batch_size=2, progress=states.append)
-    assert [(s.step, s.steps) for s in states] == [(1, 3), (2, 3), (3, 3)]
-    assert tuple(s.loss for s in states) == result.losses
+    result = distill_feed_forwards(
+        student, teacher, BLOCKS, steps=3, batch_size=2, progress=lambda *state: states.append(state)
+    )
+    assert [state[1:3] for state in states] == [(1, 3), (2, 3), (3, 3)]
+    assert [state[3].partition("  ")[0] for state in states] == [f"loss {loss:.3f}" for loss in result.losses]
 
 
 def test_an_infinite_loss_stops_and_puts_the_networks_back(student, teacher):

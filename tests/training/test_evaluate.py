@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
+from tiny_models import tiny_llama
 from torch.nn.functional import cross_entropy
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from kansformer.errors import DataError
 from kansformer.training.evaluate import mean_loss
@@ -15,12 +15,7 @@ BLOCKS = (torch.arange(5 * 8).reshape(5, 8) ** 2) % 23
 
 @pytest.fixture
 def model():
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=24, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=2, initializer_range=0.3, attention_dropout=0.5,
-    )  # fmt: skip
-    return LlamaForCausalLM(config)
+    return tiny_llama(num_hidden_layers=1, initializer_range=0.3, attention_dropout=0.5)
 
 
 def test_it_is_the_mean_over_all_predicted_tokens(model):
@@ -39,9 +34,9 @@ def test_it_is_the_mean_over_all_predicted_tokens(model):
 
 def test_progress_ends_at_the_result(model):
     states = []
-    result = mean_loss(model, BLOCKS, 2, progress=states.append)
-    assert [(s.step, s.steps) for s in states] == [(1, 3), (2, 3), (3, 3)]
-    assert states[-1].loss == result.loss
+    result = mean_loss(model, BLOCKS, 2, progress=lambda *state: states.append(state))
+    assert [state[1:3] for state in states] == [(1, 3), (2, 3), (3, 3)]
+    assert states[-1][3].startswith(f"loss {result.loss:.3f}  ")
     assert str(result) == f"loss {result.loss:.4f}, perplexity {result.perplexity:.2f} on 35 tokens"
 
 

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from kansformer import is_converted
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parent.parent.parent
 RECIPE = """
 task: causal-lm

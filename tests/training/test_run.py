@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import pytest
 import torch
@@ -54,9 +55,10 @@ def rows_of(path):
 def test_a_run_from_scratch_writes_a_model_that_loads_plainly(make, tmp_path):
     seen = []
     recipe = make(training={"max_steps": 40})
-    result = train(recipe, tmp_path / "run", progress=seen.append)
+    result = train(recipe, tmp_path / "run", progress=lambda *state: seen.append(state))
     assert result.losses[-1][1] < result.losses[0][1] - 0.3
-    assert [report.step for report in seen] == list(range(1, 41)) and seen[-1].tokens_per_second > 0
+    assert [(done, total) for _, done, total, _ in seen] == [(step, 40) for step in range(1, 41)]
+    assert re.fullmatch(r"loss [\d.]+  [1-9][\d,]* tokens/s", seen[-1][3])
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "run")
     assert is_converted(model) and result.parameters == sum(p.numel() for p in model.parameters())
     assert result.trainable == result.parameters and result.curve_parameters == 2 * 2 * 4 * 11
@@ -83,8 +85,8 @@ def state_of(folder):
 def test_a_killed_run_resumes_to_the_bit(make, tmp_path, curves):
     recipe = make(curves=curves, training={"save_strategy": "steps", "save_steps": 3, "max_steps": 8})
 
-    def kill(report):
-        if report.step == 5:
+    def kill(stage, done, total, detail):
+        if done == 5:
             raise KeyboardInterrupt
 
     through = train(recipe, tmp_path / "through")

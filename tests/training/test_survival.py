@@ -45,6 +45,7 @@ def start(recipe_file, output, *options, launcher=()):
 
 
 # Half a file written, before and after a rename, half of the grids moved or refined, half of the model in its place.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("processes", "changes", "kills"),
     [
@@ -74,7 +75,10 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(recipe_fil
     assert not (tmp_path / "killed" / ASIDE).exists()
 
 
-@pytest.mark.parametrize("launcher", [(), TWO_PROCESSES], ids=["one process", "two processes"])
+@pytest.mark.parametrize(
+    "launcher",
+    [pytest.param((), id="one process"), pytest.param(TWO_PROCESSES, id="two processes", marks=pytest.mark.slow)],
+)
 def test_sigterm_saves_the_step_and_ends_with_a_code_of_its_own(recipe_file, tmp_path, launcher):
     process = start(recipe_file, tmp_path / "run", "training.max_steps=100000", launcher=launcher)
     losses = tmp_path / "run" / "losses.csv"

@@ -1,36 +1,29 @@
-"""A plain transformers Trainer gives curves their own learning rate; nobody has to ask."""
-
-import subprocess
-import sys
+"""KANTrainer and what `kan_trainer` makes give curves their own learning rate; a plain Trainer warns."""
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+from tiny_models import tiny_llama
+from transformers import Trainer, TrainingArguments
 
 from kansformer import KANConfig, convert
 from kansformer.nn import LearnedActivation
 from kansformer.nn.optim import split_curves
-from kansformer.training.trainer_groups import MULTIPLIER
+from kansformer.training.trainer import KANTrainer, kan_trainer
 
 ROWS = [{"input_ids": torch.arange(i, i + 6), "labels": torch.arange(i, i + 6)} for i in range(8)]
 
 
 def make_model(curves=True):
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=24, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=2,
-    )  # fmt: skip
-    model = LlamaForCausalLM(config)
+    model = tiny_llama(num_hidden_layers=1)
     return convert(model, KANConfig()) if curves else model
 
 
-def make_trainer(model, folder, **settings):
+def make_trainer(model, folder, kind=KANTrainer, **settings):
     arguments = TrainingArguments(
         output_dir=folder, max_steps=4, save_steps=2, per_device_train_batch_size=2, learning_rate=1e-3,
         weight_decay=0.1, report_to=[], disable_tqdm=True, dataloader_pin_memory=False, use_cpu=True,
     )  # fmt: skip
-    return Trainer(model, arguments, train_dataset=ROWS, **settings)
+    return kind(model, arguments, train_dataset=ROWS, **settings)
 
 
 def groups_of(trainer):
@@ -45,8 +38,7 @@ def test_curves_get_their_rate_and_no_decay(tmp_path):
     assert (curves["lr"], curves["weight_decay"]) == (pytest.approx(3e-2), 0.0)
     assert [id(p) for p in curves["params"]] == [id(m.act_fn.coefficients) for m in [model.model.layers[0].mlp]]
     assert sum(len(g["params"]) for g in optimizer.param_groups) == len(list(model.parameters()))
-    setattr(trainer, MULTIPLIER, 5.0)
-    trainer.optimizer = None
+    trainer = make_trainer(model, tmp_path, curve_lr_multiplier=5.0)
     assert groups_of(trainer)["curves x5"][0] == pytest.approx(5e-3)
 
 
@@ -59,7 +51,7 @@ def test_models_without_curves_and_optimizers_of_the_user_are_left_alone(tmp_pat
     assert trainer.create_optimizer() is own and len(own.param_groups) == 1
 
 
-def test_a_plain_trainer_resumes_with_these_groups(tmp_path):
+def test_it_resumes_with_these_groups(tmp_path):
     through = make_model()
     make_trainer(through, tmp_path / "run").train()
     resumed = make_model()
@@ -69,12 +61,38 @@ def test_a_plain_trainer_resumes_with_these_groups(tmp_path):
     assert through.model.layers[0].mlp.act_fn.coefficients.abs().max() > 0.01  # 30 times the rate, 4 steps
 
 
-def test_it_works_in_whatever_order_things_are_imported():
-    lines = ["import kansformer", "import transformers.trainer"]
-    for order in (lines, lines[::-1]):
-        code = "\n".join([*order, "from transformers import Trainer\n"])
-        code += "assert Trainer.create_optimizer.kansformer_original.__module__ == 'transformers.trainer'"
-        subprocess.run([sys.executable, "-c", code], check=True)
+def test_the_same_of_another_trainer_class(tmp_path):
+    class Other(Trainer):
+        def __init__(self, *args, own, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.own = own
+
+    kind = kan_trainer(Other)
+    assert issubclass(kind, Other) and issubclass(kind, KANTrainer) and kind.__name__ == "KANOther"
+    assert kan_trainer(kind) is kind and kan_trainer(Trainer) is KANTrainer
+    trainer = make_trainer(make_model(), tmp_path, kind, own=7, curve_lr_multiplier=5.0)
+    assert trainer.own == 7 and trainer.guard
+    assert groups_of(trainer)["curves x5"] == (pytest.approx(5e-3), 0.0)
+
+
+def test_a_plain_trainer_is_left_alone_and_its_first_step_warns(tmp_path):
+    assert Trainer.create_optimizer.__module__ == "transformers.trainer"
+    trainer = make_trainer(make_model(), tmp_path, Trainer)
+    with pytest.warns(UserWarning, match=r"a learning rate of 0.001, .* and a weight decay of 0.1, .*KANTrainer"):
+        trainer.train()
+
+
+def test_it_warns_where_it_cannot_make_groups(tmp_path, monkeypatch):
+    trainer, placeholder = make_trainer(make_model(), tmp_path), object()
+    monkeypatch.setattr(Trainer, "create_optimizer", lambda self, model=None: placeholder)
+    with pytest.warns(UserWarning, match="the optimizer is DeepSpeed's own"):
+        assert trainer.create_optimizer() is placeholder
+    model, flat = make_model(), torch.nn.Parameter(torch.zeros(9))
+    trainer, optimizer = make_trainer(model, tmp_path), torch.optim.AdamW([flat])
+    del model.model.layers[0].mlp.act_fn.coefficients  # as FSDP version 1 does it
+    monkeypatch.setattr(Trainer, "create_optimizer", lambda self, model=None: optimizer)
+    with pytest.warns(UserWarning, match="parameters were flattened"):
+        assert trainer.create_optimizer() is optimizer
 
 
 def test_splitting_keeps_every_parameter_once_and_the_settings_of_its_group():

@@ -1,10 +1,11 @@
 """`tune_curves` bends the curves, lowers the loss, and touches nothing else."""
 
 import math
+import re
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from tiny_models import tiny_llama
 
 from kansformer import KANConfig, convert
 from kansformer.errors import ConfigError, DataError
@@ -16,12 +17,7 @@ BLOCKS = (torch.arange(6 * 12).reshape(6, 12) ** 2) % 23
 
 @pytest.fixture
 def model():
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=24, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=2, initializer_range=0.3, attention_dropout=0.5,
-    )  # fmt: skip
-    return convert(LlamaForCausalLM(config), KANConfig(slots=("input", "act")))
+    return convert(tiny_llama(initializer_range=0.3, attention_dropout=0.5), KANConfig(slots=("input", "act")))
 
 
 def test_only_curves_change_and_the_loss_falls(model):
@@ -66,10 +62,10 @@ def test_a_run_is_a_function_of_its_arguments(model):
 
 def test_progress_is_told_every_step(model):
     states = []
-    result = tune_curves(model, BLOCKS, steps=3, batch_size=2, progress=states.append)
-    assert [(s.step, s.steps) for s in states] == [(1, 3), (2, 3), (3, 3)]
-    assert tuple(s.loss for s in states) == result.losses
-    assert all(s.tokens_per_second > 0 for s in states)
+    result = tune_curves(model, BLOCKS, steps=3, batch_size=2, progress=lambda *state: states.append(state))
+    assert [state[1:3] for state in states] == [(1, 3), (2, 3), (3, 3)]
+    assert [state[3].partition("  ")[0] for state in states] == [f"loss {loss:.3f}" for loss in result.losses]
+    assert all(re.search(r"  [1-9][\d,]* tokens/s$", state[3]) for state in states)
 
 
 def test_an_infinite_loss_stops_and_puts_the_curves_back(model):

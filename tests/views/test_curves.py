@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import make
+from tiny_models import make, randomize_curves
 
 from kansformer import KANConfig, KANLinear, convert, edge_curves, record_edges
 from kansformer.errors import ConfigError
@@ -13,13 +13,9 @@ pytest.importorskip("matplotlib", reason="needs the extra plot: pip install 'kan
 
 @pytest.fixture
 def curves_and_records():
-    model = convert(make("llama"), KANConfig())
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith("coefficients"):
-                parameter.normal_()
-        with record_edges(model) as records:
-            model(torch.arange(24).reshape(2, 12))
+    model = randomize_curves(convert(make("llama"), KANConfig()), 1.0)
+    with torch.no_grad(), record_edges(model) as records:
+        model(torch.arange(24).reshape(2, 12))
     return edge_curves(model, "layers.0.mlp", "act", records=records, inputs=[0, 3, 5, 6, 7]), records
 
 

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 import torch
-import transformers
+from tiny_models import randomize_curves, tiny_llama
 
 from kansformer import KANConfig, convert
 from kansformer.interp import summarize
@@ -18,14 +18,8 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 @pytest.fixture(scope="module")
 def summary():
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=2
-    )
-    model = convert(transformers.LlamaForCausalLM(config).eval(), KANConfig(slots=("input", "act")))
-    for name, parameter in model.named_parameters():
-        if name.endswith("coefficients"):
-            torch.nn.init.normal_(parameter, std=0.3)
+    model = tiny_llama(vocab_size=50, num_hidden_layers=3).eval()
+    randomize_curves(convert(model, KANConfig(slots=("input", "act"))), 0.3)
     tokens = torch.randint(50, (3, 20))
     return summarize(model, {"input_ids": tokens, "labels": tokens})
 
@@ -58,6 +52,7 @@ def test_nothing_is_left_of_a_page_that_failed(summary, tmp_path, monkeypatch):
     assert [file.read_text() for file in tmp_path.iterdir()] == ["old"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs the program chromium: apt-get install chromium")
 @pytest.mark.parametrize(
     "filters", ["", "function=FIRST", "slot=act&layer=1", "r2=0.999", "search=mlp/input[3", "sort=worst"]

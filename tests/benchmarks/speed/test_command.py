@@ -3,7 +3,7 @@
 import pytest
 import torch
 from speed.table import read_rows
-from transformers import LlamaConfig, LlamaForCausalLM
+from tiny_models import tiny_llama
 from transformers.utils import logging
 from typer.testing import CliRunner
 
@@ -71,11 +71,7 @@ def test_the_backends_suite_says_what_auto_should_take(tmp_path):
 
 
 def test_the_model_suite_takes_a_folder(tmp_path):
-    config = LlamaConfig(
-        vocab_size=40, hidden_size=8, intermediate_size=12, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=2, max_position_embeddings=80,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(tmp_path / "model")
+    tiny_llama(num_hidden_layers=1, max_position_embeddings=80).save_pretrained(tmp_path / "model")
     result = run(*QUICK, "--suite", "model", "--model", tmp_path / "model", "--tokens", 20, "--out", tmp_path)
     assert result.exit_code == 0, result.output
     rows = read_rows(tmp_path / "bench_model.csv")
@@ -86,7 +82,7 @@ def test_the_model_suite_takes_a_folder(tmp_path):
 def test_the_gpu_suite_needs_a_gpu(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     sentence = refused("--suite", "gpu", "--out", tmp_path / "new", code=2)
-    assert sentence == "Suite 'gpu' needs a GPU that torch can use, and there is none. Choose cpu, model or backends."
+    assert sentence == "Suite 'gpu' needs a GPU that torch can use, and there is none. Choose another suite."
     assert not list(tmp_path.iterdir())
 
 

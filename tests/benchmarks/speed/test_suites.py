@@ -6,8 +6,8 @@ from speed.models import measure_model
 from speed.sizes import SIZES
 from speed.suites import Options, measure_size
 from speed.variants import variants_for
+from tiny_models import tiny_llama
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from kansformer.errors import ConfigError
 
@@ -69,11 +69,7 @@ def test_only_parameters_that_a_step_reaches_are_counted():
 
 
 def small_llama(**changes):
-    settings = dict(
-        vocab_size=40, hidden_size=8, intermediate_size=12, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=2, max_position_embeddings=96,
-    )  # fmt: skip
-    return LlamaForCausalLM(LlamaConfig(**{**settings, **changes}))
+    return tiny_llama(**dict(intermediate_size=12, num_hidden_layers=1, max_position_embeddings=96) | changes)
 
 
 def test_a_model_against_itself_converted():

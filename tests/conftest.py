@@ -1,0 +1,50 @@
+"""One native library and one thread per worker, and a last line about the slow tests that were left out."""
+
+import os
+
+import pytest
+
+# Workers of pytest-xdist (-n) share the cores; torch reads this when it is imported, and so do the processes of tests.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+_slow = pytest.StashKey[int]()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _native_library():
+    """Build the C++ kernels before any test redirects the cache; a lock makes the other workers wait for the first."""
+    from kansformer.ops.native import build
+
+    build.reason_unavailable()
+
+
+def pytest_collection_modifyitems(items):
+    """Run slow tests first, so that no worker ends long after the others."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_deselected(items):
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.config.stash[_slow] = item.config.stash.get(_slow, 0) + 1
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):  # in a worker, which reports to its controller
+        session.config.workeroutput["slow_deselected"] = session.config.stash.get(_slow, 0)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    # Every worker collects everything, so that their counts are the same.
+    node.config.stash[_slow] = getattr(node, "workeroutput", {}).get("slow_deselected", 0)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter, config):
+    result = yield
+    if count := config.stash.get(_slow, 0):
+        terminalreporter.section("slow tests", "-")
+        terminalreporter.line(f"Slow tests left out: {count}. Run them with: python -m pytest -n auto -m slow")
+    return result
