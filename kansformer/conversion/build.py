@@ -25,7 +25,7 @@ def build_slot(model: nn.Module, slot: Slot, spec: CurveSpec, *, weights_at: str
         weights_at: path of the module whose weights give activation curves their device and dtype.
 
     Raises:
-        SlotError: what stands in the slot is not a layer that can take curves.
+        SlotError: the layer in the slot cannot take curves.
     """
     module = _with_curves(model, slot, spec, weights_at)
     if not module.coefficients.is_meta:

@@ -13,9 +13,9 @@ from kansformer.conversion.convert import remove_curves
 from kansformer.conversion.narrow import narrow_site, narrowed_slot, with_hidden
 from kansformer.conversion.rebuild import fill_recorded
 from kansformer.conversion.record import ConversionRecord, base_prefix, record_of, rooted_slot
-from kansformer.conversion.slots import check_no_adapters
+from kansformer.conversion.slots import check_no_adapters, curve_tensors
 from kansformer.errors import ConfigError, ConversionStateError, SlotError
-from kansformer.nn.curves import CURVE_PARAMETERS
+from kansformer.nn import KANLinear, LearnedActivation
 from kansformer.nn.transaction import snapshot, transaction
 from kansformer.sites import Site, Slot, find_sites
 
@@ -59,7 +59,7 @@ def keep_channels(model: nn.Module, channels: Mapping[str, Tensor]) -> nn.Module
     with transaction(model):
         remove_curves(model)
         sites = {site.path: site for site in find_sites(model)}
-        kept_by_slot = {}
+        kept_by_slot: dict[str, Tensor] = {}
         for path, kept_H in channels.items():
             if path not in sites:
                 raise SlotError(f"No feed-forward network is at {path!r}. Choose from: {', '.join(list(sites)[:4])}.")
@@ -73,9 +73,9 @@ def keep_channels(model: nn.Module, channels: Mapping[str, Tensor]) -> nn.Module
             kept_by_slot |= {slot.path: kept_H for slot in site.slots.values() if slot.name != "input"}
         slots, tensors = [], []
         for entry, (slot, module) in zip(record.slots, curved, strict=True):
-            kept_H = kept_by_slot.get(slot.path) if slot.name != "input" else None
-            tensors.append(_selected_tensors(slot, module, kept_H))
-            slots.append(entry if kept_H is None else replace(narrowed_slot(entry, len(kept_H)), out_features=None))
+            kept = kept_by_slot.get(slot.path) if slot.name != "input" else None
+            tensors.append(_selected_tensors(slot, module, kept))
+            slots.append(entry if kept is None else replace(narrowed_slot(entry, len(kept)), out_features=None))
         widths = {**record.widths, **{path.removeprefix(prefix): len(kept_H) for path, kept_H in channels.items()}}
         new_record = replace(record, slots=tuple(slots), widths=widths)
         fill_recorded(model, new_record)
@@ -92,14 +92,14 @@ def _check_converted(model: nn.Module) -> ConversionRecord:
     return record
 
 
-def _modules_by_slot(model: nn.Module, record: ConversionRecord) -> list[tuple[Slot, nn.Module]]:
+def _modules_by_slot(model: nn.Module, record: ConversionRecord) -> list[tuple[Slot, Any]]:
     slots = [rooted_slot(model, entry) for entry in record.slots]
     return [(slot, model.get_submodule(slot.curve_path)) for slot in slots]
 
 
-def _selected_tensors(slot: Slot, module: Any, kept_H: Tensor | None) -> dict[str, Tensor]:
+def _selected_tensors(slot: Slot, module: KANLinear | LearnedActivation, kept_H: Tensor | None) -> dict[str, Tensor]:
     """The tensors of a module's curves, reduced to the channels that stay."""
-    tensors = {n: getattr(module, n).detach() for n in (*CURVE_PARAMETERS, "domain") if hasattr(module, n)}
+    tensors = curve_tensors(module)
     if kept_H is None:
         return tensors
     edges = module.curves.edges
@@ -111,17 +111,17 @@ def _selected_tensors(slot: Slot, module: Any, kept_H: Tensor | None) -> dict[st
         axes = dict.fromkeys(("coefficients", "denominator", "domain"), 0)
     else:
         axes = {"full": {"coefficients": -1}, "low_rank": {"mix": -1}}.get(edges, {})
-    kept_H = kept_H.to(module.coefficients.device)
+    kept_H = kept_H.to(tensors["coefficients"].device)
     return {n: values.index_select(axes[n], kept_H) if n in axes else values for n, values in tensors.items()}
 
 
-def _load(new: Any, old: Any, tensors: Mapping[str, Tensor]) -> None:
+def _load(new: nn.Module, old: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Set the selected tensors in the dtype that they had, trained or frozen as they were; and move the hooks."""
-    for name, values in tensors.items():
-        if name == "domain":
-            new.domain = values.clone()
-        else:
-            setattr(new, name, nn.Parameter(values.clone(), requires_grad=getattr(old, name).requires_grad))
+    before = curve_tensors(old)
+    for name, tensor in tensors.items():
+        values = tensor.detach().clone()
+        new_tensor = values if name == "domain" else nn.Parameter(values, requires_grad=before[name].requires_grad)
+        setattr(new, name, new_tensor)
     for name, table in vars(old).items():
         if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")) and table:
             vars(new)[name] = table

@@ -24,13 +24,14 @@ from kansformer.sites.surgery import fill_slot, restore_originals
 def convert(model: nn.Module, config: KANConfig | None = None, *, verify: bool = True) -> nn.Module:
     """Give a pretrained transformer's feed-forward networks learned curves, in place, without changing its outputs.
 
-    Every curve starts straight, so the logits are the same bit for bit; training then bends the curves. The base
+    Every curve starts straight, so the logits are the same bit for bit; training then shapes the curves. The base
     weights stay the same parameters under the same names.
 
     Args:
         model: any transformer with feed-forward networks.
         config: which curves and where; None is `KANConfig()`.
-        verify: prove every site on random input before anything is replaced. Cannot be done on the meta device.
+        verify: compare every site with the original on random input before anything is replaced. Not possible on the
+            meta device.
 
     Returns:
         The same model.

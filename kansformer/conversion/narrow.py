@@ -91,7 +91,7 @@ def narrow_site(model: nn.Module, site: Site, channels_H: Tensor) -> None:
         fill_slot(model, site.slots[name], layer)
 
 
-def _narrowed_layer(layer: Any, channels_H: Tensor, slot: str) -> nn.Module:
+def _narrowed_layer(layer: nn.Linear, channels_H: Tensor, slot: str) -> nn.Module:
     """The same layer with some of its outputs, or inputs if it is `down`; hooks, mode and flags stay."""
     narrow = type(layer).__new__(type(layer))
     take_over(narrow, layer)

@@ -71,7 +71,7 @@ def plan_conversion(model: nn.Module, config: KANConfig, *, hidden: int | None =
         ConversionStateError: the model is converted already, or quantised by someone else.
         NoSiteError: the model has no feed-forward network that kansformer knows.
         SlotError: no site has any of the slots, or one cannot be narrowed.
-        ConfigError: a layer does not exist, or the groups do not divide a width, or `hidden` is no width of a site.
+        ConfigError: a layer does not exist, the groups do not divide a width, or `hidden` is not a width for a site.
     """
     check_convertible(model)
     found = find_sites(model)

@@ -28,7 +28,7 @@ def rebuild(model: nn.Module, record: ConversionRecord, *, max_numbers: int | No
         max_numbers: numbers that the checkpoint's files hold in all; None where it is not known.
 
     Raises:
-        CheckpointError: the model has no such path, or what stands there cannot take these curves or that width, or
+        CheckpointError: the model has no such path, or its layer cannot take these curves or that width, or
             the curves would have far more numbers than the files, which is checked before memory is allocated.
     """
     _narrow_as_recorded(model, record)

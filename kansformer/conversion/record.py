@@ -15,7 +15,7 @@ from kansformer.safe_io import check_json_value
 from kansformer.sites.site import Slot, parent_of
 
 FORMAT_VERSION = 2
-"""The newest format. Raised with every change of what is written; all versions down to 1 load for ever. A checkpoint is
+"""The newest format. Raised with every change of the format; all versions from 1 on load for ever. A checkpoint is
 written in the oldest one that can hold it: 2 brought `widths`, and all others are still 1."""
 
 MODULE_PATH = re.compile(r"(?=.{1,400}$)[\w-]+(\.[\w-]+)*")
@@ -134,7 +134,7 @@ def rooted_slot(model: nn.Module, slot: Slot) -> Slot:
 
 
 def recorded_target(model: nn.Module, slot: Slot) -> object | None:
-    """What stands at a recorded slot, or hosts its input curve; None where there is no such path.
+    """The layer or activation at a recorded slot, or the host of its input curve; None where there is no such path.
 
     Never looked up by `getattr`: a path in an untrusted file may name a method of the model.
     """

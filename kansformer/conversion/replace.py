@@ -41,7 +41,7 @@ def replace_feed_forwards(
         model: a transformer with feed-forward networks of two or three linear layers.
         config: which curves, in which slots, and in which layers the networks are replaced.
         hidden: their new hidden width H, at most the old one.
-        inputs: what the model is called with, or an iterable of such batches, to see which hidden channels matter.
+        inputs: a batch for the model, or an iterable of batches, by which the hidden channels are compared.
         start: `channels` keeps the hidden channels that add most to the output: with `inputs` by the root mean square
             of the channel times the norm of its weights in the last layer (by far the better start), else by the
             product of its weights' norms in all layers. `random` draws all weights as `nn.Linear` does.

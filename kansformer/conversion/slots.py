@@ -3,12 +3,15 @@
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from kansformer.conversion.record import record_of, rooted_slot
+from kansformer.conversion.record import get_setting, record_of, rooted_slot
 from kansformer.errors import ConversionStateError, SlotError
-from kansformer.nn.curves import curved_modules
+from kansformer.nn.curves import CURVE_PARAMETERS, curved_modules
 from kansformer.sites.site import INPUT_CURVE, join_path, parent_of
+
+CURVE_TENSORS = (*CURVE_PARAMETERS, "domain")
+"""Names of the tensors that curves add to a module."""
 
 
 @dataclass(frozen=True)
@@ -104,9 +107,16 @@ def find_curve_slot(model: nn.Module, site: str, slot: str) -> CurveSlot:
     return by_name[slot]
 
 
-def without_adapters(model: nn.Module) -> Any:
+def curve_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers of a module's curves, by name."""
+    tensors = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
+    return {name: tensors[name] for name in CURVE_TENSORS if name in tensors}
+
+
+def without_adapters(model: nn.Module) -> nn.Module:
     """The model that peft's adapters were put around; the model itself where there are none."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+    get_base_model = get_setting(model, "get_base_model")
+    return model if get_base_model is None else get_base_model()
 
 
 def check_no_adapters(model: nn.Module) -> None:

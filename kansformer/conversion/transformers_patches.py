@@ -27,6 +27,7 @@ from kansformer.import_hooks import after_import
 from kansformer.nn.transaction import transaction
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
     from transformers.utils.loading_report import LoadStateDictInfo
 
 TRIPWIRE = (
@@ -105,7 +106,7 @@ def remove_quantizer(model: nn.Module) -> None:
         vars(config).pop("_is_quantized", None)
 
 
-def attach_record(model: Any, record: ConversionRecord) -> None:
+def attach_record(model: nn.Module, record: ConversionRecord) -> None:
     """Write the record and the tripwire into the model's config, and complete its `save_pretrained`.
 
     A model gets a config of its own, since others may be made from the same object. A base model keeps it: it may stand
@@ -113,7 +114,7 @@ def attach_record(model: Any, record: ConversionRecord) -> None:
     """
     config = config_of(model)
     if config is None:
-        object.__setattr__(model, "conversion_record", record)
+        vars(model)["conversion_record"] = record
         return
     if get_setting(config, "quantization_config") is not record and not _is_base_model(model):
         config = _give_own_config(model, config)
@@ -121,18 +122,18 @@ def attach_record(model: Any, record: ConversionRecord) -> None:
     config.fusion_config = {**(get_setting(config, "fusion_config") or {}), TRIPWIRE: False}
     if hasattr(type(model), "save_pretrained"):
         # Not by add_model_tags, which would append to the list that some classes share among their models.
-        model.model_tags = [*dict.fromkeys((*(get_setting(model, "model_tags") or ()), TAG))]
+        vars(model)["model_tags"] = [*dict.fromkeys((*(get_setting(model, "model_tags") or ()), TAG))]
         remove_auto_map(config)  # of a loaded checkpoint; it goes with the modelling file, when both are written
         # On this one model, not on its class. A deep copy of the model gets a partial of its own. The price is a
         # reference cycle: the memory of a deleted model comes back with the next gc.collect().
-        model.save_pretrained = functools.partial(save_converted, model)
+        vars(model)["save_pretrained"] = functools.partial(save_converted, model)  # type: ignore[arg-type]
 
 
-def detach_record(model: Any) -> None:
+def detach_record(model: nn.Module) -> None:
     """Remove everything that `attach_record` wrote."""
     config = config_of(model)
     if config is None:
-        del model.conversion_record
+        del vars(model)["conversion_record"]
         return
     del config.quantization_config
     remove_tripwire(config)
@@ -140,7 +141,7 @@ def detach_record(model: Any) -> None:
     vars(model).pop("save_pretrained", None)
     tags = [tag for tag in vars(model).pop("model_tags", ()) if tag != TAG]
     if tags and tags != get_setting(type(model), "model_tags"):
-        model.model_tags = tags
+        vars(model)["model_tags"] = tags
 
 
 def remove_tripwire(config: object) -> None:
@@ -154,7 +155,7 @@ def remove_auto_map(config: object) -> None:
 
 
 def save_converted(
-    model: Any,
+    model: "PreTrainedModel",
     save_directory: str | Path,
     is_main_process: bool = True,
     state_dict: dict[str, Tensor] | None = None,
@@ -193,7 +194,7 @@ def _is_base_model(model: nn.Module) -> bool:
     return bool(get_setting(model, "base_model_prefix")) and not base_prefix(model)
 
 
-def _give_own_config(model: nn.Module, config: object) -> Any:
+def _give_own_config(model: nn.Module, config: "PreTrainedConfig") -> "PreTrainedConfig":
     """Replace a model's config by a copy, in all its modules: other models may be made from the same object."""
     copies: dict[int, Any] = {}
     own = copy.deepcopy(config, copies)

@@ -1,4 +1,4 @@
-"""Curves without their model: what was learned on top of weights that everyone has, in two small files."""
+"""Curves without their model: the learned part beside public weights, in two small files."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from kansformer.conversion import ConversionRecord
 from kansformer.conversion.rebuild import rebuild
 from kansformer.conversion.record import base_prefix, check_record, config_of, get_setting, record_of
-from kansformer.conversion.slots import check_no_adapters
+from kansformer.conversion.slots import check_no_adapters, curve_tensors
 from kansformer.errors import CheckpointError, ConfigError, ConversionStateError
 from kansformer.files import atomic_folder, check_unused
-from kansformer.hub.loading_checks import CURVE_TENSORS, check_values
+from kansformer.hub.loading_checks import check_values
 from kansformer.hub.weight_checksum import ModelChecksum, check_same_weights, checksum_of
 from kansformer.nn.curves import curved_modules
 from kansformer.nn.transaction import transaction
@@ -31,7 +31,7 @@ def save_curves(model: nn.Module, folder: str | Path, *, also: Collection[str] =
 
     Args:
         model: converted, its weights in memory.
-        folder: what `save_curves` wrote there before is replaced.
+        folder: where to write; curves that `save_curves` wrote there before are replaced.
         also: paths of further modules whose weights are written, such as the new head "score" of a classifier.
 
     Returns:
@@ -96,7 +96,7 @@ def load_curves(model: nn.Module, folder: str | Path, *, check_weights: bool = T
         CheckpointError: the folder holds no curves, they do not fit the model, or its weights are others.
         ConversionStateError: the model has other curves already, is quantised, or has adapters. It is left as it was
             after any error.
-        ConfigError: it has no such part as one whose weights were written with the curves.
+        ConfigError: it lacks a module whose weights were written with the curves.
     """
     settings, tensors = _read(Path(folder))
     record = ConversionRecord.from_dict(settings["conversion"])
@@ -133,8 +133,7 @@ def _curve_tensors(model: nn.Module, further: Mapping[str, Tensor]) -> dict[str,
     tensors = {
         f"{path}.{name}": tensor
         for path, module in curved_modules(model)
-        for name, tensor in _named_tensors(module).items()
-        if name in CURVE_TENSORS
+        for name, tensor in curve_tensors(module).items()
     }
     prefix = base_prefix(model)
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()} | dict(further)
@@ -156,10 +155,6 @@ def _tensors_below(model: nn.Module, paths: Collection[str]) -> dict[str, Tensor
             raise ConfigError(f"{path!r:.200} is not a part of {type(model).__name__} with weights of its own.")
         result |= {name: tensor for name, tensor in below.items() if id(tensor) not in curves}
     return result
-
-
-def _named_tensors(module: nn.Module) -> dict[str, Tensor]:
-    return {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

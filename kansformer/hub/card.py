@@ -42,10 +42,10 @@ def write_card(
 
     Args:
         folder: of a converted model, or of a network that `save_kan` wrote.
-        name: what `from_pretrained` will be given, such as "me/model"; None is the folder's own name.
+        name: for `from_pretrained`, such as "me/model"; None is the folder's own name.
         origin: the Hub id or folder of the model that this one was made from. Its base model and licence, as far as
             they are known, go into the card and into `kansformer.json`.
-        datasets: Hub ids of what it was trained on; they go there too.
+        datasets: Hub ids of its training data; they go there too.
 
     Returns:
         Whether the card was written.
@@ -111,7 +111,7 @@ def _digest(text: str) -> str:
 
 
 def _compact(template: str) -> str:
-    """Take away the line break after every line that is one statement, as jinja's `trim_blocks` would."""
+    """Remove the line break after every line that is one statement, as jinja's `trim_blocks` would."""
     return re.sub(r"^(\{%[^%]*%\})\n", r"\1", template, flags=re.MULTILINE)
 
 

@@ -32,7 +32,7 @@ class CardMetadata:
         license: its licence as the Hub writes it, such as "apache-2.0".
         license_name, license_link: for the licence "other".
         language: codes such as "en".
-        datasets: Hub ids of what it was trained on.
+        datasets: Hub ids of its training data.
         results: rows with `dataset`, `metric`, `value` and, where they were measured too, the base model's `original`
             and the value `without_curves`.
     """
@@ -57,7 +57,7 @@ class CardMetadata:
             check_fields(row, RESULT_FIELDS, f"a result in {place}", only=True)
             if not {"dataset", "metric", "value"} <= row.keys() or None in row.values():
                 raise CheckpointError(f"A result in {place} must have dataset, metric and value, got {row!r:.120}.")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})  # type: ignore[arg-type]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, without empty fields."""

@@ -3,19 +3,19 @@
 import re
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from kansformer.conversion.record import get_setting, narrowed_paths
+from kansformer.conversion.slots import CURVE_TENSORS, curve_tensors
 from kansformer.errors import CheckpointError
-from kansformer.nn.curves import CURVE_PARAMETERS, curved_modules
+from kansformer.nn.curves import curved_modules
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
     from transformers.utils.loading_report import LoadStateDictInfo
-
-CURVE_TENSORS = (*CURVE_PARAMETERS, "domain")
 
 LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers")
 MAX_LAYERS = 1000
@@ -103,9 +103,8 @@ def check_curves(model: nn.Module, expected: Shapes, loading_info: "LoadStateDic
             + " It was changed after it was saved, or saved incompletely; save the converted model again."
         )
     for path, module in curved_modules(model):
-        for name in CURVE_TENSORS:
-            if hasattr(module, name):
-                check_values(f"{path}.{name}", getattr(module, name))
+        for name, tensor in curve_tensors(module).items():
+            check_values(f"{path}.{name}", tensor)
 
 
 def check_values(name: str, tensor: Tensor) -> None:
@@ -152,7 +151,7 @@ def narrowed_keys(model: nn.Module, keys: set[str]) -> set[str]:
         path
         for owner in narrowed_paths(model)
         for path, module in model.get_submodule(owner).named_modules(prefix=owner)
-        if isinstance(module, nn.Linear) or hasattr(module, "nx")  # transformers' Conv1D, with curves or without
+        if isinstance(module, nn.Linear) or "nx" in vars(module)  # transformers' Conv1D, with curves or without
     }
     return {f"{path}.{name}" for path in layers for name in ("weight", "bias")} & keys
 
@@ -168,7 +167,7 @@ def shapes_of(model: nn.Module) -> Shapes:
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
-def report_other_shapes(model: Any, expected: Shapes, loading_info: "LoadStateDictInfo") -> None:
+def report_other_shapes(model: "PreTrainedModel", expected: Shapes, loading_info: "LoadStateDictInfo") -> None:
     """Report weights of other shapes to transformers, which before 5.21 takes any where a quantizer is at work.
 
     Its report is an error where sizes must match. Where they need not, such weights are initialised here, as

@@ -1,7 +1,7 @@
 """The object that transformers calls while it loads a model. It quantises nothing; it takes part in the loading."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
@@ -27,6 +27,10 @@ from kansformer.hub.loading_checks import (
     shapes_of,
 )
 from kansformer.safe_io import count_numbers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from transformers.utils.loading_report import LoadStateDictInfo
 
 
 class RecordReader(QuantizationConfigMixin):
@@ -76,8 +80,8 @@ class CurveLoader(HfQuantizer):
     update_tp_plan = update_attn_implementation  # the only one that transformers 5.17 calls
 
     def _process_model_before_weight_loading(
-        self, model: Any, checkpoint_files: Sequence[str] | None = None, **kwargs
-    ) -> Any:
+        self, model: "PreTrainedModel", checkpoint_files: Sequence[str] | None = None, **kwargs
+    ) -> "PreTrainedModel":
         if self.pre_quantized:
             files = [str(file) for file in checkpoint_files or ()]
             readable = bool(files) and all(file.endswith(".safetensors") for file in files)
@@ -88,14 +92,14 @@ class CurveLoader(HfQuantizer):
         run_after_loading(model, lambda loading_info: self._finish(model, shapes, loading_info))
         return model
 
-    def _finish(self, model: Any, shapes: Shapes, loading_info: Any) -> None:
+    def _finish(self, model: "PreTrainedModel", shapes: Shapes, loading_info: "LoadStateDictInfo") -> None:
         if self.pre_quantized:
             check_curves(model, shapes, loading_info)
         report_other_shapes(model, shapes, loading_info)
         if not self.pre_quantized:
             self._convert(model)
 
-    def _convert(self, model: Any) -> None:
+    def _convert(self, model: "PreTrainedModel") -> None:
         if any(parameter.is_meta for parameter in model.parameters()):
             raise ConversionStateError(
                 "A model whose weights stay on disk cannot be converted while loading. Convert it in memory, save it, "
@@ -105,7 +109,7 @@ class CurveLoader(HfQuantizer):
         convert(model, self.quantization_config)
         self.quantization_config = record_of(model)
 
-    def _process_model_after_weight_loading(self, model: Any, **kwargs) -> Any:
+    def _process_model_after_weight_loading(self, model: "PreTrainedModel", **kwargs) -> "PreTrainedModel":
         check_action_ran(model)
         remove_quantizer(model)
         return model

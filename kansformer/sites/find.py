@@ -134,7 +134,7 @@ def read_layers(linears: dict[str, tuple[int, int]]) -> Layers | None:
         elif len(fused) == 1 and not same:
             readings.append(Layers("fused", fused, down, width, hidden))
     if not readings:
-        # d = m cannot be told from other pairs of square layers unless it is the only one.
+        # d = m cannot be distinguished from other pairs of square layers unless it is the only one.
         square = len(linears) == 2 and len({size for shape in linears.values() for size in shape}) == 1
         return Layers("plain", (order[0],), order[1], *linears[order[0]]) if square else None
     gated = [reading for reading in readings if reading.kind == "gated"]

@@ -44,8 +44,8 @@ class Site:
         stack: path of the list of layers.
         width: model width d.
         hidden: hidden width m.
-        slots: what it has, by name.
-        missing: why a slot is not there, by name.
+        slots: by name.
+        missing: reason by name of a slot that the site does not have.
     """
 
     path: str

@@ -213,7 +213,7 @@ def refused(*arguments):
 
 @pytest.mark.parametrize("name", ["a/b/c", "me/-x", "me/two words", "me/a--b", "./model"])
 def test_wrong_names_are_refused_before_anything_is_asked(name, folder):
-    assert f"Error: '{name}' is no name for a repository: write owner/model." in refused(folder, name)
+    assert f"Error: '{name}' is not a name for a repository: write owner/model." in refused(folder, name)
 
 
 def test_without_a_token(folder, monkeypatch):
