@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.multiprocessing import get_context
 from tqdm import tqdm
 
-from kansformer import create_dataset, find_formula
+from kansformer.kan import create_dataset, find_formula
 
 OUTPUT = Path(__file__).parent / "results" / "feynman.csv"
 EXACT = 1e-9
@@ -135,7 +135,7 @@ def _find(work: tuple[int, int, int]) -> dict[str, Any]:
     equation = EQUATIONS[index]
     data = create_dataset(equation, len(equation.ranges), ranges=equation.ranges)
     begin = time.perf_counter()
-    found = find_formula(data, networks=networks, first_seed=seed, progress=False)
+    found = find_formula(data, networks=networks, seed=seed, progress=False)
     relative = found.test_rmse / data.test_target.std().item()
     shown = str(found.formulas[0])
     return {

@@ -27,8 +27,7 @@ import torch
 from named_values import NamedValues
 from torch import Tensor, nn
 
-from kansformer import KAN, refine_grid
-from kansformer.kan import Equation, solve_equations
+from kansformer.kan import KAN, Equation, solve_equations
 
 OUTPUT = Path(__file__).parent / "results" / "poisson.csv"
 WEIGHT, STARTS = 0.01, 6
@@ -84,7 +83,7 @@ def with_kan(report: Report, name: str, width: list[Any]) -> float:
     errors = [solve_equations(model, coarse, steps=40, tolerance=1e-3, progress=False) for model in models]
     model = min(zip(models, errors, strict=True), key=lambda pair: pair[1].train_error[-1])[0]
     for grid_size in (5, 10, 20):
-        refine_grid(model, grid_size)
+        model.refine(grid_size)
         solve_equations(model, fine, steps=20, grid_update_every=0, tolerance=1e-2, progress=False)
     seconds = time.perf_counter() - begin
     report(f"{name}: seconds", seconds)

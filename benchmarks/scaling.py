@@ -22,8 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kansformer import KAN, create_dataset, fit, refine_grid
-from kansformer.kan import Dataset
+from kansformer.kan import KAN, Dataset, create_dataset
 
 OUTPUT = Path(__file__).parent / "results" / "scaling.csv"
 GRIDS = (3, 5, 10, 20, 50, 100)
@@ -69,15 +68,15 @@ def with_kan(report: Callable[..., None], name: str, width: list[Any], data: Dat
     starts = []
     for seed in range(SEEDS):
         model = KAN(width, grid_size=GRIDS[0], base="zero", seed=seed)
-        history = fit(model, data, steps=40, tolerance=1e-3, progress=False)
-        refine_grid(model, GRIDS[2])
-        history = fit(model, data, steps=20, grid_update_every=0, tolerance=1e-2, progress=False)
+        history = model.fit(data, steps=40, tolerance=1e-3, progress=False)
+        model.refine(GRIDS[2])
+        history = model.fit(data, steps=20, grid_update_every=0, tolerance=1e-2, progress=False)
         starts.append((history.train_error[-1], seed))
     model = KAN(width, grid_size=GRIDS[0], base="zero", seed=min(starts)[1])
     for grid_size in GRIDS:
-        refine_grid(model, grid_size)
+        model.refine(grid_size)
         moving = 5 if grid_size == GRIDS[0] else 0
-        history = fit(model, data, steps=40, grid_update_every=moving, tolerance=1e-2, progress=False)
+        history = model.fit(data, steps=40, grid_update_every=moving, tolerance=1e-2, progress=False)
         parameters = sum(p.numel() for p in model.parameters())
         report(name, f"KAN {width}, G = {grid_size}", parameters, history.test_error[-1], time.perf_counter() - begin)
     return time.perf_counter() - begin

@@ -27,8 +27,9 @@ from named_values import NamedValues
 from torch import Tensor
 from tqdm import tqdm
 
-from kansformer import KAN, create_dataset, find_formula, fit, refine_grid
-from kansformer.kan.fit import few_threads, rmse
+from kansformer.kan import KAN, create_dataset, find_formula
+from kansformer.kan.fitting import rmse
+from kansformer.kan.threads import few_threads
 
 OUTPUT = Path(__file__).parent / "results" / "standalone.csv"
 EXACT = 1e-12
@@ -65,11 +66,11 @@ def formulas(report: Callable[[str, float], None], seeds: int) -> None:
     for name, (inputs, function) in {"quickstart": (2, quickstart), **FORMULAS}.items():
         data = create_dataset(function, inputs)
         settings: dict[str, Any] = {"width": [2, 5, 1], "networks": 1} if name == "quickstart" else {}
-        find_formula(data, first_seed=999, progress=False, **settings)  # sympy and the like are loaded now
+        find_formula(data, seed=999, progress=False, **settings)  # sympy and the like are loaded now
         errors, seconds = [], []
         for seed in tqdm(range(seeds), desc=name, unit="seed", disable=None):
             begin = time.perf_counter()
-            found = find_formula(data, first_seed=100 * seed, progress=False, **settings)
+            found = find_formula(data, seed=100 * seed, progress=False, **settings)
             seconds.append(time.perf_counter() - begin)
             errors.append(found.test_rmse)
         report(f"{name}: exact of {seeds} seeds", sum(error <= EXACT for error in errors))
@@ -84,12 +85,12 @@ def grid_extension(report: Callable[[str, float], None]) -> None:
         begin, best = time.perf_counter(), (math.inf, math.inf)
         for seed in range(3):
             model = KAN([2, 1, 1], grid_size=3, order=order, seed=seed)
-            fit(model, data, steps=30, progress=False)
+            model.fit(data, steps=30, progress=False)
             if rmse(model, data.train_input, data.train_target) > 0.3:
                 continue
             for grid_size in (5, 10, 20, 50):
-                refine_grid(model, grid_size)
-                history = fit(model, data, steps=12, grid_update_every=0, tolerance=1e-2, progress=False)
+                model.refine(grid_size)
+                history = model.fit(data, steps=12, grid_update_every=0, tolerance=1e-2, progress=False)
             best = min(best, (history.train_error[-1], history.test_error[-1]))
             break
         report(f"grid extension 3 to 50, order {order}: test RMSE", best[1])
@@ -111,7 +112,7 @@ def five_peaks(report: Callable[[str, float], None]) -> None:
     model.layers[0].bias.requires_grad_(False)  # it would move all peaks at once
     begin = time.perf_counter()
     for part in parts:
-        fit(model, (part, peaks(part)), steps=3, grid_update_every=0, progress=False)
+        model.fit((part, peaks(part)), steps=3, grid_update_every=0, progress=False)
     report("five peaks: seconds", time.perf_counter() - begin)
     report("five peaks: RMSE of all at the end", rmse(model, grid, peaks(grid)))
     torch.manual_seed(0)

@@ -1,10 +1,12 @@
 """Kolmogorov-Arnold feed-forward blocks for Hugging Face transformers: `convert`, train, read, share."""
 
+from typing import TYPE_CHECKING
+
+from kansformer._moved import moved_names
 from kansformer.config import KANConfig
 from kansformer.conversion import convert, is_converted, plan_conversion, revert
 from kansformer.hub import load_curves, register_loader, save_curves
-from kansformer.interp import edge_curves, edge_scores, record_edges, summarize
-from kansformer.kan import KAN, create_dataset, find_formula, fit, fit_symbolic, prune, symbolic_formula
+from kansformer.interp import summarize
 from kansformer.nn import (
     GatedKANFeedForward,
     KANFeedForward,
@@ -12,43 +14,65 @@ from kansformer.nn import (
     LearnedActivation,
     optimizer_groups,
     refine_grid,
-    sparsity_penalty,
     update_grid,
 )
-from kansformer.ops import available_backends, set_backend
+from kansformer.ops import set_backend
 from kansformer.version import __version__ as __version__
-from kansformer.views import write_report
+
+if TYPE_CHECKING:
+    from kansformer.training.trainer import KANTrainer
 
 register_loader()
 
 __all__ = [
-    "KAN",
     "GatedKANFeedForward",
     "KANConfig",
     "KANFeedForward",
     "KANLinear",
+    "KANTrainer",
     "LearnedActivation",
-    "available_backends",
     "convert",
-    "create_dataset",
-    "edge_curves",
-    "edge_scores",
-    "find_formula",
-    "fit",
-    "fit_symbolic",
     "is_converted",
     "load_curves",
     "optimizer_groups",
     "plan_conversion",
-    "prune",
-    "record_edges",
     "refine_grid",
     "revert",
     "save_curves",
     "set_backend",
-    "sparsity_penalty",
     "summarize",
-    "symbolic_formula",
     "update_grid",
-    "write_report",
 ]
+
+_moved = moved_names(
+    __name__,
+    {
+        "KAN": "kansformer.kan.KAN",
+        "available_backends": "kansformer.ops.available_backends",
+        "create_dataset": "kansformer.kan.create_dataset",
+        "edge_curves": "kansformer.interp.edge_curves",
+        "edge_scores": "kansformer.interp.edge_scores",
+        "find_formula": "kansformer.kan.find_formula",
+        "fit": "kansformer.kan.KAN.fit",
+        "fit_symbolic": "kansformer.symbolic.fit_symbolic",
+        "prune": "kansformer.kan.KAN.prune",
+        "record_edges": "kansformer.interp.record_edges",
+        "sparsity_penalty": "kansformer.nn.sparsity_penalty",
+        "symbolic_formula": "kansformer.kan.KAN.formula",
+        "write_report": "kansformer.views.write_report",
+    },
+    stand_ins="kansformer.fitting",
+)
+
+
+def __getattr__(name: str) -> object:
+    """`KANTrainer`, imported once it is asked for since transformers' Trainer takes seconds, and names that moved."""
+    if name == "KANTrainer":
+        from kansformer.training.trainer import KANTrainer
+
+        return KANTrainer
+    return _moved(name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -5,23 +5,33 @@ import warnings
 from collections.abc import Callable, Mapping
 
 
-def moved_names(module: str, new_places: Mapping[str, str]) -> Callable[[str], object]:
+def moved_names(module: str, new_places: Mapping[str, str], *, stand_ins: str | None = None) -> Callable[[str], object]:
     """Make the `__getattr__` of a module from which names moved.
 
     Args:
         module: its name.
-        new_places: the new place of every name that moved, as `package.module.name`.
+        new_places: the new place of every name that moved, as `package.module.name` or `package.module.Class.method`.
+        stand_ins: a module with a dict `STAND_INS`: functions with the old arguments for names whose new form differs.
     """
 
     def __getattr__(name: str) -> object:  # noqa: N807 - a module's
         if name not in new_places:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        package, _, attribute = new_places[name].rpartition(".")
         warnings.warn(
             f"{module}.{name} has moved to {new_places[name]}; the old name goes with the next release.",
             DeprecationWarning,
             stacklevel=2,
         )
-        return getattr(importlib.import_module(package), attribute)
+        old_forms: Mapping[str, object] = (
+            {} if stand_ins is None else vars(importlib.import_module(stand_ins))["STAND_INS"]
+        )
+        return old_forms[name] if name in old_forms else _resolve(new_places[name])
 
     return __getattr__
+
+
+def _resolve(place: str) -> object:
+    package, _, attribute = place.rpartition(".")
+    if package.rpartition(".")[2][:1].isupper():  # a class
+        return getattr(_resolve(package), attribute)
+    return getattr(importlib.import_module(package), attribute)

@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from kansformer import edge_curves, load_curves, record_edges
+from kansformer import load_curves
 from kansformer.embedded import embedded_model_path
+from kansformer.interp import edge_curves, record_edges
 from kansformer.training.corpus import tokenize_blocks
 from kansformer.views import plot_curves
 

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "kansformer"
 # Rows from the foundation up; names in one row are peers that never import each other.
 ORDER = [
     {"errors", "version", "_moved", "progress"},
-    {"files", "safe_io", "checks", "import_hooks", "embedded", "fitting"},
+    {"files", "safe_io", "checks", "import_hooks", "embedded", "figure"},
     {"basis"},
     {"ops"},
     {"nn"},
@@ -20,6 +20,7 @@ ORDER = [
     {"sites"},
     {"conversion"},
     {"training", "hub", "interp", "kan"},
+    {"fitting"},  # old names of kan
     {"views"},
     {"cli"},
 ]
@@ -28,7 +29,7 @@ RANK = {name: rank for rank, row in enumerate(ORDER) for name in row}
 # Third-party packages with one home.
 HOMES = {
     "triton": {"kan_kernels"},
-    "matplotlib": {"views"},
+    "matplotlib": {"figure", "kan", "views"},
     "datasets": {"training", "cli"},
     "accelerate": {"training"},
     "peft": {"training"},

@@ -5,15 +5,18 @@ Shape letters: `...` any, C coefficients per curve, D parameters of a rational d
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from kansformer.basis import bspline, chebyshev, fourier, rational, rbf
-from kansformer.errors import ConfigError
+from kansformer.checks import check_choice, check_integer
 
 BASES = {"bspline": bspline, "chebyshev": chebyshev, "rbf": rbf, "fourier": fourier, "rational": rational}
 EXTRAPOLATIONS = ("linear", "clamp", "zero")
+MAX_GRID_SIZE = 10_000
 
 # Inputs further away than this many domain widths count as this far: zero coefficients times infinity would be NaN.
 FARTHEST = 1e18
@@ -40,24 +43,19 @@ class Basis:
     extrapolation: str = "linear"
 
     def __post_init__(self) -> None:
-        if self.name not in BASES:
-            raise ConfigError(f"Unknown basis {self.name!r}. Choose one of: {', '.join(BASES)}.")
-        if self.extrapolation not in EXTRAPOLATIONS:
-            choices = ", ".join(EXTRAPOLATIONS)
-            raise ConfigError(f"Unknown extrapolation {self.extrapolation!r}. Choose one of: {choices}.")
-        if not _is_integer(self.grid_size) or not 1 <= self.grid_size <= 10_000:
-            raise ConfigError(f"grid_size must be a whole number from 1 to 10000, got {self.grid_size!r}.")
-        highest = BASES[self.name].MAX_ORDER
-        if not _is_integer(self.order) or not 1 <= self.order <= (highest or self.order):
-            limit = f"from 1 to {highest}" if highest else "of at least 1"
-            raise ConfigError(f"order must be a whole number {limit} for the basis {self.name!r}, got {self.order!r}.")
+        check_choice("basis", self.name, BASES)
+        check_choice("extrapolation", self.extrapolation, EXTRAPOLATIONS)
+        grid_size = check_integer("grid_size", self.grid_size, 1, MAX_GRID_SIZE)
+        order = check_integer(f"order of the basis {self.name!r}", self.order, 1, BASES[self.name].MAX_ORDER)
+        object.__setattr__(self, "grid_size", grid_size)
+        object.__setattr__(self, "order", order)
 
-    @property
+    @cached_property
     def num_coefficients(self) -> int:
         """C, coefficients per curve."""
         return BASES[self.name].num_coefficients(self.grid_size, self.order)
 
-    @property
+    @cached_property
     def num_denominator(self) -> int:
         """D, further parameters per curve; 0 for every basis but `rational`."""
         return rational.num_denominator(self.order) if self.name == "rational" else 0
@@ -75,9 +73,11 @@ class Basis:
         """
         unit = self.unit_coordinates(x, domain)
         inside = unit.clamp(0, 1)
-        result = self._family("values", inside, denominator)
+        family, extra = self._family(denominator)
+        result = family.values(inside, self.grid_size, self.order, *extra)
         if self.extrapolation == "linear":
-            result = result + self._family("derivatives", inside, denominator) * (unit - inside).unsqueeze(-1)
+            slopes = family.derivatives(inside, self.grid_size, self.order, *extra)
+            result = result + slopes * (unit - inside).unsqueeze(-1)
         elif self.extrapolation == "zero":
             result = result * (unit == inside).unsqueeze(-1)
         return result
@@ -86,7 +86,8 @@ class Basis:
         """Derivatives by x of all basis functions, (..., C); arguments as in `values`."""
         unit = self.unit_coordinates(x, domain)
         inside = unit.clamp(0, 1)
-        result = self._family("derivatives", inside, denominator)
+        family, extra = self._family(denominator)
+        result = family.derivatives(inside, self.grid_size, self.order, *extra)
         if self.extrapolation != "linear":
             result = result * (unit == inside).unsqueeze(-1)
         return result / (domain[..., 1] - domain[..., 0]).unsqueeze(-1)
@@ -100,8 +101,9 @@ class Basis:
         if self.name == "bspline":
             values, derivatives = bspline.values_and_higher_derivatives(inside, self.grid_size, self.order, 1)
         else:
-            values = self._family("values", inside, denominator)
-            derivatives = self._family("derivatives", inside, denominator)
+            family, extra = self._family(denominator)
+            values = family.values(inside, self.grid_size, self.order, *extra)
+            derivatives = family.derivatives(inside, self.grid_size, self.order, *extra)
         if self.extrapolation == "linear":
             values = values + derivatives * (unit - inside).unsqueeze(-1)
         else:
@@ -136,9 +138,9 @@ class Basis:
         lower, upper = domain.unbind(-1)
         return ((x - lower) / (upper - lower)).clamp(-FARTHEST, FARTHEST)
 
-    def _family(self, function: str, unit: Tensor, denominator: Tensor | None) -> Tensor:
-        extra = () if denominator is None else (denominator,)
-        return getattr(BASES[self.name], function)(unit, self.grid_size, self.order, *extra)
+    def _family(self, denominator: Tensor | None) -> tuple[ModuleType, tuple[Tensor, ...]]:
+        """The module of this basis, and what its functions take beside grid size and order."""
+        return BASES[self.name], () if denominator is None else (denominator,)
 
 
 def elementwise_derivatives(function: Callable[[Tensor], Tensor], x: Tensor, highest: int) -> Tensor:
@@ -162,7 +164,3 @@ def elementwise_derivatives(function: Callable[[Tensor], Tensor], x: Tensor, hig
             (slopes,) = torch.autograd.grad(pulled.sum(), weights, create_graph=True, materialize_grads=True)
             found.append(slopes)
     return torch.stack(found).detach()
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

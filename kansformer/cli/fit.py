@@ -38,7 +38,6 @@ def fit_command(
     """Find a formula for a column of a table, print it, and draw the network that found it."""
     from kansformer.kan import find_formula
     from kansformer.symbolic import ALL_SYMBOLS
-    from kansformer.views import plot_kan
 
     path = table.with_suffix(".png") if figure is None else figure
     if not path.parent.is_dir():
@@ -54,7 +53,7 @@ def fit_command(
     r2 = f"R² {_r2(result.train_rmse, dataset.train_target)}{test}"
     before = f"before the curves were named {result.curves_rmse:.3g}"
     typer.echo(f"{r2}, RMSE {result.train_rmse:.3g}; {before}. {time.perf_counter() - begin:.1f} s.")
-    plot_kan(result.model, dataset.train_input, inputs=names, outputs=[target]).savefig(path, dpi=130)
+    result.model.plot(dataset, variables=names, outputs=[target]).savefig(path, dpi=130)
     typer.echo(f"Drawn: {path}")
 
 

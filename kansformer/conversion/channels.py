@@ -13,9 +13,9 @@ from kansformer.conversion.convert import remove_curves
 from kansformer.conversion.narrow import narrow_site, narrowed_slot, with_hidden
 from kansformer.conversion.rebuild import fill_recorded
 from kansformer.conversion.record import ConversionRecord, base_prefix, record_of, rooted_slot
-from kansformer.conversion.slots import check_no_adapters, curve_tensors
+from kansformer.conversion.slots import check_no_adapters
 from kansformer.errors import ConfigError, ConversionStateError, SlotError
-from kansformer.nn import KANLinear, LearnedActivation
+from kansformer.nn.curves import Curved, curve_tensors
 from kansformer.nn.transaction import snapshot, transaction
 from kansformer.sites import Site, Slot, find_sites
 
@@ -97,7 +97,7 @@ def _modules_by_slot(model: nn.Module, record: ConversionRecord) -> list[tuple[S
     return [(slot, model.get_submodule(slot.curve_path)) for slot in slots]
 
 
-def _selected_tensors(slot: Slot, module: KANLinear | LearnedActivation, kept_H: Tensor | None) -> dict[str, Tensor]:
+def _selected_tensors(slot: Slot, module: Curved, kept_H: Tensor | None) -> dict[str, Tensor]:
     """The tensors of a module's curves, reduced to the channels that stay."""
     tensors = curve_tensors(module)
     if kept_H is None:
@@ -115,7 +115,7 @@ def _selected_tensors(slot: Slot, module: KANLinear | LearnedActivation, kept_H:
     return {n: values.index_select(axes[n], kept_H) if n in axes else values for n, values in tensors.items()}
 
 
-def _load(new: nn.Module, old: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def _load(new: Curved, old: Curved, tensors: Mapping[str, Tensor]) -> None:
     """Set the selected tensors in the dtype that they had, trained or frozen as they were; and move the hooks."""
     before = curve_tensors(old)
     for name, tensor in tensors.items():

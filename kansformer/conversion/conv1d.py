@@ -11,10 +11,10 @@ from transformers.pytorch_utils import Conv1D
 from kansformer.nn.curves import (
     CurveSpec,
     attach_curves,
+    copy_as,
     curve_dtype,
     detach_curves,
     forward_with_curves,
-    take_over,
 )
 from kansformer.nn.optim_check import watch_curves
 
@@ -30,12 +30,13 @@ class KANConv1D(Conv1D):
     curves: CurveSpec
     coefficients: nn.Parameter
     domain: Tensor
+    denominator: nn.Parameter | None
+    mix: nn.Parameter | None
 
     @classmethod
     def from_conv1d(cls, layer: Conv1D, spec: CurveSpec) -> "KANConv1D":
         """A layer with straight edges around an existing one's own weight and bias, which it shares."""
-        module = cls.__new__(cls)
-        take_over(module, layer)
+        module = copy_as(cls, layer)
         module.in_features, module.out_features = layer.nx, layer.nf
         weight = layer.weight
         attach_curves(module, spec, layer.nx, layer.nf, device=weight.device, dtype=curve_dtype(weight))
@@ -47,8 +48,7 @@ class KANConv1D(Conv1D):
 
     def without_curves(self) -> Conv1D:
         """The plain layer with this layer's own weight and bias, without the curves."""
-        layer = Conv1D.__new__(Conv1D)
-        take_over(layer, self)
+        layer = copy_as(Conv1D, self)
         detach_curves(layer)
         del layer.in_features, layer.out_features
         return layer

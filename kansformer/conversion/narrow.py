@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kansformer.checks import check_integer
 from kansformer.errors import ProofError, SlotError
-from kansformer.nn.curves import take_over
+from kansformer.nn.curves import copy_as
 from kansformer.sites import Site, Slot
 from kansformer.sites.parts import is_conv1d
 from kansformer.sites.site import get_slot_target
@@ -93,8 +93,7 @@ def narrow_site(model: nn.Module, site: Site, channels_H: Tensor) -> None:
 
 def _narrowed_layer(layer: nn.Linear, channels_H: Tensor, slot: str) -> nn.Module:
     """The same layer with some of its outputs, or inputs if it is `down`; hooks, mode and flags stay."""
-    narrow = type(layer).__new__(type(layer))
-    take_over(narrow, layer)
+    narrow = copy_as(type(layer), layer)
     transposed, is_last = is_conv1d(layer), slot == "down"
     channels_H = channels_H.to(layer.weight.device)
     # A Linear's weight is (outputs, inputs), a Conv1D's (inputs, outputs).

@@ -3,15 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from kansformer.conversion.record import get_setting, record_of, rooted_slot
 from kansformer.errors import ConversionStateError, SlotError
-from kansformer.nn.curves import CURVE_PARAMETERS, curved_modules
+from kansformer.nn.curves import curved_modules
 from kansformer.sites.site import INPUT_CURVE, join_path, parent_of
-
-CURVE_TENSORS = (*CURVE_PARAMETERS, "domain")
-"""Names of the tensors that curves add to a module."""
 
 
 @dataclass(frozen=True)
@@ -105,12 +102,6 @@ def find_curve_slot(model: nn.Module, site: str, slot: str) -> CurveSlot:
     if slot not in by_name:
         raise SlotError(f"{site} has no curves in {slot!r}. Choose from: {', '.join(by_name)}.")
     return by_name[slot]
-
-
-def curve_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """The parameters and buffers of a module's curves, by name."""
-    tensors = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
-    return {name: tensors[name] for name in CURVE_TENSORS if name in tensors}
 
 
 def without_adapters(model: nn.Module) -> nn.Module:

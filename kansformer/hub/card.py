@@ -41,7 +41,7 @@ def write_card(
     """Write the card of a model with curves, its `README.md`; one that somebody wrote or edited stays as it is.
 
     Args:
-        folder: of a converted model, or of a network that `save_kan` wrote.
+        folder: of a converted model, or of a network that `KAN.save` wrote.
         name: for `from_pretrained`, such as "me/model"; None is the folder's own name.
         origin: the Hub id or folder of the model that this one was made from. Its base model and licence, as far as
             they are known, go into the card and into `kansformer.json`.
@@ -170,8 +170,8 @@ def _snippet(contents: ModelFolder, name: str) -> str:
     if contents.network is not None:
         return (
             "from huggingface_hub import snapshot_download\n"
-            "from kansformer.kan import load_kan\n\n"
-            f'model = load_kan(snapshot_download("{name}"))'
+            "from kansformer.kan import KAN\n\n"
+            f'model = KAN.load(snapshot_download("{name}"))'
         )
     loader = contents.auto_class or contents.architecture
     return (

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from kansformer.conversion.record import get_setting, narrowed_paths
-from kansformer.conversion.slots import CURVE_TENSORS, curve_tensors
 from kansformer.errors import CheckpointError
-from kansformer.nn.curves import curved_modules
+from kansformer.nn.curves import CURVE_PARAMETERS, curve_tensors, curved_modules
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from transformers.utils.loading_report import LoadStateDictInfo
+
+CURVE_TENSORS = (*CURVE_PARAMETERS, "domain")
 
 LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers")
 MAX_LAYERS = 1000

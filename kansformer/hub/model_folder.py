@@ -116,7 +116,7 @@ class ModelFolder:
 
     @classmethod
     def read(cls, folder: Path) -> "ModelFolder":
-        """Read a folder that holds a converted model, or a network that `save_kan` wrote.
+        """Read a folder that holds a converted model, or a network that `KAN.save` wrote.
 
         Raises:
             CheckpointError: it holds neither, or a file in it is broken.
@@ -127,7 +127,7 @@ class ModelFolder:
         if not is_model and not (folder / NETWORK_FILE).exists():
             raise CheckpointError(
                 f"{str(folder)!r} holds no model: there is neither {MODEL_FILE} nor {NETWORK_FILE}. Give a folder that "
-                "kansformer convert, kansformer train, save_pretrained or save_kan wrote."
+                "kansformer convert, kansformer train, save_pretrained or KAN.save wrote."
             )
         file = MODEL_FILE if is_model else NETWORK_FILE
         config = check_fields(read_json(folder / file), {}, file)

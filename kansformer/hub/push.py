@@ -49,7 +49,7 @@ def push_folder(
     Hidden files and `checkpoint-*` folders are left out. huggingface_hub draws its bars meanwhile.
 
     Args:
-        folder: of a converted model, or of a network that `save_kan` wrote. Its card is written first if there is
+        folder: of a converted model, or of a network that `KAN.save` wrote. Its card is written first if there is
             none, and again, with the new name, if it is one that kansformer wrote and nobody has edited.
         name: "owner/model" or, for one's own, "model"; the repository is created if it does not exist.
         private: make it a private one.

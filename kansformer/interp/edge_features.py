@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kansformer.nn.base import base_function
-from kansformer.ops import apply_curves
+from kansformer.ops import Curves, apply_curves
 
 ALL = slice(None)
 
@@ -76,10 +76,11 @@ def edge_bases(module: Any, x_NE: Tensor, inputs_E: Tensor, outputs_E: Tensor) -
 
 
 def _shared_curves(module: Any, x_NI: Tensor, inputs: slice | Tensor) -> Tensor:
-    denominator = getattr(module, "denominator", None)
-    tensors = (module.coefficients, module.domain, *(() if denominator is None else (denominator,)))
-    coefficients, domain, *rest = (_per_input(module, tensor)[inputs].to(x_NI) for tensor in tensors)
-    return apply_curves(x_NI, coefficients, domain, module.curves.basis, *rest)
+    tensors = (
+        None if tensor is None else _per_input(module, tensor)[inputs].to(x_NI)
+        for tensor in (module.coefficients, module.domain, module.denominator)
+    )
+    return apply_curves(x_NI, Curves(*tensors, module.curves.basis))
 
 
 def base_values(module: Any, x: Tensor) -> Tensor:

@@ -130,15 +130,13 @@ def replace_edges(
         undo.callback(now.difference_update, edges)
         now.update(edges)
         for module, hook in hooks:
-            undo.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
+            undo.callback(module.register_forward_hook(hook).remove)
         yield model
 
 
 def _correction(place: CurveSlot, inputs_E: Tensor, outputs_E: Tensor, function: Callable[[Tensor], Tensor]):
-    def hook(module: Any, args: tuple, kwargs: dict, output: Tensor) -> Tensor:
+    def hook(module: Any, args: tuple, output: Tensor) -> Tensor:
         x_NI = args[0].reshape(-1, args[0].shape[-1])
-        # In a gated block activation and product may be one call.
-        factor = args[1] if len(args) > 1 else kwargs.get("factor")
         inputs, outputs = inputs_E.to(x_NI.device), outputs_E.to(x_NI.device)
         width = len(inputs) * (module.curves.basis.num_coefficients + 1)
         changes = []
@@ -149,7 +147,7 @@ def _correction(place: CurveSlot, inputs_E: Tensor, outputs_E: Tensor, function:
             change_NE = change_NE.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
             changes.append(torch.zeros(len(part), output.shape[-1]).to(change_NE).index_add_(1, outputs, change_NE))
         change = torch.cat(changes).reshape(output.shape)
-        return output + (change if factor is None else change * factor).to(output.dtype)
+        return output + change.to(output.dtype)
 
     return hook
 

@@ -124,13 +124,10 @@ def _attributions(
     count = 0
 
     def watch(key: tuple[str, str]):
-        def hook(module: Any, args: tuple, kwargs: dict, output: Tensor) -> None:
+        def hook(module: Any, args: tuple, output: Tensor) -> None:
             x_NI = args[0].detach().reshape(-1, args[0].shape[-1])
-            # In a gated block activation and product may be one call.
-            factor = args[1] if len(args) > 1 else kwargs.get("factor")
 
             def add(gradient: Tensor) -> None:
-                gradient = gradient if factor is None else gradient * factor.detach()
                 g_NO = gradient.reshape(-1, gradient.shape[-1]).float()
                 sums[key] += _gradient_sums(module, x_NI, g_NO, means[key])
 
@@ -143,7 +140,7 @@ def _attributions(
 
     with undone_afterwards() as hooks, eval_mode(model), torch.enable_grad():
         for key, slot in records.items():
-            hooks.callback(slot.place.module.register_forward_hook(watch(key), with_kwargs=True).remove)
+            hooks.callback(slot.place.module.register_forward_hook(watch(key)).remove)
         for batch in batches:
             loss = getattr(model(**batch), "loss", None)
             if loss is None:

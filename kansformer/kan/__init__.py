@@ -1,27 +1,32 @@
-"""Stand-alone Kolmogorov-Arnold networks: fit, prune, refine, read the formula."""
+"""Stand-alone Kolmogorov-Arnold networks: fit, prune, refine, read the formula.
 
-from typing import TYPE_CHECKING, Any
+from kansformer.kan import KAN, create_dataset
+
+data = create_dataset(function, num_inputs=2)
+model = KAN([2, 5, 1])
+model.fit(data, sparsity=0.01)
+model.prune(data)
+model.fit_symbolic(data)
+model.fit(data)
+print(model.formula(digits=4))
+"""
+
+import importlib
+from typing import TYPE_CHECKING
 
 from kansformer.kan.data import Dataset, create_dataset
 from kansformer.kan.discover import Discovery, find_formula
+from kansformer.kan.edges import Edge
 from kansformer.kan.equations import Derivatives, Equation, solve_equations
-from kansformer.kan.fit import fit
-from kansformer.kan.from_formula import kan_from_formula
 from kansformer.kan.history import FitHistory
-from kansformer.kan.network import KAN, Edge
-from kansformer.kan.pruning import NodeScores, PruneResult, node_scores, prune, prune_inputs
-from kansformer.kan.saving import load_kan, save_kan
-from kansformer.kan.symbolic import (
-    EdgeFits,
-    fit_symbolic,
-    fix_symbol,
-    suggest_symbols,
-    symbolic_formula,
-    unfix_symbol,
-)
+from kansformer.kan.network import KAN
+from kansformer.kan.pruning import NodeScores, PruneReport
+from kansformer.kan.sparse import SearchSettings
+from kansformer.kan.symbolic import EdgeFits
 
 if TYPE_CHECKING:
     from kansformer.kan.estimators import KANClassifier, KANRegressor
+    from kansformer.kan.from_formula import kan_from_formula
 
 __all__ = [
     "KAN",
@@ -35,33 +40,24 @@ __all__ = [
     "KANClassifier",
     "KANRegressor",
     "NodeScores",
-    "PruneResult",
+    "PruneReport",
+    "SearchSettings",
     "create_dataset",
     "find_formula",
-    "fit",
-    "fit_symbolic",
-    "fix_symbol",
     "kan_from_formula",
-    "load_kan",
-    "node_scores",
-    "prune",
-    "prune_inputs",
-    "save_kan",
     "solve_equations",
-    "suggest_symbols",
-    "symbolic_formula",
-    "unfix_symbol",
 ]
 
+# Imported once they are asked for: scikit-learn is optional, and sympy takes a while to import.
+LATER = {"KANClassifier": "estimators", "KANRegressor": "estimators", "kan_from_formula": "from_formula"}
 
-def __getattr__(name: str) -> Any:
-    """The estimators, imported once they are asked for, since scikit-learn is optional."""
-    if name not in ("KANClassifier", "KANRegressor"):
+
+def __getattr__(name: str) -> object:
+    if name not in LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        from kansformer.kan import estimators
+        return vars(importlib.import_module(f"{__name__}.{LATER[name]}"))[name]
     except ImportError as error:
         raise ImportError(
             f"{name} needs scikit-learn 1.6 or newer. Install it: pip install 'kansformer[sklearn]'."
         ) from error
-    return getattr(estimators, name)

@@ -5,14 +5,19 @@ Shape letters: N samples, I inputs, O outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from kansformer.checks import check_integer
 from kansformer.errors import ConfigError, DataError, ShapeError
+
+if TYPE_CHECKING:
+    from kansformer.kan.network import KAN
 
 
 @dataclass(frozen=True)
@@ -25,12 +30,18 @@ class Dataset:
     test_target: Tensor
 
     def __post_init__(self) -> None:
-        for part in ("train", "test"):
-            check_table(getattr(self, f"{part}_input"), getattr(self, f"{part}_target"), part)
+        check_table(self.train_input, self.train_target, "train")
+        check_table(self.test_input, self.test_target, "test")
 
     def like(self, tensor: Tensor) -> Dataset:
         """The samples in a tensor's dtype and on its device."""
         return Dataset(*(own.to(tensor) for own in vars(self).values()))
+
+
+Table: TypeAlias = Tensor | np.ndarray
+Pair: TypeAlias = tuple[Table, Table]
+Samples: TypeAlias = Dataset | Pair | Iterable[Pair]
+"""What a network is fitted to: a data set, inputs and targets, or an iterable of these, such as a DataLoader."""
 
 
 def create_dataset(
@@ -57,14 +68,12 @@ def create_dataset(
         ConfigError: a range or a number is impossible.
         DataError: the function is not finite somewhere.
     """
+    check_integer("num_inputs", num_inputs, 1)
+    check_integer("num_train", num_train, 1)
+    check_integer("num_test", num_test, 0)
     pairs = torch.tensor(ranges, dtype=torch.float64)
     if pairs.shape == (2,):
         pairs = pairs.expand(num_inputs, 2)
-    if num_inputs < 1 or num_train < 1 or num_test < 0:
-        raise ConfigError(
-            f"There must be 1 input and 1 training sample or more, got {num_inputs} inputs, {num_train} training and "
-            f"{num_test} test samples."
-        )
     if pairs.shape != (num_inputs, 2) or not (pairs[:, 0] < pairs[:, 1]).all():
         raise ConfigError(f"ranges must be one (lower, upper) for all {num_inputs} inputs or one for each.")
     generator = torch.Generator().manual_seed(seed)
@@ -75,14 +84,65 @@ def create_dataset(
     return Dataset(x[:num_train], y[:num_train], x[num_train:], y[num_train:])
 
 
-def check_inputs(model: Any, x: Any) -> Tensor:
-    """Inputs as a network takes them: a finite table (N, I) with a row, in its dtype and on its device.
+def as_dataset(data: Samples) -> Dataset:
+    """Samples of any accepted kind as a `Dataset`.
+
+    Raises:
+        ShapeError, DataError: there are none, or they are not finite tables of inputs and targets.
+    """
+    if not isinstance(data, Dataset):
+        pairs = [(torch.as_tensor(x), torch.as_tensor(y)) for x, y in ([data] if is_pair(data) else data)]
+        if not pairs:
+            raise DataError("There are no samples to train on.")
+        x, y = (torch.cat(column) for column in zip(*pairs, strict=True))
+        check_table(x, y, "train")
+        data = Dataset(x, y, x[:0], y[:0])
+    if not len(data.train_input):
+        raise DataError("There are no samples to train on.")
+    return data
+
+
+def dataset_for(model: KAN, data: Samples) -> Dataset:
+    """Samples as a `Dataset` in a network's dtype and on its device.
+
+    Raises:
+        ShapeError, DataError: they do not fit the network, or are not finite.
+    """
+    data = as_dataset(data)
+    inputs, outputs = sum(model.width[0]), sum(model.width[-1])
+    if data.train_input.shape[1] != inputs or data.train_target.shape[1] != outputs:
+        raise ShapeError(
+            f"The network has {inputs} inputs and {outputs} outputs, the samples {data.train_input.shape[1]} and "
+            f"{data.train_target.shape[1]}."
+        )
+    return data.like(model.layers[0].weight)
+
+
+def inputs_and_targets(model: KAN, data: Samples | Table) -> tuple[Tensor, Tensor | None]:
+    """Training inputs (N, I) and targets (N, O), None if `data` is a table of inputs, as `dataset_for` returns them."""
+    if isinstance(data, (Tensor, np.ndarray)):
+        return check_inputs(model, data), None
+    dataset = dataset_for(model, data)
+    return dataset.train_input, dataset.train_target
+
+
+def inputs_of(model: KAN, data: Samples | Table) -> Tensor:
+    """The training inputs in `data`, or `data` itself if it is a table of inputs."""
+    return inputs_and_targets(model, data)[0]
+
+
+def is_pair(data: object) -> bool:
+    """Whether data is one pair of inputs and targets rather than an iterable of pairs."""
+    return isinstance(data, (tuple, list)) and len(data) == 2 and not any(isinstance(d, (tuple, list)) for d in data)
+
+
+def check_inputs(model: KAN, x: Table) -> Tensor:
+    """Inputs as a network takes them: a finite table (N, I) with at least one row, in its dtype and on its device.
 
     Raises:
         ShapeError, DataError: they are not such a table.
     """
-    weight = model.layers[0].weight
-    x = torch.as_tensor(x).to(weight)
+    x = torch.as_tensor(x).to(model.layers[0].weight)
     inputs = sum(model.width[0])
     if x.ndim != 2 or x.shape[1] != inputs:
         raise ShapeError(f"The network has {inputs} inputs, so x must be (samples, {inputs}), got {tuple(x.shape)}.")
@@ -93,7 +153,7 @@ def check_inputs(model: Any, x: Any) -> Tensor:
 
 
 def check_table(x: Tensor, y: Tensor, name: str) -> None:
-    """See that inputs and targets are two finite tables with a row for each sample.
+    """Check that inputs and targets are two finite tables with a row for each sample.
 
     Raises:
         ShapeError, DataError: they are not.
@@ -105,15 +165,15 @@ def check_table(x: Tensor, y: Tensor, name: str) -> None:
         )
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
         raise ShapeError(
-            f"The {name} inputs and targets must be tables (samples, inputs) and (samples, outputs) with as many rows, "
-            f"got {tuple(x.shape)} and {tuple(y.shape)}."
+            f"The {name} inputs and targets must be tables (samples, inputs) and (samples, outputs) with the same "
+            f"number of rows, got {tuple(x.shape)} and {tuple(y.shape)}."
         )
     _check_finite(x, f"{name} inputs")
     _check_finite(y, f"{name} targets")
 
 
 def check_squares(values: Tensor, what: str) -> None:
-    """See that the sum of the squares of values is finite.
+    """Check that the sum of the squares of values is finite.
 
     Raises:
         DataError: it is not.

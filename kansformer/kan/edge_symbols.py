@@ -1,7 +1,7 @@
-"""Naming the edges of a network one by one: a name is kept if the rest of the network can live with it.
+"""Symbols for the edges of a network one by one: a symbol is kept if the rest of the network can be refitted to it.
 
-Curves in a row are determined only up to what the next one undoes: a product of powers is a power of the product. So
-an edge that is fixed moves the others, and each name is tried out by a short fit.
+Consecutive curves are determined only up to an invertible function between them: a product of powers is a power of the
+product. So fixing an edge moves the others, and each symbol is tested by a short fit.
 
 Shape letters: E edges, S sample points.
 """
@@ -9,34 +9,36 @@ Shape letters: E edges, S sample points.
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from kansformer.kan.fit import fit, rmse
-from kansformer.kan.network import KAN, Edge
+from kansformer.kan.edges import Edge
+from kansformer.kan.fitting import fit, rmse
 from kansformer.kan.symbolic import fix_fitted, sampled_edges
-from kansformer.symbolic import SymbolicFits, SymbolLibrary
-from kansformer.symbolic import fit_symbolic as name_curves
+from kansformer.symbolic import SymbolicFits, SymbolLibrary, fit_symbolic
+
+if TYPE_CHECKING:
+    from kansformer.kan.network import KAN
 
 # Steps of the fit after every name, and of the last one.
 STEPS, LAST_STEPS = 12, 60
 # The error may grow by this factor; it grows by orders of magnitude with a wrong name.
 ALLOWED = 2.0
-# A line is tried first where it explains so much.
+# A line is tried first where its R² is above this.
 STRAIGHT = 0.9
-# Names that are tried for an edge, and in all for each edge of the network.
-MOST_NAMES, MOST_TRIALS = 3, 4
+# Names tried for an edge, and in all per edge of the network.
+MAX_NAMES, MAX_TRIALS = 3, 4
 # A fit ends when four steps improve the error by less than this share.
 SETTLED = 1e-2
 
 
 def name_one_by_one(model: KAN, x: Tensor, y: Tensor, *, library: SymbolLibrary, noise: float) -> KAN | None:
-    """The network with a formula on every edge, None where no name would do for an edge.
+    """The network with a formula on every edge; None if no symbol was accepted for some edge.
 
     Args:
-        model: its edges are curves, or formulas already; it stays as it is.
+        model: its edges are curves, or formulas already; it is not changed.
         x, y: samples.
         library: functions to choose from.
         noise: share of the curves' variance that is error.
@@ -44,19 +46,19 @@ def name_one_by_one(model: KAN, x: Tensor, y: Tensor, *, library: SymbolLibrary,
     limit = ALLOWED * rmse(model, x, y)
     model = copy.deepcopy(model)
     refused: dict[Edge, set[str]] = {}
-    trials = MOST_TRIALS * len(list(model.edges()))
+    trials = MAX_TRIALS * len(list(model.edges()))
     while trials > 0:
-        found = _next_name(model, x, library, noise, refused)
-        if found is None:
+        proposal = _next_name(model, x, library, noise, refused)
+        if proposal is None:
             break
-        edge, fits = found
+        edge, fits = proposal
         trial = copy.deepcopy(model)
         fix_fitted(trial, edge, fits)
         fit(trial, (x, y), steps=STEPS, grid_update_every=0, tolerance=SETTLED, progress=False)
         trials -= 1
         if rmse(trial, x, y) <= limit:
             model = trial
-            refused = {other: names for other, names in refused.items() if len(names) < MOST_NAMES}
+            refused = {other: names for other, names in refused.items() if len(names) < MAX_NAMES}
         else:
             refused.setdefault(edge, set()).add(fits.names[0])
     if any(model.curved(index).any() for index in range(len(model.layers))):
@@ -68,19 +70,18 @@ def name_one_by_one(model: KAN, x: Tensor, y: Tensor, *, library: SymbolLibrary,
 def _next_name(
     model: KAN, x: Tensor, library: SymbolLibrary, noise: float, refused: dict[Edge, set[str]]
 ) -> tuple[Edge, SymbolicFits] | None:
-    """The edge that a name fits best, among the names that were not refused."""
+    """The edge with the best fit, among the names that were not refused for it."""
     with torch.no_grad():
         edges, x_ES, y_ES = sampled_edges(model, x)
     best: tuple[tuple[bool, float], Edge, SymbolicFits] | None = None
-    settings: dict[str, Any] = {"refined": None, "noise": noise}
     for names, rows in _by_refusals(edges, refused).items():
-        if len(names) >= MOST_NAMES or len(names) == len(library):
+        if len(names) >= MAX_NAMES or len(names) == len(library):
             continue
         left = library.subset([symbol.name for symbol in library if symbol.name not in names])
-        fits = name_curves(x_ES[rows], y_ES[rows], library=left, **settings)
+        fits = fit_symbolic(x_ES[rows], y_ES[rows], library=left, refined=None, noise=noise)
         straight = None
         if "x" in left.names:
-            straight = name_curves(x_ES[rows], y_ES[rows], library=left.subset(["x"]), **settings)
+            straight = fit_symbolic(x_ES[rows], y_ES[rows], library=left.subset(["x"]), refined=None, noise=noise)
         for number, row in enumerate(rows):
             fit_ = fits[number]
             if straight is not None and fit_.names != ["constant"] and straight.r2[number] > STRAIGHT:

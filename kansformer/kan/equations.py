@@ -7,16 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from kansformer.checks import check_number
 from kansformer.errors import ConfigError, DataError, ShapeError
 from kansformer.kan import jets
-from kansformer.kan.fit import few_threads
 from kansformer.kan.history import FitHistory, Run
-from kansformer.kan.least_squares import Evaluation, levenberg_marquardt
-from kansformer.kan.network import KAN
+from kansformer.kan.least_squares import Linearization, levenberg_marquardt
+from kansformer.kan.threads import few_threads
+from kansformer.progress import Progress, progress_reporter
+
+if TYPE_CHECKING:
+    from kansformer.kan.network import KAN
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class Derivatives:
 
 @dataclass(frozen=True)
 class Equation:
-    """What shall be zero at points: a differential equation inside, or a condition on the boundary.
+    """A residual that should be zero at points: a differential equation inside, or a condition on the boundary.
 
     Args:
         points: (N, D).
@@ -58,7 +63,7 @@ def solve_equations(
     steps: int = 50,
     grid_update_every: int = 5,
     tolerance: float = 1e-6,
-    progress: bool = True,
+    progress: bool | Progress = True,
 ) -> FitHistory:
     """Fit a network to differential equations, in place.
 
@@ -71,7 +76,7 @@ def solve_equations(
         grid_update_every: steps between moving hidden grids to their inputs, in the first 60 % of the steps; 0 leaves
             all grids.
         tolerance: it ends when four steps improve the residuals by less than this share.
-        progress: show a bar.
+        progress: True shows a bar; or what to report to.
 
     Returns:
         The root of the weighted mean squares, after every step, as `train_error`.
@@ -86,8 +91,7 @@ def solve_equations(
     weight = model.layers[0].weight
     placed = []
     for number, equation in enumerate(equations):
-        if not 0 < equation.weight < float("inf"):
-            raise ConfigError(f"The weight of equation {number} must be a positive number, got {equation.weight!r}.")
+        check_number(f"The weight of equation {number}", equation.weight, above=0)
         points = equation.points.to(weight)
         if points.ndim != 2 or points.shape[1] != sum(model.width[0]) or not len(points):
             raise ShapeError(
@@ -100,20 +104,23 @@ def solve_equations(
     problem = _Equations(model, placed)
     if not problem.evaluate().residuals.isfinite().all():
         raise DataError("The equations' residuals are not finite for the network as it is.")
-    run = Run(model, points, steps, grid_update_every=grid_update_every, tolerance=tolerance, progress=progress)
-    with few_threads(points.shape[0] * sum(p.numel() for p in model.parameters())):
+    with (
+        few_threads(points.shape[0] * sum(p.numel() for p in model.parameters())),
+        progress_reporter(progress, "fit", steps, "step") as report,
+    ):
+        run = Run(model, points, steps, report, grid_update_every=grid_update_every, tolerance=tolerance)
         levenberg_marquardt(run, problem)
     return run.history
 
 
 class _Equations:
-    """The residuals of all equations, each over the root of its number of points."""
+    """The residuals of all equations, each divided by the root of its number of points."""
 
     def __init__(self, model: KAN, equations: list[Equation]) -> None:
         self.model = model
         self.equations = [(equation, jets.InputJets(equation.points)) for equation in equations]
 
-    def evaluate(self) -> Evaluation:
+    def evaluate(self) -> Linearization:
         model = self.model
         parts = [(equation, *jets.network_jets(model, inputs)) for equation, inputs in self.equations]
         residuals = [_residuals(equation, outputs) for equation, outputs, _ in parts]
@@ -125,7 +132,7 @@ class _Equations:
                 rows.append(jets.jacobian(model, layers, slope_NRKJ).flatten(0, 1))
             return torch.cat(rows), None
 
-        return Evaluation(torch.cat([part.flatten() for part in residuals]), linearize)
+        return Linearization(torch.cat([part.flatten() for part in residuals]), linearize)
 
 
 def _residuals(equation: Equation, outputs: Tensor) -> Tensor:

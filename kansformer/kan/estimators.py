@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-from sklearn.utils import check_random_state
+from sklearn.utils import Tags, check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 from torch import Tensor
 
 from kansformer.errors import ConfigError, DataError
 from kansformer.kan.data import check_squares
-from kansformer.kan.fit import fit
 from kansformer.kan.history import FitHistory
-from kansformer.kan.network import KAN
+from kansformer.kan.network import KAN, Width
 
 # Values that differ by less than this share of the largest are one value, rounded.
 ROUNDING = 10 * np.finfo(np.float64).eps
@@ -39,7 +39,7 @@ class KANRegressor(RegressorMixin, BaseEstimator):
         grid_size, order, basis: of all curves, as in `KAN`.
         steps: optimizer steps, as in `fit`.
         sparsity: weight of the edges' sizes in the loss, 0 or more.
-        smoothness: weight of how much the curves bend in the loss, 0 or more: about 1e-4 for samples without noise, and
+        smoothness: weight of the curves' curvature in the loss, 0 or more: about 1e-4 for samples without noise, and
             3e-2 for a few hundred noisy ones.
         optimizer: `lm`, `lbfgs` or `adam`, as in `fit`; the latter takes some hundred steps.
         random_state: seed of the first coefficients, or a `numpy.random.RandomState` to draw it from; None is seed 0.
@@ -62,7 +62,7 @@ class KANRegressor(RegressorMixin, BaseEstimator):
 
     def __init__(
         self,
-        hidden: Sequence[int | Sequence[int]] = (5,),
+        hidden: Width = (5,),
         *,
         grid_size: int = 5,
         order: int = 3,
@@ -71,7 +71,7 @@ class KANRegressor(RegressorMixin, BaseEstimator):
         sparsity: float = 0.0,
         smoothness: float = 3e-3,
         optimizer: str = "lm",
-        random_state: Any = None,
+        random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.hidden = hidden
         self.grid_size = grid_size
@@ -83,12 +83,12 @@ class KANRegressor(RegressorMixin, BaseEstimator):
         self.optimizer = optimizer
         self.random_state = random_state
 
-    def __sklearn_tags__(self) -> Any:
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
 
-    def fit(self, X: Any, y: Any) -> KANRegressor:
+    def fit(self, X: ArrayLike, y: ArrayLike) -> KANRegressor:
         """Fit a new network.
 
         Args:
@@ -111,7 +111,7 @@ class KANRegressor(RegressorMixin, BaseEstimator):
         self.target_mean_, self.target_deviation_, self._targets_are_columns = mean_O, deviation_O, y.ndim == 2
         return self
 
-    def predict(self, X: Any) -> np.ndarray:
+    def predict(self, X: ArrayLike) -> np.ndarray:
         """Predictions for inputs (N, I): (N,), or (N, O) if the targets had columns."""
         predicted_NO = _outputs(self, X).numpy() * self.target_deviation_ + self.target_mean_
         return predicted_NO if self._targets_are_columns else predicted_NO[:, 0]
@@ -121,12 +121,12 @@ class KANClassifier(ClassifierMixin, BaseEstimator):
     """A Kolmogorov-Arnold network (Liu et al., 2024) that predicts which of two or more classes a sample is of.
 
     The network has an output for each class, whose softmax are probabilities, and is fitted by cross-entropy. Inputs
-    are treated as `KANRegressor` does it.
+    are treated as in `KANRegressor`.
 
     Args:
         hidden, grid_size, order, basis, random_state: as in `KANRegressor`.
-        steps: optimizer steps, as in `fit`. More of them make it too sure of itself.
-        sparsity, smoothness: weights of the edges' sizes and of how much they bend in the loss, 0 or more.
+        steps: optimizer steps, as in `fit`. More of them overfit the probabilities.
+        sparsity, smoothness: weights of the edges' sizes and of their curvature in the loss, 0 or more.
         optimizer: `lbfgs`, or `adam`, which takes about 100 steps.
 
     Attributes:
@@ -144,7 +144,7 @@ class KANClassifier(ClassifierMixin, BaseEstimator):
 
     def __init__(
         self,
-        hidden: Sequence[int | Sequence[int]] = (5,),
+        hidden: Width = (5,),
         *,
         grid_size: int = 5,
         order: int = 3,
@@ -153,7 +153,7 @@ class KANClassifier(ClassifierMixin, BaseEstimator):
         sparsity: float = 0.0,
         smoothness: float = 1e-3,
         optimizer: str = "lbfgs",
-        random_state: Any = None,
+        random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.hidden = hidden
         self.grid_size = grid_size
@@ -165,7 +165,7 @@ class KANClassifier(ClassifierMixin, BaseEstimator):
         self.optimizer = optimizer
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any) -> KANClassifier:
+    def fit(self, X: ArrayLike, y: ArrayLike) -> KANClassifier:
         """Fit a new network.
 
         Args:
@@ -187,18 +187,21 @@ class KANClassifier(ClassifierMixin, BaseEstimator):
         self.classes_ = classes
         return self
 
-    def predict_proba(self, X: Any) -> np.ndarray:
+    def predict_proba(self, X: ArrayLike) -> np.ndarray:
         """Probabilities for inputs (N, I), one column for each of `classes_`."""
         return _outputs(self, X).softmax(dim=-1).numpy()
 
-    def predict(self, X: Any) -> np.ndarray:
+    def predict(self, X: ArrayLike) -> np.ndarray:
         """The most probable labels for inputs (N, I), (N,)."""
         class_N = _outputs(self, X).argmax(dim=-1).numpy()
         return self.classes_[class_N]
 
 
-def _fit_network(estimator: Any, x_NI: np.ndarray, target_NO: np.ndarray, loss: str) -> None:
-    """Give an estimator its network, from checked inputs and scaled targets; all of it or nothing."""
+_Estimator: TypeAlias = KANRegressor | KANClassifier
+
+
+def _fit_network(estimator: _Estimator, x_NI: np.ndarray, target_NO: np.ndarray, loss: str) -> None:
+    """Fit an estimator's network to checked inputs and scaled targets; after an error the estimator is unchanged."""
     lower_I, upper_I = x_NI.min(axis=0), x_NI.max(axis=0)
     # Halved first: the difference of the largest numbers is infinite.
     center_I, reach_I = upper_I / 2 + lower_I / 2, np.where(_varies(x_NI), upper_I / 2 - lower_I / 2, np.inf)
@@ -209,8 +212,7 @@ def _fit_network(estimator: Any, x_NI: np.ndarray, target_NO: np.ndarray, loss: 
         order=_whole(estimator.order),
         seed=_seed(estimator.random_state),
     )
-    history = fit(
-        model,
+    history = model.fit(
         (_scaled(x_NI, center_I, reach_I), torch.from_numpy(target_NO)),
         optimizer=estimator.optimizer,
         loss=loss,
@@ -223,8 +225,8 @@ def _fit_network(estimator: Any, x_NI: np.ndarray, target_NO: np.ndarray, loss: 
     estimator.input_center_, estimator.input_reach_ = center_I, reach_I
 
 
-def _outputs(estimator: Any, X: Any) -> Tensor:
-    """What an estimator's network makes of inputs that are still to be checked, (N, O)."""
+def _outputs(estimator: _Estimator, X: ArrayLike) -> Tensor:
+    """Outputs of an estimator's network for unchecked inputs, (N, O)."""
     check_is_fitted(estimator, "model_")
     x_NI = validate_data(estimator, X, dtype=np.float64, reset=False)
     return estimator.model_.predict(_scaled(x_NI, estimator.input_center_, estimator.input_reach_))
@@ -240,18 +242,20 @@ def _varies(columns: np.ndarray) -> np.ndarray:
     return half_range > ROUNDING / 2 * np.abs(columns).max(axis=0)
 
 
-def _widths(hidden: Any) -> list[Any]:
+def _widths(hidden: Width) -> list[int | Sequence[int]]:
     if isinstance(hidden, (str, numbers.Number)) or not np.iterable(hidden):
         raise ConfigError(f"hidden must be a sequence of widths such as (5,), got {hidden!r}.")
-    return [[_whole(n) for n in width] if np.iterable(width) else _whole(width) for width in hidden]
+    return [
+        [_whole(n) for n in width] if isinstance(width, Sequence | np.ndarray) else _whole(width) for width in hidden
+    ]
 
 
-def _whole(value: Any) -> Any:
-    """NumPy's whole numbers, which a search over settings draws, as Python's; anything else as it is."""
+def _whole(value: int) -> int:
+    """Convert NumPy's integers, which a search over settings draws, to Python's."""
     return int(value) if isinstance(value, numbers.Integral) else value
 
 
-def _seed(random_state: Any) -> int:
+def _seed(random_state: int | np.random.RandomState | None) -> int:
     if random_state is None:
         return 0
     if isinstance(random_state, numbers.Integral):

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
+import sympy
 import torch
 
 from kansformer.errors import ConfigError
 from kansformer.kan.network import KAN
 from kansformer.symbolic import ALL_SYMBOLS
-
-if TYPE_CHECKING:
-    import sympy
 
 # Powers that are functions of the library; any other is made of products, or of exp and log.
 POWERS = {
@@ -32,20 +28,20 @@ FUNCTIONS = {
     "sin": "sin", "tan": "tan", "tanh": "tanh", "exp": "exp", "log": "log", "atan": "arctan", "asin": "arcsin",
     "atanh": "arctanh", "cosh": "cosh", "Abs": "abs", "sign": "sign", "erf": "erf",
 }  # fmt: skip
-MOST_FACTORS = 64
+MAX_FACTORS = 64
 
 
-def _checked(sp: Any, formula: Any) -> Any:
+def _checked(formula: object) -> sympy.Expr:
     """A formula with variables that are told apart by their names, and whole exponents as such."""
-    if not isinstance(formula, sp.Expr):
+    if not isinstance(formula, sympy.Expr):
         raise ConfigError(f"A formula must be a sympy expression, got {type(formula).__name__}: {formula!r}.")
-    for number in formula.atoms(sp.Number, sp.NumberSymbol, sp.I.func, sp.zoo.func):
+    for number in formula.atoms(sympy.Number, sympy.NumberSymbol, sympy.I.func, sympy.zoo.func):
         if not number.is_real or not number.is_finite:
             raise ConfigError(f"{number} in {formula!s:.200} is not a real number.")
-    formula = formula.xreplace({symbol: sp.Symbol(symbol.name) for symbol in formula.free_symbols})
+    formula = formula.xreplace({symbol: sympy.Symbol(symbol.name) for symbol in formula.free_symbols})
     return formula.replace(
         lambda part: part.is_Pow and part.exp.is_Float and float(part.exp).is_integer(),
-        lambda part: part.base ** sp.Integer(int(part.exp)),
+        lambda part: part.base ** sympy.Integer(int(part.exp)),
     )
 
 
@@ -54,7 +50,7 @@ class _Term:
     """c·f(a·node + b), an edge."""
 
     symbol: str
-    node: Any
+    node: sympy.Expr
     a: float = 1.0
     b: float = 0.0
     c: float = 1.0
@@ -85,9 +81,9 @@ def kan_from_formula(
     order: int = 3,
     domain: tuple[float, float] = (-1.0, 1.0),
 ) -> KAN:
-    """A network that computes formulas, all of its edges symbols.
+    """Build a network that computes formulas, with a symbol on every edge.
 
-    `unfix_symbol` makes curves of edges, so that known physics is where a fit begins.
+    `KAN.unfix_symbol` turns edges into curves, so that a fit can start from known physics.
 
     Args:
         formulas: sympy expressions, one for each output: sums, products and powers of real numbers, variables and the
@@ -97,11 +93,10 @@ def kan_from_formula(
         basis, grid_size, order, domain: of the curves that edges may become, as in `KAN`.
 
     Raises:
-        ConfigError: a function is not known, a number not real, or a variable not among the inputs.
+        ConfigError: a function is unknown, a number is not real, or a variable not among the inputs.
     """
-    sp = importlib.import_module("sympy")
     given = list(formulas) if isinstance(formulas, (list, tuple)) else [formulas]
-    outputs = [_checked(sp, formula) for formula in given]
+    outputs = [_checked(formula) for formula in given]
     found = sorted({symbol.name for output in outputs for symbol in output.free_symbols})
     names = found if variables is None else list(variables)
     unknown = [name for name in found if name not in names]
@@ -109,23 +104,23 @@ def kan_from_formula(
         raise ConfigError(f"The variable {unknown[0]!r} is not among the inputs {names}.")
     if not names or len(set(names)) < len(names) or not outputs:
         raise ConfigError(f"There must be a formula, and inputs with names of their own, got {names}.")
-    plan = _Plan(sp)
+    plan = _Plan()
     depth = max(1, *(plan.height(output, is_output=True) for output in outputs))
     layers: list[_Level] = [_Level(plan) for _ in range(depth)]
     for output in outputs:
         layers[-1].add_sum(output, plan.as_output(output, depth))
     for level, after in zip(reversed(layers[:-1]), reversed(layers[1:]), strict=True):
         for node in after.needed:
-            level.require(node, 1 + layers.index(level))
-    inputs = {sp.Symbol(name): number for number, name in enumerate(names)}
-    width: list[Any] = [len(names), *(level.width for level in layers)]
+            level.ensure(node, 1 + layers.index(level))
+    inputs = {sympy.Symbol(name): number for number, name in enumerate(names)}
+    width: list[int | list[int]] = [len(names), *(level.width for level in layers)]
     model = KAN(width, basis=basis, grid_size=grid_size, order=order, domain=domain)
     for index, level in enumerate(layers):
         level.write(model, index, inputs if index == 0 else layers[index - 1].numbers)
     return model
 
 
-def _real(number: Any) -> float:
+def _real(number: sympy.Expr) -> float:
     """A sympy number as a float.
 
     Raises:
@@ -140,11 +135,10 @@ def _real(number: Any) -> float:
 class _Plan:
     """How expressions become sums and products."""
 
-    def __init__(self, sp: Any) -> None:
-        self.sp = sp
-        self._heights: dict[Any, int] = {}
+    def __init__(self) -> None:
+        self._heights: dict[sympy.Expr, int] = {}
 
-    def height(self, expression: Any, is_output: bool = False) -> int:
+    def height(self, expression: sympy.Expr, is_output: bool = False) -> int:
         """In which layer a node of this expression is at the earliest; 0 for inputs."""
         if is_output:
             return 1 + max((self.height(t.node) for t in self.sum_of(expression).terms), default=0)
@@ -156,36 +150,36 @@ class _Plan:
             self._heights[expression] = 1 + max((self.height(node) for node in nodes), default=0)
         return self._heights[expression]
 
-    def as_output(self, expression: Any, depth: int) -> _Sum:
+    def as_output(self, expression: sympy.Expr, depth: int) -> _Sum:
         """The edges into an output in the last layer."""
         if self.height(expression, is_output=True) == depth or expression.is_number:
             return self.sum_of(expression)
         return _Sum((_Term("x", expression),))
 
-    def factors(self, expression: Any) -> tuple[Any, Any] | None:
+    def factors(self, expression: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr] | None:
         """The two factors of a product of expressions, None for anything else."""
         if expression.is_Mul:
             number, rest = expression.as_independent(*expression.free_symbols, as_Add=False)
-            parts = self.sp.Mul.make_args(rest)
+            parts = sympy.Mul.make_args(rest)
             if len(parts) > 1:
-                return number * parts[0], self.sp.Mul(*parts[1:])
+                return number * parts[0], sympy.Mul(*parts[1:])
         if expression.is_Pow and expression.exp.is_Integer and str(expression.exp) not in POWERS:
             base, exponent = expression.args
-            if 4 < exponent <= MOST_FACTORS:
+            if 4 < exponent <= MAX_FACTORS:
                 half = int(exponent) // 2
                 return base**half, base ** (exponent - half)
         return None
 
-    def sum_of(self, expression: Any) -> _Sum:
+    def sum_of(self, expression: sympy.Expr) -> _Sum:
         """An expression as edges from nodes, no two of them from the same one."""
-        parts = self.sp.Add.make_args(expression)
+        parts = sympy.Add.make_args(expression)
         constant = sum(_real(part) for part in parts if part.is_number)
         terms = {part: self._term(part) for part in parts if not part.is_number}
         nodes = [term.node for term in terms.values()]
         apart = (term if nodes.count(term.node) == 1 else _Term("x", part) for part, term in terms.items())
         return _Sum(tuple(apart), constant)
 
-    def _term(self, part: Any) -> _Term:
+    def _term(self, part: sympy.Expr) -> _Term:
         """c·f(a·node + b)."""
         number, rest = part.as_independent(*part.free_symbols, as_Add=False)
         c = _real(number)
@@ -193,21 +187,21 @@ class _Plan:
             return _Term("x", rest, c=c)
         if rest.is_Pow:
             base, exponent = rest.args
-            if base == self.sp.E:
+            if base == sympy.E:
                 return self._of("exp", exponent, c)
             if str(exponent) in POWERS:
                 return self._of(POWERS[str(exponent)], base, c)
-            if exponent.is_Integer and -MOST_FACTORS <= exponent < 0:
+            if exponent.is_Integer and -MAX_FACTORS <= exponent < 0:
                 return self._of("1/x", base**-exponent, c)
-            return self._of("exp", exponent * self.sp.log(base), c)
+            return self._of("exp", exponent * sympy.log(base), c)
         name = type(rest).__name__
         if name == "cos":
-            return self._of("sin", rest.args[0] + self.sp.pi / 2, c)
+            return self._of("sin", rest.args[0] + sympy.pi / 2, c)
         if name in FUNCTIONS and len(rest.args) == 1:
             return self._of(FUNCTIONS[name], rest.args[0], c)
         raise ConfigError(f"{rest} cannot be an edge. The functions are: {', '.join((*FUNCTIONS, 'cos'))}, and powers.")
 
-    def _of(self, symbol: str, argument: Any, c: float) -> _Term:
+    def _of(self, symbol: str, argument: sympy.Expr, c: float) -> _Term:
         symbols = argument.free_symbols
         shift, rest = argument.as_independent(*symbols, as_Add=True)
         scale, node = rest.as_independent(*symbols, as_Add=False)
@@ -219,14 +213,14 @@ class _Level:
 
     def __init__(self, plan: _Plan) -> None:
         self.plan = plan
-        self.sums: dict[Any, _Sum] = {}
-        self.products: dict[Any, tuple[_Sum, _Sum]] = {}
+        self.sums: dict[sympy.Expr, _Sum] = {}
+        self.products: dict[sympy.Expr, tuple[_Sum, _Sum]] = {}
 
-    def add_sum(self, node: Any, edges: _Sum) -> None:
+    def add_sum(self, node: sympy.Expr, edges: _Sum) -> None:
         self.sums[node] = edges
 
-    def require(self, node: Any, level: int) -> None:
-        """See that an expression is a node here."""
+    def ensure(self, node: sympy.Expr, level: int) -> None:
+        """Make an expression a node here, if it is not one yet."""
         if node in self.sums or node in self.products:
             return
         if self.plan.height(node) < level:
@@ -241,7 +235,7 @@ class _Level:
         return [*self.sums.values(), *(factor for pair in self.products.values() for factor in pair)]
 
     @property
-    def needed(self) -> list[Any]:
+    def needed(self) -> list[sympy.Expr]:
         return [term.node for edges in self.outputs for term in edges.terms]
 
     @property
@@ -249,11 +243,11 @@ class _Level:
         return [len(self.sums), len(self.products)]
 
     @property
-    def numbers(self) -> dict[Any, int]:
+    def numbers(self) -> dict[sympy.Expr, int]:
         return {node: number for number, node in enumerate([*self.sums, *self.products])}
 
     @torch.no_grad()
-    def write(self, model: KAN, index: int, numbers: dict[Any, int]) -> None:
+    def write(self, model: KAN, index: int, numbers: dict[sympy.Expr, int]) -> None:
         """Put the edges into a network's layer."""
         alive = model.alive[index]
         model.cut(index, torch.ones_like(alive))

@@ -1,4 +1,4 @@
-"""The loop around every optimizer: errors, the bar, grids that move, and when to end."""
+"""The loop around every optimizer: errors, progress, grids that move, and when to end."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from kansformer.kan.network import KAN
+from kansformer.figure import figure_class
 from kansformer.nn import update_grid
+from kansformer.progress import Progress
 
 if TYPE_CHECKING:
     import pandas
+    from matplotlib.figure import Figure
+
+    from kansformer.kan.network import KAN
 
 # Grids move in this share of the steps, so that the last ones fit on fixed grids.
 MOVING = 0.6
@@ -55,21 +59,38 @@ class FitHistory:
         """One row per step: train_error, test_error, seconds."""
         import pandas
 
-        return pandas.DataFrame({name: getattr(self, name) for name in ("train_error", "test_error", "seconds")})
+        columns = {"train_error": self.train_error, "test_error": self.test_error, "seconds": self.seconds}
+        return pandas.DataFrame(columns)
+
+    def plot(self) -> Figure:
+        """Draw the errors by step.
+
+        Raises:
+            ConfigError: matplotlib is not installed.
+        """
+        figure = figure_class()(figsize=(4.2, 3.0), layout="constrained")
+        axes = figure.subplots()
+        for values, label in ((self.train_error, "train"), (self.test_error, "test")):
+            if not all(map(math.isnan, values)):
+                axes.semilogy(values, label=label)
+        axes.set(xlabel="step", ylabel=self.measure)
+        axes.grid(alpha=0.3)
+        axes.legend()
+        return figure
 
 
 class Run:
-    """What every optimizer's loop shares.
+    """State shared by the loops of all optimizers.
 
     Args:
         model: the network.
         points: inputs, (N, I), that hidden grids move to.
         steps: at most.
+        report: called after every step.
         grid_update_every: steps between moving grids, 0 for never.
         tolerance: the run may end when `PATIENCE` steps improve the error by less than this share.
         measure: what the errors are.
         test: the error on other samples, or None.
-        progress: show a bar.
     """
 
     def __init__(
@@ -77,29 +98,24 @@ class Run:
         model: KAN,
         points: Tensor,
         steps: int,
+        report: Progress,
         *,
         grid_update_every: int,
         tolerance: float,
         measure: str = "RMSE",
         test: Callable[[], float] | None = None,
-        progress: bool = True,
     ) -> None:
-        self.model, self.points, self.steps = model, points, steps
+        self.model, self.points, self.steps, self.report = model, points, steps, report
         self.grid_update_every, self.tolerance, self.test = grid_update_every, tolerance, test
         self.history = FitHistory(measure=measure)
         self._begin = time.perf_counter()
-        self._bar = None
-        if progress:
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=steps, desc="fit", unit="step", disable=None)
 
     def grids_move(self, step: int) -> bool:
         """Whether grids may still move after this step."""
         return bool(self.grid_update_every) and step < MOVING * self.steps
 
     def update_grids(self, step: int) -> bool:
-        """Move the grids where this step asks for it; whether they moved."""
+        """Move the grids if they are due at this step; whether they moved."""
         due = self.grid_update_every and step % self.grid_update_every == 0 and step <= MOVING * self.steps
         if due:
             update_grid(self.model, self.points, margin=GRID_MARGIN)
@@ -107,21 +123,13 @@ class Run:
 
     @torch.no_grad()
     def record(self, train_error: float) -> bool:
-        """Note a step; whether the fit may end here."""
+        """Record the errors after a step; whether the fit may end here."""
         history, test = self.history, float("nan") if self.test is None else self.test()
         history.train_error.append(train_error)
         history.test_error.append(test)
         history.seconds.append(time.perf_counter() - self._begin)
-        if self._bar is not None:
-            self._bar.update()
-            self._bar.set_postfix_str(f"{self.history.measure} {train_error:.2e}, test {test:.2e}")
+        self.report("fit", len(history), self.steps, f"{history.measure} {train_error:.2e}, test {test:.2e}")
         recent = history.train_error[-PATIENCE - 1 :]
         moving = MOVING * self.steps if self.grid_update_every else 0  # grids that move may raise the error
         settled = len(history) > moving + PATIENCE
         return settled and recent[0] - recent[-1] < self.tolerance * recent[0]
-
-    def end(self, why: str | None = None) -> None:
-        """The fit is over."""
-        self.history.stopped = why
-        if self._bar is not None:
-            self._bar.close()

@@ -1,4 +1,4 @@
-"""Networks with first and second derivatives by their inputs, and how these follow from what a fit may change.
+"""First and second derivatives of a network by its inputs, and the derivatives of these by its parameters.
 
 A jet is a number with its derivatives along the D inputs of the network: value, D first and D second ones. Curves are
 linear in their coefficients, and so are the jets behind them.
@@ -10,14 +10,17 @@ R residuals of a point, P parameters.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from kansformer.basis import elementwise_derivatives
 from kansformer.kan.linearize import higher_features
-from kansformer.kan.network import KAN
+from kansformer.nn import KANLinear
+
+if TYPE_CHECKING:
+    from kansformer.kan.network import KAN
 
 HIGHEST = 3
 
@@ -29,7 +32,7 @@ class LayerJets:
     Args:
         inputs: jets of the inputs, (N, I, J).
         features: σ and the basis, and their derivatives, (4, N, I, F).
-        weights: what they are multiplied with, (I, O, F).
+        weights: of the features, (I, O, F).
         formulas: the edges that are formulas and their derivatives, (4, N, E); None without any.
         sums: jets of the outputs, (N, O, J).
     """
@@ -42,7 +45,7 @@ class LayerJets:
 
 
 class InputJets:
-    """Points that a network is evaluated at again and again: what its first layer makes of them is kept.
+    """Points at which a network is evaluated repeatedly: the features of its first layer are cached.
 
     Args:
         points: (N, D).
@@ -55,9 +58,9 @@ class InputJets:
         self._key: tuple[int, Tensor] | None = None
         self._features: Tensor | None = None
 
-    def features(self, layer: Any) -> Tensor | None:
+    def features(self, layer: KANLinear) -> Tensor | None:
         """The features of the first layer, None where training changes them."""
-        if hasattr(layer, "denominator"):
+        if layer.denominator is not None:
             return None
         width = layer.coefficients.shape[1]
         if self._key is None or width != self._key[0] or not torch.equal(layer.domain, self._key[1]):

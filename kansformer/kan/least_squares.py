@@ -17,20 +17,20 @@ from kansformer.kan.history import Run
 from kansformer.kan.linearize import Parameters
 
 # Damping at first, after a step that helped, after one that did not; and a floor for the diagonal.
-FIRST_DAMPING, LESS, MORE, LEAST_DAMPING = 1e-2, 0.2, 5.0, 1e-16
-# Up to so many parameters a factorisation of the Jacobian takes no longer than the rest of a step.
-MOST_EXACT = 64
-TRIALS, RIDGE, LEAST_DIAGONAL = 10, 1e-10, 1e-8
+FIRST_DAMPING, LESS, MORE, MIN_DAMPING = 1e-2, 0.2, 5.0, 1e-16
+# Up to this number of parameters a factorisation of the Jacobian takes no longer than the rest of a step.
+MAX_EXACT = 64
+TRIALS, RIDGE, MIN_DIAGONAL = 10, 1e-10, 1e-8
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Residuals of a network with the numbers that it has now.
+class Linearization:
+    """Residuals of a network at its present parameters.
 
     Args:
         residuals: (R,), whose squares are summed.
         linearize: gives their derivatives by the vector of `Parameters`, (R, P), and Q of a penalty pᵀQp / 2, (P, P),
-            or None; called while the network still has these numbers.
+            or None; called while the network still has these parameters.
     """
 
     residuals: Tensor
@@ -38,23 +38,22 @@ class Evaluation:
 
 
 class Problem(Protocol):
-    """What a network is to bring to zero."""
+    """Residuals whose squares are minimised."""
 
-    def evaluate(self) -> Evaluation:
-        """Where the network stands."""
-        ...
+    def evaluate(self) -> Linearization:
+        """The residuals at the network's present parameters."""
 
 
 @torch.no_grad()
 def levenberg_marquardt(run: Run, problem: Problem) -> None:
-    """Make the sum of the squared residuals and of the penalty small."""
+    """Minimise the sum of the squared residuals and of the penalty."""
     model, damping = run.model, FIRST_DAMPING
     here = problem.evaluate()
     for step in range(run.steps):
         if run.update_grids(step):
             here = problem.evaluate()
         if not here.residuals.isfinite().all():
-            run.end("the network's outputs are not finite")
+            run.history.stopped = "the network's outputs are not finite"
             return
         parameters = Parameters(model)
         now_P, free_P = parameters.read(), parameters.free_P
@@ -70,7 +69,7 @@ def levenberg_marquardt(run: Run, problem: Problem) -> None:
                     there = problem.evaluate()
                     after = _objective(there.residuals, now_P - change_P, quadratic)
                     if after < before:
-                        improved, damping, here = True, max(LESS * damping, LEAST_DAMPING), there
+                        improved, damping, here = True, max(LESS * damping, MIN_DAMPING), there
                         break
                 damping *= MORE
         finally:  # after Ctrl-C too
@@ -79,9 +78,8 @@ def levenberg_marquardt(run: Run, problem: Problem) -> None:
         damping = damping if improved else min(damping, 1 / FIRST_DAMPING)
         ended = run.record(here.residuals.square().sum().sqrt().item())
         if ended or not (improved or run.grids_move(step) or quadratic is not None):
-            run.end("the error no longer falls" if step < run.steps - 1 else None)
+            run.history.stopped = "the error no longer falls" if step < run.steps - 1 else None
             return
-    run.end()
 
 
 def _objective(residual: Tensor, vector_P: Tensor, quadratic: Tensor | None) -> float:
@@ -92,10 +90,10 @@ def _objective(residual: Tensor, vector_P: Tensor, quadratic: Tensor | None) -> 
 
 
 class _Damped:
-    """Steps that solve (JᵀJ + Q + damping·diagonal) δ = Jᵀr + Qp for the numbers that are free.
+    """Steps that solve (JᵀJ + Q + damping·diagonal) δ = Jᵀr + Qp for the free parameters.
 
-    Few parameters are fitted to the last digit, as those of formulas: a factorisation of J stands in for the normal
-    equations there.
+    With few parameters, such as those of formulas, a QR factorisation of J replaces the normal equations, which is
+    exact to the last digit.
     """
 
     def __init__(
@@ -104,7 +102,7 @@ class _Damped:
         self.free_P = free_P
         jacobian = jacobian if free_P is None else jacobian[:, free_P]
         gradient = jacobian.mT @ residuals
-        self.exact = quadratic is None and 4 * jacobian.shape[1] < len(jacobian) and jacobian.shape[1] <= MOST_EXACT
+        self.exact = quadratic is None and 4 * jacobian.shape[1] < len(jacobian) and jacobian.shape[1] <= MAX_EXACT
         if self.exact:
             self.diagonal = jacobian.square().sum(dim=0)
             rotation, self.triangle = torch.linalg.qr(jacobian)
@@ -119,7 +117,7 @@ class _Damped:
         self.matrix, self.gradient, self.diagonal = matrix, gradient, matrix.diagonal()
 
     def __call__(self, damping: float) -> Tensor | None:
-        change_F = self._solve(damping * self.diagonal.clamp(min=LEAST_DIAGONAL) + RIDGE * damping)
+        change_F = self._solve(damping * self.diagonal.clamp(min=MIN_DIAGONAL) + RIDGE * damping)
         if change_F is None or self.free_P is None:
             return change_F
         return change_F.new_zeros(len(self.free_P)).masked_scatter(self.free_P, change_F)

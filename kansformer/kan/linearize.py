@@ -1,19 +1,26 @@
-"""A network's outputs and their derivatives by all numbers that a fit may change, in closed form.
+"""A network's outputs and their derivatives by all parameters, in closed form.
 
 Shape letters: N samples, I inputs, O outputs of a layer, K outputs of the network, F features, E edges, P parameters.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
 
 from kansformer.basis import elementwise_derivatives
-from kansformer.kan.network import KAN
+from kansformer.kan.symbols import SymbolicEdges
+from kansformer.nn import KANLinear
 from kansformer.nn.base import base_function
+
+if TYPE_CHECKING:
+    from kansformer.kan.network import KAN
+
+EdgeNumbers: TypeAlias = tuple[Tensor, ...]
 
 
 @dataclass
@@ -38,10 +45,10 @@ class LayerState:
 
 
 class Parameters:
-    """What a fit may change, as one vector: for each layer its curves edge by edge, the biases, its formulas.
+    """A network's parameters as one vector: for each layer its curves edge by edge, the biases, its formulas.
 
     Attributes:
-        free_P: mask of the numbers whose parameters require gradients, None if all do.
+        free_P: mask of the entries that require gradients, None if all do.
     """
 
     def __init__(self, model: KAN) -> None:
@@ -73,7 +80,7 @@ class Parameters:
             formulas.affine.copy_(affine.reshape(-1, 4))
 
     def _free(self) -> Tensor | None:
-        """Mask of the numbers that require gradients, None if all do."""
+        """Mask of the entries that require gradients, None if all do."""
         parts: list[bool] = []
         for (i, _), layer, formulas in self._layers():
             weight, coefficients, bias = layer.weight, layer.coefficients, layer.bias
@@ -82,12 +89,12 @@ class Parameters:
             parts += curve * len(i) + [bias.requires_grad] * len(bias) + affine
         return None if all(parts) else torch.tensor(parts, device=self.model.layers[0].bias.device)
 
-    def _layers(self) -> Any:
+    def _layers(self) -> Iterable[tuple[EdgeNumbers, KANLinear, SymbolicEdges]]:
         return zip(self.edges, self.model.layers, self.model.formulas, strict=True)
 
 
 class Inputs:
-    """Samples that a network is evaluated at again and again: what its first layer makes of them is kept.
+    """Samples at which a network is evaluated repeatedly: the features of its first layer are cached.
 
     Args:
         x: (N, I).
@@ -98,9 +105,9 @@ class Inputs:
         self._domain: Tensor | None = None
         self._features: tuple[Tensor, Tensor] | None = None
 
-    def features(self, layer: Any) -> tuple[Tensor, Tensor] | None:
+    def features(self, layer: KANLinear) -> tuple[Tensor, Tensor] | None:
         """`layer_features` of the first layer, None where training changes them."""
-        if hasattr(layer, "denominator"):
+        if layer.denominator is not None:
             return None
         if self._domain is None or not torch.equal(layer.domain, self._domain):
             self._domain, self._features = layer.domain.clone(), layer_features(layer, self.x)
@@ -146,9 +153,9 @@ def layer_state(model: KAN, index: int, x: Tensor, features: tuple[Tensor, Tenso
         model: the network.
         index: of the layer.
         x: its inputs.
-        features: what `layer_features` gives for x, where it is known.
+        features: the result of `layer_features` for x, if known.
     """
-    layer: Any = model.layers[index]
+    layer = model.layers[index]
     inputs, outputs_of = model.curved(index).nonzero(as_tuple=True)
     values, slopes = layer_features(layer, x) if features is None else features
     weights_IOF = torch.cat([layer.weight.mT.unsqueeze(-1), layer.coefficients.mT], dim=-1)
@@ -158,10 +165,9 @@ def layer_state(model: KAN, index: int, x: Tensor, features: tuple[Tensor, Tenso
     return LayerState(inputs, outputs_of, x, values, slopes, weights_IOF, sums)
 
 
-def layer_features(layer: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+def layer_features(layer: KANLinear, x: Tensor) -> tuple[Tensor, Tensor]:
     """σ and the basis at inputs of a `KANLinear`, and their derivatives, (N, I, F) each; differentiable by x."""
-    basis, denominator = layer.curves.basis, getattr(layer, "denominator", None)
-    values, slopes = basis.values_and_derivatives(x, layer.domain, denominator)
+    values, slopes = layer.curves.basis.values_and_derivatives(x, layer.domain, layer.denominator)
     if layer.base == "zero":
         base, slope = torch.zeros_like(x), torch.zeros_like(x)
     else:
@@ -171,11 +177,10 @@ def layer_features(layer: Any, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def higher_features(layer: Any, x: Tensor, highest: int) -> Tensor:
+def higher_features(layer: KANLinear, x: Tensor, highest: int) -> Tensor:
     """σ and the basis at inputs (N, I), and their derivatives up to the `highest`, (highest + 1, N, I, F)."""
     base = elementwise_derivatives(base_function(layer.base), x, highest)
-    denominator = getattr(layer, "denominator", None)
-    values = layer.curves.basis.values_and_higher_derivatives(x, layer.domain, highest, denominator)
+    values = layer.curves.basis.values_and_higher_derivatives(x, layer.domain, highest, layer.denominator)
     return torch.cat([base.unsqueeze(-1), values], dim=-1)
 
 

@@ -6,38 +6,27 @@ Shape letters: `...` any, N samples, I inputs, O outputs, C coefficients.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from numbers import Integral
-from typing import Any
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 
 from kansformer.basis import fit_curves
 from kansformer.errors import ConfigError, ShapeError, SlotError
+from kansformer.kan import diagram, fitting, pruning, saving, sparse, symbolic
+from kansformer.kan.data import Samples, Table, inputs_of
+from kansformer.kan.edges import Edge
 from kansformer.kan.symbols import SymbolicEdges
 from kansformer.kan.threads import few_threads
-from kansformer.nn import KANLinear
+from kansformer.nn import KANLinear, refine_grid, update_grid
 
 # Curves start as lines of this size at the ends of the domain, over the root of the number of inputs, plus noise.
 SLOPE, NOISE = 1.0, 0.1
 SAMPLES = 64
 
-
-@dataclass(frozen=True)
-class Edge:
-    """An edge of a stand-alone network: layer, input node and output, counted from 0.
-
-    A product node multiplies two outputs of its layer, which stand behind the sums: with s sums, product k multiplies
-    the outputs s + 2k and s + 2k + 1.
-    """
-
-    layer: int
-    input: int
-    output: int
-
-    def __str__(self) -> str:
-        return f"({self.layer}, {self.input} -> {self.output})"
+Width: TypeAlias = Sequence[int | Sequence[int]]
+"""Nodes of every layer, inputs first; a pair (sums, products) for a layer with product nodes."""
 
 
 class KAN(nn.Module):
@@ -54,18 +43,27 @@ class KAN(nn.Module):
     Attributes:
         layers: the curves.
         formulas: for each layer, its edges that are formulas.
-        alive: for each layer the mask of edges that are there, (I, O), buffers `alive_0` and so on.
+        alive: for each layer the mask of its edges that are not pruned, (I, O), buffers `alive_0` and so on.
 
     Raises:
         ConfigError: a width is impossible.
+
+    Example:
+        >>> from kansformer.kan import KAN, create_dataset
+        >>> data = create_dataset(lambda x: torch.sin(x[:, [0]]) + x[:, [1]] ** 2, num_inputs=2)
+        >>> model = KAN([2, 1])
+        >>> history = model.fit(data, steps=20, progress=False)
+        >>> fits = model.fit_symbolic(data)
+        >>> history = model.fit(data, steps=20, progress=False)
+        >>> formulas = model.formula(digits=4)  # [x_2**2 + sin(x_1)]
     """
 
-    layers: Any
-    formulas: Any
+    layers: Sequence[KANLinear]
+    formulas: Sequence[SymbolicEdges]
 
     def __init__(
         self,
-        width: Sequence[int | Sequence[int]],
+        width: Width,
         *,
         basis: str = "bspline",
         grid_size: int = 5,
@@ -78,21 +76,69 @@ class KAN(nn.Module):
     ) -> None:
         super().__init__()
         self.width = _checked_width(width)
-        settings: dict[str, Any] = {"basis": basis, "grid_size": grid_size, "order": order, "domain": domain}
         generator = torch.Generator().manual_seed(seed)
-        self.layers, self.formulas = nn.ModuleList(), nn.ModuleList()
+        layers = []
         with torch.random.fork_rng(devices=[]):
             for (sums, products), (next_sums, next_products) in zip(self.width, self.width[1:], strict=False):
-                outputs = next_sums + 2 * next_products
-                layer = KANLinear(sums + products, outputs, base=base, dtype=dtype, **settings)
+                inputs, outputs = sums + products, next_sums + 2 * next_products
+                layer = KANLinear(
+                    inputs,
+                    outputs,
+                    base=base,
+                    dtype=dtype,
+                    basis=basis,
+                    grid_size=grid_size,
+                    order=order,
+                    domain=domain,
+                )
                 _start(layer, generator)
-                self.register_buffer(f"alive_{len(self.layers)}", torch.ones(layer.in_features, outputs).bool())
-                self.layers.append(layer)
-                self.formulas.append(SymbolicEdges(outputs, dtype=dtype))
+                self.register_buffer(f"alive_{len(layers)}", torch.ones(inputs, outputs).bool())
+                layers.append(layer)
+        self.layers = cast("Sequence[KANLinear]", nn.ModuleList(layers))
+        formulas = nn.ModuleList(SymbolicEdges(layer.out_features, dtype=dtype) for layer in layers)
+        self.formulas = cast("Sequence[SymbolicEdges]", formulas)
         self.to(device)
 
+    # Each of these is a function of its own file, which takes the network first.
+    fit = fitting.fit
+    sparsify = sparse.sparsify
+    prune = pruning.prune
+    prune_inputs = pruning.prune_inputs
+    node_scores = pruning.node_scores
+    fit_symbolic = symbolic.fit_symbolic
+    suggest_symbols = symbolic.suggest_symbols
+    fix_symbol = symbolic.fix_symbol
+    unfix_symbol = symbolic.unfix_symbol
+    formula = symbolic.formula
+    plot = diagram.plot_kan
+    plot_edge = diagram.plot_edge
+    save = saving.save
+    load = classmethod(saving.load)
+
+    def refine(self, grid_size: int) -> KAN:
+        """Give every curve a finer grid on the same domain, in place; exact if it is a multiple of the old one.
+
+        Returns:
+            The network.
+        """
+        refine_grid(self, grid_size)
+        return self
+
+    def update_grid(self, data: Samples | Table, *, margin: float = 0.05, quantile: float = 1.0) -> KAN:
+        """Set the domain of every curve to the range of its inputs and refit the curve there, in place.
+
+        Args:
+            data: samples, or inputs (N, I).
+            margin, quantile: as in `kansformer.update_grid`.
+
+        Returns:
+            The network.
+        """
+        update_grid(self, inputs_of(self, data), margin=margin, quantile=quantile)
+        return self
+
     def restart(self, seed: int) -> None:
-        """New first coefficients for all curves that are there; formulas stay."""
+        """Draw new first coefficients for all curves that are left; formulas stay."""
         generator = torch.Generator().manual_seed(seed)
         for index, layer in enumerate(self.layers):
             gone_IO = ~self.curved(index)
@@ -102,7 +148,7 @@ class KAN(nn.Module):
 
     @property
     def alive(self) -> list[Tensor]:
-        return [getattr(self, f"alive_{index}") for index in range(len(self.layers))]
+        return [self.get_buffer(f"alive_{index}") for index in range(len(self.layers))]
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., I) to (..., O)."""
@@ -113,7 +159,7 @@ class KAN(nn.Module):
         return x
 
     @torch.no_grad()
-    def predict(self, x: Any) -> Tensor:
+    def predict(self, x: Table | Sequence[Sequence[float]]) -> Tensor:
         """The outputs for a table of inputs, tensor or array, in the network's dtype and without gradients."""
         weight = self.layers[0].weight
         return self(torch.as_tensor(x, dtype=weight.dtype, device=weight.device))
@@ -128,7 +174,7 @@ class KAN(nn.Module):
         return torch.stack(rows, dim=-2).reshape(*x.shape[:-1], len(rows), x.shape[-1])
 
     def sums(self, index: int, x: Tensor) -> Tensor:
-        """What arrives at the outputs of a layer."""
+        """The outputs of a layer."""
         sums = self.layers[index](x)
         return sums + self.formulas[index](x) if len(self.formulas[index]) else sums
 
@@ -141,7 +187,7 @@ class KAN(nn.Module):
         return torch.cat([sums[..., :plain], factors.prod(dim=-1)], dim=-1)
 
     def edges(self) -> Iterator[Edge]:
-        """The edges that are there, curves and formulas."""
+        """The edges that are not pruned, curves and formulas."""
         for index, alive_IO in enumerate(self.alive):
             for i, o in alive_IO.nonzero().tolist():
                 yield Edge(index, i, o)
@@ -152,11 +198,11 @@ class KAN(nn.Module):
         mask_IO[formulas.inputs, formulas.outputs_of] = False
         return mask_IO
 
-    def require(self, edge: Edge) -> None:
-        """See that an edge is there.
+    def check_edge(self, edge: Edge) -> None:
+        """Check that an edge exists.
 
         Raises:
-            SlotError: it is not.
+            SlotError: it does not.
         """
         if not 0 <= edge.layer < len(self.layers):
             raise SlotError(f"There is no layer {edge.layer}: choose from 0 to {len(self.layers) - 1}.")
@@ -168,7 +214,7 @@ class KAN(nn.Module):
 
     @torch.no_grad()
     def cut(self, index: int, gone_IO: Tensor) -> None:
-        """Take edges of a layer out; what they added is lost."""
+        """Remove edges of a layer and what they add to its outputs."""
         layer = self.layers[index]
         layer.weight[gone_IO.mT] = 0
         layer.coefficients.transpose(1, 2)[gone_IO] = 0
@@ -177,39 +223,13 @@ class KAN(nn.Module):
             formulas.keep(~gone_IO[formulas.inputs, formulas.outputs_of])
         self.alive[index].masked_fill_(gone_IO, False)
 
-    @torch.no_grad()
-    def narrow(self, index: int, nodes: Tensor, outputs: Tensor) -> None:
-        """Keep some of the nodes behind a layer, and the outputs that they are made of; masks."""
-        layer, following = self.layers[index], self.layers[index + 1]
-        layer.weight = _kept(layer.weight, outputs)
-        layer.coefficients = _kept(layer.coefficients, (..., outputs))
-        layer.bias = _kept(layer.bias, outputs)
-        layer.out_features = int(outputs.sum())
-        following.weight = _kept(following.weight, (slice(None), nodes))
-        following.coefficients = _kept(following.coefficients, nodes)
-        following.in_features = int(nodes.sum())
-        following.domain = following.domain[nodes]
-        if hasattr(following, "denominator"):
-            following.denominator = _kept(following.denominator, nodes)
-        setattr(self, f"alive_{index}", self.alive[index][:, outputs])
-        setattr(self, f"alive_{index + 1}", self.alive[index + 1][nodes])
-        self.formulas[index].renumber(None, outputs)
-        self.formulas[index + 1].renumber(nodes, None)
-        plain = self.width[index + 1][0]
-        self.width[index + 1] = (int(nodes[:plain].sum()), int(nodes[plain:].sum()))
-
     def extra_repr(self) -> str:
         shown = [sums if not products else [sums, products] for sums, products in self.width]
         return f"width={shown}"
 
 
-def _kept(parameter: Tensor, index: Any) -> nn.Parameter:
-    """A part of a parameter, trained if it was."""
-    return nn.Parameter(parameter.detach()[index], requires_grad=parameter.requires_grad)
-
-
 @torch.no_grad()
-def _start(layer: Any, generator: torch.Generator) -> None:
+def _start(layer: KANLinear, generator: torch.Generator) -> None:
     """Random lines with a little noise; the base at zero. Nothing on the meta device."""
     if layer.weight.is_meta:
         return
@@ -218,7 +238,7 @@ def _start(layer: Any, generator: torch.Generator) -> None:
     unit_S = torch.linspace(0, 1, SAMPLES, dtype=torch.float64)
     x_IS = domain[:, :1] + (domain[:, 1:] - domain[:, :1]) * unit_S
     line_IS1 = (2 * unit_S - 1).expand(inputs, -1).unsqueeze(-1)
-    denominator = getattr(layer, "denominator", None)
+    denominator = layer.denominator
     denominator = None if denominator is None else denominator.double().cpu()
     with few_threads(0):  # a seed means the same network on any number of threads
         lines_IC1 = fit_curves(x_IS, line_IS1, layer.curves.basis, domain, denominator_ID=denominator)
@@ -229,11 +249,10 @@ def _start(layer: Any, generator: torch.Generator) -> None:
     layer.bias.zero_()
 
 
-def _checked_width(width: Sequence[int | Sequence[int]]) -> list[tuple[int, int]]:
+def _checked_width(width: Width) -> list[tuple[int, int]]:
     pairs = []
-    entry: Any
     for entry in width:
-        pair: Any = (entry, 0) if isinstance(entry, Integral) else tuple(entry)
+        pair = (entry, 0) if isinstance(entry, Integral) else tuple(cast("Sequence[int]", entry))
         if len(pair) != 2 or not all(isinstance(n, Integral) and int(n) >= 0 for n in pair) or sum(pair) < 1:
             raise ConfigError(f"A width must be a number of nodes or a pair [sums, products], got {entry!r}.")
         pairs.append((int(pair[0]), int(pair[1])))

@@ -1,4 +1,4 @@
-"""What keeps a network sparse and smooth: the sizes of its edges, how evenly they are spread, how much they bend.
+"""Penalties that keep a network sparse and smooth: sizes of edges, their entropy, and the curvature of curves.
 
 The size of an edge is the standard deviation of what it adds at its node. The entropy, in bits, is that of the shares
 that edges have at their node, and among those that leave their input, averaged over nodes; it drives a few edges to do
@@ -10,22 +10,25 @@ Shape letters: N samples, I inputs, O outputs, F features, E edges, P parameters
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from kansformer.kan.linearize import LayerState, higher_features
-from kansformer.kan.network import KAN
+from kansformer.nn import KANLinear
+
+if TYPE_CHECKING:
+    from kansformer.kan.network import KAN
 
 TINY = 1e-12
 POINTS = 64
-SMALLEST_SLOPE, SMALLEST_SIZE = 0.05, 1e-4
+MIN_SLOPE, MIN_SIZE = 0.05, 1e-4
 
 
 @dataclass(frozen=True)
 class Penalties:
-    """What is added to the loss.
+    """Weights of the terms that are added to the loss.
 
     Args:
         sparsity: weight of the sizes of all edges plus `entropy` times their entropies.
@@ -42,7 +45,7 @@ class Penalties:
         return bool(self.sparsity or self.smoothness)
 
     def of(self, model: KAN, states: list[LayerState]) -> Tensor:
-        """What is added, differentiable by the network's parameters."""
+        """The penalty, differentiable by the network's parameters."""
         total = self.sparsity * size_penalty(states, self.entropy) if self.sparsity else torch.zeros(())
         if self.smoothness:
             for layer, state in zip(model.layers, states, strict=True):
@@ -52,7 +55,7 @@ class Penalties:
 
     @torch.no_grad()
     def quadratic(self, model: KAN, states: list[LayerState]) -> Tensor | None:
-        """Q with pᵀQp an upper bound of what is added near p, up to a constant, (P, P); None if nothing is."""
+        """Q with pᵀQp an upper bound of the penalty near p, up to a constant, (P, P); None if there is none."""
         total = None
         affine = [formulas.affine.numel() for formulas in model.formulas]
         if self.sparsity:
@@ -77,8 +80,8 @@ def quadratic_size_penalty(states: list[LayerState], affine_sizes: list[int], en
 
     Args:
         states: of all layers.
-        affine_sizes: how many numbers the formulas of each layer have.
-        entropy: as in `penalty`.
+        affine_sizes: the number of parameters of the formulas of each layer.
+        entropy: as in `size_penalty`.
     """
     blocks = []
     for state, affine in zip(states, affine_sizes, strict=True):
@@ -86,19 +89,19 @@ def quadratic_size_penalty(states: list[LayerState], affine_sizes: list[int], en
         with torch.enable_grad():
             leaf = sizes_E.detach().requires_grad_()
             (slope_E,) = torch.autograd.grad(_of_sizes(leaf, state, entropy), leaf)
-        weight_E = slope_E.clamp(min=SMALLEST_SLOPE) / (sizes_E + SMALLEST_SIZE)
+        weight_E = slope_E.clamp(min=MIN_SLOPE) / (sizes_E + MIN_SIZE)
         blocks += list(weight_E[:, None, None] * _covariances(state)[state.inputs])
         blocks.append(_nothing(state, affine))
     return torch.block_diag(*blocks)
 
 
 def _nothing(state: LayerState, affine: int) -> Tensor:
-    """The block of a layer's biases and formulas."""
+    """The zero block of a layer's biases and formulas."""
     return state.sums.new_zeros(state.sums.shape[1] + affine, state.sums.shape[1] + affine)
 
 
 @torch.no_grad()
-def _bending(layer: Any) -> Tensor:
+def _bending(layer: KANLinear) -> Tensor:
     """B with wᵀBw the mean square of a curve's second derivative on its domain, in halves of it, (I, F, F)."""
     domain_I2 = layer.domain
     unit_S = torch.linspace(0, 1, POINTS).to(domain_I2)
@@ -131,4 +134,4 @@ def _entropy(sizes_E: Tensor, nodes_E: Tensor) -> Tensor:
     count = int(nodes_E.max()) + 1
     totals = sizes_E.new_zeros(count).index_add(0, nodes_E, sizes_E)
     share_E = sizes_E / (totals[nodes_E] + TINY)
-    return -(share_E * (share_E + SMALLEST_SIZE).log2()).sum() / len(nodes_E.unique())
+    return -(share_E * (share_E + MIN_SIZE).log2()).sum() / len(nodes_E.unique())

@@ -1,4 +1,4 @@
-"""Scores of edges and nodes, and taking those out that do little.
+"""Scores of edges and nodes, and the removal of those that matter least.
 
 Shape letters: N samples, I inputs, O outputs.
 """
@@ -6,20 +6,25 @@ Shape letters: N samples, I inputs, O outputs.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import EllipsisType
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from kansformer.errors import ConfigError
-from kansformer.kan.data import check_inputs, check_table
-from kansformer.kan.fit import rmse
+from kansformer.checks import check_number
+from kansformer.kan.data import Samples, Table, inputs_and_targets, inputs_of
+from kansformer.kan.edges import Edge
+from kansformer.kan.fitting import rmse
 from kansformer.kan.linearize import LayerState, layer_state
-from kansformer.kan.network import KAN, Edge
+
+if TYPE_CHECKING:
+    from kansformer.kan.network import KAN
 
 # Of edges and nodes, as shares of their output's variation.
 THRESHOLD = 0.03
-# Pruning may raise the error by so much; edges beyond that stay.
-MOST_LOSS = 0.2
+# Pruning may raise the error by this share; edges beyond that stay.
+MAX_LOSS = 0.2
 ROUNDING = 1e-12
 
 
@@ -37,14 +42,14 @@ class NodeScores:
 
 
 @dataclass(frozen=True)
-class PruneResult:
-    """What `prune` did.
+class PruneReport:
+    """Result of `KAN.prune`.
 
     Args:
         edges: those that are left.
-        removed: how many are gone.
+        removed: the number of edges removed.
         width: of the network now.
-        rmse_before, rmse_after: on the inputs of pruning; None without targets.
+        rmse_before, rmse_after: on the samples given; None without targets.
     """
 
     edges: list[Edge]
@@ -55,20 +60,23 @@ class PruneResult:
 
 
 @torch.no_grad()
-def node_scores(model: KAN, x: Tensor) -> NodeScores:
-    """Attribute every output's variation back to edges and nodes (Liu et al., 2024).
+def node_scores(model: KAN, data: Samples | Table) -> NodeScores:
+    """Attribute every output's variation to edges and nodes (Liu et al., 2024).
 
-    A node's score is shared out among the edges that enter it by the standard deviations of what they add, and an input
-    of an edge gets the edge's. All outputs count the same.
+    A node's score is divided among the edges that enter it by the standard deviations of what they add; an edge passes
+    its score on to its input. All outputs count the same.
+
+    Args:
+        model: the network.
+        data: samples, or inputs (N, I).
     """
-    x = check_inputs(model, x)
+    x = inputs_of(model, data)
     states, values = _states(model, x)
     node = torch.ones(sum(model.width[-1]), dtype=x.dtype, device=x.device) / sum(model.width[-1])
     edges: list[Tensor] = []
     nodes = [node]
     for index in reversed(range(len(states))):
-        plain, products = model.width[index + 1]
-        output = torch.cat([node[:plain], node[plain:].repeat_interleave(2)]) if products else node
+        output = _outputs_of_nodes(model, index, node)
         spread_IO = values[index].std(dim=0, correction=0)
         edge_IO = output * spread_IO / (states[index].sums.std(dim=0, correction=0) + ROUNDING)
         node = edge_IO.sum(dim=1)
@@ -78,17 +86,16 @@ def node_scores(model: KAN, x: Tensor) -> NodeScores:
 
 
 @torch.no_grad()
-def prune(model: KAN, x: Tensor, y: Tensor | None = None, *, threshold: float = THRESHOLD) -> PruneResult:
-    """Take edges and hidden nodes with low scores out, in place.
+def prune(model: KAN, data: Samples | Table, *, threshold: float = THRESHOLD) -> PruneReport:
+    """Remove edges and hidden nodes with low scores, in place.
 
-    What an edge added on average stays in the bias of its node. Every output keeps its best path, and with targets,
-    edges stay, the best first, until the error is at most 20 % higher than before.
+    The mean of a removed edge moves into the bias of its node. Every output keeps its best path. With targets, edges
+    are kept, the best first, until the error is at most 20 % higher than before.
 
     Args:
         model: the network.
-        x: inputs that the scores are of, (N, I).
-        y: their targets, or None.
-        threshold: highest score of what goes.
+        data: samples, or inputs (N, I), for the scores.
+        threshold: highest score of an edge that is removed.
 
     Returns:
         What is left.
@@ -97,14 +104,8 @@ def prune(model: KAN, x: Tensor, y: Tensor | None = None, *, threshold: float = 
         ConfigError: the threshold is negative.
         ShapeError, DataError: the samples do not fit the network or are not finite.
     """
-    if not isinstance(model, KAN):
-        raise ConfigError("prune takes a KAN. For a converted model use kansformer.interp.prune(model, scores, …).")
-    if not threshold >= 0:
-        raise ConfigError(f"threshold must be 0 or more, got {threshold!r}.")
-    x = check_inputs(model, x)
-    if y is not None:
-        y = torch.as_tensor(y).to(x)
-        check_table(x, y, "given")
+    check_number("threshold", threshold, 0)
+    x, y = inputs_and_targets(model, data)
     before = None if y is None else rmse(model, x, y)
     count = sum(int(alive.sum()) for alive in model.alive)
     scores = node_scores(model, x)
@@ -113,18 +114,18 @@ def prune(model: KAN, x: Tensor, y: Tensor | None = None, *, threshold: float = 
     everything = torch.cat([score[alive] for score, alive in zip(scores.edges, model.alive, strict=True)])
     candidates = everything[everything <= threshold].sort().values
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    kept_formulas = [(f.symbols, f.inputs, f.outputs_of, f.affine.detach().clone()) for f in model.formulas]
+    kept_formulas = [formulas.snapshot() for formulas in model.formulas]
 
     def put_back() -> None:
         for formulas, kept in zip(model.formulas, kept_formulas, strict=True):
-            formulas._set(*kept)
+            formulas.restore(*kept)
         model.load_state_dict(state)
 
     going = len(candidates)
     try:
         while True:
             _cut_below(model, scores, means, float(candidates[going - 1]) if going else -1.0)
-            if y is None or before is None or rmse(model, x, y) <= (1 + MOST_LOSS) * before or not going:
+            if y is None or before is None or rmse(model, x, y) <= (1 + MAX_LOSS) * before or not going:
                 break
             put_back()
             going -= max(1, going // 8)
@@ -134,16 +135,21 @@ def prune(model: KAN, x: Tensor, y: Tensor | None = None, *, threshold: float = 
     drop_dead_nodes(model)
     after = None if y is None else rmse(model, x, y)
     left = list(model.edges())
-    return PruneResult(left, count - len(left), list(model.width), before, after)
+    return PruneReport(left, count - len(left), list(model.width), before, after)
 
 
-def prune_inputs(model: KAN, x: Tensor, *, threshold: float = THRESHOLD) -> list[int]:
+def prune_inputs(model: KAN, data: Samples | Table, *, threshold: float = THRESHOLD) -> list[int]:
     """Cut the edges of inputs with low scores, in place; the network keeps its number of inputs.
 
+    Args:
+        model: the network.
+        data: samples, or inputs (N, I), for the scores.
+        threshold: highest score of an input that is cut.
+
     Returns:
-        The inputs that still matter.
+        The inputs that are left.
     """
-    x = check_inputs(model, x)
+    x = inputs_of(model, data)
     scores = node_scores(model, x)
     _, values = _states(model, x)
     gone_I = scores.nodes[0] <= min(threshold, float(scores.nodes[0].max()) / 2)
@@ -153,14 +159,20 @@ def prune_inputs(model: KAN, x: Tensor, *, threshold: float = THRESHOLD) -> list
     return (~gone_I).nonzero()[:, 0].tolist()
 
 
+def edge_values(model: KAN, index: int, x: Tensor) -> tuple[LayerState, Tensor]:
+    """A layer's state at inputs (N, I), and the values of its edges, (N, I, O)."""
+    state, formulas = layer_state(model, index, x), model.formulas[index]
+    value_NIO = torch.einsum("nif,iof->nio", state.features, state.weights)
+    if len(formulas):
+        value_NIO[:, formulas.inputs, formulas.outputs_of] += formulas.values(x)
+    return state, value_NIO
+
+
 def _states(model: KAN, x: Tensor) -> tuple[list[LayerState], list[Tensor]]:
     """Every layer's state, and the values of its edges, (N, I, O)."""
     states, values = [], []
     for index in range(len(model.layers)):
-        state, formulas = layer_state(model, index, x), model.formulas[index]
-        value_NIO = torch.einsum("nif,iof->nio", state.features, state.weights)
-        if len(formulas):
-            value_NIO[:, formulas.inputs, formulas.outputs_of] += formulas.values(x)
+        state, value_NIO = edge_values(model, index, x)
         states.append(state)
         values.append(value_NIO)
         x = model.nodes(index, state.sums)
@@ -179,14 +191,14 @@ def _cut_below(model: KAN, scores: NodeScores, means: list[Tensor], limit: float
 
 
 def _keep_best_paths(model: KAN, scores: NodeScores, kept: list[Tensor]) -> None:
-    wanted = torch.ones(sum(model.width[-1]), dtype=torch.bool)
+    reached = torch.ones(sum(model.width[-1]), dtype=torch.bool)
     for index in reversed(range(len(kept))):
-        outputs = _outputs_of_nodes(model, index, wanted)
+        outputs = _outputs_of_nodes(model, index, reached)
         score_IO = scores.edges[index].masked_fill(~model.alive[index], -1)
         for o in outputs.nonzero()[:, 0].tolist():
             if not kept[index][:, o].any() and model.alive[index][:, o].any():
                 kept[index][score_IO[:, o].argmax(), o] = True
-        wanted = kept[index][:, outputs].any(dim=1)
+        reached = kept[index][:, outputs].any(dim=1)
 
 
 def _drop_loose_ends(model: KAN, kept: list[Tensor]) -> None:
@@ -211,11 +223,39 @@ def _nodes_of_outputs(model: KAN, index: int, outputs: Tensor) -> Tensor:
 
 
 def drop_dead_nodes(model: KAN) -> None:
-    """Make the network as narrow as its live nodes; what constant nodes added goes into biases."""
+    """Make the network as narrow as its live nodes."""
     for index in range(len(model.layers) - 1):
         leaves = model.alive[index + 1].any(dim=1)
         if leaves.all():
             continue
         if not leaves.any():
             leaves[0] = True  # a network of constants keeps one node
-        model.narrow(index, leaves, _outputs_of_nodes(model, index, leaves))
+        _narrow(model, index, leaves, _outputs_of_nodes(model, index, leaves))
+
+
+@torch.no_grad()
+def _narrow(model: KAN, index: int, nodes: Tensor, outputs: Tensor) -> None:
+    """Keep some of the nodes behind a layer, and the outputs that they are made of; masks."""
+    layer, following = model.layers[index], model.layers[index + 1]
+    layer.weight = _part(layer.weight, outputs)
+    layer.coefficients = _part(layer.coefficients, (..., outputs))
+    layer.bias = _part(layer.bias, outputs)
+    layer.out_features = int(outputs.sum())
+    following.weight = _part(following.weight, (slice(None), nodes))
+    following.coefficients = _part(following.coefficients, nodes)
+    following.in_features = int(nodes.sum())
+    following.domain = following.domain[nodes]
+    if (denominator := following.denominator) is not None:
+        following.register_parameter("denominator", _part(denominator, nodes))
+    alive, alive_next = model.alive[index : index + 2]
+    model.register_buffer(f"alive_{index}", alive[:, outputs])
+    model.register_buffer(f"alive_{index + 1}", alive_next[nodes])
+    model.formulas[index].renumber(None, outputs)
+    model.formulas[index + 1].renumber(nodes, None)
+    plain = model.width[index + 1][0]
+    model.width[index + 1] = (int(nodes[:plain].sum()), int(nodes[plain:].sum()))
+
+
+def _part(parameter: Tensor, index: Tensor | tuple[slice | EllipsisType | Tensor, ...]) -> nn.Parameter:
+    """A part of a parameter, which requires gradients if the whole did."""
+    return nn.Parameter(parameter.detach()[index], requires_grad=parameter.requires_grad)

@@ -1,27 +1,23 @@
-"""Formulas for people: fewer digits, nothing that comes from rounding, and still the same function.
+"""Readable formulas: numbers with few digits, without terms that come from rounding, and the same function.
 
 Shape letters: S sample points.
 """
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable, Mapping
 from functools import reduce
-from typing import TYPE_CHECKING, Any
 
+import sympy
 import torch
 from torch import Tensor
 
 from kansformer.errors import ConfigError
 
-if TYPE_CHECKING:
-    import sympy
-
 # Terms and factors that change their sum or product by less than this share at every point come from rounding.
 TRACE = 1e-10
-MOST_DIGITS = 17
+MAX_DIGITS = 17
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sin": torch.sin,
@@ -50,14 +46,14 @@ FOLDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def evaluate(expression: sympy.Expr, points: Mapping[str, Tensor]) -> Tensor:
-    """A formula at points, (S,).
+    """Evaluate a formula at points, (S,).
 
     Args:
         expression: of variables and the functions of `kansformer.symbolic`.
         points: values of every variable by its name, (S,) each.
 
     Raises:
-        ConfigError: a function is not known.
+        ConfigError: a function is unknown.
     """
     name = type(expression).__name__
     if expression.is_Symbol:
@@ -73,31 +69,30 @@ def evaluate(expression: sympy.Expr, points: Mapping[str, Tensor]) -> Tensor:
 
 
 def rounded(expression: sympy.Expr, digits: int, points: Mapping[str, Tensor]) -> sympy.Expr:
-    """A formula with its numbers rounded, multiplied out if that needs no more digits, and without traces.
+    """Round the numbers of a formula; expand it if that needs no more digits, and drop terms that come from rounding.
 
     Args:
         expression: the formula.
         digits: significant digits; more where the function would change by more than the last of them at the points.
         points: as in `evaluate`.
     """
-    sp = importlib.import_module("sympy")
-    compact = _without_traces(sp, expression, points)
-    expanded = _without_traces(sp, sp.expand_power_base(sp.expand(compact)), points)
+    compact = _without_traces(expression, points)
+    expanded = _without_traces(sympy.expand_power_base(sympy.expand(compact)), points)
     exact = evaluate(compact, points)
     allowed = 10.0 ** (1 - digits) * max(float(exact.std()), math.ulp(float(exact.abs().max())))
-    for count in range(digits, MOST_DIGITS + 1):
+    for count in range(digits, MAX_DIGITS + 1):
         for form in (expanded, compact):
-            shown = form.xreplace({number: _round(sp, number, count) for number in form.atoms(sp.Float)})
+            shown = form.xreplace({number: _round(number, count) for number in form.atoms(sympy.Float)})
             if not (evaluate(shown, points) - exact).square().mean().sqrt() > allowed:
                 return shown
     return expanded
 
 
-def _without_traces(sp: Any, expression: Any, points: Mapping[str, Tensor]) -> Any:
-    """The formula without terms and factors that make no difference, innermost first."""
+def _without_traces(expression: sympy.Expr, points: Mapping[str, Tensor]) -> sympy.Expr:
+    """The formula without terms and factors that do not change its values, innermost first."""
     if not expression.args:
         return expression
-    parts = [_without_traces(sp, part, points) for part in expression.args]
+    parts = [_without_traces(part, points) for part in expression.args]
     if expression.is_Add:
         sizes = [evaluate(part, points).abs() for part in parts]
         largest = torch.stack(sizes).amax(dim=0)
@@ -107,7 +102,7 @@ def _without_traces(sp: Any, expression: Any, points: Mapping[str, Tensor]) -> A
     return expression.func(*parts)
 
 
-def _round(sp: Any, number: Any, digits: int) -> Any:
-    value = sp.Float(number, digits)
+def _round(number: sympy.Float, digits: int) -> sympy.Expr:
+    value = sympy.Float(number, digits)
     near = round(float(value))
-    return sp.Integer(near) if float(value) == near and abs(near) < 10**digits else value
+    return sympy.Integer(near) if float(value) == near and abs(near) < 10**digits else value

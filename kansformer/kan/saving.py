@@ -1,33 +1,55 @@
-"""Stand-alone networks as folders: `kan.json` says what there is, and which safetensors file holds the numbers."""
+"""Stand-alone networks as folders: `kan.json` describes the network and names the safetensors file with its numbers."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict, TypeGuard, cast
 
 import torch
 from torch import Tensor
 
 from kansformer.basis import Basis
 from kansformer.errors import CheckpointError, ConfigError
-from kansformer.kan.network import KAN
+from kansformer.files import atomic_file, atomic_write_text
 from kansformer.nn.base import BASE_FUNCTIONS
 from kansformer.safe_io import read_json, read_tensors
 from kansformer.symbolic import ALL_SYMBOLS, SymbolLibrary
 
+if TYPE_CHECKING:
+    from kansformer.kan.network import KAN
+
 FORMAT_VERSION = 1
 CONFIG = "kan.json"
-DTYPES = ("float32", "float64")
-FIELDS = {"width": list, "basis": str, "grid_size": int, "order": int, "base": str, "dtype": str, "symbols": list}
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-def save_kan(model: KAN, folder: str | Path) -> Path:
-    """Write a network into a folder, which is made if need be; one that is there stays whole until the new one is.
+class NetworkConfig(TypedDict):
+    """What `kan.json` holds beside its format version."""
+
+    tensors: str
+    width: list[int | list[int]]
+    basis: str
+    grid_size: int
+    order: int
+    base: str
+    dtype: str
+    symbols: list[list[str]]
+
+
+TYPES = {"tensors": str, "width": list, "basis": str, "grid_size": int, "order": int, "base": str, "dtype": str,
+         "symbols": list}  # fmt: skip
+
+
+def save(model: KAN, folder: str | Path) -> Path:
+    """Write a network into a folder, which is created if needed; one that is there is replaced atomically.
 
     Functions of formulas are written by name.
+
+    Args:
+        model: the network.
+        folder: where.
 
     Returns:
         The folder.
@@ -51,45 +73,53 @@ def save_kan(model: KAN, folder: str | Path) -> Path:
         "symbols": [[symbol.name for symbol in formulas.symbols] for formulas in model.formulas],
     }
     old = set(folder.glob("kan-*.safetensors"))
-    _write(folder / tensors, data)
-    _write(folder / CONFIG, (json.dumps(values, indent=1) + "\n").encode())
+    with atomic_file(folder / tensors) as partial:
+        partial.write_bytes(data)
+    atomic_write_text(folder / CONFIG, json.dumps(values, indent=1) + "\n")
     for path in old - {folder / tensors}:
         path.unlink()
     return folder
 
 
-def load_kan(folder: str | Path, *, library: SymbolLibrary = ALL_SYMBOLS) -> KAN:
-    """The network that `save_kan` wrote.
+def load(kind: type[KAN], folder: str | Path, *, library: SymbolLibrary = ALL_SYMBOLS) -> KAN:
+    """Load a network that `save` wrote.
 
     Args:
+        kind: `KAN`.
         folder: where.
-        library: with all functions that its formulas name.
+        library: with all functions of its formulas.
 
     Raises:
         CheckpointError: there is no such network, or its files are damaged or do not belong together.
-        ConfigError: the library has no function of a name.
+        ConfigError: the library lacks a function of its formulas.
     """
     folder = Path(folder)
     if not (folder / CONFIG).is_file():
         raise CheckpointError(
-            f"{str(folder)!r} holds no network: {CONFIG} and kan-….safetensors are what save_kan writes."
+            f"{str(folder)!r} holds no network: {CONFIG} and kan-….safetensors are the files that KAN.save writes."
         )
     values = _read_config(folder / CONFIG)
     tensors = _read_tensors(folder, values["tensors"])
     try:
         basis = Basis(name=values["basis"], grid_size=values["grid_size"], order=values["order"])
         _check_shapes(values["width"], basis, tensors)
-        settings = {name: values[name] for name in ("basis", "grid_size", "order", "base")}
         with torch.device("meta"):  # the numbers come from the file
-            model = KAN(values["width"], dtype=getattr(torch, values["dtype"]), **settings)
+            model = kind(
+                values["width"],
+                basis=values["basis"],
+                grid_size=values["grid_size"],
+                order=values["order"],
+                base=values["base"],
+                dtype=DTYPES[values["dtype"]],
+            )
     except ConfigError as error:
-        raise CheckpointError(f"{CONFIG} describes no network: {error!s:.600}") from None
+        raise CheckpointError(f"{CONFIG} does not describe a network: {error!s:.600}") from None
     for index, (formulas, names) in enumerate(zip(model.formulas, values["symbols"], strict=True)):
-        _check_places(model, index, len(names), tensors)
-        for name in names:  # places and numbers come with the tensors
+        _check_formula_edges(model, index, len(names), tensors)
+        for name in names:  # edges and numbers come with the tensors
             formulas.append(library.named(name))
     try:
-        _check_kinds(model, tensors)
+        _check_dtypes(model, tensors)
         # Copies, since the file's own are read from it when they are used.
         model.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
     except RuntimeError as error:
@@ -99,17 +129,7 @@ def load_kan(folder: str | Path, *, library: SymbolLibrary = ALL_SYMBOLS) -> KAN
     return model
 
 
-def _write(path: Path, data: bytes) -> None:
-    """Aside, then in its place at once."""
-    aside = path.with_name(f".{path.name}.part")
-    with aside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
-
-
-def _read_config(path: Path) -> dict[str, Any]:
+def _read_config(path: Path) -> NetworkConfig:
     values = read_json(path)
     if not isinstance(values, dict):
         raise CheckpointError(f"{CONFIG} must hold an object, got {type(values).__name__}.")
@@ -119,7 +139,7 @@ def _read_config(path: Path) -> dict[str, Any]:
             f"{CONFIG} has format version {version!r:.40}; this package reads {FORMAT_VERSION}. If it is newer: "
             "pip install --upgrade kansformer."
         )
-    for name, kind in {"tensors": str, **FIELDS}.items():
+    for name, kind in TYPES.items():
         if not isinstance(values.get(name), kind) or isinstance(values.get(name), bool):
             raise CheckpointError(
                 f"{CONFIG} has {name}={values.get(name)!r:.120}, which must be of type {kind.__name__}."
@@ -134,7 +154,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         isinstance(names, list) and all(isinstance(name, str) for name in names) for names in symbols
     ):
         raise CheckpointError(f"{CONFIG} must have a list of function names for each layer, got {symbols!r:.200}.")
-    return values
+    return cast("NetworkConfig", values)
 
 
 def _read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
@@ -144,10 +164,10 @@ def _read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
     return read_tensors(path)
 
 
-def _check_shapes(width: list[Any], basis: Basis, tensors: dict[str, Tensor]) -> None:
-    """See that the network would be as large as its tensors, before it is made."""
-    sizes = [sum(entry) if isinstance(entry, list) and _are_counts(entry) else entry for entry in width]
-    outputs = [sum(e[:1]) + 2 * sum(e[1:]) if isinstance(e, list) and _are_counts(e) else e for e in width[1:]]
+def _check_shapes(width: list[int | list[int]], basis: Basis, tensors: dict[str, Tensor]) -> None:
+    """Check that the network would have the size of its tensors, before it is built."""
+    sizes = [sum(entry) if _are_counts(entry) else entry for entry in width]
+    outputs = [sum(e[:1]) + 2 * sum(e[1:]) if _are_counts(e) else e for e in width[1:]]
     for index, (inputs, outs) in enumerate(zip(sizes, outputs, strict=False)):
         found = tensors.get(f"layers.{index}.coefficients", torch.zeros(0))
         if tuple(found.shape) != (inputs, basis.num_coefficients, outs):
@@ -160,12 +180,12 @@ def _check_shapes(width: list[Any], basis: Basis, tensors: dict[str, Tensor]) ->
             raise CheckpointError(f"The tensor {name} is not finite.")
 
 
-def _are_counts(entry: list[Any]) -> bool:
-    return all(isinstance(n, int) and not isinstance(n, bool) for n in entry)
+def _are_counts(entry: int | list[int]) -> TypeGuard[list[int]]:
+    return isinstance(entry, list) and all(isinstance(n, int) and not isinstance(n, bool) for n in entry)
 
 
-def _check_places(model: KAN, index: int, count: int, tensors: dict[str, Tensor]) -> None:
-    """See that the formulas of a layer are at edges that it has."""
+def _check_formula_edges(model: KAN, index: int, count: int, tensors: dict[str, Tensor]) -> None:
+    """Check that the formulas of a layer are at its edges."""
     inside = torch.tensor(model.alive[index].shape)
     for name, limit in (("inputs", inside[0]), ("outputs_of", inside[1])):
         places = tensors.get(f"formulas.{index}.{name}", torch.zeros(0, dtype=torch.long))
@@ -178,12 +198,12 @@ def _check_places(model: KAN, index: int, count: int, tensors: dict[str, Tensor]
             raise CheckpointError(f"{CONFIG} and its tensors differ in the formulas of layer {index}.")
 
 
-def _check_kinds(model: KAN, tensors: dict[str, Tensor]) -> None:
-    """See that numbers are of the kinds that were written, and that domains have a width."""
+def _check_dtypes(model: KAN, tensors: dict[str, Tensor]) -> None:
+    """Check the dtypes of the tensors, and that domains have a width."""
     for name, own in model.state_dict().items():
         found = tensors.get(name, own)
         if found.dtype != own.dtype:
-            kind, wanted = (str(dtype).removeprefix("torch.") for dtype in (found.dtype, own.dtype))
-            raise CheckpointError(f"The tensor {name} is {kind}, where {CONFIG} says {wanted}.")
+            dtype, expected = (str(dtype).removeprefix("torch.") for dtype in (found.dtype, own.dtype))
+            raise CheckpointError(f"The tensor {name} is {dtype}, where {CONFIG} says {expected}.")
         if name.endswith(".domain") and found.shape == own.shape and not (found[:, 0] < found[:, 1]).all():
             raise CheckpointError(f"The tensor {name} has intervals without a width.")

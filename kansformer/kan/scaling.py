@@ -1,4 +1,4 @@
-"""Columns of any size, as a fit likes them, and networks of such columns as networks of the columns themselves.
+"""Scaling of columns for a fit, and its inverse on the fitted network.
 
 Shape letters: N samples, I inputs, O outputs.
 """
@@ -6,12 +6,15 @@ Shape letters: N samples, I inputs, O outputs.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from kansformer.kan.data import Dataset
-from kansformer.kan.network import KAN
+
+if TYPE_CHECKING:
+    from kansformer.kan.network import KAN
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Scaling:
 
     @torch.no_grad()
     def undo(self, model: KAN) -> None:
-        """Make a network of scaled columns one of the columns, in place.
+        """Make a network of scaled columns a network of the columns themselves, in place.
 
         The network's curves have no base, and its outputs are sums.
         """

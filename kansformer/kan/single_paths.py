@@ -1,39 +1,42 @@
-"""Nodes with one incoming edge: only what leaves them, as a function of what entered, means anything.
+"""Nodes with one incoming edge, where only the composition of the curves before and after them is determined.
 
-ψ(φ(x)) stays the same when φ is followed by any invertible function and ψ preceded by its inverse, so that a fit ends
-at one of many pairs, none of which has a name. Such a node is made to pass its input on.
+ψ(φ(x)) stays the same when φ is followed by an invertible function and ψ is preceded by its inverse, so a fit ends at
+one of many pairs, none of which has a symbol. φ is replaced by the identity and ψ by the composition.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from kansformer.basis import fit_curves
+from kansformer.kan.edges import fit_layer_curves
 from kansformer.kan.linearize import layer_features
-from kansformer.kan.network import KAN
 from kansformer.kan.pruning import drop_dead_nodes
+from kansformer.nn import KANLinear
 from kansformer.symbolic import LIBRARY
+
+if TYPE_CHECKING:
+    from kansformer.kan.network import KAN
 
 SAMPLES_PER_COEFFICIENT = 8
 MARGIN = 0.05
 
 
 @torch.no_grad()
-def straighten_chains(model: KAN, x: Tensor) -> int:
+def straighten_single_paths(model: KAN, x: Tensor) -> int:
     """Move the curve of an edge that enters a node alone into the edges that leave it, in place.
 
-    The edge becomes the formula x, and the curves behind it the closest ones to what the two were together. Of nodes
-    that pass on the same input one is left.
+    The edge becomes the formula x, and the curves behind it are fitted to the compositions. Nodes that pass on the same
+    input are merged.
 
     Args:
         model: the network.
-        x: inputs, (N, I), whose range counts.
+        x: inputs, (N, I), on whose range the compositions are fitted.
 
     Returns:
-        How many nodes there were.
+        The number of such nodes.
     """
     count, passing = 0, dict[tuple[int, int], int]()
     for index in range(len(model.layers) - 1):
@@ -57,15 +60,7 @@ def straighten_chains(model: KAN, x: Tensor) -> int:
             o = leaving.nonzero()[:, 0]
             together_SO = _edge(outer, node, o, middle_S)
             outer.domain[node] = torch.stack([x_S[0], x_S[-1]])
-            denominator = getattr(outer, "denominator", None)
-            fitted = fit_curves(
-                x_S[None],
-                together_SO[None],
-                outer.curves.basis,
-                outer.domain[node : node + 1],
-                denominator_ID=None if denominator is None else denominator[node : node + 1],
-            )
-            outer.coefficients[node, :, o] = fitted[0]
+            outer.coefficients[node, :, o] = fit_layer_curves(outer, node, x_S, together_SO)
             outer.weight[o, node] = 0
             inner.weight[node, i], inner.coefficients[i, :, node], inner.bias[node] = 0, 0, 0
             model.formulas[index].add(i, node, LIBRARY.named("x"), (1.0, 0.0, 1.0, 0.0))
@@ -85,7 +80,7 @@ def straighten_chains(model: KAN, x: Tensor) -> int:
     return count
 
 
-def _edge(layer: Any, input: int, outputs: Tensor, x_S: Tensor) -> Tensor:
+def _edge(layer: KANLinear, input: int, outputs: Tensor, x_S: Tensor) -> Tensor:
     """Edges from one input of a layer at points, (S, O)."""
     whole = x_S.new_zeros(len(x_S), layer.in_features)
     whole[:, input] = x_S

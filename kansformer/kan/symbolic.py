@@ -1,36 +1,35 @@
-"""Naming the edges of a stand-alone network, and its formula.
+"""Symbols for the edges of a stand-alone network, and its formula.
 
 Shape letters: N samples, E edges, S sample points.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from kansformer.basis import fit_curves
-from kansformer.errors import ConfigError, ConversionStateError, DataError, ShapeError
-from kansformer.kan.data import check_inputs
+from kansformer.checks import check_integer
+from kansformer.errors import ConfigError, ConversionStateError, DataError
+from kansformer.kan.data import Samples, Table, inputs_of
+from kansformer.kan.edges import Edge, fit_layer_curves
 from kansformer.kan.linearize import layer_features
-from kansformer.kan.network import KAN, Edge
-from kansformer.kan.rounding import rounded
-from kansformer.progress import Progress
 from kansformer.symbolic import ALL_SYMBOLS, SCIENCE_LIBRARY, SymbolicFits, SymbolLibrary
-from kansformer.symbolic import fit_symbolic as name_curves
+from kansformer.symbolic import fit_symbolic as fit_curve_tables
 from kansformer.symbolic.selection import SIMPLICITY
 
 if TYPE_CHECKING:
     import pandas
     import sympy
 
+    from kansformer.kan.network import KAN
+
 POINTS = 64
 SAMPLES_PER_COEFFICIENT = 8
-ROUNDING_POINTS = 256
+RANDOM_POINTS = 256
 
 
 @dataclass(frozen=True)
@@ -55,175 +54,156 @@ class EdgeFits:
     def to_pandas(self) -> pandas.DataFrame:
         """One row per edge: layer, input, output, and the fit."""
         table = self.fits.to_pandas()
-        for place, name in enumerate(("layer", "input", "output")):
-            table.insert(place, name, [getattr(edge, name) for edge in self.edges])
+        table.insert(0, "layer", [edge.layer for edge in self.edges])
+        table.insert(1, "input", [edge.input for edge in self.edges])
+        table.insert(2, "output", [edge.output for edge in self.edges])
         return table
 
 
-@overload
+@torch.no_grad()
 def fit_symbolic(
     model: KAN,
-    x: Tensor | None = None,
+    data: Samples | Table | None = None,
     *,
-    library: SymbolLibrary | None = ...,
-    refined: int | None = ...,
-    simplicity: float = ...,
-    noise: float = ...,
-    fix: bool = ...,
-) -> EdgeFits: ...
-
-
-@overload
-def fit_symbolic(
-    model: Tensor,
-    x: Tensor,
-    *,
-    library: SymbolLibrary | None = ...,
-    refined: int | None = ...,
-    simplicity: float = ...,
-    noise: float = ...,
-    progress: Progress | None = ...,
-) -> SymbolicFits: ...
-
-
-def fit_symbolic(
-    model: KAN | Tensor,
-    x: Tensor | None = None,
-    *,
-    library: SymbolLibrary | None = None,
-    refined: int | None = 4,
+    library: SymbolLibrary | Sequence[str] | None = None,
     simplicity: float = SIMPLICITY,
     noise: float = 0.0,
-    progress: Progress | None = None,
     fix: bool = True,
-) -> EdgeFits | SymbolicFits:
-    """Name curves: those of a network, which become formulas, or any that are given by their points.
+) -> EdgeFits:
+    """Find the function of every edge that is a curve, and make the edges formulas, in place.
 
-    `fit_symbolic(model, x)` finds the function of every edge of a `KAN` that is a curve, all at once, and makes the
-    edges those formulas; a `fit` afterwards moves their numbers. `fit_symbolic(x, y)` takes tables of points and
-    values, each (curves, points), and returns their fits; see `kansformer.symbolic.fit_symbolic`.
+    All edges are fitted at once. A `fit` afterwards moves the numbers of the formulas.
 
     Args:
-        model: a network, or the points.
-        x: inputs of the network, (N, I), on whose range each edge is named, None for the grids' domains; or the values.
-        library: functions to choose from; None is `SCIENCE_LIBRARY` of `kansformer.symbolic` for a network, `LIBRARY`
-            for tables.
-        refined: how many functions are refined for each given curve; those of a network have all refined.
+        model: the network.
+        data: samples, or inputs (N, I), on whose range each edge is fitted; None for the grids' domains.
+        library: functions to choose from, or their names; None is `kansformer.symbolic.SCIENCE_LIBRARY`.
         simplicity: bits per point that a unit of complexity costs in the choice; 0 takes the closest function.
         noise: share of the curves' variance that is error; residuals below it do not decide.
-        progress: for given curves, called with the number of curves done and of all curves.
-        fix: False only looks at a network.
+        fix: False leaves the network as it is.
 
     Returns:
-        The fits. Edges of a network that are constant are cut, and what they added is in the bias.
+        The fits. Constant edges are cut, and their value is added to the bias.
 
     Raises:
         ShapeError, DataError, ConfigError: as in `kansformer.symbolic.fit_symbolic`.
     """
-    if not isinstance(model, KAN):
-        if x is None:
-            raise ShapeError("fit_symbolic takes a KAN, or two tables: points and values of curves.")
-        return name_curves(
-            model, x, library=library, refined=refined, simplicity=simplicity, noise=noise, progress=progress
-        )
-    with torch.no_grad():
-        edges, x_ES, y_ES = sampled_edges(model, x)
-        library = SCIENCE_LIBRARY if library is None else library
-        fits = name_curves(x_ES, y_ES, library=library, refined=None, simplicity=simplicity, noise=noise)
-        if fix:
-            for index, edge in enumerate(edges):
-                fix_fitted(model, edge, fits[index])
+    edges, x_ES, y_ES = sampled_edges(model, data)
+    library = library_of(library, SCIENCE_LIBRARY)
+    fits = fit_curve_tables(x_ES, y_ES, library=library, refined=None, simplicity=simplicity, noise=noise)
+    if fix:
+        for index, edge in enumerate(edges):
+            fix_fitted(model, edge, fits[index])
     return EdgeFits(edges, fits)
 
 
 @torch.no_grad()
 def fix_symbol(
-    model: KAN, edge: Edge, name: str, x: Tensor | None = None, *, library: SymbolLibrary | None = None
+    model: KAN,
+    edge: Edge,
+    name: str,
+    data: Samples | Table | None = None,
+    *,
+    library: SymbolLibrary | None = None,
 ) -> float:
-    """Make one edge a formula with the function of this name.
+    """Make one edge a formula with the function of this name, in place.
+
+    Args:
+        model: the network.
+        edge: which.
+        name: of the function.
+        data: samples, or inputs (N, I), as in `fit_symbolic`.
+        library: which has the function; None is `kansformer.symbolic.ALL_SYMBOLS`.
 
     Returns:
-        R² of the formula on points that its fit did not see.
+        R² of the formula on points held out from its fit.
 
     Raises:
-        SlotError: the edge is not there.
+        SlotError: the edge does not exist.
         ConfigError: the library has no such function, or the edge is a formula already, or constant.
     """
-    library = (ALL_SYMBOLS if library is None else library).subset([name])
-    fits = name_curves(*_one_edge(model, edge, x), library=library, refined=None)
+    library = library_of(library, ALL_SYMBOLS).subset([name])
+    fits = fit_curve_tables(*_one_edge(model, edge, data), library=library, refined=None)
     if fits.names == ["constant"]:
-        raise ConfigError(f"The edge {edge} is constant, so {name!r} cannot be fitted to it. prune takes it out.")
+        raise ConfigError(f"The edge {edge} is constant, so {name!r} cannot be fitted to it. prune removes it.")
     fix_fitted(model, edge, fits)
     return float(fits.r2)
 
 
 @torch.no_grad()
-def unfix_symbol(model: KAN, edge: Edge, x: Tensor | None = None) -> None:
-    """Make a formula a curve again, as close as its grid can follow.
+def unfix_symbol(model: KAN, edge: Edge, data: Samples | Table | None = None) -> None:
+    """Make a formula a curve again, as close as its grid can follow, in place.
 
     Args:
         model: the network.
         edge: which.
-        x: inputs of the network, (N, I). The grid moves to the range that reaches the edge, if no other curve has it;
-            None leaves the grid where it is.
+        data: samples, or inputs (N, I). The grid moves to the range of the edge's inputs, unless another curve shares
+            it; None leaves the grid where it is.
 
     Raises:
-        SlotError: the edge is not there.
-        ConfigError: it is no formula.
+        SlotError: the edge does not exist.
+        ConfigError: it is not a formula.
         DataError: the formula is not finite on the grid.
     """
-    model.require(edge)
+    model.check_edge(edge)
     formulas, layer = model.formulas[edge.layer], model.layers[edge.layer]
     index = formulas.find(edge.input, edge.output)
     if index is None:
         raise ConfigError(f"The edge {edge} is a curve, so there is no formula to take back.")
-    if x is not None and not model.curved(edge.layer)[edge.input].any():
-        _move_grid(model, edge, x)
+    if data is not None and not model.curved(edge.layer)[edge.input].any():
+        _move_grid(model, edge, inputs_of(model, data))
     domain_12 = layer.domain[edge.input : edge.input + 1]
-    x_1S = _even_points(domain_12, SAMPLES_PER_COEFFICIENT * layer.coefficients.shape[1])
-    whole = x_1S.new_zeros(x_1S.shape[1], layer.in_features)
-    whole[:, edge.input] = x_1S[0]
+    x_S = _even_points(domain_12, SAMPLES_PER_COEFFICIENT * layer.coefficients.shape[1])[0]
+    whole = x_S.new_zeros(len(x_S), layer.in_features)
+    whole[:, edge.input] = x_S
     y_S = formulas.values(whole)[:, index]
     if not y_S.isfinite().all():
         raise DataError(
             f"The formula of the edge {edge} is not finite everywhere on its grid, {domain_12[0].tolist()}. "
-            "Give the inputs that reach it: unfix_symbol(model, edge, x)."
+            "Pass the data whose range the grid should cover: model.unfix_symbol(edge, data)."
         )
-    denominator = getattr(layer, "denominator", None)
-    denominator = None if denominator is None else denominator[edge.input : edge.input + 1]
-    fitted = fit_curves(x_1S, y_S.reshape(1, -1, 1), layer.curves.basis, domain_12, denominator_ID=denominator)
-    layer.coefficients[edge.input, :, edge.output] = fitted[0, :, 0]
+    fitted_C1 = fit_layer_curves(layer, edge.input, x_S, y_S.unsqueeze(-1))
+    layer.coefficients[edge.input, :, edge.output] = fitted_C1[:, 0]
     formulas.remove(edge.input, edge.output)
 
 
 @torch.no_grad()
 def suggest_symbols(
-    model: KAN, edge: Edge, x: Tensor | None = None, *, library: SymbolLibrary | None = None, top: int = 5
+    model: KAN,
+    edge: Edge,
+    data: Samples | Table | None = None,
+    *,
+    library: SymbolLibrary | Sequence[str] | None = None,
+    top: int = 5,
 ) -> pandas.DataFrame:
-    """The functions that explain an edge best, one row each: name, r2 on unseen points, complexity.
+    """The functions that explain an edge best, one row each: name, r2 on held-out points, complexity.
+
+    Args:
+        model: the network.
+        edge: which.
+        data, library: as in `fit_symbolic`.
+        top: number of rows.
 
     Raises:
-        SlotError: the edge is not there.
+        SlotError: the edge does not exist.
         ConfigError: it is a formula already.
     """
     import pandas
 
-    library = SCIENCE_LIBRARY if library is None else library
-    x_1S, y_1S = _one_edge(model, edge, x)
+    library = library_of(library, SCIENCE_LIBRARY)
+    x_1S, y_1S = _one_edge(model, edge, data)
     rows = []
     for symbol in library:
-        fits = name_curves(x_1S, y_1S, library=library.subset([symbol.name]), refined=None)
+        fits = fit_curve_tables(x_1S, y_1S, library=library.subset([symbol.name]), refined=None)
         rows.append({"name": symbol.name, "r2": float(fits.r2), "complexity": symbol.complexity})
     return pandas.DataFrame(rows).sort_values("r2", ascending=False, kind="stable").head(top).reset_index(drop=True)
 
 
-def symbolic_formula(
-    model: KAN, *, variables: Sequence[str] | None = None, digits: int | None = None
-) -> list[sympy.Expr]:
+def formula(model: KAN, *, variables: Sequence[str] | None = None, digits: int | None = None) -> list[sympy.Expr]:
     """The network as formulas, one for each output.
 
     Args:
-        model: all of its edges are formulas.
+        model: the network, with a formula on every edge.
         variables: names of the inputs; None is x_1, x_2, …
         digits: significant digits of the numbers in the result, more where the function would change by more than the
             last of them inside the first grids; None keeps all.
@@ -232,44 +212,55 @@ def symbolic_formula(
         ConversionStateError: an edge is a curve.
         ConfigError: there is not one name for each input, or not one digit.
     """
-    sp = importlib.import_module("sympy")
+    import sympy
+
+    from kansformer.kan.rounding import rounded
+
     for edge in model.edges():
         if model.formulas[edge.layer].find(edge.input, edge.output) is None:
             raise ConversionStateError(
-                f"The edge {edge} is a curve, so the network has no formula. Name it by fit_symbolic(model)."
+                f"The edge {edge} is a curve, so the network has no formula. Call model.fit_symbolic(data) first."
             )
     names = [f"x_{i + 1}" for i in range(sum(model.width[0]))] if variables is None else list(variables)
     if len(names) != sum(model.width[0]):
         raise ConfigError(f"The network has {sum(model.width[0])} inputs, and {len(names)} names were given: {names}.")
     if len(set(names)) < len(names):
         raise ConfigError(f"Two inputs would have one name: {names}.")
-    if digits is not None and digits < 1:
-        raise ConfigError(f"digits must be 1 or more, got {digits!r}.")
-    nodes: list[Any] = [sp.Symbol(name) for name in names]
+    if digits is not None:
+        check_integer("digits", digits, 1)
+    nodes: list[sympy.Expr] = [sympy.Symbol(name) for name in names]
     for index, layer in enumerate(model.layers):
-        sums = [sp.Float(value) if value else sp.Integer(0) for value in layer.bias.tolist()]
+        sums = [sympy.Float(value) if value else sympy.Integer(0) for value in layer.bias.tolist()]
         for i, o, symbol, affine in model.formulas[index].edges():
-            a, b, c, d = (sp.Float(value) for value in affine.tolist())
+            a, b, c, d = (sympy.Float(value) for value in affine.tolist())
             sums[o] += c * symbol.sympy(a * nodes[i] + b) + d
         plain, products = model.width[index + 1]
         nodes = sums[:plain] + [sums[plain + 2 * k] * sums[plain + 2 * k + 1] for k in range(products)]
     if digits is None:
-        return [sp.expand(node) for node in nodes]
-    return [rounded(node, digits, _points(model, names)) for node in nodes]
+        return [sympy.expand(node) for node in nodes]
+    points = dict(zip(names, random_inputs(model).unbind(dim=-1), strict=True))
+    return [rounded(node, digits, points) for node in nodes]
 
 
-def _points(model: KAN, names: Sequence[str]) -> dict[str, Tensor]:
-    """Random inputs of a network inside its first grids, by the names of its variables."""
+def library_of(library: SymbolLibrary | Sequence[str] | None, default: SymbolLibrary) -> SymbolLibrary:
+    """A library, or the functions of these names, or the default."""
+    if library is None or isinstance(library, SymbolLibrary):
+        return default if library is None else library
+    return ALL_SYMBOLS.subset(list(library))
+
+
+def random_inputs(model: KAN) -> Tensor:
+    """Random inputs of a network inside its first grids, (N, I), float64."""
     domain_I2 = model.layers[0].domain.double().cpu()
-    unit_SI = torch.rand(ROUNDING_POINTS, len(names), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    points_SI = domain_I2[:, 0] + (domain_I2[:, 1] - domain_I2[:, 0]) * unit_SI
-    return dict(zip(names, points_SI.unbind(dim=-1), strict=True))
+    generator = torch.Generator().manual_seed(0)
+    unit_NI = torch.rand(RANDOM_POINTS, len(domain_I2), generator=generator, dtype=torch.float64)
+    return domain_I2[:, 0] + (domain_I2[:, 1] - domain_I2[:, 0]) * unit_NI
 
 
-def sampled_edges(model: KAN, x: Tensor | None) -> tuple[list[Edge], Tensor, Tensor]:
+def sampled_edges(model: KAN, data: Samples | Table | None) -> tuple[list[Edge], Tensor, Tensor]:
     """All edges that are curves, their points and values, (E, S) each."""
     edges, points, values = [], [], []
-    x = None if x is None else check_inputs(model, x)
+    x = None if data is None else inputs_of(model, data)
     for index, layer in enumerate(model.layers):
         range_I2 = layer.domain
         if x is not None:
@@ -288,8 +279,7 @@ def sampled_edges(model: KAN, x: Tensor | None) -> tuple[list[Edge], Tensor, Ten
 
 
 def _move_grid(model: KAN, edge: Edge, x: Tensor) -> None:
-    """Set an input's domain to what reaches it."""
-    x = check_inputs(model, x)
+    """Set the domain of an edge's input to the range of its values."""
     for index in range(edge.layer):
         x = model.nodes(index, model.sums(index, x))
     lower, upper = x[:, edge.input].aminmax()
@@ -297,9 +287,9 @@ def _move_grid(model: KAN, edge: Edge, x: Tensor) -> None:
         model.layers[edge.layer].domain[edge.input] = torch.stack([lower, upper])
 
 
-def _one_edge(model: KAN, edge: Edge, x: Tensor | None) -> tuple[Tensor, Tensor]:
-    model.require(edge)
-    edges, x_ES, y_ES = sampled_edges(model, x)
+def _one_edge(model: KAN, edge: Edge, data: Samples | Table | None) -> tuple[Tensor, Tensor]:
+    model.check_edge(edge)
+    edges, x_ES, y_ES = sampled_edges(model, data)
     if edge not in edges:
         raise ConfigError(f"The edge {edge} is a formula already. Make it a curve first, by unfix_symbol.")
     row = edges.index(edge)
@@ -313,7 +303,7 @@ def _even_points(range_I2: Tensor, count: int) -> Tensor:
 
 @torch.no_grad()
 def fix_fitted(model: KAN, edge: Edge, fit: SymbolicFits) -> None:
-    """Make an edge the formula of its fit; a constant one is cut, and what it added goes into the bias."""
+    """Make an edge the formula of its fit; a constant one is cut, and its value is added to the bias."""
     layer = model.layers[edge.layer]
     layer.weight[edge.output, edge.input] = 0
     layer.coefficients[edge.input, :, edge.output] = 0

@@ -5,8 +5,7 @@ Shape letters: `...` any, N samples, I inputs, O outputs, E edges.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -50,30 +49,25 @@ class SymbolicEdges(nn.Module):
 
     @torch.no_grad()
     def add(self, input: int, output: int, symbol: Symbol, affine: Sequence[float]) -> None:
-        """Take an edge in; one that is here already gets the new formula."""
+        """Add an edge, or give an edge that is a formula already the new one."""
         self.remove(input, output)
-        row = torch.tensor([affine], dtype=self.affine.dtype, device=self.affine.device)
-        number = self.inputs.new_tensor
-        self._set(
-            (*self.symbols, symbol),
-            torch.cat([self.inputs, number([input])]),
-            torch.cat([self.outputs_of, number([output])]),
-            torch.cat([self.affine.detach(), row]),
-        )
+        self._append(symbol, self.inputs.new_tensor([input, output]), self.affine.new_tensor([affine]))
 
     def append(self, symbol: Symbol) -> None:
-        """Make room for one more edge, whose place and numbers are to be loaded."""
-        number, row = self.inputs.new_zeros(1), self.affine.detach().new_zeros(1, 4)
-        self._set(
+        """Make room for one more edge, whose place and numbers are loaded afterwards."""
+        self._append(symbol, self.inputs.new_zeros(2), self.affine.detach().new_zeros(1, 4))
+
+    def _append(self, symbol: Symbol, place_2: Tensor, row_14: Tensor) -> None:
+        self.restore(
             (*self.symbols, symbol),
-            torch.cat([self.inputs, number]),
-            torch.cat([self.outputs_of, number]),
-            torch.cat([self.affine.detach(), row]),
+            torch.cat([self.inputs, place_2[:1]]),
+            torch.cat([self.outputs_of, place_2[1:]]),
+            torch.cat([self.affine.detach(), row_14]),
         )
 
     @torch.no_grad()
     def remove(self, input: int, output: int) -> None:
-        """Take an edge out, if it is here."""
+        """Remove an edge, if it is a formula here."""
         index = self.find(input, output)
         if index is not None:
             self.keep(torch.arange(len(self), device=self.inputs.device) != index)
@@ -82,7 +76,7 @@ class SymbolicEdges(nn.Module):
     def keep(self, chosen: Tensor) -> None:
         """Keep the chosen edges, a mask (E,)."""
         symbols = tuple(symbol for symbol, stays in zip(self.symbols, chosen.tolist(), strict=True) if stays)
-        self._set(symbols, self.inputs[chosen], self.outputs_of[chosen], self.affine.detach()[chosen])
+        self.restore(symbols, self.inputs[chosen], self.outputs_of[chosen], self.affine.detach()[chosen])
 
     def renumber(self, inputs: Tensor | None, outputs: Tensor | None) -> None:
         """Follow a layer that keeps some inputs or outputs, masks, all that are used here among them."""
@@ -91,7 +85,12 @@ class SymbolicEdges(nn.Module):
         if outputs is not None:
             self.outputs_of, self.outputs = (outputs.cumsum(0) - 1)[self.outputs_of], int(outputs.sum())
 
-    def _set(self, symbols: tuple[Symbol, ...], inputs: Tensor, outputs_of: Tensor, affine: Tensor) -> None:
+    def snapshot(self) -> tuple[tuple[Symbol, ...], Tensor, Tensor, Tensor]:
+        """The edges and a copy of their numbers, for `restore`."""
+        return self.symbols, self.inputs, self.outputs_of, self.affine.detach().clone()
+
+    def restore(self, symbols: tuple[Symbol, ...], inputs: Tensor, outputs_of: Tensor, affine: Tensor) -> None:
+        """Replace all edges."""
         self.symbols, self.inputs, self.outputs_of = symbols, inputs, outputs_of
         self.affine = nn.Parameter(affine.clone(), requires_grad=self.affine.requires_grad)
 
@@ -111,14 +110,14 @@ class SymbolicEdges(nn.Module):
     def partials(self, x: Tensor) -> Tensor:
         """Derivatives of every edge by a, b, c and d, (..., E, 4)."""
 
-        def of_one(symbol: Symbol, z: Tensor, a: Any, b: Any, c: Any, d: Any, x: Tensor) -> Tensor:
+        def of_one(symbol: Symbol, z: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, x: Tensor) -> Tensor:
             f = symbol.function(z)
             slope = c * symbol.slope(z, f)
             return torch.stack([slope * x, slope, f, torch.ones_like(f)], dim=-1)
 
         return self._columns(x, of_one, dim=-2)
 
-    def _columns(self, x: Tensor, of_one: Any, dim: int = -1) -> Tensor:
+    def _columns(self, x: Tensor, of_one: Callable[..., Tensor], dim: int = -1) -> Tensor:
         columns = []
         for symbol, i, (a, b, c, d) in zip(self.symbols, self.inputs.tolist(), self.affine, strict=True):
             z = a * x[..., i] + b

@@ -4,7 +4,6 @@ Shape letters: `...` any, I channels, C coefficients, P curves.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +11,9 @@ from torch import Tensor, nn
 from kansformer.basis import Basis
 from kansformer.errors import ConfigError
 from kansformer.nn.base import base_function, kernel_name
-from kansformer.nn.curves import CurveSpec, attach_curves, checked_input, has_hub_kernel, reset_curves
+from kansformer.nn.curves import CurveSpec, attach_curves, check_input, curves_of, has_hub_kernel, reset_curves
 from kansformer.nn.optim_check import watch_curves
-from kansformer.ops import bend_activation
+from kansformer.ops import apply_curves
 
 
 class LearnedActivation(nn.Module):
@@ -41,10 +40,12 @@ class LearnedActivation(nn.Module):
     kernel_condition = staticmethod(has_hub_kernel)
     """By which `kernels.kernelize` finds a forward of a Hub kernel."""
 
-    activation: Any
+    activation: Callable[[Tensor], Tensor]
     curves: CurveSpec
     coefficients: nn.Parameter
     domain: Tensor
+    denominator: nn.Parameter | None
+    mix: nn.Parameter | None
 
     def __init__(
         self,
@@ -116,15 +117,16 @@ class LearnedActivation(nn.Module):
         self._owned = (*self._parameters, *self._buffers)
         attach_curves(self, spec, features, None, device=device, dtype=dtype)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         super().__setstate__(state)
         watch_curves(self)  # a copy
 
     def without_curves(self) -> Callable[[Tensor], Tensor]:
         """The activation without its curve, with the current values of its own parameters."""
-        for name in self._owned:
-            table = self.activation._parameters if name in self.activation._parameters else self.activation._buffers
-            table[name] = getattr(self, name)
+        if isinstance(self.activation, nn.Module):
+            for name, tensor in self._own_tensors().items():
+                parameters, buffers = self.activation._parameters, self.activation._buffers
+                (parameters if name in parameters else buffers)[name] = tensor
         return self.activation
 
     def reset_parameters(self) -> None:
@@ -136,9 +138,12 @@ class LearnedActivation(nn.Module):
         """σ(x) without the curve."""
         if getattr(self.activation, "inplace", False):
             x = x.clone()  # the curve needs the input, too
-        if self._owned:
-            return torch.func.functional_call(self.activation, {n: getattr(self, n) for n in self._owned}, (x,))
+        if self._owned and isinstance(self.activation, nn.Module):
+            return torch.func.functional_call(self.activation, self._own_tensors(), (x,))
         return self.activation(x)
+
+    def _own_tensors(self) -> dict[str, Tensor]:
+        return {name: getattr(self, name) for name in self._owned}
 
     def train(self, mode: bool = True) -> "LearnedActivation":
         """Also the activation's mode, which is no submodule: RReLU is random in training."""
@@ -146,18 +151,15 @@ class LearnedActivation(nn.Module):
             self.activation.train(mode)
         return super().train(mode)
 
-    def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
-        """x (..., I) to (..., I); with a factor (..., I), the other half of a gated block, to their product."""
-        return bend_activation(
-            checked_input(self, x),
-            self.base,
-            kernel_name(self.activation),
-            self.coefficients,
-            self.domain,
-            self.curves.basis,
-            getattr(self, "denominator", None),
-            factor=factor,
-        )
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., I) to (..., I)."""
+        check_input(self, x)
+        return apply_curves(x, curves_of(self), kernel_name(self.activation) or self.base(x))
+
+    def gated(self, x: Tensor, factor: Tensor) -> Tensor:
+        """`forward(x) * factor` in one pass, all (..., I). Hooks on this module do not run; see `fused_gate.py`."""
+        check_input(self, x)
+        return apply_curves(x, curves_of(self), kernel_name(self.activation) or self.base(x), factor)
 
     def extra_repr(self) -> str:
         basis = self.curves.basis

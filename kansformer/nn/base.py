@@ -2,27 +2,15 @@
 
 from collections.abc import Callable
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-from kansformer.errors import ConfigError
+from kansformer.checks import check_choice
+from kansformer.ops.curves import ACTIVATIONS, identity
 
+__all__ = ["BASE_FUNCTIONS", "base_function", "identity", "is_watched", "kernel_name"]
 
-def identity(x: Tensor) -> Tensor:
-    """x itself."""
-    return x
-
-
-BASE_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "identity": identity,
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "relu": F.relu,
-    "tanh": torch.tanh,
-    "zero": torch.zeros_like,
-}
+BASE_FUNCTIONS = {name: function for name, function in ACTIVATIONS.items() if name != "gelu_tanh"}
 
 
 def base_function(name: str) -> Callable[[Tensor], Tensor]:
@@ -31,11 +19,10 @@ def base_function(name: str) -> Callable[[Tensor], Tensor]:
     Raises:
         ConfigError: there is none.
     """
-    if name not in BASE_FUNCTIONS:
-        raise ConfigError(f"Unknown base function {name!r}. Choose one of: {', '.join(BASE_FUNCTIONS)}.")
-    return BASE_FUNCTIONS[name]
+    return BASE_FUNCTIONS[check_choice("base function", name, BASE_FUNCTIONS)]
 
 
+_FUNCTION_NAMES = {id(function): name for name, function in ACTIVATIONS.items()}
 _MODULE_NAMES: dict[type, str] = {nn.SiLU: "silu", nn.ReLU: "relu", nn.Tanh: "tanh", nn.Identity: "identity"}
 _GELU_NAMES = {"none": "gelu", "tanh": "gelu_tanh"}
 _WRAPPERS = {"SiLUActivation": "silu", "LinearActivation": "identity"}
@@ -43,9 +30,9 @@ _WRAPPERS = {"SiLUActivation": "silu", "LinearActivation": "identity"}
 
 
 def kernel_name(function: Callable[[Tensor], Tensor]) -> str | None:
-    """The name under which kernels know an activation function, or None: subclasses and hooks may do anything."""
+    """The key of `ACTIVATIONS` that an activation function is, or None: subclasses and hooks may do anything."""
     if not isinstance(function, nn.Module):
-        return next((name for name, known in BASE_FUNCTIONS.items() if known is function), None)
+        return _FUNCTION_NAMES.get(id(function))
     if is_watched(function):
         return None
     if type(function) is nn.GELU:

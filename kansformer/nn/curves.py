@@ -5,18 +5,22 @@ that an input axis has (one per channel or one per group).
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from kansformer.basis import Basis
 from kansformer.basis.rational import INITIAL_DENOMINATOR
+from kansformer.checks import check_choice, check_integer
 from kansformer.errors import ConfigError, ShapeError
 from kansformer.nn.optim_check import watch_curves
-from kansformer.ops import apply_curves, sum_edges, without_autocast
+from kansformer.ops import Curves, apply_curves, sum_edges
+from kansformer.ops.functional import is_autocast_enabled
+
+M = TypeVar("M", bound=nn.Module)
 
 EDGES = ("full", "low_rank", "channel", "group")
 
@@ -48,8 +52,7 @@ class CurveSpec:
     groups: int = 8
 
     def __post_init__(self) -> None:
-        if self.edges not in EDGES:
-            raise ConfigError(f"Unknown edges {self.edges!r}. Choose one of: {', '.join(EDGES)}.")
+        check_choice("edges", self.edges, EDGES)
         try:
             lower, upper = (float(end) for end in self.domain)
         except (TypeError, ValueError):
@@ -57,10 +60,8 @@ class CurveSpec:
         if not (math.isfinite(lower) and math.isfinite(upper) and lower < upper):
             raise ConfigError(f"domain must run from a lower to a higher finite number, got ({lower}, {upper}).")
         object.__setattr__(self, "domain", (lower, upper))
-        for name in ("rank", "groups"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}.")
+        object.__setattr__(self, "rank", check_integer("rank", self.rank, 1))
+        object.__setattr__(self, "groups", check_integer("groups", self.groups, 1))
 
     @property
     def is_per_channel(self) -> bool:
@@ -104,12 +105,15 @@ class CurveSpec:
 
 
 class Curved(Protocol):
-    """What `attach_curves` makes of a module. `mix` and `denominator` come on top where the spec asks for them."""
+    """What `attach_curves` makes of a module; `mix` is None except for `low_rank`, `denominator` except for rational
+    curves."""
 
     in_features: int
     curves: CurveSpec
     coefficients: nn.Parameter
     domain: Tensor
+    denominator: nn.Parameter | None
+    mix: nn.Parameter | None
 
 
 class CurvedLinear(Curved, Protocol):
@@ -118,8 +122,20 @@ class CurvedLinear(Curved, Protocol):
     def project(self, activated: Tensor) -> Tensor: ...
 
 
+class CurvedModule(nn.Module):
+    """A module with curves, for annotations only: nothing is an instance of this class."""
+
+    in_features: int
+    curves: CurveSpec
+    coefficients: nn.Parameter
+    domain: Tensor
+    denominator: nn.Parameter | None
+    mix: nn.Parameter | None
+    without_curves: Callable[[], nn.Module]
+
+
 def attach_curves(
-    module: Any,
+    module: nn.Module,
     spec: CurveSpec,
     in_features: int,
     out_features: int | None,
@@ -134,29 +150,39 @@ def attach_curves(
             module.register_parameter(name, nn.Parameter(tensor))
         else:
             module.register_buffer(name, tensor)
-    module.curves = spec
+    for name in ("mix", "denominator"):
+        if name not in module._parameters:
+            vars(module)[name] = None
+    vars(module)["curves"] = spec
     watch_curves(module)
 
 
 def detach_curves(module: nn.Module) -> None:
     """Take everything away that `attach_curves` gave."""
     for name in (*CURVE_PARAMETERS, "domain", "curves"):
-        if hasattr(module, name):
-            delattr(module, name)
+        delattr(module, name)
 
 
-def curved_modules(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Path and module (`Curved`) of everything in a model that has curves."""
+def curved_modules(model: nn.Module) -> Iterator[tuple[str, CurvedModule]]:
+    """Path and module of everything in a model that has curves."""
     for path, module in model.named_modules():
-        if isinstance(getattr(module, "curves", None), CurveSpec):
-            yield path, module
+        if isinstance(vars(module).get("curves"), CurveSpec):
+            yield path, cast(CurvedModule, module)
 
 
-def take_over(module: nn.Module, other: nn.Module) -> None:
-    """Make a bare module of one class stand for one of another: the same tensors, hooks, mode and attributes."""
-    nn.Module.__init__(module)
-    for name, value in vars(other).items():
-        module.__dict__[name] = value.copy() if isinstance(value, (dict, set)) else value
+def curve_tensors(module: Curved) -> dict[str, Tensor]:
+    """The parameters and the buffer that a module's curves are made of, by name."""
+    tensors = dict(coefficients=module.coefficients, mix=module.mix, denominator=module.denominator)
+    return {name: t for name, t in tensors.items() if t is not None} | {"domain": module.domain}
+
+
+def copy_as(kind: type[M], module: nn.Module) -> M:
+    """A module of another class with the same tensors, hooks, mode and attributes; they share nothing else."""
+    other = kind.__new__(kind)
+    nn.Module.__init__(other)
+    for name, value in vars(module).items():
+        other.__dict__[name] = value.copy() if isinstance(value, (dict, set)) else value
+    return other
 
 
 def curve_dtype(weight: Tensor) -> torch.dtype:
@@ -165,7 +191,7 @@ def curve_dtype(weight: Tensor) -> torch.dtype:
 
 
 @torch.no_grad()
-def reset_curves(module: Any, *, noise: float = 0.0, generator: torch.Generator | None = None) -> None:
+def reset_curves(module: Curved, *, noise: float = 0.0, generator: torch.Generator | None = None) -> None:
     """Set all curves to zero, or with `noise` to small random curves.
 
     Args:
@@ -184,31 +210,32 @@ def reset_curves(module: Any, *, noise: float = 0.0, generator: torch.Generator 
         module.coefficients.normal_(0.0, noise, generator=generator)
     else:
         module.coefficients.zero_()
-    if hasattr(module, "mix"):
+    if module.mix is not None:
         module.mix.normal_(0.0, module.mix.shape[0] ** -0.5, generator=generator)
-    if hasattr(module, "denominator"):
+    if module.denominator is not None:
         module.denominator.fill_(INITIAL_DENOMINATOR)
 
 
-def checked_input(module: Curved, x: Tensor) -> Tensor:
-    """x, if its last axis is that of the module's curves; else a ShapeError."""
+def check_input(module: Curved, x: Tensor) -> None:
+    """Raise a ShapeError unless the last axis of x is that of the module's curves."""
     if x.shape[-1:] != (module.in_features,):
         raise ShapeError(
             f"{type(module).__name__} has curves for {module.in_features} channels, got input {tuple(x.shape)}."
         )
-    return x
 
 
 HUB_BASES = ("bspline", "chebyshev", "rational")
 """What the kernels in `kernels/` compute."""
 
 
-def has_hub_kernel(module: nn.Module) -> bool:
-    """Whether `kernels/` has a forward for a `LearnedActivation`, or for a `KANLinear` with a curve on every edge."""
-    curves: Any = getattr(module, "curves", None)
-    if curves is None or curves.basis.name not in HUB_BASES:
-        return False
-    return not isinstance(module, nn.Linear) or (curves.edges == "full" and getattr(module, "base", "") == "identity")
+def has_hub_kernel(module: Curved) -> bool:
+    """Whether the kernels in `kernels/` compute the module's basis."""
+    return module.curves.basis.name in HUB_BASES
+
+
+def curves_of(module: Curved) -> Curves:
+    """A module's curves as operators take them."""
+    return Curves(module.coefficients, module.domain, module.denominator, module.curves.basis)
 
 
 def apply_curve(module: Curved, x: Tensor, base: Tensor) -> Tensor:
@@ -216,21 +243,19 @@ def apply_curve(module: Curved, x: Tensor, base: Tensor) -> Tensor:
 
     Where the curves are zero the sum is the base, bit for bit (a negative zero becomes a positive one).
     """
-    denominator = getattr(module, "denominator", None)
-    basis = module.curves.basis
-    return apply_curves(checked_input(module, x), module.coefficients, module.domain, basis, denominator, base=base)
+    check_input(module, x)
+    return apply_curves(x, curves_of(module), base)
 
 
 def add_edges(module: Curved, x: Tensor, base: Tensor) -> Tensor:
     """base + Σ_i s_oi(x_i) with the curves of a `full` or `low_rank` module; x (..., I), base and result (..., O)."""
-    denominator = getattr(module, "denominator", None)
-    basis = module.curves.basis
-    if module.curves.edges == "full":
-        return sum_edges(x, module.coefficients, module.domain, basis, denominator, base=base)
-    sums = sum_edges(x, module.coefficients, module.domain, basis, denominator)
-    with without_autocast(x.device.type):
-        mix = getattr(module, "mix").to(sums.dtype)  # noqa: B009 - not every curved module has one
-        return (base.to(sums.dtype) + sums @ mix).to(base.dtype)
+    if module.mix is None:
+        return sum_edges(x, curves_of(module), base)
+    if is_autocast_enabled(x.device.type):
+        with torch.autocast(x.device.type, enabled=False):
+            return add_edges(module, x, base)
+    sums = sum_edges(x, curves_of(module))
+    return (base.to(sums.dtype) + sums @ module.mix.to(sums.dtype)).to(base.dtype)
 
 
 def forward_with_curves(module: CurvedLinear, x: Tensor) -> Tensor:

@@ -3,12 +3,13 @@
 Shape letters: `...` any, D model width, M hidden width.
 """
 
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from kansformer.nn.activation import LearnedActivation
+from kansformer.nn.fused_gate import gated_product
 from kansformer.nn.linear import KANLinear
 
 
@@ -45,12 +46,10 @@ class KANFeedForward(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        curves: dict[str, Any] = dict(
-            basis=basis, grid_size=grid_size, order=order, domain=domain, edges=edges, rank=rank
-        )
-        rest: dict[str, Any] = dict(groups=groups, extrapolation=extrapolation, bias=bias, device=device, dtype=dtype)
-        self.up_proj = KANLinear(features, hidden_features, base="identity", **curves, **rest)
-        self.down_proj = KANLinear(hidden_features, features, base=base, **curves, **rest)
+        layer = partial(KANLinear, basis=basis, grid_size=grid_size, order=order, domain=domain, edges=edges, rank=rank)
+        layer = partial(layer, groups=groups, extrapolation=extrapolation, bias=bias, device=device, dtype=dtype)
+        self.up_proj = layer(features, hidden_features, base="identity")
+        self.down_proj = layer(hidden_features, features, base=base)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., D) to (..., D)."""
@@ -92,17 +91,15 @@ class GatedKANFeedForward(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        curves: dict[str, Any] = dict(
-            basis=basis, grid_size=grid_size, order=order, domain=domain, edges=edges, groups=groups
-        )
-        rest: dict[str, Any] = dict(extrapolation=extrapolation, device=device, dtype=dtype)
-        self.input_curve = LearnedActivation(features, base="identity", **curves, **rest)
+        curve = partial(LearnedActivation, basis=basis, grid_size=grid_size, order=order, domain=domain, edges=edges)
+        curve = partial(curve, groups=groups, extrapolation=extrapolation, device=device, dtype=dtype)
+        self.input_curve = curve(features, base="identity")
         self.gate_proj = nn.Linear(features, hidden_features, bias=bias, device=device, dtype=dtype)
         self.up_proj = nn.Linear(features, hidden_features, bias=bias, device=device, dtype=dtype)
-        self.act_fn = LearnedActivation(hidden_features, base=base, **curves, **rest)
+        self.act_fn = curve(hidden_features, base=base)
         self.down_proj = nn.Linear(hidden_features, features, bias=bias, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., D) to (..., D)."""
         x = self.input_curve(x)
-        return self.down_proj(self.act_fn(self.gate_proj(x), factor=self.up_proj(x)))
+        return self.down_proj(gated_product(self.act_fn, self.gate_proj(x), self.up_proj(x)))

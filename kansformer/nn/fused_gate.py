@@ -9,10 +9,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from kansformer.nn import LearnedActivation
+from kansformer.nn.activation import LearnedActivation
 from kansformer.nn.base import is_watched
+
+
+def gated_product(act: nn.Module, gate: Tensor, up: Tensor) -> Tensor:
+    """`act(gate) * up`, in one pass unless that could be told apart: where `act` is another module than a learned
+    activation, or someone watches it."""
+    if isinstance(act, LearnedActivation) and not is_watched(act):
+        return act.gated(gate, up)
+    return act(gate) * up
 
 
 @dataclass(frozen=True)
@@ -31,14 +39,14 @@ class GatedForward:
     down: str
 
     def __call__(self, *args: object, **kwargs: object) -> object:
-        act = getattr(self.block, self.act)
+        children = self.block._modules
+        act = children[self.act]
         forward = type(self.block).forward
         plain = isinstance(act, LearnedActivation) and not is_watched(act) and forward is self.replaces
         if len(args) != 1 or kwargs or not plain:
             return forward(self.block, *args, **kwargs)
-        (x,) = args
-        gate, up, down = (getattr(self.block, name) for name in (self.gate, self.up, self.down))
-        return down(act(gate(x), factor=up(x)))
+        gate, up, down = (children[name] for name in (self.gate, self.up, self.down))
+        return down(act.gated(gate(*args), up(*args)))
 
 
 def fuse_gate(block: nn.Module, act: str) -> bool:

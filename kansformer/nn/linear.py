@@ -3,8 +3,6 @@
 Shape letters: `...` any, I inputs, O outputs, C coefficients, R rank, P curves of the input axis.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -15,15 +13,19 @@ from kansformer.nn.curves import (
     add_edges,
     apply_curve,
     attach_curves,
+    copy_as,
     curve_dtype,
     detach_curves,
     forward_with_curves,
     has_hub_kernel,
     reset_curves,
-    take_over,
 )
 from kansformer.nn.optim_check import watch_curves
 from kansformer.nn.recompute import recomputed_linear
+
+
+def _has_hub_kernel(layer: "KANLinear") -> bool:
+    return has_hub_kernel(layer) and layer.curves.edges == "full" and layer.base == "identity"
 
 
 class KANLinear(nn.Linear):
@@ -62,12 +64,14 @@ class KANLinear(nn.Linear):
     """Whose forward the linear part runs: the class of the layer that `from_linear` took over."""
 
     kernel_layer_name = "KANLinear"
-    kernel_condition = staticmethod(has_hub_kernel)
+    kernel_condition = staticmethod(_has_hub_kernel)
     """By which `kernels.kernelize` finds a forward of a Hub kernel."""
 
     curves: CurveSpec
     coefficients: nn.Parameter
     domain: Tensor
+    denominator: nn.Parameter | None
+    mix: nn.Parameter | None
 
     def __init__(
         self,
@@ -110,8 +114,7 @@ class KANLinear(nn.Linear):
         Its curves are not yet initialised; `reset_curves` makes them zero. A subclass's own forward is kept, and may
         use the weight and bias; it runs on this class, so that `super()` does not reach its parent.
         """
-        module = cls.__new__(cls)
-        take_over(module, linear)
+        module = copy_as(cls, linear)
         module.linear_class = type(linear)
         module.base = "identity"
         weight = linear.weight
@@ -120,14 +123,13 @@ class KANLinear(nn.Linear):
         )
         return module
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         super().__setstate__(state)
         watch_curves(self)  # a copy
 
     def without_curves(self) -> nn.Linear:
         """The plain layer with this layer's own weight and bias, without the curves."""
-        linear = self.linear_class.__new__(self.linear_class)
-        take_over(linear, self)
+        linear = copy_as(self.linear_class, self)
         detach_curves(linear)
         for name in ("linear_class", "base"):
             linear.__dict__.pop(name, None)

@@ -7,64 +7,132 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
+from torch import Tensor
 
-from kansformer.basis import Basis
 from kansformer.errors import BackendError
 from kansformer.ops import cpu, reference, triton
+from kansformer.ops.curves import ACTIVATIONS, Curves
 from kansformer.ops.gradients import constant_when_compiled
 from kansformer.ops.native import build
-from kansformer.ops.native import curves as native_curves
-from kansformer.ops.native import edges as native_edges
+from kansformer.ops.native import operators as native
 
 ENVIRONMENT_VARIABLE = "KANSFORMER_BACKEND"
 
 
-def _nothing_missing() -> None:
+def _is_available() -> None:
     return None
 
 
-def _computes_none(activation: str, basis: Basis, x: torch.Tensor) -> bool:
+def _serves_all(x: Tensor, curves: Curves, base: Tensor | str | None = None, factor: Tensor | None = None) -> bool:
+    return True
+
+
+def _computes_none(activation: str, x: Tensor, curves: Curves, factor: Tensor | None) -> bool:
+    return False
+
+
+def _never() -> bool:
     return False
 
 
 @dataclass(frozen=True)
 class Backend:
-    """An implementation of both operations.
+    """An implementation of both operations, as the functions of one module.
+
+    The functions get tensors of one dtype, float64 if x is and else float32; the methods below see to that.
 
     Args:
-        apply_curves: (x, coefficients_PC, denominator_PD, domain_P2, basis, base, factor) to (..., I), as are x, base
-            and factor.
-        sum_edges: (x_NI, coefficients_ICO, denominator_ID, domain_I2, basis, base_NO) to (N, O).
-        computes: (name, basis, x), whether `apply_curves` also takes the `KnownActivation` of that name as its base.
-            The result is the same, bit for bit.
+        curves: (x, curves, base, factor) to (..., I), as are x, base and factor.
+        edges: (x_NI, curves, base_NO) to (N, O).
+        serves_curves, serves_edges: whether a function takes these arguments.
+        fallback: name of the backend that gets what the functions do not serve; None where that is nothing.
+        computes: (name, x, curves, factor), whether `curves` takes that key of `ACTIVATIONS` as the base. The result
+            is the same, bit for bit.
+        keeps_dtypes: whether the functions take tensors of any dtypes.
+        keeps_bfloat16: whether `edges` onto a bfloat16 base takes tensors of any dtypes.
         device_types: where it runs; None means on every device.
         reason_unavailable: says in a sentence what is missing on this machine, or returns None.
     """
 
-    apply_curves: Callable[..., torch.Tensor]
-    sum_edges: Callable[..., torch.Tensor]
-    computes: Callable[[str, Basis, torch.Tensor], bool] = _computes_none
+    curves: Callable[..., Tensor]
+    edges: Callable[..., Tensor]
+    serves_curves: Callable[..., bool] = _serves_all
+    serves_edges: Callable[..., bool] = _serves_all
+    fallback: str | None = None
+    computes: Callable[[str, Tensor, Curves, Tensor | None], bool] = _computes_none
+    keeps_dtypes: bool = False
+    keeps_bfloat16: Callable[[], bool] = _never
     device_types: tuple[str, ...] | None = None
-    reason_unavailable: Callable[[], str | None] = _nothing_missing
+    reason_unavailable: Callable[[], str | None] = _is_available
 
     def runs_on(self, device_type: str) -> bool:
         return self.device_types is None or device_type in self.device_types
+
+    def apply_curves(
+        self, x: Tensor, curves: Curves, base: Tensor | str | None = None, factor: Tensor | None = None
+    ) -> Tensor:
+        """(base + s(x)) · factor of tensors of any dtypes; arguments and result as in `kansformer.ops.apply_curves`."""
+        if isinstance(base, str) and not self.computes(base, x, curves, factor):
+            base = ACTIVATIONS[base](x)
+        if self.fallback is not None and not self.serves_curves(x, curves, base, factor):
+            return BACKENDS[self.fallback].apply_curves(x, curves, base, factor)
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        if not self.keeps_dtypes and not (x.dtype == dtype and curves.have_dtype(dtype)):
+            x, curves = x.to(dtype), curves.to(dtype)
+        for tensor in (base, factor):
+            if isinstance(tensor, Tensor) and tensor.dtype != dtype and not self.keeps_dtypes:
+                y = self.curves(x, curves, None, None)
+                y = y if base is None else _add(base, y)
+                return y if factor is None else y * factor
+        return self.curves(x, curves, base, factor)
+
+    def sum_edges(self, x_NI: Tensor, curves: Curves, base_NO: Tensor | None = None) -> Tensor:
+        """base + Σ_i s_oi(x_i) of tensors of any dtypes; arguments and result as in `kansformer.ops.sum_edges`."""
+        if self.fallback is not None and not self.serves_edges(x_NI, curves, base_NO):
+            return BACKENDS[self.fallback].sum_edges(x_NI, curves, base_NO)
+        onto_bfloat16 = base_NO is not None and base_NO.dtype == torch.bfloat16
+        if self.keeps_dtypes or (onto_bfloat16 and self.keeps_bfloat16()):
+            return self.edges(x_NI, curves, base_NO)
+        dtype = torch.float64 if x_NI.dtype == torch.float64 else torch.float32
+        if not (x_NI.dtype == dtype and curves.have_dtype(dtype)):
+            x_NI, curves = x_NI.to(dtype), curves.to(dtype)
+        if base_NO is None or base_NO.dtype == dtype:
+            return self.edges(x_NI, curves, base_NO)
+        return _add(base_NO, self.edges(x_NI, curves, None))
+
+
+def _add(base: Tensor, curve: Tensor) -> Tensor:
+    """base + curve, summed in the curve's float32 or float64 and rounded once to the base's dtype.
+
+    Where the curve is zero the result is the base, bit for bit (a negative zero becomes a positive one).
+    """
+    return (base.to(curve.dtype) + curve).to(base.dtype)
 
 
 # In the order of preference of `auto`, which `python -m benchmarks --suite backends` measures.
 BACKENDS = {
     "native": Backend(
-        native_curves.apply_curves,
-        native_edges.sum_edges,
-        computes=native_curves.computes,
+        native.apply_curves,
+        native.sum_edges,
+        native.serves_curves,
+        native.serves_edges,
+        fallback="cpu",
+        computes=native.computes,
+        keeps_bfloat16=native.multiplies_bfloat16,
         device_types=("cpu",),
         reason_unavailable=build.reason_unavailable,
     ),
-    "cpu": Backend(cpu.apply_curves, cpu.sum_edges, device_types=("cpu",)),
+    "cpu": Backend(
+        cpu.apply_curves, cpu.sum_edges, cpu.serves, cpu.serves, fallback="reference", device_types=("cpu",)
+    ),
     "triton": Backend(
         triton.apply_curves,
         triton.sum_edges,
+        triton.serves_curves,
+        triton.serves_edges,
+        fallback="reference",
         computes=triton.computes,
+        keeps_dtypes=True,
         device_types=triton.device_types(),
         reason_unavailable=triton.reason_unavailable,
     ),
@@ -89,7 +157,7 @@ def set_backend(name: str | None) -> None:
         BackendError: there is no such backend.
     """
     global _requested
-    _requested = None if name is None else _checked(name)
+    _requested = None if name is None else _check_name(name)
 
 
 def select_backend(requested: str, device_type: str) -> Backend:
@@ -98,9 +166,9 @@ def select_backend(requested: str, device_type: str) -> Backend:
     Raises:
         BackendError: the one asked for does not exist, does not run on that device, or lacks something on this machine.
     """
-    if _checked(requested) == "auto":
+    if requested == "auto":
         return BACKENDS[_best(device_type)]
-    backend = BACKENDS[requested]
+    backend = BACKENDS[_check_name(requested)]
     if not backend.runs_on(device_type):
         choices = ", ".join(name for name, other in BACKENDS.items() if other.runs_on(device_type))
         raise BackendError(f"Backend {requested!r} does not run on {device_type!r} tensors. Choose auto, {choices}.")
@@ -136,13 +204,12 @@ def _find_best(device_type: str) -> str:
     raise AssertionError("the reference runs everywhere")
 
 
-def backend_for(tensor: torch.Tensor) -> Backend:
+def backend_for(tensor: Tensor) -> Backend:
     """The backend for this tensor under the process's settings."""
-    requested = _requested or os.environ.get(ENVIRONMENT_VARIABLE) or "auto"
-    return select_backend(requested, tensor.device.type)
+    return select_backend(_requested or os.environ.get(ENVIRONMENT_VARIABLE) or "auto", tensor.device.type)
 
 
-def _checked(name: str) -> str:
+def _check_name(name: str) -> str:
     if name != "auto" and name not in BACKENDS:
         raise BackendError(f"Unknown backend {name!r}. Choose one of: auto, {', '.join(BACKENDS)}.")
     return name

@@ -20,24 +20,27 @@ from torch import Tensor
 from kansformer.basis import Basis
 from kansformer.basis.basis import FARTHEST
 from kansformer.basis.bspline import SEGMENT_POLYNOMIALS
+from kansformer.ops.curves import Curves
+from kansformer.ops.gradients import gradients_of
 
 # The matrix that makes the factors grows with the square of the grid; beyond this it costs more than it saves.
-FINEST_GRID = 64
+MAX_GRID = 64
 
 # Curve values per chunk of tokens, of which about eight temporaries live at a time: 2 MiB of float32.
 CHUNK = 2**15
 
 # Tokens per chunk at most: gradients are summed one after the other within a chunk, and longer sums lose digits.
-LONGEST_SUM = 1024
+MAX_SUM = 1024
 
 
 def serves(basis: Basis) -> bool:
     """Whether this file can evaluate the basis."""
-    return basis.name == "bspline" and basis.grid_size <= FINEST_GRID
+    return basis.name == "bspline" and basis.grid_size <= MAX_GRID
 
 
-def apply_curves(x_NI: Tensor, coefficients_IC: Tensor, domain_I2: Tensor, basis: Basis) -> Tensor:
+def apply_curves(x_NI: Tensor, curves: Curves) -> Tensor:
     """One B-spline curve per input, (N, I)."""
+    coefficients_IC, domain_I2, _, basis = curves
     matrix_CPJ = _factor_matrix(basis, coefficients_IC.dtype)
     factors_IPJ = (coefficients_IC @ matrix_CPJ.flatten(1)).unflatten(1, matrix_CPJ.shape[1:])
     return _LookUp.apply(x_NI, factors_IPJ, domain_I2, basis)
@@ -56,10 +59,9 @@ class _LookUp(torch.autograd.Function):
         x_NI, factors_IPJ, domain_I2 = ctx.saved_tensors
         x_wanted, factors_wanted = ctx.needs_input_grad[:2]
         if torch.is_grad_enabled():  # double backward: the graph of the evaluation itself
-            targets = [t for t, need in ((x_NI, x_wanted), (factors_IPJ, factors_wanted)) if need]
             y_NI = _evaluate(x_NI, factors_IPJ, domain_I2, ctx.basis)
-            found = iter(torch.autograd.grad(y_NI, targets, gradient_NI, create_graph=True))
-            return next(found) if x_wanted else None, next(found) if factors_wanted else None, None, None
+            wanted = (x_wanted, factors_wanted)
+            return *gradients_of(y_NI, (x_NI, factors_IPJ), wanted, gradient_NI, create_graph=True), None, None
 
         powers = factors_IPJ.shape[1]
         rate_I = ctx.basis.grid_size / (domain_I2[:, 1] - domain_I2[:, 0])
@@ -101,7 +103,7 @@ def _evaluate(x_NI: Tensor, factors_IPJ: Tensor, domain_I2: Tensor, basis: Basis
 
 
 def _split(x_NI: Tensor) -> tuple[Tensor, ...]:
-    return x_NI.split(min(LONGEST_SUM, max(1, CHUNK // max(1, x_NI.shape[1]))))
+    return x_NI.split(min(MAX_SUM, max(1, CHUNK // max(1, x_NI.shape[1]))))
 
 
 def _locate(x_NI: Tensor, domain_I2: Tensor, basis: Basis) -> tuple[Tensor, Tensor, Tensor]:

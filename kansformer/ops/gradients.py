@@ -1,10 +1,14 @@
 """What the autograd functions of the backends share."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+from torch._C import _functorch
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 PLAIN_TENSORS = (Tensor, torch.nn.Parameter)
 
@@ -14,15 +18,10 @@ def is_transformed() -> bool:
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
-def constant_when_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def constant_when_compiled(function: Callable[P, T]) -> Callable[P, T]:
     """`torch.compiler.assume_constant_result`, which would import the compiler: its result is taken, not traced."""
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
-
-
-def is_compiled() -> bool:
-    """Whether a graph is made that may hold operators of ours. What is exported has to run without this package."""
-    return torch.compiler.is_compiling() and not is_exported()
 
 
 @constant_when_compiled  # the compiler of torch 2.11 would read it as True whenever it is at work
@@ -31,17 +30,25 @@ def is_exported() -> bool:
     return torch.compiler.is_exporting()
 
 
-def needs_definition(*tensors: Tensor | None) -> bool:
+def needs_definition(*tensors: Tensor | str | None, has_operator: bool = False) -> bool:
     """Whether only the plain definition will do: for compilers, which fuse and tile it themselves, for `torch.func`,
-    and for tensors that have no memory of their own to work on."""
-    if torch.compiler.is_compiling() or is_transformed():
+    and for tensors without memory of their own to work on.
+
+    Args:
+        tensors: whatever a kernel would read; strings and None are passed over.
+        has_operator: the kernel is also an operator, which a compiler keeps in its graph, unless that is exported.
+    """
+    if torch.compiler.is_compiling():
+        return not has_operator or is_exported()
+    if torch._C._are_functorch_transforms_active():
         return True
-    return any(t is not None and (type(t) not in PLAIN_TENSORS or _is_batched(t)) for t in tensors)
-
-
-def _is_batched(tensor: Tensor) -> bool:
-    """Whether a tensor stands for a batch of gradients (`is_grads_batched`)."""
-    return torch._C._functorch.is_legacy_batchedtensor(tensor) or torch._C._functorch.is_batchedtensor(tensor)
+    for t in tensors:
+        # The last two say that the tensor stands for a batch of gradients (`is_grads_batched`).
+        if isinstance(t, Tensor) and (
+            type(t) not in PLAIN_TENSORS or _functorch.is_legacy_batchedtensor(t) or _functorch.is_batchedtensor(t)
+        ):
+            return True
+    return False
 
 
 def gradients_of(
@@ -53,8 +60,8 @@ def gradients_of(
 ) -> tuple[Tensor | None, ...]:
     """Gradients in the order of `tensors`, None for those that nobody wants."""
     targets = [t for t, need in zip(tensors, wanted, strict=True) if need and t is not None]
-    found = iter(torch.autograd.grad(output, targets, gradient, create_graph=create_graph))
-    return tuple(next(found) if need else None for need in wanted)
+    gradients = iter(torch.autograd.grad(output, targets, gradient, create_graph=create_graph))
+    return tuple(next(gradients) if need else None for need in wanted)
 
 
 def gradients_of_definition(

@@ -1,6 +1,6 @@
 """The Triton kernels of `kan_kernels` as a backend. This is the one place that imports them, when they are first used.
 
-Shape letters: N tokens, I inputs, O outputs, C coefficients, D denominator parameters, P curves.
+Shape letters: `...` any, N tokens, I inputs, O outputs.
 """
 
 import importlib.util
@@ -10,9 +10,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from kansformer.basis import Basis
-from kansformer.ops import reference
-from kansformer.ops.activation import KnownActivation
+from kansformer.ops.curves import Curves
 from kansformer.ops.gradients import constant_when_compiled, is_exported, is_transformed
 
 BASES = ("bspline", "chebyshev", "rational")
@@ -37,12 +35,12 @@ def device_types() -> tuple[str, ...]:
     return ("cuda", "cpu") if os.environ.get("TRITON_INTERPRET") == "1" else ("cuda",)
 
 
-def computes(activation: str, basis: Basis, x: Tensor) -> bool:
+def computes(activation: str, x: Tensor, curves: Curves, factor: Tensor | None) -> bool:
     """Whether the kernel's own activation function is PyTorch's, bit for bit, on this device.
 
     For 16-bit dtypes the kernels try all 65,536 values, once per process.
     """
-    return _serves(basis) and _is_exact(activation, x.device, x.dtype)
+    return serves_edges(x, curves) and _is_exact(activation, x.device, x.dtype)
 
 
 @constant_when_compiled
@@ -57,60 +55,41 @@ def _exact(device: torch.device, dtype: torch.dtype) -> frozenset[str]:
         return kernels().exact_bases(device, dtype)
 
 
-def apply_curves(
-    x: Tensor,
-    coefficients_PC: Tensor,
-    denominator_PD: Tensor | None,
-    domain_P2: Tensor,
-    basis: Basis,
-    base: Tensor | KnownActivation | None = None,
-    factor: Tensor | None = None,
-) -> Tensor:
-    """`reference.apply_curves` in one kernel; other bases, and mixed dtypes, by the definition."""
-    if isinstance(base, KnownActivation):
-        given: str | Tensor = base.name
-        fits = factor is None or factor.dtype == x.dtype
-    else:
-        # Without a base the result is float32, also for 16-bit inputs; the kernel's has the dtype of x.
-        given = "zero" if base is None else base
-        fits = all(t is None or t.dtype == x.dtype for t in (base, factor))
-        fits = fits and (base is not None or x.element_size() >= 4)
-    if not fits or not _serves(basis):
-        base = base.function(x) if isinstance(base, KnownActivation) else base
-        return reference.apply_curves(x, coefficients_PC, denominator_PD, domain_P2, basis, base, factor)
-    return kernels().learned_activation(
-        x,
-        coefficients_PC,
-        domain_P2,
-        **_settings(basis),
-        denominator=denominator_PD,
-        base=given,
-        factor=factor,
-    )
+def serves_curves(x: Tensor, curves: Curves, base: Tensor | str | None, factor: Tensor | None) -> bool:
+    """Whether the kernel has the basis, and the result, which it writes in x's dtype, should have that."""
+    if base is None and x.element_size() < 4:  # without a base the result is float32
+        return False
+    one_dtype = all(t.dtype == x.dtype for t in (base, factor) if isinstance(t, Tensor))
+    return one_dtype and serves_edges(x, curves)
 
 
-def sum_edges(
-    x_NI: Tensor,
-    coefficients_ICO: Tensor,
-    denominator_ID: Tensor | None,
-    domain_I2: Tensor,
-    basis: Basis,
-    base_NO: Tensor | None = None,
-) -> Tensor:
+def serves_edges(x: Tensor, curves: Curves, base: Tensor | None = None) -> bool:
+    """Whether the kernels have the basis."""
+    # What is exported has to run without the kernels.
+    return curves.basis.name in BASES and not is_transformed() and not is_exported()
+
+
+def apply_curves(x: Tensor, curves: Curves, base: Tensor | str | None = None, factor: Tensor | None = None) -> Tensor:
+    """`reference.apply_curves` in one kernel."""
+    base = "zero" if base is None else base
+    return kernels().learned_activation(x, **_settings(curves), base=base, factor=factor)
+
+
+def sum_edges(x_NI: Tensor, curves: Curves, base_NO: Tensor | None = None) -> Tensor:
     """`reference.sum_edges` by the kernels, which multiply in the dtype of the base, or of x without one."""
-    if not _serves(basis):
-        return reference.sum_edges(x_NI, coefficients_ICO, denominator_ID, domain_I2, basis, base_NO)
     dtype = x_NI.dtype if base_NO is None else base_NO.dtype
-    y_NO = kernels().sum_edges(
-        x_NI.to(dtype), coefficients_ICO, domain_I2, **_settings(basis), denominator=denominator_ID, base=base_NO
-    )
+    y_NO = kernels().sum_edges(x_NI.to(dtype), **_settings(curves), base=base_NO)
     return y_NO if base_NO is not None else y_NO.to(torch.promote_types(dtype, torch.float32))
 
 
-def _serves(basis: Basis) -> bool:
-    # What is exported has to run without the kernels.
-    return basis.name in BASES and not is_transformed() and not is_exported()
-
-
-def _settings(basis: Basis) -> dict[str, object]:
-    return dict(basis=basis.name, grid_size=basis.grid_size, order=basis.order, extrapolation=basis.extrapolation)
+def _settings(curves: Curves) -> dict[str, Tensor | str | int | None]:
+    basis = curves.basis
+    return dict(
+        coefficients=curves.coefficients,
+        domain=curves.domain,
+        denominator=curves.denominator,
+        basis=basis.name,
+        grid_size=basis.grid_size,
+        order=basis.order,
+        extrapolation=basis.extrapolation,
+    )

@@ -35,7 +35,7 @@ class KANTrainer(Trainer):
     Args:
         curve_lr_multiplier: the curves' learning rate divided by that of the weights, as in `optimizer_groups`.
         non_finite: "stop" or "skip", as in `StepGuard`.
-        kwargs: as in the Trainer it is made of.
+        args, kwargs: as in the Trainer it is made of.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class KANTrainer(Trainer):
                 split_curves(optimizer, model, self.curve_lr_multiplier)
             if flattened or not has_groups:
                 warnings.warn(
-                    "The model's curves get no learning rate of their own, and so learn next to nothing: its "
+                    "The model's curves get no learning rate of their own, and so learn little: its "
                     "parameters were flattened, or the optimizer is DeepSpeed's own. Use FSDP2 (fsdp_version 2), or "
                     "leave the optimizer out of DeepSpeed's config.",
                     stacklevel=2,

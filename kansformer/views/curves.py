@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kansformer.errors import ConfigError
+from kansformer.figure import figure_class
 from kansformer.interp import EdgeCurves, EdgeRecords
-from kansformer.views.figure import figure_class
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,18 +15,10 @@ import torch
 import transformers
 from torch import Tensor
 
-from kansformer import (
-    KAN,
-    KANConfig,
-    convert,
-    create_dataset,
-    find_formula,
-    fit,
-    fit_symbolic,
-    optimizer_groups,
-    summarize,
-)
+from kansformer import KANConfig, convert, optimizer_groups, summarize
+from kansformer.kan import KAN, create_dataset, find_formula
 from kansformer.nn.curves import curved_modules
+from kansformer.symbolic import fit_symbolic
 from kansformer.training.recipe import Recipe
 from kansformer.training.run import train
 from kansformer.training.tune import tune_curves
@@ -84,7 +76,7 @@ def recipe(folder: Path) -> str:
 def network(optimizer: str) -> str:
     data = create_dataset(lambda x: x[:, [0]].sin() * x[:, [1]], num_inputs=2, num_train=300, num_test=50)
     model = KAN([2, 4, 1], grid_size=8)
-    history = fit(model, data, optimizer=optimizer, steps=6, sparsity=1e-3, progress=False)
+    history = model.fit(data, optimizer=optimizer, steps=6, sparsity=1e-3, progress=False)
     return digest([torch.tensor(history.train_error), *model.state_dict().values()])
 
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from kansformer import KAN, find_formula, fit, fit_symbolic, prune
 from kansformer.basis import BASES, Basis, fit_curves, refit_curves
 from kansformer.errors import DataError, KansformerError
-from kansformer.kan import KANRegressor
+from kansformer.kan import KAN, KANRegressor, find_formula
+from kansformer.symbolic import fit_symbolic
 
 X = torch.rand(40, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2 - 1
 Y = X[:, [0]] ** 2 + X[:, [1]]
@@ -65,7 +65,7 @@ def test_fits_of_curves(name):
 def test_fits_of_networks(name, optimizer):
     x, y = TABLES[name]
     network = KAN([2, 2, 1])
-    fit(network, (x, y), optimizer=optimizer, steps=4, progress=False)
+    network.fit((x, y), optimizer=optimizer, steps=4, progress=False)
     assert is_finite(network) and network(x).isfinite().all()
 
 
@@ -75,7 +75,7 @@ def test_tables_that_cannot_be_fitted_leave_the_network_alone(message):
     network = KAN([2, 2, 1])
     before = [parameter.clone() for parameter in network.parameters()]
     with pytest.raises(DataError, match=message):
-        fit(network, (x, y), progress=False)
+        network.fit((x, y), progress=False)
     assert all(torch.equal(new, old) for new, old in zip(network.parameters(), before, strict=True))
     with pytest.raises(ValueError, match=r"NaN|infinity|squares are too large"):
         KANRegressor(steps=1).fit(x.numpy(), y.numpy())
@@ -85,9 +85,9 @@ def test_tables_that_cannot_be_fitted_leave_the_network_alone(message):
 def test_networks_are_pruned_named_and_fitted_as_estimators(name):
     x, y = TABLES[name]
     network = KAN([2, 2, 1])
-    prune(network, x, y)
+    network.prune((x, y))
     assert is_finite(network)
-    fit_symbolic(network, x)
+    network.fit_symbolic(x)
     assert is_finite(network)
     if len(x) > 1:
         assert np.isfinite(KANRegressor((2,), steps=3).fit(x.numpy(), y.numpy()).predict(x.numpy())).all()

@@ -21,10 +21,10 @@ import transformers
 from safetensors.torch import save_file
 
 import kansformer
-from kansformer import KAN, KANConfig, convert, save_curves, set_backend
+from kansformer import KANConfig, convert, save_curves, set_backend
 from kansformer.conversion import replace_feed_forwards
 from kansformer.files import atomic_folder
-from kansformer.kan import Edge, fix_symbol, save_kan
+from kansformer.kan import KAN, Edge
 from kansformer.symbolic import ALL_SYMBOLS
 from kansformer.training.recipe import Recipe
 from kansformer.training.recipe_file import write_recipe
@@ -165,8 +165,8 @@ def make_network(name: str, folder: Path) -> None:
         gone_IO[0, 1] = True
         model.cut(0, gone_IO)
     for index, symbol in enumerate(symbols):
-        fix_symbol(model, Edge(0, index, 0), symbol)
-    save_kan(model, folder)
+        model.fix_symbol(Edge(0, index, 0), symbol)
+    model.save(folder)
     generator = torch.Generator().manual_seed(SEED)
     inputs = torch.rand(6, sum(model.width[0]), generator=generator).to(model.layers[0].weight.dtype)
     inputs = inputs * (2 if name == "formulas" else 3) - 1  # formulas hold where their edges did; curves go on outside

@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM
 import kansformer
 from kansformer import is_converted, load_curves, save_curves, set_backend
 from kansformer.errors import CheckpointError
-from kansformer.kan import load_kan, save_kan
+from kansformer.kan import KAN
 from kansformer.training.recipe_file import read_recipe, write_recipe
 
 FOLDER = Path(__file__).resolve().parent
@@ -96,11 +96,11 @@ def test_curves_without_their_model(folder, tmp_path):
 
 @pytest.mark.parametrize("folder", NETWORKS, ids=lambda path: path.name)
 def test_a_network(folder, tmp_path):
-    model = load_kan(folder)
+    model = KAN.load(folder)
     expected, settings = load_file(folder / "expected.safetensors"), read(folder / "kan.json")
     assert_expected(folder, model.predict(expected["inputs"]), expected["outputs"])
     assert_same_tensors(model.state_dict(), load_file(folder / settings["tensors"]))
-    save_kan(model, tmp_path)
+    model.save(tmp_path)
     assert read(tmp_path / "kan.json") == settings  # which names the tensors by their checksum
 
 
@@ -146,7 +146,7 @@ def test_a_newer_version_says_what_to_install(reader, tmp_path):
     load = {
         "kansformer.conversion.record": AutoModelForCausalLM.from_pretrained,
         "kansformer.hub.adapter": lambda folder: load_curves(plain, folder),
-        "kansformer.kan.saving": load_kan,
+        "kansformer.kan.saving": KAN.load,
     }[reader]
     with pytest.raises(CheckpointError, match=rf"version {newest + 1}.*pip install --upgrade kansformer"):
         load(tmp_path)
@@ -181,3 +181,6 @@ with torch.no_grad():
 def test_what_exists_is_not_made_again():
     with pytest.raises(FileExistsError):
         make(f"recipes/{RECIPES[0].name}")
+
+
+# NEEDKAN

@@ -9,7 +9,7 @@ import torch
 from huggingface_hub import ModelCard
 from typer.testing import CliRunner
 
-from kansformer import KAN, KANConfig, convert, revert
+from kansformer import KANConfig, convert, revert
 from kansformer.cli import app
 from kansformer.errors import CheckpointError
 from kansformer.hub import card as card_module
@@ -17,7 +17,7 @@ from kansformer.hub import write_card
 from kansformer.hub.card import is_generated
 from kansformer.hub.model_folder import ModelFolder
 from kansformer.interp import summary
-from kansformer.kan import save_kan
+from kansformer.kan import KAN
 from kansformer.training.outcome import TrainingResult
 
 TRAINING = {
@@ -219,11 +219,11 @@ def test_a_strange_card_of_the_origin_says_nothing(text, folder, tmp_path):
 
 
 def test_a_network_of_its_own(tmp_path):
-    save_kan(KAN([2, [3, 1], 1], dtype=torch.float32), tmp_path / "net")
+    KAN([2, [3, 1], 1], dtype=torch.float32).save(tmp_path / "net")
     write_card(tmp_path / "net", name="me/net")
     card = card_of(tmp_path / "net")
     assert card.data.library_name == "kansformer" and headings(card) == ["The network", "Load it", "Limits"]
-    assert 'model = load_kan(snapshot_download("me/net"))' in card.text
+    assert 'model = KAN.load(snapshot_download("me/net"))' in card.text
     assert (
         "| nodes per layer | 2, 3 + 1 that multiply, 1 |" in card.text.splitlines() and "transformers" not in card.text
     )

@@ -19,8 +19,7 @@ from kansformer.files import atomic_folder
 from kansformer.interp import EdgeRef, edge_scores, edit_curve, prune, record_edges, replace_edges
 from kansformer.interp.pruning import drop_straight_curves, prune_channels
 from kansformer.interp.ranks import reduce_rank
-from kansformer.kan.network import KAN
-from kansformer.kan.saving import load_kan, save_kan
+from kansformer.kan import KAN
 from kansformer.nn.curves import curved_modules
 
 # A failure between two lines may leave a file or a temporary folder to Python, which closes it and says so.
@@ -238,7 +237,7 @@ def write_curves(folder, text):
 
 
 def write_network(folder, text):
-    save_kan(KAN([2, 1], seed=int(text)), folder)
+    KAN([2, 1], seed=int(text)).save(folder)
 
 
 def read_text(folder):
@@ -250,7 +249,7 @@ def read_curves(folder):
 
 
 def read_network(folder):
-    coefficients = load_kan(folder).layers[0].coefficients
+    coefficients = KAN.load(folder).layers[0].coefficients
     return next(t for t in "12" if torch.equal(coefficients, KAN([2, 1], seed=int(t)).layers[0].coefficients))
 
 

@@ -99,7 +99,7 @@ def test_an_attribute_of_the_same_name_is_not_taken_for_curves():
 
 
 def first_step(model, optimizer) -> list[str]:
-    """What an optimizer's first step warns about; the second is silent."""
+    """The warnings of an optimizer's first two steps."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(2):
@@ -118,13 +118,11 @@ def with_curves_at(curved, lr, weight_decay=0.0):
     return [{"params": [*curved[0].parameters()], "lr": 1e-3}, curves]
 
 
-def test_a_plain_optimizer_warns_once_and_says_what_to_do(curved):
-    (told,) = first_step(curved, torch.optim.AdamW(curved.parameters(), lr=2e-3))
-    assert told.startswith(
-        "AdamW trains curves with a learning rate of 0.002, at which they learn next to nothing and "
-    )
-    assert "a weight decay of 0.01" in told and "kansformer.optimizer_groups(model, lr=0.002)" in told
-    assert "KANTrainer" in told and "kan_trainer(SFTTrainer)" in told
+def test_a_plain_optimizer_warns_once_and_names_the_remedy(curved):
+    (message,) = first_step(curved, torch.optim.AdamW(curved.parameters(), lr=2e-3))
+    assert message.startswith("AdamW trains curves with a learning rate of 0.002, at which they learn little and ")
+    assert "a weight decay of 0.01" in message and "kansformer.optimizer_groups(model, lr=0.002)" in message
+    assert "KANTrainer" in message and "kan_trainer(SFTTrainer)" in message
 
 
 @pytest.mark.parametrize(
@@ -132,15 +130,15 @@ def test_a_plain_optimizer_warns_once_and_says_what_to_do(curved):
     [((1e-3,), "a learning rate of"), ((3e-2, 0.1), "with a weight decay of 0.1"), ((3e-2,), None)],
 )
 def test_groups_made_by_hand(curved, settings, faults):
-    told = first_step(curved, torch.optim.AdamW(with_curves_at(curved, *settings)))
-    assert len(told) == (faults is not None) and all(faults in sentence for sentence in told)
+    messages = first_step(curved, torch.optim.AdamW(with_curves_at(curved, *settings)))
+    assert len(messages) == (faults is not None) and all(faults in message for message in messages)
 
 
-def test_groups_of_the_library_are_taken_as_they_are(curved):
+def test_groups_of_optimizer_groups_do_not_warn(curved):
     assert not first_step(curved, torch.optim.AdamW(optimizer_groups(curved, 1e-3, curve_lr_multiplier=0.5)))
 
 
-def test_the_warm_up_of_a_scheduler_hides_nothing_and_accuses_nobody(curved):
+def test_a_scheduler_warm_up_does_not_change_the_check(curved):
     for rate, warned in ((3e-2, 0), (1e-3, 1)):
         optimizer = torch.optim.AdamW(with_curves_at(curved, rate))
         torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.0)
@@ -148,12 +146,12 @@ def test_the_warm_up_of_a_scheduler_hides_nothing_and_accuses_nobody(curved):
 
 
 @pytest.mark.parametrize(("lr", "warned"), [(1e-2, 0), (5e-5, 1)])
-def test_curves_alone_need_a_rate_too(curved, lr, warned):
+def test_curves_alone_need_a_minimum_rate(curved, lr, warned):
     curved[0].requires_grad_(False)
     assert len(first_step(curved, torch.optim.Adam(curved.parameters(), lr=lr))) == warned
 
 
-def test_others_are_left_in_peace(curved):
+def test_curves_per_edge_and_frozen_curves_do_not_warn(curved):
     edges = nn.Sequential(KANLinear(4, 4, edges="full"), KANLinear(4, 4, edges="low_rank"))
     assert not first_step(edges, torch.optim.AdamW(edges.parameters()))
     curved[1].requires_grad_(False)
@@ -166,12 +164,12 @@ def test_others_are_left_in_peace(curved):
     ids=["copied", "pickled", "cast"],
 )
 @pytest.mark.parametrize("inner", [lambda: LearnedActivation(4), lambda: KANLinear(4, 4, edges="group", groups=2)])
-def test_what_is_done_to_a_model_hides_no_curves(change, inner):
+def test_copies_are_recognised(change, inner):
     model = change(nn.Sequential(nn.Linear(4, 4), inner()))
     assert len(first_step(model, torch.optim.AdamW(model.parameters()))) == 1
 
 
-def test_parameters_that_others_put_in_place_are_recognised(curved):
+def test_replaced_parameters_are_recognised(curved):
     curved[1].coefficients = nn.Parameter(curved[1].coefficients.detach().clone())  # as loaders do
     assert len(first_step(curved, torch.optim.AdamW(curved.parameters()))) == 1
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from kansformer.basis import BASES, Basis
+from kansformer.ops import Curves
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,10 @@ class Case:
     coefficients: torch.Tensor
     denominator: torch.Tensor | None
     domain: torch.Tensor
+
+    @property
+    def curves(self) -> Curves:
+        return Curves(self.coefficients, self.domain, self.denominator, self.basis)
 
     def to(self, dtype: torch.dtype) -> "Case":
         """The same numbers stored in a dtype."""

@@ -7,16 +7,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from kansformer.basis import EXTRAPOLATIONS, Basis
-from kansformer.ops import cpu, cpu_local, reference
+from kansformer.ops import Curves, cpu, cpu_local
+from kansformer.ops.backend import BACKENDS
 
+CPU, REFERENCE = BACKENDS["cpu"], BACKENDS["reference"]
 NAMES = ("x", "coefficients", "denominator")
 
 
-def run(module, operation, case, gradient=None):
+def run(backend, operation, case, gradient=None):
     """Output and the gradients of everything trainable, by name."""
     tensors = {n: getattr(case, n).detach().requires_grad_() for n in NAMES if getattr(case, n) is not None}
-    arguments = [tensors.get(n) for n in NAMES]
-    output = getattr(module, operation)(*arguments, case.domain, case.basis)
+    curves = Curves(tensors["coefficients"], case.domain, tensors.get("denominator"), case.basis)
+    output = getattr(backend, operation)(tensors["x"], curves)
     if gradient is None:
         gradient = torch.linspace(-1, 2, output.numel(), dtype=torch.float64).reshape(output.shape)
     found = torch.autograd.grad(output, list(tensors.values()), gradient.to(output))
@@ -36,16 +38,16 @@ def chunk(request, monkeypatch):
 @pytest.mark.parametrize(("tokens", "inputs"), [(1, 1), (1, 7), (5, 3), (33, 17)])
 def test_outputs_and_gradients_in_float64(make_case, basis, operation, chunk, tokens, inputs):
     case = make_case(basis, operation, tokens, inputs, outputs=3)
-    (actual, gradients), (expected, expected_gradients) = run(cpu, operation, case), run(reference, operation, case)
+    (actual, gradients), (expected, expected_gradients) = run(CPU, operation, case), run(REFERENCE, operation, case)
     assert_close_to_float64(actual, expected, torch.float64)
     assert_close_to_float64(gradients, expected_gradients, torch.float64, gradient=True)
 
 
-@pytest.mark.parametrize("module", [reference, cpu], ids=["reference", "cpu"])
-def test_float32_stays_within_the_table(make_case, basis, operation, chunk, module):
+@pytest.mark.parametrize("backend", [REFERENCE, CPU], ids=["reference", "cpu"])
+def test_float32_stays_within_the_table(make_case, basis, operation, chunk, backend):
     case = make_case(basis, operation, tokens=33, inputs=17).to(torch.float32)
-    (actual, gradients) = run(module, operation, case)
-    (expected, expected_gradients) = run(reference, operation, case.to(torch.float64))
+    (actual, gradients) = run(backend, operation, case)
+    (expected, expected_gradients) = run(REFERENCE, operation, case.to(torch.float64))
     assert_close_to_float64(actual, expected, torch.float32)
     # A rational curve's Q loses digits where it crosses zero, and the slope of |Q| multiplies what is left.
     looser = 2.0 if basis.name == "rational" else 1.0
@@ -57,7 +59,7 @@ def test_float32_stays_within_the_table(make_case, basis, operation, chunk, modu
 @pytest.mark.parametrize("extrapolation", EXTRAPOLATIONS)
 def test_every_bspline(make_case, operation, extrapolation, order, grid_size):
     case = make_case(Basis(grid_size=grid_size, order=order, extrapolation=extrapolation), operation, 21, 3)
-    (actual, gradients), (expected, expected_gradients) = run(cpu, operation, case), run(reference, operation, case)
+    (actual, gradients), (expected, expected_gradients) = run(CPU, operation, case), run(REFERENCE, operation, case)
     # One ulp of x is 1000 times larger, seen from an interval of the finest grid.
     looser = max(1.0, grid_size / 10)
     assert_close_to_float64(actual, expected, torch.float64, looser=looser)
@@ -70,7 +72,7 @@ def test_knots_and_ends_of_the_domain(make_case, operation, extrapolation):
     domain = torch.tensor([[-1.0, 1.0], [0.0, 4.0]], dtype=torch.float64)
     knots = domain[:, 0] + (domain[:, 1] - domain[:, 0]) * torch.linspace(0, 1, 5, dtype=torch.float64).unsqueeze(-1)
     case = type(case)(case.basis, knots, case.coefficients, None, domain)
-    (actual, gradients), (expected, expected_gradients) = run(cpu, operation, case), run(reference, operation, case)
+    (actual, gradients), (expected, expected_gradients) = run(CPU, operation, case), run(REFERENCE, operation, case)
     assert_close_to_float64(actual, expected, torch.float64)
     assert_close_to_float64(gradients, expected_gradients, torch.float64, gradient=True)
 
@@ -79,7 +81,7 @@ def test_inputs_that_are_not_finite(make_case, basis, operation):
     case = make_case(basis, operation, tokens=4, inputs=3).to(torch.float32)
     x = torch.tensor([torch.inf, -torch.inf, 3e38, torch.nan]).unsqueeze(-1).expand(-1, 3).contiguous()
     case = type(case)(basis, x, case.coefficients, case.denominator, case.domain)
-    (actual, gradients), (expected, expected_gradients) = run(cpu, operation, case), run(reference, operation, case)
+    (actual, gradients), (expected, expected_gradients) = run(CPU, operation, case), run(REFERENCE, operation, case)
     assert actual[:3].isfinite().all() and actual[3].isnan().all()
     assert_close_to_float64(actual[:3], expected[:3], torch.float32)
     assert_close_to_float64(gradients["x"][:3], expected_gradients["x"][:3], torch.float32)
@@ -87,7 +89,7 @@ def test_inputs_that_are_not_finite(make_case, basis, operation):
 
 def test_tensors_that_are_not_contiguous(make_case, basis, operation, chunk):
     case = make_case(basis, operation, tokens=10, inputs=6, outputs=3)
-    expected, expected_gradients = run(reference, operation, case)
+    expected, expected_gradients = run(REFERENCE, operation, case)
 
     def strided(t):
         return None if t is None else torch.stack([t, t], dim=-1).movedim(0, -2)[..., 0].movedim(-1, 0)
@@ -95,7 +97,7 @@ def test_tensors_that_are_not_contiguous(make_case, basis, operation, chunk):
     odd = type(case)(case.basis, *(strided(t) for t in (case.x, case.coefficients, case.denominator, case.domain)))
     assert not odd.x.is_contiguous() and not odd.coefficients.is_contiguous()
     wide = torch.linspace(-1, 2, expected.numel(), dtype=torch.float64).reshape(expected.shape)
-    actual, gradients = run(cpu, operation, odd, gradient=wide.T.contiguous().T)
+    actual, gradients = run(CPU, operation, odd, gradient=wide.T.contiguous().T)
     assert_close_to_float64(actual, expected, torch.float64)
     assert_close_to_float64(gradients, expected_gradients, torch.float64, gradient=True)
 
@@ -103,8 +105,8 @@ def test_tensors_that_are_not_contiguous(make_case, basis, operation, chunk):
 def test_a_gradient_that_is_one_expanded_number(make_case, basis, operation):
     case = make_case(basis, operation)
     gradient = torch.ones((), dtype=torch.float64)
-    shape = run(reference, operation, case)[0].shape
-    gradients = [run(module, operation, case, gradient.expand(shape))[1] for module in (cpu, reference)]
+    shape = run(REFERENCE, operation, case)[0].shape
+    gradients = [run(backend, operation, case, gradient.expand(shape))[1] for backend in (CPU, REFERENCE)]
     assert_close_to_float64(*gradients, torch.float64, gradient=True)
 
 
@@ -112,14 +114,14 @@ def test_a_gradient_that_is_one_expanded_number(make_case, basis, operation):
 def test_gradients_of_many_tokens_keep_their_digits(make_case, name):
     case = make_case(Basis(name=name), "apply_curves", tokens=20_000, inputs=3).to(torch.float32)
     gradient = torch.rand(case.x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).float()
-    found = run(cpu, "apply_curves", case, gradient)[1]["coefficients"]
-    expected = run(reference, "apply_curves", case.to(torch.float64), gradient)[1]["coefficients"]
+    found = run(CPU, "apply_curves", case, gradient)[1]["coefficients"]
+    expected = run(REFERENCE, "apply_curves", case.to(torch.float64), gradient)[1]["coefficients"]
     assert relative_error(found, expected) < 5e-7  # one sum over all tokens gives 1e-6
 
 
 def test_no_tokens(make_case, basis, operation):
     case = make_case(basis, operation, tokens=0)
-    output, gradients = run(cpu, operation, case)
+    output, gradients = run(CPU, operation, case)
     assert output.shape[0] == 0 and gradients["x"].shape == case.x.shape
     assert gradients["coefficients"].abs().max() == 0
 
@@ -127,21 +129,22 @@ def test_no_tokens(make_case, basis, operation):
 @pytest.mark.parametrize("wanted", NAMES)
 def test_one_gradient_alone(make_case, operation, wanted):
     case = make_case(Basis(name="rational", order=4), operation)
-    expected = run(reference, operation, case)[1][wanted]
+    expected = run(REFERENCE, operation, case)[1][wanted]
     arguments = [getattr(case, name).detach().requires_grad_(name == wanted) for name in NAMES]
-    output = getattr(cpu, operation)(*arguments, case.domain, case.basis)
+    x, coefficients, denominator = arguments
+    output = getattr(CPU, operation)(x, Curves(coefficients, case.domain, denominator, case.basis))
     gradient = torch.linspace(-1, 2, output.numel(), dtype=torch.float64).reshape(output.shape)
     (found,) = torch.autograd.grad(output, arguments[NAMES.index(wanted)], gradient)
     assert_close_to_float64(found, expected, torch.float64, gradient=True)
 
 
-@pytest.mark.parametrize("module", [reference, cpu], ids=["reference", "cpu"])
-def test_gradcheck_twice(make_case, basis, operation, module):
+@pytest.mark.parametrize("backend", [REFERENCE, CPU], ids=["reference", "cpu"])
+def test_gradcheck_twice(make_case, basis, operation, backend):
     case = make_case(basis, operation, tokens=3, inputs=2, outputs=2)
     arguments = [None if t is None else t.requires_grad_() for t in (case.x, case.coefficients, case.denominator)]
 
-    def function(*tensors):
-        return getattr(module, operation)(*tensors, case.domain, case.basis)
+    def function(x, coefficients, denominator):
+        return getattr(backend, operation)(x, Curves(coefficients, case.domain, denominator, case.basis))
 
     assert torch.autograd.gradcheck(function, arguments)
     assert torch.autograd.gradgradcheck(function, arguments)
@@ -150,14 +153,15 @@ def test_gradcheck_twice(make_case, basis, operation, module):
 def test_functional_transforms(make_case, basis, operation):
     case = make_case(basis, operation, tokens=4, inputs=3)
 
-    def per_token(module):
+    def per_token(backend):
         def loss(x_I, coefficients):
-            output = getattr(module, operation)(x_I[None], coefficients, case.denominator, case.domain, basis)
+            curves = Curves(coefficients, case.domain, case.denominator, basis)
+            output = getattr(backend, operation)(x_I[None], curves)
             return output.square().sum()
 
         return torch.func.vmap(torch.func.grad(loss, argnums=(0, 1)), in_dims=(0, None))(case.x, case.coefficients)
 
-    for actual, expected in zip(per_token(cpu), per_token(reference), strict=True):
+    for actual, expected in zip(per_token(CPU), per_token(REFERENCE), strict=True):
         assert_close_to_float64(actual, expected, torch.float64, gradient=True)
 
 
@@ -174,16 +178,16 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("module", [reference, cpu], ids=["reference", "cpu"])
-def test_nothing_as_large_as_all_basis_values_is_allocated(make_case, basis, operation, module, monkeypatch):
+@pytest.mark.parametrize("backend", [REFERENCE, CPU], ids=["reference", "cpu"])
+def test_nothing_as_large_as_all_basis_values_is_allocated(make_case, basis, operation, backend, monkeypatch):
     monkeypatch.setattr(cpu, "EDGE_CHUNK", 2**12)
     monkeypatch.setattr(cpu, "CURVE_CHUNK", 2**12)
     monkeypatch.setattr(cpu_local, "CHUNK", 2**9)
     case = make_case(basis, operation, tokens=400, inputs=8, outputs=8).to(torch.float32)
     with LargestTensor() as largest:
-        run(module, operation, case)
+        run(backend, operation, case)
     all_values = case.x.numel() * basis.num_coefficients
-    if module is reference:
+    if backend is REFERENCE:
         assert largest.numel >= all_values  # the check can fail
     else:
         assert largest.numel <= max(2**12, case.x.numel(), case.coefficients.numel()) < all_values
@@ -197,9 +201,11 @@ def test_nothing_but_x_grows_with_the_tokens_between_forward_and_backward(make_c
         saved[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    arguments = [None if t is None else t.requires_grad_() for t in (case.x, case.coefficients, case.denominator)]
+    for tensor in (case.x, case.coefficients, case.denominator):
+        if tensor is not None:
+            tensor.requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        getattr(cpu, operation)(*arguments, case.domain, case.basis)
+        getattr(CPU, operation)(case.x, case.curves)
     rest = sum(t.nbytes for t in (case.coefficients, case.denominator, case.domain) if t is not None)
     # A B-spline keeps the K + 1 factors of every interval in place of its coefficients, and the matrix for them.
     assert 0 < sum(saved.values()) <= case.x.nbytes + 8 * rest

@@ -6,7 +6,7 @@ from numerics import assert_close_to_float64
 
 from kansformer.basis import Basis
 from kansformer.errors import ShapeError
-from kansformer.ops import apply_curves, reference, set_backend, sum_edges
+from kansformer.ops import Curves, apply_curves, reference, set_backend, sum_edges
 
 CALLS = {"apply_curves": apply_curves, "sum_edges": sum_edges}
 
@@ -20,12 +20,12 @@ def backend(request):
 
 def call(operation, case, x=None):
     x = case.x if x is None else x
-    return CALLS[operation](x, case.coefficients, case.domain, case.basis, case.denominator)
+    return CALLS[operation](x, case.curves)
 
 
 def expected_of(operation, case):
     case = case.to(torch.float64)
-    return getattr(reference, operation)(case.x, case.coefficients, case.denominator, case.domain, case.basis)
+    return getattr(reference, operation)(case.x, case.curves)
 
 
 @pytest.mark.parametrize("leading", [(), (1,), (0,), (12,), (3, 4), (2, 3, 2), (3, 0, 4)])
@@ -53,11 +53,10 @@ def test_with_a_base_the_sum_is_rounded_once(make_case, basis, operation, backen
     expected = expected_of(operation, case)
     base = torch.linspace(-3, 3, expected.numel(), dtype=dtype).reshape(expected.shape)
     factor = {"factor": base.flip(0)} if operation == "apply_curves" else {}
-    arguments = (case.x, case.coefficients, case.domain, case.basis, case.denominator)
-    y = CALLS[operation](*arguments, base=base, **factor)
+    y = CALLS[operation](case.x, case.curves, base=base, **factor)
     assert y.dtype == dtype
     for product in factor.values():
-        assert torch.equal(y, CALLS[operation](*arguments, base=base) * product)
+        assert torch.equal(y, CALLS[operation](case.x, case.curves, base=base) * product)
     expected = base.double() + expected
     expected = expected * base.flip(0).double() if factor else expected
     assert_close_to_float64(y, expected, dtype, looser=1.5 if factor else 1.0)  # the product is a second rounding
@@ -68,18 +67,17 @@ def test_zero_curves_leave_the_base_as_it_is(make_case, basis, operation, backen
     case = make_case(basis, operation).to(dtype)
     shape = expected_of(operation, case).shape
     base = torch.randn(shape, generator=torch.Generator().manual_seed(3)).to(dtype)
-    zero = torch.zeros_like(case.coefficients)
-    y = CALLS[operation](case.x, zero, case.domain, case.basis, case.denominator, base=base)
+    zero = case.curves._replace(coefficients=torch.zeros_like(case.coefficients))
+    y = CALLS[operation](case.x, zero, base=base)
     assert torch.equal(y, base)
 
 
 def test_groups_share_their_curve(make_case, basis, backend):
     case = make_case(basis, "apply_curves", inputs=3)
     x = torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    y = apply_curves(x, case.coefficients, case.domain, case.basis, case.denominator)
-    tensors = (case.coefficients, case.domain, case.denominator)
-    alone = [None if t is None else t.repeat_interleave(2, dim=0) for t in tensors]
-    assert torch.equal(y, apply_curves(x, alone[0], alone[1], case.basis, alone[2]))
+    y = apply_curves(x, case.curves)
+    alone = [None if t is None else t.repeat_interleave(2, dim=0) for t in case.curves[:3]]
+    assert torch.equal(y, apply_curves(x, Curves(*alone, case.basis)))
 
 
 def test_autocast_does_not_reach_the_curves(make_case, basis, operation, backend):
@@ -101,19 +99,17 @@ def test_meta_tensors(make_case, basis, operation):
 
 def test_tensors_on_different_devices_are_refused(make_case, basis, operation):
     case = make_case(basis, operation)
-    arguments = (case.domain, case.basis, case.denominator)
     with pytest.raises(ShapeError, match="Curves on meta cannot take an input on cpu"):
-        CALLS[operation](case.x, case.coefficients.to("meta"), *arguments)
+        CALLS[operation](case.x, case.curves._replace(coefficients=case.coefficients.to("meta")))
     with pytest.raises(ShapeError, match="The base is on meta, the input on cpu"):
-        CALLS[operation](case.x, case.coefficients, *arguments, base=case.x.to("meta"))
+        CALLS[operation](case.x, case.curves, base=case.x.to("meta"))
 
 
 def test_an_explicit_backend_compiles_to_one_graph(make_case, basis, operation, backend):
     torch._dynamo.reset()
     case = make_case(basis, operation).to(torch.float32)
-    arguments = (case.x, case.coefficients, case.domain, case.basis, case.denominator)
     compiled = torch.compile(CALLS[operation], fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(*arguments), CALLS[operation](*arguments), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(compiled(case.x, case.curves), call(operation, case), rtol=1e-4, atol=1e-4)
 
 
 def test_what_is_exported_runs_without_this_package(make_case, basis, operation):
@@ -121,7 +117,7 @@ def test_what_is_exported_runs_without_this_package(make_case, basis, operation)
 
     class Module(torch.nn.Module):
         def forward(self, x):
-            return CALLS[operation](x, case.coefficients, case.domain, case.basis, case.denominator)
+            return CALLS[operation](x, case.curves)
 
     program = torch.export.export(Module(), (case.x,))
     assert not [node for node in program.graph.nodes if "kansformer" in str(node.target)]
@@ -130,28 +126,28 @@ def test_what_is_exported_runs_without_this_package(make_case, basis, operation)
 
 def test_shapes_that_do_not_fit_are_refused(make_case, operation):
     case, rational = (make_case(Basis(name=name), operation) for name in ("bspline", "rational"))
-    function, x, coefficients, domain = CALLS[operation], case.x, case.coefficients, case.domain
+    function, x, curves = CALLS[operation], case.x, case.curves
     with pytest.raises(ShapeError, match=r"Input of shape \(9, 4\) does not end in the 5 curve inputs"):
-        function(x[:, 1:], coefficients, domain, case.basis)
+        function(x[:, 1:], curves)
     with pytest.raises(ShapeError, match=r"base of shape \(9, 1\) does not fit the output of shape \(9, "):
-        function(x, coefficients, domain, case.basis, base=x[:, :1])
+        function(x, curves, base=x[:, :1])
     with pytest.raises(ShapeError, match=r"Input of shape \(\)"):
-        function(torch.tensor(1.0), coefficients, domain, case.basis)
+        function(torch.tensor(1.0), curves)
     with pytest.raises(ShapeError, match=r"do not have the 8 per curve"):
-        function(x, coefficients[:, 1:], domain, case.basis)
+        function(x, curves._replace(coefficients=case.coefficients[:, 1:]))
     with pytest.raises(ShapeError, match=r"Domain of shape \(4, 2\).*expected \(5, 2\)"):
-        function(x, coefficients, domain[1:], case.basis)
+        function(x, curves._replace(domain=case.domain[1:]))
     with pytest.raises(ShapeError, match=r"Denominator of shape None.*expected \(5, 2\)"):
-        function(x, rational.coefficients, domain, rational.basis)
+        function(x, rational.curves._replace(denominator=None))
     with pytest.raises(ShapeError, match=r"Denominator of shape \(4, 2\).*expected \(5, 2\)"):
-        function(x, rational.coefficients, domain, rational.basis, rational.denominator[1:])
+        function(x, rational.curves._replace(denominator=rational.denominator[1:]))
     with pytest.raises(ShapeError, match=r"Denominator of shape \(5, 2\).*expected None"):
-        function(x, coefficients, domain, case.basis, rational.denominator)
+        function(x, curves._replace(denominator=rational.denominator))
 
 
 def test_coefficients_of_the_other_operation_are_refused(make_case):
     curves, edges = (make_case(Basis(), operation) for operation in CALLS)
     with pytest.raises(ShapeError, match=r"Coefficients of shape \(5, 8, 4\)"):
-        apply_curves(edges.x, edges.coefficients, edges.domain, edges.basis)
+        apply_curves(edges.x, edges.curves)
     with pytest.raises(ShapeError, match=r"Coefficients of shape \(5, 8\)"):
-        sum_edges(curves.x, curves.coefficients, curves.domain, curves.basis)
+        sum_edges(curves.x, curves.curves)

@@ -7,11 +7,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._device import _device_constructors
 
 from kansformer.basis import EXTRAPOLATIONS, Basis
-from kansformer.ops import reference
-from kansformer.ops.activation import KnownActivation
-from kansformer.ops.native import build, calls, curves, edges, edges_bf16
+from kansformer.ops import Curves
+from kansformer.ops.backend import BACKENDS
+from kansformer.ops.curves import ACTIVATIONS
+from kansformer.ops.native import build, edges_bf16, kernels
 
-NATIVE = {"apply_curves": curves.apply_curves, "sum_edges": edges.sum_edges}
+NATIVE = {"apply_curves": BACKENDS["native"].apply_curves, "sum_edges": BACKENDS["native"].sum_edges}
+REFERENCE = {"apply_curves": BACKENDS["reference"].apply_curves, "sum_edges": BACKENDS["reference"].sum_edges}
 NAMES = ("x", "coefficients", "denominator")
 ADDED = [
     ("apply_curves", ("base",)),
@@ -43,9 +45,9 @@ def run(function, operation, case, added=(), gradient=None):
     for name in added:
         extra = torch.randn(case.x.shape[0], outputs, generator=generator, dtype=torch.float32)
         tensors[name] = extra.to(case.x.dtype).requires_grad_()
-    arguments = [tensors.get(name) for name in NAMES]
+    curves = Curves(tensors["coefficients"], case.domain, tensors.get("denominator"), case.basis)
     extras = {name if operation == "apply_curves" else f"{name}_NO": tensors[name] for name in added}
-    output = function(*arguments, case.domain, case.basis, **extras)
+    output = function(tensors["x"], curves, **extras)
     if gradient is None:
         gradient = torch.linspace(-1, 2, output.numel(), dtype=torch.float64).reshape(output.shape)
     found = torch.autograd.grad(output, list(tensors.values()), gradient.to(output))
@@ -55,7 +57,7 @@ def run(function, operation, case, added=(), gradient=None):
 def assert_native_is_right(operation, case, added=(), looser=1.0):
     case = case.to(torch.float32)
     actual, gradients = run(NATIVE[operation], operation, case, added)
-    expected, expected_gradients = run(getattr(reference, operation), operation, case.to(torch.float64), added)
+    expected, expected_gradients = run(REFERENCE[operation], operation, case.to(torch.float64), added)
     # A rational curve's Q loses digits where it crosses zero, and the slope of |Q| multiplies what is left.
     looser *= 2.0 if case.basis.name == "rational" else 1.0
     assert_close_to_float64(actual, expected, torch.float32, looser=looser)
@@ -105,7 +107,7 @@ def test_inputs_that_are_not_finite_spoil_their_own_token_only(make_case, known_
     x = torch.tensor([torch.inf, -torch.inf, 3e38, torch.nan, 0.5]).unsqueeze(-1).expand(-1, 3).contiguous()
     case = type(case)(known_basis, x, case.coefficients, case.denominator, case.domain)
     actual, gradients = run(NATIVE[operation], operation, case)
-    expected, expected_gradients = run(getattr(reference, operation), operation, case)
+    expected, expected_gradients = run(REFERENCE[operation], operation, case)
     finite = [0, 1, 2, 4]
     assert actual[finite].isfinite().all() and actual[3].isnan().all()
     assert_close_to_float64(actual[finite], expected[finite], torch.float32)
@@ -132,7 +134,7 @@ def test_gradients_of_many_tokens_keep_their_digits(make_case, known_basis, oper
     shape = (20_000, 3 if operation == "apply_curves" else 2)
     gradient = torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).float()
     found = run(NATIVE[operation], operation, case, gradient=gradient)[1]["coefficients"]
-    wide = run(getattr(reference, operation), operation, case.to(torch.float64), gradient=gradient)
+    wide = run(REFERENCE[operation], operation, case.to(torch.float64), gradient=gradient)
     assert relative_error(found, wide[1]["coefficients"]) < 5e-7  # one sum over all tokens gives 1e-6
 
 
@@ -146,9 +148,7 @@ def test_tensors_that_are_not_contiguous_and_one_expanded_gradient(make_case, kn
     assert not odd.x.is_contiguous() and not odd.coefficients.is_contiguous()
     gradient = torch.ones(()).expand(10, 6 if operation == "apply_curves" else 3)
     actual, gradients = run(NATIVE[operation], operation, odd, gradient=gradient)
-    expected, expected_gradients = run(
-        getattr(reference, operation), operation, case.to(torch.float64), gradient=gradient
-    )
+    expected, expected_gradients = run(REFERENCE[operation], operation, case.to(torch.float64), gradient=gradient)
     assert_close_to_float64(actual, expected, torch.float32)
     assert_close_to_float64(gradients, expected_gradients, torch.float32, gradient=True, looser=2.0)
 
@@ -165,10 +165,11 @@ def test_no_tokens(make_case, known_basis, operation):
 )
 def test_one_gradient_alone(make_case, operation, name, wanted):
     case = make_case(Basis(name=name), operation).to(torch.float32)
-    expected = run(getattr(reference, operation), operation, case.to(torch.float64))[1][wanted]
+    expected = run(REFERENCE[operation], operation, case.to(torch.float64))[1][wanted]
     tensors = [None if getattr(case, n) is None else getattr(case, n).detach() for n in NAMES]
     tensors[NAMES.index(wanted)].requires_grad_()
-    output = NATIVE[operation](*tensors, case.domain, case.basis)
+    x, coefficients, denominator = tensors
+    output = NATIVE[operation](x, Curves(coefficients, case.domain, denominator, case.basis))
     gradient = torch.linspace(-1, 2, output.numel(), dtype=torch.float64).reshape(output.shape).float()
     (found,) = torch.autograd.grad(output, tensors[NAMES.index(wanted)], gradient)
     assert_close_to_float64(found, expected, torch.float32, gradient=True, looser=2.0)
@@ -180,19 +181,13 @@ def test_second_derivatives(make_case, known_basis, operation):
     def penalty(function, case):
         x = case.x.detach().requires_grad_()
         coefficients = case.coefficients.detach().requires_grad_()
-        y = function(
-            x,
-            coefficients,
-            case.denominator,
-            case.domain,
-            case.basis,
-            torch.zeros_like(x[:, :1]).expand(4, 3 if operation == "apply_curves" else 2),
-        )
+        base = torch.zeros_like(x[:, :1]).expand(4, 3 if operation == "apply_curves" else 2)
+        y = function(x, Curves(coefficients, case.domain, case.denominator, case.basis), base)
         (slope,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
         return torch.autograd.grad(slope.square().sum(), coefficients)[0]
 
     actual = penalty(NATIVE[operation], case.to(torch.float32))
-    expected = penalty(getattr(reference, operation), case)
+    expected = penalty(REFERENCE[operation], case)
     assert_close_to_float64(actual, expected, torch.float32, gradient=True, looser=3.0)  # products of gradients
 
 
@@ -204,9 +199,11 @@ def test_nothing_but_the_inputs_is_saved(make_case, known_basis, operation):
         saved[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    arguments = [None if t is None else t.requires_grad_() for t in (case.x, case.coefficients, case.denominator)]
+    for tensor in (case.x, case.coefficients, case.denominator):
+        if tensor is not None:
+            tensor.requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        NATIVE[operation](*arguments, case.domain, case.basis)
+        NATIVE[operation](case.x, case.curves)
     rest = sum(t.nbytes for t in (case.coefficients, case.denominator, case.domain) if t is not None)
     assert 0 < sum(saved.values()) <= case.x.nbytes + rest
 
@@ -217,7 +214,7 @@ def test_tensors_without_memory_take_the_definition(known_basis, operation):
         per_edge = (2,) if operation == "sum_edges" else ()
         coefficients = torch.zeros(3, known_basis.num_coefficients, *per_edge)
         denominator = torch.zeros(3, known_basis.num_denominator) if known_basis.num_denominator else None
-        y = NATIVE[operation](x, coefficients, denominator, torch.zeros(3, 2), known_basis)
+        y = NATIVE[operation](x, Curves(coefficients, torch.zeros(3, 2), denominator, known_basis))
     assert y.shape == (4, 3 if operation == "apply_curves" else 2)
 
 
@@ -233,8 +230,8 @@ def test_bfloat16(make_case, monkeypatch, bf16_form, order, extrapolation, token
     basis = Basis(grid_size=5, order=order, extrapolation=extrapolation)
     case = make_case(basis, "sum_edges", tokens, inputs, outputs).to(torch.bfloat16)
     gradient = torch.linspace(-1, 2, tokens * outputs).reshape(tokens, outputs).to(torch.bfloat16)
-    expected, expected_gradients = run(reference.sum_edges, "sum_edges", case.to(torch.float64), ("base",), gradient)
-    actual, gradients = run(edges.sum_edges, "sum_edges", case, ("base",), gradient)
+    expected, expected_gradients = run(REFERENCE["sum_edges"], "sum_edges", case.to(torch.float64), ("base",), gradient)
+    actual, gradients = run(NATIVE["sum_edges"], "sum_edges", case, ("base",), gradient)
     assert actual.dtype == torch.bfloat16 and gradients["x"].dtype == torch.bfloat16
     # Basis values are rounded before they are multiplied; in the dense form so is the gradient of each.
     assert_close_to_float64(actual, expected, torch.bfloat16, looser=1.25)
@@ -242,7 +239,7 @@ def test_bfloat16(make_case, monkeypatch, bf16_form, order, extrapolation, token
     assert_close_to_float64(gradients, expected_gradients, torch.bfloat16, gradient=True, looser=looser)
     zero = type(case)(basis, case.x, torch.zeros_like(case.coefficients), None, case.domain)
     base = torch.randn(tokens, outputs, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
-    assert torch.equal(edges.sum_edges(zero.x, zero.coefficients, None, zero.domain, basis, base), base)
+    assert torch.equal(NATIVE["sum_edges"](zero.x, zero.curves, base), base)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -272,28 +269,18 @@ def test_the_operator_of_edges_passes_torch_s_own_checks(make_case):
     torch.library.opcheck(torch.ops.kansformer.edges.default, arguments)
 
 
-FUNCTIONS = {
-    "identity": lambda x: x,
-    "silu": torch.nn.functional.silu,
-    "gelu_tanh": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
-    "relu": torch.relu,
-    "tanh": torch.tanh,
-    "zero": torch.zeros_like,
-}
-
-
-@pytest.mark.parametrize("name", calls.ACTIVATIONS)
+@pytest.mark.parametrize("name", kernels.SLOPES)
 @pytest.mark.parametrize("with_factor", [False, True])
 def test_known_activations(make_case, known_basis, name, with_factor):
     case = make_case(known_basis, "apply_curves", tokens=40, inputs=19).to(torch.float32)
     case.x[:2] = torch.tensor([[60.0], [-60.0]])
-    activation = KnownActivation(name, FUNCTIONS[name])
+    activation = ACTIVATIONS[name]
 
-    def known(*arguments, **extras):
-        return curves.apply_curves(*arguments, base=activation, **extras)
+    def known(x, curves, **extras):
+        return NATIVE["apply_curves"](x, curves, name, **extras)
 
-    def plain(x, *arguments, **extras):
-        return reference.apply_curves(x, *arguments, base=activation.function(x), **extras)
+    def plain(x, curves, **extras):
+        return REFERENCE["apply_curves"](x, curves, activation(x), **extras)
 
     added = ("factor",) if with_factor else ()
     actual, gradients = run(known, "apply_curves", case, added)
@@ -304,8 +291,8 @@ def test_known_activations(make_case, known_basis, name, with_factor):
     zero = type(case)(known_basis, case.x, torch.zeros_like(case.coefficients), case.denominator, case.domain)
     with torch.no_grad():
         x = case.x.clone()
-        y = known(x, zero.coefficients, zero.denominator, zero.domain, known_basis)
-    assert torch.equal(y, activation.function(case.x)) and torch.equal(x, case.x)
+        y = known(x, zero.curves)
+    assert torch.equal(y, activation(case.x)) and torch.equal(x, case.x)
 
 
 @pytest.mark.parametrize(("curves_in_all", "channels"), [(1, 70), (3, 17), (8, 43)])
@@ -329,18 +316,17 @@ def test_groups_of_channels_share_a_curve(make_case, known_basis, curves_in_all,
 def test_a_group_s_curve_is_that_of_each_channel_to_the_bit(make_case, known_basis, tokens):
     case = make_case(known_basis, "apply_curves", inputs=3).to(torch.float32)
     x = torch.randn(tokens, 51, generator=torch.Generator().manual_seed(1))
-    shared = (case.coefficients, case.denominator, case.domain)
-    own = [None if t is None else t.repeat_interleave(17, dim=0) for t in shared]
-    assert torch.equal(curves.apply_curves(x, *shared, known_basis), curves.apply_curves(x, *own, known_basis))
+    own = [None if t is None else t.repeat_interleave(17, dim=0) for t in case.curves[:3]]
+    assert torch.equal(NATIVE["apply_curves"](x, case.curves), NATIVE["apply_curves"](x, Curves(*own, known_basis)))
 
 
 def test_leading_axes_are_not_flattened_on_the_way(make_case, known_basis):
     case = make_case(known_basis, "apply_curves", tokens=6).to(torch.float32)
     x = case.x.reshape(2, 3, 5).requires_grad_()
-    y = curves.apply_curves(x, case.coefficients, case.denominator, case.domain, known_basis, x)
+    y = NATIVE["apply_curves"](x, case.curves, x)
     assert y.shape == x.shape
     assert not y.grad_fn.name().startswith("View")
-    flat = curves.apply_curves(case.x, case.coefficients, case.denominator, case.domain, known_basis, case.x)
+    flat = NATIVE["apply_curves"](case.x, case.curves, case.x)
     assert torch.equal(y.reshape(6, 5), flat)
 
 
@@ -352,7 +338,6 @@ def test_wide_rows_are_cut_into_tasks(make_case, tokens, inputs):
 
 def test_a_known_activation_is_twice_differentiable(make_case, known_basis):
     case = make_case(known_basis, "apply_curves", tokens=4, inputs=3)
-    activation = KnownActivation("silu", torch.nn.functional.silu)
 
     def penalty(case, function):
         x = case.x.detach().requires_grad_()
@@ -360,11 +345,10 @@ def test_a_known_activation_is_twice_differentiable(make_case, known_basis):
         return torch.autograd.grad(slope.square().sum(), x)[0]
 
     def known(x, case):
-        return curves.apply_curves(x, case.coefficients, case.denominator, case.domain, known_basis, activation)
+        return NATIVE["apply_curves"](x, case.curves, "silu")
 
     def plain(x, case):
-        base = activation.function(x)
-        return reference.apply_curves(x, case.coefficients, case.denominator, case.domain, known_basis, base)
+        return REFERENCE["apply_curves"](x, case.curves, torch.nn.functional.silu(x))
 
     actual, expected = penalty(case.to(torch.float32), known), penalty(case, plain)
     assert_close_to_float64(actual, expected, torch.float32, gradient=True, looser=3.0)  # products of gradients
@@ -373,7 +357,7 @@ def test_a_known_activation_is_twice_differentiable(make_case, known_basis):
 def test_batched_gradients_take_the_definition(make_case, known_basis, operation):
     case = make_case(known_basis, operation, 4, 3, 2).to(torch.float32)
     x = case.x.requires_grad_()
-    y = NATIVE[operation](x, case.coefficients, case.denominator, case.domain, known_basis)
+    y = NATIVE[operation](x, case.curves)
     several = torch.randn(5, *y.shape, generator=torch.Generator().manual_seed(0))
     (batched,) = torch.autograd.grad(y, x, several, is_grads_batched=True, retain_graph=True)
     single = torch.stack([torch.autograd.grad(y, x, one, retain_graph=True)[0] for one in several])

@@ -22,7 +22,7 @@ def test_apply_curves_is_a_sum_over_coefficients(make_case, name, extrapolation)
         for i in range(case.x.shape[1]):
             values = basis_values(case, n, i)
             expected[n, i] = sum(case.coefficients[i, c] * values[c] for c in range(len(values)))
-    actual = reference.apply_curves(case.x, case.coefficients, case.denominator, case.domain, case.basis)
+    actual = reference.apply_curves(case.x, case.curves)
     assert_close_to_float64(actual, expected, torch.float64)
 
 
@@ -34,13 +34,13 @@ def test_sum_edges_is_a_sum_over_inputs_and_coefficients(make_case, basis):
             values = basis_values(case, n, i)
             for o in range(2):
                 expected[n, o] += sum(case.coefficients[i, c, o] * values[c] for c in range(len(values)))
-    actual = reference.sum_edges(case.x, case.coefficients, case.denominator, case.domain, case.basis)
+    actual = reference.sum_edges(case.x, case.curves)
     assert_close_to_float64(actual, expected, torch.float64)
 
 
 def test_an_edge_sum_with_one_output_is_the_sum_of_the_curves(make_case, basis):
     case = make_case(basis, "apply_curves")
-    curves = reference.apply_curves(case.x, case.coefficients, case.denominator, case.domain, case.basis)
-    per_edge = case.coefficients.unsqueeze(-1)
-    sums = reference.sum_edges(case.x, per_edge, case.denominator, case.domain, case.basis)
+    curves = reference.apply_curves(case.x, case.curves)
+    per_edge = case.curves._replace(coefficients=case.coefficients.unsqueeze(-1))
+    sums = reference.sum_edges(case.x, per_edge)
     assert_close_to_float64(sums, curves.sum(dim=1, keepdim=True), torch.float64)

@@ -4,12 +4,11 @@ import pytest
 import sympy
 import torch
 
-from kansformer import KAN, create_dataset, find_formula, symbolic_formula
 from kansformer.errors import ConfigError, DataError, ShapeError
-from kansformer.kan import Dataset, Edge, fit, fix_symbol, kan_from_formula, load_kan, save_kan, unfix_symbol
+from kansformer.kan import KAN, Dataset, Edge, SearchSettings, create_dataset, find_formula, kan_from_formula
 from kansformer.kan.discover import shapes_for
 from kansformer.kan.edge_symbols import name_one_by_one
-from kansformer.kan.fit import rmse
+from kansformer.kan.fitting import rmse
 from kansformer.kan.scaling import Scaling
 from kansformer.symbolic import ALL_SYMBOLS, LIBRARY, SCIENCE_LIBRARY
 
@@ -34,17 +33,23 @@ def test_gauges_are_fixed_by_naming_edges_one_after_the_other():
     model = KAN([2, [0, 1], 1], grid_size=20, base="zero", domain=(0.4, 0.95))
     model.cut(0, torch.tensor([[False, True], [True, False]]))
     for channel in range(2):
-        fix_symbol(model, Edge(0, channel, channel), "x^1.5")
+        model.fix_symbol(Edge(0, channel, channel), "x^1.5")
         model.formulas[0].affine.data[-1] = torch.tensor([1.0, 0.0, 1.0, 0.0])
-        unfix_symbol(model, Edge(0, channel, channel))
+        model.unfix_symbol(Edge(0, channel, channel))
     model.layers[1].domain.copy_(torch.tensor([[0.06, 0.87]]))
     model.layers[0].requires_grad_(False)
-    fit(model, (x, y), steps=5, grid_update_every=0, **QUIET)
+    model.fit((x, y), steps=5, grid_update_every=0, **QUIET)
     model.layers[0].requires_grad_(True)
     assert rmse(model, x, y) < 1e-4
     named = name_one_by_one(model, x, y, library=SCIENCE_LIBRARY, noise=1e-6)
     assert sorted(symbol.name for formulas in named.formulas for symbol in formulas.symbols) == ["arcsin", "x", "x"]
     assert rmse(named, data.test_input, data.test_target) < 1e-10
+
+
+def test_the_functions_to_choose_from_are_named():
+    x = torch.rand(60, 1, dtype=torch.float64)
+    found = find_formula((x, torch.exp(x)), library=["x", "exp"], networks=1, **QUIET)
+    assert str(found.formulas[0]) == "exp(x_1)"
 
 
 def test_noise_ends_the_search():
@@ -60,7 +65,7 @@ def test_shapes_begin_with_simple_ones():
         shapes = shapes_for(inputs, 2)
         assert shapes[0].width == [inputs, 2] and all(shape.width[-1] == 2 for shape in shapes)
         for shape in shapes:
-            straight = [formula[2].name for formula in shape.build(0).formulas[-1].edges()]
+            straight = [formula[2].name for formula in shape.build(0, SearchSettings()).formulas[-1].edges()]
             assert straight == ["x"] * (2 * shape.width[-2][1] if shape.linear_products else 0)
 
 
@@ -72,7 +77,7 @@ def test_scaled_networks_become_networks_of_the_columns():
     scaled = scaling.apply(data)
     assert [end.item() for end in scaled.train_input.aminmax()] == pytest.approx([-1, 1])
     model = KAN([2, 2, 2], base="zero", seed=1)
-    fit(model, scaled, steps=3, **QUIET)
+    model.fit(scaled, steps=3, **QUIET)
     before = model(scaled.train_input).detach()
     scaling.undo(model)
     torch.testing.assert_close(model(x).detach(), before * scaling.spread + scaling.mean)
@@ -82,7 +87,7 @@ def test_functions_of_formulas_are_known_by_name(tmp_path):
     assert {"arcsin", "arctanh", "cosh"} <= set(SCIENCE_LIBRARY.names) - set(LIBRARY.names)
     assert set(ALL_SYMBOLS.names) == {*SCIENCE_LIBRARY.names, *LIBRARY.names}
     model = kan_from_formula(sympy.asin(X / 2) + sympy.cosh(Y))
-    again = load_kan(save_kan(model, tmp_path / "kan"))
+    again = KAN.load(model.save(tmp_path / "kan"))
     x = torch.rand(5, 2, dtype=torch.float64)
     assert torch.equal(again(x), model(x))
 
@@ -108,7 +113,7 @@ def test_formulas_become_networks(formula):
     x = torch.rand(40, 3, dtype=torch.float64) + 0.1
     expected = sympy.lambdify((X, Y, Z), formula, "numpy")(*x.T.numpy())
     torch.testing.assert_close(model(x)[:, 0].detach(), torch.as_tensor(expected, dtype=torch.float64).expand(40))
-    back = sympy.lambdify((X, Y, Z), symbolic_formula(model, variables=["x", "y", "z"])[0], "numpy")(*x.T.numpy())
+    back = sympy.lambdify((X, Y, Z), model.formula(variables=["x", "y", "z"])[0], "numpy")(*x.T.numpy())
     torch.testing.assert_close(torch.as_tensor(back, dtype=torch.float64).expand(40), model(x)[:, 0].detach())
 
 
@@ -118,7 +123,7 @@ def test_several_outputs_keep_their_order_and_edges_become_curves():
     expected = torch.stack([x.prod(1), x.sum(1), x[:, 0] ** 2], dim=1)
     torch.testing.assert_close(model(x).detach(), expected)
     edge = next(edge for edge in model.edges() if edge.layer == 0)
-    unfix_symbol(model, edge)
+    model.unfix_symbol(edge)
     torch.testing.assert_close(model(x).detach(), expected, atol=1e-4, rtol=0)
     assert isinstance(edge, Edge) and model.curved(0).sum() == 1
 
@@ -127,12 +132,12 @@ def test_formulas_become_curves_where_their_inputs_are():
     model = kan_from_formula(sympy.exp(X**2) + sympy.sqrt(Y))
     x = torch.rand(50, 2, dtype=torch.float64) * torch.tensor([2.0, 5.0]) + 0.5
     outer = next(e for e in model.edges() if e.layer == 1 and model.formulas[1].symbols[e.input].name == "exp")
-    unfix_symbol(model, outer, x)
+    model.unfix_symbol(outer, x)
     expected = torch.exp(x[:, :1] ** 2) + x[:, 1:].sqrt()
     assert (model(x).detach() - expected).abs().max() < 0.05 * expected.max()
     edge = next(edge for edge in kan_from_formula(sympy.sqrt(X)).edges())
     with pytest.raises(DataError, match="is not finite everywhere on its grid"):
-        unfix_symbol(kan_from_formula(sympy.sqrt(X)), edge)
+        kan_from_formula(sympy.sqrt(X)).unfix_symbol(edge)
 
 
 def test_variables_are_told_apart_by_name():

@@ -13,9 +13,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from kansformer import KAN
 from kansformer.errors import ConfigError, DataError
-from kansformer.kan import FitHistory, KANClassifier, KANRegressor
+from kansformer.kan import KAN, FitHistory, KANClassifier, KANRegressor
 
 BOTH = [KANRegressor, KANClassifier]
 
@@ -194,8 +193,8 @@ def test_a_single_class_is_an_error(moons):
         ({"hidden": ("5",)}, "A width must be a number of nodes or a pair"),
         ({"basis": "splines"}, "Unknown basis 'splines'. Choose one of: bspline"),
         ({"grid_size": 2.5}, "grid_size must be a whole number from 1 to 10000, got 2.5"),
-        ({"steps": -1}, "steps must be a whole number of 0 or more, got -1"),
-        ({"sparsity": -1.0}, "sparsity must be a number of 0 or more, got -1.0"),
+        ({"steps": -1}, "steps must be a whole number of at least 0, got -1"),
+        ({"sparsity": -1.0}, "sparsity must be a finite number of at least 0, got -1.0"),
     ],
 )
 @pytest.mark.parametrize("estimator", BOTH)

@@ -6,10 +6,9 @@ import sys
 import pytest
 import torch
 
-from kansformer import KAN, create_dataset, fit, refine_grid
 from kansformer.errors import ConfigError, DataError, ShapeError
-from kansformer.kan import Dataset, Edge, fix_symbol, node_scores, prune, prune_inputs
-from kansformer.kan.fit import rmse
+from kansformer.kan import KAN, Dataset, Edge, SearchSettings, create_dataset
+from kansformer.kan.fitting import rmse
 from kansformer.kan.linearize import Inputs, Parameters, higher_features, jacobian, network_states
 from kansformer.kan.penalties import quadratic_size_penalty, size_penalty
 
@@ -29,8 +28,8 @@ def data():
 @pytest.mark.parametrize("extrapolation_domain", [(-1.0, 1.0), (-0.3, 0.4)])
 def test_the_jacobian_is_the_derivative(basis, extrapolation_domain, data):
     model = KAN([2, [2, 1], 2], basis=basis, order=4, seed=1, domain=extrapolation_domain)
-    fix_symbol(model, Edge(0, 0, 1), "sin")
-    fix_symbol(model, Edge(1, 2, 1), "tanh")
+    model.fix_symbol(Edge(0, 0, 1), "sin")
+    model.fix_symbol(Edge(1, 2, 1), "tanh")
     x = data.train_input[:20]
     parameters = Parameters(model)
     vector = parameters.read()
@@ -73,7 +72,7 @@ def test_the_quadratic_penalty_touches_the_penalty_from_above():
 def test_every_optimizer_fits(optimizer, steps, bound, data):
     model = KAN([2, 5, 1], seed=1)
     threads, state = torch.get_num_threads(), torch.get_rng_state()
-    history = fit(model, data, optimizer=optimizer, steps=steps, **QUIET)
+    history = model.fit(data, optimizer=optimizer, steps=steps, **QUIET)
     assert history.train_error[-1] < bound and history.test_error[-1] < 2 * bound
     assert history.train_error[-1] == pytest.approx(rmse(model, data.train_input, data.train_target), rel=1e-6)
     assert len(history.to_pandas()) == len(history) <= steps and "RMSE" in str(history)
@@ -85,8 +84,8 @@ def test_batches_and_loaders(data):
     loader = torch.utils.data.DataLoader(pairs, batch_size=50)
     for kind, more in ((loader, {}), (data, {"batch_size": 50})):
         model = KAN([2, 5, 1], seed=1)
-        assert fit(model, kind, optimizer="adam", steps=30, **more, **QUIET).train_error[-1] < 0.1
-    assert fit(KAN([2, 5, 1], seed=1), loader, steps=20, **QUIET).train_error[-1] < 1e-2
+        assert model.fit(kind, optimizer="adam", steps=30, **more, **QUIET).train_error[-1] < 0.1
+    assert KAN([2, 5, 1], seed=1).fit(loader, steps=20, **QUIET).train_error[-1] < 1e-2
 
 
 def test_classes_are_fitted_by_cross_entropy():
@@ -94,21 +93,21 @@ def test_classes_are_fitted_by_cross_entropy():
     label = (x.square().sum(-1) < 1).long()
     model = KAN([2, 3, 2])
     target = torch.nn.functional.one_hot(label, 2).double()
-    fit(model, (x, target), optimizer="lbfgs", loss="cross_entropy", steps=30, **QUIET)
+    model.fit((x, target), optimizer="lbfgs", loss="cross_entropy", steps=30, **QUIET)
     assert (model.predict(x).argmax(-1) == label).double().mean() > 0.95
 
 
 def test_sparse_networks_are_pruned_without_loss(data):
     model = KAN([2, 5, 1], seed=0)
-    fit(model, data, steps=30, sparsity=3e-3, **QUIET)
-    before, scores = rmse(model, data.train_input, data.train_target), node_scores(model, data.train_input)
-    result = prune(model, data.train_input, data.train_target)
+    model.fit(data, steps=30, sparsity=3e-3, **QUIET)
+    before, scores = rmse(model, data.train_input, data.train_target), model.node_scores(data.train_input)
+    result = model.prune((data.train_input, data.train_target))
     assert result.rmse_before == pytest.approx(before) and result.rmse_after <= 1.2 * before
     assert result.removed > 0 and result.edges == list(model.edges())
     assert sum(int(alive.sum()) for alive in model.alive) == 15 - result.removed
     assert len(scores.nodes[1]) == 5 and scores.nodes[2].sum().item() == pytest.approx(1)
     kept = list(model.edges())
-    fit(model, data, steps=5, **QUIET)
+    model.fit(data, steps=5, **QUIET)
     assert list(model.edges()) == kept
     gone = ~model.alive[0]
     assert not model.layers[0].weight.mT[gone].any() and not model.layers[0].coefficients.mT[gone].any()
@@ -116,7 +115,7 @@ def test_sparse_networks_are_pruned_without_loss(data):
 
 def test_pruning_everything_leaves_a_path(data):
     model = KAN([2, 4, 3, 1], seed=0)
-    result = prune(model, data.train_input, threshold=10.0)
+    result = model.prune(data.train_input, threshold=10.0)
     assert [int(alive.sum()) for alive in model.alive] == [1, 1, 1] and result.rmse_after is None
     assert model(data.test_input).isfinite().all()
 
@@ -124,9 +123,9 @@ def test_pruning_everything_leaves_a_path(data):
 def test_dead_edges_stay_dead_under_every_optimizer(data):
     for optimizer in ("lm", "lbfgs", "adam"):
         model = KAN([2, 4, 1], seed=0)
-        prune(model, data.train_input, threshold=0.2)
+        model.prune(data.train_input, threshold=0.2)
         edges = list(model.edges())
-        fit(model, data, optimizer=optimizer, steps=3, **QUIET)
+        model.fit(data, optimizer=optimizer, steps=3, **QUIET)
         for index, layer in enumerate(model.layers):
             gone = ~model.alive[index]
             assert not layer.coefficients.mT[gone].any() and not layer.weight.mT[gone].any()
@@ -136,31 +135,31 @@ def test_dead_edges_stay_dead_under_every_optimizer(data):
 def test_inputs_that_do_nothing_are_cut():
     data = create_dataset(lambda x: torch.sin(2 * x[:, :1]) + x[:, 2:3], 3, num_train=300, num_test=0)
     model = KAN([3, 2, 1], seed=0)
-    fit(model, data, steps=30, sparsity=1e-3, **QUIET)
+    model.fit(data, steps=30, sparsity=1e-3, **QUIET)
     before = rmse(model, data.train_input, data.train_target)
-    assert prune_inputs(model, data.train_input) == [0, 2]
+    assert model.prune_inputs(data.train_input) == [0, 2]
     assert not model.alive[0][1].any()
     assert rmse(model, data.train_input, data.train_target) == pytest.approx(before, rel=0.2, abs=5e-3)
 
 
 def test_a_finer_grid_computes_the_same(data):
     model = KAN([2, 3, 1], seed=0)
-    fit(model, data, steps=10, **QUIET)
+    model.fit(data, steps=10, **QUIET)
     before = model(data.test_input).detach()
-    refine_grid(model, 15)
+    model.refine(15)
     torch.testing.assert_close(model(data.test_input).detach(), before, rtol=0, atol=1e-12)
 
 
 def test_several_starts_are_no_worse(data):
     one, many = KAN([2, 2, 1], seed=0), KAN([2, 2, 1], seed=0)
-    errors = [fit(m, data, steps=15, starts=n, **QUIET).train_error[-1] for m, n in ((one, 1), (many, 4))]
+    errors = [m.fit(data, steps=15, starts=n, **QUIET).train_error[-1] for m, n in ((one, 1), (many, 4))]
     assert errors[1] <= 1.5 * errors[0]
 
 
 def test_a_fit_that_explodes_keeps_the_best_network(data):
     model = KAN([2, 3, 1], seed=0)
     before = rmse(model, data.train_input, data.train_target)
-    history = fit(model, data, optimizer="adam", learning_rate=1e200, steps=5, **QUIET)
+    history = model.fit(data, optimizer="adam", lr=1e200, steps=5, **QUIET)
     assert "the best network was put back" in history.stopped
     assert rmse(model, data.train_input, data.train_target) == pytest.approx(before)
 
@@ -174,7 +173,7 @@ BAD = {
     ),
     "wrong width": (lambda d: (d.train_input[:, :1], d.train_target), ShapeError, "has 2 inputs and 1 outputs"),
     "no samples": (lambda d: (d.train_input[:0], d.train_target[:0]), DataError, "no samples to train on"),
-    "other lengths": (lambda d: (d.train_input[:3], d.train_target), ShapeError, "with as many rows"),
+    "other lengths": (lambda d: (d.train_input[:3], d.train_target), ShapeError, "with the same number of rows"),
 }
 
 
@@ -182,34 +181,34 @@ BAD = {
 def test_bad_samples_are_an_error(case, data):
     make, error, match = BAD[case]
     with pytest.raises(error, match=match):
-        fit(KAN([2, 2, 1]), make(data), **QUIET)
+        KAN([2, 2, 1]).fit(make(data), **QUIET)
 
 
 def test_odd_samples_are_fitted():
     """A single row, and a column that never varies."""
     one = (torch.tensor([[0.5, 0.5]], dtype=torch.float64), torch.tensor([[2.0]], dtype=torch.float64))
-    assert fit(KAN([2, 2, 1]), one, steps=10, **QUIET).train_error[-1] < 1e-2
+    assert KAN([2, 2, 1]).fit(one, steps=10, **QUIET).train_error[-1] < 1e-2
     x = torch.randn(100, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     x[:, 1] = 3.0
-    assert fit(KAN([2, 2, 1]), (x, torch.sin(x[:, :1])), steps=20, **QUIET).train_error[-1] < 1e-2
+    assert KAN([2, 2, 1]).fit((x, torch.sin(x[:, :1])), steps=20, **QUIET).train_error[-1] < 1e-2
 
 
 def test_bad_settings_are_an_error(data):
     model = KAN([2, 2, 1])
     with pytest.raises(ConfigError, match="Unknown optimizer 'sgd'. Choose one of: lm, lbfgs, adam"):
-        fit(model, data, optimizer="sgd")
+        model.fit(data, optimizer="sgd")
     with pytest.raises(ConfigError, match="'cross_entropy' cannot be fitted by 'lm'"):
-        fit(model, data, loss="cross_entropy")
-    with pytest.raises(ConfigError, match="sparsity must be a number of 0 or more, got -1"):
-        fit(model, data, sparsity=-1.0)
-    with pytest.raises(ConfigError, match="steps must be a whole number of 0 or more, got -1"):
-        fit(model, data, steps=-1)
+        model.fit(data, loss="cross_entropy")
+    with pytest.raises(ConfigError, match="sparsity must be a finite number of at least 0, got -1"):
+        model.fit(data, sparsity=-1.0)
+    with pytest.raises(ConfigError, match="steps must be a whole number of at least 0, got -1"):
+        model.fit(data, steps=-1)
     with pytest.raises(ConfigError, match="ranges must be one"):
         create_dataset(product_of_sines, 2, ranges=(1.0, -1.0))
     with pytest.raises(DataError, match="targets are not finite"):
         create_dataset(lambda x: (x[:, :1] - 5).log(), 2)
-    with pytest.raises(ConfigError, match="prune takes a KAN. For a converted model use kansformer.interp.prune"):
-        prune(torch.nn.Linear(1, 1), data.train_input)
+    with pytest.raises(ConfigError, match="threshold must be a finite number of at least 0, got -1"):
+        model.prune(data, threshold=-1)
     assert isinstance(data, Dataset)
 
 
@@ -234,7 +233,7 @@ def test_frozen_parameters_stay(optimizer, data):
     model.layers[0].requires_grad_(False)
     model.layers[1].bias.requires_grad_(False)
     before = {name: tensor.clone() for name, tensor in model.named_parameters()}
-    history = fit(model, data, optimizer=optimizer, steps=5, grid_update_every=0, **QUIET)
+    history = model.fit(data, optimizer=optimizer, steps=5, grid_update_every=0, **QUIET)
     assert history.train_error[-1] < rmse(KAN([2, 3, 1], seed=1), data.train_input, data.train_target)
     changed = {name for name, tensor in model.named_parameters() if not torch.equal(tensor, before[name])}
     assert changed == {"layers.1.weight", "layers.1.coefficients"}
@@ -246,7 +245,7 @@ def test_smooth_curves_generalise_from_noise():
     noisy = Dataset(clean.train_input, clean.train_target + noise, clean.test_input, clean.test_target)
     errors = []
     for smoothness in (0.0, 3e-3):
-        errors.append(fit(KAN([2, 5, 1], seed=1), noisy, steps=20, smoothness=smoothness, **QUIET).test_error[-1])
+        errors.append(KAN([2, 5, 1], seed=1).fit(noisy, steps=20, smoothness=smoothness, **QUIET).test_error[-1])
     assert errors[1] < 0.15 and errors[1] < errors[0] / 2
 
 
@@ -254,9 +253,9 @@ def test_a_lines_smoothness_costs_nothing():
     model = KAN([1, 1], base="zero")
     layer = model.layers[0]
     x = torch.linspace(-1, 1, 30, dtype=torch.float64)[:, None]
-    fit(model, (x, 3 * x + 1), steps=10, smoothness=10.0, **QUIET)
+    model.fit((x, 3 * x + 1), steps=10, smoothness=10.0, **QUIET)
     assert rmse(model, x, 3 * x + 1) < 1e-6
-    parabola = fit(model, (x, x**2), steps=10, smoothness=1.0, **QUIET)
+    parabola = model.fit((x, x**2), steps=10, smoothness=1.0, **QUIET)
     with torch.no_grad():
         second = higher_features(layer, x, 2)[2, :, 0, 1:] @ layer.coefficients[0, :, 0]
     assert parabola.train_error[-1] > 0.1 and second.abs().max() < 1  # 2 where it is free to bend
@@ -265,7 +264,7 @@ def test_a_lines_smoothness_costs_nothing():
 def test_classes_are_measured_by_their_loss():
     x = torch.linspace(-1, 1, 60, dtype=torch.float64)[:, None]
     y = torch.cat([(x > 0).double(), (x <= 0).double()], dim=1)
-    history = fit(KAN([1, 2], seed=1), (x, y), loss="cross_entropy", optimizer="adam", steps=30, **QUIET)
+    history = KAN([1, 2], seed=1).fit((x, y), loss="cross_entropy", optimizer="adam", steps=30, **QUIET)
     assert history.measure == "cross entropy" and "cross entropy" in str(history)
     assert history.train_error[-1] < 0.7 * history.train_error[0] < 0.7
 
@@ -275,25 +274,25 @@ def test_batches_of_any_iterable_are_used(data):
     batches = list(zip(x.split(25), y.split(25), strict=True))
     errors = []
     for given in (batches, iter(batches), [(a.numpy(), b.numpy()) for a, b in batches]):
-        errors.append(fit(KAN([2, 2, 1], seed=1), given, optimizer="adam", steps=5, **QUIET).train_error)
+        errors.append(KAN([2, 2, 1], seed=1).fit(given, optimizer="adam", steps=5, **QUIET).train_error)
     assert errors[0] == errors[1] == errors[2] and errors[0][-1] < errors[0][0]
-    once = fit(KAN([2, 2, 1], seed=1), (x.numpy(), y.numpy()), optimizer="adam", steps=5, **QUIET).train_error
+    once = KAN([2, 2, 1], seed=1).fit((x.numpy(), y.numpy()), optimizer="adam", steps=5, **QUIET).train_error
     assert once != errors[0]  # five steps instead of twenty
     with pytest.raises(DataError, match="no samples to train on"):
-        fit(KAN([2, 2, 1]), [], optimizer="adam", **QUIET)
+        KAN([2, 2, 1]).fit([], optimizer="adam", **QUIET)
 
 
 def test_settings_of_other_optimizers_are_refused(data):
     for settings, match in [
         ({"batch_size": 7}, "batch_size=7 is of adam"),
-        ({"learning_rate": 0.1}, "learning_rate=0.1 is of adam and lbfgs"),
-        ({"optimizer": "adam", "batch_size": 0}, "batch_size must be a whole number of 1 or more, got 0"),
-        ({"optimizer": "adam", "learning_rate": -1.0}, "learning_rate must be a positive number, got -1.0"),
+        ({"lr": 0.1}, "lr=0.1 is of adam and lbfgs"),
+        ({"optimizer": "adam", "batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
+        ({"optimizer": "adam", "lr": -1.0}, "lr must be a finite number above 0, got -1.0"),
     ]:
         with pytest.raises(ConfigError, match=match):
-            fit(KAN([2, 2, 1]), data, **settings, **QUIET)
+            KAN([2, 2, 1]).fit(data, **settings, **QUIET)
     with pytest.raises(DataError, match="probabilities of two classes or more in every row"):
-        fit(KAN([2, 2, 1]), data, optimizer="adam", loss="cross_entropy", **QUIET)
+        KAN([2, 2, 1]).fit(data, optimizer="adam", loss="cross_entropy", **QUIET)
 
 
 @pytest.mark.parametrize("given", ["one column", "not finite", "empty", "narrow"])
@@ -310,14 +309,14 @@ def test_pruning_checks_its_samples(given, data):
     else:
         x = x[:, :1]
     with pytest.raises((ShapeError, DataError)):
-        prune(model, x, y)
+        model.prune((x, y))
     assert torch.equal(model(data.test_input).detach(), before)
 
 
 def test_an_interrupt_leaves_the_best_network(data, monkeypatch):
     model = KAN([2, 3, 1], seed=1)
     x, y = data.train_input, data.train_target
-    fit(model, (x, y), steps=3, grid_update_every=0, **QUIET)
+    model.fit((x, y), steps=3, grid_update_every=0, **QUIET)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     calls = []
 
@@ -327,15 +326,40 @@ def test_an_interrupt_leaves_the_best_network(data, monkeypatch):
             raise KeyboardInterrupt
         return network_states(*args)
 
-    monkeypatch.setattr(sys.modules["kansformer.kan.fit"], "network_states", interrupted)
+    monkeypatch.setattr(sys.modules["kansformer.kan.fitting"], "network_states", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        fit(model, (x, y), steps=3, grid_update_every=0, **QUIET)
+        model.fit((x, y), steps=3, grid_update_every=0, **QUIET)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 def test_pruning_keeps_frozen_parameters_frozen(data):
     model = KAN([2, 5, 1], seed=1)
-    fit(model, data, steps=10, sparsity=1e-2, **QUIET)
+    model.fit(data, steps=10, sparsity=1e-2, **QUIET)
     model.requires_grad_(False)
-    prune(model, data.train_input, threshold=0.1)
+    model.prune(data.train_input, threshold=0.1)
     assert model.width[1][0] < 5 and not any(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e3])
+def test_sparsify_leaves_the_edges_that_explain_the_data(scale, data):
+    x, y = data.train_input, scale * torch.exp(torch.sin(math.pi * data.train_input[:, [0]]))
+    model = KAN([2, 4, 1], seed=0)
+    error = model.sparsify((x, y))
+    assert error == pytest.approx(rmse(model, x, y)) and error < 0.02 * float(y.std())
+    assert model.width == [(2, 0), (1, 0), (1, 0)] and {edge.input for edge in model.edges()} == {0}
+    with pytest.raises(ConfigError, match="sparsity must be a finite number of at least 0"):
+        model.sparsify((x, y), settings=SearchSettings(sparsity=-1.0))
+
+
+def test_progress_is_reported(data):
+    calls = []
+    KAN([2, 2, 1]).fit(data, steps=2, progress=lambda *call: calls.append(call))
+    assert [call[:3] for call in calls] == [("fit", 1, 2), ("fit", 2, 2)] and "RMSE" in calls[0][3]
+
+
+def test_grids_move_to_samples(data):
+    model = KAN([2, 2, 1], domain=(-5.0, 5.0))
+    for given in (data, (data.train_input, data.train_target), data.train_input):
+        assert model.update_grid(given, margin=0.0) is model
+        ranges = torch.stack(data.train_input.aminmax(dim=0), dim=1)
+        torch.testing.assert_close(model.layers[0].domain, ranges)

@@ -7,9 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from kansformer import KAN
 from kansformer.errors import CheckpointError, ConfigError, ShapeError, SlotError
-from kansformer.kan import Edge, fix_symbol, load_kan, save_kan
+from kansformer.kan import KAN, Edge
 from kansformer.symbolic import LIBRARY, Symbol
 
 
@@ -52,29 +51,29 @@ def test_derivatives():
 def test_a_network_is_saved_and_loaded_as_it_was(basis, tmp_path):
     library = LIBRARY.with_symbol(Symbol(name="own", function=torch.sin, sympy=lambda z: z, complexity=2))
     model = KAN([2, [2, 1], 1], basis=basis, order=4, seed=2)
-    fix_symbol(model, Edge(0, 1, 0), "own", library=library)
+    model.fix_symbol(Edge(0, 1, 0), "own", library=library)
     model.cut(0, Edge_mask(model, 0, 1))
-    save_kan(model, tmp_path)
+    model.save(tmp_path)
     x = torch.randn(5, 2, dtype=torch.float64)
-    again = load_kan(tmp_path, library=library)
+    again = KAN.load(tmp_path, library=library)
     assert torch.equal(again(x), model(x)) and [*again.edges()] == [*model.edges()]
     assert torch.equal(copy.deepcopy(model)(x), model(x))
     with pytest.raises(ConfigError, match="No function is named 'own'"):
-        load_kan(tmp_path)
-    save_kan(KAN([2, 1]), tmp_path)
-    assert len(list(tmp_path.iterdir())) == 2 and load_kan(tmp_path).width == [(2, 0), (1, 0)]
+        KAN.load(tmp_path)
+    KAN([2, 1]).save(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2 and KAN.load(tmp_path).width == [(2, 0), (1, 0)]
 
 
 def test_damaged_folders_are_refused(tmp_path):
     model = KAN([2, 2, 1])
-    fix_symbol(model, Edge(0, 1, 0), "sin")
-    save_kan(model, tmp_path)
+    model.fix_symbol(Edge(0, 1, 0), "sin")
+    model.save(tmp_path)
     config, (tensors,) = tmp_path / "kan.json", tmp_path.glob("*.safetensors")
     good, numbers = json.loads(config.read_text()), tensors.read_bytes()
 
     def refused(match):
         with pytest.raises(CheckpointError, match=match):
-            load_kan(tmp_path)
+            KAN.load(tmp_path)
 
     for changes, match in [
         ({"width": [10**9, 2, 1]}, "whose layer 0 would have coefficients"),
@@ -125,8 +124,8 @@ def test_bad_input():
     with pytest.raises(ShapeError, match=r"The network has 2 inputs, got \(4, 3\)"):
         model(torch.zeros(4, 3, dtype=torch.float64))
     with pytest.raises(SlotError, match=r"The edge \(0, 5 -> 0\) is not there, or was pruned. Layer 0 has: 0 -> 0"):
-        fix_symbol(model, Edge(0, 5, 0), "sin")
+        model.fix_symbol(Edge(0, 5, 0), "sin")
     with pytest.raises(SlotError, match="There is no layer 7: choose from 0 to 1"):
-        fix_symbol(model, Edge(7, 0, 0), "sin")
+        model.fix_symbol(Edge(7, 0, 0), "sin")
     with pytest.raises(ConfigError, match="No function is named 'sinn'"):
-        fix_symbol(model, Edge(0, 0, 0), "sinn")
+        model.fix_symbol(Edge(0, 0, 0), "sinn")

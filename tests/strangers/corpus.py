@@ -7,11 +7,11 @@ import torch
 from tiny_models import tiny_llama
 from transformers import LlamaForCausalLM
 
-from kansformer import KAN, KANConfig, convert, save_curves
+from kansformer import KANConfig, convert, save_curves
 from kansformer.conversion import ConversionRecord, replace_feed_forwards
 from kansformer.conversion.record import record_of
 from kansformer.hub import write_card
-from kansformer.kan import save_kan
+from kansformer.kan import KAN
 from kansformer.symbolic import ALL_SYMBOLS
 
 MODELS = {
@@ -98,8 +98,8 @@ def make_corpus(folder: Path, recipes: Path) -> None:
     network.formulas[0].add(0, 1, ALL_SYMBOLS.named("sin"), (1.0, 0.5, 2.0, 0.0))
     network.formulas[1].add(0, 0, ALL_SYMBOLS.named("x^2"), (1.0, 0.0, 1.0, 0.0))
     for kind in ("kan", "kan-card"):
-        save_kan(network, folder / kind / "sums")
-        save_kan(KAN([1, 2], basis="rational", dtype=torch.float32), folder / kind / "rational")
+        network.save(folder / kind / "sums")
+        KAN([1, 2], basis="rational", dtype=torch.float32).save(folder / kind / "rational")
     for name in RECIPES:
         text = (recipes / f"{name}.yaml").read_text(encoding="utf-8")
         for target in (folder / "recipe" / name / "recipe.yaml", folder / "resume" / name / "recipe.yaml"):

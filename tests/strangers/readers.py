@@ -27,7 +27,7 @@ from kansformer.conversion.transformers_patches import TRIPWIRE
 from kansformer.errors import KansformerError
 from kansformer.hub import write_card
 from kansformer.hub.model_folder import ModelFolder
-from kansformer.kan import kan_from_formula, load_kan
+from kansformer.kan import KAN, kan_from_formula
 from kansformer.nn.curves import CURVE_PARAMETERS, curved_modules
 from kansformer.safe_io import read_json
 from kansformer.training.data.files import table_rows
@@ -92,7 +92,7 @@ def read_curves(folder: Path, rng: random.Random) -> None:
 
 def read_network(folder: Path, rng: random.Random) -> None:
     """A stand-alone network."""
-    model = load_kan(folder)
+    model = KAN.load(folder)
     (file,) = (json.loads((folder / "kan.json").read_text(encoding="utf-8"))["tensors"],)
     tensors, state = load_file(folder / file), model.state_dict()
     _see(set(tensors) == set(state), "other tensors")

@@ -4,8 +4,9 @@ import pytest
 import torch
 from tiny_models import make, randomize_curves
 
-from kansformer import KANConfig, KANLinear, convert, edge_curves, record_edges
+from kansformer import KANConfig, KANLinear, convert
 from kansformer.errors import ConfigError
+from kansformer.interp import edge_curves, record_edges
 from kansformer.views import plot_curves
 
 pytest.importorskip("matplotlib", reason="needs the extra plot: pip install 'kansformer[plot]'")

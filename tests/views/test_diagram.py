@@ -3,10 +3,8 @@
 import pytest
 import torch
 
-from kansformer import KAN, create_dataset, fit
 from kansformer.errors import ConfigError, SlotError
-from kansformer.kan import Edge, fix_symbol, prune
-from kansformer.views import plot_edge, plot_history, plot_kan
+from kansformer.kan import KAN, Edge, create_dataset
 
 pytest.importorskip("matplotlib", reason="needs the extra plot: pip install 'kansformer[plot]'")
 
@@ -19,14 +17,14 @@ def data():
 @pytest.fixture(scope="module")
 def model(data):
     model = KAN([2, [3, 1], 1], seed=0)
-    fit(model, data, steps=10, sparsity=1e-3, progress=False)
-    fix_symbol(model, Edge(0, 0, 0), "sin", data.train_input)
+    model.fit(data, steps=10, sparsity=1e-3, progress=False)
+    model.fix_symbol(Edge(0, 0, 0), "sin", data.train_input)
     return model
 
 
 def test_every_edge_has_a_curve(model, data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    figure = plot_kan(model, data.train_input, inputs=["mass", "speed"], outputs=["energy"])
+    figure = model.plot(data, variables=["mass", "speed"], outputs=["energy"])
     assert len(figure.axes[0].child_axes) == len(list(model.edges())) == 14
     texts = {text.get_text() for text in figure.axes[0].texts}
     assert texts == {"mass", "speed", "energy", "sin"}
@@ -37,7 +35,7 @@ def test_every_edge_has_a_curve(model, data, tmp_path, monkeypatch):
 
 def test_the_drawn_curves_are_the_edges(data):
     model = KAN([2, 2, 1], seed=0)
-    figure = plot_edge(model, Edge(0, 1, 0), data.train_input)
+    figure = model.plot_edge(Edge(0, 1, 0), data.train_input)
     line = figure.axes[0].lines[0]
     x = torch.zeros(100, 2, dtype=torch.float64)
     x[:, 1] = torch.as_tensor(line.get_xdata())
@@ -47,19 +45,25 @@ def test_the_drawn_curves_are_the_edges(data):
     assert differences.std() < 1e-9 and base.isfinite()  # the other input adds a constant
 
 
+def test_without_data_the_grids_say_the_range():
+    axes = KAN([2, 1], domain=(0.0, 4.0)).plot().axes[0].child_axes[0]
+    low, high = axes.lines[0].get_xdata()[[0, -1]]
+    assert 0 <= low < 0.1 and 3.9 < high <= 4
+
+
 def test_pruned_edges_are_not_drawn(data):
     model = KAN([2, 4, 1], seed=0)
-    prune(model, data.train_input, threshold=0.2)
-    assert len(plot_kan(model, data.train_input).axes[0].child_axes) == len(list(model.edges())) < 12
+    model.prune(data.train_input, threshold=0.2)
+    assert len(model.plot(data.train_input).axes[0].child_axes) == len(list(model.edges())) < 12
 
 
 def test_the_history_is_drawn(data):
-    history = fit(KAN([2, 2, 1]), data, steps=3, progress=False)
-    assert [line.get_label() for line in plot_history(history).axes[0].lines] == ["train", "test"]
+    history = KAN([2, 2, 1]).fit(data, steps=3, progress=False)
+    assert [line.get_label() for line in history.plot().axes[0].lines] == ["train", "test"]
 
 
 def test_bad_input(model, data):
     with pytest.raises(ConfigError, match=r"has 2 inputs, and 1 names were given: \['a'\]"):
-        plot_kan(model, data.train_input, inputs=["a"])
+        model.plot(data.train_input, variables=["a"])
     with pytest.raises(SlotError, match="is not there, or was pruned"):
-        plot_edge(model, Edge(0, 9, 0), data.train_input)
+        model.plot_edge(Edge(0, 9, 0), data)

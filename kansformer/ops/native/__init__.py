@@ -1,1 +1,1 @@
-"""The fast CPU path: C++ kernels that are built on demand, and their autograd functions."""
+"""The fast CPU path: C++ kernels that are built on demand, and the operations that call them."""

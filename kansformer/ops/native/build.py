@@ -18,9 +18,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-import torch
-
 from kansformer.errors import BackendError
+from kansformer.files import atomic_file
 
 HERE = Path(__file__).parent
 SOURCES = ("curves.cpp", "edges.cpp", "edges_bf16.cpp", "edges_dense.cpp")
@@ -31,20 +30,26 @@ FLAGS = (
     *("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
 )
 
-_POINTER, _LONG, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-SIGNATURES = {
-    "edges_forward": [_POINTER] * 6 + [_LONG] * 3 + [_INT] * 4,
-    "edges_input_gradient": [_POINTER] * 6 + [_LONG] * 3 + [_INT] * 4,
-    "edges_weight_gradient": [_POINTER] * 5 + [_LONG] * 3 + [_INT] * 4,
-    "edges_bf16_supported": [],
-    "edges_bf16_forward": [_POINTER] * 6 + [_LONG] * 3 + [_INT] * 4,
-    "edges_bf16_input_gradient": [_POINTER] * 6 + [_LONG] * 3 + [_INT] * 4,
-    "edges_bf16_weight_gradient": [_POINTER] * 5 + [_LONG] * 3 + [_INT] * 4,
-    "edges_expand": [_POINTER] * 4 + [_LONG] * 2 + [_INT] * 4,
-    "edges_contract": [_POINTER] * 5 + [_LONG] * 2 + [_INT] * 4,
-    "curves_forward": [_POINTER] * 8 + [_LONG] * 3 + [_INT] * 7,
-    "curves_backward": [_POINTER] * 13 + [_LONG] * 3 + [_INT] * 8,
-}
+KERNELS = (
+    *("curves_forward", "curves_backward", "edges_forward", "edges_input_gradient", "edges_weight_gradient"),
+    *("edges_bf16_forward", "edges_bf16_input_gradient", "edges_bf16_weight_gradient"),
+    *("edges_expand", "edges_contract"),
+)
+
+
+class Arguments(ctypes.Structure):
+    """What every kernel gets; the same fields, in the same order, as in `common.h`."""
+
+    _fields_ = [
+        ("size", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("y", "dx", "dbase", "dfactor", "dcoefficients", "ddenominator")),
+        *((name, ctypes.c_void_p) for name in ("gradient", "base", "factor", "x", "coefficients", "denominator")),
+        *((name, ctypes.c_void_p) for name in ("domain", "table")),
+        *((name, ctypes.c_int64) for name in ("tokens", "inputs", "outputs", "curves")),
+        *((name, ctypes.c_int32) for name in ("family", "grid", "order", "extrapolation")),
+        *((name, ctypes.c_int32) for name in ("num_coefficients", "num_denominator", "activation", "threads")),
+    ]
+
 
 _log = logging.getLogger(__name__)
 
@@ -78,9 +83,8 @@ def _state() -> "ctypes.CDLL | str":
     compiler = shlex.split(found)
     try:
         loaded = ctypes.CDLL(str(_built(compiler)))
-        for name, types in SIGNATURES.items():
-            function = getattr(loaded, name)
-            function.argtypes, function.restype = types, None if types else _INT
+        for name in KERNELS:
+            getattr(loaded, name).argtypes = [ctypes.POINTER(Arguments)]
     except subprocess.CalledProcessError as error:
         return f"{found} could not build it: {error.stderr.strip()[-500:]}"
     except (OSError, AttributeError, subprocess.TimeoutExpired) as error:
@@ -101,16 +105,15 @@ def _built(compiler: list[str]) -> Path:
     target = folder / f"native-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
     if target.exists():
         return target
-    with _one_at_a_time(folder / "native.lock"), tempfile.TemporaryDirectory(dir=folder) as aside:
-        if target.exists():  # somebody else has built it meanwhile
+    with _one_at_a_time(folder / "native.lock"), tempfile.TemporaryDirectory(dir=folder) as objects_folder:
+        if target.exists():  # another process has built it meanwhile
             return target
         _log.warning("kansformer builds its CPU kernels with %s, once on this machine (a few seconds).", compiler[-1])
-        objects = [str(Path(aside) / f"{name}.o") for name in SOURCES]
+        objects = [str(Path(objects_folder) / f"{name}.o") for name in SOURCES]
         for name, compiled in zip(SOURCES, objects, strict=True):
             _run([*compiler, *flags, *openmp, "-c", str(HERE / name), "-o", compiled])
-        built = Path(aside) / target.name
-        _run([*compiler, "-shared", "-pthread", *objects, "-o", str(built)])
-        os.replace(built, target)  # whole or not at all, where files cannot be locked, too
+        with atomic_file(target) as partial:  # also where files cannot be locked
+            _run([*compiler, "-shared", "-pthread", *objects, "-o", str(partial)])
     return target
 
 
@@ -158,8 +161,3 @@ def _cache_folder() -> Path:
 
 def _run(command: list[str]) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, errors="replace", timeout=300).stdout  # noqa: S603
-
-
-def pointer(tensor: torch.Tensor | None) -> int | None:
-    """A tensor's address for a kernel; null for None."""
-    return None if tensor is None else tensor.data_ptr()

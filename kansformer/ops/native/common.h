@@ -36,6 +36,20 @@ static inline float sum(Vector v) {
   return total;
 }
 
+// What every kernel gets; the same fields, in the same order, as `Arguments` in build.py. Pointers to what is absent or
+// not wanted are null. In edges_bf16.cpp and edges_dense.cpp some of them lead to bfloat16.
+struct Arguments {
+  int64_t size;  // of this struct, as Python knows it
+  float *y, *dx, *dbase, *dfactor, *dcoefficients, *ddenominator;
+  const float *gradient, *base, *factor, *x, *coefficients, *denominator, *domain, *table;
+  int64_t tokens, inputs, outputs, curves;
+  int family, grid, order, extrapolation, num_coefficients, num_denominator, activation, threads;
+};
+
+// A kernel that was given another struct than this does nothing and returns 1.
+#define CHECK_SIZE(arguments) \
+  if ((arguments)->size != sizeof(Arguments)) return 1;
+
 enum Extrapolation : int { LINEAR = 0, CLAMP = 1, ZERO = 2 };
 
 // Inputs further away than this many domain widths count as this far: zero times infinity would be NaN.

@@ -24,11 +24,9 @@ constexpr int SUMMED = 512;         // tokens in a sum
 constexpr int FEW = 4;              // tokens for which nothing is prepared
 constexpr int64_t ALONE = 1 << 14;  // fewer numbers are done before a second thread has begun
 
-struct Call {
-  float *y, *dx, *dbase, *dfactor, *dcoefficients, *ddenominators;
-  const float *gradient, *base, *factor, *x, *coefficients, *denominators, *domain;
-  int64_t tokens, inputs, curves, channels_per_curve;
-  int activation;
+struct Call : Arguments {
+  const int64_t channels_per_curve;
+  explicit Call(const Arguments& arguments) : Arguments(arguments), channels_per_curve(inputs / curves) {}
 
   int64_t curve_of(int64_t channel) const { return channels_per_curve == 1 ? channel : channel / channels_per_curve; }
 };
@@ -92,14 +90,14 @@ struct Block {
       const int64_t curve = call.curve_of(first + std::min(i, channels - 1));
       basis.take(kept.data, call.coefficients + curve * family.coefficients, i);
       for (int k = 0; k < family.denominators; k++)
-        denominators[in_rows(i, family.denominators, k)] = call.denominators[curve * family.denominators + k];
+        denominators[in_rows(i, family.denominators, k)] = call.denominator[curve * family.denominators + k];
       lower[i] = call.domain[2 * curve];
       inverse_width[i] = 1.f / (call.domain[2 * curve + 1] - lower[i]);
     }
     if (learns()) clear(sums), clear(totals);
   }
 
-  bool learns() const { return call.dcoefficients || call.ddenominators; }
+  bool learns() const { return call.dcoefficients || call.ddenominator; }
   void clear(Buffer<float>& buffer) { std::memset(buffer.data, 0, sizeof(float) * all_width * padded); }
   Parameters parameters() const {
     const float* lower = kept.data + all_width * padded;
@@ -225,7 +223,7 @@ void run(const Call& call, const Family& family, int threads) {
   const int64_t cuts = backward ? 1 : std::max<int64_t>(1, std::min<int64_t>((call.tokens + 63) / 64, threads / spans));
   const int64_t per_cut = (call.tokens + cuts - 1) / cuts;
   PerChannel dcoefficients(call, call.dcoefficients, family.coefficients);
-  PerChannel ddenominators(call, call.ddenominators, family.denominators);
+  PerChannel ddenominators(call, call.ddenominator, family.denominators);
   parallel(spans * cuts, threads, [&](int64_t task) {
     const int64_t first = task / cuts * span;
     Block<Basis> block(basis, call, family, first, int(std::min(span, call.inputs - first)));
@@ -240,50 +238,28 @@ void run(const Call& call, const Family& family, int threads) {
   dcoefficients.add_up(), ddenominators.add_up();
 }
 
-void dispatch(int basis, const Call& call, const Family& family, int threads) {
-  if (basis == 1) return family.order == 3 ? run<Chebyshev<3>>(call, family, threads) : run<Chebyshev<0>>(call, family, threads);
-  if (basis == 2) return family.order == 5 ? run<Rational<5>>(call, family, threads) : run<Rational<0>>(call, family, threads);
-  if (!call.gradient && call.tokens <= FEW) switch (family.order) {
-      case 1: return run_at_once<1>(call, family);
-      case 2: return run_at_once<2>(call, family);
-      case 3: return run_at_once<3>(call, family);
-      case 4: return run_at_once<4>(call, family);
-      case 5: return run_at_once<5>(call, family);
+int dispatch(const Arguments* arguments) {
+  CHECK_SIZE(arguments)
+  const Call call(*arguments);
+  const Family family{call.grid, call.order, call.extrapolation, call.num_coefficients, call.num_denominator, call.table};
+  const int threads = call.threads;
+  const bool few = !call.gradient && call.tokens <= FEW;
+  switch (call.family) {
+    case 1: call.order == 3 ? run<Chebyshev<3>>(call, family, threads) : run<Chebyshev<0>>(call, family, threads); break;
+    case 2: call.order == 5 ? run<Rational<5>>(call, family, threads) : run<Rational<0>>(call, family, threads); break;
+    default: switch (call.order) {
+      case 1: few ? run_at_once<1>(call, family) : run<BSpline<1>>(call, family, threads); break;
+      case 2: few ? run_at_once<2>(call, family) : run<BSpline<2>>(call, family, threads); break;
+      case 3: few ? run_at_once<3>(call, family) : run<BSpline<3>>(call, family, threads); break;
+      case 4: few ? run_at_once<4>(call, family) : run<BSpline<4>>(call, family, threads); break;
+      case 5: few ? run_at_once<5>(call, family) : run<BSpline<5>>(call, family, threads); break;
     }
-  switch (family.order) {
-    case 1: return run<BSpline<1>>(call, family, threads);
-    case 2: return run<BSpline<2>>(call, family, threads);
-    case 3: return run<BSpline<3>>(call, family, threads);
-    case 4: return run<BSpline<4>>(call, family, threads);
-    case 5: return run<BSpline<5>>(call, family, threads);
   }
+  return 0;
 }
 
 }  // namespace
 
-// basis: 0 B-spline, 1 Chebyshev, 2 rational. Pointers to what is absent or not wanted are null.
-EXPORT void curves_forward(float* y, const float* base, const float* factor, const float* x, const float* coefficients,
-                           const float* denominators, const float* domain, const float* table, int64_t tokens,
-                           int64_t inputs, int64_t curves, int num_coefficients, int num_denominators, int basis,
-                           int grid, int order, int extrapolation, int threads) {
-  Call call{};
-  call.y = y, call.base = base, call.factor = factor, call.x = x, call.coefficients = coefficients;
-  call.denominators = denominators, call.domain = domain;
-  call.tokens = tokens, call.inputs = inputs, call.curves = curves, call.channels_per_curve = inputs / curves;
-  dispatch(basis, call, {grid, order, extrapolation, num_coefficients, num_denominators, table}, threads);
-}
-
-EXPORT void curves_backward(float* dx, float* dbase, float* dfactor, float* dcoefficients, float* ddenominators,
-                            const float* gradient, const float* base, const float* factor, const float* x,
-                            const float* coefficients, const float* denominators, const float* domain,
-                            const float* table, int64_t tokens, int64_t inputs, int64_t curves, int activation,
-                            int num_coefficients, int num_denominators, int basis, int grid, int order,
-                            int extrapolation, int threads) {
-  Call call{};
-  call.dx = dx, call.dbase = dbase, call.dfactor = dfactor, call.dcoefficients = dcoefficients;
-  call.ddenominators = ddenominators, call.gradient = gradient, call.base = base, call.factor = factor, call.x = x;
-  call.coefficients = coefficients, call.denominators = denominators, call.domain = domain;
-  call.tokens = tokens, call.inputs = inputs, call.curves = curves, call.channels_per_curve = inputs / curves;
-  call.activation = activation;
-  dispatch(basis, call, {grid, order, extrapolation, num_coefficients, num_denominators, table}, threads);
-}
+// `family` is 0 for B-splines, 1 for Chebyshev, 2 for rational curves; the gradient's absence makes it a forward pass.
+EXPORT int curves_forward(const Arguments* arguments) { return dispatch(arguments); }
+EXPORT int curves_backward(const Arguments* arguments) { return dispatch(arguments); }

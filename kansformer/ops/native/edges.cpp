@@ -201,29 +201,10 @@ void weight_gradient(float* da, const float* g, const float* x, const float* dom
 
 }  // namespace
 
-EXPORT void edges_forward(float* y, const float* base, const float* x, const float* a, const float* domain,
-                          const float* table, int64_t tokens, int64_t inputs, int64_t outputs, int grid, int order,
-                          int extrapolation, int threads) {
-  const Shape shape{tokens, inputs, outputs, grid, extrapolation};
-#define arguments (y, base, x, a, domain, table, shape, threads)
-  FOR_ORDER(forward)
-#undef arguments
+EXPORT int edges_forward(const Arguments* c) { RUN(forward, c, c->y, c->base, c->x, c->coefficients, c->domain, c->table) }
+EXPORT int edges_input_gradient(const Arguments* c) {
+  RUN(input_gradient, c, c->dx, c->gradient, c->x, c->coefficients, c->domain, c->table)
 }
-
-EXPORT void edges_input_gradient(float* dx, const float* g, const float* x, const float* a, const float* domain,
-                                 const float* table, int64_t tokens, int64_t inputs, int64_t outputs, int grid,
-                                 int order, int extrapolation, int threads) {
-  const Shape shape{tokens, inputs, outputs, grid, extrapolation};
-#define arguments (dx, g, x, a, domain, table, shape, threads)
-  FOR_ORDER(input_gradient)
-#undef arguments
-}
-
-EXPORT void edges_weight_gradient(float* da, const float* g, const float* x, const float* domain, const float* table,
-                                  int64_t tokens, int64_t inputs, int64_t outputs, int grid, int order,
-                                  int extrapolation, int threads) {
-  const Shape shape{tokens, inputs, outputs, grid, extrapolation};
-#define arguments (da, g, x, domain, table, shape, threads)
-  FOR_ORDER(weight_gradient)
-#undef arguments
+EXPORT int edges_weight_gradient(const Arguments* c) {
+  RUN(weight_gradient, c, c->dcoefficients, c->gradient, c->x, c->domain, c->table)
 }

@@ -89,11 +89,16 @@ struct Cut {
   }
 };
 
-#define FOR_ORDER(call)                 \
-  switch (order) {                      \
-    case 1: call<1> arguments; break;   \
-    case 2: call<2> arguments; break;   \
-    case 3: call<3> arguments; break;   \
-    case 4: call<4> arguments; break;   \
-    case 5: call<5> arguments; break;   \
-  }
+inline Shape shape_of(const Arguments& c) { return {c.tokens, c.inputs, c.outputs, c.grid, c.extrapolation}; }
+
+// The body of an exported kernel: `kernel` of the basis's order.
+#define RUN(kernel, call, ...)                                                   \
+  CHECK_SIZE(call)                                                               \
+  switch ((call)->order) {                                                       \
+    case 1: kernel<1>(__VA_ARGS__, shape_of(*(call)), (call)->threads); break;   \
+    case 2: kernel<2>(__VA_ARGS__, shape_of(*(call)), (call)->threads); break;   \
+    case 3: kernel<3>(__VA_ARGS__, shape_of(*(call)), (call)->threads); break;   \
+    case 4: kernel<4>(__VA_ARGS__, shape_of(*(call)), (call)->threads); break;   \
+    case 5: kernel<5>(__VA_ARGS__, shape_of(*(call)), (call)->threads); break;   \
+  }                                                                              \
+  return 0;

@@ -282,38 +282,21 @@ void weight_gradient(float* da, const bf16* g, const float* x, const float* doma
 
 EXPORT int edges_bf16_supported() { return 1; }
 
-EXPORT void edges_bf16_forward(bf16* y, const bf16* base, const float* x, const bf16* a, const float* domain,
-                               const float* table, int64_t tokens, int64_t inputs, int64_t outputs, int grid, int order,
-                               int extrapolation, int threads) {
-  const Shape shape{tokens, inputs, outputs, grid, extrapolation};
-#define arguments (y, base, x, a, domain, table, shape, threads)
-  FOR_ORDER(forward)
-#undef arguments
+EXPORT int edges_bf16_forward(const Arguments* c) {
+  RUN(forward, c, (bf16*)c->y, (const bf16*)c->base, c->x, (const bf16*)c->coefficients, c->domain, c->table)
 }
-
-EXPORT void edges_bf16_input_gradient(float* dx, const bf16* g, const float* x, const bf16* a, const float* domain,
-                                      const float* table, int64_t tokens, int64_t inputs, int64_t outputs, int grid,
-                                      int order, int extrapolation, int threads) {
-  const Shape shape{tokens, inputs, outputs, grid, extrapolation};
-#define arguments (dx, g, x, a, domain, table, shape, threads)
-  FOR_ORDER(input_gradient)
-#undef arguments
+EXPORT int edges_bf16_input_gradient(const Arguments* c) {
+  RUN(input_gradient, c, c->dx, (const bf16*)c->gradient, c->x, (const bf16*)c->coefficients, c->domain, c->table)
 }
-
-EXPORT void edges_bf16_weight_gradient(float* da, const bf16* g, const float* x, const float* domain,
-                                       const float* table, int64_t tokens, int64_t inputs, int64_t outputs, int grid,
-                                       int order, int extrapolation, int threads) {
-  const Shape shape{tokens, inputs, outputs, grid, extrapolation};
-#define arguments (da, g, x, domain, table, shape, threads)
-  FOR_ORDER(weight_gradient)
-#undef arguments
+EXPORT int edges_bf16_weight_gradient(const Arguments* c) {
+  RUN(weight_gradient, c, c->dcoefficients, (const bf16*)c->gradient, c->x, c->domain, c->table)
 }
 
 #else
 
 EXPORT int edges_bf16_supported() { return 0; }
-EXPORT void edges_bf16_forward() {}
-EXPORT void edges_bf16_input_gradient() {}
-EXPORT void edges_bf16_weight_gradient() {}
+EXPORT int edges_bf16_forward(const Arguments*) { return 1; }
+EXPORT int edges_bf16_input_gradient(const Arguments*) { return 1; }
+EXPORT int edges_bf16_weight_gradient(const Arguments*) { return 1; }
 
 #endif

@@ -12,15 +12,14 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from kansformer.basis import EXTRAPOLATIONS, Basis
 from kansformer.ops.gradients import constant_when_compiled
-from kansformer.ops.native.build import library, pointer
-from kansformer.ops.native.calls import numbers_of_edges, segments
+from kansformer.ops.native.build import library
+from kansformer.ops.native.kernels import Settings, call, sizes_of_edges
 
 DENSE_CHUNK = 2**21
 """Basis values that the dense form writes out at a time: 4 MiB of bfloat16."""
 
-LONGEST_CHUNK = 1024
+MAX_CHUNK = 1024
 """Tokens in a chunk at most: a chunk's weight gradient is rounded to bfloat16 before chunks are added up."""
 
 
@@ -37,65 +36,62 @@ def _form() -> str | None:
     return "pairs" if library().edges_bf16_supported() else None
 
 
-def evaluate_edges(basis: Basis, domain: Tensor, x: Tensor, coefficients: Tensor, base: Tensor) -> Tensor:
-    """base + Σ_i s_oi(x_i) of contiguous tensors, without a graph: x of any float dtype, domain float32, the others
-    bfloat16."""
-    y = torch.empty_like(base)
-    x = x.float()
+def evaluate_edges(
+    x_NI: Tensor, coefficients_ICO: Tensor, base_NO: Tensor | None, domain_I2: Tensor, settings: Settings
+) -> Tensor:
+    """base + Σ_i s_oi(x_i): x of any float dtype, domain float32, the others bfloat16."""
+    if base_NO is None:
+        raise AssertionError("edges in bfloat16 are summed onto a base")
+    y_NO, x_NI = torch.empty_like(base_NO, memory_format=torch.contiguous_format), x_NI.float()
+    tensors = dict(y=y_NO, base=base_NO, x=x_NI, coefficients=coefficients_ICO, domain=domain_I2)
     if form() == "dense":
-        weights = coefficients.flatten(0, 1)
-        for rows, e in _expanded(x, coefficients, domain, basis):
-            torch.addmm(base[rows], e, weights, out=y[rows])
+        weights = coefficients_ICO.flatten(0, 1)
+        for rows, e in _expanded(x_NI, coefficients_ICO, domain_I2, settings):
+            torch.addmm(base_NO[rows], e, weights, out=y_NO[rows])
     else:
-        library().edges_bf16_forward(
-            *map(pointer, (y, base, x, coefficients, domain, segments(basis))),
-            *numbers_of_edges(x, coefficients, basis),
-        )
-    return y
+        call(library().edges_bf16_forward, settings, sizes_of_edges(x_NI, coefficients_ICO), **tensors)
+    return y_NO
 
 
 def differentiate_edges(
-    basis: Basis, wanted: Sequence[bool], gradient: Tensor, domain: Tensor, x: Tensor, coefficients: Tensor
+    gradient_NO: Tensor,
+    x_NI: Tensor,
+    coefficients_ICO: Tensor,
+    domain_I2: Tensor,
+    settings: Settings,
+    wanted: Sequence[bool],
 ) -> list[Tensor | None]:
     """Gradients of x and the coefficients, those that are wanted."""
-    gradient, wide = gradient.contiguous(), x.float()
-    dx = torch.empty_like(wide) if wanted[0] else None
-    dcoefficients = torch.empty_like(coefficients, dtype=torch.float32) if wanted[1] else None
-    backward = _backward_dense if form() == "dense" else _backward_pairs
-    backward(dx, dcoefficients, gradient, wide, coefficients, domain, basis)
-    return [
-        None if found is None else found.to(t.dtype)
-        for found, t in zip((dx, dcoefficients), (x, coefficients), strict=True)
-    ]
+    gradient, x = gradient_NO.contiguous(), x_NI.float().contiguous()
+    coefficients = coefficients_ICO.contiguous()
+    dx = torch.empty_like(x) if wanted[0] else None
+    da = torch.empty_like(coefficients, dtype=torch.float32) if wanted[1] else None
+    if form() == "dense":
+        _backward_dense(dx, da, gradient, x, coefficients, domain_I2, settings)
+    else:
+        sizes = sizes_of_edges(x, coefficients)
+        tensors = dict(gradient=gradient, x=x, coefficients=coefficients, domain=domain_I2)
+        if dx is not None:
+            call(library().edges_bf16_input_gradient, settings, sizes, dx=dx, **tensors)
+        if da is not None:
+            call(library().edges_bf16_weight_gradient, settings, sizes, dcoefficients=da, **tensors)
+    return [None if dx is None else dx.to(x_NI.dtype), None if da is None else da.to(coefficients.dtype)]
 
 
-def _backward_pairs(dx, dcoefficients, gradient, x, coefficients, domain, basis):
-    sizes = numbers_of_edges(x, coefficients, basis)
-    if dx is not None:
-        library().edges_bf16_input_gradient(
-            *map(pointer, (dx, gradient, x, coefficients, domain, segments(basis))), *sizes
-        )
-    if dcoefficients is not None:
-        library().edges_bf16_weight_gradient(
-            *map(pointer, (dcoefficients, gradient, x, domain, segments(basis))), *sizes
-        )
-
-
-def _backward_dense(dx, dcoefficients, gradient, x, coefficients, domain, basis):
+def _backward_dense(dx, da, gradient, x, coefficients, domain, settings):
     weights = coefficients.flatten(0, 1)
-    if dcoefficients is not None:
-        total = dcoefficients.zero_().flatten(0, 1)
-        for rows, e in _expanded(x, coefficients, domain, basis):
+    if da is not None:
+        total = da.zero_().flatten(0, 1)
+        for rows, e in _expanded(x, coefficients, domain, settings):
             total += e.t() @ gradient[rows]
     if dx is not None:
         for rows in _chunks(x, coefficients):
             de = gradient[rows] @ weights.t()
-            library().edges_contract(
-                *map(pointer, (dx[rows], de, x[rows], domain, segments(basis))), *_numbers_of_chunk(x[rows], basis)
-            )
+            sizes = (len(de), x.shape[1], 0, 0)
+            call(library().edges_contract, settings, sizes, dx=dx[rows], gradient=de, x=x[rows], domain=domain)
 
 
-def _expanded(x: Tensor, coefficients: Tensor, domain: Tensor, basis: Basis) -> Iterator[tuple[slice, Tensor]]:
+def _expanded(x: Tensor, coefficients: Tensor, domain: Tensor, settings: Settings) -> Iterator[tuple[slice, Tensor]]:
     """The basis values (rows, I·C) of one chunk of tokens after the other, in the same memory."""
     width = coefficients.shape[0] * coefficients.shape[1]
     memory = None
@@ -103,18 +99,12 @@ def _expanded(x: Tensor, coefficients: Tensor, domain: Tensor, basis: Basis) -> 
         piece = x[rows]
         if memory is None or memory.shape[0] != piece.shape[0]:
             memory = torch.empty(piece.shape[0], width, dtype=torch.bfloat16)
-        library().edges_expand(
-            *map(pointer, (memory, piece, domain, segments(basis))), *_numbers_of_chunk(piece, basis)
-        )
+        call(library().edges_expand, settings, (*piece.shape, 0, 0), y=memory, x=piece, domain=domain)
         yield rows, memory
 
 
 def _chunks(x: Tensor, coefficients: Tensor) -> Iterator[slice]:
     chunk = DENSE_CHUNK // (coefficients.shape[0] * coefficients.shape[1])
-    chunk = min(LONGEST_CHUNK, max(1, chunk))
+    chunk = min(MAX_CHUNK, max(1, chunk))
     for begin in range(0, x.shape[0], chunk):
         yield slice(begin, begin + chunk)
-
-
-def _numbers_of_chunk(x: Tensor, basis: Basis) -> tuple[int, ...]:
-    return *x.shape, basis.grid_size, basis.order, EXTRAPOLATIONS.index(basis.extrapolation), torch.get_num_threads()

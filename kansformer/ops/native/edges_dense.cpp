@@ -69,18 +69,7 @@ void contract(float* dx, const uint16_t* de, const float* x, const float* domain
 
 }  // namespace
 
-EXPORT void edges_expand(uint16_t* e, const float* x, const float* domain, const float* table, int64_t tokens,
-                         int64_t inputs, int grid, int order, int extrapolation, int threads) {
-  const Shape shape{tokens, inputs, 0, grid, extrapolation};
-#define arguments (e, x, domain, table, shape, threads)
-  FOR_ORDER(expand)
-#undef arguments
-}
-
-EXPORT void edges_contract(float* dx, const uint16_t* de, const float* x, const float* domain, const float* table,
-                           int64_t tokens, int64_t inputs, int grid, int order, int extrapolation, int threads) {
-  const Shape shape{tokens, inputs, 0, grid, extrapolation};
-#define arguments (dx, de, x, domain, table, shape, threads)
-  FOR_ORDER(contract)
-#undef arguments
+EXPORT int edges_expand(const Arguments* c) { RUN(expand, c, (uint16_t*)c->y, c->x, c->domain, c->table) }
+EXPORT int edges_contract(const Arguments* c) {
+  RUN(contract, c, c->dx, (const uint16_t*)c->gradient, c->x, c->domain, c->table)
 }

@@ -3,8 +3,6 @@
 They have no state of their own: every attribute is the layer's that takes the method over.
 """
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from .activation import learned_activation
@@ -13,7 +11,7 @@ from .edges import sum_edges
 __all__ = ["KANLinear", "LearnedActivation"]
 
 
-def _curves(layer: nn.Module) -> dict[str, Any]:
+def _curves(layer: nn.Module) -> dict[str, Tensor | str | int | None]:
     """A layer's curves, as the operations take them."""
     basis = layer.curves.basis
     return dict(
@@ -23,7 +21,7 @@ def _curves(layer: nn.Module) -> dict[str, Any]:
         grid_size=basis.grid_size,
         order=basis.order,
         extrapolation=basis.extrapolation,
-        denominator=getattr(layer, "denominator", None),
+        denominator=layer.denominator,
     )
 
 
@@ -33,8 +31,8 @@ class LearnedActivation(nn.Module):
     has_backward = True
     can_torch_compile = False
 
-    def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
-        return learned_activation(x, **_curves(self), base=self.base(x), factor=factor)
+    def forward(self, x: Tensor) -> Tensor:
+        return learned_activation(x, **_curves(self), base=self.base(x))
 
 
 class KANLinear(nn.Module):

@@ -1,4 +1,4 @@
-"""Pictures of stand-alone networks: the diagram with a small curve on every edge, single edges, and how a fit went.
+"""Pictures of stand-alone networks: the diagram with a small curve on every edge, and single edges.
 
 Shape letters: S sample points, I inputs, O outputs.
 """
@@ -7,22 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from kansformer.errors import ConfigError
-from kansformer.kan import KAN, Edge, FitHistory, node_scores
-from kansformer.kan.linearize import layer_state
-from kansformer.views.figure import figure_class
+from kansformer.figure import figure_class
+from kansformer.kan.data import Samples, Table, inputs_of
+from kansformer.kan.edges import Edge
+from kansformer.kan.pruning import edge_values, node_scores
+from kansformer.kan.symbolic import random_inputs
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from kansformer.kan.network import KAN
 
 POINTS = 100
 CURVE, FORMULA, LINE, NODE = "#1f4e79", "#b5341f", "#5f6b78", "#20262d"
-FAINTEST = 0.12
+MIN_OPACITY = 0.12
 # In units of the picture's height between two layers.
 BOX, LAYER_INCHES, BOX_INCHES = 0.34, 2.0, 0.95
 
@@ -39,19 +44,19 @@ class DrawnEdge:
 
 def plot_kan(
     model: KAN,
-    x: Tensor,
+    data: Samples | Table | None = None,
     *,
-    inputs: Sequence[str] | None = None,
+    variables: Sequence[str] | None = None,
     outputs: Sequence[str] | None = None,
 ) -> Figure:
-    """Draw a network: inputs below, outputs above, on every edge its curve over the range that its input has.
+    """Draw a network: inputs below, outputs above, on every edge its curve over the range of its inputs.
 
-    Edges that matter more are darker; formulas are red and have their function's name.
+    Edges that matter more are darker; formulas are red and labelled with their function's name.
 
     Args:
         model: the network.
-        x: inputs, (N, I), for ranges and scores.
-        inputs, outputs: their names.
+        data: samples, or inputs (N, I), for ranges and scores; None for random inputs inside the first layer's grids.
+        variables, outputs: names of the inputs and outputs; None is x_1, x_2, … and y_1, y_2, …
 
     Returns:
         A matplotlib figure; `figure.savefig(path)` writes it.
@@ -60,8 +65,8 @@ def plot_kan(
         ConfigError: matplotlib is not installed, or there is not one name for each input and output.
     """
     new_figure = figure_class()
-    x = x.to(model.layers[0].weight)
-    names_in = _names(inputs, sum(model.width[0]), "x", "inputs")
+    x = inputs_of(model, random_inputs(model) if data is None else data)
+    names_in = _names(variables, sum(model.width[0]), "x", "inputs")
     names_out = _names(outputs, sum(model.width[-1]), "y", "outputs")
     layers, scores = _drawn_edges(model, x), node_scores(model, x)
     widest = max([len(drawn) for drawn in layers] + [sum(width) for width in model.width])
@@ -72,24 +77,29 @@ def plot_kan(
     for index, drawn in enumerate(layers):
         _draw_layer(axes, model, index, drawn, scores.edges[index])
     for level, (plain, products) in enumerate(model.width):
-        for node, place in enumerate(_places(plain + products)):
+        for node, position in enumerate(_positions(plain + products)):
             mark = "x" if node >= plain else "o"
-            axes.plot(place, level, mark, color=NODE, markersize=8 if mark == "x" else 6, zorder=3)
+            axes.plot(position, level, mark, color=NODE, markersize=8 if mark == "x" else 6, zorder=3)
     for names, level, shift in ((names_in, 0, -0.2), (names_out, len(layers), 0.14)):
-        for name, place in zip(names, _places(len(names)), strict=True):
-            axes.text(place, level + shift, name, ha="center", va="center", fontsize=11, parse_math=False)
+        for name, position in zip(names, _positions(len(names)), strict=True):
+            axes.text(position, level + shift, name, ha="center", va="center", fontsize=11, parse_math=False)
     return figure
 
 
-def plot_edge(model: KAN, edge: Edge, x: Tensor) -> Figure:
-    """Draw one edge over the range that its input has, with the inputs' histogram.
+def plot_edge(model: KAN, edge: Edge, data: Samples | Table) -> Figure:
+    """Draw one edge over the range of its inputs, with the inputs' histogram.
+
+    Args:
+        model: the network.
+        edge: which.
+        data: samples, or inputs (N, I), of the network.
 
     Raises:
-        SlotError: the edge is not there.
+        SlotError: the edge does not exist.
         ConfigError: matplotlib is not installed.
     """
-    model.require(edge)
-    x = x.to(model.layers[0].weight)
+    model.check_edge(edge)
+    x = inputs_of(model, data)
     drawn = next(d for d in _drawn_edges(model, x)[edge.layer] if d.edge == edge)
     for index in range(edge.layer):
         x = model.nodes(index, model.sums(index, x))
@@ -104,48 +114,35 @@ def plot_edge(model: KAN, edge: Edge, x: Tensor) -> Figure:
     return figure
 
 
-def plot_history(history: FitHistory) -> Figure:
-    """Draw the errors of a fit by step.
-
-    Raises:
-        ConfigError: matplotlib is not installed.
-    """
-    figure = figure_class()(figsize=(4.2, 3.0), layout="constrained")
-    axes = figure.subplots()
-    for values, label in ((history.train_error, "train"), (history.test_error, "test")):
-        if any(value == value for value in values):
-            axes.semilogy(values, label=label)
-    axes.set(xlabel="step", ylabel=history.measure)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    return figure
-
-
-def _draw_layer(axes: Any, model: KAN, index: int, drawn: list[DrawnEdge], scores_IO: Tensor) -> None:
-    lower = _places(sum(model.width[index]))
+def _draw_layer(axes: Axes, model: KAN, index: int, drawn: list[DrawnEdge], scores_IO: Tensor) -> None:
+    lower = _positions(sum(model.width[index]))
     plain, products = model.width[index + 1]
-    upper = _places(plain + products)
-    upper = upper[:plain] + [place for place in upper[plain:] for _ in range(2)]  # both factors lead to their product
-    boxes = _places(len(drawn))
+    upper = _positions(plain + products)
+    upper = upper[:plain] + [
+        position for position in upper[plain:] for _ in range(2)
+    ]  # both factors lead to their product
+    boxes = _positions(len(drawn))
     width = min(0.8 / max(len(drawn), 1), 0.2)
     strongest = max([float(scores_IO[d.edge.input, d.edge.output]) for d in drawn], default=0.0) or 1.0
-    for place, one in zip(boxes, drawn, strict=True):
+    for position, one in zip(boxes, drawn, strict=True):
         share = float(scores_IO[one.edge.input, one.edge.output]) / strongest
-        opacity = FAINTEST + (1 - FAINTEST) * min(1.0, share) ** 0.5
+        opacity = MIN_OPACITY + (1 - MIN_OPACITY) * min(1.0, share) ** 0.5
         middle = index + 0.5
         for start, end in (
-            ((lower[one.edge.input], index), (place, middle - BOX / 2)),
-            ((place, middle + BOX / 2), (upper[one.edge.output], index + 1)),
+            ((lower[one.edge.input], index), (position, middle - BOX / 2)),
+            ((position, middle + BOX / 2), (upper[one.edge.output], index + 1)),
         ):
             axes.plot(*zip(start, end, strict=True), color=LINE, alpha=opacity, linewidth=1.2, zorder=1)
-        inset = axes.inset_axes((place - width / 2, middle - BOX / 2, width, BOX), transform=axes.transData)
+        inset = axes.inset_axes((position - width / 2, middle - BOX / 2, width, BOX), transform=axes.transData)
         inset.set(xticks=[], yticks=[])
         for spine in inset.spines.values():
             spine.set(alpha=opacity, linewidth=0.8)
         colour = FORMULA if one.name else CURVE
         inset.plot(one.x.numpy(), one.y.numpy(), color=colour, alpha=opacity, linewidth=1.6)
         if one.name:
-            label = axes.text(place, middle + BOX / 2 + 0.05, one.name, color=colour, ha="center", fontsize=8, zorder=4)
+            label = axes.text(
+                position, middle + BOX / 2 + 0.05, one.name, color=colour, ha="center", fontsize=8, zorder=4
+            )
             label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})
 
 
@@ -156,10 +153,7 @@ def _drawn_edges(model: KAN, x: Tensor) -> list[list[DrawnEdge]]:
         lower, upper = x.amin(dim=0), x.amax(dim=0)
         unit_S1 = torch.linspace(0, 1, POINTS, dtype=x.dtype, device=x.device).unsqueeze(-1)
         points_SI = lower + (upper - lower) * unit_S1
-        state, formulas = layer_state(model, index, points_SI), model.formulas[index]
-        values_SIO = torch.einsum("nif,iof->nio", state.features, state.weights)
-        if len(formulas):
-            values_SIO[:, formulas.inputs, formulas.outputs_of] += formulas.values(points_SI)
+        values_SIO, formulas = edge_values(model, index, points_SI)[1], model.formulas[index]
         drawn = []
         for i, o in alive_IO.nonzero().tolist():
             found = formulas.find(i, o)
@@ -170,8 +164,8 @@ def _drawn_edges(model: KAN, x: Tensor) -> list[list[DrawnEdge]]:
     return layers
 
 
-def _places(count: int) -> list[float]:
-    return [(place + 0.5) / count for place in range(count)]
+def _positions(count: int) -> list[float]:
+    return [(position + 0.5) / count for position in range(count)]
 
 
 def _names(names: Sequence[str] | None, count: int, letter: str, what: str) -> list[str]:

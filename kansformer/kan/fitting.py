@@ -1,0 +1,259 @@
+"""Fitting a stand-alone network: Levenberg-Marquardt, L-BFGS or Adam.
+
+Shape letters: N samples, K outputs, P parameters.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from kansformer.checks import check_choice, check_integer, check_number
+from kansformer.errors import ConfigError, DataError
+from kansformer.kan.data import Dataset, Pair, Samples, check_squares, dataset_for, is_pair
+from kansformer.kan.history import FitHistory, Run
+from kansformer.kan.least_squares import Linearization, levenberg_marquardt
+from kansformer.kan.linearize import Inputs, jacobian, network_states
+from kansformer.kan.penalties import Penalties
+from kansformer.kan.threads import few_threads
+from kansformer.progress import Progress, progress_reporter
+
+if TYPE_CHECKING:
+    from kansformer.kan.network import KAN
+
+OPTIMIZERS = ("lm", "lbfgs", "adam")
+LOSSES = ("mse", "cross_entropy")
+
+
+def fit(
+    model: KAN,
+    data: Samples,
+    *,
+    optimizer: str = "lm",
+    loss: str = "mse",
+    steps: int = 50,
+    sparsity: float = 0.0,
+    entropy: float = 2.0,
+    smoothness: float = 0.0,
+    grid_update_every: int = 5,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    tolerance: float = 1e-6,
+    starts: int = 1,
+    progress: bool | Progress = True,
+) -> FitHistory:
+    """Fit a network to samples, in place. Parameters that require no gradient stay as they are.
+
+    The same network and samples give the same bits; with other numbers of threads only where samples times parameters
+    are fewer than 2^20, which takes one thread. No global random state is read or set.
+
+    Args:
+        model: the network.
+        data: a `Dataset`, a pair (inputs, targets) of tensors or arrays, or an iterable of pairs, such as a DataLoader.
+        optimizer: `lm` (Levenberg-Marquardt: full batches, up to a few thousand parameters), `lbfgs` or `adam`.
+        loss: `mse`, or `cross_entropy` of outputs as logits and targets as probabilities, not by `lm`.
+        steps: optimizer steps; of Adam, passes over the data.
+        sparsity: weight of the edges' sizes in the loss, for `prune` to follow; about 1e-3.
+        entropy: weight of their entropy beside the sizes.
+        smoothness: weight of the curvature in the loss, the mean squares of the curves' second derivatives by inputs in
+            halves of the domain; for noisy samples, about 1e-3.
+        grid_update_every: steps between moving hidden grids to their inputs, in the first 60 % of the steps; 0 leaves
+            all grids.
+        batch_size: of Adam; None takes all samples, or the batches of a DataLoader, which are read once.
+        lr: learning rate of Adam (1e-2) and L-BFGS (1.0).
+        tolerance: a fit by lm or lbfgs ends when four steps improve the training error by less than this share.
+        starts: number of networks with different first coefficients that make a fifth of the steps; the best goes on.
+        progress: True shows a bar; or what to report to.
+
+    Returns:
+        The errors of every step.
+
+    Raises:
+        ConfigError: a setting is not among its choices.
+        ShapeError, DataError: the samples do not fit the network, are not finite, or have targets whose squares are
+            not. If the error becomes infinite during the fit, it stops, says so in `stopped`, and restores the best
+            network so far.
+    """
+    check_choice("optimizer", optimizer, OPTIMIZERS)
+    if loss not in LOSSES or (optimizer == "lm" and loss != "mse"):
+        raise ConfigError(
+            f"The loss {loss!r} cannot be fitted by {optimizer!r}. Choose mse, or cross_entropy by adam or lbfgs."
+        )
+    steps = check_integer("steps", steps, 0)
+    grid_update_every = check_integer("grid_update_every", grid_update_every, 0)
+    starts = check_integer("starts", starts, 1)
+    for name, weight in (("sparsity", sparsity), ("entropy", entropy), ("smoothness", smoothness)):
+        check_number(name, weight, 0)
+    if optimizer != "adam" and batch_size is not None:
+        raise ConfigError(f"batch_size={batch_size!r} is of adam; {optimizer} takes all samples in every step.")
+    if optimizer == "lm" and lr is not None:
+        raise ConfigError(f"lr={lr!r} is of adam and lbfgs; lm finds the length of its steps.")
+    if batch_size is not None:
+        check_integer("batch_size", batch_size, 1)
+    if lr is not None:
+        check_number("lr", lr, above=0)
+    batches = None if isinstance(data, Dataset) or is_pair(data) else list(data)
+    dataset = dataset_for(model, data if batches is None else batches)
+    if loss == "cross_entropy":
+        _check_probabilities(dataset)
+    check_squares(dataset.train_target, "train targets")
+    check_squares(dataset.test_target, "test targets")
+    penalties = Penalties(sparsity, entropy, smoothness)
+    if starts > 1:
+        best: tuple[float, KAN | None] = (math.inf, None)
+        for seed in range(starts):
+            trial = copy.deepcopy(model)
+            if seed:
+                trial.restart(seed)
+            tried = fit(
+                trial, dataset, optimizer=optimizer, loss=loss, steps=max(1, steps // 5), **asdict(penalties),
+                grid_update_every=grid_update_every, batch_size=batch_size, lr=lr, tolerance=tolerance, progress=False,
+            )  # fmt: skip
+            if len(tried) and tried.train_error[-1] < best[0]:
+                best = (tried.train_error[-1], trial)
+        if best[1] is not None:
+            model.load_state_dict(best[1].state_dict())
+    x, y, test_x, test_y = vars(dataset).values()
+    measure = MEASURES[loss]
+    with (
+        few_threads(x.shape[0] * sum(p.numel() for p in model.parameters())),
+        progress_reporter(progress, "fit", steps, "step") as report,
+    ):
+        run = Run(
+            model,
+            x,
+            steps,
+            report,
+            grid_update_every=grid_update_every,
+            tolerance=tolerance,
+            measure="RMSE" if loss == "mse" else "cross entropy",
+            test=(lambda: measure(model, test_x, test_y)) if len(test_x) else None,
+        )
+        if optimizer == "lm":
+            levenberg_marquardt(run, _Samples(model, x, y, penalties))
+        else:
+            _descend(run, dataset, optimizer, loss, batch_size, lr, batches, penalties)
+    return run.history
+
+
+def _check_probabilities(data: Dataset) -> None:
+    for part, y in (("train", data.train_target), ("test", data.test_target)):
+        sums = y.sum(dim=1)
+        if y.shape[1] < 2 or (y < 0).any() or not torch.allclose(sums, torch.ones_like(sums)):
+            raise DataError(
+                f"For cross_entropy the {part} targets must be probabilities of two classes or more in every row, such "
+                f"as torch.nn.functional.one_hot(labels) of them; got {y.shape[1]} columns."
+            )
+
+
+@torch.no_grad()
+def rmse(model: KAN, x: Tensor, y: Tensor) -> float:
+    """Root mean square error."""
+    return (model(x) - y).square().mean().sqrt().item()
+
+
+@torch.no_grad()
+def _mean_cross_entropy(model: KAN, x: Tensor, y: Tensor) -> float:
+    return cross_entropy(model(x), y).item()
+
+
+MEASURES = {"mse": rmse, "cross_entropy": _mean_cross_entropy}
+
+
+class _Samples:
+    """Errors of a network at samples, each divided by the root of their number, and its penalties."""
+
+    def __init__(self, model: KAN, x: Tensor, y: Tensor, penalties: Penalties) -> None:
+        self.model, self.inputs, self.y, self.penalties = model, Inputs(x), y, penalties
+
+    def evaluate(self) -> Linearization:
+        outputs, states = network_states(self.model, self.inputs)
+        scale = self.y.numel() ** -0.5
+
+        def linearize() -> tuple[Tensor, Tensor | None]:
+            quadratic = self.penalties.quadratic(self.model, states)
+            return jacobian(self.model, states).flatten(0, 1) * scale, quadratic
+
+        return Linearization((outputs - self.y).flatten() * scale, linearize)
+
+
+def _descend(
+    run: Run,
+    data: Dataset,
+    optimizer: str,
+    loss: str,
+    batch_size: int | None,
+    lr: float | None,
+    batches: list[Pair] | None,
+    penalties: Penalties,
+) -> None:
+    model, measure = run.model, MEASURES[loss]
+    best, best_error = copy.deepcopy(model.state_dict()), math.inf
+    stepper: torch.optim.Optimizer | None = None
+    generator = torch.Generator().manual_seed(0)
+
+    def loss_of(x: Tensor, y: Tensor) -> Tensor:
+        outputs, states = network_states(model, Inputs(x))
+        value = (outputs - y).square().mean() if loss == "mse" else cross_entropy(outputs, y)
+        return value + penalties.of(model, states) if penalties else value
+
+    for step in range(run.steps):
+        if run.update_grids(step) or stepper is None:
+            stepper = _torch_optimizer(optimizer, model, lr)
+        for x, y in _batches(data, optimizer, batch_size, batches, generator):
+
+            def closure(x: Tensor = x, y: Tensor = y, stepper: torch.optim.Optimizer = stepper) -> float:
+                stepper.zero_grad()
+                value = loss_of(x, y)
+                value.backward()
+                _clear_gradients_of_pruned_edges(model)
+                return value.item()
+
+            stepper.step(closure)
+        error = measure(model, data.train_input, data.train_target)
+        if not math.isfinite(error):
+            model.load_state_dict(best)
+            run.history.stopped = "the error became infinite, and the best network was put back"
+            return
+        if error < best_error:
+            best, best_error = copy.deepcopy(model.state_dict()), error
+        if run.record(error) and optimizer == "lbfgs":  # mini-batches make errors rise and fall
+            run.history.stopped = "the error no longer falls"
+            return
+
+
+def _torch_optimizer(name: str, model: KAN, lr: float | None) -> torch.optim.Optimizer:
+    parameters = [p for p in model.parameters() if p.numel() and p.requires_grad]
+    if name == "adam":
+        return torch.optim.Adam(parameters, lr=1e-2 if lr is None else lr)
+    return torch.optim.LBFGS(
+        parameters, lr=1.0 if lr is None else lr, max_iter=10, history_size=20, line_search_fn="strong_wolfe"
+    )
+
+
+def _batches(
+    data: Dataset, optimizer: str, batch_size: int | None, batches: list[Pair] | None, generator: torch.Generator
+) -> Iterable[tuple[Tensor, Tensor]]:
+    x, y = data.train_input, data.train_target
+    if optimizer == "lbfgs" or (batch_size is None and batches is None):
+        return [(x, y)]
+    if batch_size is None and batches is not None:
+        return ((torch.as_tensor(a).to(x), torch.as_tensor(b).to(y)) for a, b in batches)
+    order = torch.randperm(len(x), generator=generator).to(x.device)
+    return [(x[rows], y[rows]) for rows in order.split(batch_size)]
+
+
+def _clear_gradients_of_pruned_edges(model: KAN) -> None:
+    for index, layer in enumerate(model.layers):
+        gone_IO = ~model.curved(index)
+        if layer.weight.grad is not None:
+            layer.weight.grad[gone_IO.mT] = 0
+        if layer.coefficients.grad is not None:
+            layer.coefficients.grad.transpose(1, 2)[gone_IO] = 0

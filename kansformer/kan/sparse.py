@@ -1,0 +1,142 @@
+"""The way from a network to the smallest one that explains its samples.
+
+Shape letters: N samples, I inputs, O outputs.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from kansformer.checks import check_number
+from kansformer.kan.data import Samples, dataset_for
+from kansformer.kan.edge_symbols import SETTLED
+from kansformer.kan.fitting import fit, rmse
+from kansformer.kan.pruning import prune
+from kansformer.kan.single_paths import straighten_single_paths
+from kansformer.kan.threads import few_threads
+
+if TYPE_CHECKING:
+    from kansformer.kan.network import KAN
+
+ROUNDING = 1e-16
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSettings:
+    """Settings of `find_formula` and `KAN.sparsify`; errors are relative to the targets' standard deviation.
+
+    Args:
+        sparsity: weight of the edges' sizes in the sparse fits.
+        sparse_steps: steps of each sparse fit, after which the network is pruned.
+        steps: of a fit after pruning.
+        fine_steps: of a fit on a finer grid.
+        grid_size, order: of the networks at first.
+        fine_grids: grid sizes that follow.
+        min_gain: a finer grid is kept if it reduces the error to this share; noise it follows only a little.
+        noise_factor, max_noise: an edge may be off by the error of the whole network times this, up to this share.
+        exact: error of a formula that is the function itself.
+        close: curves with an error up to this are named at once, others when all shapes have been tried.
+        named_later: the number of the latter that are named, the best ones.
+        polish_steps: steps that fit the numbers of an exact formula to the last digit.
+        samples_per_number: samples that a network needs for each of its numbers.
+        max_edges, max_error: edges are named one by one in networks up to this size and error.
+        thresholds: scores below which edges are removed from networks with an error above `max_error`, in turn.
+        patience: the search in noisy samples ends when this many more networks gave no better formula.
+    """
+
+    sparsity: float = 6e-3
+    sparse_steps: tuple[int, ...] = (40, 15)
+    steps: int = 10
+    fine_steps: int = 15
+    grid_size: int = 5
+    order: int = 3
+    fine_grids: tuple[int, ...] = (10, 20)
+    min_gain: float = 0.5
+    noise_factor: float = 3.0
+    max_noise: float = 0.05
+    exact: float = 1e-8
+    close: float = 1e-4
+    named_later: int = 2
+    polish_steps: int = 100
+    samples_per_number: float = 2.0
+    max_edges: int = 16
+    max_error: float = 1e-2
+    thresholds: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4)
+    patience: int = 12
+
+
+def sparsify(model: KAN, data: Samples, *, settings: SearchSettings | None = None) -> float:
+    """Fit, prune and refit a network until it is the smallest one that explains the samples, in place.
+
+    Sparse fits and pruning alternate; nodes with one incoming edge pass their input on; as long as curves do not follow
+    the samples closely, more edges are removed while the description of the samples gets shorter.
+
+    Args:
+        model: the network; its curves, not its formulas, are changed.
+        data: samples with targets.
+        settings: None for the defaults.
+
+    Returns:
+        The root mean square error on the training samples.
+
+    Raises:
+        ConfigError: the weight of the sparsity is negative.
+        ShapeError, DataError: the samples do not fit the network or are not finite.
+    """
+    settings = SearchSettings() if settings is None else settings
+    check_number("sparsity", settings.sparsity, 0)
+    dataset = dataset_for(model, data)
+    x, y = dataset.train_input, dataset.train_target
+    scale = float(y.std(correction=0)) or 1.0
+    with few_threads(x.numel() * sum(p.numel() for p in model.parameters())):
+        sparse, error = sparsified(model, x, y, settings, scale)
+    model.width, model.layers, model.formulas = sparse.width, sparse.layers, sparse.formulas
+    for index, alive_IO in enumerate(sparse.alive):
+        model.register_buffer(f"alive_{index}", alive_IO)
+    return error
+
+
+def sparsified(model: KAN, x: Tensor, y: Tensor, settings: SearchSettings, scale: float = 1.0) -> tuple[KAN, float]:
+    """A sparse network and its RMSE; `model` itself is fitted and pruned on the way.
+
+    Args:
+        model: the network.
+        x, y: samples.
+        settings: of the search.
+        scale: of the targets.
+    """
+    for steps in settings.sparse_steps:
+        fit(model, (x, y), steps=steps, sparsity=settings.sparsity * scale, progress=False)
+        prune(model, (x, y))
+        straighten_single_paths(model, x)
+    fit(model, (x, y), steps=settings.steps, tolerance=SETTLED, progress=False)
+    error = rmse(model, x, y)
+    if not error > settings.max_error * scale:
+        return model, error
+
+    def length_of(model: KAN, error: float) -> float:
+        basis = model.layers[0].curves.basis
+        numbers = sum(int(model.curved(index).sum()) for index in range(len(model.layers)))
+        return description_length(error / scale, numbers * (basis.grid_size + basis.order), len(y))
+
+    best = (length_of(model, error), model, error)
+    for threshold in settings.thresholds:
+        model = copy.deepcopy(model)
+        if not prune(model, x, threshold=threshold).removed:
+            continue
+        fit(model, (x, y), steps=settings.steps, tolerance=SETTLED, progress=False)
+        error = rmse(model, x, y)
+        best = min(best, (length_of(model, error), model, error), key=lambda tried: tried[0])
+    return best[1:]
+
+
+def description_length(error: float, numbers: int, samples: int) -> float:
+    """Nats that encode samples by a model with this error and this number of parameters (Rissanen, 1978)."""
+    if math.isnan(error):
+        return float("inf")
+    return samples * math.log(max(error, ROUNDING)) + numbers / 2 * math.log(samples)

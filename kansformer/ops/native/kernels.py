@@ -1,0 +1,205 @@
+"""The C++ kernels as functions of tensors, without a graph: of float32 tensors, but for what `edges_bf16` computes.
+
+Shape letters: `...` any, N tokens, I inputs, O outputs, C coefficients, D denominator parameters, P curves: one per
+input, or per group of neighbouring inputs.
+"""
+
+import ctypes
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
+
+import torch
+from torch import Tensor
+
+from kansformer.basis import EXTRAPOLATIONS, Basis
+from kansformer.basis.bspline import SEGMENT_POLYNOMIALS
+from kansformer.ops.curves import ACTIVATIONS
+from kansformer.ops.native.build import Arguments, library
+
+FAMILIES = {"bspline": 0, "chebyshev": 1, "rational": 2}
+
+SLOPES = {"zero": 0, "identity": 1, "relu": 2, "silu": 3, "gelu_tanh": 4, "tanh": 5}
+"""Numbers of the activation functions whose slope the kernels compute."""
+
+Settings = tuple[str, int, int, str]
+"""Name, grid size, order and extrapolation of a basis: values that an operator of PyTorch takes."""
+
+
+def settings_of(basis: Basis) -> Settings:
+    """A basis as an operator takes it."""
+    return basis.name, basis.grid_size, basis.order, basis.extrapolation
+
+
+def basis_of(name: str, grid_size: int, order: int, extrapolation: str) -> Basis:
+    """The inverse of `settings_of`."""
+    return Basis(name=name, grid_size=grid_size, order=order, extrapolation=extrapolation)
+
+
+def call(
+    kernel: Callable[..., int],
+    settings: Settings,
+    sizes: tuple[int, int, int, int],
+    activation: int = 0,
+    **tensors: Tensor | None,
+) -> None:
+    """Run a kernel.
+
+    Args:
+        kernel: a function of the library.
+        settings: of the basis.
+        sizes: tokens, inputs, outputs and curves; 0 for what the kernel does not read.
+        activation: its number in `SLOPES`.
+        tensors: by the names of their fields in `Arguments`. Those to be written must be contiguous.
+    """
+    tokens, inputs, outputs, curves = sizes
+    arguments = Arguments(
+        size=_SIZE,
+        tokens=tokens,
+        inputs=inputs,
+        outputs=outputs,
+        curves=curves,
+        activation=activation,
+        threads=torch.get_num_threads(),
+        **_basis_fields(*settings),
+    )
+    held = []  # copies live until the kernel is done
+    for name, tensor in tensors.items():
+        if tensor is not None:
+            held.append(tensor.contiguous())
+            setattr(arguments, name, held[-1].data_ptr())
+    if kernel(ctypes.byref(arguments)):
+        raise AssertionError("The library was built for other arguments, or for another processor.")
+
+
+_SIZE = ctypes.sizeof(Arguments)
+
+
+@lru_cache
+def _basis_fields(name: str, grid_size: int, order: int, extrapolation: str) -> dict[str, int]:
+    basis = basis_of(name, grid_size, order, extrapolation)
+    return dict(
+        family=FAMILIES[name],
+        grid=grid_size,
+        order=order,
+        extrapolation=EXTRAPOLATIONS.index(extrapolation),
+        num_coefficients=basis.num_coefficients,
+        num_denominator=basis.num_denominator,
+        table=_segments(order).data_ptr() if name == "bspline" else 0,
+    )
+
+
+@cache
+def _segments(order: int) -> Tensor:
+    """The polynomials of a B-spline's pieces, (K + 1, K + 1)."""
+    with torch.inference_mode(False):
+        return torch.tensor(SEGMENT_POLYNOMIALS[order], dtype=torch.float32, device="cpu")
+
+
+def evaluate_curves(
+    x: Tensor,
+    coefficients_PC: Tensor,
+    denominator_PD: Tensor | None,
+    base: Tensor | None,
+    factor: Tensor | None,
+    domain_P2: Tensor,
+    settings: Settings,
+    activation: str = "",
+) -> Tensor:
+    """(base + s(x)) · factor, all (..., I); with an activation the base is that function of x."""
+    x = x.contiguous()
+    y = None
+    if activation:
+        base = ACTIVATIONS[activation](x)
+        y = base if base.data_ptr() != x.data_ptr() else None  # in the memory of σ(x), unless that is x itself
+    y = torch.empty_like(x) if y is None else y
+    inputs = x.shape[-1]
+    call(
+        library().curves_forward,
+        settings,
+        (x.numel() // inputs, inputs, inputs, coefficients_PC.shape[0]),
+        y=y,
+        x=x,
+        coefficients=coefficients_PC,
+        denominator=denominator_PD,
+        base=base,
+        factor=factor,
+        domain=domain_P2,
+    )
+    return y
+
+
+def differentiate_curves(
+    gradient: Tensor,
+    x: Tensor,
+    coefficients_PC: Tensor,
+    denominator_PD: Tensor | None,
+    base: Tensor | None,
+    factor: Tensor | None,
+    domain_P2: Tensor,
+    settings: Settings,
+    wanted: Sequence[bool],
+    activation: str = "",
+) -> list[Tensor | None]:
+    """Gradients of x, coefficients, denominator, base and factor, those that are wanted.
+
+    Without a factor the base's gradient is the output's, and is not made here. An activation has none of its own.
+    """
+    x = x.contiguous()
+    places = (x, coefficients_PC, denominator_PD, factor, factor)
+    gradients = [_empty_like(t) if need and t is not None else None for t, need in zip(places, wanted, strict=True)]
+    inputs = x.shape[-1]
+    call(
+        library().curves_backward,
+        settings,
+        (x.numel() // inputs, inputs, inputs, coefficients_PC.shape[0]),
+        SLOPES[activation or "zero"],
+        gradient=gradient,
+        x=x,
+        coefficients=coefficients_PC,
+        denominator=denominator_PD,
+        base=base,
+        factor=factor,
+        domain=domain_P2,
+        **dict(zip(("dx", "dcoefficients", "ddenominator", "dbase", "dfactor"), gradients, strict=True)),
+    )
+    return gradients
+
+
+def evaluate_edges(
+    x_NI: Tensor, coefficients_ICO: Tensor, base_NO: Tensor | None, domain_I2: Tensor, settings: Settings
+) -> Tensor:
+    """base + Σ_i s_oi(x_i), (N, O)."""
+    sizes = sizes_of_edges(x_NI, coefficients_ICO)
+    y_NO = torch.empty(sizes[0], sizes[2], dtype=x_NI.dtype)
+    tensors = dict(y=y_NO, base=base_NO, x=x_NI, coefficients=coefficients_ICO, domain=domain_I2)
+    call(library().edges_forward, settings, sizes, **tensors)
+    return y_NO
+
+
+def differentiate_edges(
+    gradient_NO: Tensor,
+    x_NI: Tensor,
+    coefficients_ICO: Tensor,
+    domain_I2: Tensor,
+    settings: Settings,
+    wanted: Sequence[bool],
+) -> list[Tensor | None]:
+    """Gradients of x and the coefficients, those that are wanted."""
+    sizes = sizes_of_edges(x_NI, coefficients_ICO)
+    dx, da = (_empty_like(t) if need else None for t, need in zip((x_NI, coefficients_ICO), wanted, strict=True))
+    tensors = dict(gradient=gradient_NO, x=x_NI, coefficients=coefficients_ICO, domain=domain_I2)
+    if dx is not None:
+        call(library().edges_input_gradient, settings, sizes, dx=dx, **tensors)
+    if da is not None:
+        call(library().edges_weight_gradient, settings, sizes, dcoefficients=da, **tensors)
+    return [dx, da]
+
+
+def sizes_of_edges(x_NI: Tensor, coefficients_ICO: Tensor) -> tuple[int, int, int, int]:
+    """Tokens, inputs, outputs, and the curves of the input axis."""
+    inputs, _, outputs = coefficients_ICO.shape
+    return x_NI.shape[0], inputs, outputs, inputs
+
+
+def _empty_like(tensor: Tensor) -> Tensor:
+    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
