@@ -5,15 +5,14 @@ Shape letters: H hidden channels kept.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from torch import Tensor, nn
 
 from kansformer.conversion.convert import remove_curves
 from kansformer.conversion.narrow import narrow_site, narrowed_slot, with_hidden
 from kansformer.conversion.rebuild import fill_recorded
-from kansformer.conversion.record import ConversionRecord, base_prefix, record_of, rooted_slot
-from kansformer.conversion.slots import check_no_adapters
+from kansformer.conversion.record import ConversionRecord, base_prefix, record_of
+from kansformer.conversion.slots import check_no_adapters, recorded_modules
 from kansformer.errors import ConfigError, ConversionStateError, SlotError
 from kansformer.nn.curves import Curved, curve_tensors
 from kansformer.nn.transaction import snapshot, transaction
@@ -54,7 +53,7 @@ def keep_channels(model: nn.Module, channels: Mapping[str, Tensor]) -> nn.Module
         ProofError: a block does not run with fewer channels. The model is left as it was after any error.
     """
     record = _check_converted(model)
-    curved = _modules_by_slot(model, record)
+    curved = recorded_modules(model, record)
     prefix = base_prefix(model)
     with transaction(model):
         remove_curves(model)
@@ -79,7 +78,7 @@ def keep_channels(model: nn.Module, channels: Mapping[str, Tensor]) -> nn.Module
         widths = {**record.widths, **{path.removeprefix(prefix): len(kept_H) for path, kept_H in channels.items()}}
         new_record = replace(record, slots=tuple(slots), widths=widths)
         fill_recorded(model, new_record)
-        for (_, old), (_, new), values in zip(curved, _modules_by_slot(model, new_record), tensors, strict=True):
+        for (_, old), (_, new), values in zip(curved, recorded_modules(model, new_record), tensors, strict=True):
             _load(new, old, values)
         return model
 
@@ -90,11 +89,6 @@ def _check_converted(model: nn.Module) -> ConversionRecord:
         raise ConversionStateError("The model is not converted. Call kansformer.convert(model) first.")
     check_no_adapters(model)
     return record
-
-
-def _modules_by_slot(model: nn.Module, record: ConversionRecord) -> list[tuple[Slot, Any]]:
-    slots = [rooted_slot(model, entry) for entry in record.slots]
-    return [(slot, model.get_submodule(slot.curve_path)) for slot in slots]
 
 
 def _selected_tensors(slot: Slot, module: Curved, kept_H: Tensor | None) -> dict[str, Tensor]:

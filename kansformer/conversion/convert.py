@@ -10,7 +10,7 @@ from kansformer.config import KANConfig
 from kansformer.conversion.build import build_slot
 from kansformer.conversion.plan import ConversionPlan, plan_conversion
 from kansformer.conversion.record import ConversionRecord, base_prefix, record_of, rooted_slot
-from kansformer.conversion.slots import check_no_adapters
+from kansformer.conversion.slots import check_no_adapters, recorded_modules
 from kansformer.conversion.transformers_patches import attach_record, detach_record
 from kansformer.errors import ConversionStateError, SlotError
 from kansformer.nn.curves import curved_modules
@@ -44,11 +44,13 @@ def convert(model: nn.Module, config: KANConfig | None = None, *, verify: bool =
     """
     with transaction(model):
         plan = plan_conversion(model, KANConfig() if config is None else config)
-        carry_out(model, plan, verify=verify)
+        execute_plan(model, plan, verify=verify)
         return model
 
 
-def carry_out(model: nn.Module, plan: ConversionPlan, *, verify: bool, widths: Mapping[str, int] | None = None) -> None:
+def execute_plan(
+    model: nn.Module, plan: ConversionPlan, *, verify: bool, widths: Mapping[str, int] | None = None
+) -> None:
     """Build the modules of a plan, verify and install them; to be called in a `transaction`.
 
     Args:
@@ -133,8 +135,8 @@ def drop_slots(model: nn.Module, paths: Collection[str]) -> nn.Module:
     if record is None:
         raise ConversionStateError("The model is not a converted one, so no slot can be given its original layer back.")
     check_no_adapters(model)
-    modules = {slot: model.get_submodule(rooted_slot(model, slot).curve_path) for slot in record.slots}
-    by_path = {rooted_slot(model, slot).curve_path: module for slot, module in modules.items()}
+    recorded = recorded_modules(model, record)
+    by_path = {slot.curve_path: module for slot, module in recorded}
     for path in paths:
         if path not in by_path:
             raise SlotError(
@@ -144,7 +146,7 @@ def drop_slots(model: nn.Module, paths: Collection[str]) -> nn.Module:
         return model
     # By identity: a layer that several modules share has several paths.
     dropped = {id(by_path[path]): by_path[path] for path in paths}
-    left = tuple(slot for slot, module in modules.items() if id(module) not in dropped)
+    left = tuple(slot for slot, (_, module) in zip(record.slots, recorded, strict=True) if id(module) not in dropped)
     if not left and record.widths:
         raise SlotError("The feed-forward networks are narrower than the model's config says, so one slot must stay.")
     with transaction(model):

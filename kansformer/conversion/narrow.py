@@ -105,7 +105,7 @@ def _narrowed_layer(layer: nn.Linear, channels_H: Tensor, slot: str) -> nn.Modul
     return narrow
 
 
-def _selected(parameter: nn.Parameter, channels_H: Tensor | None, axis: int) -> nn.Parameter:
+def _selected(parameter: Tensor, channels_H: Tensor | None, axis: int) -> nn.Parameter:
     values = parameter.detach()
     values = values.clone() if channels_H is None else values.index_select(axis, channels_H)
     return nn.Parameter(values, requires_grad=parameter.requires_grad)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kansformer.checks import check_choice
 from kansformer.config import KANConfig
-from kansformer.conversion.convert import carry_out
+from kansformer.conversion.convert import execute_plan
 from kansformer.conversion.narrow import linear_layers, narrow_site
 from kansformer.conversion.plan import plan_conversion
 from kansformer.errors import ConfigError, DataError
@@ -70,7 +70,7 @@ def replace_feed_forwards(
             narrow_site(model, site, largest(scores[site.path], hidden))
             if start == "random":
                 _draw_weights(model, site, generator)
-        carry_out(model, plan, verify=True, widths={site.path: site.hidden for site in sites})
+        execute_plan(model, plan, verify=True, widths={site.path: site.hidden for site in sites})
         return model
 
 

@@ -5,10 +5,10 @@ from typing import Any
 
 from torch import nn
 
-from kansformer.conversion.record import get_setting, record_of, rooted_slot
+from kansformer.conversion.record import ConversionRecord, get_setting, record_of, rooted_slot
 from kansformer.errors import ConversionStateError, SlotError
 from kansformer.nn.curves import curved_modules
-from kansformer.sites.site import INPUT_CURVE, join_path, parent_of
+from kansformer.sites.site import INPUT_CURVE, Slot, join_path, parent_of
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,12 @@ def find_curve_slot(model: nn.Module, site: str, slot: str) -> CurveSlot:
     if slot not in by_name:
         raise SlotError(f"{site} has no curves in {slot!r}. Choose from: {', '.join(by_name)}.")
     return by_name[slot]
+
+
+def recorded_modules(model: nn.Module, record: ConversionRecord) -> list[tuple[Slot, Any]]:
+    """The slots of a converted model's record, with paths from its root, and their modules with curves."""
+    slots = [rooted_slot(model, slot) for slot in record.slots]
+    return [(slot, model.get_submodule(slot.curve_path)) for slot in slots]
 
 
 def without_adapters(model: nn.Module) -> nn.Module:

@@ -256,7 +256,7 @@ def test_a_failure_at_the_very_end_leaves_the_model_as_it_was(monkeypatch):
     def fail(*arguments, **settings):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(replace_module, "carry_out", fail)
+    monkeypatch.setattr(replace_module, "execute_plan", fail)
     with pytest.raises(KeyboardInterrupt):
         replace_feed_forwards(model, FULL, hidden=9)
     assert_untouched(model, before)
