@@ -55,7 +55,7 @@ def bench_command(
         str | None, typer.Option(help="A Hub id, a folder or a GGUF file.", show_default="SmolLM2, or the embedded one")
     ] = None,
     tokens: Annotated[
-        int | None, typer.Option(help="A model reads so many at once.", min=1, show_default="512")
+        int | None, typer.Option(help="Tokens that a model reads at once.", min=1, show_default="512")
     ] = None,
     out: Annotated[Path, typer.Option(help="The folder for bench_SUITE.csv and .md.")] = RESULTS,
     plot: Annotated[Path | None, typer.Option(help="A PNG to draw.", show_default="none")] = None,

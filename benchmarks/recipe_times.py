@@ -49,6 +49,8 @@ def main() -> None:
     for name in options.only or recipe_names():
         changes = [f"model.path={path}"] if (path := _local_model(name)) else []
         recipe = read_recipe(name, changes)
+        if recipe.kan is None:
+            continue
         inputs = make_inputs(recipe, options.tokens)
         twin = read_recipe(name, [*changes, "kan=null", "curves=null", "trainable=[all]"])
         models = [make_model(recipe), make_model(twin)]
@@ -110,15 +112,15 @@ def make_step(model: Any, recipe: Recipe, inputs: dict[str, torch.Tensor]) -> Ca
 def _ratios(steps: list[Callable[[], None]], rounds: int, name: str) -> list[float]:
     for step in steps:
         step()
-    found = []
+    ratios = []
     for _ in tqdm(range(rounds), desc=name, leave=False, disable=None):
         times = []
         for step in steps:
             begin = time.perf_counter()
             step()
             times.append(time.perf_counter() - begin)
-        found.append(times[0] / times[1])
-    return found
+        ratios.append(times[0] / times[1])
+    return ratios
 
 
 def _local_model(name: str) -> str | None:

@@ -124,7 +124,7 @@ def _recipe(
 def _run(
     way: str, setting: Setting, *, steps: int, lr: float, judge: int | None = None, curve_lr: float | None = None
 ) -> Row:
-    """Train and judge, on the second half or on so many tokens of the first; `original` trains one step at no rate."""
+    """Train and judge, on the second half or on `judge` tokens of the first; `original` trains one step at no rate."""
     with tempfile.TemporaryDirectory() as folder:
         result = train(_recipe(way, setting, steps, lr, judge, curve_lr), Path(folder) / "run")
     loss = result.evaluation["eval_loss"]

@@ -70,9 +70,9 @@ def formulas(report: Callable[[str, float], None], seeds: int) -> None:
         errors, seconds = [], []
         for seed in tqdm(range(seeds), desc=name, unit="seed", disable=None):
             begin = time.perf_counter()
-            found = find_formula(data, seed=100 * seed, progress=False, **settings)
+            discovery = find_formula(data, seed=100 * seed, progress=False, **settings)
             seconds.append(time.perf_counter() - begin)
-            errors.append(found.test_rmse)
+            errors.append(discovery.test_rmse)
         report(f"{name}: exact of {seeds} seeds", sum(error <= EXACT for error in errors))
         report(f"{name}: median seconds", statistics.median(seconds))
         report(f"{name}: median test RMSE", statistics.median(errors))

@@ -23,6 +23,8 @@ from zoo.classes import model_types
 from zoo.summary import alarms, summary
 from zoo.survey import Row, survey_type
 
+from kansformer.files import atomic_file
+
 RESULTS = Path(__file__).parent / "results" / "survey_architectures.csv"
 COLUMNS = [field.name for field in dataclasses.fields(Row)]
 
@@ -30,8 +32,8 @@ COLUMNS = [field.name for field in dataclasses.fields(Row)]
 def main() -> int:
     options = _options()
     rows = {} if options.fresh else read_rows(options.output)
-    wanted = options.only or model_types()
-    todo = [(name, options.run_only) for name in wanted if options.only or name not in rows]
+    names = options.only or model_types()
+    todo = [(name, options.run_only) for name in names if options.only or name not in rows]
     options.output.parent.mkdir(parents=True, exist_ok=True)
     with tqdm(total=len(todo), unit="type", disable=None) as bar:
         for (name, _), result in pool.each(survey_type, todo, options.jobs, options.limit):
@@ -43,12 +45,12 @@ def main() -> int:
             bar.update()
             bar.set_postfix(Counter(row.act if row.ran == "yes" else "not_run" for row in rows.values()))
             write_rows(options.output, rows)
-    chosen = [rows[name] for name in wanted if name in rows]
+    chosen = [rows[name] for name in names if name in rows]
     print(summary(chosen))
-    found = alarms(chosen)
-    if found:
-        print(f"\n!!! {len(found)} RED FLAGS !!!", *found, sep="\n!!! ")
-    return 1 if found else 0
+    flags = alarms(chosen)
+    if flags:
+        print(f"\n!!! {len(flags)} RED FLAGS !!!", *flags, sep="\n!!! ")
+    return 1 if flags else 0
 
 
 def read_rows(path: Path) -> dict[str, Row]:
@@ -56,19 +58,17 @@ def read_rows(path: Path) -> dict[str, Row]:
     if not path.exists():
         return {}
     with path.open(newline="") as file:
-        found = [_typed(line) for line in csv.DictReader(file)]
-    return {row.type: row for row in found if row.transformers == transformers.__version__}
+        known = [_typed(line) for line in csv.DictReader(file)]
+    return {row.type: row for row in known if row.transformers == transformers.__version__}
 
 
 def write_rows(path: Path, rows: dict[str, Row]) -> None:
-    """All rows, in transformers' order of types, through a temporary file: an interruption leaves the old one."""
-    order = {name: place for place, name in enumerate(model_types())}
-    temporary = path.with_suffix(".part")
-    with temporary.open("w", newline="") as file:
+    """Write all rows, in transformers' order of types; an interruption leaves the old file."""
+    order = {name: number for number, name in enumerate(model_types())}
+    with atomic_file(path) as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(dataclasses.asdict(row) for row in sorted(rows.values(), key=lambda row: order[row.type]))
-    temporary.replace(path)
 
 
 def _typed(line: dict[str, str]) -> Row:

@@ -77,8 +77,8 @@ def measure(processes: int, kills: int, seed: int) -> tuple[Counter, Counter]:
             struck.update(kinds)
             bar.update(len(kinds))
             finished = (folder / f"run-{run}" / "training.json").exists()
-            found = weights(folder / f"run-{run}") if finished else {}
-            if list(found) != list(expected) or not all(torch.equal(found[key], expected[key]) for key in expected):
+            result = weights(folder / f"run-{run}") if finished else {}
+            if list(result) != list(expected) or not all(torch.equal(result[key], expected[key]) for key in expected):
                 lost.update(kinds)
                 print(f"LOST: {moments}\n{starts}\n{(folder / f'run-{run}.log').read_text()[-2000:]}")
     return struck, lost

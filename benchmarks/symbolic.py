@@ -60,7 +60,7 @@ def speeds(report: Callable[[str, float], None], curves: int, rounds: int) -> No
             rates[name].append(curves / (time.perf_counter() - begin))
     report("curves_per_second_refining_four", statistics.median(rates["four"]))
     report("curves_per_second_refining_all", statistics.median(rates["all"]))
-    best = {name: found.best_r2.mean().item() for name, found in fits.items()}
+    best = {name: fitted.best_r2.mean().item() for name, fitted in fits.items()}
     report("mean_best_r2_refining_four", best["four"])
     report("mean_best_r2_missed_by_refining_four", best["all"] - best["four"])
 
@@ -70,11 +70,11 @@ def recovery(report: Callable[[str, float], None], each: int) -> None:
     for seed, label in ((TUNED_SEED, "tuned_seed"), (FRESH_SEED, "fresh_seed")):
         for noise in (0.0, 0.01, 0.03, 0.1):
             x, y, truth = known_curves(each, noise, seed)
-            found = fit_symbolic(x, y, library=KAN_LIBRARY).symbols
-            report(f"recovered_noise_{noise:g}_{label}", (found == truth).double().mean().item())
+            fitted = fit_symbolic(x, y, library=KAN_LIBRARY).symbols
+            report(f"recovered_noise_{noise:g}_{label}", (fitted == truth).double().mean().item())
     x, y, truth = known_curves(each, 0.0, FRESH_SEED)
-    found = fit_symbolic(x, 1e-3 * y, library=KAN_LIBRARY).symbols
-    report("recovered_noise_0_amplitude_1e-3", (found == truth).double().mean().item())
+    fitted = fit_symbolic(x, 1e-3 * y, library=KAN_LIBRARY).symbols
+    report("recovered_noise_0_amplitude_1e-3", (fitted == truth).double().mean().item())
 
 
 def layer(report: Callable[[str, float], None]) -> None:

@@ -1,8 +1,27 @@
-"""Old import paths of public names, which work for one release with a `DeprecationWarning` that names the new place."""
+"""Names that a module imports when they are used: public ones that are slow to import, and ones that have moved.
+
+Old import paths work for one release, with a `DeprecationWarning` that names the new place.
+"""
 
 import importlib
 import warnings
 from collections.abc import Callable, Mapping
+
+
+def lazy_names(module: str, places: Mapping[str, str]) -> Callable[[str], object]:
+    """Make the `__getattr__` of a module that imports its public names when they are first used.
+
+    Args:
+        module: its name.
+        places: of every name, as `package.module.name`.
+    """
+
+    def __getattr__(name: str) -> object:  # noqa: N807 - a module's
+        if name not in places:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        return _resolve(places[name])
+
+    return __getattr__
 
 
 def moved_names(module: str, new_places: Mapping[str, str], *, stand_ins: str | None = None) -> Callable[[str], object]:

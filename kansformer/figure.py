@@ -1,12 +1,17 @@
 """matplotlib, where it is installed."""
 
+from __future__ import annotations
+
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING
 
 from kansformer.errors import ConfigError
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-def figure_class() -> Any:
+
+def figure_class() -> type[Figure]:
     """matplotlib's Figure, which needs no display and leaves pyplot's state alone.
 
     Raises:

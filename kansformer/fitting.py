@@ -14,7 +14,8 @@ from kansformer._moved import moved_names
 from kansformer.errors import ConfigError, ShapeError
 from kansformer.kan.data import Samples, Table
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 METHODS = {
     "fit": "fit", "fit_symbolic": "fit_symbolic", "fix_symbol": "fix_symbol", "load_kan": "load",

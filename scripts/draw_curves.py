@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from kansformer import load_curves
 from kansformer.embedded import embedded_model_path
 from kansformer.interp import edge_curves, record_edges
-from kansformer.training.corpus import tokenize_blocks
+from kansformer.training.data.packing import tokenize_blocks
 from kansformer.views import plot_curves
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -63,6 +63,7 @@ MOVED = {
         "PruneResult compile_formula create_dataset find_formula fit fit_symbolic fix_symbol load_kan node_scores "
         "prune prune_inputs save_kan solve_equations suggest_symbols symbolic_formula unfix_symbol"
     ),
+    "kansformer.interp": "Place find_place find_places replace_edges",
     "kansformer.views": "plot_edge plot_history plot_kan",
 }
 

@@ -31,8 +31,8 @@ class Difference:
 
 def losses_of(rows: Sequence[Row], variant: str, steps: int, lr: float | None = None) -> dict[int, float]:
     """Validation losses by seed, at the variant's own learning rate unless another is given."""
-    wanted = VARIANTS[variant].lr if lr is None else lr
-    chosen = (row for row in rows if row.variant == variant and row.steps == steps and row.lr == wanted)
+    chosen_lr = VARIANTS[variant].lr if lr is None else lr
+    chosen = (row for row in rows if row.variant == variant and row.steps == steps and row.lr == chosen_lr)
     return {row.seed: row.val_loss for row in chosen}
 
 

@@ -170,7 +170,7 @@ def equal_width(values: dict[str, Any]) -> int:
         config = KANConfig.from_dict(values["kan"])
         step = config.groups if any(config.curve_spec(slot).edges == "group" for slot in config.slots) else 1
     register_activations()
-    one, other = 20 * step, 24 * step  # not 128, the width of the model: a square layer is no feed-forward network
+    one, other = 20 * step, 24 * step  # not 128, the width of the model: a square layer is not a feed-forward network
     low, high = count_ffn(values, one), count_ffn(values, other)
     width = one + (FFN_PARAMETERS - low) * (other - one) / (high - low)
     nearest = max(step, round(width / step) * step)

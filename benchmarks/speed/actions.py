@@ -31,7 +31,7 @@ def make_actions(
 
     A step has no optimizer. Its output gets a random gradient: that of a sum would have no memory of its own.
     """
-    wanted = [x_ND, *(parameter for parameter in block.parameters() if parameter.requires_grad)]
+    differentiated = [x_ND, *(parameter for parameter in block.parameters() if parameter.requires_grad)]
 
     def forward() -> object:
         with torch.no_grad(), conditions(variant, size, device):
@@ -40,6 +40,6 @@ def make_actions(
     def step() -> object:
         with conditions(variant, size, device):
             y_ND = block(x_ND)
-            return torch.autograd.grad(y_ND, wanted, gradient_ND.to(y_ND.dtype), allow_unused=True)
+            return torch.autograd.grad(y_ND, differentiated, gradient_ND.to(y_ND.dtype), allow_unused=True)
 
     return {"forward": forward, "step": step}

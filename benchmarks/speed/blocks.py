@@ -46,7 +46,7 @@ class MLP(nn.Module):
     """D → M → D with SiLU, without biases.
 
     Args:
-        chunk: send so many tokens through at a time and recompute them in backward, so that only the input is kept;
+        chunk: tokens to send through at a time and to recompute in backward, so that only the input is kept;
             None for the usual block.
     """
 

@@ -18,14 +18,14 @@ from kansformer.progress import Progress
 
 Action = Callable[[], object]
 
-LEAST_SECONDS = 0.2
-"""An action is called again and again until one timing lasts about so long."""
+MIN_SECONDS = 0.2
+"""An action is called repeatedly until one timing lasts about this long."""
 
-MOST_CALLS = 1000
+MAX_CALLS = 1000
 
 
 class Clock(Protocol):
-    """Seconds that so many calls of an action take."""
+    """Seconds that a number of calls of an action take."""
 
     def __call__(self, action: Action, calls: int) -> float: ...
 
@@ -95,7 +95,7 @@ def alternate(
     *,
     rounds: int,
     clock: Clock = cpu_clock,
-    least_seconds: float = LEAST_SECONDS,
+    least_seconds: float = MIN_SECONDS,
     warm_up: int = 2,
     progress: Progress | None = None,
 ) -> Rounds:
@@ -119,7 +119,7 @@ def alternate(
         for _ in range(warm_up):
             action()
         seconds = clock(action, 1)
-        calls[name] = MOST_CALLS if seconds <= 0 else min(MOST_CALLS, max(1, math.ceil(least_seconds / seconds)))
+        calls[name] = MAX_CALLS if seconds <= 0 else min(MAX_CALLS, max(1, math.ceil(least_seconds / seconds)))
     taken: dict[str, list[float]] = {name: [] for name in actions}
     for turn in range(rounds):
         for place, name in enumerate(order_of_round(list(actions), turn)):

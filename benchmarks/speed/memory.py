@@ -54,19 +54,19 @@ def saved_bytes(variant: Variant, size: Size, device: str, block: nn.Module, x_N
     A tensor that a function keeps without telling autograd is not seen here; it shows in the peak.
     """
     known = {t.untyped_storage().data_ptr() for t in (*block.parameters(), *block.buffers(), x_ND)}
-    found = {}
+    storages = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in known:
-            found[storage.data_ptr()] = storage  # kept alive, so that no address is used twice
+            storages[storage.data_ptr()] = storage  # kept alive, so that no address is used twice
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), conditions(variant, size, device):
         y_ND = block(x_ND)
     # The output lives on in any case.
-    found.pop(y_ND.untyped_storage().data_ptr(), None)
-    return sum(storage.nbytes() for storage in found.values())
+    storages.pop(y_ND.untyped_storage().data_ptr(), None)
+    return sum(storage.nbytes() for storage in storages.values())
 
 
 def peak_of_fresh_process(variant: Variant, size: Size) -> int | None:

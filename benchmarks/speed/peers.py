@@ -16,7 +16,7 @@ from speed.blocks import WIDE, GatedMLP, Variant
 from speed.sizes import Size
 
 # Floats of one of the N × d × hidden tensors that pykan keeps, about ten at a time: 64 MiB.
-MOST_EDGE_VALUES = 2**24
+MAX_EDGE_VALUES = 2**24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,7 @@ def _cubic_only(size: Size) -> str | None:
 
 def _few_edges(size: Size) -> str | None:
     values = size.tokens * size.features * size.hidden
-    if values <= MOST_EDGE_VALUES:
+    if values <= MAX_EDGE_VALUES:
         return None
     return f"it keeps about ten tensors of N·d·hidden numbers, here {values * 4 / 2**30:.1f} GiB each; see S-64"
 

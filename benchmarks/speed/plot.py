@@ -12,7 +12,7 @@ MEASURES = {"forward": "forward", "step": "forward and backward"}
 LEFT_OUT = ("MLP, same shape", "kansformer (-2, 2)")
 """Rows of the table that would only crowd the picture: far fewer parameters, and nearly the same bar."""
 
-LONGEST = 2.5
+MAX_RATIO = 2.5
 """Bars end here, with their number in them: a peer that is fifty times slower must not hide the others."""
 
 
@@ -31,7 +31,7 @@ def plot_rows(rows: Sequence[Row], path: Path) -> None:
 
     lines = _lines(drawn)
     by_key = {(row.shape, row.variant, row.measure): row for row in drawn}
-    end = min(LONGEST, max(1.3, 1.12 * max(row.ratio_upper or 0 for row in drawn)))
+    end = min(MAX_RATIO, max(1.3, 1.12 * max(row.ratio_upper or 0 for row in drawn)))
 
     figure = Figure(figsize=(9.5, 0.8 + 0.23 * len(lines)), dpi=100, layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
@@ -70,7 +70,7 @@ def _lines(drawn: Sequence[Row]) -> list[tuple[str, str]]:
 
 
 def require_matplotlib() -> None:
-    """See that a picture can be drawn, before an hour is spent on its numbers.
+    """Check that a picture can be drawn, before an hour is spent on its numbers.
 
     Raises:
         DataError: matplotlib is not installed.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from speed.actions import make_actions
 from speed.blocks import Variant, prepare
-from speed.harness import LEAST_SECONDS, Action, Progress, Rounds, alternate, clock_for
+from speed.harness import MIN_SECONDS, Action, Progress, Rounds, alternate, clock_for
 from speed.memory import Memory, measure_memory
 from speed.sizes import Size
 from speed.table import Row, Skip
@@ -28,7 +28,7 @@ class Options:
 
     device: str = "cpu"
     rounds: int = 9
-    least_seconds: float = LEAST_SECONDS
+    least_seconds: float = MIN_SECONDS
     memory: bool = True
     progress: Progress | None = None
 

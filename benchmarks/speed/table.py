@@ -128,13 +128,13 @@ def read_rows(path: Path) -> list[Row]:
     """What `write_rows` wrote, without the environment.
 
     Raises:
-        DataError: it is no such file.
+        DataError: it is not such a file.
     """
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         missing = {f.name for f in fields(Row)} - set(reader.fieldnames or ())
         if missing:
-            raise DataError(f"{str(path)!r} is no file of python -m benchmarks: it has no column {min(missing)!r}.")
+            raise DataError(f"{str(path)!r} is not a file of python -m benchmarks: it has no column {min(missing)!r}.")
         return [Row(**{f.name: _value(f.type, line[f.name]) for f in fields(Row)}) for line in reader]
 
 

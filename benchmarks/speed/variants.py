@@ -33,14 +33,14 @@ def backend_variants(size: Size, device: str) -> tuple[Variant, ...]:
 
 def backends_on(device: str) -> list[str]:
     """Names of the backends that run on a device type, the definition first."""
-    found = []
+    names = []
     for name in sorted(available_backends(), key=lambda name: name != "reference"):
         try:
             select_backend(name, device)
         except BackendError:
             continue
-        found.append(name)
-    return found
+        names.append(name)
+    return names
 
 
 def automatic_backend(device: str) -> str:

@@ -17,7 +17,7 @@ from zoo.shrink import small_config
 MAX_PARAMETERS = 400_000_000
 SEED = 0
 NOISE = 0.02
-LARGEST_WEIGHT = 100.0  # beyond it is memory that no initialisation wrote to
+MAX_WEIGHT = 100.0  # beyond it is memory that no initialisation wrote to
 
 
 class NothingRanError(RuntimeError):
@@ -80,5 +80,5 @@ def randomize(model: nn.Module) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.is_floating_point():
-                parameter.masked_fill_(~(parameter.abs() < LARGEST_WEIGHT), 0.0)
+                parameter.masked_fill_(~(parameter.abs() < MAX_WEIGHT), 0.0)
                 parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=NOISE)

@@ -63,7 +63,7 @@ def modality(cls: type[PreTrainedModel]) -> str:
 
 
 def _classes_taking(config: type[PreTrainedConfig], package: types.ModuleType) -> list[type[PreTrainedModel]]:
-    found = {}
+    members = {}
     for info in pkgutil.iter_modules(package.__path__):
         if not info.name.startswith("modeling_"):
             continue
@@ -75,8 +75,8 @@ def _classes_taking(config: type[PreTrainedConfig], package: types.ModuleType) -
                 and not name.endswith("PreTrainedModel")
                 and member.forward is not PreTrainedModel.forward
             ):
-                found[name] = member
-    return list(found.values())
+                members[name] = member
+    return list(members.values())
 
 
 def _head_rank(cls: type) -> tuple[int, int]:

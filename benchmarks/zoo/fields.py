@@ -23,14 +23,14 @@ def find(config: PreTrainedConfig, *names: str, first: str = "") -> object | Non
 
 def special_tokens(config: PreTrainedConfig) -> set[int]:
     """Ids with a meaning (image token, end of text, …), which ordinary text must not contain."""
-    found = set()
+    fields = set()
     for part in _parts(config, ""):
         for name, value in vars(part).items():
             if TOKEN_ID.search(name):
-                found.update(
+                fields.update(
                     item for item in (value if isinstance(value, (list, tuple)) else [value]) if type(item) is int
                 )
-    return found
+    return fields
 
 
 def _parts(config: PreTrainedConfig, first: str) -> Iterator[PreTrainedConfig]:

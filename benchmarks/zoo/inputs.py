@@ -78,7 +78,7 @@ def _with_placeholders(model: nn.Module, accepted, kind: str, media: Inputs, tex
     """Text whose middle holds one placeholder per feature that the image or audio tower makes; None where unknown."""
     token = find(model.config, f"{kind}_token_id", f"{kind}_token_index", f"_{kind}_token_id")
     inner = [model, *(getattr(model, name, None) for name in ("model", "vlm"))]
-    features_of = next((found for part in inner if (found := getattr(part, f"get_{kind}_features", None))), None)
+    features_of = next((function for part in inner if (function := getattr(part, f"get_{kind}_features", None))), None)
     if token is None or features_of is None or "input_ids" not in text:
         return None
     takes = inspect.signature(features_of).parameters

@@ -32,16 +32,16 @@ def summary(rows: list[Row]) -> str:
 
 def alarms(rows: list[Row]) -> list[str]:
     """A sentence for everything that contradicts the claim."""
-    found = []
+    lines = []
     for row in rows:
         for preset in PRESETS:
             if getattr(row, preset) in ("different", "crashed"):
-                found.append(f"{row.type} ({row.cls}) is {getattr(row, preset).upper()} with {preset}: {row.reason}")
+                lines.append(f"{row.type} ({row.cls}) is {getattr(row, preset).upper()} with {preset}: {row.reason}")
         if row.alive == "no":
-            found.append(f"{row.type} ({row.cls}): bending the curves changes nothing. {row.reason}")
+            lines.append(f"{row.type} ({row.cls}): bending the curves changes nothing. {row.reason}")
         if row.reverted == "no":
-            found.append(f"{row.type} ({row.cls}): not the original after revert. {row.reason}")
-    return found
+            lines.append(f"{row.type} ({row.cls}): not the original after revert. {row.reason}")
+    return lines
 
 
 def _grouped(title: str, rows: list[Row]) -> list[str]:

@@ -19,7 +19,7 @@ EXTRAPOLATIONS = ("linear", "clamp", "zero")
 MAX_GRID_SIZE = 10_000
 
 # Inputs further away than this many domain widths count as this far: zero coefficients times infinity would be NaN.
-FARTHEST = 1e18
+MAX_DISTANCE = 1e18
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +136,7 @@ class Basis:
     def unit_coordinates(x: Tensor, domain: Tensor) -> Tensor:
         """x in units of the domain: 0 at its lower end, 1 at its upper end, and never infinite."""
         lower, upper = domain.unbind(-1)
-        return ((x - lower) / (upper - lower)).clamp(-FARTHEST, FARTHEST)
+        return ((x - lower) / (upper - lower)).clamp(-MAX_DISTANCE, MAX_DISTANCE)
 
     def _family(self, denominator: Tensor | None) -> tuple[ModuleType, tuple[Tensor, ...]]:
         """The module of this basis, and what its functions take beside grid size and order."""

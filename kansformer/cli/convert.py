@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from kansformer.cli.loading import load_model, load_preprocessor, split_names
+from kansformer.cli.loading import load_model, split_names
 from kansformer.errors import ConfigError
 from kansformer.files import atomic_folder, check_unused, folder_bytes
 
@@ -36,6 +36,7 @@ def convert_command(
 
     from kansformer.config import KANConfig
     from kansformer.conversion import convert, plan_conversion
+    from kansformer.conversion.sources import read_preprocessor
     from kansformer.hub import write_card
 
     config = KANConfig(
@@ -68,7 +69,7 @@ def convert_command(
     typer.echo(f"Converted {len(plan.sites)} sites, {proof}, in {time.perf_counter() - begin:.1f} s.")
 
     begin = time.perf_counter()
-    preprocessor = load_preprocessor(source)
+    preprocessor = read_preprocessor(source)
     with atomic_folder(output) as folder:
         model.save_pretrained(folder)
         if preprocessor is not None:

@@ -46,8 +46,8 @@ def evaluate_command(
     check_block(block, max_tokens)
     from kansformer.conversion import is_converted, revert
     from kansformer.hub.model_folder import ModelFolder
+    from kansformer.training.data.load import dataset_text
     from kansformer.training.evaluate import mean_loss
-    from kansformer.training.text import dataset_text
 
     if record:
         ModelFolder.read(Path(model))  # refuses what has no card before the work

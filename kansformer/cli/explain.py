@@ -40,7 +40,8 @@ def explain_command(
         raise CheckpointError(f"--out {str(out)!r} is a file. Give the folder to write into.")
     check_block(block, max_tokens)
     from kansformer.conversion.slots import find_curve_slots
-    from kansformer.interp.summary import GOOD, MEASURES, summarize
+    from kansformer.interp import summarize
+    from kansformer.interp.summary import GOOD, MEASURES
     from kansformer.views import write_report
 
     documents, _ = load_text(text, max_tokens)

@@ -10,6 +10,7 @@ import typer
 
 from kansformer.cli.loading import split_names
 from kansformer.errors import ConfigError, DataError
+from kansformer.files import atomic_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +54,9 @@ def fit_command(
     r2 = f"R² {_r2(result.train_rmse, dataset.train_target)}{test}"
     before = f"before the curves were named {result.curves_rmse:.3g}"
     typer.echo(f"{r2}, RMSE {result.train_rmse:.3g}; {before}. {time.perf_counter() - begin:.1f} s.")
-    result.model.plot(dataset, variables=names, outputs=[target]).savefig(path, dpi=130)
+    drawing = result.model.plot(dataset, variables=names, outputs=[target])
+    with atomic_file(path) as file:
+        drawing.savefig(file, dpi=130, format=path.suffix[1:] or None)
     typer.echo(f"Drawn: {path}")
 
 

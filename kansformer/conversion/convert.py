@@ -14,14 +14,14 @@ from kansformer.conversion.slots import check_no_adapters, recorded_modules
 from kansformer.conversion.transformers_patches import attach_record, detach_record
 from kansformer.errors import ConversionStateError, SlotError
 from kansformer.nn.curves import curved_modules
-from kansformer.nn.fused_gate import fuse_gate, restore_forwards
+from kansformer.nn.fused_gate import fuse_gate, unfuse_gates
 from kansformer.nn.transaction import transaction
 from kansformer.sites import Slot, verify_site
 from kansformer.sites.site import parent_of
 from kansformer.sites.surgery import fill_slot, restore_originals
 
 
-def convert(model: nn.Module, config: KANConfig | None = None, *, verify: bool = True) -> nn.Module:
+def convert(model: nn.Module, config: KANConfig | None = None, *, verify: bool = True, fuse: bool = True) -> nn.Module:
     """Give a pretrained transformer's feed-forward networks learned curves, in place, without changing its outputs.
 
     Every curve starts straight, so the logits are the same bit for bit; training then shapes the curves. The base
@@ -32,6 +32,8 @@ def convert(model: nn.Module, config: KANConfig | None = None, *, verify: bool =
         config: which curves and where; None is `KANConfig()`.
         verify: compare every site with the original on random input before anything is replaced. Not possible on the
             meta device.
+        fuse: compute activation, curve and product of plain gated blocks in one kernel, with the same bits. Hooks on
+            the activation see it all the same.
 
     Returns:
         The same model.
@@ -45,6 +47,8 @@ def convert(model: nn.Module, config: KANConfig | None = None, *, verify: bool =
     with transaction(model):
         plan = plan_conversion(model, KANConfig() if config is None else config)
         execute_plan(model, plan, verify=verify)
+        if not fuse:
+            unfuse_gates(model)
         return model
 
 
@@ -165,7 +169,7 @@ def remove_curves(
         modules: those that lose their curves; None for all.
         remaining: the record of the others; None where there are none, so that the model is plain again.
     """
-    restore_forwards(model)
+    unfuse_gates(model)
     restore_originals(model, [module for _, module in curved_modules(model)] if modules is None else modules)
     if remaining is None:
         detach_record(model)

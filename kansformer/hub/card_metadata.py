@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from kansformer.conversion.sources import is_gguf
 from kansformer.errors import CheckpointError
 from kansformer.files import atomic_write_text
 from kansformer.safe_io import LINE, LINES, NUMBER, TABLES, check_fields, read_json
@@ -85,7 +86,7 @@ class CardMetadata:
             For a Hub id, that id as the base model. For a folder, the content of its `kansformer.json` and of the
             header of its `README.md`, without results.
         """
-        if source is None or source.lower().endswith(".gguf"):
+        if source is None or is_gguf(source):
             return cls()
         folder = Path(source)
         if not folder.exists():

@@ -1,15 +1,16 @@
-"""Reading a model: what goes into its curves, what the curves look like, and which of them matter."""
+"""Reading a model: the inputs of its curves, the curves themselves, and which of them matter."""
 
 from kansformer._moved import moved_names
 from kansformer.conversion.slots import EdgeRef
+from kansformer.interp.audit import summarize
 from kansformer.interp.curve_edits import CurveEdit, edit_curve
 from kansformer.interp.curves import EdgeCurves, edge_curves
-from kansformer.interp.edits import ablate, edit_edge, replace_by_symbol, replace_edges
+from kansformer.interp.edits import ablate, edit_edge, replace_by_symbol
 from kansformer.interp.pruning import PruneResult, drop_straight_curves, prune, prune_channels, sparsity_curve
 from kansformer.interp.ranks import reduce_rank
 from kansformer.interp.recording import EdgeRecords, RecordedSlot, record_edges
 from kansformer.interp.scores import EdgeScores, edge_scores
-from kansformer.interp.summary import ModelSummary, SlotSummary, summarize
+from kansformer.interp.summary import ModelSummary, SlotSummary
 
 __all__ = [
     "CurveEdit",
@@ -32,7 +33,6 @@ __all__ = [
     "record_edges",
     "reduce_rank",
     "replace_by_symbol",
-    "replace_edges",
     "sparsity_curve",
     "summarize",
 ]
@@ -43,5 +43,6 @@ __getattr__ = moved_names(
         "Place": "kansformer.conversion.CurveSlot",
         "find_place": "kansformer.conversion.find_curve_slot",
         "find_places": "kansformer.conversion.find_curve_slots",
+        "replace_edges": "kansformer.interp.edits.replace_edges",
     },
 )

@@ -1,7 +1,8 @@
-"""Batches that are read several times and never held all at once."""
+"""Batches that are read several times and never held all at once, and the model's loss on them."""
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
@@ -10,18 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from kansformer.nn.eval_mode import eval_mode
 from kansformer.progress import Progress
+
+Batch = Mapping[str, Any]
 
 
 @contextmanager
-def replayable(batches: Mapping[str, Tensor] | Iterable[Mapping[str, Tensor]]) -> Iterator[Iterable[Mapping[str, Any]]]:
-    """Yields batches that can be read again and again, as long as the context lasts, and are the same every time.
+def replayable(batches: Mapping[str, Tensor] | Iterable[Mapping[str, Tensor]]) -> Iterator[Iterable[Batch]]:
+    """Yields batches that can be read any number of times within the context, the same every time.
 
     Args:
-        batches: one batch, or a sequence, which is read where it is; of anything else, such as a generator, a copy is
-            written into a temporary folder while it is read for the first time, to the end.
+        batches: one batch, or a sequence, which is not copied. Anything else, such as a generator, is copied into a
+            temporary folder while it is read for the first time, to the end.
     """
     if isinstance(batches, Mapping):
         yield [batches]
@@ -33,15 +37,15 @@ def replayable(batches: Mapping[str, Tensor] | Iterable[Mapping[str, Tensor]]) -
 
 
 class _Spool:
-    """A stream that leaves a file for each of its batches."""
+    """A stream that writes a file for each of its batches."""
 
-    def __init__(self, stream: Iterable[Mapping[str, Any]], folder: Path) -> None:
-        self.stream: Iterable[Mapping[str, Any]] | None = stream
+    def __init__(self, stream: Iterable[Batch], folder: Path) -> None:
+        self.stream: Iterable[Batch] | None = stream
         self.folder = folder
         self.count = 0
-        self.others: dict[int, dict[str, Any]] = {}  # what is no tensor, by number of the batch; hardly anyone has any
+        self.others: dict[int, Batch] = {}  # values that are not tensors, by number of the batch; rare
 
-    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+    def __iter__(self) -> Iterator[Batch]:
         if self.stream is None:
             for number in range(self.count):
                 yield self._read(number)
@@ -51,21 +55,21 @@ class _Spool:
             yield batch
         self.stream = None
 
-    def _write(self, batch: Mapping[str, Any]) -> None:
+    def _write(self, batch: Batch) -> None:
         from safetensors.torch import save_file
 
-        found = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
-        if others := {name: value for name, value in batch.items() if name not in found}:
+        tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+        if others := {name: value for name, value in batch.items() if name not in tensors}:
             self.others[self.count] = others
-        devices = {name: str(tensor.device) for name, tensor in found.items()}
+        devices = {name: str(tensor.device) for name, tensor in tensors.items()}
         # Labels are often the inputs themselves, and a file holds every tensor once.
-        tensors = {
-            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in found.items()
+        copies = {
+            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
         }
-        save_file(tensors, self.folder / f"{self.count}.safetensors", metadata=devices)
+        save_file(copies, self.folder / f"{self.count}.safetensors", metadata=devices)
         self.count += 1
 
-    def _read(self, number: int) -> Mapping[str, Any]:
+    def _read(self, number: int) -> Batch:
         from safetensors import safe_open
 
         with safe_open(self.folder / f"{number}.safetensors", framework="pt") as file:
@@ -74,7 +78,7 @@ class _Spool:
 
 
 class BatchReader:
-    """Reads the batches once for every stage of the audit, with word of each that is done.
+    """Reads the batches once for every stage of the audit, and reports progress.
 
     Args:
         batches: the same in every stage.
@@ -85,12 +89,12 @@ class BatchReader:
         labelled: whether there are batches, and all have labels.
     """
 
-    def __init__(self, batches: Iterable[Mapping[str, Any]], progress: Progress | None) -> None:
+    def __init__(self, batches: Iterable[Batch], progress: Progress | None) -> None:
         self.batches, self.progress = batches, progress
         self.count = len(batches) if isinstance(batches, Sized) else None
         self.tokens, self.labelled = 0, False
 
-    def read(self, stage: str) -> Iterator[Mapping[str, Any]]:
+    def read(self, stage: str) -> Iterator[Batch]:
         """All batches, once more."""
         begin, tokens, labelled, done = time.perf_counter(), 0, True, 0
         for done, batch in enumerate(self.batches, start=1):
@@ -101,3 +105,16 @@ class BatchReader:
                 rate = done / (time.perf_counter() - begin)
                 self.progress(stage, done, self.count, f"{rate:,.1f} batches/s")
         self.count, self.tokens, self.labelled = done, tokens, labelled and done > 0
+
+
+def batch_loss(model: nn.Module, batch: Batch) -> Tensor | None:
+    """The loss of a model on a batch; None where it gives none."""
+    return getattr(model(**batch), "loss", None)
+
+
+@torch.no_grad()
+def mean_loss(model: nn.Module, batches: Iterable[Batch]) -> float:
+    """The mean loss per batch in evaluation mode; NaN without labels."""
+    with eval_mode(model):
+        losses = [batch_loss(model, batch) for batch in batches]
+    return sum(math.nan if loss is None else float(loss) for loss in losses) / len(losses) if losses else math.nan

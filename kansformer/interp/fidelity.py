@@ -1,4 +1,4 @@
-"""How true formulas are to the model: at the inputs that it has, and beyond what its bases would give anyway.
+"""Fidelity of formulas to the model: at recorded inputs, and beyond what the bases explain by themselves.
 
 An even grid over the whole range counts rare inputs as much as common ones, and where a base is a known function and
 the learned curve small, every formula of the base looks good. So formulas are also judged at recorded inputs, once by
@@ -20,7 +20,7 @@ from kansformer.symbolic import SymbolicFits
 
 # A learned curve that varies less than this, relative to its edge, is straight to rounding.
 STRAIGHT = 1e-6
-LEAST = -1.0
+MIN_R2 = -1.0
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Fidelity:
         r2: share of the edge's variance there that the formula explains, (E,).
         r2_learned: share of the learned curve's variance that the formula explains beyond the base, a constant apart,
             (E,); 0 if it explains no more than the base alone.
-        varies: whether the edge varies there at all, (E,); where not, the others mean nothing.
+        varies: whether the edge varies there at all, (E,); where it does not, the others have no meaning.
     """
 
     r2: Tensor
@@ -41,7 +41,8 @@ class Fidelity:
     @classmethod
     def cat(cls, parts: Sequence[Fidelity]) -> Fidelity:
         """One table from several."""
-        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in ("r2", "r2_learned", "varies")))
+        columns = zip(*((part.r2, part.r2_learned, part.varies) for part in parts), strict=True)
+        return cls(*map(torch.cat, columns))
 
 
 def recorded_points(recorded: RecordedSlot, points: int) -> Tensor:
@@ -59,8 +60,8 @@ def fidelity(fits: SymbolicFits, x_ES: Tensor, y_ES: Tensor, learned_ES: Tensor,
     spread, learned_spread = _spread(y_ES), _spread(learned_ES)
     rounding = STRAIGHT**2 * y_ES.square().sum(-1) + torch.finfo(torch.float64).tiny
     return Fidelity(
-        (1 - error_ES.square().sum(-1) / torch.maximum(spread, rounding)).nan_to_num(LEAST).clamp(min=LEAST),
-        (1 - _spread(error_ES) / torch.maximum(learned_spread, rounding)).nan_to_num(LEAST).clamp(min=LEAST),
+        (1 - error_ES.square().sum(-1) / torch.maximum(spread, rounding)).nan_to_num(MIN_R2).clamp(min=MIN_R2),
+        (1 - _spread(error_ES) / torch.maximum(learned_spread, rounding)).nan_to_num(MIN_R2).clamp(min=MIN_R2),
         spread > rounding,
     )
 

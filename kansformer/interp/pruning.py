@@ -1,4 +1,4 @@
-"""Straighten the curves that matter least, and take straight curves out of the model for good.
+"""Straighten the least important curves, and remove straight curves from the model.
 
 Shape letters: I inputs, O outputs, P curves of the input axis, R rank.
 """
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class PruneResult:
-    """What `prune` did; `undo()` takes it back.
+    """The result of `prune`; `undo()` reverts it.
 
     Args:
         straightened: learned curves that are zero now and were not before.
@@ -82,8 +82,8 @@ def prune(
         raise ConfigError(f"sparsity must be from 0 to 1, got {sparsity!r}.")
     if by not in ("learned_attribution", "learned_variance"):
         raise ConfigError(f"Unknown score {by!r}. Choose learned_attribution or learned_variance.")
-    places = find_curve_slots(model)
-    per_curve = [_curve_scores(place, scores, by) for place in places]
+    slots = find_curve_slots(model)
+    per_curve = [_curve_scores(slot, scores, by) for slot in slots]
     count = sum(score.numel() for score in per_curve)
     straight = (_least_slots if whole_slots else _least_curves)(per_curve, round(sparsity * count))
     if not straight.any():
@@ -91,8 +91,8 @@ def prune(
     threshold = float(torch.cat([score.flatten() for score in per_curve])[straight].max())
     result = PruneResult(0, count, threshold, [])
     try:
-        for place, flags in zip(places, straight.split([score.numel() for score in per_curve]), strict=True):
-            coefficients = place.module.coefficients
+        for slot, flags in zip(slots, straight.split([score.numel() for score in per_curve]), strict=True):
+            coefficients = slot.module.coefficients
             curves = _with_curves_first(coefficients)
             flags = flags.to(coefficients.device)
             result.straightened += int((curves[flags] != 0).any(-1).sum())
@@ -137,23 +137,23 @@ def sparsity_curve(
 
 
 def drop_straight_curves(model: nn.Module) -> list[tuple[str, str]]:
-    """Take the curves out of every slot in which all are straight, in place: the plain layers are back there.
+    """Put the plain layers back into every slot whose curves are all straight, in place.
 
     The model computes the same, is smaller and faster, and saves as a converted model with fewer slots; with none
     left it is plain again. Of a model whose channels were pruned one slot stays, which its checkpoint needs.
 
     Returns:
-        (site, slot) of what was taken out.
+        (site, slot) of the dropped curves.
 
     Raises:
         ConversionStateError: the model was not made by `convert`, or has adapters.
     """
-    everywhere = find_curve_slots(model)
-    places = [place for place in everywhere if not place.module.coefficients.any()]
-    if len(places) == len(everywhere) and narrowed_paths(model):
-        places = places[1:]
-    drop_slots(model, [place.path for place in places])
-    return [(place.site, place.name) for place in places]
+    slots = find_curve_slots(model)
+    straight = [slot for slot in slots if not slot.module.coefficients.any()]
+    if len(straight) == len(slots) and narrowed_paths(model):
+        straight = straight[1:]
+    drop_slots(model, [slot.path for slot in straight])
+    return [(slot.site, slot.name) for slot in straight]
 
 
 def prune_channels(
@@ -163,7 +163,7 @@ def prune_channels(
     share: float,
     multiple_of: int = 8,
 ) -> dict[str, int]:
-    """Take the hidden channels out that add least, in place: every network becomes narrower by about the same share.
+    """Remove the hidden channels that add least, in place: every network becomes narrower by about the same share.
 
     A channel adds the root mean square of what arrives at the last layer times the norm of its weights there. The
     model is smaller and faster, saves as a converted model, and wants some training to recover. Networks of two or
@@ -172,8 +172,8 @@ def prune_channels(
     Args:
         model: converted.
         batches: what the model is called with, one batch or several.
-        share: of the channels of each network to take out, from 0 to below 1.
-        multiple_of: the new widths are rounded up to such a multiple, which kernels like.
+        share: share of the channels of each network to remove, from 0 to below 1.
+        multiple_of: the new widths are rounded up to a multiple of this, which is faster in kernels.
 
     Returns:
         The new hidden width by path of the network.
@@ -198,38 +198,38 @@ def _new_width(site: Site, share: float, multiple: int) -> int:
     return min(width, site.hidden)
 
 
-def _least_curves(per_curve: list[Tensor], most: int) -> Tensor:
+def _least_curves(per_curve: list[Tensor], limit: int) -> Tensor:
     everything = torch.cat([score.flatten() for score in per_curve])
     straight = torch.zeros(len(everything), dtype=torch.bool)
-    straight[everything.argsort(stable=True)[:most]] = True
+    straight[everything.argsort(stable=True)[:limit]] = True
     return straight
 
 
-def _least_slots(per_curve: list[Tensor], most: int) -> Tensor:
+def _least_slots(per_curve: list[Tensor], limit: int) -> Tensor:
     straight = [torch.zeros(score.numel(), dtype=torch.bool) for score in per_curve]
     for index in torch.stack([score.sum() for score in per_curve]).argsort(stable=True).tolist():
-        most -= straight[index].numel()
-        if most < 0:
+        limit -= straight[index].numel()
+        if limit < 0:
             break
         straight[index][:] = True
     return torch.cat(straight)
 
 
-def _curve_scores(place: CurveSlot, scores: Mapping[tuple[str, str], EdgeScores], by: str) -> Tensor:
+def _curve_scores(slot: CurveSlot, scores: Mapping[tuple[str, str], EdgeScores], by: str) -> Tensor:
     """One score per learned curve: (P,), (I, O) or (I, R), flat in the order of `_with_curves_first`."""
-    found = scores.get((place.site, place.name))
-    values_IO = getattr(found, by, None)
+    slot_scores = scores.get((slot.site, slot.name))
+    values_IO = None if slot_scores is None else slot_scores.columns().get(by)
     if values_IO is None:
-        raise ConfigError(f"{place.site}/{place.name} has no {by}. Make the scores of this model by edge_scores.")
-    edges = place.module.curves.edges
+        raise ConfigError(f"{slot.site}/{slot.name} has no {by}. Make the scores of this model by edge_scores.")
+    edges, coefficients = slot.module.curves.edges, slot.module.coefficients
     if edges == "full":
         return values_IO.flatten()
     if edges == "low_rank":  # an edge's score is shared out among its components by their size in it
-        size_IRO = place.module.coefficients.norm(dim=1).unsqueeze(-1) * place.module.mix.abs()
+        size_IRO = coefficients.norm(dim=1).unsqueeze(-1) * slot.module.mix.abs()
         share_IRO = size_IRO / size_IRO.sum(dim=1, keepdim=True).clamp(min=torch.finfo(size_IRO.dtype).tiny)
         return torch.einsum("iro,io->ir", share_IRO.cpu().double(), values_IO.double()).flatten()
     per_input = values_IO.sum(dim=1)
-    return per_input.reshape(len(place.module.coefficients), -1).sum(dim=1)
+    return per_input.reshape(len(coefficients), -1).sum(dim=1)
 
 
 def _with_curves_first(coefficients: Tensor) -> Tensor:

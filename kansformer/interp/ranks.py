@@ -6,13 +6,13 @@ Shape letters: I inputs, C coefficients, O outputs, R rank.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from kansformer.checks import check_integer
 from kansformer.conversion.record import record_of
-from kansformer.conversion.slots import find_curve_slots
+from kansformer.conversion.slots import find_curve_slots, without_adapters
 from kansformer.conversion.transformers_patches import attach_record
 from kansformer.errors import ConfigError
 from kansformer.nn.transaction import transaction
@@ -20,7 +20,7 @@ from kansformer.nn.transaction import transaction
 
 @torch.no_grad()
 def reduce_rank(model: nn.Module, rank: int) -> dict[tuple[str, str], float]:
-    """Give all `low_rank` edges of a model a lower rank, in place: the closest curves that it allows.
+    """Give all `low_rank` edges of a model a lower rank, in place, with the closest curves of that rank.
 
     A layer's coefficients as one (I·C, O) matrix are replaced by the nearest of that rank (Eckart and Young, 1936). The
     model is smaller and faster, and saves as such.
@@ -36,24 +36,21 @@ def reduce_rank(model: nn.Module, rank: int) -> dict[tuple[str, str], float]:
         ConversionStateError: the model has no curves.
         ConfigError: no layer has `low_rank` edges, or one has a lower rank already.
     """
-    places = [place for place in find_curve_slots(model) if place.module.curves.edges == "low_rank"]
-    if not places:
+    slots = [slot for slot in find_curve_slots(model) if slot.module.curves.edges == "low_rank"]
+    if not slots:
         raise ConfigError("No layer of this model has low_rank edges, so there is no rank to reduce.")
-    lowest = min(place.module.curves.rank for place in places)
-    if not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= lowest:
-        raise ConfigError(f"rank must be a whole number from 1 to the present {lowest}, got {rank!r}.")
+    check_integer("rank", rank, 1, min(slot.module.curves.rank for slot in slots))
     lost = {}
     with transaction(model):
-        for place in places:
-            module: Any = place.module
-            coefficients, mix, share = _nearest(module.coefficients, module.mix, rank)
-            for name, values in (("coefficients", coefficients), ("mix", mix)):
-                old = getattr(module, name)
-                setattr(module, name, nn.Parameter(values.to(old), requires_grad=old.requires_grad))
+        for slot in slots:
+            module, old = slot.module, (slot.module.coefficients, slot.module.mix)
+            *new, lost[slot.site, slot.name] = _nearest(*old, rank)
+            module.coefficients, module.mix = (
+                nn.Parameter(values.to(before), requires_grad=before.requires_grad)
+                for values, before in zip(new, old, strict=True)
+            )
             module.curves = replace(module.curves, rank=rank)
-            lost[place.site, place.name] = share
-        get_base_model: Any = getattr(model, "get_base_model", None)  # beneath peft's adapters
-        inner = model if get_base_model is None else get_base_model()
+        inner = without_adapters(model)
         record = record_of(inner)
         if record is not None:
             attach_record(inner, replace(record, config=replace(record.config, rank=rank)))
@@ -71,7 +68,7 @@ def _nearest(coefficients_ICR: Tensor, mix_RO: Tensor, rank: int) -> tuple[Tenso
     scale = (mix_RO.shape[1] / rank) ** 0.5
     coefficients = (left @ u[:, :rank]) * sizes[:rank] / scale
     mix = torch.cat([scale * v[:rank], mix_RO[: max(0, rank - len(v))].double()])
-    coefficients = torch.nn.functional.pad(coefficients, (0, rank - coefficients.shape[1]))
+    coefficients = nn.functional.pad(coefficients, (0, rank - coefficients.shape[1]))
     total = float(sizes.square().sum())
     lost = float(sizes[rank:].square().sum()) / total if total else 0.0
     return coefficients.unflatten(0, coefficients_ICR.shape[:2]), mix, lost

@@ -1,4 +1,4 @@
-"""What goes into curves, watched by ordinary module hooks: ranges, histograms, samples and the moments of every edge.
+"""The inputs of curves, recorded by ordinary module hooks: ranges, histograms, samples and moments of every edge.
 
 Shape letters: N tokens, S sampled tokens, I inputs, O outputs, T terms, H bins.
 """
@@ -6,17 +6,18 @@ Shape letters: N tokens, S sampled tokens, I inputs, O outputs, T terms, H bins.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from kansformer.checks import check_integer
 from kansformer.conversion.slots import CurveSlot, find_curve_slots
-from kansformer.errors import ConfigError, DataError, SlotError
-from kansformer.interp.edge_features import edge_terms, num_terms, term_weights
+from kansformer.errors import DataError, SlotError
+from kansformer.interp.edge_features import edge_terms, num_terms, per_input, term_weights
+from kansformer.nn.curves import Curved, CurveSpec
 from kansformer.nn.transaction import undone_afterwards
 
 # Terms of tokens that are held at once, (N, I, T).
@@ -27,7 +28,7 @@ INPUT_CHUNK = 64
 
 @contextmanager
 def record_edges(model: nn.Module, *, bins: int = 32, sample: int = 1024, seed: int = 0) -> Iterator[EdgeRecords]:
-    """Watch what goes into every curve of a model while it runs.
+    """Record the inputs of every curve of a model while it runs.
 
         with record_edges(model) as records:
             for batch in batches:
@@ -51,65 +52,41 @@ def record_edges(model: nn.Module, *, bins: int = 32, sample: int = 1024, seed: 
         ConfigError: `bins` or `sample` is below 1.
         DataError: in the model's forward, an input of a curve is not finite.
     """
-    for name, value in (("bins", bins), ("sample", sample)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}.")
-    records = EdgeRecords({(p.site, p.name): RecordedSlot(p, bins, sample, seed) for p in find_curve_slots(model)})
+    check_integer("bins", bins, 1)
+    check_integer("sample", sample, 1)
+    slots = find_curve_slots(model)
+    records = EdgeRecords({(slot.site, slot.name): RecordedSlot(slot, bins, sample, seed) for slot in slots})
     with undone_afterwards() as hooks:
-        for slot in records.values():
-            hooks.callback(slot.place.module.register_forward_pre_hook(slot._hook).remove)
+        for recorded in records.values():
+            hooks.callback(recorded.slot.module.register_forward_pre_hook(recorded._hook).remove)
         yield records
-
-
-class EdgeRecords(Mapping):
-    """Recorded slots by (site, slot)."""
-
-    def __init__(self, slots: dict[tuple[str, str], RecordedSlot]) -> None:
-        self._slots = slots
-
-    def __getitem__(self, key: tuple[str, str]) -> RecordedSlot:
-        if key not in self._slots:
-            shown = ", ".join(str(known) for known in list(self._slots)[:4])
-            raise SlotError(f"Nothing was recorded at {key!r}. Choose from {len(self._slots)}, such as: {shown}.")
-        return self._slots[key]
-
-    def __iter__(self) -> Iterator[tuple[str, str]]:
-        return iter(self._slots)
-
-    def __len__(self) -> int:
-        return len(self._slots)
-
-    @property
-    def unreached(self) -> list[tuple[str, str]]:
-        """Slots that no token has reached so far."""
-        return [key for key, slot in self._slots.items() if not slot.tokens]
 
 
 @dataclass
 class RecordedSlot:
-    """What went into the curves of one slot.
+    """The inputs of the curves of one slot.
 
     Args:
-        place: the slot.
+        slot: the slot.
         bins: H.
-        sample_size: most tokens that are kept.
+        sample_size: the number of tokens that are kept, at most.
         seed: of the sample.
 
     Attributes:
-        tokens: how many passed.
+        tokens: number of tokens that passed.
         lower, upper: range of every input, (I,).
         histogram: counts of every input below the domain, in H equal bins of it, and above, (I, H + 2).
         sample: tokens drawn at random, (S, I).
     """
 
-    place: CurveSlot
+    slot: CurveSlot
     bins: int
     sample_size: int
     seed: int
     tokens: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        module = self.place.module
+        module = self.slot.module
         inputs, width = module.in_features, num_terms(module)
         self.lower = torch.full((inputs,), math.inf)
         self.upper = torch.full((inputs,), -math.inf)
@@ -118,17 +95,17 @@ class RecordedSlot:
         self._sums_IT = torch.zeros(inputs, width, dtype=torch.float64)
         self._products_ITT = torch.zeros(inputs, width, width, dtype=torch.float64)  # its upper triangles
         self._generator = torch.Generator().manual_seed(self.seed)
-        self._curves = _terms_of(module)
+        self._before = _curves_of(module)
 
     @property
     def outside(self) -> Tensor:
         """Share of every input that lies outside its curve's domain, (I,)."""
-        self._require_tokens()
+        self.check_tokens()
         return (self.histogram[:, 0] + self.histogram[:, -1]) / self.tokens
 
     def quantiles(self, levels: tuple[float, ...] = (0.01, 0.25, 0.5, 0.75, 0.99)) -> Tensor:
         """Quantiles of every input, (levels, I), from the sample."""
-        self._require_tokens()
+        self.check_tokens()
         parts = self.sample.split(INPUT_CHUNK, dim=1)  # `quantile` takes 16 million numbers at most
         return torch.cat([torch.quantile(part, torch.tensor(levels), dim=0) for part in parts], dim=1)
 
@@ -150,20 +127,20 @@ class RecordedSlot:
         A node at which no edge varies has shares of 0.
         """
         variances = self.variances()
-        if not self.place.has_weights:
+        if not self.slot.has_weights:
             return (variances > 0).double()
         total = variances.sum(dim=0, keepdim=True)
         return torch.where(total > 0, variances / total, 0.0)
 
     @torch.no_grad()
     def _moments(self, learned_only: bool) -> tuple[Tensor, Tensor]:
-        self._require_tokens()
+        self.check_tokens()
         mean_IT, covariance_ITT = self._term_moments()
         means, variances = [], []
         for start in range(0, len(mean_IT), INPUT_CHUNK):
             chunk = slice(start, start + INPUT_CHUNK)
             first = 1 if learned_only else 0
-            weights_IOT = term_weights(self.place.module, chunk)[..., first:].cpu().double()
+            weights_IOT = term_weights(self.slot.module, chunk)[..., first:].cpu().double()
             mean_iT, covariance_iTT = mean_IT[chunk, first:], covariance_ITT[chunk, first:, first:]
             means.append((weights_IOT @ mean_iT.unsqueeze(-1)).squeeze(-1))
             variances.append(((weights_IOT @ covariance_iTT) * weights_IOT).sum(-1).clamp(min=0))
@@ -171,11 +148,11 @@ class RecordedSlot:
 
     def _term_moments(self) -> tuple[Tensor, Tensor]:
         """Means (I, T) and covariances (I, T, T) of the terms."""
-        module = self.place.module
-        now = _terms_of(module)
-        if now[:2] != self._curves[:2] or not all(map(torch.equal, now[2], self._curves[2])):
-            raise DataError(f"The grid of {self.place.path} was changed after its inputs were recorded. Record again.")
-        if now[3] is None or self._curves[3] is None or torch.equal(now[3], self._curves[3]):
+        module = self.slot.module
+        (spec, grid, shared), (spec_before, grid_before, shared_before) = _curves_of(module), self._before
+        if spec != spec_before or not all(map(torch.equal, grid, grid_before)):
+            raise DataError(f"The grid of {self.slot.path} was changed after its inputs were recorded. Record again.")
+        if shared is None or shared_before is None or torch.equal(shared, shared_before):
             mean_IT = self._sums_IT / self.tokens
             products_ITT = self._products_ITT + self._products_ITT.triu(1).mT
             return mean_IT, products_ITT / self.tokens - mean_IT.unsqueeze(-1) * mean_IT.unsqueeze(-2)
@@ -188,10 +165,10 @@ class RecordedSlot:
     def _hook(self, module: nn.Module, args: tuple) -> None:
         x_NI = args[0].detach().reshape(-1, args[0].shape[-1])
         if not x_NI.isfinite().all():
-            raise DataError(f"The input of {self.place.path} is not finite, so it cannot be recorded.")
+            raise DataError(f"The input of {self.slot.path} is not finite, so it cannot be recorded.")
         x_NI = x_NI.to(torch.promote_types(x_NI.dtype, torch.float32))
         for part in x_NI.split(max(1, BUDGET // self._sums_IT.numel())):
-            terms = edge_terms(module, part)
+            terms = edge_terms(self.slot.module, part)
             terms = terms.cpu() if terms.device.type == "mps" else terms  # which has no float64
             terms_TNI = terms.movedim(-1, 0).double()  # variances are differences
             self._sums_IT += terms_TNI.sum(1).mT.cpu()
@@ -206,8 +183,7 @@ class RecordedSlot:
         self.tokens += len(x_NI)
 
     def _count(self, x_NI: Tensor) -> None:
-        domain = self.place.module.domain.cpu().float()
-        domain = domain.repeat_interleave(x_NI.shape[1] // len(domain), dim=0)
+        domain = per_input(self.slot.module, self.slot.module.domain.cpu().float())
         position_NI = (x_NI - domain[:, 0]).div_(domain[:, 1] - domain[:, 0]).mul_(self.bins)
         at_end = position_NI == self.bins  # which is within the domain
         bin_NI = position_NI.floor_().clamp_(-1, self.bins).masked_fill_(at_end, self.bins - 1).int()
@@ -226,14 +202,27 @@ class RecordedSlot:
         last = dict(zip(drawn[kept].tolist(), kept.tolist(), strict=True))  # of several for one place the latest stays
         self.sample[list(last)] = rest[list(last.values())]
 
-    def _require_tokens(self) -> None:
+    def check_tokens(self) -> None:
+        """Raise a `DataError` if no token reached the slot."""
         if not self.tokens:
-            raise DataError(f"No token reached {self.place.path}, so nothing is known about its inputs.")
+            raise DataError(f"No token reached {self.slot.path}, so nothing is known about its inputs.")
 
 
-def _terms_of(module: nn.Module) -> tuple[Any, int, list[Tensor], Tensor | None]:
-    """What terms are computed with: description, number, domains and denominators, and the curves that edges share."""
-    spec = vars(module)["curves"]
-    grid = [getattr(module, name, None) for name in ("domain", "denominator")]
-    shared = module.get_parameter("coefficients").detach().cpu().clone() if spec.is_per_channel else None
-    return spec, num_terms(module), [tensor.detach().cpu().clone() for tensor in grid if tensor is not None], shared
+class EdgeRecords(dict[tuple[str, str], RecordedSlot]):
+    """Recorded slots by (site, slot)."""
+
+    def __missing__(self, key: tuple[str, str]) -> RecordedSlot:
+        shown = ", ".join(map(str, list(self)[:4]))
+        raise SlotError(f"Nothing was recorded at {key!r}. Choose from {len(self)}, such as: {shown}.")
+
+    @property
+    def unreached(self) -> list[tuple[str, str]]:
+        """Slots that no token has reached so far."""
+        return [key for key, recorded in self.items() if not recorded.tokens]
+
+
+def _curves_of(module: Curved) -> tuple[CurveSpec, list[Tensor], Tensor | None]:
+    """Copies of what terms are computed with: the spec, domains and denominators, and the curves that edges share."""
+    grid = (module.domain, module.denominator)
+    shared = module.coefficients.detach().cpu().clone() if module.curves.is_per_channel else None
+    return module.curves, [tensor.detach().cpu().clone() for tensor in grid if tensor is not None], shared

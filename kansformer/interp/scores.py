@@ -7,23 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from kansformer.conversion.slots import CurveSlot
 from kansformer.errors import ConfigError, DataError
-from kansformer.interp.batches import replayable
-from kansformer.interp.edge_features import edge_terms, num_terms, term_weights
+from kansformer.interp.batches import batch_loss, replayable
+from kansformer.interp.edge_features import base_weights, edge_terms, num_terms, term_weights
 from kansformer.interp.recording import EdgeRecords, RecordedSlot, record_edges
+from kansformer.nn.curves import Curved
 from kansformer.nn.eval_mode import eval_mode
 from kansformer.nn.transaction import undone_afterwards
 
 if TYPE_CHECKING:
     import pandas
 
-SCORES = ("variance", "share", "learned_variance", "attribution", "learned_attribution")
 # Terms of a token that are held at once, (I, T).
 TERM_CHUNK = 1024
 
@@ -33,7 +33,7 @@ class EdgeScores:
     """Scores of all edges of one slot, each (I, O); O is 1 in slots without weights.
 
     Args:
-        place: the slot.
+        slot: the slot.
         variance: of φ_oi(x_i) over the tokens.
         share: that variance as a share of the sum at the edge's node.
         learned_variance: of the learned curve s_oi alone, without the base.
@@ -42,7 +42,7 @@ class EdgeScores:
         learned_attribution: the same if the edge became its base alone, as `prune` makes it.
     """
 
-    place: CurveSlot
+    slot: CurveSlot
     variance: Tensor
     share: Tensor
     learned_variance: Tensor
@@ -55,11 +55,14 @@ class EdgeScores:
 
         inputs, outputs = self.variance.shape
         numbers = torch.arange(inputs).repeat_interleave(outputs)
-        columns: dict[str, Any] = {"site": self.place.site, "slot": self.place.name, "input": numbers.numpy()}
-        columns["output"] = torch.arange(outputs).repeat(inputs).numpy() if self.place.has_weights else numbers
-        scores = {name: getattr(self, name) for name in SCORES}
-        columns |= {name: values.flatten().numpy() for name, values in scores.items() if values is not None}
+        columns: dict[str, object] = {"site": self.slot.site, "slot": self.slot.name, "input": numbers.numpy()}
+        columns["output"] = torch.arange(outputs).repeat(inputs).numpy() if self.slot.has_weights else numbers
+        columns |= {name: values.flatten().numpy() for name, values in self.columns().items()}
         return pandas.DataFrame(columns)
+
+    def columns(self) -> dict[str, Tensor]:
+        """The scores by name."""
+        return {name: values for name, values in vars(self).items() if isinstance(values, Tensor)}
 
 
 def edge_scores(
@@ -96,21 +99,21 @@ def edge_scores(
                     model(**batch)
             return edge_scores(model, again, attribution=attribution, slots=slots, records=records)
     batches = [batches] if isinstance(batches, Mapping) else batches
-    chosen = {key: slot for key, slot in records.items() if slots is None or key in slots}
-    unreached = [key for key, slot in chosen.items() if not slot.tokens]
+    chosen = {key: recorded for key, recorded in records.items() if slots is None or key in slots}
+    unreached = [key for key, recorded in chosen.items() if not recorded.tokens]
     if unreached:
         site, slot = unreached[0]
         raise DataError(f"No token of these batches reached {len(unreached)} slots, such as {site}/{slot}.")
     attributions = _attributions(model, batches, chosen) if attribution else {}
     return {
         key: EdgeScores(
-            slot.place,
-            slot.variances(),
-            slot.shares(),
-            slot.variances(learned_only=True),
+            recorded.slot,
+            recorded.variances(),
+            recorded.shares(),
+            recorded.variances(learned_only=True),
             *attributions.get(key, (None, None)),
         )
-        for key, slot in chosen.items()
+        for key, recorded in chosen.items()
     }
 
 
@@ -118,31 +121,31 @@ def _attributions(
     model: nn.Module, batches: Iterable[Mapping[str, Tensor]], records: Mapping[tuple[str, str], RecordedSlot]
 ) -> dict[tuple[str, str], tuple]:
     """|Σ_n g_no (φ_oi(x_ni) - mean φ_oi)| and |Σ_n g_no s_oi|, with g the slope of the mean loss by the output."""
-    sums = {key: torch.zeros(2, *slot.variances().shape, dtype=torch.float64) for key, slot in records.items()}
+    means = {key: recorded.means() for key, recorded in records.items()}
+    sums = {key: torch.zeros(2, *mean_IO.shape, dtype=torch.float64) for key, mean_IO in means.items()}
     outputs: list[Tensor] = []
-    means = {key: slot.means() for key, slot in records.items()}
-    count = 0
 
-    def watch(key: tuple[str, str]):
-        def hook(module: Any, args: tuple, output: Tensor) -> None:
+    def watch(key: tuple[str, str], slot: CurveSlot):
+        def hook(module: nn.Module, args: tuple, output: Tensor) -> None:
             x_NI = args[0].detach().reshape(-1, args[0].shape[-1])
 
             def add(gradient: Tensor) -> None:
                 g_NO = gradient.reshape(-1, gradient.shape[-1]).float()
-                sums[key] += _gradient_sums(module, x_NI, g_NO, means[key])
+                sums[key] += _gradient_sums(slot.module, x_NI, g_NO, means[key])
 
             if not output.requires_grad:  # nothing before it is trained
                 output.requires_grad_()
             output.register_hook(add)
             outputs.append(output)
 
-        return hook
+        return slot.module.register_forward_hook(hook)
 
+    count = 0
     with undone_afterwards() as hooks, eval_mode(model), torch.enable_grad():
-        for key, slot in records.items():
-            hooks.callback(slot.place.module.register_forward_hook(watch(key)).remove)
+        for key, recorded in records.items():
+            hooks.callback(watch(key, recorded.slot).remove)
         for batch in batches:
-            loss = getattr(model(**batch), "loss", None)
+            loss = batch_loss(model, batch)
             if loss is None:
                 raise ConfigError(
                     "Attributions need a loss, and the model gave none. Put labels into the batches and use a "
@@ -155,10 +158,10 @@ def _attributions(
 
 
 @torch.no_grad()
-def _gradient_sums(module: Any, x_NI: Tensor, g_NO: Tensor, mean_IO: Tensor) -> Tensor:
+def _gradient_sums(module: Curved, x_NI: Tensor, g_NO: Tensor, mean_IO: Tensor) -> Tensor:
     """Σ_n g_no (φ_oi(x_ni) - mean φ_oi) and Σ_n g_no s_oi(x_ni), (2, I, O), float64 on the CPU."""
     parts = []
-    diagonal = not hasattr(module, "out_features")
+    diagonal = base_weights(module) is None
     inputs = max(1, TERM_CHUNK // num_terms(module))
     for start in range(0, module.in_features, inputs):
         chunk = slice(start, start + inputs)

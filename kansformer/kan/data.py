@@ -41,7 +41,7 @@ class Dataset:
 Table: TypeAlias = Tensor | np.ndarray
 Pair: TypeAlias = tuple[Table, Table]
 Samples: TypeAlias = Dataset | Pair | Iterable[Pair]
-"""What a network is fitted to: a data set, inputs and targets, or an iterable of these, such as a DataLoader."""
+"""Samples to fit a network to: a data set, inputs and targets, or an iterable of these, such as a DataLoader."""
 
 
 def create_dataset(
@@ -134,6 +134,19 @@ def inputs_of(model: KAN, data: Samples | Table) -> Tensor:
 def is_pair(data: object) -> bool:
     """Whether data is one pair of inputs and targets rather than an iterable of pairs."""
     return isinstance(data, (tuple, list)) and len(data) == 2 and not any(isinstance(d, (tuple, list)) for d in data)
+
+
+def variable_names(names: Sequence[str] | None, default: Sequence[str], kind: str) -> list[str]:
+    """Names of a network's inputs or outputs, or the default ones.
+
+    Raises:
+        ConfigError: there is not one for each.
+    """
+    if names is None:
+        return list(default)
+    if len(names) != len(default):
+        raise ConfigError(f"The network has {len(default)} {kind}, and {len(names)} names were given: {list(names)}.")
+    return list(names)
 
 
 def check_inputs(model: KAN, x: Table) -> Tensor:

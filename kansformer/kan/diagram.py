@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from kansformer.errors import ConfigError
 from kansformer.figure import figure_class
-from kansformer.kan.data import Samples, Table, inputs_of
+from kansformer.kan.data import Samples, Table, inputs_of, variable_names
 from kansformer.kan.edges import Edge
 from kansformer.kan.pruning import edge_values, node_scores
 from kansformer.kan.symbolic import random_inputs
@@ -66,8 +65,8 @@ def plot_kan(
     """
     new_figure = figure_class()
     x = inputs_of(model, random_inputs(model) if data is None else data)
-    names_in = _names(variables, sum(model.width[0]), "x", "inputs")
-    names_out = _names(outputs, sum(model.width[-1]), "y", "outputs")
+    names_in = variable_names(variables, _numbered("x", model.width[0]), "inputs")
+    names_out = variable_names(outputs, _numbered("y", model.width[-1]), "outputs")
     layers, scores = _drawn_edges(model, x), node_scores(model, x)
     widest = max([len(drawn) for drawn in layers] + [sum(width) for width in model.width])
     figure = new_figure(figsize=(max(3.5, BOX_INCHES * widest), LAYER_INCHES * len(layers) + 0.6))
@@ -156,8 +155,8 @@ def _drawn_edges(model: KAN, x: Tensor) -> list[list[DrawnEdge]]:
         values_SIO, formulas = edge_values(model, index, points_SI)[1], model.formulas[index]
         drawn = []
         for i, o in alive_IO.nonzero().tolist():
-            found = formulas.find(i, o)
-            name = None if found is None else formulas.symbols[found].name
+            row = formulas.find(i, o)
+            name = None if row is None else formulas.symbols[row].name
             drawn.append(DrawnEdge(Edge(index, i, o), points_SI[:, i].cpu(), values_SIO[:, i, o].cpu(), name))
         layers.append(drawn)
         x = model.nodes(index, model.sums(index, x))
@@ -168,9 +167,5 @@ def _positions(count: int) -> list[float]:
     return [(position + 0.5) / count for position in range(count)]
 
 
-def _names(names: Sequence[str] | None, count: int, letter: str, what: str) -> list[str]:
-    if names is None:
-        return [f"${letter}_{{{number + 1}}}$" for number in range(count)]
-    if len(names) != count:
-        raise ConfigError(f"The network has {count} {what}, and {len(names)} names were given: {list(names)}.")
-    return list(names)
+def _numbered(letter: str, width: tuple[int, int]) -> list[str]:
+    return [f"${letter}_{{{number + 1}}}$" for number in range(sum(width))]

@@ -124,7 +124,7 @@ def find_formula(
         variables: names of the inputs in the formulas; None is x_1, x_2, …
         digits: significant digits of the numbers in the formulas; None keeps all.
         settings: of the search; None for the defaults.
-        progress: True shows a bar; or what to report to.
+        progress: True shows a bar; a `Progress` is called after every network.
 
     Returns:
         The best of the networks tried.

@@ -31,7 +31,7 @@ class Edge:
 
 def fit_layer_curves(layer: KANLinear, input: int, x_S: Tensor, y_SO: Tensor) -> Tensor:
     """Coefficients of curves of one input through values at points, on that input's domain, (C, O)."""
-    row, denominator = slice(input, input + 1), layer.denominator
-    denominator = None if denominator is None else denominator[row]
+    row = slice(input, input + 1)
+    denominator = None if layer.denominator is None else layer.denominator[row]
     basis, domain = layer.curves.basis, layer.domain[row]
     return fit_curves(x_S.unsqueeze(0), y_SO.unsqueeze(0), basis, domain, denominator_ID=denominator)[0]

@@ -76,7 +76,7 @@ def solve_equations(
         grid_update_every: steps between moving hidden grids to their inputs, in the first 60 % of the steps; 0 leaves
             all grids.
         tolerance: it ends when four steps improve the residuals by less than this share.
-        progress: True shows a bar; or what to report to.
+        progress: True shows a bar; a `Progress` is called after every step.
 
     Returns:
         The root of the weighted mean squares, after every step, as `train_error`.
@@ -108,7 +108,7 @@ def solve_equations(
         few_threads(points.shape[0] * sum(p.numel() for p in model.parameters())),
         progress_reporter(progress, "fit", steps, "step") as report,
     ):
-        run = Run(model, points, steps, report, grid_update_every=grid_update_every, tolerance=tolerance)
+        run = Run(model, points, steps, report, grid_update_every, tolerance)
         levenberg_marquardt(run, problem)
     return run.history
 

@@ -102,13 +102,15 @@ class KANRegressor(RegressorMixin, BaseEstimator):
             ValueError: samples do not belong together, or they or the targets' squares are not finite; `ConfigError`,
                 a kind of it: a setting is not among its choices.
         """
-        X, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True, ensure_min_samples=2)
-        target_NO = y.reshape(len(y), -1).astype(np.float64)
+        x_NI, target = validate_data(
+            self, X, y, dtype=np.float64, multi_output=True, y_numeric=True, ensure_min_samples=2
+        )
+        target_NO = target.reshape(len(target), -1).astype(np.float64)
         check_squares(torch.tensor(target_NO), "targets")
         mean_O, varies_O = target_NO.mean(axis=0), _varies(target_NO)
         deviation_O = np.where(varies_O, target_NO.std(axis=0), 0.0)
-        _fit_network(self, X, (target_NO - mean_O) / np.where(varies_O, deviation_O, np.inf), "mse")
-        self.target_mean_, self.target_deviation_, self._targets_are_columns = mean_O, deviation_O, y.ndim == 2
+        _fit_network(self, x_NI, (target_NO - mean_O) / np.where(varies_O, deviation_O, np.inf), "mse")
+        self.target_mean_, self.target_deviation_, self._targets_are_columns = mean_O, deviation_O, target.ndim == 2
         return self
 
     def predict(self, X: ArrayLike) -> np.ndarray:
@@ -178,12 +180,12 @@ class KANClassifier(ClassifierMixin, BaseEstimator):
         Raises:
             ValueError: as in `KANRegressor.fit`, or all samples are of one class.
         """
-        X, y = validate_data(self, X, y, dtype=np.float64, ensure_min_samples=2)
-        check_classification_targets(y)
-        classes, class_N = np.unique(column_or_1d(y, warn=True), return_inverse=True)
+        x_NI, labels = validate_data(self, X, y, dtype=np.float64, ensure_min_samples=2)
+        check_classification_targets(labels)
+        classes, class_N = np.unique(column_or_1d(labels, warn=True), return_inverse=True)
         if len(classes) < 2:
             raise DataError(f"All samples are of one class, {classes.tolist()[0]!r}. There must be two or more.")
-        _fit_network(self, X, np.eye(len(classes))[class_N], "cross_entropy")
+        _fit_network(self, x_NI, np.eye(len(classes))[class_N], "cross_entropy")
         self.classes_ = classes
         return self
 

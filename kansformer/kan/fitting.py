@@ -9,7 +9,7 @@ import copy
 import math
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from kansformer.errors import ConfigError, DataError
 from kansformer.kan.data import Dataset, Pair, Samples, check_squares, dataset_for, is_pair
 from kansformer.kan.history import FitHistory, Run
 from kansformer.kan.least_squares import Linearization, levenberg_marquardt
-from kansformer.kan.linearize import Inputs, jacobian, network_states
+from kansformer.kan.linearize import Inputs, jacobian, layer_features, network_states
 from kansformer.kan.penalties import Penalties
 from kansformer.kan.threads import few_threads
 from kansformer.progress import Progress, progress_reporter
@@ -70,7 +70,7 @@ def fit(
         lr: learning rate of Adam (1e-2) and L-BFGS (1.0).
         tolerance: a fit by lm or lbfgs ends when four steps improve the training error by less than this share.
         starts: number of networks with different first coefficients that make a fifth of the steps; the best goes on.
-        progress: True shows a bar; or what to report to.
+        progress: True shows a bar; a `Progress` is called after every step.
 
     Returns:
         The errors of every step.
@@ -99,7 +99,7 @@ def fit(
         check_integer("batch_size", batch_size, 1)
     if lr is not None:
         check_number("lr", lr, above=0)
-    batches = None if isinstance(data, Dataset) or is_pair(data) else list(data)
+    batches = None if isinstance(data, Dataset) or is_pair(data) else list(cast("Iterable[Pair]", data))
     dataset = dataset_for(model, data if batches is None else batches)
     if loss == "cross_entropy":
         _check_probabilities(dataset)
@@ -126,16 +126,9 @@ def fit(
         few_threads(x.shape[0] * sum(p.numel() for p in model.parameters())),
         progress_reporter(progress, "fit", steps, "step") as report,
     ):
-        run = Run(
-            model,
-            x,
-            steps,
-            report,
-            grid_update_every=grid_update_every,
-            tolerance=tolerance,
-            measure="RMSE" if loss == "mse" else "cross entropy",
-            test=(lambda: measure(model, test_x, test_y)) if len(test_x) else None,
-        )
+        test = (lambda: measure(model, test_x, test_y)) if len(test_x) else None
+        history = FitHistory(measure="RMSE" if loss == "mse" else "cross entropy")
+        run = Run(model, x, steps, report, grid_update_every, tolerance, test, history)
         if optimizer == "lm":
             levenberg_marquardt(run, _Samples(model, x, y, penalties))
         else:
@@ -171,7 +164,7 @@ class _Samples:
     """Errors of a network at samples, each divided by the root of their number, and its penalties."""
 
     def __init__(self, model: KAN, x: Tensor, y: Tensor, penalties: Penalties) -> None:
-        self.model, self.inputs, self.y, self.penalties = model, Inputs(x), y, penalties
+        self.model, self.inputs, self.y, self.penalties = model, Inputs(x, layer_features), y, penalties
 
     def evaluate(self) -> Linearization:
         outputs, states = network_states(self.model, self.inputs)
@@ -200,7 +193,7 @@ def _descend(
     generator = torch.Generator().manual_seed(0)
 
     def loss_of(x: Tensor, y: Tensor) -> Tensor:
-        outputs, states = network_states(model, Inputs(x))
+        outputs, states = network_states(model, Inputs(x, layer_features))
         value = (outputs - y).square().mean() if loss == "mse" else cross_entropy(outputs, y)
         return value + penalties.of(model, states) if penalties else value
 

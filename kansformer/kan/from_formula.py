@@ -31,8 +31,8 @@ FUNCTIONS = {
 MAX_FACTORS = 64
 
 
-def _checked(formula: object) -> sympy.Expr:
-    """A formula with variables that are told apart by their names, and whole exponents as such."""
+def _checked(formula: sympy.Expr) -> sympy.Expr:
+    """A formula whose variables are identified by their names, and whose whole exponents are integers."""
     if not isinstance(formula, sympy.Expr):
         raise ConfigError(f"A formula must be a sympy expression, got {type(formula).__name__}: {formula!r}.")
     for number in formula.atoms(sympy.Number, sympy.NumberSymbol, sympy.I.func, sympy.zoo.func):
@@ -97,9 +97,9 @@ def kan_from_formula(
     """
     given = list(formulas) if isinstance(formulas, (list, tuple)) else [formulas]
     outputs = [_checked(formula) for formula in given]
-    found = sorted({symbol.name for output in outputs for symbol in output.free_symbols})
-    names = found if variables is None else list(variables)
-    unknown = [name for name in found if name not in names]
+    used = sorted({symbol.name for output in outputs for symbol in output.free_symbols})
+    names = used if variables is None else list(variables)
+    unknown = [name for name in used if name not in names]
     if unknown:
         raise ConfigError(f"The variable {unknown[0]!r} is not among the inputs {names}.")
     if not names or len(set(names)) < len(names) or not outputs:

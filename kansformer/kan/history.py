@@ -36,7 +36,7 @@ class FitHistory:
         train_error, test_error: of training and test samples; the latter are NaN without any.
         seconds: since the fit began.
         stopped: why it ended before its last step, or None.
-        measure: what the errors are, `RMSE` or `cross entropy`.
+        measure: the kind of error, `RMSE` or `cross entropy`.
     """
 
     train_error: list[float] = field(default_factory=list)
@@ -79,6 +79,7 @@ class FitHistory:
         return figure
 
 
+@dataclass
 class Run:
     """State shared by the loops of all optimizers.
 
@@ -89,26 +90,20 @@ class Run:
         report: called after every step.
         grid_update_every: steps between moving grids, 0 for never.
         tolerance: the run may end when `PATIENCE` steps improve the error by less than this share.
-        measure: what the errors are.
         test: the error on other samples, or None.
+        history: is extended by `record`.
+        begin: the time at which the run began.
     """
 
-    def __init__(
-        self,
-        model: KAN,
-        points: Tensor,
-        steps: int,
-        report: Progress,
-        *,
-        grid_update_every: int,
-        tolerance: float,
-        measure: str = "RMSE",
-        test: Callable[[], float] | None = None,
-    ) -> None:
-        self.model, self.points, self.steps, self.report = model, points, steps, report
-        self.grid_update_every, self.tolerance, self.test = grid_update_every, tolerance, test
-        self.history = FitHistory(measure=measure)
-        self._begin = time.perf_counter()
+    model: KAN
+    points: Tensor
+    steps: int
+    report: Progress
+    grid_update_every: int
+    tolerance: float
+    test: Callable[[], float] | None = None
+    history: FitHistory = field(default_factory=FitHistory)
+    begin: float = field(default_factory=time.perf_counter)
 
     def grids_move(self, step: int) -> bool:
         """Whether grids may still move after this step."""
@@ -127,7 +122,7 @@ class Run:
         history, test = self.history, float("nan") if self.test is None else self.test()
         history.train_error.append(train_error)
         history.test_error.append(test)
-        history.seconds.append(time.perf_counter() - self._begin)
+        history.seconds.append(time.perf_counter() - self.begin)
         self.report("fit", len(history), self.steps, f"{history.measure} {train_error:.2e}, test {test:.2e}")
         recent = history.train_error[-PATIENCE - 1 :]
         moving = MOVING * self.steps if self.grid_update_every else 0  # grids that move may raise the error

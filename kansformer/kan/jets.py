@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from kansformer.basis import elementwise_derivatives
-from kansformer.kan.linearize import higher_features
-from kansformer.nn import KANLinear
+from kansformer.kan.linearize import Inputs, higher_features
 
 if TYPE_CHECKING:
     from kansformer.kan.network import KAN
@@ -45,34 +44,19 @@ class LayerJets:
 
 
 class InputJets:
-    """Points at which a network is evaluated repeatedly: the features of its first layer are cached.
-
-    Args:
-        points: (N, D).
-    """
+    """Points (N, D) at which a network is evaluated repeatedly, and their jets."""
 
     def __init__(self, points: Tensor) -> None:
-        self.points = points
         first = torch.eye(points.shape[1]).to(points).expand(len(points), -1, -1)
         self.jets = torch.cat([points.unsqueeze(-1), first, torch.zeros_like(first)], dim=-1)
-        self._key: tuple[int, Tensor] | None = None
-        self._features: Tensor | None = None
-
-    def features(self, layer: KANLinear) -> Tensor | None:
-        """The features of the first layer, None where training changes them."""
-        if layer.denominator is not None:
-            return None
-        width = layer.coefficients.shape[1]
-        if self._key is None or width != self._key[0] or not torch.equal(layer.domain, self._key[1]):
-            self._key, self._features = (width, layer.domain.clone()), higher_features(layer, self.points, HIGHEST)
-        return self._features
+        self.cache = Inputs(points, lambda layer, x: higher_features(layer, x, HIGHEST))
 
 
 def network_jets(model: KAN, inputs: InputJets) -> tuple[Tensor, list[LayerJets]]:
     """Jets of the outputs, (N, K, J), and every layer on the way."""
     layers, jets = [], inputs.jets
     for index, layer in enumerate(model.layers):
-        layers.append(_layer_jets(model, index, jets, None if index else inputs.features(layer)))
+        layers.append(_layer_jets(model, index, jets, None if index else inputs.cache.features(layer)))
         jets = _node_jets(model, index, layers[-1].sums)
     return jets, layers
 
@@ -117,7 +101,7 @@ def _layer_jets(model: KAN, index: int, jets: Tensor, features: Tensor | None) -
 
 
 def _through(functions: Tensor, jets: Tensor) -> Tensor:
-    """Jets (N, I, J, F) of functions (3, N, I, F) of what has the jets (N, I, J)."""
+    """Jets (N, I, J, F) of functions (3, N, I, F) applied to jets (N, I, J)."""
     value, slope, bend = functions.unsqueeze(3)
     first, second = jets[..., 1:].unsqueeze(-1).chunk(2, dim=2)
     return torch.cat([value, slope * first, bend * first.square() + slope * second], dim=2)

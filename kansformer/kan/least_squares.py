@@ -126,7 +126,7 @@ class _Damped:
         if self.exact:
             rows = torch.cat([self.triangle, diagonal.sqrt().diag()])
             target = torch.cat([self.rotated, torch.zeros_like(self.diagonal)])
-            found = torch.linalg.lstsq(rows.cpu(), target.cpu().unsqueeze(-1), driver="gelsd").solution[:, 0]
-            return found.to(rows) if found.isfinite().all() else None
+            solution = torch.linalg.lstsq(rows.cpu(), target.cpu().unsqueeze(-1), driver="gelsd").solution[:, 0]
+            return solution.to(rows) if solution.isfinite().all() else None
         factor, failed = torch.linalg.cholesky_ex(self.matrix + (diagonal + RIDGE).diag())
         return None if failed else torch.cholesky_solve(self.gradient.unsqueeze(-1), factor)[:, 0]

@@ -5,9 +5,9 @@ Shape letters: N samples, I inputs, O outputs of a layer, K outputs of the netwo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from kansformer.kan.network import KAN
 
 EdgeNumbers: TypeAlias = tuple[Tensor, ...]
+FirstOrder: TypeAlias = tuple[Tensor, Tensor]
+Features = TypeVar("Features")
 
 
 @dataclass
@@ -31,8 +33,8 @@ class LayerState:
         inputs, outputs_of: the edges that are curves, (E,) each.
         x: (N, I).
         features: σ and the basis at x, and `slopes` their derivatives, (N, I, F).
-        weights: what the features are multiplied with, (I, O, F).
-        sums: what arrives at the layer's outputs, (N, O).
+        weights: of the features, (I, O, F).
+        sums: the layer's outputs, (N, O).
     """
 
     inputs: Tensor
@@ -93,28 +95,29 @@ class Parameters:
         return zip(self.edges, self.model.layers, self.model.formulas, strict=True)
 
 
-class Inputs:
-    """Samples at which a network is evaluated repeatedly: the features of its first layer are cached.
+class Inputs(Generic[Features]):
+    """Points at which a network is evaluated repeatedly: the features of its first layer are cached.
 
     Args:
         x: (N, I).
+        compute: the features of a layer at points.
     """
 
-    def __init__(self, x: Tensor) -> None:
-        self.x = x
-        self._domain: Tensor | None = None
-        self._features: tuple[Tensor, Tensor] | None = None
+    def __init__(self, x: Tensor, compute: Callable[[KANLinear, Tensor], Features]) -> None:
+        self.x, self._compute = x, compute
+        self._cached: tuple[Tensor, int, Features] | None = None
 
-    def features(self, layer: KANLinear) -> tuple[Tensor, Tensor] | None:
-        """`layer_features` of the first layer, None where training changes them."""
+    def features(self, layer: KANLinear) -> Features | None:
+        """The features of the first layer; None if training changes them."""
         if layer.denominator is not None:
             return None
-        if self._domain is None or not torch.equal(layer.domain, self._domain):
-            self._domain, self._features = layer.domain.clone(), layer_features(layer, self.x)
-        return self._features
+        width = layer.coefficients.shape[1]
+        if self._cached is None or width != self._cached[1] or not torch.equal(layer.domain, self._cached[0]):
+            self._cached = (layer.domain.clone(), width, self._compute(layer, self.x))
+        return self._cached[2]
 
 
-def network_states(model: KAN, inputs: Inputs) -> tuple[Tensor, list[LayerState]]:
+def network_states(model: KAN, inputs: Inputs[FirstOrder]) -> tuple[Tensor, list[LayerState]]:
     """Outputs (N, K), and every layer on the way."""
     states, x = [], inputs.x
     for index, layer in enumerate(model.layers):
@@ -146,7 +149,7 @@ def jacobian(model: KAN, states: list[LayerState]) -> Tensor:
     return torch.cat(blocks, dim=-1)
 
 
-def layer_state(model: KAN, index: int, x: Tensor, features: tuple[Tensor, Tensor] | None = None) -> LayerState:
+def layer_state(model: KAN, index: int, x: Tensor, features: FirstOrder | None = None) -> LayerState:
     """Everything about a layer at inputs (N, I), differentiable by its parameters.
 
     Args:
@@ -165,7 +168,7 @@ def layer_state(model: KAN, index: int, x: Tensor, features: tuple[Tensor, Tenso
     return LayerState(inputs, outputs_of, x, values, slopes, weights_IOF, sums)
 
 
-def layer_features(layer: KANLinear, x: Tensor) -> tuple[Tensor, Tensor]:
+def layer_features(layer: KANLinear, x: Tensor) -> FirstOrder:
     """σ and the basis at inputs of a `KANLinear`, and their derivatives, (N, I, F) each; differentiable by x."""
     values, slopes = layer.curves.basis.values_and_derivatives(x, layer.domain, layer.denominator)
     if layer.base == "zero":

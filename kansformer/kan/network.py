@@ -77,7 +77,7 @@ class KAN(nn.Module):
         super().__init__()
         self.width = _checked_width(width)
         generator = torch.Generator().manual_seed(seed)
-        layers = []
+        layers: list[KANLinear] = []
         with torch.random.fork_rng(devices=[]):
             for (sums, products), (next_sums, next_products) in zip(self.width, self.width[1:], strict=False):
                 inputs, outputs = sums + products, next_sums + 2 * next_products
@@ -238,8 +238,7 @@ def _start(layer: KANLinear, generator: torch.Generator) -> None:
     unit_S = torch.linspace(0, 1, SAMPLES, dtype=torch.float64)
     x_IS = domain[:, :1] + (domain[:, 1:] - domain[:, :1]) * unit_S
     line_IS1 = (2 * unit_S - 1).expand(inputs, -1).unsqueeze(-1)
-    denominator = layer.denominator
-    denominator = None if denominator is None else denominator.double().cpu()
+    denominator = None if layer.denominator is None else layer.denominator.double().cpu()
     with few_threads(0):  # a seed means the same network on any number of threads
         lines_IC1 = fit_curves(x_IS, line_IS1, layer.curves.basis, domain, denominator_ID=denominator)
     slopes_IO = SLOPE * (2 * torch.rand(inputs, 1, outputs, generator=generator, dtype=torch.float64) - 1)
@@ -252,7 +251,7 @@ def _start(layer: KANLinear, generator: torch.Generator) -> None:
 def _checked_width(width: Width) -> list[tuple[int, int]]:
     pairs = []
     for entry in width:
-        pair = (entry, 0) if isinstance(entry, Integral) else tuple(cast("Sequence[int]", entry))
+        pair: tuple[int, ...] = (int(entry), 0) if isinstance(entry, Integral) else tuple(cast("Sequence[int]", entry))
         if len(pair) != 2 or not all(isinstance(n, Integral) and int(n) >= 0 for n in pair) or sum(pair) < 1:
             raise ConfigError(f"A width must be a number of nodes or a pair [sums, products], got {entry!r}.")
         pairs.append((int(pair[0]), int(pair[1])))

@@ -1,8 +1,8 @@
 """Penalties that keep a network sparse and smooth: sizes of edges, their entropy, and the curvature of curves.
 
-The size of an edge is the standard deviation of what it adds at its node. The entropy, in bits, is that of the shares
-that edges have at their node, and among those that leave their input, averaged over nodes; it drives a few edges to do
-the work (Liu et al., 2024).
+The size of an edge is the standard deviation of its values. The entropy, in bits, is that of the shares that edges have
+at their node, and among those that leave their input, averaged over nodes; it concentrates the network on a few edges
+(Liu et al., 2024).
 
 Shape letters: N samples, I inputs, O outputs, F features, E edges, P parameters.
 """

@@ -63,15 +63,24 @@ class PruneReport:
 def node_scores(model: KAN, data: Samples | Table) -> NodeScores:
     """Attribute every output's variation to edges and nodes (Liu et al., 2024).
 
-    A node's score is divided among the edges that enter it by the standard deviations of what they add; an edge passes
+    A node's score is divided among the edges that enter it by the standard deviations of their values; an edge passes
     its score on to its input. All outputs count the same.
 
     Args:
         model: the network.
         data: samples, or inputs (N, I).
     """
-    x = inputs_of(model, data)
-    states, values = _states(model, x)
+    return _scores_and_means(model, inputs_of(model, data))[0]
+
+
+def _scores_and_means(model: KAN, x: Tensor) -> tuple[NodeScores, list[Tensor]]:
+    """Scores of all edges and nodes at inputs (N, I), and the mean of every edge, (I, O) for each layer."""
+    states, values = [], []
+    for index in range(len(model.layers)):
+        state, value_NIO = edge_values(model, index, x)
+        states.append(state)
+        values.append(value_NIO)
+        x = model.nodes(index, state.sums)
     node = torch.ones(sum(model.width[-1]), dtype=x.dtype, device=x.device) / sum(model.width[-1])
     edges: list[Tensor] = []
     nodes = [node]
@@ -82,7 +91,7 @@ def node_scores(model: KAN, data: Samples | Table) -> NodeScores:
         node = edge_IO.sum(dim=1)
         edges.insert(0, edge_IO)
         nodes.insert(0, node)
-    return NodeScores(edges, nodes)
+    return NodeScores(edges, nodes), [value_NIO.mean(dim=0) for value_NIO in values]
 
 
 @torch.no_grad()
@@ -98,7 +107,7 @@ def prune(model: KAN, data: Samples | Table, *, threshold: float = THRESHOLD) ->
         threshold: highest score of an edge that is removed.
 
     Returns:
-        What is left.
+        The edges left, and the errors before and after.
 
     Raises:
         ConfigError: the threshold is negative.
@@ -108,9 +117,7 @@ def prune(model: KAN, data: Samples | Table, *, threshold: float = THRESHOLD) ->
     x, y = inputs_and_targets(model, data)
     before = None if y is None else rmse(model, x, y)
     count = sum(int(alive.sum()) for alive in model.alive)
-    scores = node_scores(model, x)
-    _, values = _states(model, x)
-    means = [value.mean(dim=0) for value in values]
+    scores, means = _scores_and_means(model, x)
     everything = torch.cat([score[alive] for score, alive in zip(scores.edges, model.alive, strict=True)])
     candidates = everything[everything <= threshold].sort().values
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -138,6 +145,7 @@ def prune(model: KAN, data: Samples | Table, *, threshold: float = THRESHOLD) ->
     return PruneReport(left, count - len(left), list(model.width), before, after)
 
 
+@torch.no_grad()
 def prune_inputs(model: KAN, data: Samples | Table, *, threshold: float = THRESHOLD) -> list[int]:
     """Cut the edges of inputs with low scores, in place; the network keeps its number of inputs.
 
@@ -149,12 +157,10 @@ def prune_inputs(model: KAN, data: Samples | Table, *, threshold: float = THRESH
     Returns:
         The inputs that are left.
     """
-    x = inputs_of(model, data)
-    scores = node_scores(model, x)
-    _, values = _states(model, x)
+    scores, means = _scores_and_means(model, inputs_of(model, data))
     gone_I = scores.nodes[0] <= min(threshold, float(scores.nodes[0].max()) / 2)
     mask_IO = gone_I.unsqueeze(1) & model.alive[0]
-    model.layers[0].bias.data += (values[0].mean(dim=0) * mask_IO).sum(dim=0)
+    model.layers[0].bias.add_((means[0] * mask_IO).sum(dim=0))
     model.cut(0, mask_IO)
     return (~gone_I).nonzero()[:, 0].tolist()
 
@@ -168,17 +174,6 @@ def edge_values(model: KAN, index: int, x: Tensor) -> tuple[LayerState, Tensor]:
     return state, value_NIO
 
 
-def _states(model: KAN, x: Tensor) -> tuple[list[LayerState], list[Tensor]]:
-    """Every layer's state, and the values of its edges, (N, I, O)."""
-    states, values = [], []
-    for index in range(len(model.layers)):
-        state, value_NIO = edge_values(model, index, x)
-        states.append(state)
-        values.append(value_NIO)
-        x = model.nodes(index, state.sums)
-    return states, values
-
-
 def _cut_below(model: KAN, scores: NodeScores, means: list[Tensor], limit: float) -> None:
     """Cut edges with scores up to a limit, but of every output the best path; then all that leads nowhere."""
     kept = [(score > limit) & alive for score, alive in zip(scores.edges, model.alive, strict=True)]
@@ -186,7 +181,7 @@ def _cut_below(model: KAN, scores: NodeScores, means: list[Tensor], limit: float
     _drop_loose_ends(model, kept)
     for index, keep_IO in enumerate(kept):
         gone_IO = model.alive[index] & ~keep_IO
-        model.layers[index].bias += (means[index] * gone_IO).sum(dim=0)
+        model.layers[index].bias.add_((means[index] * gone_IO).sum(dim=0))
         model.cut(index, gone_IO)
 
 
@@ -245,8 +240,8 @@ def _narrow(model: KAN, index: int, nodes: Tensor, outputs: Tensor) -> None:
     following.coefficients = _part(following.coefficients, nodes)
     following.in_features = int(nodes.sum())
     following.domain = following.domain[nodes]
-    if (denominator := following.denominator) is not None:
-        following.register_parameter("denominator", _part(denominator, nodes))
+    if following.denominator is not None:
+        following.denominator = _part(following.denominator, nodes)
     alive, alive_next = model.alive[index : index + 2]
     model.register_buffer(f"alive_{index}", alive[:, outputs])
     model.register_buffer(f"alive_{index + 1}", alive_next[nodes])

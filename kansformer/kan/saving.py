@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, TypeGuard, cast
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 from torch import Tensor
 
 from kansformer.basis import Basis
+from kansformer.checks import check_choice
 from kansformer.errors import CheckpointError, ConfigError
 from kansformer.files import atomic_file, atomic_write_text
 from kansformer.nn.base import BASE_FUNCTIONS
@@ -25,8 +27,9 @@ CONFIG = "kan.json"
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-class NetworkConfig(TypedDict):
-    """What `kan.json` holds beside its format version."""
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The contents of `kan.json` beside its format version."""
 
     tensors: str
     width: list[int | list[int]]
@@ -37,9 +40,19 @@ class NetworkConfig(TypedDict):
     dtype: str
     symbols: list[list[str]]
 
-
-TYPES = {"tensors": str, "width": list, "basis": str, "grid_size": int, "order": int, "base": str, "dtype": str,
-         "symbols": list}  # fmt: skip
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            kind = int if name in ("grid_size", "order") else list if name in ("width", "symbols") else str
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise CheckpointError(f"{CONFIG} has {name}={value!r:.120}, which must be of type {kind.__name__}.")
+        check_choice("base", self.base[:80], BASE_FUNCTIONS, CheckpointError)
+        check_choice("dtype", self.dtype[:80], DTYPES, CheckpointError)
+        if len(self.symbols) != len(self.width) - 1 or not all(
+            isinstance(names, list) and all(isinstance(name, str) for name in names) for names in self.symbols
+        ):
+            raise CheckpointError(
+                f"{CONFIG} must have a list of function names for each layer, got {self.symbols!r:.200}."
+            )
 
 
 def save(model: KAN, folder: str | Path) -> Path:
@@ -59,24 +72,23 @@ def save(model: KAN, folder: str | Path) -> Path:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     data = save({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()})
-    tensors = f"kan-{hashlib.sha256(data).hexdigest()[:12]}.safetensors"
     basis = model.layers[0].curves.basis
-    values = {
-        "format_version": FORMAT_VERSION,
-        "tensors": tensors,
-        "width": model.width,
-        "basis": basis.name,
-        "grid_size": basis.grid_size,
-        "order": basis.order,
-        "base": model.layers[0].base,
-        "dtype": str(model.layers[0].weight.dtype).removeprefix("torch."),
-        "symbols": [[symbol.name for symbol in formulas.symbols] for formulas in model.formulas],
-    }
+    config = NetworkConfig(
+        tensors=f"kan-{hashlib.sha256(data).hexdigest()[:12]}.safetensors",
+        width=[list(pair) for pair in model.width],
+        basis=basis.name,
+        grid_size=basis.grid_size,
+        order=basis.order,
+        base=model.layers[0].base,
+        dtype=str(model.layers[0].weight.dtype).removeprefix("torch."),
+        symbols=[[symbol.name for symbol in formulas.symbols] for formulas in model.formulas],
+    )
     old = set(folder.glob("kan-*.safetensors"))
-    with atomic_file(folder / tensors) as partial:
+    with atomic_file(folder / config.tensors) as partial:
         partial.write_bytes(data)
+    values = {"format_version": FORMAT_VERSION, **vars(config)}
     atomic_write_text(folder / CONFIG, json.dumps(values, indent=1) + "\n")
-    for path in old - {folder / tensors}:
+    for path in old - {folder / config.tensors}:
         path.unlink()
     return folder
 
@@ -98,23 +110,23 @@ def load(kind: type[KAN], folder: str | Path, *, library: SymbolLibrary = ALL_SY
         raise CheckpointError(
             f"{str(folder)!r} holds no network: {CONFIG} and kan-….safetensors are the files that KAN.save writes."
         )
-    values = _read_config(folder / CONFIG)
-    tensors = _read_tensors(folder, values["tensors"])
+    config = _read_config(folder / CONFIG)
+    tensors = _read_tensors(folder, config.tensors)
     try:
-        basis = Basis(name=values["basis"], grid_size=values["grid_size"], order=values["order"])
-        _check_shapes(values["width"], basis, tensors)
+        basis = Basis(name=config.basis, grid_size=config.grid_size, order=config.order)
+        _check_shapes(config.width, basis, tensors)
         with torch.device("meta"):  # the numbers come from the file
             model = kind(
-                values["width"],
-                basis=values["basis"],
-                grid_size=values["grid_size"],
-                order=values["order"],
-                base=values["base"],
-                dtype=DTYPES[values["dtype"]],
+                config.width,
+                basis=config.basis,
+                grid_size=config.grid_size,
+                order=config.order,
+                base=config.base,
+                dtype=DTYPES[config.dtype],
             )
     except ConfigError as error:
         raise CheckpointError(f"{CONFIG} does not describe a network: {error!s:.600}") from None
-    for index, (formulas, names) in enumerate(zip(model.formulas, values["symbols"], strict=True)):
+    for index, (formulas, names) in enumerate(zip(model.formulas, config.symbols, strict=True)):
         _check_formula_edges(model, index, len(names), tensors)
         for name in names:  # edges and numbers come with the tensors
             formulas.append(library.named(name))
@@ -139,22 +151,10 @@ def _read_config(path: Path) -> NetworkConfig:
             f"{CONFIG} has format version {version!r:.40}; this package reads {FORMAT_VERSION}. If it is newer: "
             "pip install --upgrade kansformer."
         )
-    for name, kind in TYPES.items():
-        if not isinstance(values.get(name), kind) or isinstance(values.get(name), bool):
-            raise CheckpointError(
-                f"{CONFIG} has {name}={values.get(name)!r:.120}, which must be of type {kind.__name__}."
-            )
-    if values["base"] not in BASE_FUNCTIONS or values["dtype"] not in DTYPES:
-        raise CheckpointError(
-            f"{CONFIG} has base={values['base']!r:.80} and dtype={values['dtype']!r:.80}. Choose from: "
-            f"{', '.join(BASE_FUNCTIONS)}; {', '.join(DTYPES)}."
-        )
-    symbols = values["symbols"]
-    if len(symbols) != len(values["width"]) - 1 or not all(
-        isinstance(names, list) and all(isinstance(name, str) for name in names) for names in symbols
-    ):
-        raise CheckpointError(f"{CONFIG} must have a list of function names for each layer, got {symbols!r:.200}.")
-    return cast("NetworkConfig", values)
+    names = [field.name for field in fields(NetworkConfig)]
+    if missing := [name for name in names if name not in values]:
+        raise CheckpointError(f"{CONFIG} has no {missing[0]!r}.")
+    return NetworkConfig(**{name: values[name] for name in names})
 
 
 def _read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
@@ -169,11 +169,11 @@ def _check_shapes(width: list[int | list[int]], basis: Basis, tensors: dict[str,
     sizes = [sum(entry) if _are_counts(entry) else entry for entry in width]
     outputs = [sum(e[:1]) + 2 * sum(e[1:]) if _are_counts(e) else e for e in width[1:]]
     for index, (inputs, outs) in enumerate(zip(sizes, outputs, strict=False)):
-        found = tensors.get(f"layers.{index}.coefficients", torch.zeros(0))
-        if tuple(found.shape) != (inputs, basis.num_coefficients, outs):
+        coefficients = tensors.get(f"layers.{index}.coefficients", torch.zeros(0))
+        if tuple(coefficients.shape) != (inputs, basis.num_coefficients, outs):
             raise CheckpointError(
                 f"{CONFIG} has width={width!r:.200}, whose layer {index} would have coefficients "
-                f"{(inputs, basis.num_coefficients, outs)!r:.200}, and the tensors are {tuple(found.shape)}."
+                f"{(inputs, basis.num_coefficients, outs)!r:.200}, and the tensors are {tuple(coefficients.shape)}."
             )
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and tensor.numel() and not all(end.isfinite() for end in tensor.aminmax()):
@@ -201,9 +201,9 @@ def _check_formula_edges(model: KAN, index: int, count: int, tensors: dict[str, 
 def _check_dtypes(model: KAN, tensors: dict[str, Tensor]) -> None:
     """Check the dtypes of the tensors, and that domains have a width."""
     for name, own in model.state_dict().items():
-        found = tensors.get(name, own)
-        if found.dtype != own.dtype:
-            dtype, expected = (str(dtype).removeprefix("torch.") for dtype in (found.dtype, own.dtype))
+        tensor = tensors.get(name, own)
+        if tensor.dtype != own.dtype:
+            dtype, expected = (str(dtype).removeprefix("torch.") for dtype in (tensor.dtype, own.dtype))
             raise CheckpointError(f"The tensor {name} is {dtype}, where {CONFIG} says {expected}.")
-        if name.endswith(".domain") and found.shape == own.shape and not (found[:, 0] < found[:, 1]).all():
+        if name.endswith(".domain") and tensor.shape == own.shape and not (tensor[:, 0] < tensor[:, 1]).all():
             raise CheckpointError(f"The tensor {name} has intervals without a width.")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kansformer.checks import check_integer
 from kansformer.errors import ConfigError, ConversionStateError, DataError
-from kansformer.kan.data import Samples, Table, inputs_of
+from kansformer.kan.data import Samples, Table, inputs_of, variable_names
 from kansformer.kan.edges import Edge, fit_layer_curves
 from kansformer.kan.linearize import layer_features
 from kansformer.symbolic import ALL_SYMBOLS, SCIENCE_LIBRARY, SymbolicFits, SymbolLibrary
@@ -149,7 +149,7 @@ def unfix_symbol(model: KAN, edge: Edge, data: Samples | Table | None = None) ->
     formulas, layer = model.formulas[edge.layer], model.layers[edge.layer]
     index = formulas.find(edge.input, edge.output)
     if index is None:
-        raise ConfigError(f"The edge {edge} is a curve, so there is no formula to take back.")
+        raise ConfigError(f"The edge {edge} is a curve, so it has no formula to remove.")
     if data is not None and not model.curved(edge.layer)[edge.input].any():
         _move_grid(model, edge, inputs_of(model, data))
     domain_12 = layer.domain[edge.input : edge.input + 1]
@@ -221,9 +221,7 @@ def formula(model: KAN, *, variables: Sequence[str] | None = None, digits: int |
             raise ConversionStateError(
                 f"The edge {edge} is a curve, so the network has no formula. Call model.fit_symbolic(data) first."
             )
-    names = [f"x_{i + 1}" for i in range(sum(model.width[0]))] if variables is None else list(variables)
-    if len(names) != sum(model.width[0]):
-        raise ConfigError(f"The network has {sum(model.width[0])} inputs, and {len(names)} names were given: {names}.")
+    names = variable_names(variables, [f"x_{i + 1}" for i in range(sum(model.width[0]))], "inputs")
     if len(set(names)) < len(names):
         raise ConfigError(f"Two inputs would have one name: {names}.")
     if digits is not None:

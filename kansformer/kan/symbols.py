@@ -44,8 +44,8 @@ class SymbolicEdges(nn.Module):
 
     def find(self, input: int, output: int) -> int | None:
         """The number of an edge here, or None."""
-        found = ((self.inputs == input) & (self.outputs_of == output)).nonzero()
-        return int(found[0]) if len(found) else None
+        rows = ((self.inputs == input) & (self.outputs_of == output)).nonzero()
+        return int(rows[0]) if len(rows) else None
 
     @torch.no_grad()
     def add(self, input: int, output: int, symbol: Symbol, affine: Sequence[float]) -> None:

@@ -126,7 +126,8 @@ class LearnedActivation(nn.Module):
         if isinstance(self.activation, nn.Module):
             for name, tensor in self._own_tensors().items():
                 parameters, buffers = self.activation._parameters, self.activation._buffers
-                (parameters if name in parameters else buffers)[name] = tensor
+                table: dict = parameters if name in parameters else buffers
+                table[name] = tensor
         return self.activation
 
     def reset_parameters(self) -> None:

@@ -1,7 +1,8 @@
-"""The short way through a converted gated block: activation, curve and the gate's product in one kernel.
+"""A converted gated block with activation, curve and the gate's product in one kernel.
 
 A block's own forward multiplies what the activation returns; the kernel does so itself and saves a pass over memory.
-Whether a forward is exactly `down(act(gate(x)) * up(x))` is read from what it does, not from its class.
+Whether a forward is exactly `down(act(gate(x)) * up(x))` is read from what it does, not from its class. `convert` does
+this by itself; `convert(model, fuse=False)` does not, and `unfuse_gates(model)` undoes it, also in a loaded model.
 """
 
 import copy
@@ -39,7 +40,7 @@ class GatedForward:
     down: str
 
     def __call__(self, *args: object, **kwargs: object) -> object:
-        children = self.block._modules
+        children: dict = self.block._modules
         act = children[self.act]
         forward = type(self.block).forward
         plain = isinstance(act, LearnedActivation) and not is_watched(act) and forward is self.replaces
@@ -50,7 +51,7 @@ class GatedForward:
 
 
 def fuse_gate(block: nn.Module, act: str) -> bool:
-    """Give a block with a learned activation the short way, if its forward is a plain gated one.
+    """Replace the forward of a block with a learned activation by a `GatedForward`, if it is a plain gated one.
 
     Args:
         block: owner of the activation.
@@ -74,8 +75,8 @@ def fuse_gate(block: nn.Module, act: str) -> bool:
     return True
 
 
-def restore_forwards(model: nn.Module) -> None:
-    """Take every short way out of a model."""
+def unfuse_gates(model: nn.Module) -> None:
+    """Give every block of a model its class's forward again: the inverse of `fuse_gate`."""
     for module in model.modules():
         if isinstance(module.__dict__.get("forward"), GatedForward):
             del module.__dict__["forward"], module.__dict__["_replicate_for_data_parallel"]
@@ -83,7 +84,7 @@ def restore_forwards(model: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class _Replicate:
-    """`_replicate_for_data_parallel` of a block with a short way: the replica's runs on the replica."""
+    """`_replicate_for_data_parallel` of a fused block: the replica's forward runs on the replica."""
 
     forward: GatedForward
 

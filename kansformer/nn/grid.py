@@ -5,23 +5,24 @@ Shape letters: N tokens, I inputs, P curves of the input axis, S samples.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from kansformer.basis import refit_curves
+from kansformer.checks import check_number
 from kansformer.errors import ConfigError, DataError
-from kansformer.nn.curves import CurveSpec, curved_modules
+from kansformer.nn.curves import CurvedModule, CurveSpec, curve_tensors, curved_modules
 from kansformer.nn.eval_mode import eval_mode
 
-# The narrowest domain relative to the numbers in it: half a width of 1/64 stays one after rounding to bfloat16.
-NARROWEST = 1 / 64
+# The narrowest domain, relative to the numbers in it: half a width of 1/64 stays one after rounding to bfloat16.
+MIN_WIDTH = 1 / 64
 # And relative to the domain before. A channel that is dead in these inputs says nothing about its range; a domain as
 # narrow as its values would turn the next step of an optimizer into a cliff.
-NARROWEST_SHARE = 0.05
+MIN_WIDTH_SHARE = 0.05
 # The widest: float32, in which curves are evaluated, must hold the difference of the ends.
-FARTHEST_END = torch.finfo(torch.float32).max / 4
+MAX_END = torch.finfo(torch.float32).max / 4
 
 
 def update_grid(
@@ -38,7 +39,7 @@ def update_grid(
         model: any model with curves, in place.
         inputs: a tensor or mapping that the model is called with, or an iterable of such batches.
         margin: widens each domain on both sides, as a fraction of its width.
-        quantile: the share of inputs that each side shall cover, in (0.5, 1]; 1 covers all of them.
+        quantile: the share of inputs that each side should cover, in (0.5, 1]; 1 covers all of them.
 
     Returns:
         The model.
@@ -55,8 +56,7 @@ def update_grid(
         raise ConfigError("The model has no curves, so there is no grid to update.")
     if not 0.5 < quantile <= 1.0:
         raise ConfigError(f"quantile must be above 0.5 and at most 1, got {quantile!r}.")
-    if not 0 <= margin < float("inf"):
-        raise ConfigError(f"margin must be a number of at least 0, got {margin!r}.")
+    check_number("margin", margin, 0)
     ranges = _record_ranges(model, modules, inputs, quantile)
     if not ranges:
         raise DataError("No input reached any curve, so there is no range to set the grids to.")
@@ -90,24 +90,29 @@ def refine_grid(model: nn.Module, grid_size: int) -> nn.Module:
         raise ConfigError("The model has no curves, so there is no grid to refine.")
     specs = {path: replace(m.curves, basis=replace(m.curves.basis, grid_size=grid_size)) for path, m in modules.items()}
     refined = [_moved(path, module, specs[path], module.domain) for path, module in modules.items()]
-    config: Any = getattr(model, "config", None)
-    record: Any = getattr(config, "quantization_config", None)
     # A converted model says in its config what its curves are made of.
-    record = record.with_grid_size(grid_size) if hasattr(record, "with_grid_size") else None
+    config = getattr(model, "config", None)
+    record = getattr(config, "quantization_config", None)
+    record = record.with_grid_size(grid_size) if isinstance(record, _Record) else None
     for one in refined:
         one.write()
-    if record is not None:
+    if config is not None and record is not None:
         config.quantization_config = record
     return model
 
 
+@runtime_checkable
+class _Record(Protocol):
+    def with_grid_size(self, grid_size: int) -> object: ...
+
+
 def _record_ranges(
-    model: nn.Module, modules: Mapping[str, nn.Module], inputs: Tensor | Mapping | Iterable, quantile: float
+    model: nn.Module, modules: Mapping[str, CurvedModule], inputs: Tensor | Mapping | Iterable, quantile: float
 ) -> dict[str, Tensor]:
     ranges: dict[str, Tensor] = {}
 
     def hook(path: str) -> Callable:
-        def record(module: Any, args: tuple) -> None:
+        def record(module: CurvedModule, args: tuple) -> None:
             x_NI = args[0].detach().reshape(-1, args[0].shape[-1])
             if not x_NI.numel():
                 return
@@ -148,10 +153,10 @@ def _widened(range_P2: Tensor, margin: float, old_domain_P2: Tensor) -> Tensor:
     lower, upper = range_P2.double().unbind(-1)
     middle, half = (lower + upper) / 2, (upper - lower) / 2
     old_half = old_domain_P2.double().diff(dim=-1).squeeze(-1) / 2
-    narrowest = torch.maximum(NARROWEST * middle.abs(), NARROWEST_SHARE * old_half).to(half)
+    narrowest = torch.maximum(MIN_WIDTH * middle.abs(), MIN_WIDTH_SHARE * old_half).to(half)
     half = (half * (1 + 2 * margin)).maximum(narrowest)
-    farthest = min(torch.finfo(old_domain_P2.dtype).max, FARTHEST_END)
-    nearly = farthest * (1 - NARROWEST)  # inputs that all lie beyond the farthest end keep a domain as well
+    farthest = min(torch.finfo(old_domain_P2.dtype).max, MAX_END)
+    nearly = farthest * (1 - MIN_WIDTH)  # inputs that all lie beyond the farthest end keep a domain as well
     return torch.stack([(middle - half).clamp(-farthest, nearly), (middle + half).clamp(-nearly, farthest)], dim=-1)
 
 
@@ -159,7 +164,7 @@ def _widened(range_P2: Tensor, margin: float, old_domain_P2: Tensor) -> Tensor:
 class _Moved:
     """A module's curves on another grid, not yet written to it: first all modules are refitted, then any is changed."""
 
-    module: Any
+    module: CurvedModule
     spec: CurveSpec
     domain: Tensor
     coefficients: Tensor
@@ -176,12 +181,11 @@ class _Moved:
 
 
 @torch.no_grad()
-def _moved(path: str, module: Any, spec: CurveSpec, domain_P2: Tensor) -> _Moved:
+def _moved(path: str, module: CurvedModule, spec: CurveSpec, domain_P2: Tensor) -> _Moved:
     per_edge = module.coefficients.unsqueeze(-1) if spec.is_per_channel else module.coefficients
     name = f"The curves of {path or 'the model'}"
-    denominator = getattr(module, "denominator", None)
-    held = (per_edge, module.domain) if denominator is None else (per_edge, module.domain, denominator)
-    if not all(tensor.isfinite().all() for tensor in held):
+    denominator = module.denominator
+    if not all(tensor.isfinite().all() for name, tensor in curve_tensors(module).items() if name != "mix"):
         raise ConfigError(f"{name} are not finite, so they cannot be kept on another grid. The model is as it was.")
     fitted = refit_curves(
         per_edge, module.curves.basis, module.domain, spec.basis, domain_P2, denominator_ID=denominator

@@ -6,8 +6,9 @@ Shape letters: I inputs, C coefficients, S sample points.
 import torch
 from torch import nn
 
+from kansformer.checks import check_number
 from kansformer.errors import ConfigError
-from kansformer.nn.curves import curved_modules
+from kansformer.nn.curves import curved_modules, curves_of
 
 SAMPLES = 512
 
@@ -32,8 +33,7 @@ def spread_curves(model: nn.Module, gain: float = 0.1, *, generator: torch.Gener
     Raises:
         ConfigError: the model has no curves, or the gain is not a number above 0.
     """
-    if not 0 < gain < float("inf"):
-        raise ConfigError(f"gain must be a number above 0, got {gain!r}.")
+    check_number("gain", gain, above=0)
     modules = [module for _, module in curved_modules(model)]
     if not modules:
         raise ConfigError("The model has no curves to spread. Call kansformer.convert(model) first.")
@@ -41,12 +41,8 @@ def spread_curves(model: nn.Module, gain: float = 0.1, *, generator: torch.Gener
     normal_S = torch.special.ndtri(levels.double()).float()
     for module in modules:
         device = module.coefficients.device
-        denominator = getattr(module, "denominator", None)
-        values = module.curves.basis.values(
-            normal_S.to(device).unsqueeze(1),
-            module.domain.float(),
-            None if denominator is None else denominator.float(),
-        )
+        _, domain, denominator, basis = curves_of(module).to(torch.float32)
+        values = basis.values(normal_S.to(device).unsqueeze(1), domain, denominator)
         energy = values.square().sum(-1).mean()  # E Σ_c B_c(x)², the mean over all inputs
         summed = 1 if module.curves.is_per_channel else module.in_features
         module.coefficients.normal_(0.0, (gain**2 / (summed * energy.item())) ** 0.5, generator=generator)

@@ -4,19 +4,18 @@ Shape letters: S sample points, C coefficients, P curves.
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kansformer.basis import Basis
 from kansformer.errors import ConfigError
-from kansformer.nn.curves import curved_modules
+from kansformer.nn.curves import CurvedModule, curved_modules
 
 # Points on the domain at which the roughness of a curve is read; a cubic piece of a grid of 10 has six of them.
 SAMPLES = 65
 # A square root has no slope at zero, where straight curves start.
-SMALLEST = 1e-12
+MIN_SQUARE = 1e-12
 
 
 def sparsity_penalty(model: nn.Module) -> Tensor:
@@ -34,7 +33,9 @@ def sparsity_penalty(model: nn.Module) -> Tensor:
     Raises:
         ConfigError: the model has no curves.
     """
-    sizes = [coefficients.square().mean(dim=1).add(SMALLEST).sqrt().flatten() for _, coefficients in _curves_of(model)]
+    sizes = [
+        coefficients.square().mean(dim=1).add(MIN_SQUARE).sqrt().flatten() for _, coefficients in _curves_of(model)
+    ]
     return torch.cat(sizes).mean()
 
 
@@ -56,7 +57,7 @@ def smoothness_penalty(model: nn.Module) -> Tensor:
     """
     sums, count = [], 0
     for module, coefficients in _curves_of(model):
-        denominator = getattr(module, "denominator", None)
+        denominator = module.denominator
         if denominator is None:
             bends = torch.einsum(
                 "sc,pc...->sp...", _second_differences(module.curves.basis, coefficients), coefficients
@@ -69,7 +70,7 @@ def smoothness_penalty(model: nn.Module) -> Tensor:
     return torch.stack(sums).sum() / count
 
 
-def _curves_of(model: nn.Module) -> Iterator[tuple[Any, Tensor]]:
+def _curves_of(model: nn.Module) -> Iterator[tuple[CurvedModule, Tensor]]:
     """Modules with curves and their coefficients, (P, C) or (P, C, O), in float32."""
     found = False
     for _, module in curved_modules(model):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from kansformer.basis import Basis
-from kansformer.basis.basis import FARTHEST
+from kansformer.basis.basis import MAX_DISTANCE
 from kansformer.basis.bspline import SEGMENT_POLYNOMIALS
 from kansformer.ops.curves import Curves
 from kansformer.ops.gradients import gradients_of
@@ -72,8 +72,8 @@ class _LookUp(torch.autograd.Function):
             unit, position, index = _locate(piece, domain_I2, ctx.basis)
             if x_wanted:
                 slope = _horner(_look_up(slope_factors_IPJ, index)[1:], position)
-                # The definition holds inputs further away than FARTHEST there, so they have no slope.
-                x_pieces.append(slope.mul_(rate_I).mul_(unit.abs() < FARTHEST).mul_(gradient))
+                # The definition holds inputs further away than MAX_DISTANCE there, so they have no slope.
+                x_pieces.append(slope.mul_(rate_I).mul_(unit.abs() < MAX_DISTANCE).mul_(gradient))
             if factors_gradient is not None:
                 # Outside, where there are no higher powers, a far input's would be infinite.
                 inside = (unit >= 0) & (unit <= 1) | unit.isnan()

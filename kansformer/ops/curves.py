@@ -30,10 +30,14 @@ class Curves(NamedTuple):
     denominator: Tensor | None
     basis: Basis
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Curves":
+        """The curves of the same basis whose tensors are a function of these."""
+        denominator = None if self.denominator is None else function(self.denominator)
+        return Curves(function(self.coefficients), function(self.domain), denominator, self.basis)
+
     def to(self, dtype: torch.dtype) -> "Curves":
         """The same numbers in a dtype."""
-        denominator = self.denominator if self.denominator is None else self.denominator.to(dtype)
-        return Curves(self.coefficients.to(dtype), self.domain.to(dtype), denominator, self.basis)
+        return self.map(lambda tensor: tensor.to(dtype))
 
     def have_dtype(self, dtype: torch.dtype) -> bool:
         """Whether all tensors have this dtype."""
@@ -43,10 +47,7 @@ class Curves(NamedTuple):
     def per_channel(self, channels: int) -> "Curves":
         """One curve per channel, instead of one per group of neighbouring channels."""
         size = channels // max(1, self.coefficients.shape[0])
-        if size <= 1:
-            return self
-        tensors = [None if t is None else repeat(t, "p c -> (p size) c", size=size) for t in self[:3]]
-        return Curves(*tensors, self.basis)
+        return self if size <= 1 else self.map(lambda tensor: repeat(tensor, "p c -> (p size) c", size=size))
 
 
 def identity(x: Tensor) -> Tensor:

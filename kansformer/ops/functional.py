@@ -100,5 +100,5 @@ def _check_curves(x: Tensor, curves: Curves, axes: tuple[str, ...]) -> None:
     actual = None if denominator is None else denominator.shape
     expected = (count, basis.num_denominator) if basis.num_denominator else None
     if actual != expected:
-        actual = None if actual is None else tuple(actual)
-        raise ShapeError(f"Denominator of shape {actual} does not fit {basis}: expected {expected}.")
+        shape = None if actual is None else tuple(actual)
+        raise ShapeError(f"Denominator of shape {shape} does not fit {basis}: expected {expected}.")

@@ -13,7 +13,7 @@ from kansformer.errors import ConfigError
 from kansformer.symbolic.symbol import Symbol, SymbolLibrary
 
 # Candidates that vary less than this, relative to their size, are constants to rounding.
-SMALLEST_VARIATION = 1e-6
+MIN_VARIATION = 1e-6
 
 
 class Dictionary:
@@ -92,5 +92,5 @@ def _atoms_of(symbol: Symbol, u_S: Tensor) -> tuple[Tensor, list[Tensor]]:
 def _unit(values: Tensor) -> tuple[Tensor, Tensor]:
     centred = values - values.mean(-1, keepdim=True)
     length = centred.norm(dim=-1, keepdim=True)
-    varies = values.isfinite().all(-1) & (length[:, 0] > SMALLEST_VARIATION * values.norm(dim=-1))
+    varies = values.isfinite().all(-1) & (length[:, 0] > MIN_VARIATION * values.norm(dim=-1))
     return centred / length, varies

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kansformer.errors import ConfigError, DataError, ShapeError
 from kansformer.progress import Progress
-from kansformer.symbolic.dictionary import SMALLEST_VARIATION, Dictionary
+from kansformer.symbolic.dictionary import MIN_VARIATION, Dictionary
 from kansformer.symbolic.fits import IS_CONSTANT, SymbolicFits
 from kansformer.symbolic.library import LIBRARY
 from kansformer.symbolic.refine import refine
@@ -24,15 +24,15 @@ from kansformer.symbolic.selection import FLOORS, SIMPLICITY, costs
 from kansformer.symbolic.symbol import SymbolLibrary
 
 CHUNK, COARSE_CHUNK, REFINED_CHUNK = 8192, 256, 8192
-# Of the functions to refine for a curve, at least so many are the closest ones whatever they cost.
+# At least this number of the functions to refine for a curve are the closest ones, whatever their cost.
 CLOSEST = 2
 # Every fourth point is not fitted, and judges the fit.
 HELD_OUT_EVERY, FIRST_HELD_OUT = 4, 2
-FEWEST_POINTS = 8
+MIN_POINTS = 8
 # On [-1, 1]: points that float32 rounded are still the same.
 SAME_POSITION = 1e-4
 STEPS, EXACT_STEPS = 4, 5
-LARGEST_EXPONENT = 1000  # of the powers of two that float64 and their inverses can hold
+MAX_EXPONENT = 1000  # of the powers of two that float64 and their inverses can hold
 # Fits that are this good differ by the rounding of float32, and are repeated in float64.
 EXACT = 1e-4
 
@@ -122,7 +122,7 @@ def _fit_chunk(
 
 def _of_usual_size(y_ES: Tensor) -> tuple[Tensor, Tensor]:
     """Curves whose squares are neither infinite nor zero, and the power of two that each was divided by."""
-    exponent_E = torch.frexp(y_ES.abs().amax(-1)).exponent.clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT).double()
+    exponent_E = torch.frexp(y_ES.abs().amax(-1)).exponent.clamp(-MAX_EXPONENT, MAX_EXPONENT).double()
     return y_ES * torch.exp2(-exponent_E)[:, None], torch.exp2(exponent_E)
 
 
@@ -187,16 +187,16 @@ def _normalised(y_ES: Tensor) -> tuple[Tensor, Tensor]:
     """Curves of mean 0 and length 1, and which of them do not vary."""
     centred = y_ES - y_ES.mean(-1, keepdim=True)
     length = centred.norm(dim=-1, keepdim=True)
-    rounding = SMALLEST_VARIATION * y_ES.norm(dim=-1, keepdim=True)
+    rounding = MIN_VARIATION * y_ES.norm(dim=-1, keepdim=True)
     constant = length <= rounding
     return torch.where(constant, 0.0, centred / length), constant[:, 0]
 
 
 def _common_grid(x_ES: Tensor, y_ES: Tensor) -> Tensor:
     """The points of all rows, shifted and scaled to [-1, 1]."""
-    if x_ES.ndim != 2 or x_ES.shape != y_ES.shape or x_ES.shape[1] < FEWEST_POINTS:
+    if x_ES.ndim != 2 or x_ES.shape != y_ES.shape or x_ES.shape[1] < MIN_POINTS:
         raise ShapeError(
-            f"x and y must be two tables (curves, points) of one shape with {FEWEST_POINTS} points or more, "
+            f"x and y must be two tables (curves, points) of one shape with {MIN_POINTS} points or more, "
             f"got {tuple(x_ES.shape)} and {tuple(y_ES.shape)}."
         )
     for name, values in (("x", x_ES), ("y", y_ES)):

@@ -1,4 +1,4 @@
-"""What a symbolic fit found: a table of one function per curve, and the formulas in it."""
+"""The result of a symbolic fit: a table of one function per curve, and the formulas in it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,8 +16,10 @@ from kansformer.symbolic.library import LIBRARY
 from kansformer.symbolic.symbol import CONSTANT, SymbolLibrary
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas
     import sympy
+    from numpy.typing import ArrayLike
 
 IS_CONSTANT = -1
 
@@ -48,14 +50,19 @@ class SymbolicFits:
     def __len__(self) -> int:
         return len(self.symbols)
 
-    def __getitem__(self, index: Any) -> SymbolicFits:
+    def __getitem__(self, index: int | slice | Sequence[int] | Sequence[bool] | Tensor) -> SymbolicFits:
         chosen = torch.as_tensor(range(len(self))[index] if isinstance(index, slice) else index).reshape(-1)
-        return SymbolicFits(self.library, *(getattr(self, name)[chosen] for name in _COLUMNS))
+        return SymbolicFits(self.library, *(column[chosen] for column in self._columns()))
+
+    def _columns(self) -> tuple[Tensor, ...]:
+        """In the order of `_COLUMNS`."""
+        return self.symbols, self.a, self.b, self.c, self.d, self.r2, self.r2_fit, self.best_r2
 
     @classmethod
     def cat(cls, parts: Sequence[SymbolicFits]) -> SymbolicFits:
         """One table from several of the same library."""
-        return cls(parts[0].library, *(torch.cat([getattr(part, name) for part in parts]) for name in _COLUMNS))
+        columns = zip(*(part._columns() for part in parts), strict=True)
+        return cls(parts[0].library, *(torch.cat(column) for column in columns))
 
     def __str__(self) -> str:
         counts = ", ".join(f"{name} {count}" for name, count in self.families().items())
@@ -127,11 +134,11 @@ class SymbolicFits:
         fit = self[index]
         return lambda x: fit.evaluate(x.reshape(1, -1)).reshape(x.shape)
 
-    def numpy_function(self, index: int) -> Callable[[Any], Any]:
+    def numpy_function(self, index: int) -> Callable[[ArrayLike], np.ndarray]:
         """One fitted function as a function of arrays of any shape."""
         function = self.function(index)
 
-        def on_array(x: Any) -> Any:
+        def on_array(x: ArrayLike) -> np.ndarray:
             tensor = torch.as_tensor(x)
             return function(tensor if tensor.is_floating_point() else tensor.double()).numpy()
 
@@ -163,12 +170,12 @@ class SymbolicFits:
         """One row per curve: name, a, b, c, d, r2, r2_fit, best_r2, complexity."""
         import pandas
 
-        numbers = {name: getattr(self, name).numpy() for name in ("a", "b", "c", "d", "r2", "r2_fit", "best_r2")}
+        numbers = {name: column.numpy() for name, column in zip(_COLUMNS[1:], self._columns()[1:], strict=True)}
         return pandas.DataFrame({"name": self.names, **numbers, "complexity": self.complexity.numpy()})
 
     def to_dict(self) -> dict[str, list]:
         """JSON-ready, functions by name; `from_dict` is the inverse."""
-        numbers = {name: getattr(self, name).tolist() for name in _COLUMNS if name != "symbols"}
+        numbers = {name: column.tolist() for name, column in zip(_COLUMNS[1:], self._columns()[1:], strict=True)}
         return {"name": self.names, **numbers}
 
     @classmethod

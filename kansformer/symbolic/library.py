@@ -6,7 +6,7 @@ that differ by scales and shifts only are one row: quick_gelu is silu, sigmoid i
 
 import importlib
 import math
-from typing import Any
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -28,10 +28,10 @@ from kansformer.symbolic.symbol import Partner, Symbol, SymbolLibrary
 
 POSITIVE = (0.0, math.inf)
 EXPONENT_BOUND = 60.0  # exp stays finite in float32
-FARTHEST_VERTEX = 100.0  # a parabola seen from farther away is a line
+MAX_VERTEX = 100.0  # a parabola seen from farther away is a line
 
 
-def _sp() -> Any:
+def _sp() -> ModuleType:
     return importlib.import_module("sympy")  # half a second, only for those who write formulas
 
 
@@ -67,7 +67,7 @@ KAN_LIBRARY = SymbolLibrary([
     Symbol(name="x^2", complexity=2, function=torch.square, derivative=lambda z, f: 2 * z, sympy=lambda z: z**2,
            candidates=line, fit_scale=False,
            partner=Partner(function=lambda z: z,
-                           shift=lambda p, q: (q / (2 * p)).nan_to_num().clamp(-FARTHEST_VERTEX, FARTHEST_VERTEX))),
+                           shift=lambda p, q: (q / (2 * p)).nan_to_num().clamp(-MAX_VERTEX, MAX_VERTEX))),
     Symbol(name="x^3", complexity=3, function=lambda z: z**3, derivative=lambda z, f: 3 * z.square(),
            sympy=lambda z: z**3, candidates=wide_shifts, fit_scale=False),
     Symbol(name="x^4", complexity=3, function=lambda z: z.square().square(), derivative=lambda z, f: 4 * z**3,

@@ -19,8 +19,8 @@ from torch import Tensor
 from kansformer.symbolic.symbol import Symbol
 
 FIRST_DAMPING, LESS, MORE = 1e-3, 0.2, 8.0
-LARGEST_SCALE_STEP = 0.5  # relative to a
-LARGEST_SHIFT_STEP = 3.0
+MAX_SCALE_STEP = 0.5  # relative to a
+MAX_SHIFT_STEP = 3.0
 TINY = 1e-30
 
 
@@ -119,9 +119,9 @@ def _step(now: Tensor, symbol: Symbol, damping: Tensor) -> tuple[Tensor, Tensor]
         delta_a, delta_b = (bb * slope_a - ab * slope_b) / determinant, (aa * slope_b - ab * slope_a) / determinant
     else:
         delta_a, delta_b = slope_a / aa * symbol.fit_scale, slope_b / bb * symbol.fit_shift
-    most = LARGEST_SCALE_STEP * now[A].abs()
-    delta_a = delta_a.nan_to_num(0.0).clamp(-most, most)
-    return delta_a, delta_b.nan_to_num(0.0).clamp(-LARGEST_SHIFT_STEP, LARGEST_SHIFT_STEP)
+    limit = MAX_SCALE_STEP * now[A].abs()
+    delta_a = delta_a.nan_to_num(0.0).clamp(-limit, limit)
+    return delta_a, delta_b.nan_to_num(0.0).clamp(-MAX_SHIFT_STEP, MAX_SHIFT_STEP)
 
 
 def _centred(values_ES: Tensor) -> Tensor:

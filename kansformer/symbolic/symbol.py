@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from kansformer.errors import ConfigError
 from kansformer.symbolic.candidates import mirrored_bends
+
+if TYPE_CHECKING:
+    import sympy
 
 CONSTANT = "constant"
 """Name of the fit of a curve that does not vary. No function of the library, so that none can be fitted to nothing."""
@@ -52,7 +55,7 @@ class Symbol:
 
     name: str
     function: Callable[[Tensor], Tensor]
-    sympy: Callable[[Any], Any]
+    sympy: Callable[[sympy.Expr], sympy.Expr]
     complexity: float
     domain: tuple[float, float] = (-math.inf, math.inf)
     derivative: Callable[[Tensor, Tensor], Tensor] | None = None

@@ -1,29 +1,32 @@
-"""Make the model that a recipe asks for: loaded or fresh, with its curves, and only the chosen parameters trainable."""
+"""Make the model of a recipe: read or fresh, with its curves, its trainable parameters chosen, and perhaps sharded."""
 
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
+import transformers
+from accelerate import PartialState
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from kansformer.conversion import convert, is_converted, replace_feed_forwards
-from kansformer.errors import ConfigError, ConversionStateError, KansformerError
+from kansformer.conversion.sources import read_model_and_keys
+from kansformer.errors import CheckpointError, ConfigError, ConversionStateError
 from kansformer.nn.curves import curved_modules
 from kansformer.nn.init import spread_curves
 from kansformer.nn.optim import curve_parameters
 from kansformer.training.data.spec import LANGUAGE_TASKS
 from kansformer.training.recipe import CurveRecipe, ModelRecipe, Recipe
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
 AUTO_CLASSES = {
-    "causal-lm": "AutoModelForCausalLM",
-    "masked-lm": "AutoModelForMaskedLM",
-    "sequence-classification": "AutoModelForSequenceClassification",
-    "image-classification": "AutoModelForImageClassification",
+    "causal-lm": transformers.AutoModelForCausalLM,
+    "masked-lm": transformers.AutoModelForMaskedLM,
+    "sequence-classification": transformers.AutoModelForSequenceClassification,
+    "image-classification": transformers.AutoModelForImageClassification,
 }
 
 COMMON_FIELDS = {"num_labels", "attn_implementation", "rope_theta", "rope_scaling"}
@@ -34,31 +37,25 @@ def build_model(
     recipe: Recipe,
     *,
     vocabulary: int | None = None,
-    label_names: tuple[str, ...] | None = None,
+    label_names: Sequence[str] | None = None,
     pad_token: int | None = None,
     inputs: list[dict[str, Tensor]] | None = None,
-) -> Any:
-    """The model of a recipe, ready to train.
+) -> PreTrainedModel:
+    """The model of a recipe, ready to train; its frozen parameters do not require a gradient.
 
     Args:
-        recipe: what is asked for. Fresh weights are drawn from torch's global random state.
+        recipe: fresh weights are drawn from torch's global random state.
         vocabulary: size of the tokenizer; a fresh model gets it where its config does not say otherwise.
         label_names: of a classification task.
         pad_token: number of the tokenizer's padding token, which classifiers of text look for.
         inputs: batches that show which channels of replaced networks matter; None goes by their weights.
 
-    Returns:
-        A transformers model, whose frozen parameters do not require a gradient.
-
     Raises:
-        ConfigError: the config is no config of that model type, or the vocabulary does not fit the model.
-        KansformerError: whatever the swap refuses.
+        ConfigError: the config does not suit its model type, or the vocabulary does not fit the model.
+        KansformerError: any that the swap raises.
     """
-    model, fresh = _source_model(recipe.model, recipe.task, vocabulary, label_names)
-    if vocabulary is not None:
-        _check_vocabulary(model, vocabulary)
-    if recipe.task in LANGUAGE_TASKS:
-        _check_block(model, recipe.data.block)
+    model, fresh = _plain_model(recipe.model, recipe.task, vocabulary, label_names)
+    _check_sizes(model, recipe, vocabulary)
     if recipe.task == "sequence-classification" and pad_token is not None:
         model.config.pad_token_id = pad_token
     if recipe.kan is not None:
@@ -78,7 +75,8 @@ def build_model(
         raise ConfigError(
             f"The recipe trains curves, and model.path {recipe.model.path!r} has none. Add a section kan: {{}}."
         )
-    _choose_trainable(model, recipe, fresh)
+    if "all" not in recipe.trainable:
+        _freeze(model, recipe, fresh)
     return model
 
 
@@ -86,106 +84,126 @@ def plain_model(source: ModelRecipe, task: str) -> PreTrainedModel:
     """The model as it comes from its source: without curves, unless it is a converted one.
 
     Raises:
-        ConfigError: there is no such model, or it is none for this task.
+        ConfigError: there is no such model, or it does not suit this task.
     """
-    return _source_model(source, task, None, None)[0]
+    return _plain_model(source, task)[0]
 
 
-def _source_model(
-    source: ModelRecipe, task: str, vocabulary: int | None, label_names: tuple[str, ...] | None
+def _plain_model(
+    recipe: ModelRecipe, task: str, vocabulary: int | None = None, label_names: Sequence[str] | None = None
 ) -> tuple[PreTrainedModel, set[str]]:
     """The model, and the names of the parameters that its checkpoint did not have, such as a new classifier's."""
-    import transformers
-
-    auto = getattr(transformers, AUTO_CLASSES[task])
-    settings: dict[str, Any] = {"dtype": getattr(torch, source.dtype)}
-    labels: dict[str, Any] = {}
+    auto_class, dtype = AUTO_CLASSES[task], getattr(torch, recipe.dtype)
+    labels: dict[str, object] = {}
     if label_names is not None:
         labels = {
             "num_labels": len(label_names),
             "id2label": dict(enumerate(label_names)),
             "label2id": {name: number for number, name in enumerate(label_names)},
         }
-    if source.path is not None:
-        path = source.path
-        if path == "embedded":
-            from kansformer.embedded import embedded_model_path
-
-            path = str(embedded_model_path())
-        if path.lower().endswith(".gguf"):
-            folder, _, file = path.rpartition("/")
-            settings |= {"gguf_file": file, "quantization_config": transformers.GgufConfig(dequantize=True)}
-            path = folder or "."
+    if recipe.source is not None:
         if labels:  # a head with another number of labels is drawn anew
-            settings["ignore_mismatched_sizes"] = True
+            labels["ignore_mismatched_sizes"] = True
         try:
-            model, info = auto.from_pretrained(path, output_loading_info=True, **settings, **labels)
-        except KansformerError:
-            raise
-        except (OSError, ImportError, KeyError, ValueError, RuntimeError) as error:
-            raise ConfigError(f"model.path {source.path!r} cannot be loaded for {task}: {error}") from error
-        return model, set(info["missing_keys"]) | {entry[0] for entry in info["mismatched_keys"]}
-    assert source.config is not None
-    config_fields = {**labels, **source.config}
-    model_type = config_fields.pop("model_type")
+            return read_model_and_keys(recipe.source, auto_class, dtype=dtype, **labels)
+        except CheckpointError as error:
+            raise ConfigError(f"model.path {recipe.path!r} cannot be loaded for {task}: {error}") from error
+    assert recipe.config is not None
+    fields = {**labels, **recipe.config}
+    model_type = str(fields.pop("model_type"))
     if vocabulary is not None:
-        config_fields.setdefault("vocab_size", vocabulary)
+        fields.setdefault("vocab_size", vocabulary)
     if model_type not in transformers.CONFIG_MAPPING:
         raise ConfigError(f"model.config has the model_type {model_type!r}, which transformers does not know.")
-    config = transformers.AutoConfig.for_model(model_type, **config_fields)
+    config = transformers.AutoConfig.for_model(model_type, **fields)
     known = {*type(config)().to_dict(), *inspect.signature(type(config).__init__).parameters, *config.attribute_map}
-    if unknown := sorted(set(config_fields) - known - COMMON_FIELDS):
+    if unknown := sorted(set(fields) - known - COMMON_FIELDS):
         raise ConfigError(f"Unknown field 'model.config.{unknown[0]}': {type(config).__name__} has none of that name.")
     try:
-        model = auto.from_config(config, **settings)
+        model = auto_class.from_config(config, dtype=dtype)
     except ValueError as error:
         raise ConfigError(
-            f"model.config has the model_type {model_type!r}, which is none for {task}: {error}"
+            f"model.config has the model_type {model_type!r}, which does not suit {task}: {error}"
         ) from error
-    return model.to(settings["dtype"]), set()  # some activations bring parameters in a dtype of their own
+    return model.to(dtype), set()  # some activations bring parameters in a dtype of their own
 
 
 def merge_lora(model: nn.Module) -> None:
     """Add LoRA's products to the weights they belong to, in place, and take the adapters out.
 
-    Modules that were trained beside them (`modules_to_save`) take the places of their originals.
+    Modules that were trained beside them (`modules_to_save`) replace their originals.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils import ModulesToSaveWrapper
 
     for path, module in list(model.named_modules()):
-        owner, _, name = path.rpartition(".")
         if isinstance(module, BaseTunerLayer):
             module.merge()
-            setattr(model.get_submodule(owner), name, module.get_base_layer())
+            model.set_submodule(path, module.get_base_layer())
         elif isinstance(module, ModulesToSaveWrapper):
-            setattr(model.get_submodule(owner), name, module.modules_to_save[module.active_adapters[0]])
+            model.set_submodule(path, module.modules_to_save[module.active_adapters[0]])
 
 
-def _choose_trainable(model: nn.Module, recipe: Recipe, fresh: set[str]) -> None:
-    """Freeze what is not trained; what has just been drawn is trained in any case."""
-    if "all" in recipe.trainable:
-        return
+def shard_model(model: PreTrainedModel, folder: Path, state: PartialState) -> PreTrainedModel:
+    """The same model with its parameters spread over all processes by FSDP2, on any backend of torch.distributed.
+
+    accelerate's own FSDP needs an accelerator: on CPUs it silently keeps a whole model in every process. transformers
+    shards a model while it loads one, so the model is written once and loaded again.
+
+    Args:
+        model: whole, the same in every process.
+        folder: to write to and to read from, on a disk that all processes see; gone afterwards.
+        state: of accelerate.
+
+    Raises:
+        ConfigError: there is only one process, or this transformers cannot do it.
+    """
+    if state.num_processes < 2:
+        raise ConfigError(
+            "shard=true spreads a model over processes, and there is one. Start several: accelerate launch."
+        )
+    try:
+        from transformers.distributed import DistributedConfig
+
+        layout = DistributedConfig(fsdp_size=state.num_processes)
+    except (ImportError, TypeError):
+        raise ConfigError("shard=true needs a newer transformers: pip install --upgrade transformers.") from None
+    try:
+        if state.is_main_process:
+            model.save_pretrained(folder)
+        state.wait_for_everyone()
+        trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        sharded = type(model).from_pretrained(folder, distributed_config=layout, dtype=model.dtype)
+        for name, parameter in sharded.named_parameters():
+            parameter.requires_grad_(name in trained)
+        state.wait_for_everyone()
+    finally:
+        if state.is_main_process:
+            shutil.rmtree(folder, ignore_errors=True)
+    return sharded
+
+
+def _freeze(model: nn.Module, recipe: Recipe, fresh: set[str]) -> None:
+    """Freeze what is not trained; parameters that have just been drawn are trained in any case."""
     model.requires_grad_(False)
-    new = [parameter for name, parameter in model.named_parameters() if name in fresh]
+    trained = [parameter for name, parameter in model.named_parameters() if name in fresh]
     if "lora" in recipe.trainable:
         try:
             from peft import LoraConfig, inject_adapter_in_model
         except ImportError:
             raise ConfigError("trainable has lora, which needs peft: pip install 'kansformer[lora]'.") from None
         try:
-            adapter = LoraConfig(**(recipe.lora or {}))
-            inject_adapter_in_model(adapter, model)
+            inject_adapter_in_model(LoraConfig(**(recipe.lora or {})), model)  # type: ignore[arg-type]
         except (TypeError, ValueError) as error:
             raise ConfigError(f"lora: {error}") from error
-        _refuse_bent_inputs(model)
+        _check_lora_inputs(model)
     if "curves" in recipe.trainable:
-        new += [parameter for _, parameter in curve_parameters(model)]
-    for parameter in new:
+        trained += [parameter for _, parameter in curve_parameters(model)]
+    for parameter in trained:
         parameter.requires_grad_(True)
 
 
-def _refuse_bent_inputs(model: nn.Module) -> None:
+def _check_lora_inputs(model: nn.Module) -> None:
     """LoRA's product sees a layer's input before curves of the layer's own bend it, and its weight sees it after."""
     for path, module in curved_modules(model):
         if path.endswith(".base_layer") and module.curves.is_per_channel:
@@ -196,19 +214,16 @@ def _refuse_bent_inputs(model: nn.Module) -> None:
             )
 
 
-def _check_vocabulary(model: PreTrainedModel, vocabulary: int) -> None:
+def _check_sizes(model: PreTrainedModel, recipe: Recipe, vocabulary: int | None) -> None:
     embeddings = model.get_input_embeddings()
-    rows = getattr(embeddings, "num_embeddings", None)
-    if rows is not None and vocabulary > rows:
+    if vocabulary is not None and isinstance(embeddings, nn.Embedding) and vocabulary > embeddings.num_embeddings:
         raise ConfigError(
-            f"data.tokenizer has {vocabulary:,} tokens, and {type(model).__name__} has embeddings for {rows:,}. Take "
-            "the model's own tokenizer, or set model.config.vocab_size."
+            f"data.tokenizer has {vocabulary:,} tokens, and {type(model).__name__} has embeddings for "
+            f"{embeddings.num_embeddings:,}. Take the model's own tokenizer, or set model.config.vocab_size."
         )
-
-
-def _check_block(model: PreTrainedModel, block: int) -> None:
-    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if isinstance(longest, int) and 0 < longest < block:
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if recipe.task in LANGUAGE_TASKS and isinstance(positions, int) and 0 < positions < recipe.data.block:
         raise ConfigError(
-            f"data.block is {block}, and {type(model).__name__} has {longest} positions. Take shorter blocks."
+            f"data.block is {recipe.data.block}, and {type(model).__name__} has {positions} positions. Take shorter "
+            "blocks."
         )

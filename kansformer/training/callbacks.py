@@ -1,4 +1,4 @@
-"""What a Trainer does for curves while it runs: one small callback each. They fit any transformers Trainer."""
+"""Callbacks for curves, and one that keeps the losses. They fit any Trainer of transformers."""
 
 import csv
 import io
@@ -6,19 +6,17 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
 from kansformer.files import atomic_write_text
 from kansformer.nn import refine_grid, update_grid
 from kansformer.nn.optim import CURVE_GROUP, curve_parameters
 from kansformer.nn.penalties import smoothness_penalty, sparsity_penalty
 from kansformer.progress import Progress, loss_and_speed
-from kansformer.training.preparation import to_device
 from kansformer.training.recipe import Penalty
 
 
@@ -73,25 +71,28 @@ class GridSchedule(TrainerCallback):
     fewer coefficients learn faster at first, more fit better at the end.
 
     Args:
-        batches: inputs that ranges are read from, the same in every process.
+        batches: inputs to read ranges from, the same in every process.
         update_at: steps after which `update_grid` is called.
         refine_at: {step: grid size} for `refine_grid`.
         quantile: as in `update_grid`.
 
     Attributes:
-        wrapped: what stands around the model in several processes, if anything does; known when training has begun.
+        wrapped: returns the wrapper of the model in several processes, once training has begun.
     """
 
     def __init__(
-        self, batches: list, update_at: tuple[int, ...] = (), refine_at: dict[int, int] | None = None,
+        self,
+        batches: list[dict[str, Tensor]],
+        update_at: tuple[int, ...] = (),
+        refine_at: dict[int, int] | None = None,
         quantile: float = 0.99,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.batches, self.update_at, self.quantile = batches, update_at, quantile
         self.refine_at = refine_at or {}
         self.wrapped: Callable[[], nn.Module | None] = lambda: None
 
     def on_step_end(self, args, state, control, model=None, optimizer=None, **kwargs):
-        """A finer grid has new coefficients: they take the old ones' place in the optimizer, without its memory."""
+        """A finer grid has new coefficients: they replace the old ones in the optimizer, without its moments."""
         if state.global_step in self.refine_at:
             old = dict(curve_parameters(model))
             refine_grid(model, self.refine_at[state.global_step])
@@ -102,10 +103,15 @@ class GridSchedule(TrainerCallback):
             update_grid(model, to_device(self.batches, args.device), quantile=self.quantile)
 
 
+def to_device(batches: list[dict[str, Tensor]], device: torch.device) -> list[dict[str, Tensor]]:
+    """The same batches where the model is."""
+    return [{name: value.to(device) for name, value in batch.items()} for batch in batches]
+
+
 def exchange_parameters(
     optimizer: torch.optim.Optimizer, old: dict[str, nn.Parameter], new: dict[str, nn.Parameter]
 ) -> None:
-    """Let an optimizer go on with new parameters in the places of old ones, which are forgotten."""
+    """Replace old parameters of an optimizer by new ones of the same name, which begin without moments."""
     successor = {id(parameter): new[name] for name, parameter in old.items() if new[name] is not parameter}
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -131,46 +137,54 @@ def reduce_new_parameters(ddp: DistributedDataParallel) -> None:
 
 
 class Reporter(TrainerCallback):
-    """Keeps the losses, writes them as CSV, and tells a progress bar.
+    """Keeps the losses, writes them as CSV, and reports progress.
 
     Args:
-        path: the CSV file, `step,loss,learning_rate,eval_loss,seconds`; a resumed run appends to it.
+        path: the CSV file, with `LOSS_COLUMNS`; a resumed run appends to it. None writes nothing.
         tokens_per_step: over all processes, tokens or rows.
         progress: called after every step, or None.
+        stage: for `progress`.
+
+    Attributes:
+        losses: (optimizer step, mean training loss since the last one).
+        first: optimizer steps taken before this call.
     """
 
-    def __init__(self, path: Path, tokens_per_step: int, progress: Progress | None = None) -> None:
-        self.path, self.tokens_per_step, self.progress = path, tokens_per_step, progress
+    def __init__(
+        self, path: Path | None, tokens_per_step: int, progress: Progress | None = None, stage: str = "training"
+    ) -> None:
+        self.path, self.tokens_per_step, self.progress, self.stage = path, tokens_per_step, progress, stage
         self.losses: list[tuple[int, float]] = []
-        self.evaluations: list[tuple[int, dict[str, float]]] = []
-        self.latest, self.began, self.first = math.nan, 0.0, 0
+        self.began, self.first = 0.0, 0
 
     def on_train_begin(self, args, state, control, **kwargs):
         """The clock starts here, after everything was prepared."""
         self.began, self.first = time.perf_counter(), state.global_step
-        if state.is_world_process_zero:
+        if self.path is not None and state.is_world_process_zero:
             _keep_rows_up_to(self.path, state.global_step)
 
     def on_step_end(self, args, state, control, **kwargs):
-        """Tells the bar."""
-        if self.progress is not None and state.is_world_process_zero:
-            done = state.global_step - self.first
-            speed = done * self.tokens_per_step / max(1e-9, time.perf_counter() - self.began)
-            self.progress("training", state.global_step, state.max_steps, loss_and_speed(self.latest, speed))
+        """Reports progress with the latest loss, unless one is about to be logged."""
+        if not control.should_log:
+            self._report(state)
 
-    def on_log(self, args, state, control, logs: dict[str, Any] | None = None, **kwargs):
-        """Keeps a loss, or an evaluation."""
-        logs = logs or {}
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """Keeps, writes and reports a loss, or writes an evaluation."""
         if "loss" in logs:
-            self.latest = float(logs["loss"])
-            self.losses.append((state.global_step, self.latest))
-        evaluated = {key: float(value) for key, value in logs.items() if key.startswith("eval_") and _is_number(value)}
-        if evaluated:
-            self.evaluations.append((state.global_step, evaluated))
-        if state.is_world_process_zero and ("loss" in logs or evaluated):
-            row = [state.global_step, logs.get("loss", ""), logs.get("learning_rate", ""), logs.get("eval_loss", "")]
+            self.losses.append((state.global_step, float(logs["loss"])))
+        if self.path is not None and state.is_world_process_zero and logs.keys() & {"loss", "eval_loss"}:
+            row = [state.global_step, *(logs.get(name, "") for name in LOSS_COLUMNS[1:-1])]
             with self.path.open("a", encoding="utf-8", newline="") as file:
                 csv.writer(file).writerow([*row, round(time.perf_counter() - self.began, 2)])
+        if "loss" in logs:
+            self._report(state)
+
+    def _report(self, state: TrainerState) -> None:
+        if self.progress is not None and state.is_world_process_zero:
+            taken = state.global_step - self.first
+            speed = taken * self.tokens_per_step / max(1e-9, time.perf_counter() - self.began)
+            loss = self.losses[-1][1] if self.losses else math.nan
+            self.progress(self.stage, state.global_step, state.max_steps, loss_and_speed(loss, speed))
 
 
 LOSS_COLUMNS = ("step", "loss", "learning_rate", "eval_loss", "seconds")
@@ -181,12 +195,8 @@ def _keep_rows_up_to(path: Path, step: int) -> None:
     rows: list[list[str]] = []
     if step and path.exists():
         with path.open(encoding="utf-8", newline="") as file:
-            whole = [row for row in csv.reader(file) if len(row) == len(LOSS_COLUMNS)]  # the last may have been cut
-        rows = [row for row in whole[1:] if int(row[0]) <= step]
+            complete = [row for row in csv.reader(file) if len(row) == len(LOSS_COLUMNS)]  # the last may be cut off
+        rows = [row for row in complete[1:] if int(row[0]) <= step]
     text = io.StringIO(newline="")
     csv.writer(text).writerows([list(LOSS_COLUMNS), *rows])
     atomic_write_text(path, text.getvalue())
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,76 +1,64 @@
-"""The Python standard library as a text corpus: real code, on every machine, with no download.
+"""Offline corpora: Python's standard library, its language reference, and scikit-learn's digits.
 
-Shape letters: N blocks, T tokens of a block.
+Which of them are held out is decided by the SHA-256 of names, so it is the same on every machine and in every version.
+Shape letters: N images.
 """
 
-from __future__ import annotations
-
+import ast
 import hashlib
+import importlib
 import sysconfig
-from collections.abc import Sequence
+import textwrap
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from kansformer.errors import DataError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from kansformer.errors import ConfigError, DataError
 
 Split = Literal["train", "held_out"]
 
-HELD_OUT_PERCENT = 6
 SEPARATOR = "\n\n"
-MINIMUM_BYTES = 500
+MIN_BYTES = 500
+FILES_HELD_OUT, TOPICS_HELD_OUT, SNIPPETS_HELD_OUT = 6, 20, 25
+"""Per cent. The files whose snippets are held out contain those that are held out as documents."""
 
-# Tests, programs and packages that only live beside the library, and folders of data written as Python.
-EXCLUDED_FOLDERS = frozenset(
-    [
-        "test",
-        "tests",
-        "idle_test",
-        "site-packages",
-        "dist-packages",
-        "idlelib",
-        "lib2to3",
-        "turtledemo",
-        "encodings",
-        "pydoc_data",
-        "ensurepip",
-        "__pycache__",
-        "__phello__",
-    ]
-)
-# Mostly tables that a program generated: a language model gains nothing from learning them by heart.
-EXCLUDED_FILES = frozenset(
-    [
-        "html/entities.py",
-        "keyword.py",
-        "locale.py",
-        "opcode.py",
-        "stringprep.py",
-        "symbol.py",
-        "this.py",
-        "token.py",
-        "_opcode_metadata.py",
-    ]
-)
+# Tests, programs and packages that are installed beside the library, and folders of data written as Python.
+EXCLUDED_FOLDERS = {
+    "test", "tests", "idle_test", "site-packages", "dist-packages", "idlelib", "lib2to3", "turtledemo", "encodings",
+    "pydoc_data", "ensurepip", "__pycache__", "__phello__",
+}  # fmt: skip
+# Mostly generated tables, which a language model gains nothing from.
+EXCLUDED_FILES = {
+    "html/entities.py", "keyword.py", "locale.py", "opcode.py", "stringprep.py", "symbol.py", "this.py", "token.py",
+    "_opcode_metadata.py",
+}  # fmt: skip
+SNIPPET_LINES = 12
+MIN_PACKAGE_FILES = 6
+MAX_SNIPPETS: dict[Split, int] = {"train": 500, "held_out": 100}
+"""Per package: a large one would otherwise have most of the rows."""
+
+DIGITS_WHITE = 16.0  # the largest value of a pixel
+
+
+def is_held_out(name: str, percent: int) -> bool:
+    """Whether the thing of this name is held out, which `percent` of all names are."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % 100 < percent
 
 
 def standard_library_files() -> list[Path]:
-    """List the core modules of the running Python's standard library.
+    """List the core modules of the running Python's standard library, sorted by their path inside it.
 
     Tests, bundled programs, generated tables and files below 500 bytes are left out.
 
-    Returns:
-        Absolute paths of `.py` files, sorted by their path inside the library.
-
     Raises:
-        DataError: if this Python comes without the library's source, as zipped and frozen ones do.
+        DataError: this Python comes without the library's source, as zipped and frozen ones do.
     """
-    root = _root()
+    root = _library()
     files = sorted((p for p in root.rglob("*.py") if _is_core(p, root)), key=lambda p: p.relative_to(root).as_posix())
     if not files:
         raise DataError(
@@ -81,93 +69,171 @@ def standard_library_files() -> list[Path]:
 
 
 def standard_library_documents(split: Split) -> list[str]:
-    """Read one split of the standard library, a document per file.
+    """Read one split of the standard library: a document per file, as UTF-8, without the invalid bytes.
 
-    A file belongs to a split by the SHA-256 of its path inside the library, so `json/decoder.py` is in the same split
-    on every machine and in every Python version. About 6 % of the files are held out.
-
-    Args:
-        split: "train" or "held_out".
-
-    Returns:
-        The files' text in the order of `standard_library_files`, read as UTF-8; bytes that are none are dropped.
+    About 6 % of the files are held out.
 
     Raises:
-        DataError: if `split` is another word, or the source is not on this machine.
+        DataError: `split` is another word, or the source is not on this machine.
     """
-    if split not in get_args(Split):
-        raise DataError(f"split={split!r} is not a split of the standard library; choose from {get_args(Split)}.")
-    root = _root()
-    return [
-        path.read_text(encoding="utf-8", errors="ignore")
-        for path in standard_library_files()
-        if _split_of(path.relative_to(root).as_posix()) == split
-    ]
+    held_out = _wants_held_out(split, "standard library")
+    files = standard_library_files()
+    return [_source(path) for path in files if is_held_out(_inside(path), FILES_HELD_OUT) == held_out]
 
 
 def standard_library_text(split: Split) -> str:
-    """Read one split of the standard library as one string.
-
-    Files are joined by an empty line ("\\n\\n"), which every tokenizer knows. Where the tokenizer has a token for the
-    start of a document, give `tokenize_blocks` the list from `standard_library_documents` instead.
-
-    Args:
-        split: "train" or "held_out".
-
-    Raises:
-        DataError: as `standard_library_documents`.
-    """
+    """Read one split of the standard library as one string, its files joined by an empty line."""
     return SEPARATOR.join(standard_library_documents(split))
 
 
-def tokenize_blocks(documents: str | Sequence[str], tokenizer: PreTrainedTokenizerBase, block: int) -> Tensor:
-    """Turn documents into equally long blocks of tokens.
+def language_reference_text(split: Split) -> str:
+    """Read one split of Python's language reference: the topics of `help()`, such as `help("with")`.
 
-    Each document starts with the tokenizer's BOS token where it has one. All are then written into one stream, which
-    is cut every `block` tokens; the incomplete rest is dropped.
+    It is English prose about code, which the model in `kansformer/embedded/` has not seen. Topics quote each other, so
+    a paragraph that is in the held-out split, or earlier in the training split, is left out of the training split.
 
-    Args:
-        documents: one text, or a sequence of them.
-        tokenizer: any transformers tokenizer.
-        block: tokens in a block, T >= 2.
-
-    Returns:
-        Token numbers, int64 of shape (N, T).
+    Topics are in the order of their names, joined by an empty line. About 20 % are held out.
 
     Raises:
-        DataError: if `block` is below 2, or the documents do not fill one block.
+        DataError: `split` is another word, or this Python comes without the topics.
     """
-    if block < 2:
-        raise DataError(f"block={block} leaves no token to predict; choose 2 or more.")
-    texts = [documents] if isinstance(documents, str) else list(documents)
-    # Without the special tokens a tokenizer adds by itself, or BOS would be written twice. `verbose` would warn of
-    # documents longer than the model's context, which the cut into blocks takes care of.
-    rows = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
-    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    stream = torch.tensor([token for row in rows for token in start + row], dtype=torch.long)
-    if len(stream) < block:
-        raise DataError(f"{len(texts)} documents gave {len(stream)} tokens, too few for one block of {block}.")
-    return stream[: len(stream) // block * block].view(-1, block)
+    wanted = _wants_held_out(split, "language reference")
+    try:
+        topics = importlib.import_module("pydoc_data.topics").topics
+    except (ImportError, AttributeError):
+        raise DataError(
+            "This Python comes without its help topics (pydoc_data.topics). Use a complete Python, or pass a text of "
+            "your own."
+        ) from None
+    paragraphs: dict[bool, list[str]] = {True: [], False: []}
+    for name in sorted(topics):
+        found = [paragraph.strip("\n") for paragraph in topics[name].split(SEPARATOR) if paragraph.strip()]
+        paragraphs[is_held_out(name, TOPICS_HELD_OUT)] += found
+    if wanted:
+        return SEPARATOR.join(paragraphs[True])
+    seen = {_words(paragraph) for paragraph in paragraphs[True]}
+    kept = []
+    for paragraph in paragraphs[False]:
+        if _words(paragraph) not in seen:
+            seen.add(_words(paragraph))
+            kept.append(paragraph)
+    return SEPARATOR.join(kept)
 
 
-def _root() -> Path:
+def standard_library_snippets() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Cut the functions of the standard library's packages into snippets of 12 lines.
+
+    Packages with 6 files or more take part, if both splits have a snippet of them. About every fourth file is held out;
+    no snippet of a file that is trained on is evaluated. Of a package with many snippets, evenly spaced ones are kept;
+    a snippet that occurs twice is kept once.
+
+    Returns:
+        Pairs of snippet and package for training and for evaluation.
+
+    Raises:
+        DataError: this Python comes without the library's source, or with less than two such packages.
+    """
+    packages: dict[str, list[Path]] = defaultdict(list)
+    for path in standard_library_files():
+        package, _, module = _inside(path).partition("/")
+        if module:
+            packages[package].append(path)
+    seen: set[str] = set()
+    rows: dict[Split, list[tuple[str, str]]] = {}
+    for split in ("held_out", "train"):  # the evaluation takes first: what it has is left out of training
+        rows[split] = []
+        for package, files in sorted(packages.items()):
+            if len(files) >= MIN_PACKAGE_FILES:
+                held_out = [p for p in files if is_held_out(_inside(p), SNIPPETS_HELD_OUT) == (split == "held_out")]
+                rows[split] += [(snippet, package) for snippet in _snippets(held_out, seen, MAX_SNIPPETS[split])]
+    common = {package for _, package in rows["train"]} & {package for _, package in rows["held_out"]}
+    if len(common) < 2:
+        raise DataError(
+            "This Python's standard library has too few packages to tell apart. Use a complete Python, or give files."
+        )
+    train, evaluation = ([row for row in rows[split] if row[1] in common] for split in ("train", "held_out"))
+    return train, evaluation
+
+
+def digits() -> tuple[Tensor, list[int], tuple[str, ...]]:
+    """Read the 8x8 images that come with scikit-learn.
+
+    Returns:
+        Pixels from -1 to 1, float32 of shape (N, 1, 8, 8); the labels; and their names.
+
+    Raises:
+        ConfigError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise ConfigError('corpus="digits" comes with scikit-learn. Install it: pip install scikit-learn') from None
+    bunch = load_digits()
+    pixels = torch.tensor(bunch.images, dtype=torch.float32)[:, None] / DIGITS_WHITE
+    return (pixels - 0.5) / 0.5, bunch.target.tolist(), tuple(map(str, bunch.target_names))
+
+
+def _wants_held_out(split: str, corpus: str) -> bool:
+    if split not in get_args(Split):
+        raise DataError(f"split={split!r} is not a split of the {corpus}; choose from {get_args(Split)}.")
+    return split == "held_out"
+
+
+def _library() -> Path:
     return Path(sysconfig.get_paths()["stdlib"])
 
 
+def _inside(path: Path) -> str:
+    return path.relative_to(_library()).as_posix()
+
+
+def _source(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="ignore")
+
+
 def _is_core(path: Path, root: Path) -> bool:
-    inside = path.relative_to(root)
-    folders = inside.parts[:-1]
+    inside = path.relative_to(root).as_posix()
+    *folders, name = inside.split("/")
     return (
         EXCLUDED_FOLDERS.isdisjoint(folders)
         and not any(folder.startswith("config-") for folder in folders)
-        and inside.as_posix() not in EXCLUDED_FILES
+        and inside not in EXCLUDED_FILES
         # Each platform's build writes its own _sysconfigdata file.
-        and not path.name.startswith("_sysconfigdata")
+        and not name.startswith("_sysconfigdata")
         and path.is_file()
-        and path.stat().st_size >= MINIMUM_BYTES
+        and path.stat().st_size >= MIN_BYTES
     )
 
 
-def _split_of(inside: str) -> Split:
-    digest = hashlib.sha256(inside.encode()).digest()
-    return "held_out" if int.from_bytes(digest[:8], "big") % 100 < HELD_OUT_PERCENT else "train"
+def _words(paragraph: str) -> str:
+    """The paragraph without its indentation, in which quoted topics differ."""
+    return " ".join(paragraph.split())
+
+
+def _snippets(paths: Sequence[Path], seen: set[str], limit: int) -> list[str]:
+    """At most `limit` snippets that were not seen, which are added to `seen`."""
+    new = list(dict.fromkeys(snippet for path in paths for snippet in _cut(_source(path)) if snippet not in seen))
+    seen.update(new)
+    return [new[i * len(new) // limit] for i in range(limit)] if len(new) > limit else new
+
+
+def _cut(source: str) -> Iterator[str]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of old escapes in old modules
+        try:
+            tree = ast.parse(source)
+        except SyntaxError:  # a file for another Python
+            return
+    lines = source.split("\n")
+    for node in _outermost_functions(tree):
+        body = lines[node.lineno - 1 : node.end_lineno]
+        for first in range(0, len(body) - SNIPPET_LINES + 1, SNIPPET_LINES):
+            yield textwrap.dedent("\n".join(body[first : first + SNIPPET_LINES]))
+
+
+def _outermost_functions(node: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield child
+        else:
+            yield from _outermost_functions(child)

@@ -1,29 +1,36 @@
-"""Distil feed-forward networks: layer by layer from what the originals compute, and whole models from their logits.
+"""Distil feed-forward networks layer by layer, from the inputs and outputs of the originals.
 
-Shape letters: `...` any, N blocks, T tokens of a block, B blocks of a batch, d model width, V words.
+Shape letters: N blocks, T tokens of a block, B blocks of a batch, d model width.
 """
 
 import math
+import random
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import TrainingArguments
 
+from kansformer.checks import check_integer, check_number
 from kansformer.conversion.record import narrowed_paths
-from kansformer.errors import ConfigError, DataError, ShapeError
+from kansformer.errors import ConfigError, DataError
 from kansformer.nn import optimizer_groups
-from kansformer.progress import Progress, loss_and_speed
+from kansformer.progress import Progress
+from kansformer.training.callbacks import Reporter
+from kansformer.training.distill_logits import distillation_loss
 from kansformer.training.evaluate import check_blocks
-from kansformer.training.tune import draw_batches, only_trained, put_back, warm_up_and_cosine
+from kansformer.training.trainer import KANTrainer
 
-IGNORED = -100
-"""The label of a token that no loss counts, as in torch and transformers."""
+__all__ = ["DistillResult", "SiteFit", "distill_feed_forwards", "distillation_loss"]
 
 MEASURED_BLOCKS = 8
-"""So many training blocks, and at most so many held-out ones, give the errors before and after."""
+"""The maximum number of training blocks, and of held-out ones, that the errors before and after are measured on."""
 
 Recording = dict[str, tuple[Tensor, Tensor]]
 """Input and output (B, T, d) of feed-forward networks, by path."""
@@ -107,8 +114,8 @@ def distill_feed_forwards(
         paths: of the networks; None takes those that were replaced.
         held_out: share of the blocks, the last ones, that are only measured on, in (0, 1); at least one block.
         warm_up: share of the steps with a rising learning rate, in [0, 1].
-        cache_bytes: the teacher's inputs and outputs are kept in memory up to so many bytes, and computed again for
-            blocks beyond that; 0 keeps nothing. A block needs 2·T·d numbers for each network.
+        cache_bytes: the teacher's inputs and outputs are kept in memory up to this size, and computed again for blocks
+            beyond it; 0 keeps nothing. A block needs 2·T·d numbers for each network.
         seed: of the order of the blocks.
         progress: called after every step.
 
@@ -121,7 +128,12 @@ def distill_feed_forwards(
         DataError: the blocks are misshapen, or fewer than one batch and one held-out block.
     """
     check_blocks(blocks_NT, batch_size)
-    _check_settings(steps, lr, held_out, warm_up, cache_bytes)
+    check_integer("steps", steps, 1)
+    check_number("lr", lr, above=0)
+    if not 0 < held_out < 1:
+        raise ConfigError(f"held_out must be above 0 and below 1, got {held_out!r}.")
+    check_number("warm_up", warm_up, 0, 1)
+    check_integer("cache_bytes", cache_bytes, 0)
     students, originals = _pairs(model, teacher, paths)
     spared = max(1, round(held_out * len(blocks_NT)))
     trained = len(blocks_NT) - spared
@@ -131,93 +143,128 @@ def distill_feed_forwards(
         )
     begin = time.perf_counter()
     record = _Recorder(originals, teacher, blocks_NT, cache_bytes)
-    networks = nn.ModuleList(students.values())
-    parameters = list(networks.parameters())
-    samples = [
-        list(range(first, first + min(count, MEASURED_BLOCKS))) for first, count in ((0, trained), (trained, spared))
-    ]
-    losses = []
-    with only_trained(model, parameters):
+    errors = _LayerErrors(students, record)
+    parameters = list(errors.parameters())
+    samples = [range(first, first + min(count, MEASURED_BLOCKS)) for first, count in ((0, trained), (trained, spared))]
+    with only_trained(model, parameters), _kept_random_state(), tempfile.TemporaryDirectory() as folder:
         before = [_relative_errors(students, record(sample)) for sample in samples]
-        groups = optimizer_groups(networks, lr, weight_decay=0.0, curve_lr_multiplier=curve_lr_multiplier)
+        groups = optimizer_groups(errors, lr, weight_decay=0.0, curve_lr_multiplier=curve_lr_multiplier)
         optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99))
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_up_and_cosine(step, steps, warm_up))
+        arguments = TrainingArguments(
+            folder, max_steps=steps, per_device_train_batch_size=batch_size, max_grad_norm=0.0, logging_steps=1,
+            logging_nan_inf_filter=False, train_sampling_strategy="sequential", save_strategy="no", report_to="none",
+            disable_tqdm=True, remove_unused_columns=False, dataloader_pin_memory=False, learning_rate=lr,
+            use_cpu=parameters[0].device.type == "cpu",
+        )  # fmt: skip
+        batches = islice(draw_batches(torch.arange(trained), batch_size, seed), steps * arguments.world_size)
+        rows = [{"numbers": number} for number in torch.cat([*batches]).tolist()]
+        trainer = _LayerTrainer(errors, arguments, train_dataset=rows, optimizers=(optimizer, scheduler))  # type: ignore[arg-type]
+        trainer.args._n_gpu = 1  # several GPUs of one process would share the recorder
+        tokens_per_step = batch_size * arguments.world_size * blocks_NT.shape[1]
+        reporter = Reporter(None, tokens_per_step, progress, "distilling")
+        trainer.report_by(reporter)
         start = [parameter.detach().clone() for parameter in parameters]
-        batches = draw_batches(torch.arange(trained), batch_size, seed)
-        for step in range(1, steps + 1):
-            optimizer.zero_grad()
-            losses.append(_backward(students, record(next(batches).tolist())))
-            if not math.isfinite(losses[-1]):
-                put_back(parameters, start)
-                raise ConfigError(
-                    f"The loss became {losses[-1]} at step {step} of {steps}. The networks are as before; choose a lr "
-                    f"below {lr:g}."
-                )
-            optimizer.step()
-            scheduler.step()
-            if progress is not None:
-                rate = step * batch_size * blocks_NT.shape[1] / (time.perf_counter() - begin)
-                progress("distilling", step, steps, loss_and_speed(losses[-1], rate))
+        try:
+            trainer.train()
+        except ConfigError:
+            with torch.no_grad():
+                for parameter, value in zip(parameters, start, strict=True):
+                    parameter.copy_(value)
+            raise ConfigError(
+                f"The loss or a gradient became infinite or NaN at step {trainer.state.global_step + 1} of {steps}. "
+                f"The networks are as before; choose a lr below {lr:g}."
+            ) from None
         after = [_relative_errors(students, record(sample)) for sample in samples]
     columns = (before[0], after[0], before[1], after[1])
     return DistillResult(
         sites=tuple(SiteFit(path, *(column[path] for column in columns)) for path in students),
-        losses=tuple(losses),
-        tokens=steps * batch_size * blocks_NT.shape[1],
+        losses=tuple(loss for _, loss in reporter.losses),
+        tokens=steps * tokens_per_step,
         seconds=time.perf_counter() - begin,
         parameters=sum(parameter.numel() for parameter in parameters),
     )
 
 
-def distillation_loss(
-    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, temperature: float = 1.0, alpha: float = 0.5
-) -> Tensor:
-    """α·t²·KL(teacher ‖ student) + (1 - α)·cross-entropy, for next-token prediction (Hinton et al., 2015).
-
-    Both are means over the tokens that have a label, in nats, computed in float32 or better. As in transformers, the
-    logits at one token predict the label of the next, and t² keeps the size of gradients at every temperature t.
-
-    Args:
-        student_logits: (B, T, V).
-        teacher_logits: (B, T, V); no gradient goes into them.
-        labels: (B, T), token numbers; -100 is not counted.
-        temperature: t > 0, by which both logits are divided in the divergence.
-        alpha: share of the divergence, in [0, 1].
-
-    Returns:
-        A scalar; 0 where no token has a label.
-
-    Raises:
-        ConfigError: a setting is out of range.
-        ShapeError: the shapes do not belong together.
-    """
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise ConfigError(f"temperature={temperature} must be a number above 0.")
-    if not 0 <= alpha <= 1:
-        raise ConfigError(f"alpha={alpha} must be a share of the loss, from 0 to 1.")
-    if student_logits.shape != teacher_logits.shape or student_logits.shape[:-1] != labels.shape or labels.ndim != 2:
-        raise ShapeError(
-            f"Logits must be (B, T, V) for student and teacher and labels (B, T), got {tuple(student_logits.shape)}, "
-            f"{tuple(teacher_logits.shape)} and {tuple(labels.shape)}."
-        )
-    targets_BT = labels[:, 1:].to(student_logits.device)
-    counted = targets_BT != IGNORED
-    precise = torch.promote_types(student_logits.dtype, torch.float32)
-    student_NV = student_logits[:, :-1][counted].to(precise)
-    teacher_NV = teacher_logits.detach()[:, :-1].to(student_logits.device)[counted].to(precise)
-    tokens = max(1, len(student_NV))
-    log_student, log_teacher = (F.log_softmax(logits / temperature, dim=-1) for logits in (student_NV, teacher_NV))
-    divergence = F.kl_div(log_student, log_teacher, reduction="sum", log_target=True) / tokens
-    cross_entropy = F.cross_entropy(student_NV, targets_BT[counted], reduction="sum") / tokens
-    return alpha * temperature**2 * divergence + (1 - alpha) * cross_entropy
+def draw_batches(blocks_NT: Tensor, batch_size: int, seed: int) -> Iterator[Tensor]:
+    """Full batches without end: every epoch in a new order, which depends on the seed only."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        order_N = torch.randperm(len(blocks_NT), generator=generator)
+        for start in range(0, len(order_N) - batch_size + 1, batch_size):
+            yield blocks_NT[order_N[start : start + batch_size]]
 
 
-class _AllRecorded(Exception):  # noqa: N818 - no error: it ends a forward pass whose rest nobody needs
+def warm_up_and_cosine(step: int, steps: int, warm_up: float) -> float:
+    """A linear rise over a share of the steps, then half a cosine down to zero."""
+    rising = max(1, round(warm_up * steps))
+    if step < rising:
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+
+@contextmanager
+def only_trained(model: nn.Module, trained: list[nn.Parameter]) -> Iterator[None]:
+    """Only `trained` require a gradient, in evaluation mode; flags, gradients and mode are restored afterwards."""
+    flags = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
+    training, chosen = model.training, {id(parameter) for parameter in trained}
+    try:
+        model.eval()
+        for parameter, _, _ in flags:
+            parameter.requires_grad_(id(parameter) in chosen)
+            parameter.grad = None
+        yield
+    finally:
+        for parameter, flag, gradient in flags:
+            parameter.requires_grad_(flag)
+            parameter.grad = gradient
+        model.train(training)
+
+
+@contextmanager
+def _kept_random_state() -> Iterator[None]:
+    """The global random states, which a Trainer sets, are the same afterwards."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+class _LayerErrors(nn.Module):
+    """The squared relative errors of networks on recorded inputs, summed, so that each has the gradient of its own."""
+
+    def __init__(self, students: Mapping[str, nn.Module], record: "_Recorder") -> None:
+        super().__init__()
+        self.students, self.paths, self.record = nn.ModuleList(students.values()), list(students), record
+
+    def train(self, mode: bool = True) -> "_LayerErrors":
+        """Dropout stays off."""
+        return super().train(False)
+
+    def forward(self, numbers: Tensor) -> dict[str, Tensor]:
+        """Of numbered blocks (B)."""
+        recording = self.record(numbers.tolist())
+        pairs = zip(self.students, (recording[path] for path in self.paths), strict=True)
+        errors = [(network(x) - y).float().square().sum() / y.float().square().sum() for network, (x, y) in pairs]
+        return {"loss": torch.stack(errors).sum()}
+
+
+class _LayerTrainer(KANTrainer):
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """The mean over the networks is logged."""
+        assert isinstance(self.model, _LayerErrors)
+        return super().training_step(model, inputs, num_items_in_batch) / len(self.model.paths)
+
+
+class _AllRecorded(Exception):  # noqa: N818 - not an error: it ends a forward pass that is not needed further
     pass
 
 
 class _Recorder:
-    """What the teacher's networks receive and return for numbered blocks: from memory, or by running the teacher."""
+    """Inputs and outputs of the teacher's networks for numbered blocks: from memory, or by running the teacher."""
 
     def __init__(
         self, originals: Mapping[str, nn.Module], teacher: nn.Module, blocks_NT: Tensor, cache_bytes: int
@@ -273,17 +320,6 @@ class _Recorder:
         raise ConfigError(f"The teacher's forward does not call {missing}, so there is nothing to learn from it.")
 
 
-def _backward(students: Mapping[str, nn.Module], recording: Recording) -> float:
-    """Gradients of every network's squared relative error; their mean is returned."""
-    total = 0.0
-    for path, student in students.items():
-        x, y = recording[path]
-        loss = (student(x) - y).float().square().sum() / y.float().square().sum()
-        loss.backward()
-        total += loss.item()
-    return total / len(students)
-
-
 @torch.no_grad()
 def _relative_errors(students: Mapping[str, nn.Module], recording: Recording) -> dict[str, float]:
     errors = {}
@@ -307,24 +343,11 @@ def _pairs(
             f"{type(model).__name__} has no replaced feed-forward networks. Call replace_feed_forwards first, or name "
             "the networks by paths=[...]."
         )
-    found: list[dict[str, nn.Module]] = [{}, {}]
-    for networks, owner, name in zip(found, (model, teacher), ("model", "teacher"), strict=True):
+    result: list[dict[str, nn.Module]] = [{}, {}]
+    for networks, owner, name in zip(result, (model, teacher), ("model", "teacher"), strict=True):
         for path in chosen:
             try:
                 networks[path] = owner.get_submodule(path)
             except AttributeError:
                 raise ConfigError(f"The {name} has no module {path!r} to distil.") from None
-    return found[0], found[1]
-
-
-def _check_settings(steps: int, lr: float, held_out: float, warm_up: float, cache_bytes: int) -> None:
-    if steps < 1:
-        raise ConfigError(f"steps={steps} must be 1 or more.")
-    if not (math.isfinite(lr) and lr > 0):
-        raise ConfigError(f"lr={lr} must be a number above 0.")
-    if not 0 < held_out < 1:
-        raise ConfigError(f"held_out={held_out} must be a share of the blocks, above 0 and below 1.")
-    if not 0 <= warm_up <= 1:
-        raise ConfigError(f"warm_up={warm_up} must be a share of the steps, from 0 to 1.")
-    if cache_bytes < 0:
-        raise ConfigError(f"cache_bytes={cache_bytes} must be 0 or more.")
+    return result[0], result[1]

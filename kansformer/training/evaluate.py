@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from kansformer.checks import check_integer
 from kansformer.errors import DataError
 from kansformer.nn.eval_mode import eval_mode
 from kansformer.progress import Progress, loss_and_speed
@@ -21,7 +22,7 @@ class Evaluation:
 
     Args:
         loss: mean cross-entropy per predicted token, in nats.
-        perplexity: e to the loss; infinite where that is beyond a float.
+        perplexity: e to the loss; infinite where that overflows.
         tokens: predicted tokens, N·(T-1).
         seconds: wall-clock time.
     """
@@ -35,7 +36,9 @@ class Evaluation:
         return f"loss {self.loss:.4f}, perplexity {self.perplexity:.2f} on {self.tokens:,} tokens"
 
 
-def mean_loss(model: nn.Module, blocks_NT: Tensor, batch_size: int = 16, *, progress: Progress | None = None):
+def mean_loss(
+    model: nn.Module, blocks_NT: Tensor, batch_size: int = 16, *, progress: Progress | None = None
+) -> Evaluation:
     """Mean next-token loss over all blocks, each read on its own, in evaluation mode.
 
     Args:
@@ -43,9 +46,6 @@ def mean_loss(model: nn.Module, blocks_NT: Tensor, batch_size: int = 16, *, prog
         blocks_NT: token numbers, int64, N >= 1 and T >= 2.
         batch_size: blocks in one forward pass. It changes the result by rounding only.
         progress: called after every batch.
-
-    Returns:
-        An `Evaluation`.
 
     Raises:
         DataError: the blocks are not two-dimensional, are empty or too short, or `batch_size` is below 1.
@@ -69,12 +69,11 @@ def mean_loss(model: nn.Module, blocks_NT: Tensor, batch_size: int = 16, *, prog
 
 
 def check_blocks(blocks_NT: Tensor, batch_size: int) -> None:
-    """Refuse what no loop over blocks can use.
+    """Check that a loop over blocks can use them.
 
     Raises:
         DataError: as `mean_loss`.
     """
     if blocks_NT.ndim != 2 or blocks_NT.shape[0] < 1 or blocks_NT.shape[1] < 2:
         raise DataError(f"Blocks must have the shape (N >= 1, T >= 2), got {tuple(blocks_NT.shape)}.")
-    if batch_size < 1:
-        raise DataError(f"batch_size={batch_size} must be 1 or more.")
+    check_integer("batch_size", batch_size, 1, error=DataError)

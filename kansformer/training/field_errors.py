@@ -54,8 +54,10 @@ def _sentence(details: ErrorDetails, root: type, prefix: str) -> str:
     path = _dotted([*filter(None, [prefix]), *names])
     if kind == "missing":
         return f"The field {path!r} is missing."
-    if kind == "value_error":  # ours
-        return f"{context['error']}" if str(context["error"]).startswith(path) else f"{path}: {context['error']}"
+    if kind == "value_error":  # raised by the section itself, perhaps without its name
+        message = str(context["error"])
+        names_field = message.split()[0].partition("=")[0] in _field_names(root, place)
+        return message if message.startswith(path) else f"{path}{'.' if names_field else ': '}{message}"
     if "expected" in context:
         choices = context["expected"].replace("' or '", "', '").replace("'", "")
         return f"{path} is {value!r:.80}. Choose one of: {choices}."
@@ -71,5 +73,7 @@ def _dotted(parts: Iterable[object]) -> str:
 def _field_names(root: type, path: tuple[int | str, ...]) -> list[str]:
     for part in path:
         hint = get_type_hints(root)[str(part)]
-        root = next(kind for kind in (hint, *get_args(hint)) if dataclasses.is_dataclass(kind))
+        root = next(
+            kind for kind in (hint, *get_args(hint)) if isinstance(kind, type) and dataclasses.is_dataclass(kind)
+        )
     return [field.name for field in dataclasses.fields(root)]

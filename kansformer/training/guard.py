@@ -1,12 +1,11 @@
-"""What a run does about numbers that are none, and about SIGTERM: agreed among all processes, step by step."""
+"""What a run does about non-finite steps and about SIGTERM: agreed among all processes, step by step."""
 
 import math
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -15,15 +14,16 @@ from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from kansformer.errors import ConfigError
+from kansformer.files import atomic_file
 
-MOST_IN_A_ROW = 20
+MAX_SKIPPED_IN_A_ROW = 20
 """Skipped steps after which the weights, not a batch, must be the cause."""
 
-MOST_FILES = 100
+MAX_FILES = 100
 """Skipped steps whose batches are written."""
 
 
-class StepGuard(TrainerCallback):
+class NonFiniteGuard(TrainerCallback):
     """Looks at every step before the optimizer takes it.
 
     A step whose loss or gradient is infinite or NaN is not taken, in no process: with "skip" weights and optimizer stay
@@ -36,42 +36,43 @@ class StepGuard(TrainerCallback):
         folder: for the batches.
         non_finite: "stop" or "skip".
         check_gradients: False where a gradient scaler already leaves out steps with infinite gradients.
+
+    Attributes:
+        skipped: steps that were not taken.
+        terminated: whether a process received SIGTERM, as all agreed.
     """
 
     def __init__(self, folder: Path, non_finite: str = "stop", *, check_gradients: bool = True) -> None:
         self.folder, self.non_finite, self.check_gradients = folder, non_finite, check_gradients
         self.skipped: list[int] = []
-        self.terminated = False  # by SIGTERM, agreed
-        self._asked = False  # by SIGTERM, in this process
-        self._in_a_row = 0
-        self._batches: list[dict[str, Any]] = []
+        self.terminated = False
+        self._received_sigterm = False  # in this process
+        self._skipped_in_a_row = 0
+        self._batches: list[Mapping[str, object]] = []
         self._losses: list[Tensor] = []
 
-    def saw(self, inputs: dict[str, Any], loss: Tensor) -> None:
+    def record(self, inputs: Mapping[str, object], loss: Tensor) -> None:
         """Called with every batch, or part of one, and its loss."""
         self._batches.append(inputs)
         self._losses.append(loss.detach())
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
-        """SIGTERM is taken note of meanwhile, in the main thread; in another it does what it did."""
+    def handle_sigterm(self) -> Iterator[None]:
+        """SIGTERM ends the run after its step inside the context, in the main thread; elsewhere it acts as usual."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = signal.signal(signal.SIGTERM, self._take_note)
+        before = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "_received_sigterm", True))
         try:
             yield
         finally:
             signal.signal(signal.SIGTERM, before)
 
-    def _take_note(self, number: int, frame: Any) -> None:
-        self._asked = True
-
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         """Agrees on the step, and leaves it without gradients if it is not to be taken.
 
         Raises:
-            ConfigError: the step is not finite, and the run shall stop; or too many in a row were skipped.
+            ConfigError: the step is not finite and the run is to stop, or too many in a row were skipped.
         """
         batches, losses = self._batches, self._losses
         self._batches, self._losses = [], []
@@ -79,28 +80,34 @@ class StepGuard(TrainerCallback):
         bad_gradient = torch.tensor(False)
         if self.check_gradients and (own := _own_gradients(model)):
             bad_gradient = ~torch.nn.utils.get_total_norm(own).isfinite()
-        flags = torch.stack([flag.to(args.device) for flag in (bad_loss, bad_gradient, torch.tensor(self._asked))])
-        any_loss, any_gradient, self.terminated = self._agree(flags)
+        signals = (bad_loss, bad_gradient, torch.tensor(self._received_sigterm))
+        flags = torch.stack([flag.to(args.device) for flag in signals]).to(torch.int32)
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(flags, dist.ReduceOp.MAX)
+        any_loss, any_gradient, self.terminated = map(bool, flags.tolist())
         if not (any_loss or any_gradient):
-            self._in_a_row = 0
+            self._skipped_in_a_row = 0
             return
         step = state.global_step + 1
         if bad_loss or not any_loss:
-            what = f"The loss became {_first_bad(losses)}" if bad_loss else "A gradient became infinite or NaN"
-            told = f"{what} at step {step} in process {args.process_index}"
-            if len(self.skipped) < MOST_FILES:
-                told += f"; its batch is in {str(self._write(batches, step, args.process_index))!r}"
+            values = [value for value in map(float, losses) if not math.isfinite(value)]
+            what = f"The loss became {values[0]}" if values else "A gradient became infinite or NaN"
+            cause = f"{what} at step {step} in process {args.process_index}"
+            if len(self.skipped) < MAX_FILES:
+                cause += f"; its batch is in {str(self._write(batches, step, args.process_index))!r}"
         else:
-            told = f"The loss became infinite or NaN at step {step} in another process"
+            cause = f"The loss became infinite or NaN at step {step} in another process"
         if self.non_finite == "stop":
             raise ConfigError(
-                f"{told}. The step was not taken. Leave such steps out with --resume non_finite=skip, or begin anew in "
-                f"another folder with a training.learning_rate below {args.learning_rate:g}."
+                f"{cause}. The step was not taken. Leave such steps out with --resume non_finite=skip, or begin anew "
+                f"in another folder with a training.learning_rate below {args.learning_rate:g}."
             )
         self.skipped.append(step)
-        self._in_a_row += 1
-        if self._in_a_row >= MOST_IN_A_ROW:
-            raise ConfigError(f"{told}. It was the {self._in_a_row}th step in a row, so the weights are to blame.")
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise ConfigError(
+                f"{cause}. It was the {self._skipped_in_a_row}th step in a row, so the weights are the cause."
+            )
         for parameter in model.parameters():
             parameter.grad = None  # an optimizer passes over what has no gradient
 
@@ -109,14 +116,7 @@ class StepGuard(TrainerCallback):
         if self.terminated:
             control.should_save = control.should_training_stop = True
 
-    @staticmethod
-    def _agree(flags: Tensor) -> list[bool]:
-        flags = flags.to(torch.int32)
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(flags, dist.ReduceOp.MAX)
-        return [bool(flag) for flag in flags.tolist()]
-
-    def _write(self, batches: list[dict[str, Any]], step: int, process: int) -> Path:
+    def _write(self, batches: list[Mapping[str, object]], step: int, process: int) -> Path:
         from safetensors.torch import save_file
 
         tensors = {
@@ -127,15 +127,12 @@ class StepGuard(TrainerCallback):
         }
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / f"non-finite-step-{step}-process-{process}.safetensors"
-        save_file(tensors, file)
+        with atomic_file(file) as partial:
+            save_file(tensors, partial)
         return file
 
 
 def _own_gradients(model: torch.nn.Module) -> list[Tensor]:
-    """The gradients, or what this process has of them."""
-    found = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    return [gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in found]
-
-
-def _first_bad(losses: list[Tensor]) -> float:
-    return next(value for value in (float(loss) for loss in losses) if not math.isfinite(value))
+    """The gradients, or this process's parts of them."""
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    return [gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients]

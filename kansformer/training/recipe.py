@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, InstanceOf, JsonValue, 
 from typing_extensions import dataclass_transform
 
 from kansformer.config import KANConfig
+from kansformer.embedded import embedded_model_path
 from kansformer.errors import ConfigError
 from kansformer.training.data.spec import DataRecipe
 from kansformer.training.field_errors import config_errors
@@ -24,7 +25,7 @@ PositiveNumber = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
-def section(cls: type[Section]) -> type[Section]:
+def _section(cls: type[Section]) -> type[Section]:
     """Make a frozen dataclass that raises a `ConfigError` where a field is unknown, missing or has a wrong value."""
     made = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))(cls)
     construct = made.__init__
@@ -34,11 +35,11 @@ def section(cls: type[Section]) -> type[Section]:
         with config_errors(cls):
             construct(self, **values)
 
-    made.__init__ = checked  # type: ignore[method-assign]
-    return made
+    made.__init__ = checked  # type: ignore[method-assign, assignment]
+    return made  # type: ignore[return-value]
 
 
-@section
+@_section
 class ModelRecipe:
     """Where the model comes from: `path` for a pretrained one, `config` to train from scratch.
 
@@ -61,8 +62,13 @@ class ModelRecipe:
         if self.config is not None and not isinstance(self.config.get("model_type"), str):
             raise ConfigError("model.config needs a model_type, such as llama, gpt2 or vit.")
 
+    @property
+    def source(self) -> str | None:
+        """The Hub id, folder or GGUF file to read the model from; None to train from scratch."""
+        return str(embedded_model_path()) if self.path == "embedded" else self.path
 
-@section
+
+@_section
 class KANRecipe:
     """The swap: in a recipe the fields of `KANConfig`, and for a replacement the new hidden width.
 
@@ -88,7 +94,7 @@ class KANRecipe:
         return {"config": config, "hidden": values.get("hidden")}
 
 
-@section
+@_section
 class Penalty:
     """A penalty's weight over time.
 
@@ -120,7 +126,7 @@ def _as_penalty(value: object) -> object:
 OptionalPenalty = Annotated[Penalty | None, BeforeValidator(_as_penalty)]
 
 
-@section
+@_section
 class CurveRecipe:
     """How the curves are trained.
 
@@ -151,7 +157,7 @@ class CurveRecipe:
     smoothness: OptionalPenalty = None
 
 
-@section
+@_section
 class DistillRecipe:
     """Learning from the original model, which is loaded a second time and never changes.
 
@@ -170,7 +176,7 @@ class DistillRecipe:
     ffn_lr: PositiveNumber = 1e-3
 
 
-@section
+@_section
 class Recipe:
     """One run of `train`.
 
@@ -214,15 +220,16 @@ class Recipe:
         replaces = self.kan is not None and self.kan.hidden is not None
         trains_curves = self.curves != CurveRecipe() or "curves" in self.trainable
         penalty = self.curves.sparsity or self.curves.smoothness
-        for contradiction, sentence in (
+        own = [name for name in ("output_dir", "seed", "data_seed") if name in self.training]
+        contradictions = (
             (not self.trainable, "trainable is empty. Choose any of: all, curves, lora."),
             (
                 "all" in self.trainable and len(self.trainable) > 1,
-                f"trainable has 'all' beside others: {', '.join(self.trainable)}. Choose all, or among the rest.",
+                "trainable has 'all' beside others. Choose all, or them.",
             ),
             (
                 trains_curves and self.kan is None and scratch,
-                "The recipe trains curves but has no kan section. Add kan: {} for the default ones.",
+                "The recipe trains curves but has no kan section. Add kan: {}.",
             ),
             (
                 penalty and not {"all", "curves"} & set(self.trainable),
@@ -232,27 +239,16 @@ class Recipe:
                 ("lora" in self.trainable) != (self.lora is not None),
                 "lora must be among trainable and have a section lora, or neither, e.g. lora: {r: 8}.",
             ),
-            (
-                self.distill is not None and scratch,
-                "distill needs model.path: a model that is trained from scratch has no original.",
-            ),
-            (
-                self.distill is not None and self.task != "causal-lm",
-                f"distill works for causal-lm, not for {self.task}.",
-            ),
-            (
-                steps > 0 and not replaces,
-                "distill.ffn_steps trains replaced networks, and none is: set kan.hidden, or leave it out.",
-            ),
+            (self.distill and scratch, "distill needs model.path: a model trained from scratch has no original."),
+            (self.distill and self.task != "causal-lm", f"distill works for causal-lm, not for {self.task}."),
+            (steps and not replaces, "distill.ffn_steps trains replaced networks, and none is: set kan.hidden."),
             (
                 replaces and scratch,
                 "kan.hidden replaces pretrained layers. From scratch set the width in model.config.",
             ),
-            *(
-                (name in self.training, f"training.{name} is set by train itself. Leave it out.")
-                for name in ("output_dir", "seed", "data_seed")
-            ),
-        ):
+            (own, f"training.{', '.join(own)} is set by train itself. Leave it out."),
+        )
+        for contradiction, sentence in contradictions:
             if contradiction:
                 raise ConfigError(sentence)
 

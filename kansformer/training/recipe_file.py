@@ -4,21 +4,21 @@ import difflib
 import re
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import yaml
+from pydantic import JsonValue
 from yaml.composer import ComposerError
 
 from kansformer.errors import ConfigError
 from kansformer.files import atomic_write_text
 from kansformer.safe_io import MAX_DEPTH, check_json_value
-from kansformer.training.recipe import Recipe
+from kansformer.training.recipe import Recipe, Table
 
 MAX_VALUES = 100_000
 """Values of a recipe, aliases written out; a few lines of YAML can stand for billions."""
 
 MAX_CHARACTERS = 100_000
-"""Of a file, which PyYAML takes a second for."""
+"""Of a file; PyYAML needs a second for that many."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -29,8 +29,8 @@ class _Loader(yaml.SafeLoader):
         self._sizes: dict[int, int] = {}
         self._depth = 0
 
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """One value, after its aliases were counted as what they stand for.
+    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
+        """One value, whose aliases count as the values that they stand for.
 
         Raises:
             ComposerError: it is too large, nested too deeply, or part of itself.
@@ -56,10 +56,10 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Puts quotes around the text "1e-3", or the loader would make a number of it."""
+    """Quotes the text "1e-3", which the loader would read as a number."""
 
-    def ignore_aliases(self, data: Any) -> bool:
-        """Always: what a recipe says twice is written twice."""
+    def ignore_aliases(self, data: object) -> bool:
+        """Always: a value that occurs twice is written twice."""
         return True
 
 
@@ -69,7 +69,7 @@ for _kind in (_Loader, _Dumper):
     )
 
 PACKAGE = "kansformer.recipes"
-"""The files of `scripts/recipes`, which are installed under this name."""
+"""The package of the files in `scripts/recipes`."""
 
 
 def recipe_names() -> list[str]:
@@ -86,7 +86,7 @@ def read_recipe(source: str | Path, changes: list[str] | tuple[str, ...] = ()) -
             `kan.slots=[act]`; `kan=null` takes a section out. Later ones win.
 
     Raises:
-        ConfigError: there is no such recipe, it is no YAML, or a field is unknown or impossible; the sentence names it.
+        ConfigError: there is no such recipe, it is not YAML, or a field is unknown or impossible.
     """
     text, place = _text_of(source)
     values = _load(text, place)
@@ -101,7 +101,7 @@ def read_recipe(source: str | Path, changes: list[str] | tuple[str, ...] = ()) -
 
 
 def recipe_title(name: str) -> str:
-    """The first line of a recipe that comes with kansformer, which says what it does."""
+    """The first line of a recipe that comes with kansformer: its title."""
     text, _ = _text_of(name)
     return text.splitlines()[0].lstrip("# ")
 
@@ -121,13 +121,13 @@ def first_difference(one: Recipe, other: Recipe) -> str | None:
     return _difference(one.to_dict(), other.to_dict(), "")
 
 
-def _load(text: str, place: str) -> Any:
+def _load(text: str, place: str) -> JsonValue:
     if len(text) > MAX_CHARACTERS:
-        raise ConfigError(f"{place} has {len(text):,} characters; a recipe has {MAX_CHARACTERS:,} at the most.")
+        raise ConfigError(f"{place} has {len(text):,} characters; a recipe has {MAX_CHARACTERS:,} at most.")
     try:
         values = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
     except Exception as error:  # beside YAML's own, whatever Python says of impossible dates, numbers and depths
-        raise ConfigError(f"{place} is no YAML: {' '.join(str(error).split())!s:.600}.") from None
+        raise ConfigError(f"{place} is not YAML: {' '.join(str(error).split())!s:.600}.") from None
     check_json_value(values, place, ConfigError)
     return values
 
@@ -149,25 +149,26 @@ def _text_of(source: str | Path) -> tuple[str, str]:
     return resources.files(PACKAGE).joinpath(f"{source}.yaml").read_text(encoding="utf-8"), f"{source}.yaml"
 
 
-def _apply(values: dict[str, Any], change: str) -> None:
+def _apply(values: Table, change: str) -> None:
     path, equals, text = change.partition("=")
     if not equals or not path.strip():
-        raise ConfigError(f"{change!r} is no change of a field. Write field=value, such as training.max_steps=100.")
+        raise ConfigError(f"{change!r} is not a change of a field. Write field=value, such as training.max_steps=100.")
     value = _load(text, f"The value of {change!r:.200}")
     *sections, name = path.strip().split(".")
     table = values
     for section in sections:
-        if not isinstance(table.get(section), dict):
-            table[section] = {}
-        table = table[section]
+        inner = table.get(section)
+        if not isinstance(inner, dict):
+            inner = table[section] = {}
+        table = inner
     table[name] = value
 
 
-def _difference(one: Any, other: Any, place: str) -> str | None:
+def _difference(one: object, other: object, place: str) -> str | None:
     if isinstance(one, dict) and isinstance(other, dict):
         for name in dict.fromkeys([*one, *other]):
-            found = _difference(one.get(name), other.get(name), f"{place}.{name}" if place else name)
-            if found is not None:
-                return found
+            difference = _difference(one.get(name), other.get(name), f"{place}.{name}" if place else name)
+            if difference is not None:
+                return difference
         return None
     return None if one == other else f"{place} is {one!r:.300} in one and {other!r:.300} in the other"

@@ -1,41 +1,47 @@
-"""`train`: a recipe in, a folder with the trained model out, on transformers' Trainer."""
+"""`train`: run a recipe on transformers' Trainer and write a folder with the trained model."""
 
 import json
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import PartialState
 from torch import Tensor
-from transformers import EarlyStoppingCallback, ProgressCallback, TrainingArguments, set_seed
-from transformers.trainer_callback import PrinterCallback
+from transformers import (
+    EarlyStoppingCallback,
+    EvalPrediction,
+    PreTrainedModel,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 
 from kansformer.errors import InterruptedRunError
 from kansformer.files import atomic_write_text, check_unused
+from kansformer.nn import refine_grid
 from kansformer.progress import Progress
-from kansformer.training.arguments import training_arguments
-from kansformer.training.build import build_model, merge_lora, plain_model
+from kansformer.training.build import build_model, merge_lora, plain_model, shard_model
+from kansformer.training.calibration import calibrate, calibration_batches
 from kansformer.training.callbacks import CurvePenalties, CurveWarmUp, GridSchedule, Reporter
 from kansformer.training.data import PreparedData, prepare_data
 from kansformer.training.data.spec import LANGUAGE_TASKS
-from kansformer.training.outcome import TrainingResult, count_parameters, run_facts
-from kansformer.training.preparation import calibration_batches, prepare_curves, refine_up_to
-from kansformer.training.recipe import Recipe
-from kansformer.training.recipe_file import write_recipe
-from kansformer.training.refusals import (
+from kansformer.training.distill_logits import DistillationTrainer
+from kansformer.training.preflight import (
     RECIPE_FILE,
     RESULT_FILE,
+    check_combination,
+    check_enough_data,
+    check_finite,
+    check_free_disk,
     find_checkpoint,
-    progress_of,
-    refuse_broken,
-    refuse_full_disk,
-    refuse_impossible,
-    refuse_little,
+    steps_of,
+    training_arguments,
 )
-from kansformer.training.shard import shard_model
-from kansformer.training.trainer import ASIDE, DistillationTrainer, KANTrainer
+from kansformer.training.recipe import Recipe
+from kansformer.training.recipe_file import write_recipe
+from kansformer.training.result import TrainingResult, count_parameters, run_facts
+from kansformer.training.trainer import ASIDE, KANTrainer
 
 LOSS_FILE = "losses.csv"
 
@@ -64,19 +70,20 @@ def train(
         DataError: the data is unusable, or too little for the processes. Nothing is overwritten after any error.
     """
     output = Path(output)
-    no_accelerator = recipe.training.get("use_cpu") or not torch.accelerator.is_available()
+    no_accelerator = bool(recipe.training.get("use_cpu")) or not torch.accelerator.is_available()
     state = PartialState(**({"cpu": True} if no_accelerator else {}))
     checkpoint = find_checkpoint(recipe, output) if resume else None
+    done, steps = (checkpoint and steps_of(checkpoint)) or (0, None)
     if not resume:
         check_unused(output)
     arguments = training_arguments(recipe, output)
-    refuse_impossible(recipe, arguments)
+    check_combination(recipe, arguments)
 
     set_seed(recipe.seed)
     with state.main_process_first():  # which tokenises and leaves the blocks for the others
-        data = prepare_data(recipe.task, recipe.data, _source_of_tokenizer(recipe), seed=recipe.seed)
+        data = prepare_data(recipe.task, recipe.data, recipe.model.source, seed=recipe.seed)
     rows_per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * state.num_processes
-    refuse_little(data, rows_per_step)
+    check_enough_data(data, rows_per_step)
     batches = calibration_batches(data)
     set_seed(recipe.seed)  # the weights do not depend on what the data took
     model = build_model(
@@ -86,11 +93,11 @@ def train(
         pad_token=getattr(data.processor, "pad_token_id", None),
         inputs=batches,
     )
-    refuse_full_disk(output, model)
+    check_free_disk(output, model)
     if checkpoint is None:
-        prepare_curves(recipe, model, batches, data, arguments.device, lambda: plain_model(recipe.model, recipe.task))
-    else:
-        refine_up_to(recipe, model, checkpoint)
+        calibrate(recipe, model, batches, data, arguments.device)
+    elif sizes := [size for step, size in sorted(recipe.curves.refine_grid_at.items()) if step <= done]:
+        refine_grid(model, sizes[-1])  # to the grid of the checkpoint
 
     state.wait_for_everyone()
     counts = count_parameters(model)
@@ -104,15 +111,19 @@ def train(
         write_recipe(recipe, output / RECIPE_FILE)
         shutil.rmtree(output / ASIDE, ignore_errors=True)  # of a run that was killed while it saved
     begin = time.perf_counter()
-    with trainer.guard.watching():
-        _train_or_restore(trainer, checkpoint)
+    with trainer.guard.handle_sigterm():
+        if checkpoint is not None and steps is not None and done >= steps:  # its weights are those of the last step
+            trainer._load_from_checkpoint(str(checkpoint))
+            trainer.state.global_step = done
+        else:
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if trainer.guard.terminated:
         raise InterruptedRunError(
             f"SIGTERM ended the run in {str(output)!r} after step {trainer.state.global_step}, which is saved. Go on "
             "with --resume."
         )
     seconds = time.perf_counter() - begin
-    refuse_broken(model, reporter.losses)
+    check_finite(model, reporter.losses)
     if "lora" in recipe.trainable:
         merge_lora(model)
     if trainer.is_fsdp_enabled:  # accelerate's default leaves shards, which from_pretrained does not read
@@ -120,14 +131,14 @@ def train(
     trainer.save_model(str(output))
     evaluation = trainer.evaluate()
 
-    done = trainer.state.global_step - reporter.first
+    taken = trainer.state.global_step - reporter.first
     result = TrainingResult(
         output=output,
         losses=tuple(reporter.losses),
         evaluation={k: v for k, v in evaluation.items() if k in ("eval_loss", "eval_accuracy")},
         steps=trainer.state.global_step,
         seconds=seconds,
-        tokens_per_second=done * reporter.tokens_per_step / seconds,
+        tokens_per_second=taken * reporter.tokens_per_step / seconds,
         skipped_steps=tuple(trainer.guard.skipped),
         **counts,
         facts=run_facts(data.facts, arguments.device, state.num_processes),
@@ -138,16 +149,6 @@ def train(
     return result
 
 
-def _train_or_restore(trainer: KANTrainer, checkpoint: str | None) -> None:
-    """Train to the end; from a checkpoint of the last step only its weights are left to take."""
-    steps = None if checkpoint is None else progress_of(Path(checkpoint))
-    if checkpoint is not None and steps is not None and steps[0] >= steps[1]:
-        trainer._load_from_checkpoint(checkpoint)
-        trainer.state.global_step = steps[0]
-    else:
-        trainer.train(resume_from_checkpoint=checkpoint)
-
-
 def is_main_process() -> bool:
     """Whether this process speaks for all of them."""
     return PartialState().is_main_process
@@ -155,7 +156,7 @@ def is_main_process() -> bool:
 
 def _make_trainer(
     recipe: Recipe,
-    model: Any,
+    model: PreTrainedModel,
     arguments: TrainingArguments,
     data: PreparedData,
     batches: list[dict[str, Tensor]],
@@ -163,14 +164,14 @@ def _make_trainer(
 ) -> KANTrainer:
     curves = recipe.curves
     schedule = GridSchedule(batches, curves.update_grid_at, curves.refine_grid_at, curves.quantile)
-    callbacks: list[Any] = [reporter, schedule]
+    callbacks: list[TrainerCallback] = [schedule]
     if curves.warm_up:
         callbacks.append(CurveWarmUp(curves.warm_up))
     if curves.sparsity or curves.smoothness:
         callbacks.append(CurvePenalties(curves.sparsity, curves.smoothness))
     if recipe.early_stop is not None:
         callbacks.append(EarlyStoppingCallback(recipe.early_stop))
-    settings: dict[str, Any] = dict(
+    settings = dict(
         model=model,
         args=arguments,
         train_dataset=data.train,
@@ -188,19 +189,10 @@ def _make_trainer(
     else:
         trainer = KANTrainer(**settings)
     schedule.wrapped = lambda: trainer.model_wrapped
-    for callback in (ProgressCallback, PrinterCallback):  # the reporter's bar says more
-        trainer.remove_callback(callback)
+    trainer.report_by(reporter)
     return trainer
 
 
-def _accuracy(prediction: Any) -> dict[str, float]:
+def _accuracy(prediction: EvalPrediction) -> dict[str, float]:
     scores = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
     return {"accuracy": float((scores.argmax(-1) == prediction.label_ids).mean())}
-
-
-def _source_of_tokenizer(recipe: Recipe) -> str | None:
-    if recipe.model.path != "embedded":
-        return recipe.model.path
-    from kansformer.embedded import embedded_model_path
-
-    return str(embedded_model_path())

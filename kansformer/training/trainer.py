@@ -9,20 +9,20 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import Trainer
+from transformers import ProgressCallback, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from kansformer.errors import CheckpointError
 from kansformer.files import sync, sync_tree
 from kansformer.nn.curves import curved_modules
 from kansformer.nn.optim import curve_parameters, split_curves
-from kansformer.training.distill import distillation_loss
-from kansformer.training.guard import StepGuard
-from kansformer.training.recipe import DistillRecipe
+from kansformer.training.callbacks import Reporter
+from kansformer.training.guard import NonFiniteGuard
 
 ASIDE = ".partial"
-"""Folder beside the checkpoints in which the next one grows."""
+"""Folder beside the checkpoints in which the next one is written."""
 
 
 class KANTrainer(Trainer):
@@ -34,7 +34,7 @@ class KANTrainer(Trainer):
 
     Args:
         curve_lr_multiplier: the curves' learning rate divided by that of the weights, as in `optimizer_groups`.
-        non_finite: "stop" or "skip", as in `StepGuard`.
+        non_finite: "stop" or "skip", as in `NonFiniteGuard`.
         args, kwargs: as in the Trainer it is made of.
     """
 
@@ -44,8 +44,8 @@ class KANTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.curve_lr_multiplier = curve_lr_multiplier
         self._aside: Path | None = None
-        scaled = getattr(self.accelerator, "scaler", None) is not None  # which skips infinite gradients by itself
-        self.guard = StepGuard(Path(str(self.args.output_dir)), non_finite, check_gradients=not scaled)
+        scaled = self.accelerator.scaler is not None  # which skips infinite gradients by itself
+        self.guard = NonFiniteGuard(Path(str(self.args.output_dir)), non_finite, check_gradients=not scaled)
         self.add_callback(self.guard)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -71,10 +71,18 @@ class KANTrainer(Trainer):
                 )
         return optimizer
 
-    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        """transformers' own, seen by the guard."""
-        loss = super().training_step(model, inputs, *args, **kwargs)
-        self.guard.saw(inputs, loss)
+    def report_by(self, reporter: Reporter) -> None:
+        """Replace transformers' own bar and printed losses."""
+        for callback in (ProgressCallback, PrinterCallback):
+            self.remove_callback(callback)
+        self.add_callback(reporter)
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """transformers' own, recorded by the guard."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self.guard.record(inputs, loss)
         return loss
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -89,7 +97,7 @@ class KANTrainer(Trainer):
         target = Path(str(output_dir or self.args.output_dir))
         with self._written_aside(target, "The model") as aside:
             super().save_model(str(aside / "model"))
-            (aside / "model" / "training_args.bin").unlink(missing_ok=True)  # the recipe says it all
+            (aside / "model" / "training_args.bin").unlink(missing_ok=True)  # the recipe holds them
         if self.args.should_save:
             for file in sorted((aside / "model").iterdir()):
                 file.replace(target / file.name)
@@ -101,7 +109,7 @@ class KANTrainer(Trainer):
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         run_folder, limit = Path(self._get_output_dir(trial)), self.args.save_total_limit
         with self._written_aside(run_folder, f"The checkpoint of step {self.state.global_step}") as aside:
-            self._aside, self.args.save_total_limit = aside, None  # nothing is removed before the new one is whole
+            self._aside, self.args.save_total_limit = aside, None  # nothing is removed before the new one is complete
             try:
                 super()._save_checkpoint(model, trial)
             finally:
@@ -169,37 +177,3 @@ def kan_trainer(base: type[Trainer]) -> type[Trainer]:
     if issubclass(base, KANTrainer):
         return base
     return KANTrainer if base is Trainer else type(f"KAN{base.__name__}", (KANTrainer, base), {"__doc__": base.__doc__})
-
-
-class DistillationTrainer(KANTrainer):
-    """A Trainer whose loss is partly the divergence from a teacher's predictions (Hinton et al., 2015).
-
-    Args:
-        teacher: a frozen model that takes the student's inputs.
-        distill: share and temperature.
-        kwargs: as in `KANTrainer`.
-    """
-
-    def __init__(self, *args: Any, teacher: nn.Module, distill: DistillRecipe, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.teacher = teacher.eval().requires_grad_(False).to(self.args.device)
-        self.distill = distill
-        self.model_accepts_loss_kwargs = False  # the loss is a mean per batch, which the Trainer then scales
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The mixed loss in training; in evaluation the ordinary one, to be compared with other models'."""
-        if not model.training:
-            outputs = model(**inputs)
-            return (outputs.loss, outputs) if return_outputs else outputs.loss
-        features = {name: value for name, value in inputs.items() if name != "labels"}
-        outputs = model(**features, use_cache=False)
-        with torch.no_grad(), self.accelerator.autocast():
-            wanted = self.teacher(**features, use_cache=False).logits
-        loss = distillation_loss(
-            outputs.logits,
-            wanted,
-            inputs["labels"],
-            temperature=self.distill.temperature,
-            alpha=self.distill.logits,
-        )
-        return (loss, outputs) if return_outputs else loss

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kansformer.errors import ConfigError
 from kansformer.figure import figure_class
 from kansformer.interp import EdgeCurves, EdgeRecords
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from torch import Tensor
 
 CURVE, BASE, INPUTS = "#1f4e79", "#8a94a0", "#5f6b78"
-MOST = 64
+MAX_EDGES = 64
 WIDTH, HEIGHT = 2.4, 1.9  # inches, of one curve
 
 
@@ -30,8 +32,8 @@ def plot_curves(curves: EdgeCurves, *, records: EdgeRecords | None = None, colum
     Raises:
         ConfigError: matplotlib is not installed, or there are no edges, or too many, or no column.
     """
-    if not 1 <= len(curves) <= MOST:
-        raise ConfigError(f"A picture holds 1 to {MOST} edges, got {len(curves)}. Choose with inputs= and outputs=.")
+    if not 1 <= len(curves) <= MAX_EDGES:
+        raise ConfigError(f"A picture holds 1 to {MAX_EDGES} edges, got {len(curves)}: choose inputs= and outputs=.")
     if columns < 1:
         raise ConfigError(f"columns must be at least 1, got {columns}.")
     columns = min(columns, len(curves))
@@ -40,24 +42,25 @@ def plot_curves(curves: EdgeCurves, *, records: EdgeRecords | None = None, colum
     grid = figure.subplots(rows, columns, squeeze=False).flat
     for axes in grid[len(curves) :]:
         axes.set_axis_off()
-    has_weights = curves.place.has_weights
+    has_weights = curves.slot.has_weights
     for index, axes in enumerate(grid[: len(curves)]):
         source, target = int(curves.inputs[index]), int(curves.outputs[index])
-        x, y, learned = (values[index].numpy() for values in (curves.x, curves.y, curves.learned))
+        x, y, learned = curves.x[index], curves.y[index], curves.learned[index]
         if records is not None:
-            _draw_inputs(axes, records[curves.place.site, curves.place.name].sample[:, source], x)
-        axes.plot(x, y - learned, color=BASE, linewidth=1.2, linestyle="--", zorder=2)
-        axes.plot(x, y, color=CURVE, linewidth=1.8, zorder=3)
+            sample = records[curves.slot.site, curves.slot.name].sample[:, source]
+            _draw_inputs(axes, sample, float(x[0]), float(x[-1]))
+        axes.plot(x.numpy(), (y - learned).numpy(), color=BASE, linewidth=1.2, linestyle="--", zorder=2)
+        axes.plot(x.numpy(), y.numpy(), color=CURVE, linewidth=1.8, zorder=3)
         axes.set_title(f"{source} → {target}" if has_weights else f"channel {source}", fontsize=9)
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.25)
-    figure.suptitle(f"{curves.place.site}, {curves.place.name}", fontsize=10)
+    figure.suptitle(f"{curves.slot.site}, {curves.slot.name}", fontsize=10)
     return figure
 
 
-def _draw_inputs(axes: Any, sample: Any, x: Any) -> None:
+def _draw_inputs(axes: Axes, sample: Tensor, lower: float, upper: float) -> None:
     twin = axes.twinx()
-    twin.hist(sample.float().numpy(), bins=30, range=(float(x[0]), float(x[-1])), color=INPUTS, alpha=0.2)
+    twin.hist(sample.float().numpy(), bins=30, range=(lower, upper), color=INPUTS, alpha=0.2)
     twin.set_yticks([])
     axes.set_zorder(twin.get_zorder() + 1)
     axes.patch.set_visible(False)

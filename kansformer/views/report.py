@@ -1,7 +1,7 @@
 """The audit as one HTML file that works offline: figures, pictures and a table of edges to search.
 
 The page is `report.html` with three insertions: plotly's script, the data as JSON, and the title. Colours of families
-and the layout live there; here is only what the page is told.
+and the layout are in that file; this one makes the data.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import math
 from html import escape
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,12 +20,14 @@ from kansformer.errors import ConfigError
 from kansformer.files import atomic_write_text
 from kansformer.interp import ModelSummary, SlotSummary
 from kansformer.interp.curves import pair_curves
+from kansformer.interp.edge_features import per_input
 from kansformer.interp.summary import GOOD, MEASURES, PART_TEXTS, POINTS
+from kansformer.symbolic import SymbolicFits
 
-# Edges whose curves are in the page, the ones that matter most.
-MOST_SHOWN = 2000
-# Points of the cloud of all edges; of more, that many are drawn at random.
-MOST_DOTS = 20_000
+# Edges whose curves are in the page, the most important ones.
+MAX_SHOWN = 2000
+# Points of the cloud of all edges; of more edges a random sample is shown.
+MAX_DOTS = 20_000
 SEED = 0
 
 
@@ -56,12 +57,12 @@ def write_report(summary: ModelSummary, path: str | Path, *, title: str = "What 
     return path
 
 
-def report_data(summary: ModelSummary) -> dict[str, Any]:
-    """What the page shows, JSON-ready."""
+def report_data(summary: ModelSummary) -> dict[str, object]:
+    """The data of the page, JSON-ready."""
     score = "attribution" if summary.slots[0].scores.attribution is not None else "variance"
     names, slots = list(summary.slots[0].fits.library.names), summary.slots
     stacks = {slot.stack for slot in slots}
-    where = [slot.place.site if slot.layer is None else str(slot.layer) for slot in slots]
+    where = [slot.slot.site if slot.layer is None else str(slot.layer) for slot in slots]
     where = [f"{s.stack}.{layer}" if len(stacks) > 1 else layer for s, layer in zip(slots, where, strict=True)]
     return {
         "tokens": summary.tokens,
@@ -84,12 +85,12 @@ def report_data(summary: ModelSummary) -> dict[str, Any]:
 
 def _dots(summary: ModelSummary, score: str) -> dict[str, list]:
     """Score, 1 - R² at recorded inputs, function and slot of all edges, or of a sample of them."""
-    values = torch.cat([getattr(slot.scores, score).flatten() for slot in summary.slots])
+    values = torch.cat([slot.scores.columns()[score].flatten() for slot in summary.slots])
     r2 = torch.cat([slot.fidelity.r2 for slot in summary.slots])
     functions = torch.cat([slot.fits.symbols for slot in summary.slots])
     slots = torch.cat([torch.full((len(slot.fits),), i) for i, slot in enumerate(summary.slots)])
-    if len(values) > MOST_DOTS:
-        chosen = torch.randperm(len(values), generator=torch.Generator().manual_seed(SEED))[:MOST_DOTS]
+    if len(values) > MAX_DOTS:
+        chosen = torch.randperm(len(values), generator=torch.Generator().manual_seed(SEED))[:MAX_DOTS]
         values, r2, functions, slots = (column[chosen] for column in (values, r2, functions, slots))
     return {
         "score": _short(values),
@@ -99,29 +100,29 @@ def _dots(summary: ModelSummary, score: str) -> dict[str, list]:
     }
 
 
-def _edges(summary: ModelSummary, score: str) -> list[dict[str, Any]]:
-    """The edges that matter most, each with its curve, its fit and the histogram of its inputs."""
-    values = torch.cat([getattr(slot.scores, score).flatten() for slot in summary.slots])
+def _edges(summary: ModelSummary, score: str) -> list[dict[str, object]]:
+    """The most important edges, each with its curve, its fit and the histogram of its inputs."""
+    values = torch.cat([slot.scores.columns()[score].flatten() for slot in summary.slots])
     starts = torch.tensor([0, *(len(slot.fits) for slot in summary.slots)]).cumsum(0)
-    order = values.argsort(descending=True)[:MOST_SHOWN]
+    order = values.argsort(descending=True)[:MAX_SHOWN]
     of_slot = torch.bucketize(order, starts[1:], right=True)
-    rows: list[dict[str, Any]] = [{}] * len(order)
+    rows: list[dict[str, object]] = [{}] * len(order)
     for index in of_slot.unique().tolist():
         positions = (of_slot == index).nonzero()[:, 0]
-        found = _rows(summary.slots[index], order[positions] - starts[index], score)
-        for position, row in zip(positions.tolist(), found, strict=True):
+        of_index = _rows(summary.slots[index], order[positions] - starts[index], score)
+        for position, row in zip(positions.tolist(), of_index, strict=True):
             rows[position] = row | {"slot": index}
     return rows
 
 
-def _rows(slot: SlotSummary, edges: Tensor, score: str) -> list[dict[str, Any]]:
-    place, width = slot.place, slot.place.num_outputs
-    inputs, outputs = edges // width, (edges % width if place.has_weights else edges)
-    fits, values = slot.fits[edges], getattr(slot.scores, score).flatten()[edges]
-    curves = pair_curves(place, inputs, outputs, records={(place.site, place.name): slot.recorded}, points=POINTS)
+def _rows(slot: SlotSummary, edges: Tensor, score: str) -> list[dict[str, object]]:
+    where, width = slot.slot, slot.slot.num_outputs
+    inputs, outputs = edges // width, (edges % width if where.has_weights else edges)
+    fits, values = slot.fits[edges], slot.scores.columns()[score].flatten()[edges]
+    curves = pair_curves(where, inputs, outputs, records={(where.site, where.name): slot.recorded}, points=POINTS)
     base = curves.y - curves.learned
     fitted = fits.evaluate(curves.x) + (base if slot.part == "learned" else 0)
-    domains = place.module.domain.repeat_interleave(place.module.in_features // len(place.module.domain), dim=0)[inputs]
+    domains = per_input(where.module, where.module.domain)[inputs]
     return [
         {
             "name": str(ref),
@@ -144,7 +145,7 @@ def _rows(slot: SlotSummary, edges: Tensor, score: str) -> list[dict[str, Any]]:
     ]
 
 
-def _formula(fits: Any, index: int) -> str:
+def _formula(fits: SymbolicFits, index: int) -> str:
     a, b, c, d = (f"{value:.3g}" for value in fits.params[index].tolist())
     name = fits.names[index]
     if name == "constant":
@@ -157,7 +158,7 @@ def _formula(fits: Any, index: int) -> str:
 
 
 def _total(slot: SlotSummary, score: str) -> float | None:
-    return _number(float(getattr(slot.scores, score).sum()))
+    return _number(float(slot.scores.columns()[score].sum()))
 
 
 def _number(value: float) -> float | None:

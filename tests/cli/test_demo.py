@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from kansformer import is_converted
-from kansformer.cli.story import tell
+from kansformer.cli.demo import run_demo
 
 OUTPUT_FILES = {"config.json", "model.safetensors", "tokenizer.json", "demo.json", "held_out.txt"}
 
@@ -35,11 +35,12 @@ def test_the_story_on_the_embedded_model(run, tmp_path):
 
 
 def test_only_an_earlier_demo_is_replaced(tiny, refused, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("kansformer.cli.story.standard_library_documents", lambda split: ["def f(x): return x\n" * 400])
-    monkeypatch.setattr("kansformer.cli.story.language_reference_text", lambda split: "The dog sleeps on.\n" * 400)
+    code, english = ["def f(x): return x\n" * 400], "The dog sleeps on.\n" * 400
+    monkeypatch.setattr("kansformer.training.corpus.standard_library_documents", lambda split: code)
+    monkeypatch.setattr("kansformer.training.corpus.language_reference_text", lambda split: english)
     output = tmp_path / "kan"
     for steps in (1, 2):
-        tell(tiny, output, steps)
+        run_demo(tiny, output, steps)
         assert json.loads((output / "demo.json").read_text())["steps"] == steps
     assert "Done in" in capsys.readouterr().out
     (output / "demo.json").unlink()

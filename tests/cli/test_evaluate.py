@@ -8,7 +8,7 @@ from tiny_models import randomize_curves
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForMaskedLM
 
 from kansformer import KANConfig, convert
-from kansformer.training.corpus import tokenize_blocks
+from kansformer.training.data.packing import tokenize_blocks
 from kansformer.training.evaluate import mean_loss
 
 
@@ -92,7 +92,7 @@ def test_bad_requests_end_in_a_sentence(refused, tiny, text, tmp_path):
     assert "is longer than the 256 positions" in evaluate("--block", 257)
     assert "--max-tokens 5 is less than one block of 32" in evaluate("--block", 32, "--max-tokens", 5)
     assert "block=1 leaves no token to predict" in evaluate("--block", 1)
-    assert "batch_size=0 must be 1 or more" in evaluate("--batch-size", 0)
+    assert "batch_size must be a whole number of at least 1, got 0" in evaluate("--batch-size", 0)
     assert "Choose one." in evaluate("--dataset", "wikitext")
     assert "There is no text file" in refused("evaluate", tiny, "--text", tmp_path / "nowhere.txt")
     (tmp_path / "empty.txt").touch()

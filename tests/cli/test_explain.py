@@ -8,7 +8,7 @@ from tiny_models import randomize_curves
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from kansformer import KANConfig, convert
-from kansformer.interp import summary
+from kansformer.interp import audit
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_four_files(run, bent, text, tmp_path):
 
 def test_a_second_call_goes_on_where_the_first_was_stopped(run, bent, text, tmp_path, monkeypatch):
     arguments = ("explain", bent, "--text", text, "--out", tmp_path / "out", "--block", 32, "--max-tokens", 64)
-    fitted, real = [], summary.fit_symbolic
+    fitted, real = [], audit.fit_symbolic
 
     def stopping(x, y, **settings):
         if len(fitted) == 2:  # the first slot and its control are done
@@ -39,12 +39,12 @@ def test_a_second_call_goes_on_where_the_first_was_stopped(run, bent, text, tmp_
         fitted.append(len(x))
         return real(x, y, **settings)
 
-    monkeypatch.setattr(summary, "fit_symbolic", stopping)
+    monkeypatch.setattr(audit, "fit_symbolic", stopping)
     result = run(*arguments)
     assert result.exit_code == 130 or isinstance(result.exception, (KeyboardInterrupt, SystemExit))
     assert [file.name for file in (tmp_path / "out").iterdir()] == [".fits"]
     calls = []
-    monkeypatch.setattr(summary, "fit_symbolic", lambda x, y, **s: (calls.append(len(x)), real(x, y, **s))[1])
+    monkeypatch.setattr(audit, "fit_symbolic", lambda x, y, **s: (calls.append(len(x)), real(x, y, **s))[1])
     assert run(*arguments).exit_code == 0
     figures = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert len(calls) == 2 * len(figures["slots"]) - 1

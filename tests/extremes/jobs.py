@@ -18,10 +18,11 @@ from torch import Tensor
 from kansformer import KANConfig, convert, optimizer_groups, summarize
 from kansformer.kan import KAN, create_dataset, find_formula
 from kansformer.nn.curves import curved_modules
+from kansformer.nn.optim import curve_parameters
 from kansformer.symbolic import fit_symbolic
 from kansformer.training.recipe import Recipe
 from kansformer.training.run import train
-from kansformer.training.tune import tune_curves
+from kansformer.training.trainer import KANTrainer
 
 # Wide enough for torch to share its sums among threads.
 LLAMA = dict(
@@ -55,10 +56,17 @@ def steps_of_adam(config: KANConfig) -> str:
     return digest(model.state_dict().values())
 
 
-def tuning() -> str:
-    model = model_with(CONFIGS["channel curves"])
-    losses = tune_curves(model, BLOCKS, steps=4, batch_size=8).losses
-    return digest([torch.tensor(losses), *model.state_dict().values()])
+def curves_alone(folder: Path) -> str:
+    model = model_with(CONFIGS["channel curves"]).requires_grad_(False)
+    for _, parameter in curve_parameters(model):
+        parameter.requires_grad_(True)
+    arguments = transformers.TrainingArguments(
+        str(folder), max_steps=4, per_device_train_batch_size=8, learning_rate=1e-3, use_cpu=True, report_to="none",
+        disable_tqdm=True, save_strategy="no", dataloader_pin_memory=False, logging_strategy="no",
+    )  # fmt: skip
+    trainer = KANTrainer(model, arguments, train_dataset=[{"input_ids": row, "labels": row} for row in BLOCKS])
+    trainer.train()
+    return digest(model.state_dict().values())
 
 
 def recipe(folder: Path) -> str:
@@ -106,7 +114,7 @@ def audit() -> str:
 def all_jobs(folder: Path) -> dict[str, str]:
     """The digest of every job; `folder` is to be written."""
     found = {name: steps_of_adam(config) for name, config in CONFIGS.items()}
-    found |= {"tune_curves": tuning(), "recipe": recipe(folder)}
+    found |= {"curves alone": curves_alone(folder.with_name(f"{folder.name}-curves")), "recipe": recipe(folder)}
     found |= {f"fit by {optimizer}": network(optimizer) for optimizer in ("lm", "lbfgs", "adam")}
     return found | {"find_formula": formula(), "fit_symbolic": names(), "summarize": audit()}
 

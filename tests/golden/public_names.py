@@ -88,7 +88,7 @@ def _of_value(place: str, value: Any, seen: set[type]) -> Iterator[str]:
     seen.add(value)
     for name, member in sorted(own.items()):
         if inspect.isfunction(getattr(member, "__func__", member)) and not _is_inherited(value, name):
-            yield f"{place}.{name}{_of_callable(getattr(value, name))}"
+            yield f"{place}.{name}{_of_callable(getattr(value, name), is_method=inspect.isfunction(member))}"
 
 
 def _is_inherited(kind: type, name: str) -> bool:
@@ -96,9 +96,9 @@ def _is_inherited(kind: type, name: str) -> bool:
     return any(name in vars(base) for base in kind.__mro__ if not base.__module__.startswith("kansformer"))
 
 
-def _of_callable(value: Any) -> str:
+def _of_callable(value: Any, is_method: bool = False) -> str:
     parts, previous = [], None
-    for parameter in inspect.signature(value).parameters.values():
+    for parameter in list(inspect.signature(value).parameters.values())[is_method:]:
         if parameter.kind is parameter.KEYWORD_ONLY and previous not in (parameter.KEYWORD_ONLY, VARIABLE[0]):
             parts.append("*")
         previous = parameter.kind

@@ -149,5 +149,5 @@ def test_bad_input(make_bent, batch):
     assert prune(model, scores, sparsity=0.5, by="learned_variance").straightened == 24
     with pytest.raises(ConfigError, match="No layer of this model has low_rank edges"):
         reduce_rank(model, 1)
-    with pytest.raises(ConfigError, match="rank must be a whole number from 1 to the present 2, got 3"):
+    with pytest.raises(ConfigError, match="rank must be a whole number from 1 to 2, got 3"):
         reduce_rank(make_bent("llama", CONFIGS["low rank"]), 3)

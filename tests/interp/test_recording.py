@@ -63,7 +63,7 @@ def test_ranges_and_moments(family, settings, make_bent, batch):
         model(**batch)
     assert set(records) == set(seen)
     for key, (x, _) in seen.items():
-        recorded, module = records[key], records[key].place.module
+        recorded, module = records[key], records[key].slot.module
         assert recorded.tokens == 60
         torch.testing.assert_close(recorded.lower, x.amin(0))
         torch.testing.assert_close(recorded.upper, x.amax(0))
@@ -141,7 +141,7 @@ def test_moments_are_of_the_model_as_it_is_now(make_bent, batch):
             model(**batch)
         last = list(before)[-1]
         with torch.no_grad():
-            before[last].place.module.coefficients[0] += 0.5
+            before[last].slot.module.coefficients[0] += 0.5
         with record_edges(model) as after, torch.no_grad():
             model(**batch)
         torch.testing.assert_close(before[last].means(), after[last].means(), rtol=1e-6, atol=1e-9)

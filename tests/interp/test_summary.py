@@ -81,10 +81,10 @@ def _loss_of_formulas(model, batch, summary):
 
         def hook(module, args, kwargs, output, slot=slot):
             x_NI = args[0].reshape(-1, args[0].shape[-1])
-            outputs = slot.place.num_outputs
+            outputs = slot.slot.num_outputs
             fitted = slot.fits.evaluate(x_NI.mT.repeat_interleave(outputs, dim=0)).reshape(x_NI.shape[1], outputs, -1)
             base = module.base(x_NI) if callable(getattr(module, "base", None)) else x_NI
-            if slot.place.has_weights:
+            if slot.slot.has_weights:
                 new = (base.mT[:, None] * module.weight.mT[..., None] + fitted).sum(0).mT
                 new = new if module.bias is None else new + module.bias
             else:
@@ -93,7 +93,7 @@ def _loss_of_formulas(model, batch, summary):
             new = new.reshape(output.shape)
             return new if factor is None else new * factor
 
-        handles.append(slot.place.module.register_forward_hook(hook, with_kwargs=True))
+        handles.append(slot.slot.module.register_forward_hook(hook, with_kwargs=True))
     with torch.no_grad():
         loss = model(**batch).loss.item()
     for handle in handles:

@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from kansformer import KANConfig, convert, load_curves, revert, save_curves
 from kansformer.conversion.replace import replace_feed_forwards
 from kansformer.files import atomic_folder
-from kansformer.interp import EdgeRef, edge_scores, edit_curve, prune, record_edges, replace_edges
+from kansformer.interp import EdgeRef, edge_scores, edit_curve, prune, record_edges
+from kansformer.interp.edits import replace_edges
 from kansformer.interp.pruning import drop_straight_curves, prune_channels
 from kansformer.interp.ranks import reduce_rank
 from kansformer.kan import KAN
@@ -100,7 +101,7 @@ def record(model, folder):
 
 def replace(model, folder):
     edge = EdgeRef("model.layers.0.mlp", "act", 1, 1)
-    with replace_edges(model, [edge], lambda place, inputs, outputs: torch.sin):
+    with replace_edges(model, [edge], lambda slot, inputs, outputs: torch.sin):
         return model(input_ids=IDS)
 
 

@@ -13,11 +13,12 @@ from kansformer import KANConfig, convert
 from kansformer.embedded import embedded_model_path
 from kansformer.errors import DataError
 from kansformer.interp import edge_scores, summarize
+from kansformer.training.data import language as language_module
 from kansformer.training.data import packing as packing_module
-from kansformer.training.data import stream as stream_module
+from kansformer.training.data import texts as texts_module
+from kansformer.training.data.texts import CHARACTERS_PER_TOKEN, file_text
 from kansformer.training.recipe import Recipe
 from kansformer.training.run import train
-from kansformer.training.text import CHARACTERS_PER_TOKEN, file_text
 
 BATCHES = 24
 HELD = 2
@@ -86,7 +87,7 @@ def test_of_a_file_larger_than_any_memory_no_more_is_read_than_its_tokens_can_ne
     text = file_text(file, max_tokens=50)
     assert text == ("ü\n" * 1000)[: len(text)] and len(text) > CHARACTERS_PER_TOKEN * 50 / 2
     file.write_bytes("ü".encode()[:1] + b"x")
-    with pytest.raises(DataError, match="no UTF-8 text: .* at byte 0"):
+    with pytest.raises(DataError, match="not UTF-8 text: .* at byte 0"):
         file_text(file, max_tokens=50)
 
 
@@ -98,7 +99,9 @@ def test_training_on_a_stream_without_an_end_comes_to_an_end(monkeypatch, tmp_pa
             read.append(len(read))
             yield {"text": f"Row {len(read)} of a text that goes on and on."}
 
-    monkeypatch.setattr(stream_module, "load_rows", lambda data, split: datasets.IterableDataset.from_generator(rows))
+    monkeypatch.setattr(
+        language_module, "load_split", lambda data, split: datasets.IterableDataset.from_generator(rows)
+    )
     recipe = Recipe.from_dict(
         {
             "task": "causal-lm",
@@ -112,7 +115,7 @@ def test_training_on_a_stream_without_an_end_comes_to_an_end(monkeypatch, tmp_pa
     result = train(recipe, tmp_path / "out")
     assert result.steps == 2
     # The rows that wait to be shuffled and the text that is tokenised together, for the grids, for training, for eval.
-    most = 3 * (stream_module.SHUFFLE_ROWS + 2_000_000 // len("Row 1 of a text that goes on and on."))
+    most = 3 * (language_module.SHUFFLE_ROWS + 2_000_000 // len("Row 1 of a text that goes on and on."))
     assert len(read) < most
 
 
@@ -124,13 +127,16 @@ def test_a_long_text_is_tokenised_in_pieces_to_the_same_tokens(monkeypatch, bos)
     code = "".join(f"def f{i}(x):\n    return x + {i}\n\n\nprint(f{i}(1))\n" for i in range(200))
     documents = ["a first one", code, "x" * 3000, "the last one"]
     monkeypatch.setattr(packing_module, "BATCH_CHARACTERS", 1000)
-    whole = packing_module.pack(documents[:2], tokenizer, packing)
-    monkeypatch.setattr(packing_module, "LONGEST", 1000)
-    assert torch.equal(packing_module.pack(documents[:2], tokenizer, packing), whole)
-    pieces = list(packing_module._pieces(code))
+
+    def pack(texts):
+        return torch.tensor(list(map(list, packing_module.pack(texts_module.texts_of(texts), tokenizer, packing))))
+
+    whole = pack(documents[:2])
+    monkeypatch.setattr(texts_module, "MAX_PIECE", 1000)
+    assert torch.equal(pack(documents[:2]), whole)
+    pieces = [piece.text for piece in texts_module.texts_of([code])]
     assert "".join(pieces) == code and len(pieces) > 8 and max(map(len, pieces)) <= 1000
-    text = tokenizer.decode(packing_module.pack(documents, tokenizer, packing).flatten(), skip_special_tokens=True)
+    text = tokenizer.decode(pack(documents).flatten(), skip_special_tokens=True)
     joined = ("" if bos is not None else "\n\n").join(documents)
-    assert (
-        joined.startswith(text) and len(text) > len(joined) - 64
-    )  # where no line break is, a cut is made all the same
+    # Where there is no line break, it is cut all the same.
+    assert joined.startswith(text) and len(text) > len(joined) - 64

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import GemmaConfig, GemmaForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from kansformer import KANConfig, LearnedActivation, convert, revert
-from kansformer.nn.fused_gate import GatedForward, fuse_gate, restore_forwards
+from kansformer.nn.fused_gate import GatedForward, fuse_gate, unfuse_gates
 
 IDS = torch.arange(12).reshape(1, 12)
 
@@ -98,13 +98,19 @@ def test_convert_takes_it_with_the_same_bits_and_gradients(cls, config):
     assert torch.equal(model(IDS).logits, plain)
     randomize_curves(model)
     long = copy.deepcopy(model)
-    restore_forwards(long)
+    unfuse_gates(long)
     assert not short_ways(long) and len(short_ways(model)) == 2
     for m in (model, long):
         m(IDS, labels=IDS).loss.backward()
     assert torch.equal(model(IDS).logits, long(IDS).logits)
     for (name, short), (_, other) in zip(model.named_parameters(), long.named_parameters(), strict=True):
         torch.testing.assert_close(short.grad, other.grad, rtol=1e-5, atol=1e-7, msg=name)
+
+
+def test_one_argument_switches_it_off():
+    model, fused = convert(made(), fuse=False), convert(made())
+    assert not short_ways(model) and short_ways(fused)
+    assert torch.equal(model(IDS).logits, fused(IDS).logits)
 
 
 def test_a_deep_copy_runs_on_its_own_weights():

@@ -36,5 +36,5 @@ def test_the_generator_decides_and_no_global_state():
 def test_what_is_refused():
     with pytest.raises(ConfigError, match="no curves to spread"):
         spread_curves(nn.Linear(2, 2))
-    with pytest.raises(ConfigError, match="gain must be a number above 0, got 0"):
+    with pytest.raises(ConfigError, match="gain must be a finite number above 0, got 0"):
         spread_curves(KANLinear(2, 2), 0)

@@ -9,7 +9,7 @@ import torch
 from kansformer.errors import ConfigError, DataError, ShapeError
 from kansformer.kan import KAN, Dataset, Edge, SearchSettings, create_dataset
 from kansformer.kan.fitting import rmse
-from kansformer.kan.linearize import Inputs, Parameters, higher_features, jacobian, network_states
+from kansformer.kan.linearize import Inputs, Parameters, higher_features, jacobian, layer_features, network_states
 from kansformer.kan.penalties import quadratic_size_penalty, size_penalty
 
 QUIET = {"progress": False}
@@ -34,7 +34,7 @@ def test_the_jacobian_is_the_derivative(basis, extrapolation_domain, data):
     parameters = Parameters(model)
     vector = parameters.read()
     with torch.no_grad():
-        outputs, states = network_states(model, Inputs(x))
+        outputs, states = network_states(model, Inputs(x, layer_features))
     derivatives = jacobian(model, states)
     torch.testing.assert_close(outputs, model(x).detach())
     assert derivatives.shape == (20, 2, len(vector))
@@ -55,7 +55,7 @@ def test_the_quadratic_penalty_touches_the_penalty_from_above():
     model = KAN([2, 3, 1], seed=1)
     x = torch.randn(50, 2, dtype=torch.float64)
     parameters = Parameters(model)
-    vector, states = parameters.read(), network_states(model, Inputs(x))[1]
+    vector, states = parameters.read(), network_states(model, Inputs(x, layer_features))[1]
     quadratic = quadratic_size_penalty(states, [0, 0], entropy=0.0)
     size = size_penalty(states, 0.0).item()
     assert (vector @ quadratic @ vector).item() == pytest.approx(size, rel=1e-2)  # s²/2s₀ + s₀/2 = s₀, twice the half
@@ -63,7 +63,7 @@ def test_the_quadratic_penalty_touches_the_penalty_from_above():
     for _ in range(5):
         moved = vector + 0.1 * torch.randn(len(vector), generator=generator, dtype=torch.float64)
         parameters.write(moved)
-        states_moved = [network_states(model, Inputs(x))[1][0]]
+        states_moved = [network_states(model, Inputs(x, layer_features))[1][0]]
         bound = (moved @ quadratic @ moved)[None] / 2 + size / 2
         assert size_penalty(states_moved, 0.0).item() < bound.item() + 1e-3
 
@@ -220,7 +220,7 @@ def test_the_descended_loss_has_the_networks_gradient(data):
             layer.weight.normal_(generator=torch.Generator().manual_seed(0))
     x, y = data.train_input[:50], data.train_target[:50]
     gradients = []
-    for outputs in (model(x), network_states(model, Inputs(x))[0]):
+    for outputs in (model(x), network_states(model, Inputs(x, layer_features))[0]):
         model.zero_grad()
         (outputs - y).square().mean().backward()
         gradients.append(model.layers[0].weight.grad.clone())

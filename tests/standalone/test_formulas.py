@@ -69,7 +69,7 @@ def test_symbols_are_fixed_and_taken_back(quickstart):
     assert not len(model.formulas[0])
     torch.testing.assert_close(model(quickstart.test_input).detach(), fixed, rtol=2e-2, atol=2e-2)
     torch.testing.assert_close(fixed, before, rtol=0.1, atol=0.1)
-    with pytest.raises(ConfigError, match="is a curve, so there is no formula to take back"):
+    with pytest.raises(ConfigError, match="is a curve, so it has no formula to remove"):
         model.unfix_symbol(edge)
 
 

@@ -81,7 +81,7 @@ def test_damaged_folders_are_refused(tmp_path):
         ({"width": [2, [1, "a"], 1]}, "layer 0"),
         ({"grid_size": True}, "must be of type int"),
         ({"basis": "sine"}, "Unknown basis 'sine'"),
-        ({"base": "os.system"}, "Choose from: identity"),
+        ({"base": "os.system"}, "Choose one of: identity"),
         ({"dtype": "load"}, "float32, float64"),
         ({"symbols": [["sin"]]}, "a list of function names for each layer"),
         ({"symbols": [[], []]}, "differ in the formulas of layer 0"),

@@ -30,9 +30,9 @@ from kansformer.hub.model_folder import ModelFolder
 from kansformer.kan import KAN, kan_from_formula
 from kansformer.nn.curves import CURVE_PARAMETERS, curved_modules
 from kansformer.safe_io import read_json
-from kansformer.training.data.files import table_rows
+from kansformer.training.data.load import load_tables
+from kansformer.training.preflight import find_checkpoint
 from kansformer.training.recipe_file import dump_recipe, read_recipe
-from kansformer.training.refusals import find_checkpoint
 
 LONGEST_SENTENCE = 1500
 PLAIN = make_plain()
@@ -146,8 +146,8 @@ def read_tables(folder: Path, rng: random.Random) -> None:
     frame, names = _read(folder / "table.csv", "z", None)
     data = _dataset(frame, names, "z", 0.2)
     _see(bool(data.train_input.isfinite().all()), "a table has numbers that are not finite")
-    for row in table_rows([str(folder)]):
-        _see(isinstance(row, dict), "a row is no table")
+    for _, table in load_tables((str(folder),)):
+        _see(all(isinstance(row, dict) for row in table), "a row is no table")
 
 
 def compile_a_formula(folder: Path, rng: random.Random) -> None:

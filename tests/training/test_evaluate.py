@@ -46,7 +46,7 @@ def test_progress_ends_at_the_result(model):
         (BLOCKS[:0], 1, r"got \(0, 8\)"),
         (BLOCKS[0], 1, r"got \(8,\)"),
         (BLOCKS[:, :1], 1, r"got \(5, 1\)"),
-        (BLOCKS, 0, "batch_size=0 must be 1 or more"),
+        (BLOCKS, 0, "batch_size must be a whole number of at least 1, got 0"),
     ],
 )
 def test_blocks_that_cannot_be_used_are_refused(model, blocks, batch_size, sentence):

@@ -16,7 +16,7 @@ from tiny_run import ROOT, TWO_PROCESSES, equal_weights, killed_run, write_recip
 from transformers import PreTrainedModel
 
 from kansformer.errors import CheckpointError, ConfigError
-from kansformer.training.guard import MOST_IN_A_ROW
+from kansformer.training.guard import MAX_SKIPPED_IN_A_ROW
 from kansformer.training.recipe_file import read_recipe
 from kansformer.training.run import train
 from kansformer.training.trainer import ASIDE, KANTrainer
@@ -180,5 +180,5 @@ def test_a_skipped_step_leaves_weights_and_optimizer_as_they_were(make, tmp_path
 
 def test_weights_that_are_to_blame_end_the_run(make, tmp_path, spoil):
     spoil(*range(2, 99))
-    with pytest.raises(ConfigError, match=f"It was the {MOST_IN_A_ROW}th step in a row"):
+    with pytest.raises(ConfigError, match=f"It was the {MAX_SKIPPED_IN_A_ROW}th step in a row"):
         train(make("non_finite=skip", "training.max_steps=40", "training.save_strategy=no"), tmp_path / "run")

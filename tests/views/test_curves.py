@@ -42,7 +42,7 @@ def test_edges_of_a_layer_are_named_by_both_ends():
 
 def test_too_many_and_none_are_refused():
     model = torch.nn.Sequential(KANLinear(9, 9))
-    with pytest.raises(ConfigError, match="holds 1 to 64 edges, got 81. Choose with inputs= and outputs=."):
+    with pytest.raises(ConfigError, match="holds 1 to 64 edges, got 81: choose inputs= and outputs=."):
         plot_curves(edge_curves(model, "", "0"))
     with pytest.raises(ConfigError, match="got 0"):
         plot_curves(edge_curves(model, "", "0", inputs=[]))

@@ -53,7 +53,7 @@ struct Arguments {
 enum Extrapolation : int { LINEAR = 0, CLAMP = 1, ZERO = 2 };
 
 // Inputs further away than this many domain widths count as this far: zero times infinity would be NaN.
-constexpr float FARTHEST = 1e18f;
+constexpr float MAX_DISTANCE = 1e18f;
 
 // Where COUNT inputs lie in their domain.
 template <int COUNT>
@@ -62,16 +62,16 @@ struct Places {
   float position[COUNT];  // the position in it, 0 to 1; NaN where the input is
   float beyond[COUNT];    // how far outside the domain, in units of the domain
   float inside[COUNT];    // 1 inside the domain, else 0
-  float moves[COUNT];     // 1 where the input is nearer than FARTHEST, else 0: there a curve has a slope
+  float moves[COUNT];     // 1 where the input is nearer than MAX_DISTANCE, else 0: there a curve has a slope
 
   void locate(const float* x, float lower, float width, float grid) {
 #pragma omp simd
     for (int n = 0; n < COUNT; n++) {
       float unit = (x[n] - lower) / width;
-      moves[n] = std::fabs(unit) < FARTHEST ? 1.f : 0.f;
+      moves[n] = std::fabs(unit) < MAX_DISTANCE ? 1.f : 0.f;
       // The comparisons let NaN through.
-      unit = unit > FARTHEST ? FARTHEST : unit;
-      unit = unit < -FARTHEST ? -FARTHEST : unit;
+      unit = unit > MAX_DISTANCE ? MAX_DISTANCE : unit;
+      unit = unit < -MAX_DISTANCE ? -MAX_DISTANCE : unit;
       float near = unit < 0.f ? 0.f : unit;
       near = near > 1.f ? 1.f : near;
       const float scaled = near * grid;

@@ -39,10 +39,10 @@ struct Spot {
   INLINE Spot(Lanes x, const Parameters& p, int channel, int extrapolation) {
     inverse_width = load(p.inverse_width + channel);
     const Lanes exact = (x - load(p.lower + channel)) * inverse_width;
-    unit = larger(all(-FARTHEST), smaller(all(FARTHEST), exact));
+    unit = larger(all(-MAX_DISTANCE), smaller(all(MAX_DISTANCE), exact));
     near = larger(all(0.f), smaller(all(1.f), unit));
     inside = pick(near == unit, all(1.f), all(0.f));
-    // A curve that does not go on has no slope outside; one that does has none beyond FARTHEST.
+    // A curve that does not go on has no slope outside; one that does has none beyond MAX_DISTANCE.
     moves = extrapolation == LINEAR ? pick(unit == exact, all(1.f), all(0.f)) : inside;
   }
 };

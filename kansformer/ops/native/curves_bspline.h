@@ -66,14 +66,14 @@ struct BSpline {
   }
 
   struct At {
-    Lanes t, rate;  // rate: intervals per unit of x; 0 where the definition holds the input at FARTHEST
+    Lanes t, rate;  // rate: intervals per unit of x; 0 where the definition holds the input at MAX_DISTANCE
     int places[LANES];
   };
   INLINE At locate(const Parameters& p, int channel, Lanes x) const {
     At at;
     const Lanes inverse_width = load(p.inverse_width + channel);
     const Lanes exact = (x - load(p.lower + channel)) * inverse_width;
-    const Lanes unit = larger(all(-FARTHEST), smaller(all(FARTHEST), exact));
+    const Lanes unit = larger(all(-MAX_DISTANCE), smaller(all(MAX_DISTANCE), exact));
     at.rate = pick(unit == exact, inverse_width * float(grid), Lanes{});
     const Lanes scaled = unit * float(grid);
     Lanes q = rounded_down(larger(smaller(scaled, all(grid)), all(-1.f)));

@@ -37,7 +37,7 @@ def _form() -> str | None:
 
 
 def evaluate_edges(
-    x_NI: Tensor, coefficients_ICO: Tensor, base_NO: Tensor | None, domain_I2: Tensor, settings: Settings
+    settings: Settings, x_NI: Tensor, coefficients_ICO: Tensor, base_NO: Tensor | None, domain_I2: Tensor
 ) -> Tensor:
     """base + Σ_i s_oi(x_i): x of any float dtype, domain float32, the others bfloat16."""
     if base_NO is None:
@@ -49,17 +49,17 @@ def evaluate_edges(
         for rows, e in _expanded(x_NI, coefficients_ICO, domain_I2, settings):
             torch.addmm(base_NO[rows], e, weights, out=y_NO[rows])
     else:
-        call(library().edges_bf16_forward, settings, sizes_of_edges(x_NI, coefficients_ICO), **tensors)
+        call(library().edges_bf16_forward, settings, sizes_of_edges(x_NI, coefficients_ICO), tensors)
     return y_NO
 
 
 def differentiate_edges(
+    settings: Settings,
+    wanted: Sequence[bool],
     gradient_NO: Tensor,
     x_NI: Tensor,
     coefficients_ICO: Tensor,
     domain_I2: Tensor,
-    settings: Settings,
-    wanted: Sequence[bool],
 ) -> list[Tensor | None]:
     """Gradients of x and the coefficients, those that are wanted."""
     gradient, x = gradient_NO.contiguous(), x_NI.float().contiguous()
@@ -72,9 +72,9 @@ def differentiate_edges(
         sizes = sizes_of_edges(x, coefficients)
         tensors = dict(gradient=gradient, x=x, coefficients=coefficients, domain=domain_I2)
         if dx is not None:
-            call(library().edges_bf16_input_gradient, settings, sizes, dx=dx, **tensors)
+            call(library().edges_bf16_input_gradient, settings, sizes, {"dx": dx, **tensors})
         if da is not None:
-            call(library().edges_bf16_weight_gradient, settings, sizes, dcoefficients=da, **tensors)
+            call(library().edges_bf16_weight_gradient, settings, sizes, {"dcoefficients": da, **tensors})
     return [None if dx is None else dx.to(x_NI.dtype), None if da is None else da.to(coefficients.dtype)]
 
 
@@ -88,7 +88,7 @@ def _backward_dense(dx, da, gradient, x, coefficients, domain, settings):
         for rows in _chunks(x, coefficients):
             de = gradient[rows] @ weights.t()
             sizes = (len(de), x.shape[1], 0, 0)
-            call(library().edges_contract, settings, sizes, dx=dx[rows], gradient=de, x=x[rows], domain=domain)
+            call(library().edges_contract, settings, sizes, dict(dx=dx[rows], gradient=de, x=x[rows], domain=domain))
 
 
 def _expanded(x: Tensor, coefficients: Tensor, domain: Tensor, settings: Settings) -> Iterator[tuple[slice, Tensor]]:
@@ -99,7 +99,7 @@ def _expanded(x: Tensor, coefficients: Tensor, domain: Tensor, settings: Setting
         piece = x[rows]
         if memory is None or memory.shape[0] != piece.shape[0]:
             memory = torch.empty(piece.shape[0], width, dtype=torch.bfloat16)
-        call(library().edges_expand, settings, (*piece.shape, 0, 0), y=memory, x=piece, domain=domain)
+        call(library().edges_expand, settings, (*piece.shape, 0, 0), dict(y=memory, x=piece, domain=domain))
         yield rows, memory
 
 

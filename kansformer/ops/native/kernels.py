@@ -5,7 +5,7 @@ input, or per group of neighbouring inputs.
 """
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, lru_cache
 
 import torch
@@ -39,8 +39,8 @@ def call(
     kernel: Callable[..., int],
     settings: Settings,
     sizes: tuple[int, int, int, int],
+    tensors: Mapping[str, Tensor | None],
     activation: int = 0,
-    **tensors: Tensor | None,
 ) -> None:
     """Run a kernel.
 
@@ -48,8 +48,8 @@ def call(
         kernel: a function of the library.
         settings: of the basis.
         sizes: tokens, inputs, outputs and curves; 0 for what the kernel does not read.
-        activation: its number in `SLOPES`.
         tensors: by the names of their fields in `Arguments`. Those to be written must be contiguous.
+        activation: its number in `SLOPES`.
     """
     tokens, inputs, outputs, curves = sizes
     arguments = Arguments(
@@ -96,14 +96,14 @@ def _segments(order: int) -> Tensor:
 
 
 def evaluate_curves(
+    settings: Settings,
+    activation: str,
     x: Tensor,
     coefficients_PC: Tensor,
     denominator_PD: Tensor | None,
     base: Tensor | None,
     factor: Tensor | None,
     domain_P2: Tensor,
-    settings: Settings,
-    activation: str = "",
 ) -> Tensor:
     """(base + s(x)) · factor, all (..., I); with an activation the base is that function of x."""
     x = x.contiguous()
@@ -112,23 +112,16 @@ def evaluate_curves(
         base = ACTIVATIONS[activation](x)
         y = base if base.data_ptr() != x.data_ptr() else None  # in the memory of σ(x), unless that is x itself
     y = torch.empty_like(x) if y is None else y
-    inputs = x.shape[-1]
-    call(
-        library().curves_forward,
-        settings,
-        (x.numel() // inputs, inputs, inputs, coefficients_PC.shape[0]),
-        y=y,
-        x=x,
-        coefficients=coefficients_PC,
-        denominator=denominator_PD,
-        base=base,
-        factor=factor,
-        domain=domain_P2,
-    )
+    tensors = dict(y=y, x=x, base=base, factor=factor)
+    tensors.update(coefficients=coefficients_PC, denominator=denominator_PD, domain=domain_P2)
+    call(library().curves_forward, settings, _sizes_of_curves(x, coefficients_PC), tensors)
     return y
 
 
 def differentiate_curves(
+    settings: Settings,
+    activation: str,
+    wanted: Sequence[bool],
     gradient: Tensor,
     x: Tensor,
     coefficients_PC: Tensor,
@@ -136,9 +129,6 @@ def differentiate_curves(
     base: Tensor | None,
     factor: Tensor | None,
     domain_P2: Tensor,
-    settings: Settings,
-    wanted: Sequence[bool],
-    activation: str = "",
 ) -> list[Tensor | None]:
     """Gradients of x, coefficients, denominator, base and factor, those that are wanted.
 
@@ -147,51 +137,42 @@ def differentiate_curves(
     x = x.contiguous()
     places = (x, coefficients_PC, denominator_PD, factor, factor)
     gradients = [_empty_like(t) if need and t is not None else None for t, need in zip(places, wanted, strict=True)]
-    inputs = x.shape[-1]
-    call(
-        library().curves_backward,
-        settings,
-        (x.numel() // inputs, inputs, inputs, coefficients_PC.shape[0]),
-        SLOPES[activation or "zero"],
-        gradient=gradient,
-        x=x,
-        coefficients=coefficients_PC,
-        denominator=denominator_PD,
-        base=base,
-        factor=factor,
-        domain=domain_P2,
-        **dict(zip(("dx", "dcoefficients", "ddenominator", "dbase", "dfactor"), gradients, strict=True)),
-    )
+    dx, dcoefficients, ddenominator, dbase, dfactor = gradients
+    tensors = dict(dx=dx, dcoefficients=dcoefficients, ddenominator=ddenominator, dbase=dbase, dfactor=dfactor)
+    tensors.update(gradient=gradient, x=x, base=base, factor=factor)
+    tensors.update(coefficients=coefficients_PC, denominator=denominator_PD, domain=domain_P2)
+    sizes = _sizes_of_curves(x, coefficients_PC)
+    call(library().curves_backward, settings, sizes, tensors, SLOPES[activation or "zero"])
     return gradients
 
 
 def evaluate_edges(
-    x_NI: Tensor, coefficients_ICO: Tensor, base_NO: Tensor | None, domain_I2: Tensor, settings: Settings
+    settings: Settings, x_NI: Tensor, coefficients_ICO: Tensor, base_NO: Tensor | None, domain_I2: Tensor
 ) -> Tensor:
     """base + Σ_i s_oi(x_i), (N, O)."""
     sizes = sizes_of_edges(x_NI, coefficients_ICO)
     y_NO = torch.empty(sizes[0], sizes[2], dtype=x_NI.dtype)
     tensors = dict(y=y_NO, base=base_NO, x=x_NI, coefficients=coefficients_ICO, domain=domain_I2)
-    call(library().edges_forward, settings, sizes, **tensors)
+    call(library().edges_forward, settings, sizes, tensors)
     return y_NO
 
 
 def differentiate_edges(
+    settings: Settings,
+    wanted: Sequence[bool],
     gradient_NO: Tensor,
     x_NI: Tensor,
     coefficients_ICO: Tensor,
     domain_I2: Tensor,
-    settings: Settings,
-    wanted: Sequence[bool],
 ) -> list[Tensor | None]:
     """Gradients of x and the coefficients, those that are wanted."""
     sizes = sizes_of_edges(x_NI, coefficients_ICO)
     dx, da = (_empty_like(t) if need else None for t, need in zip((x_NI, coefficients_ICO), wanted, strict=True))
     tensors = dict(gradient=gradient_NO, x=x_NI, coefficients=coefficients_ICO, domain=domain_I2)
     if dx is not None:
-        call(library().edges_input_gradient, settings, sizes, dx=dx, **tensors)
+        call(library().edges_input_gradient, settings, sizes, {"dx": dx, **tensors})
     if da is not None:
-        call(library().edges_weight_gradient, settings, sizes, dcoefficients=da, **tensors)
+        call(library().edges_weight_gradient, settings, sizes, {"dcoefficients": da, **tensors})
     return [dx, da]
 
 
@@ -199,6 +180,11 @@ def sizes_of_edges(x_NI: Tensor, coefficients_ICO: Tensor) -> tuple[int, int, in
     """Tokens, inputs, outputs, and the curves of the input axis."""
     inputs, _, outputs = coefficients_ICO.shape
     return x_NI.shape[0], inputs, outputs, inputs
+
+
+def _sizes_of_curves(x: Tensor, coefficients_PC: Tensor) -> tuple[int, int, int, int]:
+    inputs = x.shape[-1]
+    return x.numel() // inputs, inputs, inputs, coefficients_PC.shape[0]
 
 
 def _empty_like(tensor: Tensor) -> Tensor:

@@ -63,14 +63,14 @@ def apply_curves(x: Tensor, curves: Curves, base: Tensor | str | None = None, fa
     activation = ""
     if isinstance(base, str):
         activation, base = base, None
+    settings = settings_of(basis)
     if torch.compiler.is_compiling():
         base = ACTIVATIONS[activation](x) if activation else base
-        return _curves(x, coefficients, denominator, base, factor, domain, *settings_of(basis))
-    settings = (basis.name, basis.grid_size, basis.order, basis.extrapolation)
+        return _curves(x, coefficients, denominator, base, factor, domain, *settings)
     if torch.is_grad_enabled():
         return _Curves.apply(x, coefficients, denominator, base, factor, domain, *settings, activation)
     # One token of a generating model: every microsecond counts.
-    return kernels.evaluate_curves(x, coefficients, denominator, base, factor, domain, settings, activation)
+    return kernels.evaluate_curves(settings, activation, x, coefficients, denominator, base, factor, domain)
 
 
 def sum_edges(x_NI: Tensor, curves: Curves, base_NO: Tensor | None = None) -> Tensor:
@@ -96,7 +96,7 @@ def _curves(
     extrapolation: str,
 ) -> Tensor:
     settings = (name, grid_size, order, extrapolation)
-    return kernels.evaluate_curves(x, coefficients, denominator, base, factor, domain, settings)
+    return kernels.evaluate_curves(settings, "", x, coefficients, denominator, base, factor, domain)
 
 
 @_curves.register_fake
@@ -121,7 +121,7 @@ def _curves_backward(
 ) -> list[Tensor]:
     settings = (name, grid_size, order, extrapolation)
     tensors = (gradient, x, coefficients, denominator, base, factor, domain)
-    return _or_empty(x, kernels.differentiate_curves(*tensors, settings, wanted))
+    return _or_empty(x, kernels.differentiate_curves(settings, "", wanted, *tensors))
 
 
 @_curves_backward.register_fake
@@ -138,7 +138,8 @@ def _save_curves(ctx, inputs, output=None):
 
 
 def _differentiate_curves(ctx, gradient: Tensor, compiled: bool = True) -> tuple[Tensor | None, ...]:
-    *tensors, domain = ctx.saved_tensors
+    saved = ctx.saved_tensors  # may be unpacked once only
+    tensors, domain = saved[:5], saved[5]
     rest = (None,) * (len(ctx.needs_input_grad) - 5)
     wanted = list(ctx.needs_input_grad[:5])
     # Without a factor the base's gradient is the output's.
@@ -146,7 +147,7 @@ def _differentiate_curves(ctx, gradient: Tensor, compiled: bool = True) -> tuple
     dbase = gradient if wanted[3] and not has_factor else None
     wanted[3] = wanted[3] and has_factor
     if compiled:
-        results = _curves_backward(gradient, *tensors, domain, *ctx.settings, wanted)
+        results = _curves_backward(gradient, *saved, *ctx.settings, wanted)
     elif torch.is_grad_enabled() or needs_definition(gradient):
 
         def definition(x, coefficients, denominator, base, factor):
@@ -156,7 +157,7 @@ def _differentiate_curves(ctx, gradient: Tensor, compiled: bool = True) -> tuple
 
         results = gradients_of_definition(definition, tensors, wanted, gradient)
     else:
-        results = kernels.differentiate_curves(gradient, *tensors, domain, ctx.settings, wanted, ctx.activation)
+        results = kernels.differentiate_curves(ctx.settings, ctx.activation, wanted, gradient, *saved)
     gradients = [t if need else None for t, need in zip(results, wanted, strict=True)]
     return *gradients[:3], gradients[3] if dbase is None else dbase, gradients[4], *rest
 
@@ -168,7 +169,7 @@ class _Curves(torch.autograd.Function):
     @staticmethod
     def forward(ctx, *inputs):
         _save_curves(ctx, inputs)
-        return kernels.evaluate_curves(*inputs[:6], ctx.settings, ctx.activation)
+        return kernels.evaluate_curves(ctx.settings, ctx.activation, *inputs[:6])
 
     @staticmethod
     def backward(ctx, gradient):
@@ -187,7 +188,7 @@ def _edges(
     extrapolation: str,
 ) -> Tensor:
     settings = (name, grid_size, order, extrapolation)
-    return _kernels_of(coefficients).evaluate_edges(x, coefficients, base, domain, settings)
+    return _kernels_of(coefficients).evaluate_edges(settings, x, coefficients, base, domain)
 
 
 @_edges.register_fake
@@ -209,7 +210,7 @@ def _edges_backward(
 ) -> list[Tensor]:
     settings = (name, grid_size, order, extrapolation)
     tensors = (gradient, x, coefficients, domain)
-    return _or_empty(x, _kernels_of(coefficients).differentiate_edges(*tensors, settings, wanted))
+    return _or_empty(x, _kernels_of(coefficients).differentiate_edges(settings, wanted, *tensors))
 
 
 @_edges_backward.register_fake
@@ -237,7 +238,7 @@ def _differentiate_edges(ctx, gradient: Tensor, compiled: bool = True) -> tuple[
         results = gradients_of_definition(definition, (x, coefficients), wanted, gradient)
     else:
         differentiate = _kernels_of(coefficients).differentiate_edges
-        results = differentiate(gradient, x, coefficients, domain, ctx.settings, wanted)
+        results = differentiate(ctx.settings, wanted, gradient, x, coefficients, domain)
     gradients = [t if need else None for t, need in zip(results, wanted, strict=True)]
     return *gradients, gradient if base_wanted else None, *(None,) * 5
 
@@ -250,7 +251,7 @@ class _Edges(torch.autograd.Function):
     def forward(ctx, *inputs):
         _save_edges(ctx, inputs)
         x, coefficients, base, domain = inputs[:4]
-        return _kernels_of(coefficients).evaluate_edges(x, coefficients, base, domain, ctx.settings)
+        return _kernels_of(coefficients).evaluate_edges(ctx.settings, x, coefficients, base, domain)
 
     @staticmethod
     def backward(ctx, gradient):

@@ -5,66 +5,220 @@ Shape letters: N blocks, T tokens of a block.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import IterableDataset
 
 from kansformer.errors import DataError
-from kansformer.training.data.blocks import BlockDataset
-from kansformer.training.data.cache import cache_key, cached_blocks, content_digest
-from kansformer.training.data.documents import load_documents, source_of
-from kansformer.training.data.masking import MaskingCollator, masked_once
-from kansformer.training.data.packing import Packing, choose_packing, pack
-from kansformer.training.data.prepared import PreparedData
+from kansformer.training.corpus import language_reference_text, standard_library_documents
+from kansformer.training.data.load import cached_rows, column_texts, load_split, sentences
+from kansformer.training.data.packing import Packing, choose_packing, pack, pack_all
+from kansformer.training.data.prepare import PreparedData, split_rows
 from kansformer.training.data.spec import DataRecipe
-from kansformer.training.data.stream import PackedStream, open_stream
+from kansformer.training.data.texts import CHARACTERS_PER_TOKEN, Texts, file_texts, texts_of
 from kansformer.training.data.tokenizer import choose_tokenizer, describe_tokenizer
 
 if TYPE_CHECKING:
+    import datasets
+    from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
+
+# Raised when the same fingerprint would mean other blocks.
+FORMAT = 3
+MASKED_PART = 0.15  # BERT's
+MASKING_BATCH, MASKING_SEED = 256, 0
+# Streamed rows that wait to be drawn from in random order.
+SHUFFLE_ROWS = 1_000
 
 
 def prepare_language(task: str, data: DataRecipe, model_source: str | None, seed: int) -> PreparedData:
     """Tokenise texts and pack them into blocks; `prepare_data` explains the arguments."""
-    from transformers import default_data_collator
-
-    facts: dict[str, Any] = {"source": source_of(data), "block": data.block}
-    causal = task == "causal-lm"
-    train: Dataset
+    facts: dict[str, Any] = {"source": data.source, "block": data.block}
+    masked = task == "masked-lm"
+    train: Dataset | PackedStream
     if data.streaming:
-        tokenizer = choose_tokenizer(task, data, model_source, [], [])
-        rows, held_out, left_out = open_stream(data, tokenizer, seed)
+        tokenizer = choose_tokenizer(task, data, model_source, texts_of([]), texts_of([]))
         packing = choose_packing(task, tokenizer, data.block)
-        train = PackedStream(rows, tokenizer, packing, data, left_out=left_out, labelled=causal)
+        train, held_out = _open_stream(data, tokenizer, packing, seed)
         facts |= {"streaming": True, "train_tokens": data.max_train_tokens, "train_sha256": None}
     else:
-        texts, held_out = load_documents(data)
+        texts, held_out = _load_texts(data)
         tokenizer = choose_tokenizer(task, data, model_source, texts, held_out)
         packing = choose_packing(task, tokenizer, data.block)
-        blocks_NT, digest = _blocks("training", texts, tokenizer, packing, data.max_train_tokens)
-        train = BlockDataset(blocks_NT, labelled=causal)
-        facts |= {"train_tokens": blocks_NT.numel(), "train_sha256": digest}
-    held_out_NT, digest = _blocks("evaluation", held_out, tokenizer, packing, data.max_eval_tokens)
-    facts |= {"eval_tokens": held_out_NT.numel(), "eval_sha256": digest}
+        train, digest = _blocks("training", texts, tokenizer, packing, data.max_train_tokens)
+        facts |= {"train_tokens": len(train) * data.block, "train_sha256": digest}
+    evaluation, digest = _blocks("evaluation", held_out, tokenizer, packing, data.max_eval_tokens)
+    facts |= {"eval_tokens": len(evaluation) * data.block, "eval_sha256": digest}
     facts["tokenizer"] = describe_tokenizer(data, tokenizer)
     return PreparedData(
         train=train,
-        evaluation=BlockDataset(held_out_NT) if causal else masked_once(held_out_NT, tokenizer),
-        collator=default_data_collator if causal else MaskingCollator(tokenizer),
+        evaluation=_mask_once(evaluation, tokenizer) if masked else evaluation,
+        collator=BlockCollator(tokenizer if masked else None),
         processor=tokenizer,
         vocabulary=len(tokenizer),
         facts=facts,
     )
 
 
+@dataclass(frozen=True)
+class BlockCollator:
+    """Stacks blocks and adds labels: the tokens themselves, or those that it masks.
+
+    Args:
+        tokenizer: with a mask token, for a masked language model; None for a causal one. (The collator of transformers
+            for causal ones would take the token between documents for padding, and leave it out of the loss.)
+    """
+
+    tokenizer: PreTrainedTokenizerBase | None
+
+    def __call__(self, rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        from transformers import DataCollatorForLanguageModeling, default_data_collator
+
+        if self.tokenizer is not None and "labels" not in rows[0]:
+            return DataCollatorForLanguageModeling(self.tokenizer, mlm_probability=MASKED_PART)(rows)
+        batch = default_data_collator(rows)
+        return {"labels": batch["input_ids"].clone(), **batch}
+
+
+@dataclass(frozen=True, eq=False)
+class PackedStream(IterableDataset):
+    """Blocks of a streamed dataset: {"input_ids": (T)}, int64.
+
+    With accelerate's `dispatch_batches=False` all processes of a distributed training read the same stream and take
+    their shares; by default one process reads and hands out the batches. The workers of a DataLoader share the stream
+    among themselves, by files, so there is work for as many as the dataset has files.
+
+    Args:
+        rows: the texts, in a column that `data` names.
+        left_out: digests of texts that are kept for evaluation.
+    """
+
+    rows: datasets.IterableDataset
+    tokenizer: PreTrainedTokenizerBase
+    packing: Packing
+    data: DataRecipe
+    left_out: frozenset[bytes]
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        texts = column_texts(self.rows, self.data.text_column, repr(self.data.dataset))
+        kept = texts_of(text for text in texts if text.strip() and _digest(text) not in self.left_out)
+        for block_T in islice(pack(kept, self.tokenizer, self.packing), self._share()):
+            yield {"input_ids": torch.from_numpy(block_T).long()}
+
+    def _share(self) -> int | None:
+        """Number of blocks that this worker gives; None for all."""
+        if self.data.max_train_tokens is None:
+            return None
+        blocks = self.data.max_train_tokens // self.packing.block
+        worker = torch.utils.data.get_worker_info()
+        if worker is None:
+            return blocks
+        # The datasets library gives worker w the files w, w + W, w + 2W, ..., and nothing to those beyond.
+        busy = min(worker.num_workers, self.rows.num_shards)
+        return 0 if worker.id >= busy else (blocks + busy - 1 - worker.id) // busy
+
+
+def _open_stream(
+    data: DataRecipe, tokenizer: PreTrainedTokenizerBase, packing: Packing, seed: int
+) -> tuple[PackedStream, Texts]:
+    """The training rows in an order that `seed` decides, the same in every process and epoch, and the first texts of
+    the evaluation, which have `max_eval_tokens`; they are left out of the training rows if they are among them."""
+    assert data.max_eval_tokens is not None, "the recipe has checked it"
+    rows = load_split(data, data.train_split)
+    held_out = rows if data.eval_split is None else load_split(data, data.eval_split)
+    tokens, texts = 0, []
+    for text in column_texts(held_out, data.text_column, repr(data.dataset)):
+        if text.strip():
+            texts.append(text)
+            part = text[: CHARACTERS_PER_TOKEN * data.max_eval_tokens]
+            tokens += len(tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"])
+        if tokens >= data.max_eval_tokens:
+            break
+    if not texts:
+        raise DataError(f"The column {data.text_column!r} of {data.dataset!r} is empty.")
+    left_out = frozenset(map(_digest, texts)) if data.eval_split is None else frozenset()
+    shuffled = rows.shuffle(seed=seed, buffer_size=SHUFFLE_ROWS)
+    return PackedStream(shuffled, tokenizer, packing, data, left_out), texts_of(texts).shorten(data.max_eval_tokens)
+
+
+def _load_texts(data: DataRecipe) -> tuple[Texts, Texts]:
+    """The texts to train on and those to evaluate on, shortened to what the recipe's limits can need."""
+    if data.corpus == "standard-library":
+        train, evaluation = (texts_of(standard_library_documents(split)) for split in ("train", "held_out"))
+    elif data.corpus == "language-reference":
+        train, evaluation = (texts_of([language_reference_text(split)]) for split in ("train", "held_out"))
+    elif data.files is not None:
+        train = file_texts(data.files)
+        if data.eval_files is None:
+            train, evaluation = train.split(data.eval_fraction)
+        else:
+            evaluation = file_texts(data.eval_files)
+    else:
+        rows = _text_rows(data, data.train_split)
+        if data.eval_split is not None:
+            held_out = _text_rows(data, data.eval_split)
+        else:
+            kept, cut_off = split_rows(range(len(rows)), data.eval_fraction, data.source)
+            rows, held_out = rows.select(kept), rows.select(cut_off)
+        train, evaluation = (_row_texts(part, data) for part in (rows, held_out))
+    return train.shorten(data.max_train_tokens), evaluation.shorten(data.max_eval_tokens)
+
+
+def _text_rows(data: DataRecipe, split: str) -> Dataset:
+    """The rows of a dataset that have a text."""
+    rows = load_split(data, split)
+    texts = column_texts(rows, data.text_column, repr(data.dataset))
+    kept = [number for number, text in enumerate(texts) if text.strip()]
+    if not kept:
+        raise DataError(f"The column {data.text_column!r} of {data.dataset!r} (split={split!r}) is empty.")
+    return rows.select(kept)
+
+
+def _row_texts(rows: Dataset, data: DataRecipe) -> Texts:
+    return Texts(lambda: texts_of(column_texts(rows, data.text_column, repr(data.dataset))))
+
+
 def _blocks(
-    which: str, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, packing: Packing, max_tokens: int | None
-) -> tuple[Tensor, str]:
-    digest = content_digest(texts)
+    which: str, texts: Texts, tokenizer: PreTrainedTokenizerBase, packing: Packing, max_tokens: int | None
+) -> tuple[Dataset, str]:
+    """Blocks as rows {"input_ids": (T)}, int64 tensors, and the digest of the texts."""
+    from datasets import Features, List, Value
+    from datasets.fingerprint import Hasher
+
+    dtype = np.dtype(np.uint16 if max(tokenizer.get_vocab().values(), default=0) < 2**16 else np.int32)
     try:
-        blocks_NT = cached_blocks(cache_key(digest, tokenizer, packing), lambda: pack(texts, tokenizer, packing))
+        digest = texts.digest()
+        rows = cached_rows(
+            lambda: ({"input_ids": block_T.astype(dtype)} for block_T in pack_all(texts, tokenizer, packing)),
+            Features({"input_ids": List(Value(dtype.name), length=packing.block)}),
+            Hasher.hash([FORMAT, digest, tokenizer, asdict(packing)]),
+        )
     except DataError as error:
         raise DataError(f"The {which} data cannot be used: {error}") from None
-    return (blocks_NT if max_tokens is None else blocks_NT[: max_tokens // packing.block]), digest
+    count = len(rows) if max_tokens is None else min(len(rows), max_tokens // packing.block)
+    return rows.select(range(count)).with_format("torch"), digest
+
+
+def _mask_once(blocks: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """Mask blocks for good, so that two evaluations differ by the model only."""
+    from transformers import DataCollatorForLanguageModeling
+
+    mask = DataCollatorForLanguageModeling(tokenizer, mlm_probability=MASKED_PART, seed=MASKING_SEED)
+
+    def masked(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        rows = mask([{"input_ids": tokens_T} for tokens_T in batch["input_ids"]])
+        return {name: rows[name] for name in ("input_ids", "labels")}
+
+    with sentences("The evaluation data"):
+        return blocks.map(masked, batched=True, batch_size=MASKING_BATCH, keep_in_memory=True, new_fingerprint="masked")
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()

@@ -2,8 +2,8 @@
 
 import os
 from dataclasses import dataclass
-from typing import Any
 
+from kansformer.checks import check_choice, check_integer, check_number
 from kansformer.errors import ConfigError
 
 TASKS = ("causal-lm", "masked-lm", "sequence-classification", "image-classification")
@@ -17,7 +17,7 @@ CORPORA = {
 NEW_TOKENIZERS = '"characters", a number (byte-level BPE of that size), or a Hub id or folder with a tokenizer'
 TOKENIZERS = f'"model" (that of the pretrained model), {NEW_TOKENIZERS}'
 # The 256 bytes and the token between documents.
-SMALLEST_BPE = 257
+MIN_BPE = 257
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,18 +73,24 @@ class DataRecipe:
         for name in ("files", "eval_files"):
             object.__setattr__(self, name, _paths(name, getattr(self, name)))
         self._check_sources()
-        if self.corpus is not None and self.corpus not in CORPORA:
-            raise ConfigError(f"Unknown corpus={self.corpus!r}. Choose from: {', '.join(CORPORA)}.")
-        fraction = self.eval_fraction
-        if not isinstance(fraction, int | float) or isinstance(fraction, bool) or not 0 < fraction < 1:
-            raise ConfigError(f"eval_fraction={fraction!r} must be a number above 0 and below 1.")
-        _check_whole_number("block", self.block, 2)
+        if self.corpus is not None:
+            check_choice("corpus", self.corpus, CORPORA)
+        if not check_number("eval_fraction", self.eval_fraction, above=0) < 1:
+            raise ConfigError(f"eval_fraction must be a number above 0 and below 1, got {self.eval_fraction!r}.")
+        check_integer("block", self.block, 2)
         for name in ("max_train_tokens", "max_eval_tokens"):
             if getattr(self, name) is not None:
-                _check_whole_number(name, getattr(self, name), 1)
+                check_integer(name, getattr(self, name), 1)
         self._check_tokenizer()
         if self.streaming and self.max_eval_tokens is None:
             raise ConfigError("streaming=True needs max_eval_tokens: evaluation is read once, before training.")
+
+    @property
+    def source(self) -> str:
+        """Where the data come from, for messages and model cards."""
+        if self.files is not None:
+            return ", ".join(self.files)
+        return f"{self.corpus or self.dataset}" + (f" ({self.dataset_config})" if self.dataset_config else "")
 
     def _check_sources(self) -> None:
         given = [name for name in ("corpus", "files", "dataset") if getattr(self, name) is not None]
@@ -96,14 +102,14 @@ class DataRecipe:
                 raise ConfigError(f"{name}={getattr(self, name)!r} goes with {needs}, not with {given[0]}.")
 
     def _check_tokenizer(self) -> None:
-        value: Any = self.tokenizer
+        value = self.tokenizer
         if isinstance(value, str) and value.isdecimal():  # as it comes from a command line
             value = int(value)
             object.__setattr__(self, "tokenizer", value)
         if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
-            raise ConfigError(f"tokenizer={value!r} is none. Choose {TOKENIZERS}.")
-        if isinstance(value, int) and value < SMALLEST_BPE:
-            raise ConfigError(f"tokenizer={value} is too small: byte-level BPE needs {SMALLEST_BPE} tokens or more.")
+            raise ConfigError(f"tokenizer={value!r} is not a tokenizer. Choose {TOKENIZERS}.")
+        if isinstance(value, int) and value < MIN_BPE:
+            raise ConfigError(f"tokenizer={value} is too small: byte-level BPE needs {MIN_BPE} tokens or more.")
         if self.streaming and (isinstance(value, int) or value == "characters"):
             raise ConfigError(
                 f"tokenizer={value!r} is made from the whole training text, which streaming=True does not have. "
@@ -131,8 +137,7 @@ def check_task(task: str, data: DataRecipe) -> None:
     Raises:
         ConfigError: the task is unknown, or a field of `data` does not go with it.
     """
-    if task not in TASKS:
-        raise ConfigError(f"Unknown task={task!r}. Choose from: {', '.join(TASKS)}.")
+    check_choice("task", task, TASKS)
     if data.corpus is not None and task not in CORPORA[data.corpus]:
         fitting = [name for name, tasks in CORPORA.items() if task in tasks]
         raise ConfigError(
@@ -156,15 +161,10 @@ def check_task(task: str, data: DataRecipe) -> None:
             raise ConfigError(f"tokenizer={data.tokenizer!r} does not go with task={task!r}: images have no tokens.")
 
 
-def _paths(name: str, value: Any) -> tuple[str, ...] | None:
+def _paths(name: str, value: object) -> tuple[str, ...] | None:
     if value is None:
         return None
-    values = (value,) if isinstance(value, str | os.PathLike) else tuple(value)
+    values = tuple(value) if isinstance(value, list | tuple) else (value,)
     if not values or not all(isinstance(v, str | os.PathLike) and os.fspath(v) for v in values):
         raise ConfigError(f"{name}={value!r} names no file. Give paths of text files, folders or globs.")
     return tuple(os.fspath(v) for v in values)
-
-
-def _check_whole_number(name: str, value: Any, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"{name}={value!r} must be a whole number, {least} or more.")

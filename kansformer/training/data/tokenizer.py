@@ -1,18 +1,26 @@
-"""Which tokenizer a recipe means."""
+"""The tokenizer that a recipe names: loaded, or made from the training text."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from kansformer.conversion.sources import source_arguments
 from kansformer.errors import ConfigError
 from kansformer.training.data.spec import NEW_TOKENIZERS, TOKENIZERS, DataRecipe
-from kansformer.training.data.train_tokenizer import character_tokenizer, train_tokenizer
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+    from kansformer.training.data.texts import Texts
+
+BOUNDARY = "<|endoftext|>"
+MASK = "<|mask|>"
+UNKNOWN = "<|unknown|>"
+# An indentation belongs to its line break, so a prompt that ends in one is cut as the same text was in training.
+# A letter takes one preceding sign with it (" self", ".append", "(name"), as in the patterns of recent GPT models.
+PIECES = r"\s*\n[ \t]*|[^\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 # What a tokenizer made here needs beside its text. A language model of characters has nothing but characters.
 SPECIAL_CHARACTERS = {
     "causal-lm": (),
@@ -22,24 +30,28 @@ SPECIAL_CHARACTERS = {
 
 
 def choose_tokenizer(
-    task: str, data: DataRecipe, model_source: str | None, train: Sequence[str], evaluation: Sequence[str]
+    task: str, data: DataRecipe, model_source: str | None, train: Texts, evaluation: Texts
 ) -> PreTrainedTokenizerBase:
-    """Load the recipe's tokenizer, or make it from the text.
+    """Load the recipe's tokenizer, or make it from the text; `prepare_data` explains the arguments.
 
-    Args:
-        task: decides which special tokens one that is made here has.
-        data: the recipe.
-        model_source: folder, Hub id or GGUF file of the pretrained model; None when training from scratch.
-        train: the training texts. BPE is trained on these alone.
-        evaluation: the evaluation texts, whose characters a tokenizer of characters knows too.
-
-    Raises:
-        ConfigError: there is no such tokenizer, or it lacks a token that the task needs.
+    BPE is trained on the training texts alone; a tokenizer of characters knows those of the evaluation too.
     """
-    tokenizer = _make_or_load(task, data, model_source, train, evaluation)
-    if task != "causal-lm" and (data.tokenizer == "characters" or isinstance(data.tokenizer, int)):
-        tokenizer.padding_side = "right"  # the left is for generating
-    return tokenizer
+    if data.tokenizer == "characters":
+        special = SPECIAL_CHARACTERS[task]
+        # A classification meets new texts later, for which it has the unknown token.
+        known = [train] if "unk_token" in special else [train, evaluation]
+        made = character_tokenizer((piece.text for texts in known for piece in texts), special=special)
+    elif isinstance(data.tokenizer, int):
+        made = train_tokenizer((piece.text for piece in train), data.tokenizer, mask=task == "masked-lm")
+    elif data.tokenizer == "model" and model_source is None:
+        raise ConfigError(
+            f'tokenizer="model" needs a pretrained model. Training from scratch, choose {NEW_TOKENIZERS}.'
+        )
+    else:
+        source = str(model_source) if data.tokenizer == "model" else data.tokenizer
+        return _load(source, task, NEW_TOKENIZERS if data.tokenizer == "model" else TOKENIZERS, repr(data.tokenizer))
+    made.padding_side = "left" if task == "causal-lm" else "right"  # the left is for generating
+    return made
 
 
 def describe_tokenizer(data: DataRecipe, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -49,50 +61,81 @@ def describe_tokenizer(data: DataRecipe, tokenizer: PreTrainedTokenizerBase) -> 
     return f"{kinds.get(kind, kind)}, {len(tokenizer):,} tokens"
 
 
-def _make_or_load(
-    task: str, data: DataRecipe, model_source: str | None, train: Sequence[str], evaluation: Sequence[str]
-) -> PreTrainedTokenizerBase:
-    if data.tokenizer == "characters":
-        special = SPECIAL_CHARACTERS[task]
-        # A classification meets new texts later, for which it has the unknown token.
-        known = [*train, *evaluation] if "unk_token" not in special else train
-        return character_tokenizer(known, special=special)
-    if isinstance(data.tokenizer, int):
-        return train_tokenizer(train, data.tokenizer, mask=task == "masked-lm")
-    if data.tokenizer != "model":
-        source = data.tokenizer
-    elif model_source is None:
-        raise ConfigError(
-            f'tokenizer="model" needs a pretrained model. Training from scratch, choose {NEW_TOKENIZERS}.'
-        )
-    else:
-        source = model_source
-    tokenizer = _load(source, data.tokenizer)
-    _check_special(tokenizer, task, source)
-    return tokenizer
+def train_tokenizer(
+    documents: Iterable[str], vocabulary: int, *, mask: bool = False, context: int | None = None
+) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE.
+
+    Args:
+        documents: the texts to train on.
+        vocabulary: number of tokens, special ones included; 257 or more. Fewer where the text has no more pairs.
+        mask: whether it has a mask token.
+        context: tokens that the model reads at most, written into the tokenizer's config; None leaves it open.
+
+    Returns:
+        A tokenizer whose token 0 starts and ends documents and pads.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
+        [
+            pre_tokenizers.Split(Regex(PIECES), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    bpe.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    special = {"bos_token": BOUNDARY, "eos_token": BOUNDARY, "pad_token": BOUNDARY}
+    if mask:
+        special["mask_token"] = MASK
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=list(dict.fromkeys(special.values())),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(documents, trainer)
+    return _wrapped(bpe, special, context)
 
 
-def _load(source: str, field: str | int) -> Any:
+def character_tokenizer(documents: Iterable[str], *, special: Iterable[str] = ()) -> PreTrainedTokenizerFast:
+    """Make a tokenizer with one token for each character that occurs, sorted by code point.
+
+    Args:
+        documents: the texts whose characters it knows.
+        special: any of "pad_token", "mask_token" and "unk_token", which come first. Without the last, an unknown
+            character is an error when it is encoded.
+
+    Returns:
+        A tokenizer that adds nothing to a text.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+    names = {"pad_token": BOUNDARY, "mask_token": MASK, "unk_token": UNKNOWN}
+    tokens = {kind: names[kind] for kind in special}
+    characters = sorted({character for text in documents for character in set(text)})
+    vocabulary = {token: number for number, token in enumerate([*tokens.values(), *characters])}
+    model = models.WordLevel(vocabulary, unk_token=UNKNOWN) if "unk_token" in tokens else models.WordLevel(vocabulary)
+    single = Tokenizer(model)
+    # Not ".", which leaves line breaks together.
+    single.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")  # type: ignore[assignment]
+    single.decoder = decoders.Fuse()  # type: ignore[assignment]
+    return _wrapped(single, tokens, None)
+
+
+def _load(source: str, task: str, choices: str, field: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
-    path, others = Path(source), NEW_TOKENIZERS if field == "model" else TOKENIZERS
-    where: dict[str, str] = {"pretrained_model_name_or_path": source}
-    if source.lower().endswith(".gguf"):
-        where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(**where)
+        tokenizer = AutoTokenizer.from_pretrained(**source_arguments(source))
     except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())  # transformers lists its attempts on several lines
         raise ConfigError(
-            f"tokenizer={field!r}: none can be loaded from {source!r} ({reason}). Choose {others}."
+            f"tokenizer={field}: none can be loaded from {source!r} ({reason}). Choose {choices}."
         ) from error
     # Where a folder has no tokenizer files, transformers may make a tokenizer that knows its special tokens only.
     if len(tokenizer) <= len(tokenizer.all_special_ids):
-        raise ConfigError(f"tokenizer={field!r}: {source!r} has no tokenizer. Choose {others}.")
-    return tokenizer
-
-
-def _check_special(tokenizer: Any, task: str, source: str) -> None:
+        raise ConfigError(f"tokenizer={field}: {source!r} has no tokenizer. Choose {choices}.")
     if task == "masked-lm" and tokenizer.mask_token_id is None:
         raise ConfigError(
             f"The tokenizer of {source!r} has no mask token, which task='masked-lm' needs. "
@@ -103,3 +146,13 @@ def _check_special(tokenizer: Any, task: str, source: str) -> None:
             raise ConfigError(f"The tokenizer of {source!r} has neither a pad token nor an end token, to fill batches.")
         # As GPT-2: the attention mask hides the padding, so any token will do.
         tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _wrapped(tokenizer: Tokenizer, special: dict[str, str], context: int | None) -> PreTrainedTokenizerFast:
+    from transformers import PreTrainedTokenizerFast
+
+    length: dict[str, Any] = {} if context is None else {"model_max_length": context}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, padding_side="left", **special, **length
+    )

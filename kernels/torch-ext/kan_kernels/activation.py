@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import definition
 from .activation_kernels import activation_backward_kernel, activation_forward_kernel
-from .activation_launch import BACKWARD_PROGRAMS, FORWARD_PROGRAMS, WIDEST, Launch, constants_of, curve_tensors
+from .activation_launch import BACKWARD_PROGRAMS, FORWARD_PROGRAMS, MAX_WIDTH, Launch, constants_of, curve_tensors
 from .base_functions import BASE_FUNCTIONS, INTERPRETED
 from .curve import Curve
 
@@ -174,7 +174,7 @@ def _backward(
     partial_BID = torch.empty((blocks, x.shape[1], constants["D"] if sums else 0), dtype=compute, device=x.device)
     if x.numel():
         gradient, x, given, factor = (launch.rows(t) for t in (gradient, x, given, factor))
-        width = min(constants["C"], WIDEST)
+        width = min(constants["C"], MAX_WIDTH)
         with launch.device():
             activation_backward_kernel[(*launch.grid, triton.cdiv(constants["C"], width) if sums else 1)](
                 gradient,

@@ -16,10 +16,10 @@ from .base_functions import BASE_FUNCTIONS, GIVEN
 from .curve import Curve
 
 # A B-spline curve with more coefficients is not held in registers (FINE).
-MOST_HELD = 16
+MAX_HELD = 16
 
 # Coefficients whose gradients one program sums up: all of the longest curve that is held, Chebyshev's of degree 16.
-WIDEST = 17
+MAX_WIDTH = 17
 
 # Programs to aim at, several for each place a large GPU has, so that the last wave costs little. Backward takes fewer:
 # each writes partial sums.
@@ -98,7 +98,7 @@ def constants_of(x: Tensor, curve: Curve, base: str, factor: Tensor | None) -> d
         **curve.constants(),
         BASE=GIVEN.value if base == "given" else BASE_FUNCTIONS[base],
         HAS_FACTOR=factor is not None,
-        FINE=curve.basis == "bspline" and curve.num_coefficients > MOST_HELD,
+        FINE=curve.basis == "bspline" and curve.num_coefficients > MAX_HELD,
         COMPUTE=tl.float64 if x.dtype == torch.float64 else tl.float32,
         enable_fp_fusion=True,
     )

@@ -12,11 +12,11 @@ Every basis has K + 1 functions that are alive at a point: those of number m …
 the others, whose m is 0. Tuples of tensors hold them, one tensor per function, so that they stay in registers:
 
     first, values, slopes = alive_functions(unit, denominator, ...)     a whole curve, or all functions at once
-    basis_value(unit, c, denominator, ...), basis_slope(...)             one function, in a loop over c
+    basis_value_and_slope(unit, c, denominator, ...)                     one function, in a loop over c
 
 All take `unit` of any shape in float32 or float64 and return its shape and dtype. Slopes are by the unit coordinate:
 multiply by `scale` to have them by x. `denominator` is a tuple of D tensors that broadcast with `unit`, or `()`.
-NaN gives NaN; infinity counts as FARTHEST, where the slope is 0.
+NaN gives NaN; infinity counts as MAX_DISTANCE, where the slope is 0.
 
 Constants: G grid intervals, K order, C coefficients, D = max(1, K - 1) denominator parameters.
 """
@@ -42,7 +42,7 @@ CLAMP = tl.constexpr(1)
 ZERO = tl.constexpr(2)
 
 # Inputs further away than this many domain widths count as this far: zero coefficients times infinity would be NaN.
-FARTHEST = tl.constexpr(1e18)
+MAX_DISTANCE = tl.constexpr(1e18)
 
 
 def num_coefficients(basis: str, grid_size: int, order: int) -> int:
@@ -85,8 +85,8 @@ SEGMENTS = tl.constexpr(_flat_segment_polynomials())
 @triton.jit
 def unit_coordinates(x, lower, scale):
     """x in units of its domain, never infinite; `scale` is 1 / (upper - lower)."""
-    unit = tl.minimum((x - lower) * scale, FARTHEST, propagate_nan=tl.PropagateNan.ALL)
-    return tl.maximum(unit, -FARTHEST, propagate_nan=tl.PropagateNan.ALL)
+    unit = tl.minimum((x - lower) * scale, MAX_DISTANCE, propagate_nan=tl.PropagateNan.ALL)
+    return tl.maximum(unit, -MAX_DISTANCE, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
@@ -213,7 +213,7 @@ def extrapolate(unit, inside, value, slope, EXTRAPOLATION: tl.constexpr):
     """Value and slope at `unit` of a function whose value and slope at `inside` are given."""
     if EXTRAPOLATION == LINEAR:
         outer_value = value + slope * (unit - inside)
-        outer_slope = tl.where(tl.abs(unit) >= FARTHEST, 0.0, slope)
+        outer_slope = tl.where(tl.abs(unit) >= MAX_DISTANCE, 0.0, slope)
     else:
         outside = (unit < 0.0) | (unit > 1.0)
         outer_slope = tl.where(outside, 0.0, slope)
@@ -314,24 +314,6 @@ def basis_value_and_slope(
         value = pick(values, c, K + 1)
         slope = pick(slopes, c, K + 1)
     return value, slope
-
-
-@triton.jit
-def basis_value(
-    unit, c, denominator, BASIS: tl.constexpr, G: tl.constexpr, K: tl.constexpr, EXTRAPOLATION: tl.constexpr
-):
-    """B_c(unit)."""
-    value, _ = basis_value_and_slope(unit, c, denominator, BASIS, G, K, EXTRAPOLATION)
-    return value
-
-
-@triton.jit
-def basis_slope(
-    unit, c, denominator, BASIS: tl.constexpr, G: tl.constexpr, K: tl.constexpr, EXTRAPOLATION: tl.constexpr
-):
-    """dB_c / dunit."""
-    _, slope = basis_value_and_slope(unit, c, denominator, BASIS, G, K, EXTRAPOLATION)
-    return slope
 
 
 @triton.jit

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .bases import FARTHEST
+from .bases import MAX_DISTANCE
 
 BASE_FUNCTIONS = {
     "identity": lambda x: x,
@@ -82,7 +82,7 @@ def basis_values(
 ) -> Tensor:
     """All B_c(x), (..., C), of x (..., I) with `domain` (I, 2) and, for `rational`, `denominator` (I, D)."""
     lower, upper = domain.unbind(-1)
-    unit = ((x - lower) / (upper - lower)).clamp(-FARTHEST.value, FARTHEST.value)
+    unit = ((x - lower) / (upper - lower)).clamp(-MAX_DISTANCE.value, MAX_DISTANCE.value)
     inside = unit.clamp(0, 1)
     if basis == "bspline":
         values, slopes = _bspline(inside, grid_size, order)

@@ -25,7 +25,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .bases import basis_slope, basis_value, denominator_slopes, unit_coordinates
+from .bases import basis_value_and_slope, denominator_slopes, unit_coordinates
 from .curve import Curve
 from .edges_forward import compute_dtype, grouped_tile, load_denominator_row, load_domain, to_storage
 from .tiles import Tile, input_gradient_columns, splits_of_tokens
@@ -97,7 +97,7 @@ def input_gradient_kernel(
         denominator = load_denominator_row(denominator_ptr, i, valid_i, D, COMPUTE)
         unit = unit_coordinates(x, lower[None, :], scale[None, :])
         for j in tl.static_range(WIDTH):
-            slope = basis_slope(unit, turn * WIDTH + j, denominator, BASIS, G, K, EXTRAPOLATION)
+            _, slope = basis_value_and_slope(unit, turn * WIDTH + j, denominator, BASIS, G, K, EXTRAPOLATION)
             dx += parts[j] * slope * scale[None, :]
         if D > 0:  # all c are in `parts`: there is one turn
             slopes = denominator_slopes(unit, parts, denominator, K, EXTRAPOLATION)
@@ -154,7 +154,7 @@ def weight_gradient_kernel(
         x_offset = row_n[None, :] * I + i[:, None]
         x = tl.load(x_ptr + x_offset, mask=valid_n[None, :] & valid_i[:, None], other=0.0).to(COMPUTE)
         unit = unit_coordinates(x, lower[:, None], scale[:, None])
-        value = basis_value(unit, c, denominator, BASIS, G, K, EXTRAPOLATION)
+        value, _ = basis_value_and_slope(unit, c, denominator, BASIS, G, K, EXTRAPOLATION)
         total = tl.dot(to_storage(value, dy.dtype), dy, total, input_precision="ieee", out_dtype=COMPUTE)
     offset = ((split.to(tl.int64) * I + i[:, None]) * C + c) * O + o[None, :]
     tl.store(da_ptr + offset, total.to(da_ptr.dtype.element_ty), mask=valid_i[:, None] & valid_o)

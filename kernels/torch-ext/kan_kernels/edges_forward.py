@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .bases import alive_functions, basis_value, pick, unit_coordinates
+from .bases import alive_functions, basis_value_and_slope, pick, unit_coordinates
 from .curve import Curve
 from .tiles import Tile
 
@@ -110,7 +110,7 @@ def sum_edges_fused_kernel(
         for j in tl.static_range(TOGETHER):
             a_rows = coefficients_ptr + (i.to(tl.int64)[:, None] * C + first + j) * O
             a = tl.load(a_rows + o[None, :], mask=valid_i[:, None] & valid_o, other=0.0)
-            value = basis_value(unit, first + j, denominator, BASIS, G, K, EXTRAPOLATION)
+            value, _ = basis_value_and_slope(unit, first + j, denominator, BASIS, G, K, EXTRAPOLATION)
             total = tl.dot(to_storage(value, a.dtype), a, total, input_precision="ieee", out_dtype=COMPUTE)
     tl.store(y_ptr + offset, total.to(y_ptr.dtype.element_ty), mask=valid_n & valid_o)
 

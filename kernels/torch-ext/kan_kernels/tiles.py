@@ -26,7 +26,7 @@ PATHS = ("fused", "expand")
 
 _FOLDER = Path(__file__).with_suffix("")
 # More inputs in a tile of the input gradient than these, and their sums over c do not fit beside the tile of dE.
-_MOST_INPUTS = 32
+_MAX_INPUTS = 32
 
 _TWO_PATHS = ("forward", "weight_gradient")
 
@@ -124,7 +124,7 @@ def input_gradient_columns(curve: Curve, columns: int) -> tuple[int, int]:
         width = min(width for width in widths if width >= coefficients)
     else:
         width = min(widths, key=lambda width: (-(-coefficients // width) * width, -width))
-    return min(columns, _MOST_INPUTS * width), width
+    return min(columns, _MAX_INPUTS * width), width
 
 
 def splits_of_tokens(tile: Tile, tokens: int, inputs: int, outputs: int, coefficients: int) -> int:

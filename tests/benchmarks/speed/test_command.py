@@ -82,7 +82,7 @@ def test_the_model_suite_takes_a_folder(tmp_path):
 def test_the_gpu_suite_needs_a_gpu(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     sentence = refused("--suite", "gpu", "--out", tmp_path / "new", code=2)
-    assert sentence == "Suite 'gpu' needs a GPU that torch can use, and there is none. Choose another suite."
+    assert sentence == "Suite 'gpu' needs a GPU that torch can use, and there is none. Choose cpu, model or backends."
     assert not list(tmp_path.iterdir())
 
 

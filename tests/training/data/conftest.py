@@ -1,18 +1,8 @@
-"""Every test has a cache folder of its own."""
+"""A text, and folders with datasets."""
 
 import json
 
 import pytest
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    import datasets
-
-    folder = tmp_path / "cache"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
-    return folder / "kansformer" / "blocks"
 
 
 @pytest.fixture

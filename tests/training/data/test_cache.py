@@ -1,66 +1,82 @@
-"""Blocks kept on disk."""
+"""Blocks in the cache of the `datasets` library."""
 
-import os
+import shutil
 
 import pytest
 import torch
 
-from kansformer.training.data.cache import cache_key, cached_blocks, content_digest
-from kansformer.training.data.packing import Packing
-from kansformer.training.data.train_tokenizer import character_tokenizer
-
-BLOCKS = torch.arange(12, dtype=torch.int32).view(3, 4)
+from kansformer.embedded import embedded_model_path
+from kansformer.errors import DataError
+from kansformer.training.data import DataRecipe, prepare_data
 
 
-def never():
-    raise AssertionError("the blocks are in the cache")
+@pytest.fixture
+def prepare(text):
+    def prepared(block=8, **fields):
+        recipe = DataRecipe(files=str(text), block=block, **fields)
+        data = prepare_data("causal-lm", recipe, str(embedded_model_path()))
+        return data.train[:]["input_ids"], data.facts
+
+    return prepared
 
 
-def test_blocks_are_made_once(cache):
-    assert torch.equal(cached_blocks("key", lambda: BLOCKS).long(), BLOCKS.long())
-    found = cached_blocks("key", never)
-    assert torch.equal(found.long(), BLOCKS.long()) and found.dtype == torch.uint16
-    assert [path.name for path in cache.iterdir()] == ["key.safetensors"]
+@pytest.fixture
+def nothing_is_packed(monkeypatch):
+    monkeypatch.setattr("kansformer.training.data.language.pack_all", None)
 
 
-def test_large_token_numbers_are_kept():
-    large = BLOCKS + 2**16
-    for make in (lambda: large, never):
-        found = cached_blocks("key", make)
-        assert torch.equal(found, large) and found.dtype == torch.int32
+def test_the_second_time_nothing_is_tokenised(prepare, request):
+    first, facts = prepare()
+    request.getfixturevalue("nothing_is_packed")
+    again, same_facts = prepare()
+    assert torch.equal(again, first) and same_facts == facts and first.dtype == torch.int64
+    with pytest.raises(DataError, match="cannot be loaded"):
+        prepare(block=9)
+
+
+def test_everything_that_decides_has_blocks_of_its_own(prepare, cache, text):
+    for fields in ({}, {"block": 9}, {"tokenizer": 300}):
+        prepare(**fields)
+    text.write_text(text.read_text()[:-100] + "x")
+    prepare()
+    assert len(list(cache.iterdir())) == 8
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-3], lambda data: data[:-1] + b"\x7f", lambda data: b""])
-def test_a_damaged_file_is_made_again(cache, damage):
-    cached_blocks("key", lambda: BLOCKS)
-    path = cache / "key.safetensors"
-    path.write_bytes(damage(path.read_bytes()))
-    assert torch.equal(cached_blocks("key", lambda: BLOCKS).long(), BLOCKS.long())
-    assert torch.equal(cached_blocks("key", never).long(), BLOCKS.long())
+@pytest.mark.parametrize("file", ["generator-train.arrow", "dataset_info.json"])
+def test_a_damaged_file_is_made_again(prepare, cache, damage, file, request):
+    first, _ = prepare()
+    for path in cache.rglob(file):
+        path.write_bytes(damage(path.read_bytes()))
+    assert torch.equal(prepare()[0], first)
+    request.getfixturevalue("nothing_is_packed")
+    assert torch.equal(prepare()[0], first)
 
 
-def test_nothing_is_kept_where_nothing_can_be_written(cache, monkeypatch, tmp_path):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert torch.equal(cached_blocks("key", lambda: BLOCKS).long(), BLOCKS.long())
+def test_nothing_is_kept_where_nothing_can_be_written(prepare, cache, monkeypatch):
+    first, _ = prepare()
+    shutil.rmtree(cache)
+    with monkeypatch.context() as context:
+        move = shutil.move
 
-    monkeypatch.setenv("XDG_CACHE_HOME", str(cache.parent.parent))
-    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    assert torch.equal(cached_blocks("key", lambda: BLOCKS).long(), BLOCKS.long())
-    assert not list(cache.iterdir())
+        def full(source, target):
+            if str(cache) in str(source):
+                raise OSError(28, "No space left on device")
+            return move(source, target)
+
+        context.setattr("datasets.builder.shutil.move", full)
+        assert torch.equal(prepare()[0], first)
+        assert not list(cache.rglob("*.arrow"))
+    shutil.rmtree(cache)
+    cache.touch()
+    assert torch.equal(prepare()[0], first)
 
 
-def test_the_key_names_all_that_decides():
-    tokenizer, other = character_tokenizer(["ab"]), character_tokenizer(["abc"])
-    content = content_digest(["a", "b"])
-    assert content != content_digest(["ab"])
-    keys = [
-        cache_key(content, tokenizer, Packing(4)),
-        cache_key(content_digest(["b", "a"]), tokenizer, Packing(4)),
-        cache_key(content, other, Packing(4)),
-        cache_key(content, tokenizer, Packing(5)),
-        cache_key(content, tokenizer, Packing(4, start=(0,))),
-    ]
-    assert len(set(keys)) == 5
-    assert cache_key(content, character_tokenizer(["ab"]), Packing(4)) == keys[0]
-    assert cache_key(content, object(), Packing(4)) is None
+def test_the_library_is_as_loud_as_before_and_asks_no_server(prepare, capfd):
+    import datasets
+
+    datasets.enable_progress_bars()
+    level = datasets.logging.get_verbosity()
+    prepare()
+    assert not datasets.are_progress_bars_disabled() and datasets.logging.get_verbosity() == level
+    assert not datasets.config.HF_UPDATE_DOWNLOAD_COUNTS and "Generating" not in capfd.readouterr().err

@@ -2,14 +2,15 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from kansformer.embedded import embedded_model_path
 from kansformer.errors import ConfigError, DataError
+from kansformer.training.corpus import SNIPPET_LINES, standard_library_snippets
 from kansformer.training.data import DataRecipe, prepare_data
-from kansformer.training.data.snippets import LINES, standard_library_snippets
 
 EMBEDDED = str(embedded_model_path())
 
@@ -42,7 +43,7 @@ def test_rows_sorted_by_label_are_shuffled_before_the_cut(prepare):
     assert batch["labels"].shape == (8,) and batch["input_ids"].shape == batch["attention_mask"].shape
     assert data.facts["train_rows"] == 54 and data.facts["labels"] == ["no", "yes"]
     again = prepare(ROWS)
-    assert again.facts == data.facts and again.train.encoded == data.train.encoded
+    assert again.facts == data.facts and again.train[:] == data.train[:]
 
 
 def test_integers_are_sorted_by_value_and_long_texts_cut(prepare):
@@ -111,7 +112,7 @@ def test_snippets_of_the_standard_library(snippets):
     train, held_out = snippets
     assert not {text for text, _ in train} & {text for text, _ in held_out}
     assert {"asyncio", "email", "xml"} <= {label for _, label in train} == {label for _, label in held_out}
-    assert all(text.count("\n") == LINES - 1 for text, _ in train)
+    assert all(text.count("\n") == SNIPPET_LINES - 1 for text, _ in train)
     counts = [sum(label == other for _, other in train) for label in {label for _, label in train}]
     assert 10 < min(counts) <= max(counts) <= 500 and len(held_out) > 200
 
@@ -119,7 +120,7 @@ def test_snippets_of_the_standard_library(snippets):
 def test_snippets_are_a_task(monkeypatch, snippets):
     train, held_out = snippets
     monkeypatch.setattr(
-        "kansformer.training.data.sequences.standard_library_snippets", lambda: (train[::20], held_out[::20])
+        "kansformer.training.data.classification.standard_library_snippets", lambda: (train[::20], held_out[::20])
     )
     data = prepare_data("sequence-classification", DataRecipe(corpus="standard-library"), EMBEDDED)
     assert len(data.train) == len(train[::20]) and "asyncio" in data.label_names
@@ -164,10 +165,12 @@ def test_images_of_a_dataset_go_through_the_models_processor(images, tmp_path):
     assert batch["pixel_values"].shape == (11, 3, 6, 4) and batch["labels"].dtype == torch.int64
     with pytest.raises(DataError, match=r"has no image column 'photo'. Choose image_column from: image, label"):
         prepare_data("image-classification", DataRecipe(dataset=images, image_column="photo"), str(tmp_path / "model"))
-    data = prepare_data(
-        "image-classification", DataRecipe(dataset=images, image_column="label"), str(tmp_path / "model")
-    )
-    with pytest.raises(DataError, match=r"The column 'label' holds no images: row \d+ is int"):
+    with pytest.raises(DataError, match=r"The column 'label' of .* holds no images"):
+        prepare_data("image-classification", DataRecipe(dataset=images, image_column="label"), str(tmp_path / "model"))
+    for path in Path(images).rglob("*.png"):
+        path.write_bytes(b"no image")
+    data = prepare_data("image-classification", DataRecipe(dataset=images), str(tmp_path / "model"))
+    with pytest.raises(DataError, match=r"The image '.*\.png' cannot be read: cannot identify"):
         data.train[0]
 
 

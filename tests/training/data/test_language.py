@@ -7,16 +7,21 @@ from transformers import AutoTokenizer
 
 from kansformer.embedded import embedded_model_path
 from kansformer.errors import DataError
-from kansformer.training.corpus import standard_library_text, tokenize_blocks
+from kansformer.training.corpus import standard_library_text
 from kansformer.training.data import DataRecipe, prepare_data
-from kansformer.training.data.packing import Packing, choose_packing, pack, pack_stream
-from kansformer.training.data.train_tokenizer import character_tokenizer, train_tokenizer
+from kansformer.training.data.packing import Packing, choose_packing, pack, tokenize_blocks
+from kansformer.training.data.texts import texts_of
+from kansformer.training.data.tokenizer import character_tokenizer, train_tokenizer
 
 EMBEDDED = str(embedded_model_path())
 
 
 def stacked(dataset):
-    return torch.stack([dataset[i]["input_ids"] for i in range(len(dataset))])
+    return dataset[:]["input_ids"]
+
+
+def packed(documents, tokenizer, packing):
+    return torch.tensor(list(map(list, pack(texts_of(documents), tokenizer, packing))))
 
 
 @pytest.fixture
@@ -36,10 +41,9 @@ def test_characters_of_a_file_are_cut_as_one_text(text):
     cut = int(len(whole) * 0.9)
     for dataset, part in ((data.train, whole[:cut]), (data.evaluation, whole[cut:])):
         assert data.processor.decode(stacked(dataset).flatten()) == part[: len(part) // 8 * 8]
-    row = data.train[3]
-    assert row["input_ids"].dtype == torch.int64 and torch.equal(row["input_ids"], row["labels"])
+    assert data.train[3]["input_ids"].dtype == torch.int64
     batch = data.collator([data.train[0], data.train[1]])
-    assert batch["input_ids"].shape == batch["labels"].shape == (2, 8)
+    assert batch["input_ids"].shape == (2, 8) and torch.equal(batch["input_ids"], batch["labels"])
     assert data.vocabulary == len(data.processor) == len(set(whole)) and data.label_names is None
     assert data.facts["source"] == str(text) and data.facts["train_tokens"] == len(data.train) * 8
     assert data.facts["tokenizer"] == f"one token per character, {data.vocabulary} tokens"
@@ -48,23 +52,24 @@ def test_characters_of_a_file_are_cut_as_one_text(text):
 def test_blocks_are_those_of_tokenize_blocks():
     tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
     documents = ["def f():\n    return 1\n" * 3, "import os\n" * 5]
-    assert torch.equal(pack(documents, tokenizer, choose_packing("causal-lm", tokenizer, 4)).long(),
-                       tokenize_blocks(documents, tokenizer, 4))  # fmt: skip
+    packing = choose_packing("causal-lm", tokenizer, 4)
+    assert torch.equal(packed(documents, tokenizer, packing), tokenize_blocks(documents, tokenizer, 4))
     tokenizer = character_tokenizer(documents)
     packing = choose_packing("causal-lm", tokenizer, 4)
-    assert torch.equal(
-        pack(documents, tokenizer, packing).long(), tokenize_blocks("\n\n".join(documents), tokenizer, 4)
-    )
+    assert torch.equal(packed(documents, tokenizer, packing), tokenize_blocks("\n\n".join(documents), tokenizer, 4))
 
 
 @pytest.mark.parametrize("batch", [1, 7, 1000])
-def test_a_stream_gives_the_same_blocks(monkeypatch, batch):
+def test_batches_give_the_same_blocks(monkeypatch, batch):
     documents = [f"Document {i}\n" * (i % 4 + 1) for i in range(9)]
-    for tokenizer in (character_tokenizer(documents), train_tokenizer(documents, 270)):
+    without_start = train_tokenizer(documents, 270)
+    without_start.bos_token = None
+    for tokenizer in (character_tokenizer(documents), train_tokenizer(documents, 270), without_start):
         packing = choose_packing("causal-lm", tokenizer, 5)
-        expected = pack(documents, tokenizer, packing)
-        monkeypatch.setattr("kansformer.training.data.packing.BATCH_CHARACTERS", batch)
-        assert torch.equal(torch.stack(list(pack_stream(documents, tokenizer, packing))), expected)
+        expected = packed(documents, tokenizer, packing)
+        with monkeypatch.context() as context:
+            context.setattr("kansformer.training.data.packing.BATCH_CHARACTERS", batch)
+            assert torch.equal(packed(documents, tokenizer, packing), expected)
 
 
 def test_limits_cut_blocks(text):
@@ -80,15 +85,6 @@ def test_eval_files_are_not_trained_on(text, tmp_path):
     data = prepare_data("causal-lm", recipe, None)
     assert data.processor.decode(data.evaluation[0]["input_ids"]) == "Quite an"
     assert len(data.train) == len(text.read_text(encoding="utf-8")) // 8
-
-
-def test_the_second_time_nothing_is_tokenised(text, cache, monkeypatch):
-    recipe = DataRecipe(files=str(text), block=8)
-    first = prepare_data("causal-lm", recipe, EMBEDDED)
-    assert len(list(cache.iterdir())) == 2
-    monkeypatch.setattr("kansformer.training.data.language.pack", None)
-    again = prepare_data("causal-lm", recipe, EMBEDDED)
-    assert torch.equal(stacked(again.train), stacked(first.train)) and again.facts == first.facts
 
 
 def test_the_corpora_keep_their_held_out_split(monkeypatch):
@@ -140,7 +136,7 @@ def test_a_text_too_short_for_one_block_is_refused(tmp_path):
 def test_blocks_of_a_masked_model_are_wrapped(wrapping_tokenizer):
     tokenizer = AutoTokenizer.from_pretrained(wrapping_tokenizer)
     packing = choose_packing("masked-lm", tokenizer, 6)
-    assert pack(["abc", "def"], tokenizer, packing).tolist() == [[8, 2, 3, 4, 9, 9], [8, 5, 6, 7, 9, 9]]
+    assert packed(["abc", "def"], tokenizer, packing).tolist() == [[8, 2, 3, 4, 9, 9], [8, 5, 6, 7, 9, 9]]
 
 
 def test_masks_change_in_training_and_stay_in_evaluation(wrapping_tokenizer, tmp_path):

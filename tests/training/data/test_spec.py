@@ -18,17 +18,20 @@ def test_paths_become_a_tuple_and_digits_a_number():
         ({"corpus": "digits", "files": "a.txt"}, r"corpus='digits' and files=\('a.txt',\) were given"),
         (
             {"corpus": "wikipedia"},
-            "Unknown corpus='wikipedia'. Choose from: standard-library, language-reference, digits",
+            "Unknown corpus 'wikipedia'. Choose one of: standard-library, language-reference, digits",
         ),
         ({"corpus": "digits", "eval_files": "a"}, r"eval_files=\('a',\) goes with files, not with corpus"),
         ({"files": "a", "eval_split": "test"}, "eval_split='test' goes with dataset, not with files"),
         ({"files": "a", "streaming": True, "max_eval_tokens": 9}, "streaming=True goes with dataset, not with files"),
         ({"files": []}, r"files=\[\] names no file"),
-        ({"files": "a", "eval_fraction": 1.0}, "eval_fraction=1.0 must be a number above 0 and below 1"),
-        ({"files": "a", "block": 1}, "block=1 must be a whole number, 2 or more"),
-        ({"files": "a", "max_train_tokens": 1.5}, "max_train_tokens=1.5 must be a whole number, 1 or more"),
+        ({"files": "a", "eval_fraction": 1.0}, "eval_fraction must be a number above 0 and below 1, got 1.0"),
+        ({"files": "a", "block": 1}, "block must be a whole number of at least 2, got 1"),
+        ({"files": "a", "max_train_tokens": 1.5}, "max_train_tokens must be a whole number of at least 1, got 1.5"),
         ({"files": "a", "tokenizer": 256}, "tokenizer=256 is too small: byte-level BPE needs 257"),
-        ({"files": "a", "tokenizer": True}, r"tokenizer=True is none. Choose .model. .*, .characters., a number"),
+        (
+            {"files": "a", "tokenizer": True},
+            r"tokenizer=True is not a tokenizer. Choose .model. .*, .characters., a n",
+        ),
         ({"dataset": "a", "streaming": True}, "streaming=True needs max_eval_tokens"),
         (
             {"dataset": "a", "streaming": True, "max_eval_tokens": 9, "tokenizer": "characters"},
@@ -44,7 +47,7 @@ def test_impossible_fields_are_refused(fields, message):
 @pytest.mark.parametrize(
     ("task", "fields", "message"),
     [
-        ("translation", {"files": "a"}, "Unknown task='translation'. Choose from: causal-lm, masked-lm, sequence"),
+        ("translation", {"files": "a"}, "Unknown task 'translation'. Choose one of: causal-lm, masked-lm, sequence"),
         (
             "causal-lm",
             {"corpus": "digits"},

@@ -9,6 +9,8 @@ from accelerate.data_loader import IterableDatasetShard
 from kansformer.embedded import embedded_model_path
 from kansformer.errors import DataError
 from kansformer.training.data import DataRecipe, prepare_data
+from kansformer.training.recipe import Recipe
+from kansformer.training.run import train
 
 EMBEDDED = str(embedded_model_path())
 
@@ -23,6 +25,7 @@ def stream(write_dataset):
         recipe = DataRecipe(**{"dataset": folder, "streaming": True, "block": 8, "max_eval_tokens": 64, **fields})
         return prepare_data(task, recipe, EMBEDDED, seed=seed)
 
+    prepare.folder = folder
     return prepare
 
 
@@ -35,7 +38,8 @@ def test_a_stream_is_complete_and_leaves_out_what_it_is_evaluated_on(stream):
     data = stream()
     assert isinstance(data.train, torch.utils.data.IterableDataset) and len(data.evaluation) == 8
     blocks = list(data.train)
-    assert torch.equal(blocks[0]["input_ids"], blocks[0]["labels"]) and blocks[0]["input_ids"].shape == (8,)
+    batch = data.collator(blocks[:2])
+    assert torch.equal(batch["input_ids"], batch["labels"]) and batch["labels"].shape == (2, 8)
     held_out = rows_in([data.evaluation[i] for i in range(8)], data.processor)
     found = rows_in(blocks, data.processor)
     assert len(found) == len(set(found)) > 30 and not set(held_out) & set(found) and "Row number 0 here." in held_out
@@ -71,7 +75,7 @@ def test_workers_share_the_files(stream, monkeypatch, workers):
 
 
 def test_a_masked_model_can_stream(stream, tmp_path):
-    from kansformer.training.data.train_tokenizer import train_tokenizer
+    from kansformer.training.data.tokenizer import train_tokenizer
 
     train_tokenizer(["Row number 0 here."], 300, mask=True).save_pretrained(tmp_path / "tokenizer")
     data = stream("masked-lm", tokenizer=str(tmp_path / "tokenizer"))
@@ -84,3 +88,27 @@ def test_unusable_streams_are_refused(stream):
         stream(text_column="body")
     with pytest.raises(DataError, match="The column 'blank' of .* is empty"):
         stream(text_column="blank")
+
+
+def test_a_killed_run_on_a_stream_resumes_to_the_bit(stream, tmp_path):
+    def kill(stage, done, *_):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    recipe = Recipe.from_dict(
+        {
+            "task": "causal-lm",
+            "model": {"path": "embedded"},
+            "kan": {},
+            "trainable": ["curves"],
+            "data": {"dataset": stream.folder, "streaming": True, "block": 8, "max_eval_tokens": 64},
+            "training": {
+                "max_steps": 5, "per_device_train_batch_size": 16, "logging_steps": 1, "save_strategy": "steps",
+                "save_steps": 2,
+            },
+        }
+    )  # fmt: skip
+    through = train(recipe, tmp_path / "through")
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "killed", progress=kill)
+    assert train(recipe, tmp_path / "killed", resume=True).losses == through.losses[2:]

@@ -8,8 +8,8 @@ from transformers import AutoTokenizer
 from kansformer.embedded import embedded_model_path
 from kansformer.errors import ConfigError
 from kansformer.training.data import DataRecipe
-from kansformer.training.data.tokenizer import choose_tokenizer
-from kansformer.training.data.train_tokenizer import character_tokenizer, train_tokenizer
+from kansformer.training.data.texts import texts_of
+from kansformer.training.data.tokenizer import character_tokenizer, choose_tokenizer, train_tokenizer
 
 TEXT = "Zwei  Döner ,\n\n\tbitte\r\n 's don't ☃.\n"
 
@@ -17,7 +17,9 @@ TEXT = "Zwei  Döner ,\n\n\tbitte\r\n 's don't ☃.\n"
 @pytest.fixture
 def choose():
     def chosen(task="causal-lm", tokenizer="model", model=None, train=(TEXT,), evaluation=("Q",)):
-        return choose_tokenizer(task, DataRecipe(files="a", tokenizer=tokenizer), model, train, evaluation)
+        return choose_tokenizer(
+            task, DataRecipe(files="a", tokenizer=tokenizer), model, texts_of(train), texts_of(evaluation)
+        )
 
     return chosen
 

@@ -1,10 +1,9 @@
-"""What a training run did: figures for people, for a model card and for comparisons."""
+"""The figures of a training run, for its folder and a model card."""
 
 import dataclasses
 import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
@@ -16,7 +15,7 @@ from kansformer.version import __version__
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a run did.
+    """The figures of a run; `str(result)` is a table.
 
     Args:
         output: folder of the model, its recipe, its losses and this result.
@@ -39,10 +38,10 @@ class TrainingResult:
     parameters: int
     trainable: int
     curve_parameters: int
-    facts: dict[str, Any]
+    facts: dict[str, object]
     skipped_steps: tuple[int, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """JSON-ready, without the folder and the losses, which have a file of their own."""
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in ("output", "losses")}
 
@@ -53,7 +52,7 @@ class TrainingResult:
             f"{'training':13} {self.steps:,} steps, {self.seconds:,.0f} s, {self.tokens_per_second:,.0f} per s",
         ]
         if self.skipped_steps:
-            lines.append(f"{'skipped':13} {len(self.skipped_steps):,} steps that were not finite")
+            lines.append(f"{'skipped':13} {len(self.skipped_steps):,} non-finite steps")
         if self.losses:
             lines.append(f"{'last loss':13} {self.losses[-1][1]:.4f}")
         return "\n".join(lines + [f"{name:13} {value:.4f}" for name, value in self.evaluation.items()])
@@ -68,7 +67,7 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
     }
 
 
-def run_facts(data: dict[str, Any], device: torch.device, processes: int) -> dict[str, Any]:
+def run_facts(data: dict[str, object], device: torch.device, processes: int) -> dict[str, object]:
     """Data, device and versions."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {

@@ -1,0 +1,125 @@
+"""Read models and tokenizers from a Hub id, a folder or a GGUF file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
+
+from kansformer.errors import CheckpointError, KansformerError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+
+GGUF = ".gguf"
+
+
+class Source(TypedDict, total=False):
+    """The arguments by which `from_pretrained` of any class finds a source."""
+
+    pretrained_model_name_or_path: str
+    gguf_file: str
+
+
+def is_gguf(source: str) -> bool:
+    """Whether this is the name of a GGUF file."""
+    return source.lower().endswith(GGUF)
+
+
+def source_arguments(source: str) -> Source:
+    """The first arguments of `from_pretrained`, for a tokenizer or config; `read_model` reads models."""
+    if not is_gguf(source):
+        return {"pretrained_model_name_or_path": source}
+    return {"pretrained_model_name_or_path": str(Path(source).parent), "gguf_file": Path(source).name}
+
+
+def read_model(source: str, auto_class: type | None = None, *, dtype: torch.dtype | str = "auto") -> PreTrainedModel:
+    """Read a model, as `read_model_and_keys` does."""
+    return read_model_and_keys(source, auto_class, dtype=dtype)[0]
+
+
+def read_model_and_keys(
+    source: str, auto_class: type | None = None, *, dtype: torch.dtype | str = "auto", **settings: object
+) -> tuple[PreTrainedModel, set[str]]:
+    """Read a model, and say which parameters its checkpoint does not have, such as a new classifier's.
+
+    Args:
+        source: a Hub id, a folder or a GGUF file, which is dequantised.
+        auto_class: of transformers, such as `AutoModelForCausalLM`; None for the class that the model was saved from,
+            so that its head is kept.
+        dtype: of the weights; "auto" keeps the saved one.
+        settings: further arguments of `from_pretrained`.
+
+    Raises:
+        CheckpointError: nothing is there, or transformers cannot load it.
+    """
+    import transformers
+
+    _check_exists(source)
+    try:
+        if is_gguf(source):
+            auto_class = auto_class or transformers.AutoModelForCausalLM
+            settings["quantization_config"] = transformers.GgufConfig(dequantize=True)
+        auto_class = auto_class or _saved_class(source)
+        where = source_arguments(source)
+        model, info = auto_class.from_pretrained(**where, dtype=dtype, output_loading_info=True, **settings)  # type: ignore[attr-defined]
+    except KansformerError:
+        raise
+    except (OSError, ImportError, LookupError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{source!r} cannot be loaded: {error}") from error
+    return model, set(info["missing_keys"]) | {entry[0] for entry in info["mismatched_keys"]}
+
+
+def read_preprocessor(source: str) -> PreTrainedTokenizerBase | ProcessorMixin | None:
+    """Read the tokenizer, or the processor of a model that reads more than text; None where there is none."""
+    from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase
+
+    for kind in (AutoTokenizer,) if is_gguf(source) else (AutoProcessor, AutoTokenizer):
+        try:
+            result = kind.from_pretrained(**source_arguments(source))
+        except (OSError, ValueError, ImportError, KeyError):
+            if is_gguf(source):
+                raise
+            continue
+        # Where a folder has no tokenizer files, transformers may make a tokenizer that knows its special tokens only.
+        if not isinstance(result, PreTrainedTokenizerBase) or len(result) > len(result.all_special_ids):
+            return result
+    return None
+
+
+def read_language_model(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Read a causal language model and its tokenizer.
+
+    Raises:
+        CheckpointError: it is another kind of model, or has no tokenizer.
+    """
+    from transformers import ProcessorMixin
+
+    model = read_model(source)
+    if not model.can_generate() or model.config.is_encoder_decoder:
+        raise CheckpointError(
+            f"{source!r} is a {type(model).__name__}. Only causal language models have a loss on plain text."
+        )
+    preprocessor = read_preprocessor(source)
+    tokenizer = preprocessor.tokenizer if isinstance(preprocessor, ProcessorMixin) else preprocessor
+    if tokenizer is None:
+        raise CheckpointError(f"{source!r} has no tokenizer; save one beside the model.")
+    return model, tokenizer
+
+
+def _saved_class(source: str) -> type:
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(source)
+    name = (config.architectures or [""])[0]
+    return getattr(transformers, name, None) or transformers.AutoModel
+
+
+def _check_exists(source: str) -> None:
+    # A Hub id is "name" or "owner/name"; everything else can only be a path.
+    looks_like_path = is_gguf(source) or source.startswith((".", "~", os.sep)) or source.count("/") > 1
+    if looks_like_path and not Path(source).exists():
+        raise CheckpointError(f"There is no file or folder {source!r}.")
+    if Path(source).is_file() and not is_gguf(source):
+        raise CheckpointError(f"{source!r} is a file. Give the folder of a model, a Hub id, or a {GGUF} file.")

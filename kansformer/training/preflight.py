@@ -1,0 +1,225 @@
+"""Checks before a run: each raises a sentence, and nothing is written."""
+
+import dataclasses
+import math
+import os
+import shutil
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, get_args, get_type_hints
+
+import torch
+from pydantic import Field, JsonValue, TypeAdapter
+from pydantic.fields import FieldInfo
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.utils.data import IterableDataset
+from transformers import TrainingArguments
+
+from kansformer.errors import CheckpointError, ConfigError, DataError
+from kansformer.safe_io import read_json
+from kansformer.training.data import PreparedData
+from kansformer.training.field_errors import config_errors
+from kansformer.training.recipe import Recipe
+from kansformer.training.recipe_file import first_difference, read_recipe
+
+RECIPE_FILE, RESULT_FILE = "recipe.yaml", "training.json"
+
+DEFAULTS: dict[str, JsonValue] = {
+    "report_to": "none",
+    "logging_steps": 10,
+    "logging_nan_inf_filter": False,  # a non-finite loss ends the run; it is not hidden
+    "eval_strategy": "no",
+    "save_strategy": "no",
+    "optim": "adamw_torch_fused",
+    "remove_unused_columns": False,
+}
+"""Where a recipe's `training` says nothing; everything else is as in transformers."""
+
+NOT_NEGATIVE, POSITIVE = Field(ge=0, allow_inf_nan=False), Field(gt=0, allow_inf_nan=False)
+BELOW_1 = Field(ge=0, lt=1)
+RANGES: dict[str, FieldInfo] = {
+    **dict.fromkeys(("learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "adam_epsilon"), NOT_NEGATIVE),
+    **dict.fromkeys(("adam_beta1", "adam_beta2", "label_smoothing_factor"), BELOW_1),
+    **dict.fromkeys(("logging_steps", "eval_steps", "save_steps", "num_train_epochs"), POSITIVE),
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), Field(ge=1)),
+    **dict.fromkeys(("gradient_accumulation_steps", "save_total_limit"), Field(ge=1)),
+    **dict.fromkeys(("dataloader_num_workers",), Field(ge=0)),
+    "max_steps": Field(ge=-1),
+}
+"""Of fields of `TrainingArguments`, which itself checks few of them."""
+
+
+def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
+    """transformers' arguments out of a recipe; on a machine without an accelerator they ask for the CPU.
+
+    Raises:
+        ConfigError: a field of `training` is unknown to transformers, or has a value of the wrong type or range.
+    """
+    given = {
+        # What YAML makes of an unquoted no.
+        name: "no" if value is False and name.endswith("_strategy") else value
+        for name, value in recipe.training.items()
+    }
+    _check_fields(given)
+    values = {**DEFAULTS, **given, "seed": recipe.seed, "data_seed": recipe.seed}
+    if recipe.early_stop is not None:
+        values.setdefault("metric_for_best_model", "eval_loss")
+        if "save_strategy" not in given:  # every model that may be the best has to be kept
+            values["save_strategy"] = values["eval_strategy"]
+            values["save_steps"] = values.get("eval_steps", values.get("save_steps", 500))
+        values["load_best_model_at_end"] = True
+        values.setdefault("restore_callback_states_from_checkpoint", True)  # the patience that is left
+    if recipe.non_finite == "skip":
+        values["logging_nan_inf_filter"] = True  # or one skipped step would spoil all losses that are logged after it
+    if not torch.accelerator.is_available():
+        values.setdefault("use_cpu", True)  # or several processes on CPUs would look for a GPU each
+        values.setdefault("dataloader_pin_memory", False)
+    try:
+        return TrainingArguments(output_dir=str(output), **values)  # type: ignore[arg-type]
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"training: {error}") from error
+
+
+def _check_fields(given: dict[str, JsonValue]) -> None:
+    known = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
+    types = get_type_hints(TrainingArguments)
+    for name, value in given.items():
+        if name not in known:
+            raise ConfigError(f"Unknown field 'training.{name}'. Choose from: {', '.join(sorted(known))}.")
+        # `SchedulerType | str` means one of the scheduler types.
+        choices = [kind for kind in get_args(types[name]) if isinstance(kind, type) and issubclass(kind, Enum)]
+        kind: object = choices[0] if choices else types[name]
+        adapter: TypeAdapter[object] = TypeAdapter(Annotated[kind, RANGES.get(name, Field())])  # type: ignore[valid-type, arg-type]
+        with config_errors(TrainingArguments, f"training.{name}"):
+            adapter.validate_python(value, strict=not choices)
+
+
+def find_checkpoint(recipe: Recipe, output: Path) -> Path | None:
+    """The last complete checkpoint of an unfinished run of this very recipe; None if it was stopped before the first.
+
+    Raises:
+        CheckpointError: there is no run, it is finished or keeps no checkpoints, or it was of another recipe.
+    """
+    if not (output / RECIPE_FILE).is_file():
+        raise CheckpointError(f"There is no run to resume in {str(output)!r}: it has no {RECIPE_FILE}.")
+    begun = dataclasses.replace(read_recipe(output / RECIPE_FILE), non_finite=recipe.non_finite)
+    difference = first_difference(begun, recipe)
+    if difference is not None:
+        raise CheckpointError(
+            f"The run in {str(output)!r} has another recipe: {difference}. Resume it with its own, "
+            f"{output / RECIPE_FILE}, or train into another folder."
+        )
+    if (output / RESULT_FILE).exists():
+        raise CheckpointError(
+            f"The run in {str(output)!r} is finished. To go on training its model, start a recipe with "
+            f"model.path={output} in another folder."
+        )
+    numbered = {int(p.name.rpartition("-")[2]): p for p in output.glob("checkpoint-*") if p.name[11:].isdecimal()}
+    complete = [path for _, path in sorted(numbered.items()) if steps_of(path) is not None]
+    keeps_checkpoints = recipe.early_stop is not None or recipe.training.get("save_strategy") not in (None, "no", False)
+    if not complete and not keeps_checkpoints:
+        raise CheckpointError(
+            f"The run in {str(output)!r} left no checkpoint. Set training.save_strategy=steps and save_steps, and "
+            "begin anew in another folder."
+        )
+    return complete[-1] if complete else None
+
+
+def steps_of(checkpoint: Path) -> tuple[int, int] | None:
+    """Optimizer steps done in a checkpoint and those of the whole run; None for one that was cut off.
+
+    transformers writes the file that holds them last.
+    """
+    try:
+        state = read_json(checkpoint / "trainer_state.json")
+    except (OSError, CheckpointError):
+        return None
+    done, steps = (state.get(name) if isinstance(state, dict) else None for name in ("global_step", "max_steps"))
+    if not isinstance(done, int) or not isinstance(steps, int) or min(done, steps) < 0:
+        return None
+    return done, steps
+
+
+def check_combination(recipe: Recipe, arguments: TrainingArguments) -> None:
+    """Check that the recipe's fields go together, and with how the run was launched.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    by_accelerate = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true")
+    if by_accelerate and arguments.device.type == "cpu":
+        raise ConfigError(
+            "The accelerate config asks for FSDP, which accelerate does not do on CPUs: it would keep a whole model in "
+            "every process. Launch with distributed_type MULTI_GPU and use_cpu, and set shard=true in the recipe."
+        )
+    curves, sharded = recipe.curves, recipe.shard or by_accelerate or bool(arguments.fsdp)
+    for name, value, instead in (
+        ("refine_grid_at", curves.refine_grid_at, "Train in stages, with refine_grid(model, size) between two runs."),
+        ("update_grid_at", curves.update_grid_at, "Set curves.domain=data instead."),
+        ("smoothness", curves.smoothness, "Take curves.sparsity, or train without sharding."),
+    ):
+        if sharded and value:
+            raise ConfigError(f"curves.{name} cannot work on sharded curves. {instead}")
+    if sharded and "lora" in recipe.trainable:
+        raise ConfigError("trainable has lora, which cannot be merged into a sharded model. Train it without sharding.")
+    if recipe.early_stop is not None and curves.refine_grid_at:
+        raise ConfigError(
+            "early_stop takes back the best checkpoint, which may have a coarser grid than curves.refine_grid_at has "
+            "made since. Choose one of them."
+        )
+    if recipe.early_stop is not None and arguments.eval_strategy == "no":
+        raise ConfigError("early_stop needs evaluations: set training.eval_strategy=steps and training.eval_steps.")
+    if recipe.data.streaming and arguments.max_steps < 1:
+        raise ConfigError("The length of a stream is not known: set training.max_steps.")
+
+
+def check_enough_data(data: PreparedData, rows_per_step: int) -> None:
+    """Check that the data fill one optimizer step; streamed data are not counted.
+
+    Raises:
+        DataError: they do not.
+    """
+    if not isinstance(data.train, IterableDataset) and len(data.train) < rows_per_step:
+        raise DataError(
+            f"The training data has {len(data.train)} rows, fewer than the {rows_per_step} of one step (batch size x "
+            "accumulation x processes). Take more data, a smaller training.per_device_train_batch_size or fewer "
+            "processes."
+        )
+
+
+def check_free_disk(output: Path, model: nn.Module) -> None:
+    """Check that there is room for the model and one checkpoint with the two moments of Adam.
+
+    Raises:
+        CheckpointError: there is not.
+    """
+    folder = next(p for p in (output.absolute(), *output.absolute().parents) if p.exists())
+    needed = sum(p.numel() * p.element_size() * (4 if p.requires_grad else 2) for p in model.parameters())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise CheckpointError(
+            f"{str(folder)!r} has {free / 1e6:,.0f} MB free, and the run needs {needed / 1e6:,.0f} MB for model and "
+            "checkpoint. Choose another folder, or make room."
+        )
+
+
+def check_finite(model: nn.Module, losses: list[tuple[int, float]]) -> None:
+    """Check that training left a model that can be saved.
+
+    Raises:
+        ConfigError: a trained parameter or the last loss is infinite or NaN.
+    """
+    broken = [name for name, p in model.named_parameters() if p.requires_grad and not local_part(p).isfinite().all()]
+    if broken or (losses and not math.isfinite(losses[-1][1])):
+        what = f"{broken[0]} is" if broken else "the loss is"
+        raise ConfigError(
+            f"Training ended with non-finite values ({what} infinite or NaN), so no model is saved. Begin anew in "
+            "another folder with a lower training.learning_rate."
+        )
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """This process's part of a tensor that may be sharded, without its history."""
+    part = tensor.detach()
+    return part.to_local() if isinstance(part, DTensor) else part
