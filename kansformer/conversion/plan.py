@@ -74,11 +74,11 @@ def plan_conversion(model: nn.Module, config: KANConfig, *, hidden: int | None =
         ConfigError: a layer does not exist, the groups do not divide a width, or `hidden` is not a width for a site.
     """
     check_convertible(model)
-    found = find_sites(model)
-    if not found:
+    sites = find_sites(model)
+    if not sites:
         raise NoSiteError(_why_no_site(model))
     planned, skipped, added = [], [], 0
-    for site in _in_layers(found, config.layers):
+    for site in _in_layers(sites, config.layers):
         if hidden is not None:
             narrow = with_hidden(site, hidden)
             added -= _removed_parameters(model, site, hidden)
@@ -93,8 +93,8 @@ def plan_conversion(model: nn.Module, config: KANConfig, *, hidden: int | None =
         planned.append(site)
     for name in config.slots:
         if not any(name in site.slots for site in planned):
-            found[0].slot(name)  # raises, with the reason
-            raise SlotError(f"None of the {len(found)} sites in layers={config.layers!r} has a slot {name!r}.")
+            sites[0].slot(name)  # raises, with the reason
+            raise SlotError(f"None of the {len(sites)} sites in layers={config.layers!r} has a slot {name!r}.")
     parameters = list(model.parameters())
     before, size = sum(p.numel() for p in parameters), sum(p.numel() * p.element_size() for p in parameters)
     floating = next((p for p in parameters if p.is_floating_point()), None)

@@ -130,7 +130,7 @@ def rooted_slot(model: nn.Module, slot: Slot) -> Slot:
     """A recorded slot with its path from the model's root; as `base_prefix` says where the model has no such path."""
     prefix = base_prefix(model)
     candidates = [replace(slot, path=path) for path in dict.fromkeys((prefix + slot.path, slot.path))]
-    return next((found for found in candidates if recorded_target(model, found) is not None), candidates[0])
+    return next((rooted for rooted in candidates if recorded_target(model, rooted) is not None), candidates[0])
 
 
 def recorded_target(model: nn.Module, slot: Slot) -> object | None:

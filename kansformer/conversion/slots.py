@@ -94,9 +94,9 @@ def find_curve_slot(model: nn.Module, site: str, slot: str) -> CurveSlot:
         SlotError: there is no such site, or it has no curves in that slot.
     """
     slots = find_curve_slots(model)
-    by_name = {found.name: found for found in slots if found.site == site}
+    by_name = {other.name: other for other in slots if other.site == site}
     if not by_name:
-        sites = list(dict.fromkeys(found.site for found in slots))
+        sites = list(dict.fromkeys(other.site for other in slots))
         shown = ", ".join(map(repr, sites[:4])) + (f" and {len(sites) - 4} more" if len(sites) > 4 else "")
         raise SlotError(f"No site with curves is at {site!r}. Choose from: {shown}.")
     if slot not in by_name:

@@ -89,11 +89,11 @@ def check_curves(model: nn.Module, expected: Shapes, loading_info: "LoadStateDic
     own = curve_keys(keys) | narrowed_keys(model, keys)
     unexpected = curve_keys(set(loading_info.unexpected_keys) | own) - own
     reported = {entry for entry in loading_info.mismatched_keys if entry[0] in own}
-    mismatched = {(key, tuple(found), tuple(wanted)) for key, found, wanted in reported}
+    mismatched = {(key, tuple(own_shape), tuple(shape)) for key, own_shape, shape in reported}
     mismatched |= {(key, shapes[key], expected[key]) for key in own & set(expected) if shapes[key] != expected[key]}
     missing = (own & set(loading_info.missing_keys)) | missing_weights(model, set(loading_info.missing_keys))
     problems = [f"{key} is missing" for key in sorted(missing, key=lambda key: (key not in own, key))]
-    problems += [f"{key} has shape {found} instead of {wanted}" for key, found, wanted in sorted(mismatched)]
+    problems += [f"{key} has shape {own_shape} instead of {shape}" for key, own_shape, shape in sorted(mismatched)]
     problems += [f"{key} does not belong to a slot of the config" for key in sorted(unexpected)]
     if problems:
         # transformers' report of them, an error too, would otherwise take the place of this one

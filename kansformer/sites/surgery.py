@@ -20,8 +20,8 @@ def apply_input_curve(host: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple
 
 def uses_of(root: nn.Module, modules: Collection[nn.Module]) -> list[tuple[nn.Module, str]]:
     """Owner and attribute name of every use of these modules as a child; a shared one has several."""
-    wanted = set(map(id, modules))
-    return [(owner, name) for owner in root.modules() for name, child in owner._modules.items() if id(child) in wanted]
+    ids = set(map(id, modules))
+    return [(owner, name) for owner in root.modules() for name, child in owner._modules.items() if id(child) in ids]
 
 
 def fill_slot(root: nn.Module, slot: Slot, module: nn.Module) -> Callable[[], None]:
