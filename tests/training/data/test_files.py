@@ -124,3 +124,10 @@ def test_a_long_document_is_read_and_split_in_pieces(monkeypatch, tmp_path):
             for part in texts.split(fraction):
                 assert next(iter(part)).first and list(part)[-1].last and sum(piece.last for piece in part) == 1
     assert texts_of(["ab", "c"]).digest() != texts_of(["a", "bc"]).digest() != texts_of(["abc"]).digest()
+
+
+@pytest.mark.parametrize("text", ['{"a": ' * 70 + "1" + "}" * 70, '{"a": [\n' * 40])
+def test_json_that_is_nested_without_end_is_refused_before_a_reader_recurses(tmp_path, text):
+    (tmp_path / "rows.jsonl").write_text('{"a": "[[[[{"}\n' * 100 + text + "\n")
+    with pytest.raises(DataError, match=r"rows.jsonl' is nested more than 64 levels deep in line 1\d\d"):
+        list(load_tables((str(tmp_path),)))
