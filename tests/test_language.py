@@ -13,14 +13,9 @@ FOLDERS = ("kansformer", "kernels", "scripts", "benchmarks")
 PENDING = [
     "kansformer/basis",
     "kansformer/cli/train.py",
-    "kansformer/conversion",
-    "kansformer/files.py",
-    "kansformer/hub",
     "kansformer/kan",
     "kansformer/nn",
     "kansformer/ops",
-    "kansformer/safe_io.py",
-    "kansformer/sites",
     "kernels",
 ]
 SUFFIXES = {".py", ".cpp", ".h", ".cu", ".yaml", ".md"}

@@ -20,6 +20,7 @@ import pyarrow
 from datasets import Dataset, Features, IterableDataset
 
 from kansformer.errors import DataError, KansformerError
+from kansformer.safe_io import check_json_value
 from kansformer.training.corpus import SEPARATOR
 from kansformer.training.data.spec import DataRecipe
 from kansformer.training.data.texts import CHARACTERS_PER_TOKEN, file_text, find_files
@@ -201,7 +202,7 @@ def _json_object(line: str, place: str) -> dict[str, Any]:
         row = json.loads(line)
         if not isinstance(row, dict):
             raise ValueError(f"it is not an object, but {row!r:.40}")
-        json.dumps(row, ensure_ascii=False).encode()  # refuses half a surrogate pair
+        check_json_value(row, place, DataError)
     return row
 
 
