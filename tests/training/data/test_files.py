@@ -72,7 +72,7 @@ def test_tables_are_read(tmp_path):
         ("a.csv", "text,label\na,b\nx,y,z\n", "a.csv' cannot be loaded: .*Expected 2 fields in line 3, saw 3"),
         ("a.csv", 'text,label\n"x,y\n', r"a.csv' cannot be loaded: .*EOF inside string starting at row"),
         ("a.jsonl", '{"text": "x"}\n{"text"', "line 2 of '.*a.jsonl' cannot be loaded: Expecting ':' delimiter"),
-        ("a.jsonl", '{"a":' + "[" * 100_000, "line 1 of '.*a.jsonl' cannot be loaded: (maximum recursion|Stack overflow)"),
+        ("a.jsonl", '{"a":' + "[" * 100_000, "line 1 of '.*a.jsonl' cannot be loaded: (maximum rec|Stack)"),
         ("a.jsonl", "{}\n3\n", "line 2 of '.*a.jsonl' cannot be loaded: it is not an object, but 3"),
         ("a.jsonl", '{"text": "\\ud800"}', "line 1 of '.*a.jsonl' has a text with half a character"),
         ("a.csv", "text,label\n", "a.csv' has no rows"),
