@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,20 @@ MOVING = 0.6
 GRID_MARGIN = 0.05
 # A fit ends when this many steps together improve the error by less than the tolerance.
 PATIENCE = 4
+# Numbers of a Jacobian from which several threads pay.
+SHARED_WORK = 2**20
+
+
+@contextmanager
+def few_threads(work: int) -> Iterator[None]:
+    """One thread for work that is too small to share: waiting for others would take longer than doing it."""
+    before = torch.get_num_threads()
+    if work < SHARED_WORK:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -37,21 +36,14 @@ class Linearization:
     linearize: Callable[[], tuple[Tensor, Tensor | None]]
 
 
-class Problem(Protocol):
-    """Residuals whose squares are minimised."""
-
-    def evaluate(self) -> Linearization:
-        """The residuals at the network's present parameters."""
-
-
 @torch.no_grad()
-def levenberg_marquardt(run: Run, problem: Problem) -> None:
-    """Minimise the sum of the squared residuals and of the penalty."""
+def levenberg_marquardt(run: Run, evaluate: Callable[[], Linearization]) -> None:
+    """Minimise the sum of the squared residuals and of the penalty; `evaluate` gives them at the present parameters."""
     model, damping = run.model, FIRST_DAMPING
-    here = problem.evaluate()
+    here = evaluate()
     for step in range(run.steps):
         if run.update_grids(step):
-            here = problem.evaluate()
+            here = evaluate()
         if not here.residuals.isfinite().all():
             run.history.stopped = "the network's outputs are not finite"
             return
@@ -66,7 +58,7 @@ def levenberg_marquardt(run: Run, problem: Problem) -> None:
                 change_P = solve(damping)
                 if change_P is not None:
                     parameters.write(now_P - change_P)
-                    there = problem.evaluate()
+                    there = evaluate()
                     after = _objective(there.residuals, now_P - change_P, quadratic)
                     if after < before:
                         improved, damping, here = True, max(LESS * damping, MIN_DAMPING), there
@@ -84,8 +76,7 @@ def levenberg_marquardt(run: Run, problem: Problem) -> None:
 
 def _objective(residual: Tensor, vector_P: Tensor, quadratic: Tensor | None) -> float:
     value = residual.square().sum() / 2
-    if quadratic is not None:
-        value = value + vector_P @ quadratic @ vector_P / 2
+    value = value if quadratic is None else value + vector_P @ quadratic @ vector_P / 2
     return value.item() if value.isfinite() else math.inf
 
 

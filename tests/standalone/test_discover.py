@@ -9,7 +9,7 @@ from kansformer.kan import KAN, Dataset, Edge, SearchSettings, create_dataset, f
 from kansformer.kan.discover import shapes_for
 from kansformer.kan.edge_symbols import name_one_by_one
 from kansformer.kan.fitting import rmse
-from kansformer.kan.scaling import Scaling
+from kansformer.kan.data import Scaling
 from kansformer.symbolic import ALL_SYMBOLS, LIBRARY, SCIENCE_LIBRARY
 
 QUIET = {"progress": False}
