@@ -20,29 +20,13 @@ TRACE = 1e-10
 MAX_DIGITS = 17
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "sin": torch.sin,
-    "cos": torch.cos,
-    "tan": torch.tan,
-    "tanh": torch.tanh,
-    "exp": torch.exp,
-    "log": torch.log,
-    "atan": torch.atan,
-    "asin": torch.asin,
-    "acos": torch.acos,
-    "atanh": torch.atanh,
-    "cosh": torch.cosh,
-    "sinh": torch.sinh,
-    "Abs": torch.abs,
-    "sign": torch.sign,
-    "erf": torch.erf,
-}
+    "sin": torch.sin, "cos": torch.cos, "tan": torch.tan, "tanh": torch.tanh, "exp": torch.exp, "log": torch.log,
+    "atan": torch.atan, "asin": torch.asin, "acos": torch.acos, "atanh": torch.atanh, "cosh": torch.cosh,
+    "sinh": torch.sinh, "Abs": torch.abs, "sign": torch.sign, "erf": torch.erf,
+}  # fmt: skip
 FOLDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "Add": torch.add,
-    "Mul": torch.mul,
-    "Max": torch.maximum,
-    "Min": torch.minimum,
-    "Pow": torch.pow,
-}
+    "Add": torch.add, "Mul": torch.mul, "Max": torch.maximum, "Min": torch.minimum, "Pow": torch.pow,
+}  # fmt: skip
 
 
 def evaluate(expression: sympy.Expr, points: Mapping[str, Tensor]) -> Tensor:
@@ -59,7 +43,7 @@ def evaluate(expression: sympy.Expr, points: Mapping[str, Tensor]) -> Tensor:
     if expression.is_Symbol:
         return points[expression.name]
     if not expression.args:
-        return next(iter(points.values())).new_tensor(float(expression)).expand(len(next(iter(points.values()))))
+        return torch.full_like(next(iter(points.values())), float(expression))
     values = [evaluate(part, points) for part in expression.args]
     if name in FOLDS:
         return reduce(FOLDS[name], values)
