@@ -16,7 +16,6 @@ PENDING = [
     "kansformer/conversion",
     "kansformer/files.py",
     "kansformer/hub",
-    "kansformer/kan",
     "kansformer/nn",
     "kansformer/ops",
     "kansformer/safe_io.py",

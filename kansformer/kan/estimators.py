@@ -6,7 +6,6 @@ Shape letters: N samples, I inputs, O outputs of the network.
 from __future__ import annotations
 
 import numbers
-from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
 
 import numpy as np
@@ -52,18 +51,20 @@ class _Estimator(BaseEstimator):
         lower_I, upper_I = x_NI.min(axis=0), x_NI.max(axis=0)
         # Halved first: the difference of the largest numbers is infinite.
         center_I, reach_I = upper_I / 2 + lower_I / 2, np.where(_varies(x_NI), upper_I / 2 - lower_I / 2, np.inf)
+        if isinstance(self.hidden, str) or not np.iterable(self.hidden):
+            raise ConfigError(f"hidden must be a sequence of widths such as (5,), got {self.hidden!r}.")
         model = KAN(
-            [x_NI.shape[1], *_widths(self.hidden), target_NO.shape[1]],
+            [x_NI.shape[1], *self.hidden, target_NO.shape[1]],
             basis=self.basis,
-            grid_size=_whole(self.grid_size),
-            order=_whole(self.order),
+            grid_size=self.grid_size,
+            order=self.order,
             seed=_seed(self.random_state),
         )
         history = model.fit(
             (_scaled(x_NI, center_I, reach_I), torch.from_numpy(target_NO)),
             optimizer=self.optimizer,
             loss=loss,
-            steps=_whole(self.steps),
+            steps=self.steps,
             sparsity=self.sparsity,
             smoothness=self.smoothness,
             progress=False,
@@ -209,19 +210,6 @@ def _varies(columns: np.ndarray) -> np.ndarray:
     """Mask of the columns whose values differ by more than rounding."""
     half_range = columns.max(axis=0) / 2 - columns.min(axis=0) / 2
     return half_range > ROUNDING / 2 * np.abs(columns).max(axis=0)
-
-
-def _widths(hidden: Width) -> list[int | Sequence[int]]:
-    if isinstance(hidden, (str, numbers.Number)) or not np.iterable(hidden):
-        raise ConfigError(f"hidden must be a sequence of widths such as (5,), got {hidden!r}.")
-    return [
-        [_whole(n) for n in width] if isinstance(width, Sequence | np.ndarray) else _whole(width) for width in hidden
-    ]
-
-
-def _whole(value: int) -> int:
-    """Convert NumPy's integers, which a search over settings draws, to Python's."""
-    return int(value) if isinstance(value, numbers.Integral) else value
 
 
 def _seed(random_state: int | np.random.RandomState | None) -> int:

@@ -84,12 +84,8 @@ def fit(
         raise ConfigError(
             f"The loss {loss!r} cannot be fitted by {optimizer!r}. Choose mse, or cross_entropy by adam or lbfgs."
         )
-    for name, count, minimum in (
-        ("steps", steps, 0),
-        ("grid_update_every", grid_update_every, 0),
-        ("starts", starts, 1),
-    ):
-        check_integer(name, count, minimum)
+    steps, starts = check_integer("steps", steps, 0), check_integer("starts", starts, 1)
+    grid_update_every = check_integer("grid_update_every", grid_update_every, 0)
     for name, weight in (("sparsity", sparsity), ("entropy", entropy), ("smoothness", smoothness)):
         check_number(name, weight, 0)
     if optimizer != "adam" and batch_size is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from itertools import pairwise
 from types import EllipsisType
 from typing import TYPE_CHECKING
 
@@ -200,35 +201,29 @@ def _nodes_of_outputs(model: KAN, index: int, outputs: Tensor) -> Tensor:
     return torch.cat([outputs[:plain], outputs[plain:].unflatten(0, (products, 2)).any(dim=1)]) if products else outputs
 
 
-def drop_dead_nodes(model: KAN) -> None:
-    """Make the network as narrow as its live nodes."""
-    for index in range(len(model.layers) - 1):
-        leaves = model.alive[index + 1].any(dim=1)
-        if leaves.all():
-            continue
-        if not leaves.any():
-            leaves[0] = True  # a network of constants keeps one node
-        _narrow(model, index, leaves, _outputs_of_nodes(model, index, leaves))
-
-
 @torch.no_grad()
-def _narrow(model: KAN, index: int, nodes: Tensor, outputs: Tensor) -> None:
-    """Keep some nodes behind a layer and the outputs that they are made of; masks."""
-    layer, following = model.layers[index], model.layers[index + 1]
-    layer.out_features, following.in_features = int(outputs.sum()), int(nodes.sum())
-    layer.weight, layer.bias = _part(layer.weight, outputs), _part(layer.bias, outputs)
-    layer.coefficients = _part(layer.coefficients, (..., outputs))
-    following.weight = _part(following.weight, (slice(None), nodes))
-    following.coefficients = _part(following.coefficients, nodes)
-    following.domain = following.domain[nodes]
-    if following.denominator is not None:
-        following.denominator = _part(following.denominator, nodes)
-    model.register_buffer(f"alive_{index}", model.alive[index][:, outputs])
-    model.register_buffer(f"alive_{index + 1}", model.alive[index + 1][nodes])
-    model.formulas[index].renumber(outputs=outputs)
-    model.formulas[index + 1].renumber(inputs=nodes)
-    plain = model.width[index + 1][0]
-    model.width[index + 1] = (int(nodes[:plain].sum()), int(nodes[plain:].sum()))
+def drop_dead_nodes(model: KAN) -> None:
+    """Make the network as narrow as its live nodes; a network of constants keeps one node in every layer."""
+    for index, (layer, following) in enumerate(pairwise(model.layers)):
+        nodes = model.alive[index + 1].any(dim=1)
+        if nodes.all():
+            continue
+        nodes[0] |= not nodes.any()
+        outputs = _outputs_of_nodes(model, index, nodes)
+        layer.out_features, following.in_features = int(outputs.sum()), int(nodes.sum())
+        layer.weight, layer.bias = _part(layer.weight, outputs), _part(layer.bias, outputs)
+        layer.coefficients = _part(layer.coefficients, (..., outputs))
+        following.weight = _part(following.weight, (slice(None), nodes))
+        following.coefficients = _part(following.coefficients, nodes)
+        following.domain = following.domain[nodes]
+        if following.denominator is not None:
+            following.denominator = _part(following.denominator, nodes)
+        model.register_buffer(f"alive_{index}", model.alive[index][:, outputs])
+        model.register_buffer(f"alive_{index + 1}", model.alive[index + 1][nodes])
+        model.formulas[index].renumber(outputs=outputs)
+        model.formulas[index + 1].renumber(inputs=nodes)
+        plain = model.width[index + 1][0]
+        model.width[index + 1] = (int(nodes[:plain].sum()), int(nodes[plain:].sum()))
 
 
 def _part(parameter: Tensor, index: Tensor | tuple[slice | EllipsisType | Tensor, ...]) -> nn.Parameter:
