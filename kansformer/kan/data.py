@@ -152,11 +152,7 @@ def even_points(range_I2: Tensor, count: int) -> Tensor:
 
 
 def as_dataset(data: Samples) -> Dataset:
-    """Samples of any accepted kind as a `Dataset`.
-
-    Raises:
-        ShapeError, DataError: there are none, or they are not finite tables of inputs and targets.
-    """
+    """Samples of any accepted kind as a `Dataset`; a ShapeError or DataError if they are not finite tables."""
     if not isinstance(data, Dataset):
         pairs = [(torch.as_tensor(x), torch.as_tensor(y)) for x, y in ([data] if is_pair(data) else data)]
         if not pairs:
@@ -169,11 +165,7 @@ def as_dataset(data: Samples) -> Dataset:
 
 
 def dataset_for(model: KAN, data: Samples) -> Dataset:
-    """Samples as a `Dataset` in a network's dtype and on its device.
-
-    Raises:
-        ShapeError, DataError: they do not fit the network, or are not finite.
-    """
+    """Samples as a `Dataset` in a network's dtype and on its device; a ShapeError if they do not fit the network."""
     data = as_dataset(data)
     inputs, outputs = sum(model.width[0]), sum(model.width[-1])
     if data.train_input.shape[1] != inputs or data.train_target.shape[1] != outputs:
@@ -185,11 +177,7 @@ def dataset_for(model: KAN, data: Samples) -> Dataset:
 
 
 def inputs_and_targets(model: KAN, data: Samples | Table) -> tuple[Tensor, Tensor | None]:
-    """Training inputs (N, I) and targets (N, O), None if `data` is a table of inputs, in the network's dtype.
-
-    Raises:
-        ShapeError, DataError: they do not fit the network, or are not finite.
-    """
+    """Training inputs (N, I) and targets (N, O) as of `dataset_for`; no targets if `data` is a table of inputs."""
     if not isinstance(data, (Tensor, np.ndarray)):
         dataset = dataset_for(model, data)
         return dataset.train_input, dataset.train_target
@@ -213,11 +201,7 @@ def is_pair(data: object) -> bool:
 
 
 def variable_names(names: Sequence[str] | None, default: Sequence[str], kind: str) -> list[str]:
-    """Names of a network's inputs or outputs, or the default ones.
-
-    Raises:
-        ConfigError: there is not one for each.
-    """
+    """Names of a network's inputs or outputs, or the default ones; a ConfigError if there is not one for each."""
     names = list(default if names is None else names)
     if len(names) != len(default):
         raise ConfigError(f"The network has {len(default)} {kind}, and {len(names)} names were given: {names}.")
@@ -225,11 +209,7 @@ def variable_names(names: Sequence[str] | None, default: Sequence[str], kind: st
 
 
 def check_squares(values: Tensor, what: str) -> None:
-    """Check that the sum of the squares of values is finite.
-
-    Raises:
-        DataError: it is not.
-    """
+    """Check that the sum of the squares of values is finite, or raise a DataError."""
     if not values.square().sum().isfinite():
         largest = float(values.abs().max())
         raise DataError(f"The {what} reach {largest:.3g}, whose squares are too large for {values.dtype}. Scale them.")

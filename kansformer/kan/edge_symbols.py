@@ -35,13 +35,9 @@ SETTLED = 1e-2
 
 
 def name_one_by_one(model: KAN, x: Tensor, y: Tensor, *, library: SymbolLibrary, noise: float) -> KAN | None:
-    """The network with a formula on every edge; None if no symbol was accepted for some edge.
+    """A copy of the network with a formula on every edge; None if no symbol was accepted for some edge.
 
-    Args:
-        model: its edges are curves, or formulas already; it is not changed.
-        x, y: samples.
-        library: functions to choose from.
-        noise: share of the curves' variance that is error.
+    `noise` is the share of the curves' variance that is error.
     """
     limit = ALLOWED * rmse(model, x, y)
     model = copy.deepcopy(model)

@@ -91,7 +91,8 @@ def kan_from_formula(
     depth = max(1, *(plan.height(output, is_output=True) for output in outputs))
     layers = [_Level(plan) for _ in range(depth)]
     for output in outputs:
-        layers[-1].sums[output] = plan.as_output(output, depth)
+        is_here = plan.height(output, is_output=True) == depth or output.is_number
+        layers[-1].sums[output] = plan.sum_of(output) if is_here else _Sum((_Term("x", output),))
     for height in range(depth - 1, 0, -1):
         for edges in layers[height].outputs:
             for term in edges.terms:
@@ -132,12 +133,6 @@ class _Plan:
             nodes = [term.node for part in parts for term in self.sum_of(part).terms]
             self._heights[expression] = 1 + max((self.height(node) for node in nodes), default=0)
         return self._heights[expression]
-
-    def as_output(self, expression: sympy.Expr, depth: int) -> _Sum:
-        """The edges into an output in the last layer."""
-        if self.height(expression, is_output=True) == depth or expression.is_number:
-            return self.sum_of(expression)
-        return _Sum((_Term("x", expression),))
 
     def factors(self, expression: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr] | None:
         """The two factors of a product of expressions, None for anything else."""

@@ -30,15 +30,7 @@ FOLDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def evaluate(expression: sympy.Expr, points: Mapping[str, Tensor]) -> Tensor:
-    """Evaluate a formula at points, (S,).
-
-    Args:
-        expression: of variables and the functions of `kansformer.symbolic`.
-        points: values of every variable by its name, (S,) each.
-
-    Raises:
-        ConfigError: a function is unknown.
-    """
+    """Evaluate a formula at points, values (S,) of every variable by its name; a ConfigError for unknown functions."""
     name = type(expression).__name__
     if expression.is_Symbol:
         return points[expression.name]
@@ -55,10 +47,7 @@ def evaluate(expression: sympy.Expr, points: Mapping[str, Tensor]) -> Tensor:
 def rounded(expression: sympy.Expr, digits: int, points: Mapping[str, Tensor]) -> sympy.Expr:
     """Round the numbers of a formula; expand it if that needs no more digits, and drop terms that come from rounding.
 
-    Args:
-        expression: the formula.
-        digits: significant digits; more where the function would change by more than the last of them at the points.
-        points: as in `evaluate`.
+    More digits stay where the function would change by more than the last of them at the points.
     """
     compact = _without_traces(expression, points)
     expanded = _without_traces(sympy.expand_power_base(sympy.expand(compact)), points)
