@@ -137,8 +137,9 @@ def _draw_layer(axes: Axes, model: KAN, index: int, drawn: list[DrawnEdge], scor
         colour = FORMULA if one.name else CURVE
         inset.plot(one.x.numpy(), one.y.numpy(), color=colour, alpha=opacity, linewidth=1.6)
         if one.name:
-            style = {"color": colour, "ha": "center", "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.5}}
-            axes.text(position, middle + BOX / 2 + 0.05, one.name, fontsize=8, zorder=4, **style)
+            box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+            above = middle + BOX / 2 + 0.05
+            axes.text(position, above, one.name, color=colour, ha="center", fontsize=8, zorder=4, bbox=box)
 
 
 @torch.no_grad()
