@@ -14,7 +14,7 @@ def check_choice(name: str, value: object, choices: Collection[str], error: type
         KansformerError: it is not; `error` says which class.
     """
     if not isinstance(value, str) or value not in choices:
-        raise error(f"Unknown {name} {value!r}. Choose one of: {', '.join(choices)}.")
+        raise error(f"Unknown {name} {value!r:.80}. Choose one of: {', '.join(choices)}.")
     return value
 
 
@@ -35,7 +35,7 @@ def check_integer(
     except TypeError:
         number = None
     if number is None or not _inside(number, minimum, maximum):
-        raise error(f"{name} must be a whole number{_range(minimum, maximum)}, got {value!r}.")
+        raise error(f"{name} must be a whole number{_range(minimum, maximum)}, got {value!r:.80}.")
     return number
 
 
@@ -66,7 +66,7 @@ def check_number(
         number = math.nan
     if not math.isfinite(number) or not _inside(number, minimum, maximum) or (above is not None and number <= above):
         limits = f" above {above:g}" if above is not None else _range(minimum, maximum)
-        raise error(f"{name} must be a finite number{limits}, got {value!r}.")
+        raise error(f"{name} must be a finite number{limits}, got {value!r:.80}.")
     return number
 
 

@@ -13,13 +13,8 @@ FOLDERS = ("kansformer", "kernels", "scripts", "benchmarks")
 PENDING = [
     "kansformer/basis",
     "kansformer/cli/train.py",
-    "kansformer/conversion",
-    "kansformer/files.py",
-    "kansformer/hub",
     "kansformer/nn",
     "kansformer/ops",
-    "kansformer/safe_io.py",
-    "kansformer/sites",
     "kansformer/training",
     "kernels",
 ]

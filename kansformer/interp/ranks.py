@@ -6,14 +6,14 @@ Shape letters: I inputs, C coefficients, O outputs, R rank.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kansformer.checks import check_integer
-from kansformer.conversion.checkpoint import attach_record, record_of
-from kansformer.conversion.slots import find_curve_slots
+from kansformer.conversion.record import record_of
+from kansformer.conversion.slots import find_curve_slots, without_adapters
+from kansformer.conversion.transformers_patches import attach_record
 from kansformer.errors import ConfigError
 from kansformer.nn.transaction import transaction
 
@@ -50,8 +50,7 @@ def reduce_rank(model: nn.Module, rank: int) -> dict[tuple[str, str], float]:
                 for values, before in zip(new, old, strict=True)
             )
             module.curves = replace(module.curves, rank=rank)
-        get_base_model: Any = getattr(model, "get_base_model", None)  # beneath peft's adapters
-        inner = model if get_base_model is None else get_base_model()
+        inner = without_adapters(model)
         record = record_of(inner)
         if record is not None:
             attach_record(inner, replace(record, config=replace(record.config, rank=rank)))

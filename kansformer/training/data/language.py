@@ -196,7 +196,7 @@ def _blocks(
     try:
         digest = texts.digest()
         rows = cached_rows(
-            lambda: ({"input_ids": block_T.astype(dtype)} for block_T in pack_all(texts, tokenizer, packing)),
+            lambda: ({"input_ids": block_T} for block_T in pack_all(texts, tokenizer, packing)),
             Features({"input_ids": List(Value(dtype.name), length=packing.block)}),
             Hasher.hash([FORMAT, digest, tokenizer, asdict(packing)]),
         )
