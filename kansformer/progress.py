@@ -20,20 +20,39 @@ class Progress(Protocol):
 
 
 @contextmanager
-def progress_reporter(progress: bool | Progress, stage: str, total: int, unit: str) -> Iterator[Progress]:
-    """Yields the `Progress` to report to: for True a bar on the terminal, for False nothing, else the given one."""
-    if not isinstance(progress, bool):
-        yield progress
-        return
+def progress_bar(
+    description: str | None = None, total: int | None = None, unit: str = "it", *, stays: bool = False
+) -> Iterator[Progress]:
+    """Yields a `Progress` that draws a bar, if there is a terminal.
+
+    Args:
+        description: stands before the bar; None shows the stage.
+        total, unit: of what is done, if they are known before the first report.
+        stays: False takes the bar away at the end.
+    """
     from tqdm import tqdm
 
-    with tqdm(total=total, desc=stage, unit=unit, disable=None if progress else True) as bar:
+    with tqdm(desc=description or "preparing", total=total, unit=unit, leave=stays, disable=None) as bar:
 
-        def show(stage: str, done: int, total: int | None, detail: str = "") -> None:
+        def draw(stage: str, done: int, total: int | None, detail: str = "") -> None:
+            if done < bar.n:  # the next stage
+                bar.reset()
+            bar.total = total
+            bar.set_description(description or stage, refresh=False)
             bar.set_postfix_str(detail, refresh=False)
             bar.update(done - bar.n)
 
-        yield show
+        yield draw
+
+
+@contextmanager
+def progress_reporter(progress: bool | Progress, stage: str, total: int, unit: str) -> Iterator[Progress]:
+    """Yields the `Progress` to report to: for True a bar on the terminal, for False nothing, else the given one."""
+    if progress is True:
+        with progress_bar(stage, total, unit, stays=True) as bar:
+            yield bar
+    else:
+        yield (lambda stage, done, total, detail="": None) if progress is False else progress
 
 
 def loss_and_speed(loss: float, tokens_per_second: float) -> str:

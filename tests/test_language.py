@@ -13,7 +13,6 @@ FOLDERS = ("kansformer", "kernels", "scripts", "benchmarks")
 PENDING = [
     "kansformer/basis",
     "kansformer/cli/train.py",
-    "kansformer/kan",
     "kansformer/nn",
     "kansformer/ops",
     "kernels",

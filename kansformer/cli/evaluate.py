@@ -16,8 +16,8 @@ from kansformer.cli.loading import (
     load_text,
     read_blocks,
 )
-from kansformer.cli.progress import progress_bar
 from kansformer.errors import ConfigError, ConversionStateError
+from kansformer.progress import progress_bar
 
 if TYPE_CHECKING:
     from kansformer.training.evaluate import Evaluation

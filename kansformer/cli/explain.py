@@ -16,9 +16,9 @@ from kansformer.cli.loading import (
     load_text,
     read_blocks,
 )
-from kansformer.cli.progress import progress_bar
 from kansformer.errors import CheckpointError, ConfigError
 from kansformer.files import atomic_file, atomic_write_text
+from kansformer.progress import progress_bar
 
 FIT_CACHE = ".fits"
 
