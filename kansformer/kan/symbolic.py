@@ -19,7 +19,7 @@ from kansformer.kan.edges import Edge, fit_layer_curves
 from kansformer.kan.linearize import layer_features
 from kansformer.symbolic import ALL_SYMBOLS, SCIENCE_LIBRARY, SymbolicFits, SymbolLibrary
 from kansformer.symbolic import fit_symbolic as fit_curve_tables
-from kansformer.symbolic.selection import SIMPLICITY
+from kansformer.symbolic.fit import SIMPLICITY
 
 if TYPE_CHECKING:
     import pandas

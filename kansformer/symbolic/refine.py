@@ -9,10 +9,6 @@ The parts are formed before they are multiplied: differences of products would c
 Shape letters: E edges, S sample points.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -24,16 +20,7 @@ MAX_SHIFT_STEP = 3.0
 TINY = 1e-30
 
 
-@dataclass
-class Fits:
-    """Fits of one function to E curves: `a`, `b` and `r2`, each (E,)."""
-
-    a: Tensor
-    b: Tensor
-    r2: Tensor
-
-
-def refine(symbol: Symbol, u_S: Tensor, y_ES: Tensor, a_E: Tensor, b_E: Tensor, steps: int) -> Fits:
+def refine(symbol: Symbol, u_S: Tensor, y_ES: Tensor, a_E: Tensor, b_E: Tensor, steps: int) -> Tensor:
     """Improve scales and shifts; no R² becomes worse.
 
     Args:
@@ -44,7 +31,7 @@ def refine(symbol: Symbol, u_S: Tensor, y_ES: Tensor, a_E: Tensor, b_E: Tensor, 
         steps: Levenberg-Marquardt steps.
 
     Returns:
-        The fits; an R² of -1 where f is not finite even at the beginning.
+        a, b and R² of every curve, (3, E); an R² of -1 where f is not finite even at the beginning.
     """
     problem = _Problem(symbol, u_S, y_ES)
     if symbol.partner is not None:
@@ -59,7 +46,7 @@ def refine(symbol: Symbol, u_S: Tensor, y_ES: Tensor, a_E: Tensor, b_E: Tensor, 
         better = new[R2] > now[R2]
         damping = torch.where(better, LESS * damping, MORE * damping)
         now = torch.where(better, new, now[: len(new)])
-    return Fits(now[A], now[B], now[R2])
+    return now[: R2 + 1]
 
 
 # Rows of what is known at one (a, b) per curve: then C, the slopes of R² and the matrix of the step.
