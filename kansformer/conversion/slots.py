@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from kansformer.conversion.checkpoint import record_of
 from kansformer.conversion.record import base_prefix
 from kansformer.errors import ConversionStateError, SlotError
-from kansformer.nn.curves import curved_modules
+from kansformer.nn.curves import CurvedModule, curved_modules
 from kansformer.sites.surgery import INPUT_CURVE
 
 
@@ -40,13 +40,13 @@ class CurveSlot:
         site: path of the module that owns the slot, or whose input is bent.
         name: `input`, `up`, `gate`, `act` or `down`; in a model that was not converted, the attribute's name.
         path: of the module with the curves.
-        module: that module (`Curved`).
+        module: that module.
     """
 
     site: str
     name: str
     path: str
-    module: Any
+    module: CurvedModule
 
     @property
     def has_weights(self) -> bool:
@@ -63,6 +63,24 @@ class CurveSlot:
         """Edges of the slot."""
         return self.module.in_features * self.num_outputs
 
+    def edges(self) -> list[EdgeRef]:
+        """All edges, inputs first, then outputs."""
+        return [
+            EdgeRef(self.site, self.name, i, o)
+            for i in range(self.module.in_features)
+            for o in (range(self.num_outputs) if self.has_weights else (i,))
+        ]
+
+    def edge_numbers(self, inputs: Tensor, outputs: Tensor) -> Tensor:
+        """Places in `edges` of the edges from these inputs to these outputs."""
+        return inputs * self.num_outputs + outputs if self.has_weights else inputs
+
+
+def without_adapters(model: nn.Module) -> nn.Module:
+    """The model beneath peft's adapters, or the model itself."""
+    get_base_model: Any = getattr(model, "get_base_model", None)
+    return model if get_base_model is None else get_base_model()
+
 
 def find_curve_slots(model: nn.Module) -> list[CurveSlot]:
     """All slots with curves, in the model's order.
@@ -70,8 +88,7 @@ def find_curve_slots(model: nn.Module) -> list[CurveSlot]:
     Raises:
         ConversionStateError: the model has none.
     """
-    get_base_model: Any = getattr(model, "get_base_model", None)  # beneath peft's adapters
-    inner = model if get_base_model is None else get_base_model()
+    inner = without_adapters(model)
     record = record_of(inner)
     names = {}
     if record is not None:

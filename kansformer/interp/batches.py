@@ -56,24 +56,14 @@ class _Spool:
         self.stream = None
 
     def _write(self, batch: Batch) -> None:
-        from safetensors.torch import save_file
-
-        tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+        tensors = {name: value.detach().clone() for name, value in batch.items() if isinstance(value, Tensor)}
         if others := {name: value for name, value in batch.items() if name not in tensors}:
             self.others[self.count] = others
-        devices = {name: str(tensor.device) for name, tensor in tensors.items()}
-        # Labels are often the inputs themselves, and a file holds every tensor once.
-        copies = {
-            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
-        }
-        save_file(copies, self.folder / f"{self.count}.safetensors", metadata=devices)
+        torch.save(tensors, self.folder / f"{self.count}.pt")
         self.count += 1
 
     def _read(self, number: int) -> Batch:
-        from safetensors import safe_open
-
-        with safe_open(self.folder / f"{number}.safetensors", framework="pt") as file:
-            tensors = {name: file.get_tensor(name).to(device) for name, device in (file.metadata() or {}).items()}
+        tensors = torch.load(self.folder / f"{number}.pt", weights_only=True)
         return {**tensors, **self.others.get(number, {})}
 
 

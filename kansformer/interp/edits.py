@@ -9,7 +9,7 @@ Shape letters: N tokens, E edges, I inputs, O outputs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from weakref import WeakKeyDictionary
 
 import torch
@@ -31,8 +31,9 @@ BUDGET = 2**24
 _replaced: WeakKeyDictionary[nn.Module, set[EdgeRef]] = WeakKeyDictionary()
 
 
-@contextmanager
-def ablate(model: nn.Module, edges: list[EdgeRef], records: EdgeRecords | None = None) -> Iterator[nn.Module]:
+def ablate(
+    model: nn.Module, edges: list[EdgeRef], records: EdgeRecords | None = None
+) -> AbstractContextManager[nn.Module]:
     """The model with edges held at a constant, for the length of the context.
 
     Args:
@@ -43,12 +44,17 @@ def ablate(model: nn.Module, edges: list[EdgeRef], records: EdgeRecords | None =
     Raises:
         SlotError: an edge does not exist.
     """
-    with replace_edges(model, edges, lambda slot, inputs, outputs: _constants(slot, inputs, outputs, records)):
-        yield model
+
+    def constants(slot: CurveSlot, inputs: Tensor, outputs: Tensor) -> Function:
+        if records is None:
+            return torch.zeros_like
+        means_E1 = records[slot.site, slot.name].means().flatten()[slot.edge_numbers(inputs, outputs)].unsqueeze(-1)
+        return lambda x_EN: means_E1.to(x_EN).expand_as(x_EN)
+
+    return replace_edges(model, edges, constants)
 
 
-@contextmanager
-def replace_by_symbol(model: nn.Module, curves: EdgeCurves, fits: SymbolicFits) -> Iterator[nn.Module]:
+def replace_by_symbol(model: nn.Module, curves: EdgeCurves, fits: SymbolicFits) -> AbstractContextManager[nn.Module]:
     """The model with edges computed by their formulas, for the length of the context.
 
     Where a formula has no value, as a logarithm left of its pole, the edge stays as it is.
@@ -69,19 +75,16 @@ def replace_by_symbol(model: nn.Module, curves: EdgeCurves, fits: SymbolicFits) 
         pairs = zip(inputs.tolist(), outputs.tolist(), strict=True)
         return fits[[order[EdgeRef(slot.site, slot.name, i, o)] for i, o in pairs]].evaluate
 
-    with replace_edges(model, list(order), formulas):
-        yield model
+    return replace_edges(model, list(order), formulas)
 
 
-@contextmanager
-def edit_edge(model: nn.Module, edge: EdgeRef, function: Function) -> Iterator[nn.Module]:
+def edit_edge(model: nn.Module, edge: EdgeRef, function: Function) -> AbstractContextManager[nn.Module]:
     """The model with one edge computed by any elementwise function, for the length of the context.
 
     Raises:
         SlotError: the edge does not exist.
     """
-    with replace_edges(model, [edge], lambda slot, inputs, outputs: function):
-        yield model
+    return replace_edges(model, [edge], lambda slot, inputs, outputs: function)
 
 
 @contextmanager
@@ -140,14 +143,6 @@ def _correction(slot: CurveSlot, inputs_E: Tensor, outputs_E: Tensor, function: 
         return output + change.to(output.dtype)
 
     return hook
-
-
-def _constants(slot: CurveSlot, inputs: Tensor, outputs: Tensor, records: EdgeRecords | None) -> Function:
-    if records is None:
-        return torch.zeros_like
-    columns = outputs if slot.has_weights else torch.zeros_like(outputs)
-    means_E1 = records[slot.site, slot.name].means()[inputs, columns].unsqueeze(-1)
-    return lambda x_EN: means_E1.to(x_EN).expand_as(x_EN)
 
 
 def check_edges(slot: CurveSlot, pairs: list[tuple[int, int]]) -> None:

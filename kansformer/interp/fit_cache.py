@@ -1,6 +1,7 @@
 """A cache of fits, one file per slot, so that an audit that was interrupted continues where it was."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -25,20 +26,14 @@ def fingerprint(slot: CurveSlot, recorded: RecordedSlot, library: SymbolLibrary,
     return digest.hexdigest()[:16]
 
 
-def load_fits(file: Path, library: SymbolLibrary, count: int) -> SymbolicFits | None:
-    """Read what `save_fits` wrote; None without a file, or if it has another number of fits."""
+def cached_fits(file: Path, library: SymbolLibrary, make_fits: Callable[[], SymbolicFits]) -> SymbolicFits:
+    """The fits in a Parquet file; without one they are made, and written to it atomically."""
     import pandas
 
-    if not file.exists():
-        return None
-    table = pandas.read_parquet(file)
-    return SymbolicFits.from_dict(table.to_dict("list"), library) if len(table) == count else None
-
-
-def save_fits(fits: SymbolicFits, file: Path) -> None:
-    """Write fits to a Parquet file, atomically."""
-    import pandas
-
+    if file.exists():
+        return SymbolicFits.from_dict(pandas.read_parquet(file).to_dict("list"), library)
+    fits = make_fits()
     file.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(file) as partial:
         pandas.DataFrame(fits.to_dict()).to_parquet(partial, index=False)
+    return fits

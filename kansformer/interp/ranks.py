@@ -6,14 +6,13 @@ Shape letters: I inputs, C coefficients, O outputs, R rank.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kansformer.checks import check_integer
 from kansformer.conversion.checkpoint import attach_record, record_of
-from kansformer.conversion.slots import find_curve_slots
+from kansformer.conversion.slots import find_curve_slots, without_adapters
 from kansformer.errors import ConfigError
 from kansformer.nn.transaction import transaction
 
@@ -43,15 +42,13 @@ def reduce_rank(model: nn.Module, rank: int) -> dict[tuple[str, str], float]:
     lost = {}
     with transaction(model):
         for slot in slots:
-            module, old = slot.module, (slot.module.coefficients, slot.module.mix)
-            *new, lost[slot.site, slot.name] = _nearest(*old, rank)
-            module.coefficients, module.mix = (
-                nn.Parameter(values.to(before), requires_grad=before.requires_grad)
-                for values, before in zip(new, old, strict=True)
-            )
+            module, old, mix = slot.module, slot.module.coefficients, slot.module.mix
+            assert mix is not None
+            new, new_mix, lost[slot.site, slot.name] = _nearest(old, mix, rank)
+            module.coefficients = nn.Parameter(new.to(old), requires_grad=old.requires_grad)
+            module.mix = nn.Parameter(new_mix.to(mix), requires_grad=mix.requires_grad)
             module.curves = replace(module.curves, rank=rank)
-        get_base_model: Any = getattr(model, "get_base_model", None)  # beneath peft's adapters
-        inner = model if get_base_model is None else get_base_model()
+        inner = without_adapters(model)
         record = record_of(inner)
         if record is not None:
             attach_record(inner, replace(record, config=replace(record.config, rank=rank)))
