@@ -17,7 +17,7 @@ from kansformer.interp.curves import edge_curves, sample_points
 from kansformer.interp.edge_features import edge_bases
 from kansformer.interp.edits import Function, replace_edges
 from kansformer.interp.fidelity import Fidelity, RandomEdges, fidelity, recorded_points
-from kansformer.interp.fit_cache import cached_fits, fingerprint
+from kansformer.interp.fit_cache import cached_fits
 from kansformer.interp.recording import EdgeRecords, record_edges
 from kansformer.interp.scores import EdgeScores, edge_scores
 from kansformer.interp.summary import PART_TEXTS, POINTS, ModelSummary, SlotSummary
@@ -106,8 +106,12 @@ class _Audit:
 
     def summarize(self, slot: CurveSlot, scores: EdgeScores) -> SlotSummary:
         """Name the edges of a slot and random ones, and judge the formulas."""
-        recorded = self.records[slot.site, slot.name]
-        fits = self._cached_fits(slot)
+        recorded, done = self.records[slot.site, slot.name], self.done
+        if self.cache is None:
+            fits = self._fit_slot(slot)
+        else:
+            fits = cached_fits(self.cache, slot, recorded, self.library, self.part, lambda: self._fit_slot(slot))
+        self.done = done + len(fits)
         points_IS = recorded_points(recorded, POINTS)
         judged = []
         for chunk in _input_chunks(slot):
@@ -118,15 +122,6 @@ class _Audit:
         control = self._fit(*random.at(sample_points(slot, self.records, POINTS)))
         control_fidelity = fidelity(control, *random.at(points_IS), part=self.part)
         return SlotSummary(slot, recorded, scores, self.part, fits, Fidelity.cat(judged), control, control_fidelity)
-
-    def _cached_fits(self, slot: CurveSlot) -> SymbolicFits:
-        if self.cache is None:
-            return self._fit_slot(slot)
-        recorded, done = self.records[slot.site, slot.name], self.done
-        file = self.cache / f"{fingerprint(slot, recorded, self.library, self.part)}.parquet"
-        fits = cached_fits(file, self.library, lambda: self._fit_slot(slot))
-        self.done = done + len(fits)
-        return fits
 
     def _fit_slot(self, slot: CurveSlot) -> SymbolicFits:
         parts = []

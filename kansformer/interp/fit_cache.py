@@ -13,10 +13,29 @@ from kansformer.interp.recording import RecordedSlot
 from kansformer.symbolic import SymbolicFits, SymbolLibrary
 
 
-def fingerprint(slot: CurveSlot, recorded: RecordedSlot, library: SymbolLibrary, part: str) -> str:
-    """A checksum of everything that the fits of a slot depend on: the layer, its inputs' ranges, the functions, and the
-    part of the edges that is fitted; 16 hexadecimal digits.
-    """
+def cached_fits(
+    folder: Path,
+    slot: CurveSlot,
+    recorded: RecordedSlot,
+    library: SymbolLibrary,
+    part: str,
+    make_fits: Callable[[], SymbolicFits],
+) -> SymbolicFits:
+    """The fits of a slot in a folder; if it has none they are made, and written to it atomically."""
+    import pandas
+
+    file = folder / f"{_fingerprint(slot, recorded, library, part)}.parquet"
+    if file.exists():
+        return SymbolicFits.from_dict(pandas.read_parquet(file).to_dict("list"), library)
+    fits = make_fits()
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_file(file) as partial:
+        pandas.DataFrame(fits.to_dict()).to_parquet(partial, index=False)
+    return fits
+
+
+def _fingerprint(slot: CurveSlot, recorded: RecordedSlot, library: SymbolLibrary, part: str) -> str:
+    """A checksum of the layer, its inputs' ranges, the functions and the part of the edges: all that fits depend on."""
     digest = hashlib.sha256(f"{slot.site}/{slot.name} {part} {slot.module.curves} {library.names}".encode())
     grid = torch.linspace(-3, 3, 61, device=slot.module.coefficients.device)
     for values in (base_values(slot.module, grid), *(symbol.function(grid) for symbol in library)):
@@ -24,16 +43,3 @@ def fingerprint(slot: CurveSlot, recorded: RecordedSlot, library: SymbolLibrary,
     for tensor in (*slot.module.parameters(), *slot.module.buffers(), recorded.lower, recorded.upper):
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def cached_fits(file: Path, library: SymbolLibrary, make_fits: Callable[[], SymbolicFits]) -> SymbolicFits:
-    """The fits in a Parquet file; without one they are made, and written to it atomically."""
-    import pandas
-
-    if file.exists():
-        return SymbolicFits.from_dict(pandas.read_parquet(file).to_dict("list"), library)
-    fits = make_fits()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(file) as partial:
-        pandas.DataFrame(fits.to_dict()).to_parquet(partial, index=False)
-    return fits

@@ -22,18 +22,17 @@ class Dictionary:
     Args:
         library: the functions.
         u_S: points in [-1, 1], float64.
-        dtype: of the products.
 
     Raises:
         ConfigError: a function has no finite candidate that varies on these points.
     """
 
-    def __init__(self, library: SymbolLibrary, u_S: Tensor, dtype: torch.dtype) -> None:
+    def __init__(self, library: SymbolLibrary, u_S: Tensor) -> None:
         self.library = library
         pairs, atoms = zip(*(_atoms_of(symbol, u_S) for symbol in library), strict=True)
         self._pairs: tuple[Tensor, ...] = pairs
         self._sizes = [len(block) for block in atoms]
-        self._atoms_AS = torch.cat(atoms).to(dtype)
+        self._atoms_AS = torch.cat(atoms).float()
 
     def best_r2(self, y_ES: Tensor) -> Tensor:
         """R² of the best candidate of every function for every curve, (F, E); curves centred and of length 1."""

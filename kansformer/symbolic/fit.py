@@ -98,7 +98,7 @@ class _Search:
         self.held_out = torch.zeros(len(u_S), dtype=torch.bool)
         self.held_out[FIRST_HELD_OUT::HELD_OUT_EVERY] = True
         self.fitted_S = u_S[~self.held_out]
-        self.dictionary = Dictionary(library, self.fitted_S, torch.float32)
+        self.dictionary = Dictionary(library, self.fitted_S)
 
     def fit(self, y_ES: Tensor) -> SymbolicFits:
         """The fits of curves as functions of u."""
