@@ -17,8 +17,8 @@ import typer
 
 from kansformer.cli.errors import SentenceGroup, print_error
 from kansformer.cli.loading import load_model, quiet_transformers
-from kansformer.cli.progress import progress_bar
 from kansformer.errors import ConfigError
+from kansformer.progress import progress_bar
 
 # `python -m benchmarks` has the repository's root on the path, and the packages beside this file are imported by name.
 sys.path.insert(0, str(Path(__file__).resolve().parent))

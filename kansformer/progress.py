@@ -1,7 +1,7 @@
 """The one protocol by which long work reports how far it is."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
 
@@ -20,20 +20,33 @@ class Progress(Protocol):
 
 
 @contextmanager
-def progress_reporter(progress: bool | Progress, stage: str, total: int, unit: str) -> Iterator[Progress]:
-    """Yields the `Progress` to report to: for True a bar on the terminal, for False nothing, else the given one."""
-    if not isinstance(progress, bool):
-        yield progress
-        return
+def progress_bar(description: str | None = None, *, leave: bool = False, shown: bool = True) -> Iterator[Progress]:
+    """Yields a `Progress` that draws a bar on stderr, if that is a terminal.
+
+    Args:
+        description: stands before the bar; None shows the stage.
+        leave: whether the bar stays at the end.
+        shown: False draws nothing.
+    """
     from tqdm import tqdm
 
-    with tqdm(total=total, desc=stage, unit=unit, disable=None if progress else True) as bar:
+    layout = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"  # rates are in the details
+    with tqdm(desc=description or "preparing", leave=leave, bar_format=layout, disable=None if shown else True) as bar:
 
-        def show(stage: str, done: int, total: int | None, detail: str = "") -> None:
+        def draw(stage: str, done: int, total: int | None, detail: str = "") -> None:
+            if done < bar.n:  # the next stage
+                bar.reset()
+            bar.total = total
+            bar.set_description(description or stage, refresh=False)
             bar.set_postfix_str(detail, refresh=False)
             bar.update(done - bar.n)
 
-        yield show
+        yield draw
+
+
+def progress_reporter(progress: bool | Progress) -> AbstractContextManager[Progress]:
+    """Yields the `Progress` to report to: for True a bar that stays, for False nothing, else the given one."""
+    return progress_bar(leave=True, shown=progress) if isinstance(progress, bool) else nullcontext(progress)
 
 
 def loss_and_speed(loss: float, tokens_per_second: float) -> str:

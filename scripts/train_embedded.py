@@ -28,8 +28,8 @@ import transformers
 import typer
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from kansformer.cli.progress import progress_bar
 from kansformer.files import atomic_file, atomic_write_text
+from kansformer.progress import progress_bar
 from kansformer.training import mean_loss, read_recipe, train
 from kansformer.training.corpus import standard_library_documents
 from kansformer.training.data.packing import tokenize_blocks

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kansformer.cli.loading import quiet_transformers
-from kansformer.cli.progress import progress_bar
 from kansformer.files import atomic_folder, check_unused, folder_bytes
+from kansformer.progress import progress_bar
 
 if TYPE_CHECKING:
     from torch import Tensor

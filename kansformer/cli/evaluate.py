@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kansformer.cli.loading import BlockOption, ModelArgument, TextOption, load_model_and_blocks, load_text
-from kansformer.cli.progress import progress_bar
 from kansformer.errors import ConfigError, ConversionStateError
+from kansformer.progress import progress_bar
 
 if TYPE_CHECKING:
     from kansformer.training.evaluate import Evaluation

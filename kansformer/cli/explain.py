@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from kansformer.cli.loading import BlockOption, ModelArgument, TextOption, load_model_and_blocks, load_text
-from kansformer.cli.progress import progress_bar
 from kansformer.errors import CheckpointError, ConfigError
 from kansformer.files import atomic_file, atomic_write_text
+from kansformer.progress import progress_bar
 
 FIT_CACHE = ".fits"
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kansformer.cli.loading import quiet_transformers
-from kansformer.cli.progress import progress_bar
 from kansformer.errors import ConfigError
+from kansformer.progress import progress_bar
 
 if TYPE_CHECKING:
     from kansformer.training.recipe import Recipe

@@ -146,7 +146,7 @@ def find_formula(
     scaling = Scaling.of(dataset)
     scaled = scaling.apply(dataset)
     search = _Search(scaled.train_input, scaled.train_target, library_of(library, SCIENCE_LIBRARY), settings)
-    with progress_reporter(progress, "networks", networks, "network") as report:
+    with progress_reporter(progress) as report:
         for number in range(networks):
             search.run(shapes[number % len(shapes)], seed + number // len(shapes))
             if (number + 1) % len(shapes) == 0 or number == networks - 1:

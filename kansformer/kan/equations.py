@@ -106,7 +106,7 @@ def solve_equations(
         raise DataError("The equations' residuals are not finite for the network as it is.")
     with (
         few_threads(points.shape[0] * sum(p.numel() for p in model.parameters())),
-        progress_reporter(progress, "fit", steps, "step") as report,
+        progress_reporter(progress) as report,
     ):
         run = Run(model, points, steps, report, grid_update_every, tolerance)
         levenberg_marquardt(run, problem)

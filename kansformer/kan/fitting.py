@@ -124,7 +124,7 @@ def fit(
     measure = MEASURES[loss]
     with (
         few_threads(x.shape[0] * sum(p.numel() for p in model.parameters())),
-        progress_reporter(progress, "fit", steps, "step") as report,
+        progress_reporter(progress) as report,
     ):
         test = (lambda: measure(model, test_x, test_y)) if len(test_x) else None
         history = FitHistory(measure="RMSE" if loss == "mse" else "cross entropy")
