@@ -47,8 +47,7 @@ class Fidelity:
     @classmethod
     def cat(cls, parts: Sequence[Fidelity]) -> Fidelity:
         """One table from several."""
-        columns = zip(*((part.r2, part.r2_learned, part.varies) for part in parts), strict=True)
-        return cls(*map(torch.cat, columns))
+        return cls(*map(torch.cat, zip(*(vars(part).values() for part in parts), strict=True)))
 
 
 def recorded_points(recorded: RecordedSlot, points: int) -> Tensor:
@@ -63,13 +62,14 @@ def fidelity(fits: SymbolicFits, x_ES: Tensor, y_ES: Tensor, learned_ES: Tensor,
     y_ES, learned_ES = y_ES.double(), learned_ES.double()
     fitted_ES = y_ES if part == "edge" else learned_ES
     error_ES = fits.evaluate(x_ES.double()) - fitted_ES
-    spread, learned_spread = _spread(y_ES), _spread(learned_ES)
-    rounding = STRAIGHT**2 * y_ES.square().sum(-1) + torch.finfo(torch.float64).tiny
-    return Fidelity(
-        (1 - error_ES.square().sum(-1) / torch.maximum(spread, rounding)).nan_to_num(MIN_R2).clamp(min=MIN_R2),
-        (1 - _spread(error_ES) / torch.maximum(learned_spread, rounding)).nan_to_num(MIN_R2).clamp(min=MIN_R2),
-        spread > rounding,
-    )
+    rounding_E = STRAIGHT**2 * y_ES.square().sum(-1) + torch.finfo(torch.float64).tiny
+
+    def r2(error_E: Tensor, spread_E: Tensor) -> Tensor:
+        return (1 - error_E / torch.maximum(spread_E, rounding_E)).nan_to_num(MIN_R2).clamp(min=MIN_R2)
+
+    spread_E = _spread(y_ES)
+    r2_learned = r2(_spread(error_ES), _spread(learned_ES))
+    return Fidelity(r2(error_ES.square().sum(-1), spread_E), r2_learned, spread_E > rounding_E)
 
 
 def _spread(values_ES: Tensor) -> Tensor:
@@ -77,27 +77,17 @@ def _spread(values_ES: Tensor) -> Tensor:
 
 
 class RandomEdges:
-    """At most 2,048 edges with the bases of edges of a slot, drawn at random, and random learned curves.
-
-    The coefficients are drawn with the mean square of those edges' own.
-
-    Args:
-        slot: the slot.
-
-    Attributes:
-        inputs: the channels that the edges belong to, (I,), each with O edges.
-    """
+    """At most 2,048 edges of a slot, drawn at random, with random learned curves whose mean square is their own."""
 
     @torch.no_grad()
     def __init__(self, slot: CurveSlot) -> None:
         generator = torch.Generator().manual_seed(SEED)
         self._module = slot.module
-        self._device = self._module.coefficients.device
         max_inputs, max_outputs = (MAX_INPUTS, MAX_OUTPUTS) if slot.has_weights else (MAX_CURVES, 1)
-        self.inputs = torch.randperm(self._module.in_features, generator=generator)[:max_inputs]
+        self._inputs = torch.randperm(self._module.in_features, generator=generator)[:max_inputs]
         outputs = torch.randperm(slot.num_outputs, generator=generator)[:max_outputs]
-        weights_IOF = edge_weights(self._module, self.inputs.to(self._device), outputs.to(self._device))
-        self._weights_IOF = weights_IOF.cpu().double()
+        device = self._module.coefficients.device
+        self._weights_IOF = edge_weights(self._module, self._inputs.to(device), outputs.to(device)).cpu().double()
         learned = self._weights_IOF[..., 1:]
         drawn = torch.randn(learned.shape, generator=generator, dtype=learned.dtype)
         self._weights_IOF[..., 1:] = drawn * learned.square().mean(-1, keepdim=True).sqrt()
@@ -105,8 +95,8 @@ class RandomEdges:
     @torch.no_grad()
     def at(self, x_IS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Points, values and learned values, each (E, S), from points for every input of the slot."""
-        x_IS = x_IS[self.inputs]
-        features_SIF = edge_features(self._module, x_IS.mT.to(self._device), self.inputs.to(self._device))
+        x_IS, device = x_IS[self._inputs], self._module.coefficients.device
+        features_SIF = edge_features(self._module, x_IS.mT.to(device), self._inputs.to(device))
         y_IOS, learned_IOS = values_and_learned(self._weights_IOF, features_SIF.transpose(0, 1).cpu())
         x_ES = x_IS.repeat_interleave(self._weights_IOF.shape[1], dim=0)
         return x_ES, y_IOS.flatten(0, 1), learned_IOS.flatten(0, 1)

@@ -64,7 +64,7 @@ class _Problem:
         """The rows A to R2, with `slopes` to BB, each (E,)."""
         z_ES = self._arguments(a_E, b_E)
         raw_ES = self.symbol.function(z_ES)
-        f_ES = raw_ES - raw_ES.mean(-1, keepdim=True)
+        f_ES = _centred(raw_ES)
         ff, fy = self._sums(f_ES.square()).clamp(min=TINY), self._sums(f_ES * self.y_ES)
         r2 = fy.square() / ff
         reach = a_E.abs()
@@ -85,7 +85,8 @@ class _Problem:
         assert self.symbol.partner is not None
         z_ES = self._arguments(a_E, b_E)
         f, g = _centred(self.symbol.function(z_ES)), _centred(self.symbol.partner.function(z_ES))
-        ff, fg, gg, fy, gy = _dot(f, f), _dot(f, g), _dot(g, g), _dot(f, self.y_ES), _dot(g, self.y_ES)
+        dot, y = torch.linalg.vecdot, self.y_ES
+        ff, fg, gg, fy, gy = dot(f, f), dot(f, g), dot(g, g), dot(f, y), dot(g, y)
         determinant = (ff * gg - fg.square()).clamp(min=TINY)
         return self.symbol.partner.shift((gg * fy - fg * gy) / determinant, (ff * gy - fg * fy) / determinant)
 
@@ -113,7 +114,3 @@ def _step(now: Tensor, symbol: Symbol, damping: Tensor) -> tuple[Tensor, Tensor]
 
 def _centred(values_ES: Tensor) -> Tensor:
     return values_ES - values_ES.mean(-1, keepdim=True)
-
-
-def _dot(x_ES: Tensor, y_ES: Tensor) -> Tensor:
-    return torch.linalg.vecdot(x_ES, y_ES)
