@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +13,13 @@ from torch import Tensor, nn
 
 from kansformer.conversion.slots import CurveSlot, find_curve_slots
 from kansformer.errors import ConfigError
+from kansformer.files import atomic_file
 from kansformer.interp.batches import BatchReader, mean_loss, replayable
 from kansformer.interp.curves import edge_curves, sample_points
-from kansformer.interp.edge_features import edge_bases
+from kansformer.interp.edge_features import base_values, edge_bases
 from kansformer.interp.edits import Function, replace_edges
 from kansformer.interp.fidelity import Fidelity, RandomEdges, fidelity, recorded_points
-from kansformer.interp.fit_cache import cached_fits
-from kansformer.interp.recording import EdgeRecords, record_edges
+from kansformer.interp.recording import EdgeRecords, RecordedSlot, record_edges
 from kansformer.interp.scores import EdgeScores, edge_scores
 from kansformer.interp.summary import PART_TEXTS, POINTS, ModelSummary, SlotSummary
 from kansformer.progress import Progress
@@ -106,12 +107,8 @@ class _Audit:
 
     def summarize(self, slot: CurveSlot, scores: EdgeScores) -> SlotSummary:
         """Name the edges of a slot and random ones, and judge the formulas."""
-        recorded, done = self.records[slot.site, slot.name], self.done
-        if self.cache is None:
-            fits = self._fit_slot(slot)
-        else:
-            fits = cached_fits(self.cache, slot, recorded, self.library, self.part, lambda: self._fit_slot(slot))
-        self.done = done + len(fits)
+        recorded = self.records[slot.site, slot.name]
+        fits = self._fit_slot(slot) if self.cache is None else self._cached_fits(slot, self.cache)
         points_IS = recorded_points(recorded, POINTS)
         judged = []
         for chunk in _input_chunks(slot):
@@ -122,6 +119,20 @@ class _Audit:
         control = self._fit(*random.at(sample_points(slot, self.records, POINTS)))
         control_fidelity = fidelity(control, *random.at(points_IS), part=self.part)
         return SlotSummary(slot, recorded, scores, self.part, fits, Fidelity.cat(judged), control, control_fidelity)
+
+    def _cached_fits(self, slot: CurveSlot, folder: Path) -> SymbolicFits:
+        """The fits in a file of the folder, one per slot, so that an interrupted audit continues where it was."""
+        import pandas
+
+        file = folder / f"{_fingerprint(slot, self.records[slot.site, slot.name], self.library, self.part)}.parquet"
+        if file.exists():
+            self.done += slot.num_edges
+            return SymbolicFits.from_dict(pandas.read_parquet(file).to_dict("list"), self.library)
+        fits = self._fit_slot(slot)
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_file(file) as partial:
+            pandas.DataFrame(fits.to_dict()).to_parquet(partial, index=False)
+        return fits
 
     def _fit_slot(self, slot: CurveSlot) -> SymbolicFits:
         parts = []
@@ -136,6 +147,17 @@ class _Audit:
 
     def _fit(self, x_ES: Tensor, y_ES: Tensor, learned_ES: Tensor) -> SymbolicFits:
         return fit_symbolic(x_ES, y_ES if self.part == "edge" else learned_ES, library=self.library)
+
+
+def _fingerprint(slot: CurveSlot, recorded: RecordedSlot, library: SymbolLibrary, part: str) -> str:
+    """A checksum of the layer, its inputs' ranges, the functions and the part of the edges: all that fits depend on."""
+    digest = hashlib.sha256(f"{slot.site}/{slot.name} {part} {slot.module.curves} {library.names}".encode())
+    grid = torch.linspace(-3, 3, 61, device=slot.module.coefficients.device)
+    for values in (base_values(slot.module, grid), *(symbol.function(grid) for symbol in library)):
+        digest.update(values.detach().float().cpu().numpy().tobytes())  # what a name stands for
+    for tensor in (*slot.module.parameters(), *slot.module.buffers(), recorded.lower, recorded.upper):
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _losses_with_formulas(

@@ -132,11 +132,10 @@ class SymbolicFits:
 
     def numpy_function(self, index: int) -> Callable[[ArrayLike], np.ndarray]:
         """One fitted function as a function of arrays of any shape."""
-        function = self.function(index)
 
         def on_array(x: ArrayLike) -> np.ndarray:
             tensor = torch.as_tensor(x)
-            return function(tensor if tensor.is_floating_point() else tensor.double()).numpy()
+            return self.function(index)(tensor if tensor.is_floating_point() else tensor.double()).numpy()
 
         return on_array
 
