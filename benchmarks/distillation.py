@@ -29,10 +29,10 @@ from torch import Tensor, nn
 
 from kansformer import KANConfig, optimizer_groups, update_grid
 from kansformer.conversion import replace_feed_forwards
+from kansformer.conversion.narrow import narrow_site
 from kansformer.conversion.plan import plan_conversion
 from kansformer.conversion.replace import largest, measure_channels
 from kansformer.conversion.sources import read_model, source_arguments
-from kansformer.conversion.widths import narrow_site
 from kansformer.sites import find_sites
 from kansformer.training.data.packing import tokenize_blocks
 from kansformer.training.data.texts import file_text

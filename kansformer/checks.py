@@ -14,7 +14,7 @@ def check_choice(name: str, value: object, choices: Collection[str], error: type
         KansformerError: it is not; `error` says which class.
     """
     if not isinstance(value, str) or value not in choices:
-        raise error(f"Unknown {name} {value!r}. Choose one of: {', '.join(choices)}.")
+        raise error(f"Unknown {name} {value!r:.80}. Choose one of: {', '.join(choices)}.")
     return value
 
 
@@ -37,7 +37,7 @@ def check_integer(
     except TypeError:
         number = None
     if number is None or (minimum is not None and number < minimum) or (maximum is not None and number > maximum):
-        raise error(f"{name} must be a whole number{_range(minimum, maximum)}, got {value!r}.")
+        raise error(f"{name} must be a whole number{_range(minimum, maximum)}, got {value!r:.80}.")
     return number
 
 
@@ -69,7 +69,7 @@ def check_number(
     inside = math.isfinite(number) and (above is None or number > above)
     if not inside or (minimum is not None and number < minimum) or (maximum is not None and number > maximum):
         limits = f" above {above:g}" if above is not None else _range(minimum, maximum)
-        raise error(f"{name} must be a finite number{limits}, got {value!r}.")
+        raise error(f"{name} must be a finite number{limits}, got {value!r:.80}.")
     return number
 
 

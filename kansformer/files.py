@@ -11,7 +11,7 @@ from kansformer.errors import CheckpointError
 
 
 def check_unused(path: Path) -> None:
-    """See that a folder can be written without losing anything.
+    """Check that a folder can be written without overwriting files.
 
     Raises:
         CheckpointError: it is a file, or has files in it.

@@ -1,8 +1,9 @@
-"""Files that may come from strangers: read as data only, and refused before they take much memory or time."""
+"""Untrusted files: read as data only, and refused before they take much memory or time."""
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,26 +18,29 @@ MAX_DEPTH = 64
 MAX_NAME_LENGTH = 500
 """Characters of a tensor's name, which sentences repeat."""
 
+MAX_LINE_LENGTH = 1000
+"""Characters of a text in the header or in a table of a model card."""
+
 MAX_INTEGER = 2**64
 """Checksums have 64 bits. Beyond 4300 digits Python refuses to print a number, and with it the sentence about it."""
 
 
 def read_json(file: Path) -> Any:
-    """A JSON file.
+    """The content of a JSON file.
 
     Raises:
-        CheckpointError: it is none, or holds what `check_json_value` refuses.
+        CheckpointError: it is not JSON, or `check_json_value` refuses it.
     """
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # not UTF-8 is a ValueError too
-        raise CheckpointError(f"{str(file)!r} is no JSON, so it cannot be read: {error}.") from None
+        raise CheckpointError(f"{str(file)!r} is not JSON, so it cannot be read: {error}.") from None
     check_json_value(values, repr(str(file)))
     return values
 
 
 def check_json_value(values: Any, place: str, error: type[KansformerError] = CheckpointError) -> None:
-    """See that tables and lists can be walked and shown in a sentence, whoever made them.
+    """Check that tables and lists can be walked and shown in a message, whoever made them.
 
     Args:
         values: what a JSON or YAML file holds, without cycles.
@@ -45,15 +49,15 @@ def check_json_value(values: Any, place: str, error: type[KansformerError] = Che
 
     Raises:
         KansformerError: they are nested too deeply, or hold an enormous whole number, a text that is not Unicode, or
-            what JSON does not have, such as a date.
+            a value that JSON does not have, such as a date.
     """
     waiting = [(values, 0)]
     while waiting:
         value, depth = waiting.pop()
         if depth > MAX_DEPTH:
-            raise error(f"{place} is nested more than {MAX_DEPTH} levels deep, which nothing that is read here is.")
+            raise error(f"{place} is nested more than {MAX_DEPTH} levels deep.")
         if isinstance(value, int) and not -MAX_INTEGER < value < MAX_INTEGER:
-            raise error(f"{place} has a whole number of {value.bit_length()} bits; 64 is the most.")
+            raise error(f"{place} has a whole number of {value.bit_length()} bits; 64 is the maximum.")
         if isinstance(value, str) and not is_unicode(value):
             raise error(f"{place} has a text with half a character (a lone surrogate): {value!r:.80}.")
         if isinstance(value, dict):
@@ -64,11 +68,75 @@ def check_json_value(values: Any, place: str, error: type[KansformerError] = Che
             raise error(f"{place} has a {type(value).__name__}, {value!r:.80}. If it is meant as a text, quote it.")
 
 
+@dataclass(frozen=True)
+class FieldKind:
+    """The kind of value that an entry of a table must have: its description, for messages, and its check."""
+
+    description: str
+    check: Callable[[object], bool]
+
+
+Fields = Mapping[str, "FieldKind | Mapping"]
+"""Kind by name of an entry, or the fields of a table inside."""
+
+
+def check_fields(values: object, fields: Fields, place: str, *, only: bool = False) -> dict[str, Any]:
+    """A table without its null entries, once the named entries are of their kind.
+
+    Args:
+        values: the content of a file.
+        fields: kinds of the entries that are read.
+        place: the file, for messages.
+        only: whether other entries are errors.
+
+    Raises:
+        CheckpointError: it is not a table, or an entry is of another kind.
+    """
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{place} must hold a table, got {values!r:.80}.")
+    values = {name: value for name, value in values.items() if value is not None}
+    for name, value in values.items():
+        kind = fields.get(name)
+        if isinstance(kind, FieldKind):
+            if not kind.check(value):
+                raise CheckpointError(f"{name} in {place} must be {kind.description}, got {value!r:.80}.")
+        elif kind is not None:
+            values[name] = check_fields(value, kind, f"{name} in {place}", only=only)
+        elif only:
+            raise CheckpointError(f"{place} has the unknown entry {name!r:.80}. Choose from: {', '.join(fields)}.")
+    return values
+
+
+def is_number(value: object) -> bool:
+    """Whether this is a finite number; booleans are not."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_line(value: object) -> bool:
+    """Whether this is a text that can stand in the header or in a table of a model card: one line, and not endless."""
+    return (
+        isinstance(value, str)
+        and len(value) <= MAX_LINE_LENGTH
+        and is_unicode(value)
+        and not any(character < " " or character in "\x7f\x85\u2028\u2029" for character in value)
+    )
+
+
+NUMBER = FieldKind("a finite number", is_number)
+LINE = FieldKind(f"one line of text, up to {MAX_LINE_LENGTH} characters", is_line)
+LINES = FieldKind(
+    f"a list of texts, each one line of up to {MAX_LINE_LENGTH} characters",
+    lambda value: isinstance(value, (list, tuple)) and all(map(is_line, value)),
+)
+TABLE = FieldKind("a table", lambda value: isinstance(value, dict))
+TABLES = FieldKind("a list of tables", lambda value: isinstance(value, list) and all(map(TABLE.check, value)))
+
+
 def read_tensors(file: Path) -> "dict[str, Tensor]":
     """The tensors of a safetensors file.
 
     Raises:
-        CheckpointError: it is none, or has numbers of a kind that no model here is made of.
+        CheckpointError: it cannot be read, or has a dtype that no model here has.
     """
     import torch
     from safetensors import SafetensorError
@@ -91,10 +159,10 @@ def read_tensors(file: Path) -> "dict[str, Tensor]":
 
 
 def count_numbers(files: Iterable[str | Path]) -> tuple[int, int]:
-    """How many tensors, and how many numbers in them, safetensors files say they hold, by their headers alone.
+    """Numbers of tensors, and of values in them, of safetensors files, by their headers alone.
 
     Raises:
-        CheckpointError: one is no safetensors file.
+        CheckpointError: one is not a safetensors file.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -102,7 +170,7 @@ def count_numbers(files: Iterable[str | Path]) -> tuple[int, int]:
     for file in files:
         try:
             with safe_open(file, framework="pt") as tensors:
-                shapes += [tensors.get_slice(key).get_shape() for key in tensors.keys()]  # noqa: SIM118 - no dict
+                shapes += [tensors.get_slice(key).get_shape() for key in tensors.keys()]  # noqa: SIM118 - not a dict
         except SafetensorError as error:
             raise CheckpointError(f"{str(file)!r} cannot be read: {error!s:.400}.") from error
     return len(shapes), sum(map(math.prod, shapes))

@@ -36,12 +36,12 @@ def evaluate_command(
     if text is not None and dataset is not None:
         raise ConfigError(f"Both --text {text} and --dataset {dataset} were given. Choose one.")
     from kansformer.conversion import is_converted, revert
-    from kansformer.hub.model_folder import read_contents
+    from kansformer.hub.model_folder import ModelFolder
     from kansformer.training.data.load import dataset_text
     from kansformer.training.evaluate import mean_loss
 
     if record:
-        read_contents(Path(model))  # refuses what has no card before the work
+        ModelFolder.read(Path(model))  # refuses what has no card before the work
     if dataset is None:
         documents, source = load_text(text, max_tokens)
     else:

@@ -37,9 +37,9 @@ def train_command(
         recipe, changes = config, [*([recipe] if recipe else []), *changes]
     if recipe is None:
         raise ConfigError("No recipe was given. `kansformer recipes` lists those that come with kansformer.")
-    found = read_recipe(recipe, changes)
+    settings = read_recipe(recipe, changes)
     if show:
-        typer.echo(dump_recipe(found).rstrip())
+        typer.echo(dump_recipe(settings).rstrip())
         return
     from kansformer.training.run import is_main_process, train
 
@@ -47,14 +47,14 @@ def train_command(
     name = Path(recipe).stem
     folder = output or RUNS / name
     with progress_bar(name) as progress:
-        result = train(found, folder, resume=resume, progress=progress)
+        result = train(settings, folder, resume=resume, progress=progress)
     if not is_main_process():
         return
     files = "recipe.yaml, losses.csv and training.json"
     if result.curve_parameters:
         from kansformer.hub import write_card
 
-        write_card(folder, origin=_origin(found), datasets=_datasets(found))
+        write_card(folder, origin=_origin(settings), datasets=_datasets(settings))
         files = f"README.md, {files}"
     typer.echo(f"{result}\nWritten: {folder}, with {files}")
 

@@ -1,7 +1,8 @@
-"""The swap: plan it, build the new modules, prove them, put them in; and take them out again."""
+"""The swap: plan it, build the new modules, verify them, install them; and take them out again."""
 
+from kansformer._moved import moved_names
 from kansformer.conversion.convert import convert, is_converted, revert
-from kansformer.conversion.plan import ConversionPlan, PlannedSite, plan_conversion
+from kansformer.conversion.plan import ConversionPlan, plan_conversion
 from kansformer.conversion.record import FORMAT_VERSION, ConversionRecord
 from kansformer.conversion.replace import replace_feed_forwards
 from kansformer.conversion.slots import CurveSlot, find_curve_slot, find_curve_slots
@@ -11,7 +12,6 @@ __all__ = [
     "ConversionPlan",
     "ConversionRecord",
     "CurveSlot",
-    "PlannedSite",
     "convert",
     "find_curve_slot",
     "find_curve_slots",
@@ -20,3 +20,5 @@ __all__ = [
     "replace_feed_forwards",
     "revert",
 ]
+
+__getattr__ = moved_names(__name__, {"PlannedSite": "kansformer.sites.Site"})

@@ -3,34 +3,16 @@
 import re
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
 from kansformer.config import QUANT_METHOD, KANConfig, select_layers
-from kansformer.conversion.widths import check_narrowable, linear_slots, with_hidden
+from kansformer.conversion.narrow import check_narrowable, linear_layers, with_hidden
+from kansformer.conversion.record import get_setting, quantization_method
 from kansformer.errors import ConfigError, ConversionStateError, NoSiteError, SlotError
 from kansformer.nn.curves import curved_modules
 from kansformer.sites import Site, Slot, find_sites
 from kansformer.sites.parts import CONVOLUTIONS, stacks_of
-from kansformer.sites.site import get_slot_target
-
-
-@dataclass(frozen=True)
-class PlannedSite:
-    """A site with the slots that will take curves.
-
-    Args:
-        site: what was found.
-        slots: those of the config's slots that the site has.
-        added_parameters: trainable numbers that the curves add.
-        removed_parameters: of its linear layers, where the hidden layer becomes narrower.
-    """
-
-    site: Site
-    slots: tuple[Slot, ...]
-    added_parameters: int
-    removed_parameters: int = 0
 
 
 @dataclass(frozen=True)
@@ -39,22 +21,26 @@ class ConversionPlan:
 
     Args:
         config: which curves.
-        sites: the sites that would change, as they would be afterwards.
+        sites: those that would change, as they would be afterwards.
         skipped: path and reason of the sites in the chosen layers that have none of the config's slots.
         parameters_before, parameters_after: numbers of parameters; a shared one counts once.
         bytes_before, bytes_after: their size in memory.
     """
 
     config: KANConfig
-    sites: tuple[PlannedSite, ...]
+    sites: tuple[Site, ...]
     skipped: tuple[tuple[str, str], ...]
     parameters_before: int
     parameters_after: int
     bytes_before: int
     bytes_after: int
 
+    def slots_of(self, site: Site) -> tuple[Slot, ...]:
+        """The slots of a site that take curves: those of the config's slots that it has."""
+        return _chosen_slots(self.config, site)
+
     def __str__(self) -> str:
-        groups = Counter(_row(planned) for planned in self.sites)
+        groups = Counter(_row(self.config, site) for site in self.sites)
         rows: list[tuple[str, ...]] = [("sites", "where", "kind", "slots", "d", "m", "curve parameters each")]
         rows += [(str(count), *row) for row, count in groups.items()]
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -85,35 +71,33 @@ def plan_conversion(model: nn.Module, config: KANConfig, *, hidden: int | None =
         ConversionStateError: the model is converted already, or quantised by someone else.
         NoSiteError: the model has no feed-forward network that kansformer knows.
         SlotError: no site has any of the slots, or one cannot be narrowed.
-        ConfigError: a layer does not exist, or the groups do not divide a width, or `hidden` is no width of a site.
+        ConfigError: a layer does not exist, the groups do not divide a width, or `hidden` is not a width for a site.
     """
     check_convertible(model)
-    found = find_sites(model)
-    if not found:
+    sites = find_sites(model)
+    if not sites:
         raise NoSiteError(_why_no_site(model))
-    planned, skipped = [], []
-    for site in _in_layers(found, config.layers):
-        removed = 0
+    planned, skipped, added = [], [], 0
+    for site in _in_layers(sites, config.layers):
         if hidden is not None:
-            site, removed = _narrowed(model, site, hidden)
-        slots = tuple(site.slots[name] for name in config.slots if name in site.slots)
-        if not slots:
+            narrow = with_hidden(site, hidden)
+            added -= _removed_parameters(model, site, hidden)
+            site = narrow
+        if not _chosen_slots(config, site):
             skipped.append((site.path, _why_no_slot(site, config.slots)))
             continue
         try:
-            added = sum(config.curve_spec(s.name).num_parameters(s.features, s.out_features) for s in slots)
+            added += _curve_parameters(config, site)
         except ConfigError as error:
             raise ConfigError(f"{site.path}: {error}") from error
-        planned.append(PlannedSite(site, slots, added, removed))
+        planned.append(site)
     for name in config.slots:
-        if not any(slot.name == name for p in planned for slot in p.slots):
-            if name not in found[0].slots:
-                found[0].slot(name)  # raises, with the reason
-            raise SlotError(f"None of the {len(found)} sites in layers={config.layers!r} has a slot {name!r}.")
+        if not any(name in site.slots for site in planned):
+            sites[0].slot(name)  # raises, with the reason
+            raise SlotError(f"None of the {len(sites)} sites in layers={config.layers!r} has a slot {name!r}.")
     parameters = list(model.parameters())
     before, size = sum(p.numel() for p in parameters), sum(p.numel() * p.element_size() for p in parameters)
     floating = next((p for p in parameters if p.is_floating_point()), None)
-    added = sum(p.added_parameters - p.removed_parameters for p in planned)
     return ConversionPlan(
         config=config,
         sites=tuple(planned),
@@ -131,9 +115,9 @@ def check_convertible(model: nn.Module) -> None:
     Raises:
         ConversionStateError: it is.
     """
-    for path, _ in curved_modules(model):
+    if first := next(curved_modules(model), None):
         raise ConversionStateError(
-            f"The model has curves already, for instance at {path or 'its root'}. Call revert(model) first to "
+            f"The model has curves already, for instance at {first[0] or 'its root'}. Call revert(model) first to "
             "convert it with other settings."
         )
     for path, module in model.named_modules():
@@ -143,14 +127,13 @@ def check_convertible(model: nn.Module) -> None:
                 "place. Load the model onto one device and convert it, save it, and load the result with device_map; "
                 "or pass quantization_config=KANConfig(...) to from_pretrained, which converts before that."
             )
-    quantization = getattr(getattr(model, "config", None), "quantization_config", None)
-    if quantization is not None:
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization.quant_method
-        if method == QUANT_METHOD:  # a plain model made from_config, with the config of a converted one
-            return
+    quantization = get_setting(get_setting(model, "config"), "quantization_config")
+    method = quantization_method(quantization)
+    # Ours is in the config of a plain model that was made from_config, with the config of a converted one.
+    if quantization is not None and method != QUANT_METHOD:
         raise ConversionStateError(
-            f"The model is quantised with {getattr(method, 'value', method)!r}. Load it dequantised "
-            "(for GGUF files: quantization_config=GgufConfig(dequantize=True)), convert it, and quantise the result."
+            f"The model is quantised with {method!r}. Load it dequantised (for GGUF files: "
+            "quantization_config=GgufConfig(dequantize=True)), convert it, and quantise the result."
         )
 
 
@@ -169,23 +152,26 @@ def _in_layers(sites: list[Site], layers) -> list[Site]:
     return [site for site in sites if site.layer in chosen.get(site.stack, ())]
 
 
-def _narrowed(model: nn.Module, site: Site, hidden: int) -> tuple[Site, int]:
-    narrow = with_hidden(site, hidden)
+def _removed_parameters(model: nn.Module, site: Site, hidden: int) -> int:
+    """Numbers that the linear layers of a site lose with their channels; a bias after the last layer stays."""
     check_narrowable(model, site)
-    # A bias after the last layer stays whole; those before the hidden layer go with their channels.
-    removed = 0
-    for name, slot in linear_slots(site).items():
-        layer: Any = get_slot_target(model, slot.path)
-        per_channel = site.width + (name != "down" and layer.bias is not None)
-        removed += (site.hidden - hidden) * per_channel
-    return narrow, removed
+    layers = linear_layers(model, site).items()
+    return sum((site.hidden - hidden) * (site.width + (name != "down" and x.bias is not None)) for name, x in layers)
 
 
-def _row(planned: PlannedSite) -> tuple[str, ...]:
-    site = planned.site
+def _chosen_slots(config: KANConfig, site: Site) -> tuple[Slot, ...]:
+    return tuple(site.slots[name] for name in config.slots if name in site.slots)
+
+
+def _curve_parameters(config: KANConfig, site: Site) -> int:
+    slots = _chosen_slots(config, site)
+    return sum(config.curve_spec(slot.name).num_parameters(slot.features, slot.out_features) for slot in slots)
+
+
+def _row(config: KANConfig, site: Site) -> tuple[str, ...]:
     where = re.sub(r"\b\d+\b", "*", site.path) or "(the model)"
-    slots = ",".join(slot.name for slot in planned.slots)
-    return where, site.kind, slots, str(site.width), str(site.hidden), f"{planned.added_parameters:,}"
+    slots = ",".join(slot.name for slot in _chosen_slots(config, site))
+    return where, site.kind, slots, str(site.width), str(site.hidden), f"{_curve_parameters(config, site):,}"
 
 
 def _why_no_slot(site: Site, names: tuple[str, ...]) -> str:

@@ -3,32 +3,22 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import nn
 
+from kansformer.checks import check_choice, check_integer
 from kansformer.config import QUANT_METHOD, SLOTS, KANConfig
 from kansformer.errors import CheckpointError, ConfigError
+from kansformer.nn.curves import CurveSpec, curved_modules
 from kansformer.safe_io import check_json_value
-from kansformer.sites.site import Slot
+from kansformer.sites.site import Slot, parent_of
 
 FORMAT_VERSION = 2
-"""The newest format. Raised with every change of what is written; all versions down to 1 load for ever. A checkpoint is
+"""The newest format. Raised with every change of the format; all versions from 1 on load for ever. A checkpoint is
 written in the oldest one that can hold it: 2 brought `widths`, and all others are still 1."""
 
 MODULE_PATH = re.compile(r"(?=.{1,400}$)[\w-]+(\.[\w-]+)*")
-
-
-@dataclass(frozen=True)
-class SlotRecord:
-    """A slot that carries curves: its name, its path from the base model, and the width that its curves act on."""
-
-    name: str
-    path: str
-    features: int
-
-    def to_slot(self, prefix: str) -> Slot:
-        """The slot in a model whose base model stands at `prefix` (with its dot) or is the model itself."""
-        return Slot(name=self.name, path=prefix + self.path, features=self.features)
 
 
 @dataclass(frozen=True)
@@ -37,13 +27,13 @@ class ConversionRecord:
 
     Args:
         config: which curves.
-        slots: where, relative to the base model, so that base and head classes both load.
+        slots: where, with paths from the base model, so that base and head classes both load.
         widths: hidden width by path of the feed-forward networks that are narrower than the model's config says,
             relative to the base model too.
     """
 
     config: KANConfig
-    slots: tuple[SlotRecord, ...]
+    slots: tuple[Slot, ...]
     widths: Mapping[str, int] = field(default_factory=dict)
 
     quant_method = QUANT_METHOD
@@ -55,12 +45,11 @@ class ConversionRecord:
 
     def to_dict(self) -> dict:
         """JSON-ready; `ConversionRecord.from_dict` is the inverse."""
-        entries = [{"slot": s.name, "path": s.path, "features": s.features} for s in self.slots]
         return {
             "quant_method": QUANT_METHOD,
             "format_version": self.format_version,
             **self.config.to_dict(),
-            "sites": entries,
+            "sites": [{"slot": slot.name, "path": slot.path, "features": slot.features} for slot in self.slots],
             **({"widths": dict(self.widths)} if self.widths else {}),
         }
 
@@ -70,7 +59,7 @@ class ConversionRecord:
 
     @classmethod
     def from_dict(cls, values: dict) -> "ConversionRecord":
-        """From `to_dict`, checked entry by entry since it may come from a stranger.
+        """From `to_dict`; every entry is checked, since the file may come from anyone.
 
         Raises:
             CheckpointError: the format is newer than this package, or an entry has an impossible value.
@@ -78,27 +67,24 @@ class ConversionRecord:
         check_json_value(values, "The kansformer settings of a checkpoint")
         if not isinstance(values, dict):
             raise CheckpointError(f"The kansformer settings of a checkpoint must be a table, got {values!r:.80}.")
-        values = dict(values)
-        values.pop("quant_method", None)
-        version = values.pop("format_version", None)
-        if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-            raise CheckpointError(
-                f"The checkpoint's kansformer format_version must be 1 or higher, got {version!r:.40}."
-            )
+        settings = {name: value for name, value in values.items() if name != "quant_method"}
+        version = check_integer(
+            "format_version of the kansformer settings", settings.pop("format_version", None), 1, error=CheckpointError
+        )
         if version > FORMAT_VERSION:
             raise CheckpointError(
                 f"The checkpoint has kansformer format version {version}; this package reads up to {FORMAT_VERSION}. "
                 "Upgrade it: pip install --upgrade kansformer."
             )
-        entries = values.pop("sites", None)
+        entries = settings.pop("sites", None)
         if not isinstance(entries, list) or not entries:
             raise CheckpointError("The checkpoint's kansformer settings name no sites, so no curve could be placed.")
-        widths = _checked_widths(values.pop("widths", {})) if version > 1 else {}
+        widths = _checked_widths(settings.pop("widths", {})) if version > 1 else {}
         try:
-            config = KANConfig.from_dict(values)
+            config = KANConfig.from_dict(settings)
         except ConfigError as error:
             raise CheckpointError(f"The checkpoint's kansformer settings are wrong: {error!s:.600}") from error
-        slots = tuple(_slot_record(entry) for entry in entries)
+        slots = tuple(_checked_slot(entry) for entry in entries)
         if len({(slot.name, slot.path) for slot in slots}) < len(slots):
             raise CheckpointError("The checkpoint's kansformer settings name a slot twice.")
         return cls(config, slots, widths)
@@ -108,36 +94,109 @@ class ConversionRecord:
         return replace(self, config=replace(self.config, grid_size=grid_size))
 
 
+def record_of(model: nn.Module) -> ConversionRecord | None:
+    """The record of a converted model, None of any other, such as a plain one made with a converted one's config."""
+    if next(curved_modules(model), None) is None:
+        return None
+    config = config_of(model)
+    record = get_setting(model, "conversion_record") if config is None else get_setting(config, "quantization_config")
+    return record if isinstance(record, ConversionRecord) else None
+
+
+def config_of(model: nn.Module) -> Any:
+    """A model's transformers config; None for a model without one, whatever else it calls its config."""
+    config = get_setting(model, "config")
+    return config if hasattr(config, "to_dict") else None
+
+
+def get_setting(owner: object, name: str) -> Any:
+    """An attribute that not every transformers config or model has; None where it is missing."""
+    return getattr(owner, name, None)
+
+
+def quantization_method(config: object) -> str | None:
+    """Name of the method of a `quantization_config`, which may be a table; None where there is none."""
+    method = config.get("quant_method") if isinstance(config, dict) else get_setting(config, "quant_method")
+    return get_setting(method, "value") or method
+
+
 def base_prefix(model: nn.Module) -> str:
     """Path of the base model inside a model with a head, with its dot; empty for a base model."""
-    prefix = getattr(model, "base_model_prefix", "")
-    return f"{prefix}." if prefix and isinstance(getattr(model, prefix, None), nn.Module) else ""
+    prefix = get_setting(model, "base_model_prefix")
+    return f"{prefix}." if prefix and isinstance(get_setting(model, prefix), nn.Module) else ""
 
 
-def slot_record(slot: Slot, prefix: str) -> SlotRecord:
-    """The record of a slot of a model whose base model stands at `prefix`."""
-    return SlotRecord(slot.name, slot.path.removeprefix(prefix), slot.features)
+def rooted_slot(model: nn.Module, slot: Slot) -> Slot:
+    """A recorded slot with its path from the model's root; as `base_prefix` says where the model has no such path."""
+    prefix = base_prefix(model)
+    candidates = [replace(slot, path=path) for path in dict.fromkeys((prefix + slot.path, slot.path))]
+    return next((rooted for rooted in candidates if recorded_target(model, rooted) is not None), candidates[0])
+
+
+def recorded_target(model: nn.Module, slot: Slot) -> object | None:
+    """The layer or activation at a recorded slot, or the host of its input curve; None where there is no such path.
+
+    Never looked up by `getattr`: a path in an untrusted file may name a method of the model.
+    """
+    try:
+        if slot.name == "input":
+            return model.get_submodule(slot.path)
+        path, name = parent_of(slot.path)
+        owner = model.get_submodule(path)
+    except AttributeError:
+        return None
+    return owner._modules.get(name, vars(owner).get(name))
+
+
+def narrowed_paths(model: nn.Module) -> list[str]:
+    """Paths, from the model's root, of the feed-forward networks that are narrower than the model's config says."""
+    record = record_of(model)
+    return [base_prefix(model) + path for path in record.widths] if record is not None else []
+
+
+def check_record(model: nn.Module) -> None:
+    """Check that the model's curves are those that its config describes.
+
+    Raises:
+        CheckpointError: some are not, for instance because the grid of a part of the model was refined.
+    """
+    record = record_of(model)
+    if record is None:
+        return
+    expected = list(dict.fromkeys(_describe(record.config.curve_spec(slot)) for slot in record.config.slots))
+    for path, module in curved_modules(model):
+        if _describe(module.curves) not in expected:
+            raise CheckpointError(
+                f"{path} has {_describe(module.curves)}, but the config says {' and '.join(expected)}, and a "
+                "checkpoint is what its config says. Change the whole model, for instance by "
+                "refine_grid(model, grid_size)."
+            )
+
+
+def _describe(spec: CurveSpec) -> str:
+    rank = f" of rank {spec.rank}" if spec.edges == "low_rank" else ""
+    return f"{spec.edges} curves{rank} with {spec.basis}"
 
 
 def _checked_widths(widths: object) -> dict[str, int]:
     if not isinstance(widths, dict):
         raise CheckpointError(f"The widths of a checkpoint must be a table of paths, got {widths!r:.80}.")
-    for path, hidden in widths.items():
-        if not isinstance(path, str) or not MODULE_PATH.fullmatch(path):
-            raise CheckpointError(f"A width is given for {path!r:.80}, which is no path of a module.")
-        if not isinstance(hidden, int) or isinstance(hidden, bool) or hidden < 1:
-            raise CheckpointError(f"The feed-forward network {path} has the impossible width {hidden!r:.40}.")
-    return widths
+    return {_checked_path(path): _checked_width(path, hidden) for path, hidden in widths.items()}
 
 
-def _slot_record(entry: object) -> SlotRecord:
+def _checked_slot(entry: object) -> Slot:
     if not isinstance(entry, dict) or set(entry) != {"slot", "path", "features"}:
         raise CheckpointError(f"A site entry must have the keys slot, path and features, got {entry!r:.120}.")
-    name, path, features = entry["slot"], entry["path"], entry["features"]
-    if name not in SLOTS:
-        raise CheckpointError(f"A site entry has the unknown slot {name!r:.40}. Choose from: {', '.join(SLOTS)}.")
+    path = _checked_path(entry["path"])
+    name = check_choice("slot of a site entry", entry["slot"], SLOTS, CheckpointError)
+    return Slot(name=name, path=path, features=_checked_width(path, entry["features"]))
+
+
+def _checked_path(path: object) -> str:
     if not isinstance(path, str) or not MODULE_PATH.fullmatch(path):
-        raise CheckpointError(f"A site entry has {path!r:.80} as its path, which is no path of a module.")
-    if not isinstance(features, int) or isinstance(features, bool) or features < 1:
-        raise CheckpointError(f"The site {path} has the impossible width {features!r:.40}.")
-    return SlotRecord(name, path, features)
+        raise CheckpointError(f"The checkpoint's kansformer settings name {path!r:.80}, which is not a module's path.")
+    return path
+
+
+def _checked_width(path: str, width: object) -> int:
+    return check_integer(f"The width of {path:.80}", width, 1, error=CheckpointError)

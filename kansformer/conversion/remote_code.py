@@ -4,6 +4,8 @@ from pathlib import Path
 
 from torch import nn
 
+from kansformer.conversion.record import get_setting
+
 MODULE_NAME = "modeling_kansformer"
 
 HEADER = '''"""Opens this checkpoint, whose feed-forward networks have KAN curves, with trust_remote_code=True.
@@ -35,7 +37,7 @@ def auto_map_of(model: nn.Module) -> dict[str, str]:
 
     entries = {}
     for name, auto_class in vars(modeling_auto).items():
-        mapping = getattr(auto_class, "_model_mapping", None)
+        mapping = get_setting(auto_class, "_model_mapping")
         if not name.startswith("Auto") or mapping is None or type(model.config) not in mapping:
             continue
         target = mapping[type(model.config)]
@@ -48,7 +50,7 @@ def auto_map_of(model: nn.Module) -> dict[str, str]:
 
 def write_modeling_file(model: nn.Module, directory: str | Path) -> None:
     """Write the file that the config's `auto_map` names; nothing where it names none."""
-    targets = (getattr(model.config, "auto_map", None) or {}).values()
+    targets = (get_setting(model.config, "auto_map") or {}).values()
     names = sorted({target.removeprefix(f"{MODULE_NAME}.") for target in targets if is_ours(target)})
     if names:
         text = HEADER + "".join(CLASS.format(name=name) for name in names)
@@ -63,4 +65,4 @@ def is_ours(target: object) -> bool:
 def _is_exported(model_class: type) -> bool:
     import transformers
 
-    return getattr(transformers, model_class.__name__, None) is model_class
+    return get_setting(transformers, model_class.__name__) is model_class

@@ -3,22 +3,22 @@
 Shape letters: d model width, m hidden channels before, H hidden channels kept.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from kansformer.checks import check_choice
 from kansformer.config import KANConfig
-from kansformer.conversion.convert import install_curves
+from kansformer.conversion.convert import execute_plan
+from kansformer.conversion.narrow import linear_layers, narrow_site
 from kansformer.conversion.plan import plan_conversion
-from kansformer.conversion.widths import linear_slots, narrow_site
 from kansformer.errors import ConfigError, DataError
 from kansformer.nn.eval_mode import eval_mode
 from kansformer.nn.transaction import transaction, undone_afterwards
 from kansformer.sites import Site
 from kansformer.sites.parts import is_conv1d
-from kansformer.sites.site import get_slot_target
 
 Start = Literal["channels", "random"]
 
@@ -41,7 +41,7 @@ def replace_feed_forwards(
         model: a transformer with feed-forward networks of two or three linear layers.
         config: which curves, in which slots, and in which layers the networks are replaced.
         hidden: their new hidden width H, at most the old one.
-        inputs: what the model is called with, or an iterable of such batches, to see which hidden channels matter.
+        inputs: a batch for the model, or an iterable of batches, by which the hidden channels are compared.
         start: `channels` keeps the hidden channels that add most to the output: with `inputs` by the root mean square
             of the channel times the norm of its weights in the last layer (by far the better start), else by the
             product of its weights' norms in all layers. `random` draws all weights as `nn.Linear` does.
@@ -58,20 +58,19 @@ def replace_feed_forwards(
         DataError: the inputs do not reach a network, or are not finite there.
         ProofError: a block does not run with that width. The model is left as it was after any error.
     """
-    if start not in get_args(Start):
-        raise ConfigError(f"Unknown start {start!r}. Choose one of: {', '.join(get_args(Start))}.")
+    check_choice("start", start, get_args(Start))
     if inputs is not None and start == "random":
         raise ConfigError("inputs say which hidden channels to keep, and start='random' keeps none. Leave one out.")
     with transaction(model):
         plan = plan_conversion(model, config, hidden=hidden)
-        sites = [planned.site for planned in plan.sites]
+        sites = plan.sites
         scores = weigh_channels(model, sites) if inputs is None else measure_channels(model, sites, inputs)
         generator = torch.Generator().manual_seed(seed)
         for site in sites:
             narrow_site(model, site, largest(scores[site.path], hidden))
             if start == "random":
                 _draw_weights(model, site, generator)
-        install_curves(model, plan, verify=True, widths={site.path: site.hidden for site in sites})
+        execute_plan(model, plan, verify=True, widths={site.path: site.hidden for site in sites})
         return model
 
 
@@ -82,11 +81,8 @@ def largest(score_m: Tensor, hidden: int) -> Tensor:
 
 def weigh_channels(model: nn.Module, sites: Sequence[Site]) -> dict[str, Tensor]:
     """Scores (m) of the hidden channels, by path of the site: the product of their weights' norms in all layers."""
-    scores = {}
-    for site in sites:
-        norms = [_weight_md(model, site, name).norm(dim=1) for name in linear_slots(site)]
-        scores[site.path] = torch.stack(norms).prod(dim=0)
-    return scores
+    norms = {site.path: _weight_norms(model, site) for site in sites}
+    return {path: torch.stack([*norms_m.values()]).prod(dim=0) for path, norms_m in norms.items()}
 
 
 def measure_channels(
@@ -100,17 +96,15 @@ def measure_channels(
     """
     sums: dict[str, Tensor] = {}
 
-    def hook(path: str) -> Callable:
-        def record(module: nn.Module, args: tuple) -> None:
-            squares_m = args[0].detach().reshape(-1, args[0].shape[-1]).float().square().sum(dim=0)
-            sums[path] = sums[path] + squares_m if path in sums else squares_m
+    def add(path: str, args: tuple) -> None:
+        squares_m = args[0].detach().reshape(-1, args[0].shape[-1]).float().square().sum(dim=0)
+        sums[path] = sums[path] + squares_m if path in sums else squares_m
 
-        return record
-
-    lasts = {site.path: get_slot_target(model, site.slots["down"].path) for site in sites}
     with undone_afterwards() as hooks, eval_mode(model), torch.no_grad():
-        for path, layer in lasts.items():
-            hooks.callback(layer.register_forward_pre_hook(hook(path)).remove)
+        for site in sites:
+            layer = linear_layers(model, site)["down"]
+            handle = layer.register_forward_pre_hook(lambda module, args, path=site.path: add(path, args))
+            hooks.callback(handle.remove)
         for batch in [inputs] if isinstance(inputs, (Tensor, Mapping)) else inputs:
             model(**batch) if isinstance(batch, Mapping) else model(batch)
     for site in sites:
@@ -118,22 +112,21 @@ def measure_channels(
             raise DataError(f"No input reached {site.path}, so its channels cannot be compared.")
         if not sums[site.path].isfinite().all():
             raise DataError(f"The hidden channels of {site.path} are not finite on these inputs.")
-    return {site.path: sums[site.path].sqrt() * _weight_md(model, site, "down").norm(dim=1) for site in sites}
+    return {site.path: sums[site.path].sqrt() * _weight_norms(model, site)["down"] for site in sites}
 
 
-def _weight_md(model: nn.Module, site: Site, slot: str) -> Tensor:
-    """The weight of a linear layer in float32, with the hidden channels first."""
-    layer = get_slot_target(model, site.slots[slot].path)
-    weight = layer.weight.detach().float()
-    return weight.T if (slot == "down") != is_conv1d(layer) else weight
+def _weight_norms(model: nn.Module, site: Site) -> dict[str, Tensor]:
+    """Norms (m) of each hidden channel's weights in float32, by slot name of the linear layers."""
+    return {
+        name: torch.linalg.vector_norm(layer.weight.detach().float(), dim=int((name == "down") == is_conv1d(layer)))
+        for name, layer in linear_layers(model, site).items()
+    }
 
 
 @torch.no_grad()
 def _draw_weights(model: nn.Module, site: Site, generator: torch.Generator) -> None:
-    for slot in linear_slots(site).values():
-        layer = get_slot_target(model, slot.path)
-        bound = slot.features**-0.5
-        for parameter in (layer.weight, layer.bias):
-            if parameter is not None:
-                drawn = torch.empty(parameter.shape, dtype=torch.float32).uniform_(-bound, bound, generator=generator)
-                parameter.copy_(drawn)
+    for name, layer in linear_layers(model, site).items():
+        bound = site.slots[name].features ** -0.5
+        for parameter in filter(lambda parameter: parameter is not None, (layer.weight, layer.bias)):
+            drawn = torch.empty(parameter.shape, dtype=torch.float32).uniform_(-bound, bound, generator=generator)
+            parameter.copy_(drawn)

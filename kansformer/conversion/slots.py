@@ -1,15 +1,14 @@
 """The curve slots of a converted model: which modules have curves, under the names of site and slot."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
-from kansformer.conversion.checkpoint import record_of
-from kansformer.conversion.record import base_prefix
+from kansformer.conversion.record import ConversionRecord, get_setting, record_of, rooted_slot
 from kansformer.errors import ConversionStateError, SlotError
 from kansformer.nn.curves import CurvedModule, curved_modules
-from kansformer.sites.surgery import INPUT_CURVE
+from kansformer.sites.site import INPUT_CURVE, Slot, join_path, parent_of
 
 
 @dataclass(frozen=True)
@@ -17,7 +16,7 @@ class EdgeRef:
     """One edge of a model.
 
     Args:
-        site: path of the module that owns the slot, or whose input is bent.
+        site: path of the module that owns the slot, or whose input goes through curves.
         slot: `input`, `up`, `gate`, `act` or `down`; in a model that was not converted, the attribute's name.
         input: number of the input channel.
         output: number of the output channel; that of the input for the slots without weights.
@@ -37,7 +36,7 @@ class CurveSlot:
     """A slot that has curves.
 
     Args:
-        site: path of the module that owns the slot, or whose input is bent.
+        site: path of the module that owns the slot, or whose input goes through curves.
         name: `input`, `up`, `gate`, `act` or `down`; in a model that was not converted, the attribute's name.
         path: of the module with the curves.
         module: that module.
@@ -56,7 +55,7 @@ class CurveSlot:
     @property
     def num_outputs(self) -> int:
         """Edges of every input: the layer's outputs, or 1 where there are no weights."""
-        return getattr(self.module, "out_features", 1)
+        return cast(int, self.module.out_features) if self.has_weights else 1
 
     @property
     def num_edges(self) -> int:
@@ -76,12 +75,6 @@ class CurveSlot:
         return inputs * self.num_outputs + outputs if self.has_weights else inputs
 
 
-def without_adapters(model: nn.Module) -> nn.Module:
-    """The model beneath peft's adapters, or the model itself."""
-    get_base_model: Any = getattr(model, "get_base_model", None)
-    return model if get_base_model is None else get_base_model()
-
-
 def find_curve_slots(model: nn.Module) -> list[CurveSlot]:
     """All slots with curves, in the model's order.
 
@@ -89,25 +82,21 @@ def find_curve_slots(model: nn.Module) -> list[CurveSlot]:
         ConversionStateError: the model has none.
     """
     inner = without_adapters(model)
+    outer = next(path for path, module in model.named_modules() if module is inner)
     record = record_of(inner)
-    names = {}
-    if record is not None:
-        outer = next(path for path, module in model.named_modules() if module is inner)
-        prefix = (f"{outer}." if outer else "") + base_prefix(inner)
-        for recorded in record.slots:
-            path = prefix + recorded.path
-            names[f"{path}.{INPUT_CURVE}" if recorded.name == "input" else path] = recorded.name
-    places = []
+    recorded = [rooted_slot(inner, slot) for slot in record.slots] if record is not None else []
+    names = {join_path(outer, slot.curve_path): slot.name for slot in recorded}
+    slots = []
     for path, module in curved_modules(model):
         adapted = path.removesuffix(".base_layer")  # where an adapter stands around it
-        owner, _, attribute = adapted.rpartition(".")
-        slot = "input" if attribute == INPUT_CURVE else names.get(adapted, attribute)
-        places.append(CurveSlot(owner, slot, path, module))
-    if not places:
+        owner, attribute = parent_of(adapted)
+        name = names.get(adapted, "input" if attribute == INPUT_CURVE else attribute)
+        slots.append(CurveSlot(owner, name, path, module))
+    if not slots:
         raise ConversionStateError(
             "The model has no curves to read. Convert it first, by kansformer.convert(model), or load a converted one."
         )
-    return places
+    return slots
 
 
 def find_curve_slot(model: nn.Module, site: str, slot: str) -> CurveSlot:
@@ -116,13 +105,34 @@ def find_curve_slot(model: nn.Module, site: str, slot: str) -> CurveSlot:
     Raises:
         SlotError: there is no such site, or it has no curves in that slot.
     """
-    places = find_curve_slots(model)
-    at_site = [place for place in places if place.site == site]
-    if not at_site:
-        sites = list(dict.fromkeys(place.site for place in places))
+    slots = find_curve_slots(model)
+    by_name = {other.name: other for other in slots if other.site == site}
+    if not by_name:
+        sites = list(dict.fromkeys(other.site for other in slots))
         shown = ", ".join(map(repr, sites[:4])) + (f" and {len(sites) - 4} more" if len(sites) > 4 else "")
         raise SlotError(f"No site with curves is at {site!r}. Choose from: {shown}.")
-    for place in at_site:
-        if place.name == slot:
-            return place
-    raise SlotError(f"{site} has no curves in {slot!r}. Choose from: {', '.join(place.name for place in at_site)}.")
+    if slot not in by_name:
+        raise SlotError(f"{site} has no curves in {slot!r}. Choose from: {', '.join(by_name)}.")
+    return by_name[slot]
+
+
+def recorded_modules(model: nn.Module, record: ConversionRecord) -> list[tuple[Slot, Any]]:
+    """The slots of a converted model's record, with paths from its root, and their modules with curves."""
+    slots = [rooted_slot(model, slot) for slot in record.slots]
+    return [(slot, model.get_submodule(slot.curve_path)) for slot in slots]
+
+
+def without_adapters(model: nn.Module) -> nn.Module:
+    """The model that peft's adapters were put around; the model itself where there are none."""
+    get_base_model = get_setting(model, "get_base_model")
+    return model if get_base_model is None else get_base_model()
+
+
+def check_no_adapters(model: nn.Module) -> None:
+    """Refuse a model with an adapter around it or around a layer with curves.
+
+    Raises:
+        ConversionStateError: there is one.
+    """
+    if without_adapters(model) is not model or any(path.endswith(".base_layer") for path, _ in curved_modules(model)):
+        raise ConversionStateError("The model has adapters around its layers. Merge them first, by merge_and_unload().")

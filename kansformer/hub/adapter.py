@@ -1,4 +1,4 @@
-"""Curves without their model: what was learned on top of weights that everyone has, in two small files."""
+"""Curves without their model: the learned part beside public weights, in two small files."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -8,14 +8,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from kansformer.conversion import ConversionRecord
-from kansformer.conversion.checkpoint import check_record, record_of
-from kansformer.conversion.convert import rebuild
-from kansformer.conversion.drop import refuse_adapters
-from kansformer.conversion.record import base_prefix
+from kansformer.conversion.rebuild import rebuild
+from kansformer.conversion.record import base_prefix, check_record, config_of, get_setting, record_of
+from kansformer.conversion.slots import check_no_adapters
 from kansformer.errors import CheckpointError, ConfigError, ConversionStateError
 from kansformer.files import atomic_folder, check_unused
-from kansformer.hub.weight_checksum import Fingerprint, fingerprint_of, refuse_other_weights
-from kansformer.hub.weights import refuse_unusable
+from kansformer.hub.loading_checks import check_values
+from kansformer.hub.weight_checksum import ModelChecksum, check_same_weights, checksum_of
 from kansformer.nn.curves import curve_tensors, curved_modules
 from kansformer.nn.transaction import transaction
 from kansformer.safe_io import read_json, read_tensors
@@ -27,12 +26,12 @@ SETTINGS, TENSORS = "curves.json", "curves.safetensors"
 def save_curves(model: nn.Module, folder: str | Path, *, also: Collection[str] = ()) -> Path:
     """Write the curves of a converted model, without its other weights.
 
-    It is meant for a model of which only the curves were trained. The others are written as a fingerprint, by which
-    `load_curves` knows them again.
+    It is meant for a model of which only the curves were trained. Checksums of the others are written, by which
+    `load_curves` recognises them.
 
     Args:
         model: converted, its weights in memory.
-        folder: what `save_curves` wrote there before is replaced.
+        folder: where to write; curves that `save_curves` wrote there before are replaced.
         also: paths of further modules whose weights are written, such as the new head "score" of a classifier.
 
     Returns:
@@ -47,7 +46,7 @@ def save_curves(model: nn.Module, folder: str | Path, *, also: Collection[str] =
     record = record_of(model)
     if record is None:
         raise ConversionStateError("The model is not converted, so there are no curves to save.")
-    refuse_adapters(model)
+    check_no_adapters(model)
     if record.widths:
         raise ConversionStateError(
             "The feed-forward networks were replaced by narrower ones, whose weights belong to the curves. Save the "
@@ -57,21 +56,22 @@ def save_curves(model: nn.Module, folder: str | Path, *, also: Collection[str] =
     folder = Path(folder)
     if not folder.is_dir() or {file.name for file in folder.iterdir()} != {SETTINGS, TENSORS}:
         check_unused(folder)
-    places = _places(model, _names_below(model, also))
-    fingerprint = fingerprint_of(model, without=places)
-    _refuse_impossible(places)
+    tensors = _curve_tensors(model, _tensors_below(model, also))
+    checksum = checksum_of(model, without=tensors)
+    for name, tensor in tensors.items():
+        check_values(name, tensor)
     settings = {
         "format_version": FORMAT_VERSION,
         "architecture": type(model).__name__,
         "conversion": record.to_dict(),
         "also": sorted(also),
-        **fingerprint.to_dict(),
+        **checksum.to_dict(),
     }
     from safetensors.torch import save_file
 
     with atomic_folder(folder) as partial:
-        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in places.items()}
-        save_file(tensors, partial / TENSORS, metadata={"format": "pt"})
+        copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+        save_file(copies, partial / TENSORS, metadata={"format": "pt"})
         (partial / SETTINGS).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
     return folder
 
@@ -96,53 +96,53 @@ def load_curves(model: nn.Module, folder: str | Path, *, check_weights: bool = T
         CheckpointError: the folder holds no curves, they do not fit the model, or its weights are others.
         ConversionStateError: the model has other curves already, is quantised, or has adapters. It is left as it was
             after any error.
-        ConfigError: it has no such part as one whose weights were written with the curves.
+        ConfigError: it lacks a module whose weights were written with the curves.
     """
     settings, tensors = _read(Path(folder))
     record = ConversionRecord.from_dict(settings["conversion"])
     if record.widths:  # the weights that would have to go are the model's own
         raise CheckpointError(f"{SETTINGS} speaks of narrower layers, which save_curves never writes. It was changed.")
-    saved = Fingerprint.from_dict(settings)
-    refuse_adapters(model)
+    saved = ModelChecksum.from_dict(settings)
+    check_no_adapters(model)
     own = record_of(model)
-    if own is None and getattr(getattr(model, "config", None), "quantization_config", None) is not None:
+    if own is None and get_setting(config_of(model), "quantization_config") is not None:
         raise ConversionStateError("The model is quantised. Load the curves into the float model and quantise that.")
     if own is not None and own.to_dict() != record.to_dict():
         raise ConversionStateError(
             "The model has other curves already. Load them into the plain model: revert(model) gives it back."
         )
-    further = _names_below(model, settings["also"])
-    without = further if own is None else _places(model, further)
-    same_dtype = refuse_other_weights(saved, fingerprint_of(model, without=without), values=check_weights)
-    with transaction(model, replaced=without.values()):
+    further = _tensors_below(model, settings["also"])
+    replaced = further if own is None else _curve_tensors(model, further)
+    same_dtype = check_same_weights(saved, checksum_of(model, without=replaced), values=check_weights)
+    with transaction(model, replaced=replaced.values()):
         if own is None:
-            rebuild(model, record, most=sum(tensor.numel() for tensor in tensors.values()))
-        places = _places(model, further)
-        _refuse_impossible(tensors, places)
+            rebuild(model, record, max_numbers=sum(tensor.numel() for tensor in tensors.values()))
+        targets = _curve_tensors(model, further)
+        _check_fit(tensors, targets)
         new = {
-            name: tensors[name].to(device=place.device, dtype=tensors[name].dtype if same_dtype else place.dtype)
-            for name, place in places.items()
+            name: tensors[name].to(device=target.device, dtype=tensors[name].dtype if same_dtype else target.dtype)
+            for name, target in targets.items()
         }
-        for name, place in places.items():
-            place.data = new[name]
+        for name, target in targets.items():
+            target.data = new[name]
         return model
 
 
-def _places(model: nn.Module, further: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors that a file holds, by their names in it, which count from the base model."""
-    places = {
+def _curve_tensors(model: nn.Module, further: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The model's tensors that a file holds, by their names in it, which count from the base model."""
+    tensors = {
         f"{path}.{name}": tensor
         for path, module in curved_modules(model)
         for name, tensor in curve_tensors(module).items()
     }
     prefix = base_prefix(model)
-    return {name.removeprefix(prefix): tensor for name, tensor in places.items()} | dict(further)
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()} | dict(further)
 
 
-def _names_below(model: nn.Module, paths: Collection[str]) -> dict[str, Tensor]:
-    """The weights and saved buffers of further modules, by their names in the model; those of curves left out."""
-    found: dict[str, Tensor] = {}
-    curves = {id(tensor) for _, module in curved_modules(model) for tensor in curve_tensors(module).values()}
+def _tensors_below(model: nn.Module, paths: Collection[str]) -> dict[str, Tensor]:
+    """The weights and saved buffers of further modules, without curves, by their names in the model."""
+    result: dict[str, Tensor] = {}
+    curves = {id(tensor) for tensor in _curve_tensors(model, {}).values()}
     for path in paths:
         try:
             module = model.get_submodule(path)
@@ -152,9 +152,9 @@ def _names_below(model: nn.Module, paths: Collection[str]) -> dict[str, Tensor]:
             ) from None
         below = module.state_dict(prefix=f"{path}.", keep_vars=True)
         if not path or not below:
-            raise ConfigError(f"{path!r:.200} is no part of {type(model).__name__} with weights of its own.")
-        found |= {name: tensor for name, tensor in below.items() if id(tensor) not in curves}
-    return found
+            raise ConfigError(f"{path!r:.200} is not a part of {type(model).__name__} with weights of its own.")
+        result |= {name: tensor for name, tensor in below.items() if id(tensor) not in curves}
+    return result
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -173,24 +173,23 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return settings, read_tensors(folder / TENSORS)
 
 
-def _refuse_impossible(tensors: Mapping[str, Tensor], places: Mapping[str, Tensor] | None = None) -> None:
-    """See that tensors are finite, domains have a width, and names and shapes are those of their places.
+def _check_fit(tensors: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
+    """Check that a file's tensors have the names, shapes and kinds of the model's, and usable values.
 
     Raises:
-        CheckpointError: the first of them that is not.
+        CheckpointError: the first of them that does not.
     """
-    places = tensors if places is None else places
-    for name in sorted({*tensors, *places}):
+    for name in sorted({*tensors, *targets}):
         if name not in tensors:
             raise CheckpointError(f"The curves do not fit the model: {name} is missing in the file.")
-        if name not in places:
+        if name not in targets:
             raise CheckpointError(f"The curves do not fit the model: it has no place for {name}.")
-        tensor, wanted = tensors[name], tuple(places[name].shape)
-        if tuple(tensor.shape) != wanted:
+        tensor, expected = tensors[name], tuple(targets[name].shape)
+        if tuple(tensor.shape) != expected:
             raise CheckpointError(
-                f"The curves do not fit the model: {name} has shape {tuple(tensor.shape)} instead of {wanted}."
+                f"The curves do not fit the model: {name} has shape {tuple(tensor.shape)} instead of {expected}."
             )
-        if tensor.is_floating_point() != places[name].is_floating_point():
+        if tensor.is_floating_point() != targets[name].is_floating_point():
             kind = str(tensor.dtype).removeprefix("torch.")
-            raise CheckpointError(f"The curves do not fit the model: {name} has numbers of the kind {kind}.")
-        refuse_unusable(name, tensor)
+            raise CheckpointError(f"The curves do not fit the model: {name} has the dtype {kind}.")
+        check_values(name, tensor)

@@ -1,15 +1,13 @@
 """Register the loader when transformers' quantizers are imported, and not before: importing them costs a second."""
 
-from kansformer.import_hooks import after_import
+from kansformer.conversion.transformers_patches import register_when_ready
 
 
 def register_loader() -> None:
     """Make `from_pretrained` recognise converted checkpoints: now, or as soon as transformers is ready for it."""
-    after_import("transformers.quantizers.auto", register_now)
+    register_when_ready(import_quantizer)
 
 
-def register_now() -> None:
-    """Register the loader with transformers; again after a reload."""
-    from kansformer.hub.quantizer import register
-
-    register()
+def import_quantizer() -> None:
+    """Import the module that registers itself; it may be half imported, and have imported transformers' quantizers."""
+    import kansformer.hub.quantizer  # noqa: F401

@@ -1,16 +1,16 @@
-"""The model card: `model_cards/template.md`, filled in with what lies in the model's folder and nothing else."""
+"""The model card: `model_cards/template.md`, filled in from the files of the model's folder and nothing else."""
 
 import hashlib
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from kansformer.files import atomic_write_text
-from kansformer.hub.card_metadata import CARD_FILE, facts_of_origin, joined_facts, write_facts
-from kansformer.hub.model_folder import PIPELINES, FolderContents, read_contents
+from kansformer.hub.card_metadata import CARD_FILE, CardMetadata
+from kansformer.hub.model_folder import PIPELINES, ModelFolder
 
 PACKAGE = "kansformer.cards"
 """The files of `model_cards`, which are installed under this name."""
@@ -23,6 +23,13 @@ MEASURES = {
     "r2_tokens": "at recorded inputs",
     "r2_learned": "at recorded inputs, of what was learned on top of the base",
 }
+EDGES = {
+    "channel": "channel: one curve per channel",
+    "group": "group: {groups} curves per slot, each shared by neighbouring channels",
+    "low_rank": "low_rank: every edge its own curve, in a family of rank {rank}",
+    "full": "full: every edge its own curve",
+}
+OUTSIDE = {"linear": "run on as straight lines", "clamp": "keep their last value", "zero": "are zero"}
 NETWORK_ROWS = ("basis", "grid_size", "order", "base", "dtype")
 RESULT_COLUMNS = {"value": "this model", "without_curves": "without its curves", "original": "the original"}
 METRICS = {"eval_loss": "loss", "eval_accuracy": "accuracy"}
@@ -35,10 +42,10 @@ def write_card(
 
     Args:
         folder: of a converted model, or of a network that `KAN.save` wrote.
-        name: what `from_pretrained` will be given, such as "me/model"; None is the folder's own name.
+        name: for `from_pretrained`, such as "me/model"; None is the folder's own name.
         origin: the Hub id or folder of the model that this one was made from. Its base model and licence, as far as
             they are known, go into the card and into `kansformer.json`.
-        datasets: Hub ids of what it was trained on; they go there too.
+        datasets: Hub ids of its training data; they go there too.
 
     Returns:
         Whether the card was written.
@@ -47,10 +54,10 @@ def write_card(
         CheckpointError: the folder holds no such model, or a file in it is broken.
     """
     folder = Path(folder)
-    contents = read_contents(folder)  # refuses before anything is written
-    contents = replace(contents, known=joined_facts(folder, facts_of_origin(origin), datasets))
+    contents = ModelFolder.read(folder)  # refuses before anything is written
+    contents = replace(contents, metadata=contents.metadata.completed(CardMetadata.of_origin(origin), datasets))
     text = render_card(contents, name or folder.resolve().name)
-    write_facts(folder, contents.known)
+    contents.metadata.write(folder)
     file = folder / CARD_FILE
     if file.exists() and not is_generated(file.read_text(encoding="utf-8", errors="replace")):
         return False
@@ -58,7 +65,7 @@ def write_card(
     return True
 
 
-def render_card(contents: FolderContents, name: str) -> str:
+def render_card(contents: ModelFolder, name: str) -> str:
     """The text of a card.
 
     Args:
@@ -68,14 +75,14 @@ def render_card(contents: FolderContents, name: str) -> str:
     from huggingface_hub import ModelCard
 
     title = name.rpartition("/")[2]
-    known, results = contents.known, list(_results(contents))
+    results = list(_results(contents))
     card = ModelCard.from_template(
         _header(contents, title),
         template_str=_compact(resources.files(PACKAGE).joinpath("template.md").read_text(encoding="utf-8")),
         title=title,
         name=name,
         architecture=contents.architecture,
-        base_model=known.base_model,
+        base_model=contents.metadata.base_model,
         is_network=contents.network is not None,
         straight=contents.weights.straight,
         swap=list(_swap(contents)),
@@ -104,14 +111,14 @@ def _digest(text: str) -> str:
 
 
 def _compact(template: str) -> str:
-    """Take away the line break after every line that is one statement, as jinja's `trim_blocks` would."""
+    """Remove the line break after every line that is one statement, as jinja's `trim_blocks` would."""
     return re.sub(r"^(\{%[^%]*%\})\n", r"\1", template, flags=re.MULTILINE)
 
 
-def _header(contents: FolderContents, title: str) -> Any:
+def _header(contents: ModelFolder, title: str) -> Any:
     from huggingface_hub import EvalResult, ModelCardData
 
-    known = contents.known
+    known = contents.metadata.to_dict()
     task = PIPELINES.get(contents.auto_class or "")
     results = list(_results(contents))
     scores = [
@@ -125,60 +132,41 @@ def _header(contents: FolderContents, title: str) -> Any:
         for row in results
         if task is not None
     ]
-    told = {name: value for name, value in vars(known).items() if name.startswith(("base_model", "license")) and value}
     return ModelCardData(
         library_name="transformers" if contents.network is None else TAG,
         pipeline_tag=task,
         tags=[TAG, "kan"],
-        datasets=list(known.datasets) or None,
-        language=list(known.language) or None,
         metrics=list(dict.fromkeys(row["metric"] for row in results)) or None,
         eval_results=scores or None,
         model_name=title if scores else None,
-        **told,
+        **{name: value for name, value in known.items() if name != "results"},
     )
 
 
-def _swap(contents: FolderContents) -> Iterator[tuple[str, str]]:
+def _swap(contents: ModelFolder) -> Iterator[tuple[str, str]]:
     weights = contents.weights
     if contents.record is None:
-        yield "nodes per layer", _shape(contents.network or {})
-        yield from ((name, f"{value}") for name, value in (contents.network or {}).items() if name in NETWORK_ROWS)
+        network = contents.network or {}
+        # Nodes per layer, as pairs of sums and products.
+        pairs = [(nodes, 0) if isinstance(nodes, int) else nodes for nodes in network.get("width", [])]
+        yield "nodes per layer", ", ".join(f"{a} + {b} that multiply" if b else f"{a}" for a, b in pairs)
+        yield from ((name, f"{value}") for name, value in network.items() if name in NETWORK_ROWS)
         return
     config, slots = contents.record.config, [slot.name for slot in contents.record.slots]
     yield "slots", ", ".join(f"{name} ({slots.count(name)})" for name in dict.fromkeys(slots))
-    yield "edges", _edges(config.edges, rank=config.rank, groups=config.groups)
+    yield "edges", EDGES[config.edges].format(rank=config.rank, groups=config.groups)
     lower, upper = config.domain
     yield "basis", f"{config.basis}: grid_size {config.grid_size}, order {config.order}, domain {lower:g} to {upper:g}"
-    if contents.record.widths:
-        yield "narrowed", f"{len(contents.record.widths)} feed-forward networks, to {_widths(contents.record.widths)}"
+    if widths := contents.record.widths.values():
+        kept = f"{min(widths)} to {max(widths)}" if len(set(widths)) > 1 else f"{min(widths)}"
+        yield "narrowed", f"{len(widths)} feed-forward networks, to {kept} channels"
     yield "curves", f"{weights.curves:,}"
     share = weights.curve_parameters / weights.parameters
     yield "parameters", f"{weights.parameters:,}, of them {weights.curve_parameters:,} ({share:.2%}) in curves"
     yield "weights", f"{', '.join(weights.dtypes)}; {weights.size:,} bytes"
 
 
-def _shape(network: dict[str, Any]) -> str:
-    """Nodes per layer, from pairs of sums and products."""
-    pairs = [(nodes, 0) if isinstance(nodes, int) else nodes for nodes in network.get("width", [])]
-    return ", ".join(f"{sums} + {products} that multiply" if products else f"{sums}" for sums, products in pairs)
-
-
-def _edges(edges: str, *, rank: int, groups: int) -> str:
-    return {
-        "channel": "channel: one curve per channel",
-        "group": f"group: {groups} curves per slot, each shared by neighbouring channels",
-        "low_rank": f"low_rank: every edge its own curve, in a family of rank {rank}",
-        "full": "full: every edge its own curve",
-    }[edges]
-
-
-def _widths(widths: Any) -> str:
-    lowest, highest = min(widths.values()), max(widths.values())
-    return f"{lowest} channels" if lowest == highest else f"{lowest} to {highest} channels"
-
-
-def _snippet(contents: FolderContents, name: str) -> str:
+def _snippet(contents: ModelFolder, name: str) -> str:
     if contents.network is not None:
         return (
             "from huggingface_hub import snapshot_download\n"
@@ -193,19 +181,19 @@ def _snippet(contents: FolderContents, name: str) -> str:
     )
 
 
-def _training(contents: FolderContents) -> Iterator[tuple[str, str]]:
-    found = contents.training if isinstance(contents.training, dict) else {}
-    facts = found.get("facts", {})
+def _training(contents: ModelFolder) -> Iterator[tuple[str, str]]:
+    run = contents.training
+    facts = run.get("facts", {})
     data = facts.get("data", {})
     if source := data.get("source"):
         yield "data", f"{source}" + (f", {data['train_tokens']:,} tokens" if data.get("train_tokens") else "")
     if tokenizer := data.get("tokenizer"):
         yield "tokenizer", f"{tokenizer}"
-    if trained := found.get("trainable"):
+    if trained := run.get("trainable"):
         yield "trained parameters", f"{trained:,}"
-    if steps := found.get("steps"):
+    if steps := run.get("steps"):
         yield "optimizer steps", f"{steps:,}"
-    if speed := found.get("tokens_per_second"):
+    if speed := run.get("tokens_per_second"):
         place = f" on {facts['device']}" if facts.get("device") else ""
         yield "speed of training", f"{speed:,.0f} tokens (or rows) a second{place}"
     versions = [f"{name} {facts[name]}" for name in (TAG, "transformers", "torch", "python") if facts.get(name)]
@@ -213,47 +201,37 @@ def _training(contents: FolderContents) -> Iterator[tuple[str, str]]:
         yield "versions", ", ".join(versions)
 
 
-def _results(contents: FolderContents) -> Iterator[dict[str, Any]]:
-    yield from contents.known.results
-    found = contents.training if isinstance(contents.training, dict) else {}
-    source = found.get("facts", {}).get("data", {}).get("source")
-    for key, value in found.get("evaluation", {}).items():
+def _results(contents: ModelFolder) -> Iterator[dict[str, Any]]:
+    yield from contents.metadata.results
+    source = contents.training.get("facts", {}).get("data", {}).get("source")
+    for key, value in contents.training.get("evaluation", {}).items():
         if source and key in METRICS:
             yield {"dataset": f"{source}, held-out part", "metric": METRICS[key], "value": round(value, 4)}
 
 
-def _audit(found: dict[str, Any] | None) -> dict[str, Any] | None:
-    if found is None:
-        return None
-    pairs = {m: (found.get(f"coverage_{m}"), found.get(f"control_coverage_{m}")) for m in MEASURES}
+def _audit(audit: Mapping | None) -> dict[str, object] | None:
+    audit = audit or {}
+    pairs = {m: (audit.get(f"coverage_{m}"), audit.get(f"control_coverage_{m}")) for m in MEASURES}
     rows = [(MEASURES[m], f"{a:.1%}", f"{b:.1%}") for m, (a, b) in pairs.items() if a is not None and b is not None]
     if not rows:
         return None
-    replaced = [(f"{row['share']:.0%}", f"{row['loss']:.4f}") for row in found.get("replaced", []) if row.get("loss")]
-    if replaced and found.get("loss") is not None:
-        replaced.insert(0, ("none", f"{found['loss']:.4f}"))
-    return {
-        "edges": f"{found['edges']:,}",
-        "tokens": f"{found['tokens']:,}" if found.get("tokens") else None,
-        "rows": rows,
-        "replaced": replaced,
-    }
+    replaced = [(f"{row['share']:.0%}", f"{row['loss']:.4f}") for row in audit.get("replaced", []) if row.get("loss")]
+    if replaced and audit.get("loss") is not None:
+        replaced.insert(0, ("none", f"{audit['loss']:.4f}"))
+    tokens = f"{audit['tokens']:,}" if audit.get("tokens") else None
+    return {"edges": f"{audit['edges']:,}", "tokens": tokens, "rows": rows, "replaced": replaced}
 
 
-def _limits(contents: FolderContents, results: list[dict[str, Any]]) -> Iterator[str]:
+def _limits(contents: ModelFolder, results: list[dict[str, Any]]) -> Iterator[str]:
     yield "The curves run with kansformer only; programs that do not import it cannot use these weights."
     if contents.record is not None:
-        lower, upper = contents.record.config.domain
-        how = {"linear": "run on as straight lines", "clamp": "keep their last value", "zero": "are zero"}
-        yield (
-            f"Outside their domain, {lower:g} to {upper:g} when they were made, the curves "
-            f"{how[contents.record.config.extrapolation]}."
-        )
+        (lower, upper), outside = contents.record.config.domain, OUTSIDE[contents.record.config.extrapolation]
+        yield f"Outside their domain, {lower:g} to {upper:g} when they were made, the curves {outside}."
     if not results:
         yield "Its quality has not been recorded in its folder."
-    elif contents.known.base_model and not any("original" in row for row in results):
-        yield f"{contents.known.base_model} has not been measured beside it."
-    if contents.known.base_model:
-        yield f"Whatever limits {contents.known.base_model} has, this model has too."
+    elif contents.metadata.base_model and not any("original" in row for row in results):
+        yield f"{contents.metadata.base_model} has not been measured beside it."
+    if contents.metadata.base_model:
+        yield f"Whatever limits {contents.metadata.base_model} has, this model has too."
     if contents.audit is not None:
         yield "A formula that fits a curve describes it; that it is what the model computes with is not proved by it."

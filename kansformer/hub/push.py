@@ -9,7 +9,7 @@ from pathlib import Path
 from kansformer.errors import ConfigError, HubError
 from kansformer.hub.card import is_generated, write_card
 from kansformer.hub.card_metadata import CARD_FILE
-from kansformer.hub.model_folder import read_contents
+from kansformer.hub.model_folder import ModelFolder
 
 # Left on the disk: hidden files and folders, and the checkpoints of a run with the pickles of its optimizer.
 LEFT_OUT = (".*", "checkpoint-*")
@@ -51,7 +51,7 @@ def push_folder(
     Args:
         folder: of a converted model, or of a network that `KAN.save` wrote. Its card is written first if there is
             none, and again, with the new name, if it is one that kansformer wrote and nobody has edited.
-        name: "owner/model" or, for one's own, "model"; the repository is made if need be.
+        name: "owner/model" or, for one's own, "model"; the repository is created if it does not exist.
         private: make it a private one.
         revision: branch to commit to, made if need be; None is the main one.
         message: of the commit; None names kansformer.
@@ -61,7 +61,7 @@ def push_folder(
 
     Raises:
         CheckpointError: the folder holds no such model, or a file in it is broken.
-        ConfigError: the name is none, nobody is logged in, or `private` was asked for a repository that is public.
+        ConfigError: the name is not valid, nobody is logged in, or `private` was asked for a repository that is public.
         HubError: the Hub refused, or the connection broke. The files there are as they were.
     """
     from huggingface_hub import CommitOperationAdd, HfApi, get_token
@@ -69,11 +69,11 @@ def push_folder(
     from huggingface_hub.utils import validate_repo_id
 
     folder = Path(folder)
-    read_contents(folder)
+    ModelFolder.read(folder)
     try:
         validate_repo_id(name)
     except HFValidationError as error:
-        raise ConfigError(f"{name!r} is no name for a repository: write owner/model. {error}") from None
+        raise ConfigError(f"{name!r} is not a name for a repository: write owner/model. {error}") from None
     if get_token() is None:
         raise ConfigError("There is no token for the Hub. Log in with `hf auth login`, or set HF_TOKEN.")
     api = HfApi(library_name="kansformer")
@@ -127,7 +127,7 @@ def _files_of(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _reason(error: Exception) -> str:
-    """Its own words, and those of what it came from; huggingface_hub says at the outermost only which file it was."""
+    """Its message and those of its causes: the outermost one of huggingface_hub names only the file."""
     words: list[str] = []
     cause: BaseException | None = error
     while cause is not None:

@@ -1,39 +1,43 @@
-"""The hook that transformers calls while it loads a model. It quantises nothing; it joins in the loading."""
+"""The object that transformers calls while it loads a model. It quantises nothing; it takes part in the loading."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from transformers.quantizers.auto import (
-    AUTO_QUANTIZATION_CONFIG_MAPPING,
-    AUTO_QUANTIZER_MAPPING,
-    register_quantization_config,
-    register_quantizer,
-)
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from kansformer.config import QUANT_METHOD, KANConfig
 from kansformer.conversion import ConversionRecord, convert
-from kansformer.conversion.checkpoint import record_of, remove_tripwire
-from kansformer.conversion.convert import rebuild
-from kansformer.errors import ConfigError, ConversionStateError
-from kansformer.hub import quantization_conflicts
-from kansformer.hub.shapes import Shapes, report_other_shapes, shapes_of
-from kansformer.hub.weights import (
-    refuse_impossible_config,
-    refuse_oversized,
-    refuse_skipped_action,
-    refuse_wrong_curves,
+from kansformer.conversion.rebuild import rebuild
+from kansformer.conversion.record import quantization_method, record_of
+from kansformer.conversion.transformers_patches import (
+    check_action_ran,
+    register_quantizer,
+    remove_quantizer,
+    remove_tripwire,
     run_after_loading,
 )
+from kansformer.errors import ConfigError, ConversionStateError
+from kansformer.hub.loading_checks import (
+    Shapes,
+    check_config,
+    check_curves,
+    check_size,
+    report_other_shapes,
+    shapes_of,
+)
 from kansformer.safe_io import count_numbers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from transformers.utils.loading_report import LoadStateDictInfo
 
 
 class RecordReader(QuantizationConfigMixin):
     """What transformers asks to read a config's `quantization_config`; it makes a `ConversionRecord`, never itself."""
 
     @classmethod
-    def from_dict(cls, config_dict: dict, return_unused_kwargs: bool = False, **kwargs) -> Any:
+    def from_dict(cls, config_dict: dict, return_unused_kwargs: bool = False, **kwargs) -> ConversionRecord:  # type: ignore[override]
         """The checked record.
 
         Raises:
@@ -45,14 +49,14 @@ class RecordReader(QuantizationConfigMixin):
 class CurveLoader(HfQuantizer):
     """Rebuilds a converted model before its weights are loaded, or converts a plain one after its weights were.
 
-    What comes out is an ordinary float model: nothing of the quantizer stays on it.
+    The result is an ordinary float model: nothing of the quantizer stays on it.
 
     Args:
         quantization_config: the record of a converted checkpoint, or the `KANConfig` passed to `from_pretrained`.
         pre_quantized: whether the checkpoint is converted.
 
     Raises:
-        ConfigError: a plain checkpoint, and what was passed is no `KANConfig`.
+        ConfigError: a plain checkpoint, and what was passed is not a `KANConfig`.
     """
 
     requires_calibration = False
@@ -68,34 +72,34 @@ class CurveLoader(HfQuantizer):
             )
 
     def update_attn_implementation(self, config):
-        """Takes the tripwire away, since kansformer is here. Called before fusions are looked up; so is the next."""
-        refuse_impossible_config(config)
+        """Remove the tripwire, since kansformer is here. Called before fusions are looked up; so is the next."""
+        check_config(config)
         remove_tripwire(config)
         return config
 
-    update_tp_plan = update_attn_implementation  # transformers 5.17 has this place only
+    update_tp_plan = update_attn_implementation  # the only one that transformers 5.17 calls
 
     def _process_model_before_weight_loading(
-        self, model: Any, checkpoint_files: Sequence[str] | None = None, **kwargs
-    ) -> Any:
+        self, model: "PreTrainedModel", checkpoint_files: Sequence[str] | None = None, **kwargs
+    ) -> "PreTrainedModel":
         if self.pre_quantized:
             files = [str(file) for file in checkpoint_files or ()]
             readable = bool(files) and all(file.endswith(".safetensors") for file in files)
             tensors, numbers = count_numbers(files) if readable else (None, None)
-            refuse_oversized(model, tensors, numbers)
-            rebuild(model, self.quantization_config, most=numbers)
+            check_size(model, tensors, numbers)
+            rebuild(model, self.quantization_config, max_numbers=numbers)
         shapes = shapes_of(model)
         run_after_loading(model, lambda loading_info: self._finish(model, shapes, loading_info))
         return model
 
-    def _finish(self, model: Any, shapes: Shapes, loading_info: Any) -> None:
+    def _finish(self, model: "PreTrainedModel", shapes: Shapes, loading_info: "LoadStateDictInfo") -> None:
         if self.pre_quantized:
-            refuse_wrong_curves(model, loading_info)
+            check_curves(model, shapes, loading_info)
         report_other_shapes(model, shapes, loading_info)
         if not self.pre_quantized:
             self._convert(model)
 
-    def _convert(self, model: Any) -> None:
+    def _convert(self, model: "PreTrainedModel") -> None:
         if any(parameter.is_meta for parameter in model.parameters()):
             raise ConversionStateError(
                 "A model whose weights stay on disk cannot be converted while loading. Convert it in memory, save it, "
@@ -105,14 +109,9 @@ class CurveLoader(HfQuantizer):
         convert(model, self.quantization_config)
         self.quantization_config = record_of(model)
 
-    def _process_model_after_weight_loading(self, model: Any, **kwargs) -> Any:
-        refuse_skipped_action(model)
-        for name in ("hf_quantizer", "is_quantized", "quantization_method"):
-            vars(model).pop(name, None)
-        for module in model.modules():
-            config = getattr(module, "config", None)
-            if config is not None and hasattr(config, "_is_quantized"):
-                del config._is_quantized
+    def _process_model_after_weight_loading(self, model: "PreTrainedModel", **kwargs) -> "PreTrainedModel":
+        check_action_ran(model)
+        remove_quantizer(model)
         return model
 
     def is_serializable(self) -> bool:
@@ -123,10 +122,42 @@ class CurveLoader(HfQuantizer):
         return True
 
 
-def register() -> None:
-    """Enter both classes into transformers' tables, in the place of those of an earlier import of this package."""
-    AUTO_QUANTIZATION_CONFIG_MAPPING.pop(QUANT_METHOD, None)
-    AUTO_QUANTIZER_MAPPING.pop(QUANT_METHOD, None)
-    register_quantization_config(QUANT_METHOD)(RecordReader)
-    register_quantizer(QUANT_METHOD)(CurveLoader)
-    quantization_conflicts.install()
+def merge_quantization_configs(original_merge: Callable, saved: Any, passed: Any = None) -> Any:
+    """transformers' merge of two configs, which compares class names only, with answers where one of both is ours.
+
+    Args:
+        original_merge: transformers' own.
+        saved: of the checkpoint's config.
+        passed: to `from_pretrained`.
+
+    Raises:
+        ConversionStateError: they contradict each other; the message says how to combine them.
+    """
+    methods = quantization_method(saved), quantization_method(passed)
+    if passed is None or QUANT_METHOD not in methods:
+        return original_merge(saved, passed)
+    if methods[1] != QUANT_METHOD:
+        raise ConversionStateError(
+            f"The checkpoint has KAN curves, and quantization_config={type(passed).__name__} would quantise it while "
+            "loading, which is one at a time. Load it without quantization_config and quantise the loaded model in "
+            "place, for instance with torchao's quantize_; or revert(model), save the plain model and quantise that."
+        )
+    if methods[0] != QUANT_METHOD:
+        raise ConversionStateError(
+            f"The checkpoint is quantised with {methods[0]!r}, so quantization_config=KANConfig(...) cannot convert "
+            "it. Load it dequantised, convert(model, config), save it, and quantise the result."
+        )
+    record = original_merge(saved, None)
+    settings = record.config.to_dict()
+    for name, value in passed.to_dict().items():
+        if settings.get(name) != value:
+            raise ConversionStateError(
+                f"The checkpoint is converted already, with {name}={settings.get(name)!r}, and quantization_config "
+                f"asks for {name}={value!r}. Load it without quantization_config; for other curves revert(model) and "
+                "convert(model, config)."
+            )
+    return record
+
+
+# At the end of this module's import, which may be what imports transformers' quantizers; see `autoload`.
+register_quantizer(RecordReader, CurveLoader, merge_quantization_configs)

@@ -1,4 +1,4 @@
-"""Know a model's own weights again without keeping them: names, shapes and a checksum of each."""
+"""Recognise a model's own weights without keeping them: name, shape, dtype and a checksum of each."""
 
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
@@ -11,18 +11,18 @@ from kansformer.conversion.record import base_prefix
 from kansformer.errors import CheckpointError
 
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32}
-"""Integers of a number's size in bytes; larger numbers are read as several of 64 bits."""
+"""Integer type by a value's size in bytes; larger values are read as several of 64 bits."""
 
 
 @dataclass(frozen=True)
-class WeightPrint:
+class WeightChecksum:
     """What is kept of a weight.
 
     Args:
         shape: of the tensor.
         dtype: as torch names it.
         checksum: sum of its bits, read as integers, modulo 2⁶⁴. It is the same on every device.
-        rounded: the same after rounding to bfloat16, which tells whether a weight of another dtype is the same one.
+        rounded: the same after rounding to bfloat16, by which a weight is recognised in another dtype.
     """
 
     shape: tuple[int, ...]
@@ -30,38 +30,60 @@ class WeightPrint:
     checksum: int
     rounded: int
 
+    @classmethod
+    def of(cls, name: str, tensor: Tensor) -> "WeightChecksum":
+        """The checksum of a tensor.
+
+        Raises:
+            CheckpointError: it is not in memory, quantised or distributed.
+        """
+        if tensor.is_meta or type(tensor) not in (Tensor, nn.Parameter):
+            kind = "not in memory" if tensor.is_meta else f"a {type(tensor).__name__}"
+            raise CheckpointError(
+                f"The weight {name} is {kind}. Curves alone are saved and loaded beside ordinary tensors."
+            )
+        values = tensor.detach()
+        dtype = str(values.dtype).removeprefix("torch.")
+        return cls(tuple(values.shape), dtype, _sum_of_bits(values), _sum_of_bits(values.to(torch.bfloat16)))
+
+    def is_same(self, other: "WeightChecksum") -> bool:
+        """Whether both are of the same values, rounded to bfloat16 where their dtypes differ."""
+        return self.checksum == other.checksum if self.dtype == other.dtype else self.rounded == other.rounded
+
 
 @dataclass(frozen=True)
-class Fingerprint:
-    """What is kept of a model's weights, by name.
+class ModelChecksum:
+    """The checksums of a model's weights, by name.
 
     Args:
         base: of its base model, named from there.
-        head: of what stands around it.
+        head: of the modules around it.
     """
 
-    base: dict[str, WeightPrint]
-    head: dict[str, WeightPrint]
+    base: dict[str, WeightChecksum]
+    head: dict[str, WeightChecksum]
 
     def to_dict(self) -> dict[str, dict]:
         """JSON-ready; `from_dict` is the inverse."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Fingerprint":
+    def from_dict(cls, values: dict[str, Any]) -> "ModelChecksum":
         """From `to_dict`, whatever stands beside it.
 
         Raises:
-            CheckpointError: an entry is none that `to_dict` makes.
+            CheckpointError: an entry is not one that `to_dict` makes.
         """
         try:
-            parts = [{n: WeightPrint(**p) for n, p in values[part].items()} for part in ("base", "head")]
             parts = [
-                {n: WeightPrint(tuple(p.shape), p.dtype, p.checksum, p.rounded) for n, p in part.items()}
-                for part in parts
+                {n: WeightChecksum(**{**entry, "shape": tuple(entry["shape"])}) for n, entry in values[part].items()}
+                for part in ("base", "head")
             ]
-            if not all(_is_shape(p.shape) and isinstance(p.dtype, str) for part in parts for p in part.values()):
-                raise TypeError("a shape is no list of numbers")
+            for weight in (weight for part in parts for weight in part.values()):
+                if len(weight.shape) > 8 or not all(isinstance(size, int) for size in weight.shape):
+                    raise TypeError("a shape is not a list of numbers")
+                if not isinstance(weight.dtype, str):
+                    raise TypeError("a dtype is not a text")
         except (AttributeError, KeyError, TypeError):
             raise CheckpointError(
                 "The weights that the curves were trained on are not described. Save them again."
@@ -69,80 +91,60 @@ class Fingerprint:
         return cls(*parts)
 
 
-def fingerprint_of(model: nn.Module, *, without: Collection[str]) -> Fingerprint:
-    """The fingerprint of a model's weights and saved buffers.
+def checksum_of(model: nn.Module, *, without: Collection[str]) -> ModelChecksum:
+    """The checksums of a model's weights and saved buffers.
 
     Args:
         model: its weights in memory.
         without: names that are left out, as in `model.state_dict()` or counted from the base model.
 
     Raises:
-        CheckpointError: a weight is not in memory, quantised or in parts.
+        CheckpointError: a weight is not in memory, quantised or distributed.
     """
     prefix = base_prefix(model)
-    base: dict[str, WeightPrint] = {}
-    head: dict[str, WeightPrint] = {}
+    checksums = ModelChecksum({}, {})
     for name, tensor in model.state_dict(keep_vars=True).items():
         short = name.removeprefix(prefix)
         if name not in without and short not in without:
-            (base if name.startswith(prefix) else head)[short] = _print_of(name, tensor)
-    return Fingerprint(base, head)
+            part = checksums.base if name.startswith(prefix) else checksums.head
+            part[short] = WeightChecksum.of(name, tensor)
+    return checksums
 
 
-def refuse_other_weights(saved: Fingerprint, found: Fingerprint, *, values: bool) -> bool:
-    """See that a model has the weights of a fingerprint; those of a head count where both have it.
+def check_same_weights(saved: ModelChecksum, own: ModelChecksum, *, values: bool) -> bool:
+    """Check that a model has the weights of a checksum; those of a head count where both have it.
 
     Args:
-        saved: what is looked for.
-        found: of the model.
+        saved: what is expected.
+        own: of the model.
         values: whether their values must be the same too, not only names and shapes.
 
     Returns:
         Whether they have the same dtypes.
 
     Raises:
-        CheckpointError: the first weight that is another.
+        CheckpointError: the first weight that differs.
     """
-    if missing := sorted(set(saved.base) - set(found.base)):
+    if missing := sorted(set(saved.base) - set(own.base)):
         raise CheckpointError(f"The curves belong to another model: this one has no weight {missing[0]:.200}.")
-    if surplus := sorted(set(found.base) - set(saved.base)):
+    if surplus := sorted(set(own.base) - set(saved.base)):
         raise CheckpointError(f"The curves belong to another model: theirs had no weight {surplus[0]}.")
-    pairs = [(name, wanted, found.base[name]) for name, wanted in saved.base.items()]
-    pairs += [(name, wanted, found.head[name]) for name, wanted in saved.head.items() if name in found.head]
-    for name, wanted, own in pairs:
-        if own.shape != wanted.shape:
+    pairs = [(name, weight, own.base[name]) for name, weight in saved.base.items()]
+    pairs += [(name, weight, own.head[name]) for name, weight in saved.head.items() if name in own.head]
+    for name, there, here in pairs:
+        if here.shape != there.shape:
             raise CheckpointError(
-                f"The curves belong to another model: {name} has shape {own.shape} here and had {wanted.shape} there."
+                f"The curves belong to another model: {name} has shape {here.shape} here and had {there.shape} there."
             )
-    others = [name for name, wanted, own in pairs if not _same_values(wanted, own)] if values else []
+    others = [name for name, there, here in pairs if not there.is_same(here)] if values else []
     if others:
         raise CheckpointError(
             f"{len(others)} of {len(pairs)} weights differ from those that the curves were trained on, for instance "
             f"{others[0]}. Load the model that they were trained on; if more than curves was trained, save the whole "
-            "model with save_pretrained, or name a new head in save_curves(also=...). check_weights=False bends these "
-            "weights all the same."
+            "model with save_pretrained, or name a new head in save_curves(also=...). check_weights=False adds the "
+            "curves all the same."
         )
-    return all(wanted.dtype == own.dtype for _, wanted, own in pairs)
-
-
-def _is_shape(shape: tuple[Any, ...]) -> bool:
-    return len(shape) <= 8 and all(isinstance(size, int) for size in shape)
-
-
-def _same_values(one: WeightPrint, other: WeightPrint) -> bool:
-    return one.checksum == other.checksum if one.dtype == other.dtype else one.rounded == other.rounded
-
-
-def _print_of(name: str, tensor: Tensor) -> WeightPrint:
-    if tensor.is_meta or type(tensor) not in (Tensor, nn.Parameter):
-        kind = "not in memory" if tensor.is_meta else f"a {type(tensor).__name__}"
-        raise CheckpointError(
-            f"The weight {name} is {kind}. Curves alone are saved and loaded beside ordinary tensors."
-        )
-    values = tensor.detach()
-    rounded = _sum_of_bits(values.to(torch.bfloat16))
-    dtype = str(values.dtype).removeprefix("torch.")
-    return WeightPrint(tuple(values.shape), dtype, _sum_of_bits(values), rounded)
+    return all(there.dtype == here.dtype for _, there, here in pairs)
 
 
 def _sum_of_bits(values: Tensor) -> int:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from kansformer.conversion.channels import converted_sites, keep_channels
-from kansformer.conversion.checkpoint import narrowed_paths
-from kansformer.conversion.drop import drop_slots
+from kansformer.conversion.convert import drop_slots
+from kansformer.conversion.record import narrowed_paths
 from kansformer.conversion.replace import largest, measure_channels
 from kansformer.conversion.slots import CurveSlot, find_curve_slots
 from kansformer.errors import ConfigError

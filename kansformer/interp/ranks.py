@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from kansformer.checks import check_integer
-from kansformer.conversion.checkpoint import attach_record, record_of
+from kansformer.conversion.record import record_of
 from kansformer.conversion.slots import find_curve_slots, without_adapters
+from kansformer.conversion.transformers_patches import attach_record
 from kansformer.errors import ConfigError
 from kansformer.nn.transaction import transaction
 

@@ -11,9 +11,9 @@ model.fit(data)
 print(model.formula(digits=4))
 """
 
-import importlib
 from typing import TYPE_CHECKING
 
+from kansformer._moved import lazy_names
 from kansformer.kan.data import Dataset, create_dataset
 from kansformer.kan.discover import Discovery, find_formula
 from kansformer.kan.edges import Edge
@@ -50,13 +50,12 @@ __all__ = [
 
 # Imported once they are asked for: scikit-learn is optional, and sympy takes a while to import.
 LATER = {"KANClassifier": "estimators", "KANRegressor": "estimators", "kan_from_formula": "from_formula"}
+_import_later = lazy_names(__name__, {name: f"{__name__}.{module}.{name}" for name, module in LATER.items()})
 
 
 def __getattr__(name: str) -> object:
-    if name not in LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        return vars(importlib.import_module(f"{__name__}.{LATER[name]}"))[name]
+        return _import_later(name)
     except ImportError as error:
         raise ImportError(
             f"{name} needs scikit-learn 1.6 or newer. Install it: pip install 'kansformer[sklearn]'."

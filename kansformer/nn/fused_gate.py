@@ -84,7 +84,7 @@ def unfuse_gates(model: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class _Replicate:
-    """`_replicate_for_data_parallel` of a block with a short way: the replica's runs on the replica."""
+    """`_replicate_for_data_parallel` of a fused block: the replica's forward runs on the replica."""
 
     forward: GatedForward
 

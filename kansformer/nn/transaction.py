@@ -1,4 +1,4 @@
-"""Everything or nothing: a model is put back as it was when a change of it fails half-way, by whatever exception."""
+"""Changes of a model as transactions: after any exception the model is as it was before."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,9 +10,9 @@ from kansformer.nn.activation import LearnedActivation
 
 
 def snapshot(model: nn.Module, replaced: Iterable[Tensor] = ()) -> Callable[[], None]:
-    """Take note of what a model is made of: modules, tensors, hooks, modes, attributes and configs.
+    """Remember a model's modules, tensors, hooks, modes, attributes and configs.
 
-    All of it by reference, so it costs no memory worth speaking of; values that are overwritten in place are not kept.
+    They are kept by reference, which takes little memory; values that are overwritten in place are not kept.
 
     Args:
         model: any.
@@ -41,9 +41,10 @@ def snapshot(model: nn.Module, replaced: Iterable[Tensor] = ()) -> Callable[[], 
 
 @contextmanager
 def transaction(model: nn.Module, replaced: Iterable[Tensor] = ()) -> Iterator[None]:
-    """What is done to a model in this context is done whole, or not at all: after an exception the model is as before.
+    """Context in which a model is changed completely, or not at all: after an exception it is as it was before.
 
-    It holds for any exception, KeyboardInterrupt too, and for what `snapshot` sees, which explains the arguments.
+    This holds for any exception, KeyboardInterrupt too, and for everything that `snapshot` keeps, which explains the
+    arguments.
     """
     put_back = snapshot(model, replaced)
     try:
@@ -66,7 +67,7 @@ def undone_afterwards() -> Iterator[ExitStack]:
 
 
 def _owners(model: nn.Module) -> list[Any]:
-    """Modules, the fixed functions of bent activations, which are no submodules, and transformers configs."""
+    """Modules, the fixed functions of learned activations, which are not submodules, and transformers configs."""
     modules = list(model.modules())
     functions = [module.activation for module in modules if isinstance(module, LearnedActivation)]
     modules += [inner for function in functions if isinstance(function, nn.Module) for inner in function.modules()]

@@ -19,22 +19,6 @@ from kansformer.ops.native import operators as native
 ENVIRONMENT_VARIABLE = "KANSFORMER_BACKEND"
 
 
-def _is_available() -> None:
-    return None
-
-
-def _serves_all(x: Tensor, curves: Curves, base: Tensor | str | None = None, factor: Tensor | None = None) -> bool:
-    return True
-
-
-def _computes_none(activation: str, x: Tensor, curves: Curves, factor: Tensor | None) -> bool:
-    return False
-
-
-def _never() -> bool:
-    return False
-
-
 @dataclass(frozen=True)
 class Backend:
     """An implementation of both operations, as the functions of one module.
@@ -44,26 +28,26 @@ class Backend:
     Args:
         curves: (x, curves, base, factor) to (..., I), as are x, base and factor.
         edges: (x_NI, curves, base_NO) to (N, O).
-        serves_curves, serves_edges: whether a function takes these arguments.
-        fallback: name of the backend that gets what the functions do not serve; None where that is nothing.
-        computes: (name, x, curves, factor), whether `curves` takes that key of `ACTIVATIONS` as the base. The result
-            is the same, bit for bit.
+        fallback: name of the backend that gets what these functions do not take.
+        serves_curves, serves_edges: whether a function takes these arguments; None means that it takes all.
+        computes: (name, x, curves, factor), whether `curves` takes that key of `ACTIVATIONS` as the base, with the same
+            result, bit for bit; None means that it takes none.
         keeps_dtypes: whether the functions take tensors of any dtypes.
-        keeps_bfloat16: whether `edges` onto a bfloat16 base takes tensors of any dtypes.
+        keeps_bfloat16: whether `edges` onto a bfloat16 base takes tensors of any dtypes; None means never.
         device_types: where it runs; None means on every device.
         reason_unavailable: says in a sentence what is missing on this machine, or returns None.
     """
 
     curves: Callable[..., Tensor]
     edges: Callable[..., Tensor]
-    serves_curves: Callable[..., bool] = _serves_all
-    serves_edges: Callable[..., bool] = _serves_all
-    fallback: str | None = None
-    computes: Callable[[str, Tensor, Curves, Tensor | None], bool] = _computes_none
+    fallback: str = "reference"
+    serves_curves: Callable[..., bool] | None = None
+    serves_edges: Callable[..., bool] | None = None
+    computes: Callable[[str, Tensor, Curves, Tensor | None], bool] | None = None
     keeps_dtypes: bool = False
-    keeps_bfloat16: Callable[[], bool] = _never
+    keeps_bfloat16: Callable[[], bool] | None = None
     device_types: tuple[str, ...] | None = None
-    reason_unavailable: Callable[[], str | None] = _is_available
+    reason_unavailable: Callable[[], str | None] | None = None
 
     def runs_on(self, device_type: str) -> bool:
         return self.device_types is None or device_type in self.device_types
@@ -72,9 +56,9 @@ class Backend:
         self, x: Tensor, curves: Curves, base: Tensor | str | None = None, factor: Tensor | None = None
     ) -> Tensor:
         """(base + s(x)) · factor of tensors of any dtypes; arguments and result as in `kansformer.ops.apply_curves`."""
-        if isinstance(base, str) and not self.computes(base, x, curves, factor):
+        if isinstance(base, str) and not (self.computes and self.computes(base, x, curves, factor)):
             base = ACTIVATIONS[base](x)
-        if self.fallback is not None and not self.serves_curves(x, curves, base, factor):
+        if self.serves_curves and not self.serves_curves(x, curves, base, factor):
             return BACKENDS[self.fallback].apply_curves(x, curves, base, factor)
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
         if not self.keeps_dtypes and not (x.dtype == dtype and curves.have_dtype(dtype)):
@@ -88,10 +72,10 @@ class Backend:
 
     def sum_edges(self, x_NI: Tensor, curves: Curves, base_NO: Tensor | None = None) -> Tensor:
         """base + Σ_i s_oi(x_i) of tensors of any dtypes; arguments and result as in `kansformer.ops.sum_edges`."""
-        if self.fallback is not None and not self.serves_edges(x_NI, curves, base_NO):
+        if self.serves_edges and not self.serves_edges(x_NI, curves, base_NO):
             return BACKENDS[self.fallback].sum_edges(x_NI, curves, base_NO)
         onto_bfloat16 = base_NO is not None and base_NO.dtype == torch.bfloat16
-        if self.keeps_dtypes or (onto_bfloat16 and self.keeps_bfloat16()):
+        if self.keeps_dtypes or (onto_bfloat16 and self.keeps_bfloat16 and self.keeps_bfloat16()):
             return self.edges(x_NI, curves, base_NO)
         dtype = torch.float64 if x_NI.dtype == torch.float64 else torch.float32
         if not (x_NI.dtype == dtype and curves.have_dtype(dtype)):
@@ -114,23 +98,21 @@ BACKENDS = {
     "native": Backend(
         native.apply_curves,
         native.sum_edges,
+        "cpu",
         native.serves_curves,
         native.serves_edges,
-        fallback="cpu",
         computes=native.computes,
         keeps_bfloat16=native.multiplies_bfloat16,
         device_types=("cpu",),
         reason_unavailable=build.reason_unavailable,
     ),
-    "cpu": Backend(
-        cpu.apply_curves, cpu.sum_edges, cpu.serves, cpu.serves, fallback="reference", device_types=("cpu",)
-    ),
+    "cpu": Backend(cpu.apply_curves, cpu.sum_edges, "reference", cpu.serves, cpu.serves, device_types=("cpu",)),
     "triton": Backend(
         triton.apply_curves,
         triton.sum_edges,
+        "reference",
         triton.serves_curves,
         triton.serves_edges,
-        fallback="reference",
         computes=triton.computes,
         keeps_dtypes=True,
         device_types=triton.device_types(),
@@ -179,7 +161,8 @@ def select_backend(requested: str, device_type: str) -> Backend:
 
 @constant_when_compiled
 def _reason_unavailable(name: str) -> str | None:
-    return BACKENDS[name].reason_unavailable()
+    reason = BACKENDS[name].reason_unavailable
+    return reason and reason()
 
 
 @constant_when_compiled
@@ -193,7 +176,7 @@ def _find_best(device_type: str) -> str:
     for name, backend in BACKENDS.items():
         if not backend.runs_on(device_type):
             continue
-        reason = backend.reason_unavailable()
+        reason = backend.reason_unavailable and backend.reason_unavailable()
         if reason is None:
             return name
         warnings.warn(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from kansformer.sites.parts import CONVOLUTIONS, activations_of, linears_of, stacks_of
-from kansformer.sites.site import Site, Slot, runs
+from kansformer.sites.site import Site, Slot, join_path, runs
 
 # Only tells which of two equal-shaped first layers goes through the activation; a name not listed is taken as `up`.
 GATE_NAMES = ("gate", "w1", "wi_0", "gate_proj", "linear_1", "fc1_g")
@@ -87,7 +87,7 @@ def _split_sites(path: str, module: nn.Module) -> Iterator[Site]:
             if layers is None or layers.down != down or set(layers.first) != set(linears):
                 continue
             del last[down]  # a layer with two networks (text and query) pairs each with its own last layer
-            owner = _join(path, name)
+            owner = join_path(path, name)
             yield _linear_site(path, layers, owner, owner, activations, kind="split")
             break
 
@@ -134,7 +134,7 @@ def read_layers(linears: dict[str, tuple[int, int]]) -> Layers | None:
         elif len(fused) == 1 and not same:
             readings.append(Layers("fused", fused, down, width, hidden))
     if not readings:
-        # d = m cannot be told from other pairs of square layers unless it is the only one.
+        # d = m cannot be distinguished from other pairs of square layers unless it is the only one.
         square = len(linears) == 2 and len({size for shape in linears.values() for size in shape}) == 1
         return Layers("plain", (order[0],), order[1], *linears[order[0]]) if square else None
     gated = [reading for reading in readings if reading.kind == "gated"]
@@ -148,7 +148,7 @@ def _linear_site(
 ) -> Site:
     fused = layers.kind == "fused"
     width, hidden = layers.width, layers.hidden
-    first = sorted((_join(path, name) for name in layers.first), key=lambda p: not _is_gate(p))
+    first = sorted((join_path(path, name) for name in layers.first), key=lambda p: not _is_gate(p))
     host = host if host is not None else (first[0] if len(first) == 1 else None)
     slots, missing = {}, {}
     if host is not None:
@@ -164,7 +164,7 @@ def _linear_site(
         slots["act"] = _activation_slot(activation_owner, activations, hidden)
     else:
         missing["act"] = CALLED_AS_FUNCTION
-    slots["down"] = Slot(name="down", path=_join(path, layers.down), features=hidden, out_features=width)
+    slots["down"] = Slot(name="down", path=join_path(path, layers.down), features=hidden, out_features=width)
     return Site(path=path, kind=kind or layers.kind, width=width, hidden=hidden, slots=slots, missing=missing)
 
 
@@ -184,16 +184,12 @@ def _inside_attention(model: nn.Module, path: str) -> bool:
 def _activation_slot(owner: str, activations: dict[str, object], hidden: int) -> Slot:
     # A module that keeps several activations names the feed-forward's with an "act"; the last one defined otherwise.
     names = [name for name in activations if "act" in name.lower()] or list(activations)
-    return Slot(name="act", path=_join(owner, names[-1]), features=hidden)
+    return Slot(name="act", path=join_path(owner, names[-1]), features=hidden)
 
 
 def _is_gate(path: str) -> bool:
     name = path.rpartition(".")[2]
     return name in GATE_NAMES or "gate" in name
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
 
 
 def _numbered(sites: list[Site]) -> list[Site]:

@@ -55,23 +55,23 @@ def is_activation(value: object) -> bool:
 
 def activations_of(module: nn.Module) -> dict[str, object]:
     """Activations that a module holds directly, by attribute name."""
-    found = {name: child for name, child in module.named_children() if is_activation(child)}
+    children = {name: child for name, child in module.named_children() if is_activation(child)}
     plain = {name: value for name, value in vars(module).items() if not name.startswith("_") and is_activation(value)}
-    return found | plain
+    return children | plain
 
 
 def linears_of(module: nn.Module) -> dict[str, tuple[int, int]]:
     """(in, out) of the linear layers that a module holds directly, or in a wrapper of one layer (Gemma 4), by path."""
-    found = {}
+    result = {}
     for name, child in module.named_children():
         inner = dict(child.named_children())
         if (shape := linear_shape(child)) is not None:
-            found[name] = shape
+            result[name] = shape
         elif len(inner) == 1 and not isinstance(child, CONTAINERS) and not activations_of(child):
             ((inner_name, layer),) = inner.items()
             if (shape := linear_shape(layer)) is not None:
-                found[f"{name}.{inner_name}"] = shape
-    return found
+                result[f"{name}.{inner_name}"] = shape
+    return result
 
 
 def stacks_of(module: nn.Module) -> dict[str, tuple[int, int]]:

@@ -16,7 +16,7 @@ def probes(block: nn.Module, site: Site, like: Tensor, generator: torch.Generato
     """Candidate argument tuples, the likeliest first; the caller takes the first that the block accepts.
 
     Args:
-        block: the module that shall run: the site itself or a layer around it.
+        block: the module to run: the site itself or a layer around it.
         site: gives the width d and the kind.
         like: a tensor with the block's dtype and device.
         generator: source of randomness, on the CPU.
@@ -46,7 +46,7 @@ def _routed(block: nn.Module, x_ND: Tensor, generator: torch.Generator) -> Itera
 
 
 def _required_arguments(block: nn.Module) -> int:
-    """How many positional arguments without a default a block's forward has; 1 where that cannot be told."""
+    """Number of positional arguments without a default in a block's forward; 1 where it has no signature."""
     try:
         parameters = list(inspect.signature(block.forward).parameters.values())
     except (TypeError, ValueError):

@@ -6,6 +6,9 @@ from torch import nn
 
 from kansformer.errors import SlotError
 
+INPUT_CURVE = "input_curve"
+"""Name of the module, on the host of an `input` slot, that the host's input goes through first."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Slot:
@@ -13,7 +16,7 @@ class Slot:
 
     Args:
         name: `input`, `up`, `gate`, `act` or `down`.
-        path: of the module to replace, or of the host whose input is bent (`input`), from the model's root.
+        path: of the module to replace, or of the host whose input goes through curves (`input`), from the model's root.
         features: width of the axis that the curves act on.
         out_features: of a linear slot, else None.
     """
@@ -22,6 +25,11 @@ class Slot:
     path: str
     features: int
     out_features: int | None = None
+
+    @property
+    def curve_path(self) -> str:
+        """Path of the module with curves, once the slot has them."""
+        return join_path(self.path, INPUT_CURVE) if self.name == "input" else self.path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +44,8 @@ class Site:
         stack: path of the list of layers.
         width: model width d.
         hidden: hidden width m.
-        slots: what it has, by name.
-        missing: why a slot is not there, by name.
+        slots: by name.
+        missing: reason by name of a slot that the site does not have.
     """
 
     path: str
@@ -66,6 +74,11 @@ class Site:
 def runs(module: nn.Module) -> bool:
     """Whether a module has a forward of its own; a list or dictionary of modules has none."""
     return getattr(type(module).forward, "__name__", "") != "_forward_unimplemented"
+
+
+def join_path(path: str, name: str) -> str:
+    """Path of a child of the module at `path`, which is empty for the root."""
+    return f"{path}.{name}" if path else name
 
 
 def parent_of(path: str) -> tuple[str, str]:

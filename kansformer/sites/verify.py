@@ -1,16 +1,16 @@
-"""Prove a site before a model is touched: with straight curves it must reproduce the original bit for bit."""
+"""Verify a site before a model is changed: with straight curves it must reproduce the original bit for bit."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kansformer.errors import ProofError
+from kansformer.nn.curves import Curved
 from kansformer.nn.eval_mode import eval_mode
 from kansformer.sites.probe import BATCH, TOKENS, probes
 from kansformer.sites.site import Site, Slot, get_slot_target, runs
@@ -19,46 +19,51 @@ from kansformer.sites.surgery import fill_slot, shadow
 SEED = 0
 
 _random_state = threading.RLock()
-"""torch has one random state for all threads, which a proof borrows and gives back."""
+"""torch has one random state for all threads; verification borrows it and gives it back."""
 
 
 @dataclass(frozen=True)
 class Proof:
     """What was compared for a site: its own `block`, the `layer` around it, or the `slots` one by one.
 
-    A block that cannot be called on its own (it wants positions or masks of its model) is proved slot by slot: each new
-    module equals the old one on random input, and the model's own forward around them does not change.
+    A block that cannot be called on its own (it needs positions or masks from its model) is verified slot by slot: each
+    new module equals the old one on random input, and the model's own forward around them does not change.
     """
 
     path: str
     level: str
 
 
-def prove_site(model: nn.Module, site: Site, modules: Mapping[str, nn.Module]) -> Proof:
+def verify_site(model: nn.Module, site: Site, modules: Mapping[str, nn.Module]) -> Proof:
     """Run the old and the new block on random input.
 
     Args:
         model: the model, which is not changed.
         site: where.
-        modules: the new modules by slot name, with straight curves; their curves are bent for a moment.
+        modules: the new modules by slot name, with straight curves, which get random coefficients for a moment.
 
     Returns:
         What was compared.
 
     Raises:
-        ProofError: an output differs, or a curve has no effect on it.
+        ProofError: an output differs, a curve has no effect on it, or the weights are not in memory.
     """
+    if any(parameter.is_meta for module in modules.values() for parameter in module.parameters()):
+        raise ProofError(
+            f"The weights of {site.path} are not in memory, so it cannot be proved. Load the model without offloading, "
+            "or pass verify=False."
+        )
     # Input curves last: their host may be a layer that is itself replaced.
     slots = sorted((site.slot(name) for name in modules), key=lambda slot: slot.name == "input")
     generator = torch.Generator().manual_seed(SEED)
     for path in _callable_ancestors(model, site):
         block = model.get_submodule(path)
-        inner = [_below(slot, path) for slot in slots]
+        inner = [below(slot, path) for slot in slots]
         with undisturbed(block):
-            run = _first_accepted(block, site, _like(block, modules), generator)
+            run = find_call(block, site, _like(block, modules), generator)
             if run is None:
                 backwards = replace(site, width=site.hidden, hidden=site.width)
-                if path == site.path and _first_accepted(block, backwards, _like(block, modules), generator):
+                if path == site.path and find_call(block, backwards, _like(block, modules), generator):
                     raise ProofError(
                         f"{path} takes tokens of width {site.hidden}, not {site.width}: its layers were read backwards."
                     )
@@ -107,7 +112,7 @@ def _compare(site: Site, slots: Sequence[Slot], modules, run_old: Callable, run_
         raise ProofError(f"{name} with straight curves differs from the original, so it is not converted.")
     idle = []
     for slot in slots:
-        with _bent(modules[slot.name]):
+        with _random_curves(modules[slot.name]):
             if same_bits(expected, run_new()):
                 idle.append(slot)
     return idle
@@ -125,11 +130,11 @@ def _clean(function: Callable, x: Tensor) -> object:
     return function(x.clone())
 
 
-def _first_accepted(block: nn.Module, site: Site, like: Tensor, generator) -> Callable | None:
-    """A function that runs a block like this one, on the first arguments that the original accepts."""
+def find_call(block: nn.Module, site: Site, like: Tensor, generator: torch.Generator) -> Callable | None:
+    """A function that calls a module like this block, on the first random arguments that the block accepts."""
     for arguments in probes(block, site, like, generator):
 
-        def run(module, arguments=arguments):
+        def run(module: nn.Module, arguments: tuple = arguments) -> object:
             torch.manual_seed(SEED)
             return module(*(a.clone() if isinstance(a, Tensor) else a for a in arguments))
 
@@ -155,7 +160,8 @@ def _callable_ancestors(model: nn.Module, site: Site) -> Iterator[str]:
             return
 
 
-def _below(slot: Slot, path: str) -> Slot:
+def below(slot: Slot, path: str) -> Slot:
+    """The slot as seen from the module at `path`."""
     return replace(slot, path=slot.path[len(path) + 1 :] if path else slot.path)
 
 
@@ -173,8 +179,7 @@ def undisturbed(block: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _bent(module: Any):
-    """The module with random curves for a moment."""
+def _random_curves(module: Curved) -> Iterator[None]:
     generator = torch.Generator().manual_seed(SEED)
     noise = torch.randn(module.coefficients.shape, generator=generator)
     saved = module.coefficients.detach().clone()
@@ -189,9 +194,6 @@ def _bent(module: Any):
 def _tensors(output: object) -> Iterator[Tensor]:
     if isinstance(output, Tensor):
         yield output
-    elif isinstance(output, Mapping):
-        for value in output.values():
-            yield from _tensors(value)
-    elif isinstance(output, (list, tuple)):
-        for value in output:
+    elif isinstance(output, (Mapping, list, tuple)):
+        for value in output.values() if isinstance(output, Mapping) else output:
             yield from _tensors(value)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import TrainingArguments
 
 from kansformer.checks import check_integer, check_number
-from kansformer.conversion.checkpoint import narrowed_paths
+from kansformer.conversion.record import narrowed_paths
 from kansformer.errors import ConfigError, DataError
 from kansformer.nn import optimizer_groups
 from kansformer.progress import Progress

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from kansformer import is_converted
-from kansformer.conversion.checkpoint import record_of
+from kansformer.conversion.record import record_of
 from kansformer.errors import ProofError
 
 IDS = torch.arange(1, 13).reshape(1, 12)
@@ -51,7 +51,7 @@ def test_only_no_verify_skips_the_proof(run, refused, tiny, tmp_path, monkeypatc
     def fail(model, site, modules):
         raise ProofError(f"{site.path} differs.")
 
-    monkeypatch.setattr(sys.modules["kansformer.conversion.convert"], "prove_site", fail)
+    monkeypatch.setattr(sys.modules["kansformer.conversion.convert"], "verify_site", fail)
     assert refused("convert", tiny, tmp_path / "kan") == "model.layers.0.mlp differs."
     assert run("convert", tiny, tmp_path / "kan", "--no-verify").exit_code == 0
 

@@ -6,7 +6,7 @@ from tiny_models import assert_same_state, make, randomize_curves, run, snapshot
 
 from kansformer import KANConfig, convert, revert
 from kansformer.conversion.channels import converted_sites, keep_channels
-from kansformer.conversion.checkpoint import record_of
+from kansformer.conversion.record import record_of
 from kansformer.errors import ConfigError, ConversionStateError, SlotError
 from kansformer.sites import find_sites
 
@@ -70,7 +70,7 @@ def test_twice(tmp_path):
     ("name", "config", "channels", "error", "message"),
     [
         ("llama", KANConfig(), {"layers.9": torch.arange(4)}, SlotError, "No feed-forward network is at 'layers.9'"),
-        ("llama", KANConfig(), {"layers.0.mlp": torch.arange(0)}, ConfigError, "hidden must be a whole number from 1"),
+        ("llama", KANConfig(), {"layers.0.mlp": torch.arange(0)}, ConfigError, "must be a whole number from 1 to 160"),
         ("llama", KANConfig(edges="group"), {"layers.1.mlp": torch.arange(8)}, ConfigError, "Groups of channels share"),
         ("phi3", KANConfig(), {"layers.0.mlp": torch.arange(8)}, SlotError, "a fused feed-forward network"),
     ],

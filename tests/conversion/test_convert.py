@@ -101,7 +101,7 @@ def test_the_default_preset_grows_a_model_little():
 )
 def test_layers_are_chosen_by_index_slice_or_name(layers, chosen):
     plan = plan_conversion(make("llama"), KANConfig(layers=layers))
-    assert [planned.site.layer for planned in plan.sites] == chosen
+    assert [site.layer for site in plan.sites] == chosen
 
 
 def test_only_the_chosen_layers_change():

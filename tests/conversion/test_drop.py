@@ -5,8 +5,8 @@ import torch
 from tiny_models import assert_same_state, make, run, snapshot
 
 from kansformer import KANConfig, convert, is_converted
-from kansformer.conversion.checkpoint import record_of
-from kansformer.conversion.drop import drop_slots
+from kansformer.conversion.convert import drop_slots
+from kansformer.conversion.record import record_of
 from kansformer.errors import ConversionStateError, SlotError
 from kansformer.nn.curves import curved_modules
 
@@ -70,6 +70,6 @@ def test_bad_input():
     with pytest.raises(ConversionStateError, match="not a converted one"):
         drop_slots(model, ["layers.0.mlp.act_fn"])
     convert(model)
-    with pytest.raises(SlotError, match=r"'layers.9' is no slot of this model. Choose from 3, such as layers.0"):
+    with pytest.raises(SlotError, match=r"'layers.9' is not a slot of this model. Choose from 3, such as layers.0"):
         drop_slots(model, ["layers.0.mlp.act_fn", "layers.9"])
     assert len(list(curved_modules(model))) == 3

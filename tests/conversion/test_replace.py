@@ -10,7 +10,7 @@ from tiny_models import SMALL
 from kansformer import KANConfig, convert, is_converted, plan_conversion, revert
 from kansformer.conversion import replace as replace_module
 from kansformer.conversion import replace_feed_forwards
-from kansformer.conversion.widths import narrow_site
+from kansformer.conversion.narrow import narrow_site
 from kansformer.errors import ConfigError, ConversionStateError, DataError, NoSiteError, ProofError, SlotError
 from kansformer.sites import find_sites
 
@@ -63,15 +63,13 @@ def test_narrower_in_place_and_as_the_plan_says(name, hidden):
     assert replace_feed_forwards(model, FULL, hidden=hidden) is model
     assert is_converted(model)
     assert plan.parameters_after == sum(p.numel() for p in model.parameters())
-    assert {planned.site.hidden for planned in plan.sites} == {hidden} and len(plan.sites) == 2
-    for planned in plan.sites:
-        layers = {slot: model.get_submodule(planned.site.slots[slot].path) for slot in ("up", "down")}
+    assert {site.hidden for site in plan.sites} == {hidden} and len(plan.sites) == 2
+    for site in plan.sites:
+        layers = {slot: model.get_submodule(site.slots[slot].path) for slot in ("up", "down")}
         assert layers["up"].coefficients.shape == (16, 5, hidden)
         assert layers["down"].coefficients.shape == (hidden, 5, 16)
     model.train()(input_ids=torch.arange(3, 17).view(2, 7)).last_hidden_state.square().mean().backward()
-    assert all(
-        p.grad is not None for planned in plan.sites for p in model.get_submodule(planned.site.path).parameters()
-    )
+    assert all(p.grad is not None for site in plan.sites for p in model.get_submodule(site.path).parameters())
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -190,7 +188,7 @@ def test_other_kinds_are_refused_with_the_reason(case):
         (
             dict(hidden=0),
             ConfigError,
-            r"hidden must be a whole number from 1 to the 40 channels of layers\.1\.mlp, got 0",
+            r"hidden of layers\.1\.mlp must be a whole number from 1 to 40, got 0",
         ),
         (dict(hidden=41), ConfigError, "got 41"),
         (dict(hidden=True), ConfigError, "got True"),
@@ -258,7 +256,7 @@ def test_a_failure_at_the_very_end_leaves_the_model_as_it_was(monkeypatch):
     def fail(*arguments, **settings):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(replace_module, "install_curves", fail)
+    monkeypatch.setattr(replace_module, "execute_plan", fail)
     with pytest.raises(KeyboardInterrupt):
         replace_feed_forwards(model, FULL, hidden=9)
     assert_untouched(model, before)

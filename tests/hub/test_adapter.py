@@ -129,7 +129,7 @@ def test_a_new_head_goes_with_them(tmp_path):
     assert torch.equal(model(tokens).logits, tuned(tokens).logits)
     with pytest.raises(ConfigError, match="has no module 'score'"):
         save_curves(tuned, tmp_path / "never", also=["score"])
-    with pytest.raises(ConfigError, match="'dropout' is no part .* with weights of its own"):
+    with pytest.raises(ConfigError, match="'dropout' is not a part .* with weights of its own"):
         save_curves(tuned, tmp_path / "never", also=["dropout"])
     assert not (tmp_path / "never").exists()
 
@@ -165,7 +165,7 @@ def test_what_cannot_stand_alone_is_refused(make, make_converted, tmp_path):
         save_curves(narrow, tmp_path / "x")
     model = make_converted()
     model.get_parameter(f"model.{FIRST}").data[0, 0] = torch.nan
-    with pytest.raises(CheckpointError, match=f"{FIRST} has numbers that are not finite"):
+    with pytest.raises(CheckpointError, match=f"{FIRST} has non-finite values"):
         save_curves(model, tmp_path / "x")
     with pytest.raises(CheckpointError, match=r"The weight model.embed_tokens.weight is not in memory"):
         save_curves(convert(make("llama").to("meta"), verify=False), tmp_path / "x")
@@ -186,7 +186,7 @@ def test_wrong_files_are_refused(make, saved, tmp_path):
     model = make("llama")
     assert_refused(model, tmp_path, "holds no curves: curves.json and curves.safetensors")
     change_tensors(saved, first=lambda values: values[0, 0].fill_(torch.nan))
-    assert_refused(model, saved, f"{FIRST} has numbers that are not finite")
+    assert_refused(model, saved, f"{FIRST} has non-finite values")
     change_tensors(saved, first=lambda values: values.zero_(), **{FIRST.replace("coefficients", "domain"): flip})
     assert_refused(model, saved, "domain has intervals without a width")
 
@@ -226,4 +226,4 @@ def test_settings_that_are_no_table_are_refused(make, saved):
     (saved / SETTINGS).write_text("[]")
     assert_refused(make("llama"), saved, "has format version None")
     (saved / SETTINGS).write_text("{")
-    assert_refused(make("llama"), saved, "is no JSON")
+    assert_refused(make("llama"), saved, "is not JSON")

@@ -15,7 +15,7 @@ from kansformer.errors import CheckpointError
 from kansformer.hub import card as card_module
 from kansformer.hub import write_card
 from kansformer.hub.card import is_generated
-from kansformer.hub.model_folder import read_contents
+from kansformer.hub.model_folder import ModelFolder
 from kansformer.interp import summary
 from kansformer.kan import KAN
 from kansformer.training.result import TrainingResult
@@ -93,7 +93,7 @@ def test_a_converted_folder_says_what_was_swapped_and_no_more(folder):
 def test_curves_are_counted(edges, curves, make_converted, tmp_path):
     model = make_converted("llama", KANConfig(slots=("act", "down"), edges=edges, rank=3))
     model.save_pretrained(tmp_path, max_shard_size="2KB")
-    weights = read_contents(tmp_path).weights
+    weights = ModelFolder.read(tmp_path).weights
     assert weights.curves == curves and not weights.straight
     assert weights.parameters == sum(p.numel() for p in model.parameters())
 
@@ -158,14 +158,17 @@ def test_facts_of_one_s_own(folder):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("[", "kansformer.json' is no JSON"),
-        ("[]", r"must hold a table of facts, got \[\]"),
-        ('{"licence": "mit"}', "has the unknown fact 'licence'. Choose from: base_model, license"),
-        ('{"license": 3}', "license in .* must be a text, got 3"),
-        ('{"datasets": "a/b"}', "datasets in .* must be a list of texts, got 'a/b'"),
+        ("[", "kansformer.json' is not JSON"),
+        ("[]", r"must hold a table, got \[\]"),
+        ('{"licence": "mit"}', "has the unknown entry 'licence'. Choose from: base_model, license"),
+        ('{"license": 3}', "license in .* must be one line of text.* got 3"),
+        ('{"datasets": "a/b"}', "datasets in .* must be a list of texts.* got 'a/b'"),
         ('{"results": {}}', r"results in .* must be a list of tables, got \{\}"),
         ('{"results": [{"metric": "loss"}]}', "must have dataset, metric and value"),
-        ('{"results": [{"dataset": "x", "metric": "loss", "value": "3"}]}', "value of a result .* must be a number"),
+        (
+            '{"results": [{"dataset": "x", "metric": "loss", "value": "3"}]}',
+            "value in a result in .* must be a finite number",
+        ),
     ],
 )
 def test_wrong_facts(text, sentence, folder):

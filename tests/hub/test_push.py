@@ -213,7 +213,7 @@ def refused(*arguments):
 
 @pytest.mark.parametrize("name", ["a/b/c", "me/-x", "me/two words", "me/a--b", "./model"])
 def test_wrong_names_are_refused_before_anything_is_asked(name, folder):
-    assert f"Error: '{name}' is no name for a repository: write owner/model." in refused(folder, name)
+    assert f"Error: '{name}' is not a name for a repository: write owner/model." in refused(folder, name)
 
 
 def test_without_a_token(folder, monkeypatch):
@@ -229,7 +229,7 @@ def test_folders_without_such_a_model_are_refused(tmp_path):
     sentence = refused(embedded_model_path(), "me/model")
     assert "has no curves: its config.json has no kansformer settings. Convert it first: kansformer conv" in sentence
     (tmp_path / "config.json").write_text("{")
-    assert "config.json' is no JSON" in refused(tmp_path, "me/model")
+    assert "config.json' is not JSON" in refused(tmp_path, "me/model")
 
 
 def test_a_folder_without_weights_is_refused(folder, tmp_path):

@@ -11,9 +11,9 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceCl
 
 from kansformer import KANConfig, is_converted
 from kansformer.conversion import ConversionRecord, replace_feed_forwards
-from kansformer.conversion.checkpoint import narrowed_paths
-from kansformer.conversion.record import SlotRecord
+from kansformer.conversion.record import narrowed_paths
 from kansformer.errors import CheckpointError, ConversionStateError
+from kansformer.sites import Slot
 
 CONFIGS = {
     "full": KANConfig(edges="full", slots=("up", "down"), basis="chebyshev", order=2, layers=1),
@@ -102,7 +102,7 @@ def test_without_widths_the_first_format_is_written(make_converted, tmp_path):
 
 
 def test_records_go_through_json():
-    slots = (SlotRecord("down", "layers.1.mlp.down_proj", 10),)
+    slots = (Slot(name="down", path="layers.1.mlp.down_proj", features=10),)
     for widths, version in (({}, 1), ({"layers.1.mlp": 10, "layers.7.mlp": 3}, 2)):
         record = ConversionRecord(KANConfig(slots=("down",)), slots, widths)
         assert record.format_version == version
@@ -113,12 +113,12 @@ def test_records_go_through_json():
 @pytest.mark.parametrize(
     ("widths", "match"),
     [
-        ({"layers.1.mlp": 0}, r"layers\.1\.mlp has the impossible width 0"),
-        ({"layers.1.mlp": True}, "impossible width True"),
-        ({"layers.1.mlp": "10"}, "impossible width '10'"),
-        ({"../x": 3}, "no path of a module"),
+        ({"layers.1.mlp": 0}, r"The width of layers\.1\.mlp must be a whole number of at least 1, got 0"),
+        ({"layers.1.mlp": True}, "must be a whole number of at least 1, got True"),
+        ({"layers.1.mlp": "10"}, "must be a whole number of at least 1, got '10'"),
+        ({"../x": 3}, "not a module's path"),
         (["layers.1.mlp"], "must be a table of paths"),
-        ({"layers.1.mlp": 25}, r"width does not fit at model\.layers\.1\.mlp: .* from 1 to the 24 channels .* got 25"),
+        ({"layers.1.mlp": 25}, r"width does not fit at model\.layers\.1\.mlp: .* from 1 to 24, got 25"),
         ({"layers.9.mlp": 3}, r"with 3 hidden channels at model\.layers\.9\.mlp, but LlamaForCausalLM has none there"),
         ({"layers.1.self_attn": 3}, "has none there"),
         ({"layers.1.mlp": 11}, r"curves for 10 inputs at model\.layers\.1\.mlp\.down_proj, .* with 11 inputs"),

@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from kansformer import KANConfig
+from kansformer.conversion.transformers_patches import check_action_ran, run_after_loading
 from kansformer.errors import CheckpointError
-from kansformer.hub.weights import refuse_skipped_action, run_after_loading
 
 ACT = "model.layers.0.mlp.act_fn"
 SLOTS = KANConfig(slots=("act", "down"), edges="group", basis="rational", groups=4)
@@ -87,13 +87,13 @@ def test_other_misshapen_weights_stay_with_transformers(checkpoint):
 )
 def test_curve_weights_that_no_slot_takes(key, checkpoint):
     change_weights(checkpoint, lambda weights: weights.update({key: torch.zeros(4, 6)}))
-    load_fails(checkpoint, rf"{re.escape(key)} belongs to no slot that the config names\.")
+    load_fails(checkpoint, rf"{re.escape(key)} does not belong to a slot of the config\.")
 
 
 def test_a_slot_taken_out_of_the_config(checkpoint):
     sites = json.loads((checkpoint / "config.json").read_text())["quantization_config"]["sites"]
     change_settings(checkpoint, sites=sites[1:])
-    load_fails(checkpoint, "belongs to no slot that the config names")
+    load_fails(checkpoint, "does not belong to a slot of the config")
 
 
 def test_other_unexpected_weights_are_no_error(checkpoint):
@@ -134,8 +134,8 @@ def site(**changed):
         ([site(slot="act", features=18)], r"an activation at model\.layers\.0\.mlp\.down_proj, which is Linear\("),
         ([site(slot="act", path="layers.0.mlp.act_fn", features=18)], "groups=4 does not divide the 18"),
         ([site(), site()], "name a slot twice"),
-        ([site(slot="attention")], "unknown slot 'attention'"),
-        ([site(path="../x")], "no path of a module"),
+        ([site(slot="attention")], "Unknown slot of a site entry 'attention'"),
+        ([site(path="../x")], "not a module's path"),
         ([site(extra=1)], "must have the keys slot, path and features"),
     ],
 )
@@ -157,8 +157,8 @@ def test_a_site_that_names_a_method_is_no_activation(path, checkpoint):
         ("quantization_config", {"grid_size": 10**12}, "grid_size must be a whole number from 1 to 10000"),
         ("quantization_config", {"sites": [site(slot="act", path="layers.0.mlp.act_fn", features=10**12)],
                                  "edges": "channel"}, r"curves of \d[\d,]{14,} numbers up to .* hold"),
-        ("quantization_config", {"rank": 10**30}, "whole number of 100 bits; 64 is the most"),
-        (None, {"num_hidden_layers": 10**9}, "asks for num_hidden_layers=1000000000; 1000 is the most"),
+        ("quantization_config", {"rank": 10**30}, "whole number of 100 bits; 64 is the maximum"),
+        (None, {"num_hidden_layers": 10**9}, "asks for num_hidden_layers=1000000000; 1000 is the maximum"),
         (None, {"num_hidden_layers": 900}, r"a model of [\d,]+ numbers in [\d,]+ tensors, and its files hold"),
         (None, {"vocab_size": 10**10}, r"a model of 320,000,[\d,]+ numbers in .* tensors, and its files hold"),
         (None, {"auto_map": ["x"]}, r"auto_map in the checkpoint's config must be a table, got \['x'\]"),
@@ -189,8 +189,8 @@ def test_a_new_head_may_be_missing_but_no_layer(checkpoint):
 @pytest.mark.parametrize(
     ("name", "value", "match"),
     [
-        ("coefficients", float("nan"), "numbers that are not finite"),
-        ("domain", float("inf"), "numbers that are not finite"),
+        ("coefficients", float("nan"), "non-finite values"),
+        ("domain", float("inf"), "non-finite values"),
         ("domain", 1.0, "intervals without a width"),
     ],
 )
@@ -212,8 +212,8 @@ def test_a_way_of_loading_that_passes_the_check_by(make_converted):
     model = make_converted()
     run_after_loading(model, lambda loading_info: None)
     with pytest.raises(CheckpointError, match="in which its curves cannot be checked"):
-        refuse_skipped_action(model)
-    refuse_skipped_action(model)  # nothing of it is left
+        check_action_ran(model)
+    check_action_ran(model)  # nothing of it is left
 
 
 def test_a_failed_load_leaves_later_ones_alone(checkpoint, make_converted, outputs, tmp_path_factory):

@@ -38,9 +38,9 @@ def test_every_edge_has_a_row(settings, make_bent, batch):
 
 
 def _own(model):
-    from kansformer.sites.surgery import bends_input
+    from kansformer.sites.surgery import has_input_curve
 
-    return [module for module in model.modules() if not bends_input(module)]
+    return [module for module in model.modules() if not has_input_curve(module)]
 
 
 def test_the_table_is_that_of_the_curves(make_bent, batch):

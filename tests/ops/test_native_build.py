@@ -91,3 +91,10 @@ def test_a_compiler_with_arguments_and_a_user_without_a_home(monkeypatch, compil
     monkeypatch.setattr(build.tempfile, "tempdir", str(fresh_build))
     assert build.reason_unavailable() is None
     assert all(" -O1 " in line for line in compiler.with_name("calls").read_text().splitlines())
+
+
+def test_kernels_refuse_arguments_of_another_size():
+    for name in build.KERNELS:
+        assert getattr(build.library(), name)(ctypes.byref(build.Arguments(size=8))) == 1
+    with pytest.raises(ctypes.ArgumentError):
+        build.library().curves_forward(0)

@@ -1,6 +1,7 @@
 """The proof: a site that does not reproduce its original is refused, and the model is not touched by proving."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 from kansformer.config import KANConfig
 from kansformer.conversion.build import build_slot
 from kansformer.errors import ProofError
-from kansformer.sites import find_sites, prove_site
+from kansformer.sites import find_sites, verify_site
 
 
 class Block(nn.Module):
@@ -26,13 +27,14 @@ class Block(nn.Module):
 
 def modules_of(model, config):
     (site,) = find_sites(model)
-    return site, {name: build_slot(model, site, site.slots[name], config.curve_spec(name)) for name in config.slots}
+    build = partial(build_slot, model, weights_at=site.path)
+    return site, {name: build(site.slots[name], config.curve_spec(name)) for name in config.slots}
 
 
 def test_a_usual_block_is_proved_as_a_block():
     model = nn.ModuleDict({"ffn": Block()})
     site, modules = modules_of(model, KANConfig(slots=("input", "up", "act", "down")))
-    assert prove_site(model, site, modules).level == "block"
+    assert verify_site(model, site, modules).level == "block"
 
 
 def test_a_block_that_wants_more_than_tokens_is_proved_by_its_slots():
@@ -42,18 +44,18 @@ def test_a_block_that_wants_more_than_tokens_is_proved_by_its_slots():
 
     model = nn.ModuleDict({"ffn": Layer()})
     site, modules = modules_of(model, KANConfig(slots=("input", "up", "act", "down")))
-    assert prove_site(model, site, modules).level == "slots"
+    assert verify_site(model, site, modules).level == "slots"
     with torch.no_grad():
         modules["down"].coefficients[3, 2] = 1e-3
     with pytest.raises(ProofError, match="ffn with straight curves differs from the original"):
-        prove_site(model, site, modules)
+        verify_site(model, site, modules)
 
 
 def test_a_forward_that_goes_round_its_modules_is_refused():
     model = nn.ModuleDict({"ffn": Block(lambda b, x: b.down(torch.relu(b.up(x))))})
     site, modules = modules_of(model, KANConfig())
     with pytest.raises(ProofError, match=r"ffn does not call 'ffn\.act'"):
-        prove_site(model, site, modules)
+        verify_site(model, site, modules)
 
 
 def test_layers_that_were_read_the_wrong_way_round_are_refused():
@@ -61,14 +63,14 @@ def test_layers_that_were_read_the_wrong_way_round_are_refused():
     site, modules = modules_of(model, KANConfig())
     backwards = replace(site, width=site.hidden, hidden=site.width)
     with pytest.raises(ProofError, match="ffn takes tokens of width 6, not 10: its layers were read backwards"):
-        prove_site(model, backwards, modules)
+        verify_site(model, backwards, modules)
 
 
 def test_an_activation_that_works_in_place_is_proved_and_bent():
     model = nn.ModuleDict({"ffn": Block()})
     model["ffn"].act = nn.ReLU(inplace=True)
     site, modules = modules_of(model, KANConfig())
-    assert prove_site(model, site, modules).level == "block"
+    assert verify_site(model, site, modules).level == "block"
     x = torch.randn(4, 10)
     assert torch.equal(modules["act"](x.clone()), x.relu())
 
@@ -78,7 +80,7 @@ def test_channels_on_another_axis_are_refused():
     model = nn.ModuleDict({"ffn": Block(lambda b, x: b.down(b.act(b.up(x).mT).mT))})
     site, modules = modules_of(model, KANConfig())
     with pytest.raises(ProofError, match="ffn does not run with straight curves"):
-        prove_site(model, site, modules)
+        verify_site(model, site, modules)
 
 
 def test_a_module_that_changes_the_output_is_refused():
@@ -87,7 +89,7 @@ def test_a_module_that_changes_the_output_is_refused():
     with torch.no_grad():
         modules["act"].coefficients[3, 2] = 1e-3
     with pytest.raises(ProofError, match="ffn with straight curves differs from the original"):
-        prove_site(model, site, modules)
+        verify_site(model, site, modules)
 
 
 def test_proving_leaves_no_trace():
@@ -95,7 +97,7 @@ def test_proving_leaves_no_trace():
     site, modules = modules_of(model, KANConfig(slots=("input", "act")))
     before = {k: v.clone() for k, v in model.state_dict().items()}
     random_state, children = torch.get_rng_state(), [id(m) for m in model.modules()]
-    prove_site(model, site, modules)
+    verify_site(model, site, modules)
     assert torch.equal(random_state, torch.get_rng_state())
     assert children == [id(m) for m in model.modules()]
     assert all(module.training for module in model.modules())

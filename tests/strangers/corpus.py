@@ -9,7 +9,7 @@ from transformers import LlamaForCausalLM
 
 from kansformer import KANConfig, convert, save_curves
 from kansformer.conversion import ConversionRecord, replace_feed_forwards
-from kansformer.conversion.checkpoint import record_of
+from kansformer.conversion.record import record_of
 from kansformer.hub import write_card
 from kansformer.kan import KAN
 from kansformer.symbolic import ALL_SYMBOLS

@@ -23,10 +23,10 @@ from kansformer import load_curves
 from kansformer.cli.fit import _dataset, _read
 from kansformer.config import QUANT_METHOD
 from kansformer.conversion import ConversionRecord
-from kansformer.conversion.checkpoint import TRIPWIRE
+from kansformer.conversion.transformers_patches import TRIPWIRE
 from kansformer.errors import KansformerError
 from kansformer.hub import write_card
-from kansformer.hub.model_folder import read_contents
+from kansformer.hub.model_folder import ModelFolder
 from kansformer.kan import KAN, kan_from_formula
 from kansformer.nn.curves import CURVE_PARAMETERS, curved_modules
 from kansformer.safe_io import read_json
@@ -112,7 +112,7 @@ def read_card(folder: Path, rng: random.Random) -> None:
         raise
     written = {p.name for p in folder.rglob("*") if p.is_file() and p.read_bytes() != before.get(p)}
     _see(written <= {"README.md", "kansformer.json"}, f"{written} were written")
-    read_contents(folder)
+    ModelFolder.read(folder)
     text = (folder / "README.md").read_text(encoding="utf-8")
     if "README.md" in written:
         _see(isinstance(yaml.safe_load(text.split("---\n")[1]), dict), "the card's header is no YAML")

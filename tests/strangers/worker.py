@@ -45,8 +45,9 @@ WRITING = {
 class Watch:
     """Notes what a case does that reading must not do."""
 
-    def __init__(self) -> None:
+    def __init__(self, cache: Path) -> None:
         self.inside: Path | None = None
+        self.cache = cache
         self.seen: list[str] = []
         sys.addaudithook(self._hook)
 
@@ -58,8 +59,11 @@ class Watch:
         elif event in WRITING or (event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)):
             if isinstance(args[0], int):
                 return
-            path = Path(os.path.abspath(os.fsdecode(args[0])))
-            if self.inside not in (path, *path.parents) and path != Path(os.devnull):
+            # `shutil.rmtree` names what it removes by its folder's descriptor.
+            folder = args[1] if event in ("os.remove", "os.rmdir") and args[1] >= 0 else None
+            base = os.getcwd() if folder is None else os.readlink(f"/proc/self/fd/{folder}")
+            path = Path(os.path.abspath(os.path.join(base, os.fsdecode(args[0]))))
+            if not {self.inside, self.cache} & {path, *path.parents} and path != Path(os.devnull):
                 self.seen.append(f"{event} {str(path)!r:.120}")
 
 
@@ -72,6 +76,8 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     root = Path(tempfile.mkdtemp(prefix="strangers-", dir=sys.argv[1]))
     os.environ |= {"HOME": str(root), "HF_HOME": str(root / "hub"), "XDG_CACHE_HOME": str(root / "cache")}
+    cache = root / "datasets"  # the one place beside the case's own folder where reading a table may write
+    os.environ["HF_DATASETS_CACHE"] = str(cache)
     warnings.simplefilter("ignore")
 
     import torch
@@ -93,7 +99,7 @@ def main() -> None:
             if source is not None:
                 read(_copied(source, inside), random.Random(0))
     readers = READERS | {misdeed.__name__: misdeed for misdeed in MISDEEDS}
-    watch = Watch()
+    watch = Watch(cache)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, used + ROOM))
     print("ready", file=answers, flush=True)
@@ -110,6 +116,7 @@ def main() -> None:
                 except Exception:  # broken by an earlier change, so that no tool writes it again
                     chosen.write_bytes(chosen.read_bytes()[: rng.randrange(50)])
         answer = _outcome(readers[kind], inside, rng, watch)
+        shutil.rmtree(cache, ignore_errors=True)
         answer["new"] = sorted(str(p.relative_to(root)) for p in root.rglob("*") if _is_new(p, inside, corpus, root))
         print(json.dumps(answer), file=answers, flush=True)
     shutil.rmtree(root, ignore_errors=True)

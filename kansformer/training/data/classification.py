@@ -92,7 +92,7 @@ def encode_labels(
             raise DataError(f"{source} has no label in {row}: {column}={value!r}.")
         if not isinstance(value, str | int):
             raise DataError(f"A label is a string or an integer, but {row} of {source} has {column}={value!r}.")
-        return str(value) if names is None else names[value]
+        return str(value) if names is None else names[int(value)]
 
     labels = [name_of(value, f"row {row}") for row, value in enumerate(train)]
     held_out = [name_of(value, f"evaluation row {row}") for row, value in enumerate(evaluation)]
@@ -172,7 +172,7 @@ def _text_rows(data: DataRecipe) -> tuple[Sequence[TextRow], Sequence[TextRow], 
     return train, [evaluation[i] for i in fixed_order(len(evaluation))], names
 
 
-def _table_rows(names: tuple[str, ...], data: DataRecipe) -> list[TextRow]:
+def _table_rows(names: Sequence[str], data: DataRecipe) -> list[TextRow]:
     return [row for path, table in load_tables(names) for row in _columns(table, data, repr(str(path)))]
 
 

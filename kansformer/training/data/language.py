@@ -130,6 +130,7 @@ def _open_stream(
 ) -> tuple[PackedStream, Texts]:
     """The training rows in an order that `seed` decides, the same in every process and epoch, and the first texts of
     the evaluation, which have `max_eval_tokens`; they are left out of the training rows if they are among them."""
+    assert data.max_eval_tokens is not None, "the recipe has checked it"
     rows = load_split(data, data.train_split)
     held_out = rows if data.eval_split is None else load_split(data, data.eval_split)
     tokens, texts = 0, []
@@ -195,7 +196,7 @@ def _blocks(
     try:
         digest = texts.digest()
         rows = cached_rows(
-            lambda: ({"input_ids": block_T.astype(dtype)} for block_T in pack_all(texts, tokenizer, packing)),
+            lambda: ({"input_ids": block_T} for block_T in pack_all(texts, tokenizer, packing)),
             Features({"input_ids": List(Value(dtype.name), length=packing.block)}),
             Hasher.hash([FORMAT, digest, tokenizer, asdict(packing)]),
         )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from glob import escape
 from itertools import islice
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kansformer.errors import DataError, KansformerError
+from kansformer.safe_io import MAX_DEPTH
 from kansformer.training.corpus import SEPARATOR
 from kansformer.training.data.texts import CHARACTERS_PER_TOKEN, find_files, read_pieces
 
@@ -24,18 +26,21 @@ if TYPE_CHECKING:
 
 TABLES = {".csv": "csv", ".jsonl": "json"}
 ROWS_AT_ONCE = 100
+BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[][{}]')
+"""A string, whose brackets do not count, or a bracket."""
 
 
 def load_split(data: DataRecipe, split: str) -> Dataset | IterableDataset:
     """Load one split of the dataset that a recipe names; an `IterableDataset` where it says `streaming`."""
     which = f"The dataset {data.dataset!r} (config={data.dataset_config!r}, split={split!r})"
+    assert data.dataset is not None, "the recipe has checked it"
     rows = _load(which, data.dataset, data.dataset_config, split=split, streaming=data.streaming)
     if not data.streaming and not len(rows):
         raise DataError(f"The split {split!r} of the dataset {data.dataset!r} has no rows.")
     return rows
 
 
-def load_tables(names: tuple[str, ...]) -> Iterator[tuple[Path, Dataset]]:
+def load_tables(names: Sequence[str]) -> Iterator[tuple[Path, Dataset]]:
     """Load CSV files (with a header; every value is a string) and JSONL files (an object per line), one by one."""
     import pandas
     from datasets import Features, Value
@@ -47,12 +52,28 @@ def load_tables(names: tuple[str, ...]) -> Iterator[tuple[Path, Dataset]]:
         for _ in read_pieces(path):  # which has the better sentences
             pass
         options: dict[str, Any] = {}
+        if kind == "json":
+            _check_nesting(path)
         if kind == "csv":
             with sentences(name):
                 header = pandas.read_csv(path, nrows=0, index_col=False).columns
             options = {"features": Features({column: Value("string") for column in header})}
             options |= {"index_col": False, "na_filter": False}
         yield path, _load(name, kind, data_files=escape(str(path.absolute())), split="train", **options)
+
+
+def _check_nesting(path: Path) -> None:
+    """Refuse what would end the process: the readers of `datasets` recurse without a limit."""
+    depth = 0
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            opened, closed = (line.count(one) + line.count(other) for one, other in ((b"{", b"["), (b"}", b"]")))
+            if depth == 0 and opened == closed <= MAX_DEPTH:  # almost every line
+                continue
+            for bracket in BRACKETS.findall(line):
+                depth += {b"{": 1, b"[": 1, b"}": -1, b"]": -1}.get(bracket, 0)
+                if depth > MAX_DEPTH:
+                    raise DataError(f"{str(path)!r} is nested more than {MAX_DEPTH} levels deep in line {number}.")
 
 
 def dataset_text(

@@ -102,9 +102,12 @@ def pack(
         total += len(tokens)
         stream = np.concatenate([rest, tokens])
         full = len(stream) // packing.inner * packing.inner
-        for inner in stream[:full].reshape(-1, packing.inner):
-            yield np.concatenate([prefix, inner, suffix])
-        rest = stream[full:]
+        blocks = stream[:full].reshape(-1, packing.inner)
+        if packing.inner < packing.block:
+            ends = (np.broadcast_to(tokens, (len(blocks), len(tokens))) for tokens in (prefix, suffix))
+            blocks = np.concatenate([next(ends), blocks, next(ends)], axis=1)
+        yield from blocks  # views: copies of each would scatter over the memory that the tokenizer gives back
+        rest = stream[full:].copy()
     return total
 
 

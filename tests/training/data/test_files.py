@@ -72,7 +72,7 @@ def test_tables_are_read(tmp_path):
         ("a.csv", "text,label\na,b\nx,y,z\n", "a.csv' cannot be loaded: .*Expected 2 fields in line 3, saw 3"),
         ("a.csv", 'text,label\n"x,y\n', r"a.csv' cannot be loaded: .*EOF inside string starting at row"),
         ("a.jsonl", '{"text": "x"}\n{"text"', "a.jsonl' cannot be loaded: JSON parse error: .* in row 1"),
-        ("a.jsonl", '{"a":' + "[" * 100_000, "a.jsonl' cannot be loaded: JSON parse error"),
+        ("a.jsonl", '{"a":' + "[" * 100_000, "a.jsonl' is nested more than 64 levels deep in line 1"),
         ("a.jsonl", "3\n", "a.jsonl' cannot be loaded: JSON parse error"),
         ("a.csv", "text,label\n", "a.csv' has no rows"),
         ("a.csv", "", "is empty"),
@@ -124,3 +124,10 @@ def test_a_long_document_is_read_and_split_in_pieces(monkeypatch, tmp_path):
             for part in texts.split(fraction):
                 assert next(iter(part)).first and list(part)[-1].last and sum(piece.last for piece in part) == 1
     assert texts_of(["ab", "c"]).digest() != texts_of(["a", "bc"]).digest() != texts_of(["abc"]).digest()
+
+
+@pytest.mark.parametrize("text", ['{"a": ' * 70 + "1" + "}" * 70, '{"a": [\n' * 40])
+def test_json_that_is_nested_without_end_is_refused_before_a_reader_recurses(tmp_path, text):
+    (tmp_path / "rows.jsonl").write_text('{"a": "[[[[{"}\n' * 100 + text + "\n")
+    with pytest.raises(DataError, match=r"rows.jsonl' is nested more than 64 levels deep in line 1\d\d"):
+        list(load_tables((str(tmp_path),)))

@@ -1,0 +1,97 @@
+"""Give a freshly made plain model the slots that a checkpoint's record names; weights are loaded afterwards."""
+
+import torch
+from torch import nn
+
+from kansformer.config import WEIGHTLESS_SLOTS
+from kansformer.conversion.build import build_slot
+from kansformer.conversion.convert import install
+from kansformer.conversion.narrow import narrow_site, with_hidden
+from kansformer.conversion.record import ConversionRecord, base_prefix, recorded_target, rooted_slot
+from kansformer.errors import CheckpointError, ConfigError, SlotError
+from kansformer.sites import Slot, find_sites
+from kansformer.sites.parts import is_activation, linear_shape
+from kansformer.sites.site import parent_of
+
+SPARE_NUMBERS = 2**20
+"""Numbers that curves may have beyond twice those of their files: of small ones, each tensor is compared later."""
+
+
+def rebuild(model: nn.Module, record: ConversionRecord, *, max_numbers: int | None = None) -> None:
+    """Put empty slots into a plain model, as a record says. After an error the model is half rebuilt.
+
+    Layers that the record calls narrower are narrowed first.
+
+    Args:
+        model: the plain model.
+        record: which curves, and where.
+        max_numbers: numbers that the checkpoint's files hold in all; None where it is not known.
+
+    Raises:
+        CheckpointError: the model has no such path, or its layer cannot take these curves or that width, or
+            the curves would have far more numbers than the files, which is checked before memory is allocated.
+    """
+    _narrow_as_recorded(model, record)
+    fill_recorded(model, record, max_numbers=max_numbers)
+
+
+def fill_recorded(model: nn.Module, record: ConversionRecord, *, max_numbers: int | None = None) -> None:
+    """`rebuild` of a model whose layers have the recorded widths already."""
+    built = []
+    needed: dict[int, int] = {}
+    for entry in record.slots:
+        slot = rooted_slot(model, entry)
+        target = recorded_target(model, slot)
+        shape = _checked_shape(model, slot, target)
+        spec = record.config.curve_spec(slot.name)
+        try:
+            # Several paths may lead to the same layer, whose curves are there once.
+            key = len(needed) if slot.name in WEIGHTLESS_SLOTS else id(target)
+            needed[key] = spec.num_parameters(slot.features, shape[1] if shape else None)
+            if max_numbers is not None and sum(needed.values()) > 2 * max_numbers + SPARE_NUMBERS:
+                raise CheckpointError(
+                    f"The checkpoint's settings ask for curves of {sum(needed.values()):,} numbers up to {slot.path}, "
+                    f"and its files hold {max_numbers:,} in all. It was changed after it was saved, or saved "
+                    "incompletely."
+                )
+            owner = slot.path if slot.name == "input" else parent_of(slot.path)[0]
+            built.append((slot, build_slot(model, slot, spec, weights_at=owner)))
+        except (ConfigError, SlotError) as error:
+            raise CheckpointError(f"The checkpoint's curves do not fit at {slot.path}: {error}") from error
+    install(model, built, record)
+
+
+def _checked_shape(model: nn.Module, slot: Slot, target: object) -> tuple[int, int] | None:
+    """(in, out) of the linear layer in a recorded slot, None for a slot without weights."""
+    if target is None:
+        raise CheckpointError(
+            f"The checkpoint has curves at {slot.path}, but {type(model).__name__} has no such module."
+        )
+    if slot.name == "act" and not is_activation(target):
+        raise CheckpointError(f"The checkpoint has an activation at {slot.path}, which is {target!r:.40} here.")
+    if slot.name in WEIGHTLESS_SLOTS:
+        return None
+    shape = linear_shape(target) if isinstance(target, nn.Module) else None
+    if shape is None or shape[0] != slot.features:
+        raise CheckpointError(
+            f"The checkpoint has curves for {slot.features} inputs at {slot.path}, where this model has "
+            f"{type(target).__name__} with {shape[0] if shape else 'no'} inputs."
+        )
+    return shape
+
+
+def _narrow_as_recorded(model: nn.Module, record: ConversionRecord) -> None:
+    prefix = base_prefix(model)
+    sites = {site.path: site for site in find_sites(model)} if record.widths else {}
+    for path, hidden in record.widths.items():
+        site = sites.get(prefix + path) or sites.get(path)
+        if site is None:
+            raise CheckpointError(
+                f"The checkpoint has a feed-forward network with {hidden} hidden channels at {prefix}{path}, but "
+                f"{type(model).__name__} has none there."
+            )
+        try:
+            with_hidden(site, hidden)
+            narrow_site(model, site, torch.arange(hidden))
+        except (ConfigError, SlotError) as error:
+            raise CheckpointError(f"The checkpoint's width does not fit at {site.path}: {error}") from error

@@ -1,0 +1,214 @@
+"""Everything that kansformer changes in transformers, at import and at run time. Nothing else of it is touched.
+
+| what | why | when it can go |
+|---|---|---|
+| a finder in `sys.meta_path` until `transformers.quantizers.auto` is imported (`register_when_ready`) | importing that module costs a second, which `import kansformer` must not | transformers reads entry points of packages that load models |
+| entries of two tables there (`register_quantizer`) | the quantizer is the only object that `from_pretrained` calls between making a model and loading its weights | transformers lets a package change a model's modules while it loads |
+| `AutoHfQuantizer.merge_quantization_configs` (`register_quantizer`) | it compares class names only, so a second `quantization_config` gives an error that does not say what to do | it asks the configs themselves |
+| `_adjust_missing_and_unexpected_keys` of one model while it loads (`run_after_loading`) | a quantizer is asked only when the lists of missing keys are gone and accelerate's hooks are on the modules | a quantizer gets `loading_info` |
+| the quantizer's traces on a loaded model (`remove_quantizer`) | with them Trainer and `.half()` refuse, and `save_pretrained` drops a given state dict | the loader is not a quantizer |
+| `config.fusion_config` (`attach_record`) | without kansformer, transformers would load random feed-forward networks with a warning only | transformers refuses unknown values of `quant_method` |
+| `save_pretrained`, `model_tags` and `config` of one converted model (`attach_record`) | the modelling file for `trust_remote_code=True`; the tag on the Hub; a config that no other model shares | transformers writes `auto_map` for modules of other packages |
+"""  # noqa: E501
+
+import copy
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from kansformer.config import QUANT_METHOD
+from kansformer.conversion.record import ConversionRecord, base_prefix, check_record, config_of, get_setting
+from kansformer.conversion.remote_code import auto_map_of, is_ours, write_modeling_file
+from kansformer.errors import CheckpointError, ConfigError
+from kansformer.import_hooks import after_import
+from kansformer.nn.transaction import transaction
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers.utils.loading_report import LoadStateDictInfo
+
+TRIPWIRE = (
+    "kansformer (this checkpoint has KAN layers: pip install kansformer, then import kansformer before from_pretrained)"
+)
+"""Key of an entry in `config.fusion_config`. A transformers without kansformer refuses unknown fusions by name, and so
+says this sentence instead of loading the feed-forward networks with random weights and a warning."""
+
+TAG = "kansformer"
+"""What transformers' own `push_to_hub` tags the repository with."""
+
+PUSH_OPTIONS = ("repo_id", "commit_message", "create_pr", "private")
+
+LOADING_STEP = "_adjust_missing_and_unexpected_keys"
+"""Last step of transformers' loading before the report and the dispatch; it gets the lists of wrong keys."""
+
+QUANTIZER_TRACES = ("hf_quantizer", "is_quantized", "quantization_method")
+
+
+def register_when_ready(register: Callable[[], None]) -> None:
+    """Call `register` as soon as transformers' quantizers are imported, now if they are."""
+    after_import("transformers.quantizers.auto", register)
+
+
+def register_quantizer(config_class: type, quantizer_class: type, merge: Callable) -> None:
+    """Enter our classes into transformers' tables, in the place of those of an earlier import of this package.
+
+    Args:
+        config_class: reads the `quantization_config` of a converted checkpoint.
+        quantizer_class: takes part in loading.
+        merge: answers `merge_quantization_configs`, with transformers' own function as its first argument.
+    """
+    from transformers.quantizers import auto
+
+    auto.AUTO_QUANTIZATION_CONFIG_MAPPING.pop(QUANT_METHOD, None)
+    auto.AUTO_QUANTIZER_MAPPING.pop(QUANT_METHOD, None)
+    auto.register_quantization_config(QUANT_METHOD)(config_class)
+    auto.register_quantizer(QUANT_METHOD)(quantizer_class)
+    current = auto.AutoHfQuantizer.merge_quantization_configs
+    original = current.args[0] if isinstance(current, functools.partial) else current
+    ours = staticmethod(functools.partial(merge, original))
+    auto.AutoHfQuantizer.merge_quantization_configs = ours  # type: ignore[method-assign, assignment]
+
+
+def run_after_loading(model: nn.Module, action: "Callable[[LoadStateDictInfo], None]") -> None:
+    """Have `action(loading_info)` called once, when the weights of this one model are in place."""
+    original = getattr(model, LOADING_STEP)
+
+    def act(loading_info: "LoadStateDictInfo") -> None:
+        delattr(model, LOADING_STEP)
+        action(loading_info)
+        original(loading_info)
+
+    setattr(model, LOADING_STEP, act)
+
+
+def check_action_ran(model: nn.Module) -> None:
+    """Check that transformers called the action of `run_after_loading`.
+
+    Raises:
+        CheckpointError: the model was loaded in a way that skips it, such as from a distributed checkpoint.
+    """
+    if LOADING_STEP in vars(model):
+        delattr(model, LOADING_STEP)
+        raise CheckpointError(
+            f"{type(model).__name__} was loaded in a way in which its curves cannot be checked (a distributed "
+            "checkpoint?). Save it with save_pretrained and load that."
+        )
+
+
+def remove_quantizer(model: nn.Module) -> None:
+    """Remove what transformers writes on a model that was loaded by a quantizer."""
+    for name in QUANTIZER_TRACES:
+        vars(model).pop(name, None)
+    for config in filter(None, map(config_of, model.modules())):
+        vars(config).pop("_is_quantized", None)
+
+
+def attach_record(model: nn.Module, record: ConversionRecord) -> None:
+    """Write the record and the tripwire into the model's config, and complete its `save_pretrained`.
+
+    A model gets a config of its own, since others may be made from the same object. A base model keeps it: it may stand
+    inside a model with a head, which saves the same curves.
+    """
+    config = config_of(model)
+    if config is None:
+        vars(model)["conversion_record"] = record
+        return
+    if get_setting(config, "quantization_config") is not record and not _is_base_model(model):
+        config = _give_own_config(model, config)
+    config.quantization_config = record
+    config.fusion_config = {**(get_setting(config, "fusion_config") or {}), TRIPWIRE: False}
+    if hasattr(type(model), "save_pretrained"):
+        # Not by add_model_tags, which would append to the list that some classes share among their models.
+        vars(model)["model_tags"] = [*dict.fromkeys((*(get_setting(model, "model_tags") or ()), TAG))]
+        remove_auto_map(config)  # of a loaded checkpoint; it goes with the modelling file, when both are written
+        # On this one model, not on its class. A deep copy of the model gets a partial of its own. The price is a
+        # reference cycle: the memory of a deleted model comes back with the next gc.collect().
+        vars(model)["save_pretrained"] = functools.partial(save_converted, model)  # type: ignore[arg-type]
+
+
+def detach_record(model: nn.Module) -> None:
+    """Remove everything that `attach_record` wrote."""
+    config = config_of(model)
+    if config is None:
+        del vars(model)["conversion_record"]
+        return
+    del config.quantization_config
+    remove_tripwire(config)
+    remove_auto_map(config)
+    vars(model).pop("save_pretrained", None)
+    tags = [tag for tag in vars(model).pop("model_tags", ()) if tag != TAG]
+    if tags and tags != get_setting(type(model), "model_tags"):
+        vars(model)["model_tags"] = tags
+
+
+def remove_tripwire(config: object) -> None:
+    """Take the tripwire out of a transformers config; other fusions stay."""
+    _keep_entries(config, "fusion_config", lambda name, _: name != TRIPWIRE)
+
+
+def remove_auto_map(config: object) -> None:
+    """Take the entries for our modelling file out of a transformers config; other custom code stays."""
+    _keep_entries(config, "auto_map", lambda _, target: not is_ours(target))
+
+
+def save_converted(
+    model: "PreTrainedModel",
+    save_directory: str | Path,
+    is_main_process: bool = True,
+    state_dict: dict[str, Tensor] | None = None,
+    push_to_hub: bool = False,
+    **kwargs,
+) -> None:
+    """`save_pretrained` of a converted model: transformers' own, and the modelling file for `trust_remote_code=True`.
+
+    Args:
+        save_directory, is_main_process, state_dict, push_to_hub, kwargs: as in transformers.
+
+    Raises:
+        ConfigError: `state_dict` and `push_to_hub` together.
+        CheckpointError: curves are not what the config says, so the checkpoint could not be loaded. Nothing is written.
+    """
+    if push_to_hub and state_dict is not None:
+        raise ConfigError(
+            "A converted model cannot take state_dict and push_to_hub in one call. Save it with state_dict first, "
+            "then upload the folder with huggingface_hub.upload_folder."
+        )
+    check_record(model)
+    push = {name: kwargs.pop(name) for name in PUSH_OPTIONS if name in kwargs}
+    with transaction(model):
+        if entries := auto_map_of(model):
+            model.config.auto_map = {**(get_setting(model.config, "auto_map") or {}), **entries}
+        type(model).save_pretrained(model, save_directory, is_main_process, state_dict, **kwargs)
+        with_adapters = get_setting(model, "_hf_peft_config_loaded")  # then only those are saved
+        if is_main_process and not with_adapters:
+            write_modeling_file(model, save_directory)
+    if is_main_process and push_to_hub:  # not by transformers in the call above, which would leave the new file out
+        push |= {name: kwargs[name] for name in ("token", "max_shard_size") if name in kwargs}
+        model.push_to_hub(push.pop("repo_id", Path(save_directory).name), **push)
+
+
+def _is_base_model(model: nn.Module) -> bool:
+    return bool(get_setting(model, "base_model_prefix")) and not base_prefix(model)
+
+
+def _give_own_config(model: nn.Module, config: "PreTrainedConfig") -> "PreTrainedConfig":
+    """Replace a model's config by a copy, in all its modules: other models may be made from the same object."""
+    copies: dict[int, Any] = {}
+    own = copy.deepcopy(config, copies)
+    for module in model.modules():
+        old = vars(module).get("config")
+        if id(old) in copies:
+            module.config = copies[id(old)]
+    return own
+
+
+def _keep_entries(config: object, name: str, keep: Callable[[str, object], bool]) -> None:
+    """Drop the other entries of a table that a config may have, and the table with its last entry."""
+    kept = {key: value for key, value in (get_setting(config, name) or {}).items() if keep(key, value)}
+    if kept:
+        setattr(config, name, kept)
+    elif hasattr(config, name):
+        delattr(config, name)
