@@ -10,6 +10,7 @@ needs a GPU.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -103,20 +104,21 @@ def bench_command(
         write_rows(path, whole.rows, environment)  # after every part, so that an interrupted run leaves what it has
         path.with_suffix(".md").write_text(markdown(whole.rows), encoding="utf-8")
 
-    with progress_bar() as progress:
-        options = Options(device=device, rounds=rounds, least_seconds=seconds, memory=memory, progress=progress)
-        for size in sizes:
-            if suite == "backends":
-                variants = backend_variants(size, device)
-            else:
-                variants = variants_for(size, device, peers=peers, compiled=compiled)
-            report = measure_size(suite, size, variants, options)
-            keep(report)
-            _show(str(size), report)
-        if suite in ("model", "gpu"):
-            report = _model_report(suite, model, tokens, options)
-            keep(report)
-            _show(report.rows[0].shape, report)
+    options = Options(device=device, rounds=rounds, least_seconds=seconds, memory=memory)
+    for size in sizes:
+        if suite == "backends":
+            variants = backend_variants(size, device)
+        else:
+            variants = variants_for(size, device, peers=peers, compiled=compiled)
+        with progress_bar() as progress:
+            report = measure_size(suite, size, variants, replace(options, progress=progress))
+        keep(report)
+        _show(str(size), report)
+    if suite in ("model", "gpu"):
+        with progress_bar() as progress:
+            report = _model_report(suite, model, tokens, replace(options, progress=progress))
+        keep(report)
+        _show(report.rows[0].shape, report)
     if suite == "backends":
         _recommend(whole.rows, environment.backend)
     if plot is not None:

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from kansformer.kan import KAN, create_dataset, find_formula
 from kansformer.kan.fitting import rmse
-from kansformer.kan.threads import few_threads
+from kansformer.kan.history import few_threads
 
 OUTPUT = Path(__file__).parent / "results" / "standalone.csv"
 EXACT = 1e-12

@@ -33,18 +33,16 @@ def moved_names(module: str, new_places: Mapping[str, str], *, stand_ins: str | 
         stand_ins: a module with a dict `STAND_INS`: functions with the old arguments for names whose new form differs.
     """
 
+    find_new = lazy_names(module, new_places)
+
     def __getattr__(name: str) -> object:  # noqa: N807 - a module's
-        if name not in new_places:
-            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        new = find_new(name)
         warnings.warn(
             f"{module}.{name} has moved to {new_places[name]}; the old name goes with the next release.",
             DeprecationWarning,
             stacklevel=2,
         )
-        old_forms: Mapping[str, object] = (
-            {} if stand_ins is None else vars(importlib.import_module(stand_ins))["STAND_INS"]
-        )
-        return old_forms[name] if name in old_forms else _resolve(new_places[name])
+        return new if stand_ins is None else vars(importlib.import_module(stand_ins))["STAND_INS"].get(name, new)
 
     return __getattr__
 

@@ -31,12 +31,10 @@ def check_integer(
         KansformerError: it is not; `error` says which class.
     """
     try:
-        if isinstance(value, bool):
-            raise TypeError
-        number = operator.index(value)  # type: ignore[arg-type]
+        number = None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         number = None
-    if number is None or (minimum is not None and number < minimum) or (maximum is not None and number > maximum):
+    if number is None or not _inside(number, minimum, maximum):
         raise error(f"{name} must be a whole number{_range(minimum, maximum)}, got {value!r:.80}.")
     return number
 
@@ -66,11 +64,14 @@ def check_number(
         number = math.nan if isinstance(value, (bool, str)) else float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         number = math.nan
-    inside = math.isfinite(number) and (above is None or number > above)
-    if not inside or (minimum is not None and number < minimum) or (maximum is not None and number > maximum):
+    if not math.isfinite(number) or not _inside(number, minimum, maximum) or (above is not None and number <= above):
         limits = f" above {above:g}" if above is not None else _range(minimum, maximum)
         raise error(f"{name} must be a finite number{limits}, got {value!r:.80}.")
     return number
+
+
+def _inside(number: float, minimum: float | None, maximum: float | None) -> bool:
+    return (minimum is None or number >= minimum) and (maximum is None or number <= maximum)
 
 
 def _range(minimum: float | None, maximum: float | None) -> str:

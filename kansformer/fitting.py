@@ -1,10 +1,9 @@
-"""Stand-alone networks have moved to `kansformer.kan`; the names and functions of this package work for one release."""
+"""Old names of `kansformer.kan`, which work for one release; functions among them take their old arguments."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
 
 from torch import Tensor
 
@@ -14,30 +13,25 @@ from kansformer._moved import moved_names
 from kansformer.errors import ConfigError, ShapeError
 from kansformer.kan.data import Samples, Table
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-METHODS = {
-    "fit": "fit", "fit_symbolic": "fit_symbolic", "fix_symbol": "fix_symbol", "load_kan": "load",
-    "node_scores": "node_scores", "prune": "prune", "prune_inputs": "prune_inputs", "save_kan": "save",
-    "suggest_symbols": "suggest_symbols", "symbolic_formula": "formula", "unfix_symbol": "unfix_symbol",
-}  # fmt: skip
-"""Functions that became methods of `KAN`."""
-
 NAMES = (
-    "KAN", "Dataset", "Derivatives", "Discovery", "Edge", "EdgeFits", "Equation", "FitHistory", "KANClassifier",
-    "KANRegressor", "NodeScores", "create_dataset", "find_formula", "solve_equations",
-)  # fmt: skip
+    "KAN Dataset Derivatives Discovery Edge EdgeFits Equation FitHistory KANClassifier KANRegressor NodeScores "
+    "create_dataset find_formula solve_equations"
+)
+METHODS = "fit fit_symbolic fix_symbol node_scores prune prune_inputs suggest_symbols unfix_symbol"
+NEW_NAMES = {
+    **{name: name for name in NAMES.split()}, **{name: f"KAN.{name}" for name in METHODS.split()},
+    "PruneResult": "PruneReport", "compile_formula": "kan_from_formula", "load_kan": "KAN.load", "save_kan": "KAN.save",
+    "symbolic_formula": "KAN.formula",
+}  # fmt: skip
+NEW_ARGUMENTS = {"learning_rate": "lr", "x": "data", "inputs": "variables", "first_seed": "seed"}
 
 
-def _renamed(function: Callable[P, R], **new_names: str) -> Callable[..., R]:
-    """The function, called with the old names of some arguments."""
-
+def _with_old_arguments(function: Callable[..., object]) -> Callable[..., object]:
     @functools.wraps(function)
-    def with_old_names(*args: P.args, **kwargs: P.kwargs) -> R:
-        return function(*args, **{new_names.get(name, name): value for name, value in kwargs.items()})  # type: ignore[arg-type]
+    def renamed(*args: object, **kwargs: object) -> object:
+        return function(*args, **{NEW_ARGUMENTS.get(name, name): value for name, value in kwargs.items()})
 
-    return with_old_names
+    return renamed
 
 
 def _prune(model: kan.KAN, x: Table, y: Table | None = None, *, threshold: float = 0.03) -> kan.PruneReport:
@@ -46,9 +40,7 @@ def _prune(model: kan.KAN, x: Table, y: Table | None = None, *, threshold: float
     return model.prune(x if y is None else (x, y), threshold=threshold)
 
 
-def _fit_symbolic(
-    model: kan.KAN | Tensor, x: Tensor | None = None, **settings: object
-) -> kan.EdgeFits | symbolic.SymbolicFits:
+def _fit_symbolic(model: kan.KAN | Tensor, x: Tensor | None = None, **settings: object) -> object:
     if isinstance(model, kan.KAN):
         settings.pop("refined", None)
         return model.fit_symbolic(x, **settings)  # type: ignore[arg-type]
@@ -57,32 +49,16 @@ def _fit_symbolic(
     return symbolic.fit_symbolic(model, x, **settings)  # type: ignore[arg-type]
 
 
-def _find_formula(data: Samples, *, first_seed: int = 0, sparsity: float = 6e-3, **settings: object) -> kan.Discovery:
-    search = kan.SearchSettings(sparsity=sparsity)
-    return kan.find_formula(data, seed=first_seed, settings=search, **settings)  # type: ignore[arg-type]
+def _find_formula(data: Samples, *, sparsity: float = 6e-3, **settings: object) -> object:
+    return _with_old_arguments(kan.find_formula)(data, settings=kan.SearchSettings(sparsity=sparsity), **settings)
 
 
 STAND_INS = {
-    "find_formula": _find_formula,
-    "fit": _renamed(kan.KAN.fit, learning_rate="lr"),
-    "fit_symbolic": _fit_symbolic,
-    "fix_symbol": _renamed(kan.KAN.fix_symbol, x="data"),
-    "node_scores": _renamed(kan.KAN.node_scores, x="data"),
-    "plot_edge": _renamed(kan.KAN.plot_edge, x="data"),
-    "plot_kan": _renamed(kan.KAN.plot, x="data", inputs="variables"),
-    "prune": _prune,
-    "prune_inputs": _renamed(kan.KAN.prune_inputs, x="data"),
-    "suggest_symbols": _renamed(kan.KAN.suggest_symbols, x="data"),
-    "unfix_symbol": _renamed(kan.KAN.unfix_symbol, x="data"),
-}
+    **{name: _with_old_arguments(getattr(kan.KAN, name)) for name in (*METHODS.split(), "plot_edge")},
+    "plot_kan": _with_old_arguments(kan.KAN.plot),
+    "prune": _prune, "fit_symbolic": _fit_symbolic, "find_formula": _find_formula,
+}  # fmt: skip
 
 __getattr__ = moved_names(
-    __name__,
-    {
-        **{name: f"kansformer.kan.{name}" for name in NAMES},
-        **{name: f"kansformer.kan.KAN.{method}" for name, method in METHODS.items()},
-        "PruneResult": "kansformer.kan.PruneReport",
-        "compile_formula": "kansformer.kan.kan_from_formula",
-    },
-    stand_ins=__name__,
+    __name__, {old: f"kansformer.kan.{new}" for old, new in NEW_NAMES.items()}, stand_ins=__name__
 )

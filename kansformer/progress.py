@@ -1,7 +1,7 @@
 """The one protocol by which long work reports how far it is."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Protocol
 
 
@@ -20,18 +20,19 @@ class Progress(Protocol):
 
 
 @contextmanager
-def progress_bar(description: str | None = None, *, leave: bool = False, shown: bool = True) -> Iterator[Progress]:
-    """Yields a `Progress` that draws a bar on stderr, if that is a terminal.
+def progress_bar(
+    description: str | None = None, total: int | None = None, unit: str = "it", *, stays: bool = False
+) -> Iterator[Progress]:
+    """Yields a `Progress` that draws a bar, if there is a terminal.
 
     Args:
         description: stands before the bar; None shows the stage.
-        leave: whether the bar stays at the end.
-        shown: False draws nothing.
+        total, unit: of what is done, if they are known before the first report.
+        stays: False takes the bar away at the end.
     """
     from tqdm import tqdm
 
-    layout = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"  # rates are in the details
-    with tqdm(desc=description or "preparing", leave=leave, bar_format=layout, disable=None if shown else True) as bar:
+    with tqdm(desc=description or "preparing", total=total, unit=unit, leave=stays, disable=None) as bar:
 
         def draw(stage: str, done: int, total: int | None, detail: str = "") -> None:
             if done < bar.n:  # the next stage
@@ -44,9 +45,14 @@ def progress_bar(description: str | None = None, *, leave: bool = False, shown: 
         yield draw
 
 
-def progress_reporter(progress: bool | Progress) -> AbstractContextManager[Progress]:
-    """Yields the `Progress` to report to: for True a bar that stays, for False nothing, else the given one."""
-    return progress_bar(leave=True, shown=progress) if isinstance(progress, bool) else nullcontext(progress)
+@contextmanager
+def progress_reporter(progress: bool | Progress, stage: str, total: int, unit: str) -> Iterator[Progress]:
+    """Yields the `Progress` to report to: for True a bar on the terminal, for False nothing, else the given one."""
+    if progress is True:
+        with progress_bar(stage, total, unit, stays=True) as bar:
+            yield bar
+    else:
+        yield (lambda stage, done, total, detail="": None) if progress is False else progress
 
 
 def loss_and_speed(loss: float, tokens_per_second: float) -> str:

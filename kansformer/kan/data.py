@@ -30,12 +30,68 @@ class Dataset:
     test_target: Tensor
 
     def __post_init__(self) -> None:
-        check_table(self.train_input, self.train_target, "train")
-        check_table(self.test_input, self.test_target, "test")
+        for name in ("train", "test"):
+            x, y = vars(self)[f"{name}_input"], vars(self)[f"{name}_target"]
+            if y.ndim == 1:
+                raise ShapeError(
+                    f"The {name} targets have the shape {tuple(y.shape)}, which would be read as one sample. Give them "
+                    "a column: targets.unsqueeze(-1); labels of classes are torch.nn.functional.one_hot(targets)."
+                )
+            if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
+                raise ShapeError(
+                    f"The {name} inputs and targets must be tables (samples, inputs) and (samples, outputs) with the "
+                    f"same number of rows, got {tuple(x.shape)} and {tuple(y.shape)}."
+                )
+            _check_finite(x, f"{name} inputs")
+            _check_finite(y, f"{name} targets")
 
     def like(self, tensor: Tensor) -> Dataset:
         """The samples in a tensor's dtype and on its device."""
         return Dataset(*(own.to(tensor) for own in vars(self).values()))
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Inputs run from -1 to 1, targets have mean 0 and standard deviation 1.
+
+    Args:
+        middle, half: of the inputs' ranges, (I,); half is 1 for a constant.
+        mean, spread: of the targets, (O,); spread is 1 for a constant.
+    """
+
+    middle: Tensor
+    half: Tensor
+    mean: Tensor
+    spread: Tensor
+
+    @classmethod
+    def of(cls, data: Dataset) -> Scaling:
+        """From the training samples."""
+        (lower, upper), y = data.train_input.aminmax(dim=0), data.train_target
+        sizes = ((upper - lower) / 2, y.std(dim=0, correction=0))
+        half, spread = (torch.where(size > 0, size, 1.0) for size in sizes)
+        return cls((lower + upper) / 2, half, y.mean(dim=0), spread)
+
+    def apply(self, data: Dataset) -> Dataset:
+        """The samples, scaled."""
+        x, y, test_x, test_y = vars(data).values()
+        middle, half, mean, spread = vars(self).values()
+        return Dataset((x - middle) / half, (y - mean) / spread, (test_x - middle) / half, (test_y - mean) / spread)
+
+    @torch.no_grad()
+    def undo(self, model: KAN) -> None:
+        """Make a network of scaled columns, without bases and products at the end, one of the columns, in place."""
+        first, last = model.layers[0], model.layers[-1]
+        assert first.base == "zero" and not model.width[-1][1]
+        first.domain.mul_(self.half.unsqueeze(-1)).add_(self.middle.unsqueeze(-1))
+        formulas = model.formulas[0]
+        half, middle = self.half[formulas.inputs], self.middle[formulas.inputs]
+        formulas.affine[:, 0] /= half
+        formulas.affine[:, 1] -= formulas.affine[:, 0] * middle
+        last.coefficients.mul_(self.spread)
+        last.bias.mul_(self.spread).add_(self.mean)
+        formulas = model.formulas[-1]
+        formulas.affine[:, 2:] *= self.spread[formulas.outputs_of].unsqueeze(-1)
 
 
 Table: TypeAlias = Tensor | np.ndarray
@@ -71,31 +127,37 @@ def create_dataset(
     check_integer("num_inputs", num_inputs, 1)
     check_integer("num_train", num_train, 1)
     check_integer("num_test", num_test, 0)
-    pairs = torch.tensor(ranges, dtype=torch.float64)
-    if pairs.shape == (2,):
-        pairs = pairs.expand(num_inputs, 2)
-    if pairs.shape != (num_inputs, 2) or not (pairs[:, 0] < pairs[:, 1]).all():
+    range_I2 = torch.tensor(ranges, dtype=torch.float64)
+    if range_I2.shape == (2,):
+        range_I2 = range_I2.expand(num_inputs, 2)
+    if range_I2.shape != (num_inputs, 2) or not (range_I2[:, 0] < range_I2[:, 1]).all():
         raise ConfigError(f"ranges must be one (lower, upper) for all {num_inputs} inputs or one for each.")
-    generator = torch.Generator().manual_seed(seed)
-    unit = torch.rand(num_train + num_test, num_inputs, generator=generator, dtype=torch.float64)
-    x = (pairs[:, 0] + (pairs[:, 1] - pairs[:, 0]) * unit).to(dtype)
+    x = random_points(range_I2, num_train + num_test, seed).to(dtype)
     y = function(x)
     y = (y.unsqueeze(-1) if y.ndim == 1 else y).to(dtype)
     return Dataset(x[:num_train], y[:num_train], x[num_train:], y[num_train:])
 
 
-def as_dataset(data: Samples) -> Dataset:
-    """Samples of any accepted kind as a `Dataset`.
+def random_points(range_I2: Tensor, count: int, seed: int) -> Tensor:
+    """Random points in ranges, (N, I), float64."""
+    generator = torch.Generator().manual_seed(seed)
+    unit_NI = torch.rand(count, len(range_I2), generator=generator, dtype=torch.float64)
+    return range_I2[:, 0] + (range_I2[:, 1] - range_I2[:, 0]) * unit_NI
 
-    Raises:
-        ShapeError, DataError: there are none, or they are not finite tables of inputs and targets.
-    """
+
+def even_points(range_I2: Tensor, count: int) -> Tensor:
+    """Evenly spaced points from end to end of ranges, (I, N)."""
+    unit_N = torch.linspace(0, 1, count, dtype=range_I2.dtype, device=range_I2.device)
+    return range_I2[:, :1] + (range_I2[:, 1:] - range_I2[:, :1]) * unit_N
+
+
+def as_dataset(data: Samples) -> Dataset:
+    """Samples of any accepted kind as a `Dataset`; a ShapeError or DataError if they are not finite tables."""
     if not isinstance(data, Dataset):
         pairs = [(torch.as_tensor(x), torch.as_tensor(y)) for x, y in ([data] if is_pair(data) else data)]
         if not pairs:
             raise DataError("There are no samples to train on.")
         x, y = (torch.cat(column) for column in zip(*pairs, strict=True))
-        check_table(x, y, "train")
         data = Dataset(x, y, x[:0], y[:0])
     if not len(data.train_input):
         raise DataError("There are no samples to train on.")
@@ -103,11 +165,7 @@ def as_dataset(data: Samples) -> Dataset:
 
 
 def dataset_for(model: KAN, data: Samples) -> Dataset:
-    """Samples as a `Dataset` in a network's dtype and on its device.
-
-    Raises:
-        ShapeError, DataError: they do not fit the network, or are not finite.
-    """
+    """Samples as a `Dataset` in a network's dtype and on its device; a ShapeError if they do not fit the network."""
     data = as_dataset(data)
     inputs, outputs = sum(model.width[0]), sum(model.width[-1])
     if data.train_input.shape[1] != inputs or data.train_target.shape[1] != outputs:
@@ -119,11 +177,17 @@ def dataset_for(model: KAN, data: Samples) -> Dataset:
 
 
 def inputs_and_targets(model: KAN, data: Samples | Table) -> tuple[Tensor, Tensor | None]:
-    """Training inputs (N, I) and targets (N, O), None if `data` is a table of inputs, as `dataset_for` returns them."""
-    if isinstance(data, (Tensor, np.ndarray)):
-        return check_inputs(model, data), None
-    dataset = dataset_for(model, data)
-    return dataset.train_input, dataset.train_target
+    """Training inputs (N, I) and targets (N, O) as of `dataset_for`; no targets if `data` is a table of inputs."""
+    if not isinstance(data, (Tensor, np.ndarray)):
+        dataset = dataset_for(model, data)
+        return dataset.train_input, dataset.train_target
+    x, inputs = torch.as_tensor(data).to(model.layers[0].weight), sum(model.width[0])
+    if x.ndim != 2 or x.shape[1] != inputs:
+        raise ShapeError(f"The network has {inputs} inputs, so x must be (samples, {inputs}), got {tuple(x.shape)}.")
+    if not len(x):
+        raise DataError("There are no samples.")
+    _check_finite(x, "inputs")
+    return x, None
 
 
 def inputs_of(model: KAN, data: Samples | Table) -> Tensor:
@@ -137,60 +201,15 @@ def is_pair(data: object) -> bool:
 
 
 def variable_names(names: Sequence[str] | None, default: Sequence[str], kind: str) -> list[str]:
-    """Names of a network's inputs or outputs, or the default ones.
-
-    Raises:
-        ConfigError: there is not one for each.
-    """
-    if names is None:
-        return list(default)
+    """Names of a network's inputs or outputs, or the default ones; a ConfigError if there is not one for each."""
+    names = list(default if names is None else names)
     if len(names) != len(default):
-        raise ConfigError(f"The network has {len(default)} {kind}, and {len(names)} names were given: {list(names)}.")
-    return list(names)
-
-
-def check_inputs(model: KAN, x: Table) -> Tensor:
-    """Inputs as a network takes them: a finite table (N, I) with at least one row, in its dtype and on its device.
-
-    Raises:
-        ShapeError, DataError: they are not such a table.
-    """
-    x = torch.as_tensor(x).to(model.layers[0].weight)
-    inputs = sum(model.width[0])
-    if x.ndim != 2 or x.shape[1] != inputs:
-        raise ShapeError(f"The network has {inputs} inputs, so x must be (samples, {inputs}), got {tuple(x.shape)}.")
-    if not len(x):
-        raise DataError("There are no samples.")
-    _check_finite(x, "inputs")
-    return x
-
-
-def check_table(x: Tensor, y: Tensor, name: str) -> None:
-    """Check that inputs and targets are two finite tables with a row for each sample.
-
-    Raises:
-        ShapeError, DataError: they are not.
-    """
-    if y.ndim == 1:
-        raise ShapeError(
-            f"The {name} targets have the shape {tuple(y.shape)}, which would be read as one sample. "
-            "Give them a column: targets.unsqueeze(-1); labels of classes are torch.nn.functional.one_hot(targets)."
-        )
-    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
-        raise ShapeError(
-            f"The {name} inputs and targets must be tables (samples, inputs) and (samples, outputs) with the same "
-            f"number of rows, got {tuple(x.shape)} and {tuple(y.shape)}."
-        )
-    _check_finite(x, f"{name} inputs")
-    _check_finite(y, f"{name} targets")
+        raise ConfigError(f"The network has {len(default)} {kind}, and {len(names)} names were given: {names}.")
+    return names
 
 
 def check_squares(values: Tensor, what: str) -> None:
-    """Check that the sum of the squares of values is finite.
-
-    Raises:
-        DataError: it is not.
-    """
+    """Check that the sum of the squares of values is finite, or raise a DataError."""
     if not values.square().sum().isfinite():
         largest = float(values.abs().max())
         raise DataError(f"The {what} reach {largest:.3g}, whose squares are too large for {values.dtype}. Scale them.")

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from kansformer.figure import figure_class
-from kansformer.kan.data import Samples, Table, inputs_of, variable_names
+from kansformer.kan.data import Samples, Table, even_points, inputs_of, variable_names
 from kansformer.kan.edges import Edge
+from kansformer.kan.linearize import levels
 from kansformer.kan.pruning import edge_values, node_scores
 from kansformer.kan.symbolic import random_inputs
 
@@ -100,8 +101,7 @@ def plot_edge(model: KAN, edge: Edge, data: Samples | Table) -> Figure:
     model.check_edge(edge)
     x = inputs_of(model, data)
     drawn = next(d for d in _drawn_edges(model, x)[edge.layer] if d.edge == edge)
-    for index in range(edge.layer):
-        x = model.nodes(index, model.sums(index, x))
+    x = list(levels(model, x))[edge.layer]
     figure = figure_class()(figsize=(4.2, 3.0), layout="constrained")
     axes = figure.subplots()
     twin = axes.twinx()
@@ -117,9 +117,7 @@ def _draw_layer(axes: Axes, model: KAN, index: int, drawn: list[DrawnEdge], scor
     lower = _positions(sum(model.width[index]))
     plain, products = model.width[index + 1]
     upper = _positions(plain + products)
-    upper = upper[:plain] + [
-        position for position in upper[plain:] for _ in range(2)
-    ]  # both factors lead to their product
+    upper[plain:] = sorted(2 * upper[plain:])  # both factors lead to their product
     boxes = _positions(len(drawn))
     width = min(0.8 / max(len(drawn), 1), 0.2)
     strongest = max([float(scores_IO[d.edge.input, d.edge.output]) for d in drawn], default=0.0) or 1.0
@@ -139,19 +137,16 @@ def _draw_layer(axes: Axes, model: KAN, index: int, drawn: list[DrawnEdge], scor
         colour = FORMULA if one.name else CURVE
         inset.plot(one.x.numpy(), one.y.numpy(), color=colour, alpha=opacity, linewidth=1.6)
         if one.name:
-            label = axes.text(
-                position, middle + BOX / 2 + 0.05, one.name, color=colour, ha="center", fontsize=8, zorder=4
-            )
-            label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})
+            box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+            above = middle + BOX / 2 + 0.05
+            axes.text(position, above, one.name, color=colour, ha="center", fontsize=8, zorder=4, bbox=box)
 
 
 @torch.no_grad()
 def _drawn_edges(model: KAN, x: Tensor) -> list[list[DrawnEdge]]:
     layers = []
-    for index, alive_IO in enumerate(model.alive):
-        lower, upper = x.amin(dim=0), x.amax(dim=0)
-        unit_S1 = torch.linspace(0, 1, POINTS, dtype=x.dtype, device=x.device).unsqueeze(-1)
-        points_SI = lower + (upper - lower) * unit_S1
+    for index, (alive_IO, inputs) in enumerate(zip(model.alive, levels(model, x), strict=False)):
+        points_SI = even_points(torch.stack(inputs.aminmax(dim=0), dim=-1), POINTS).mT
         values_SIO, formulas = edge_values(model, index, points_SI)[1], model.formulas[index]
         drawn = []
         for i, o in alive_IO.nonzero().tolist():
@@ -159,7 +154,6 @@ def _drawn_edges(model: KAN, x: Tensor) -> list[list[DrawnEdge]]:
             name = None if row is None else formulas.symbols[row].name
             drawn.append(DrawnEdge(Edge(index, i, o), points_SI[:, i].cpu(), values_SIO[:, i, o].cpu(), name))
         layers.append(drawn)
-        x = model.nodes(index, model.sums(index, x))
     return layers
 
 

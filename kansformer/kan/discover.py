@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from kansformer.checks import check_integer
 from kansformer.errors import ConfigError
-from kansformer.kan.data import Samples, as_dataset, dataset_for
+from kansformer.kan.data import Samples, Scaling, as_dataset, dataset_for
 from kansformer.kan.edge_symbols import LAST_STEPS, SETTLED, name_one_by_one
 from kansformer.kan.fitting import fit, rmse
+from kansformer.kan.history import few_threads
 from kansformer.kan.network import KAN, Width
-from kansformer.kan.scaling import Scaling
 from kansformer.kan.sparse import SearchSettings, description_length, sparsified
 from kansformer.kan.symbolic import fit_symbolic, formula, library_of
-from kansformer.kan.threads import few_threads
 from kansformer.nn import refine_grid
 from kansformer.progress import Progress, progress_reporter
 from kansformer.symbolic import LIBRARY, SCIENCE_LIBRARY, SymbolLibrary
@@ -52,7 +53,7 @@ class Discovery:
 
     def __str__(self) -> str:
         shown = "\n".join(f"y_{index + 1} = {formula}" for index, formula in enumerate(self.formulas))
-        test = "" if self.test_rmse != self.test_rmse else f", test {self.test_rmse:.3g}"
+        test = "" if math.isnan(self.test_rmse) else f", test {self.test_rmse:.3g}"
         return f"{shown}\nRMSE {self.train_rmse:.3g}{test}; of the curves {self.curves_rmse:.3g}"
 
 
@@ -71,19 +72,16 @@ class Shape:
 
     def size(self, settings: SearchSettings) -> int:
         """The number of coefficients of its curves."""
-        edges = sum(alive.numel() for alive in self.build(0, settings).alive)
-        return edges * (settings.grid_size + settings.order)
+        return sum(layer.coefficients.numel() for layer in self.build(0, settings).layers)
 
     def build(self, seed: int, settings: SearchSettings) -> KAN:
         """The network, without bases, so that its inputs can be scaled."""
         model = KAN(self.width, grid_size=settings.grid_size, order=settings.order, base="zero", seed=seed)
         plain, products = model.width[-2]
-        if self.linear_products and products:
-            last = model.layers[-1]
-            for node in range(plain, plain + products):
-                last.coefficients.data[node] = 0
-                for o in range(last.out_features):
-                    model.formulas[-1].add(node, o, LIBRARY.named("x"), (1.0, 0.0, 1.0, 0.0))
+        if self.linear_products:
+            model.layers[-1].coefficients.data[plain:] = 0
+            for node, o in product(range(plain, plain + products), range(model.width[-1][0])):
+                model.formulas[-1].add(node, o, LIBRARY.named("x"), (1.0, 0.0, 1.0, 0.0))
         return model
 
 
@@ -146,7 +144,7 @@ def find_formula(
     scaling = Scaling.of(dataset)
     scaled = scaling.apply(dataset)
     search = _Search(scaled.train_input, scaled.train_target, library_of(library, SCIENCE_LIBRARY), settings)
-    with progress_reporter(progress) as report:
+    with progress_reporter(progress, "networks", networks, "network") as report:
         for number in range(networks):
             search.run(shapes[number % len(shapes)], seed + number // len(shapes))
             if (number + 1) % len(shapes) == 0 or number == networks - 1:
@@ -177,21 +175,13 @@ def find_formula(
 def shapes_for(inputs: int, outputs: int) -> list[Shape]:
     """The shapes that `find_formula` tries by default, simple networks first."""
     if inputs == 1:
-        return [Shape([1, outputs]), Shape([1, 1, outputs]), Shape([1, 2, outputs]), Shape([1, [2, 1], outputs])]
-    return [
-        Shape([inputs, outputs]),
-        Shape([inputs, [0, 1], outputs], linear_products=True),
-        Shape([inputs, 1, outputs]),
-        Shape([inputs, [1, 1], outputs], linear_products=True),
-        Shape([inputs, [0, 1], outputs]),
-        Shape([inputs, 2, outputs]),
-        Shape([inputs, [1, 1], [0, 1], outputs], linear_products=True),
-        Shape([inputs, 2, [0, 1], outputs], linear_products=True),
-        Shape([inputs, [1, 1], outputs]),
-        Shape([inputs, 5, outputs]),
-        Shape([inputs, 2, [1, 1], outputs], linear_products=True),
-        Shape([inputs, [3, 2], outputs]),
-    ]
+        return [Shape([1, *hidden, outputs]) for hidden in ([], [1], [2], [[2, 1]])]
+    shapes: list[tuple[list[int | list[int]], bool]] = [
+        ([], False), ([[0, 1]], True), ([1], False), ([[1, 1]], True), ([[0, 1]], False), ([2], False),
+        ([[1, 1], [0, 1]], True), ([2, [0, 1]], True), ([[1, 1]], False), ([5], False), ([2, [1, 1]], True),
+        ([[3, 2]], False),
+    ]  # fmt: skip
+    return [Shape([inputs, *hidden, outputs], linear_products) for hidden, linear_products in shapes]
 
 
 class _Search:

@@ -35,13 +35,9 @@ SETTLED = 1e-2
 
 
 def name_one_by_one(model: KAN, x: Tensor, y: Tensor, *, library: SymbolLibrary, noise: float) -> KAN | None:
-    """The network with a formula on every edge; None if no symbol was accepted for some edge.
+    """A copy of the network with a formula on every edge; None if no symbol was accepted for some edge.
 
-    Args:
-        model: its edges are curves, or formulas already; it is not changed.
-        x, y: samples.
-        library: functions to choose from.
-        noise: share of the curves' variance that is error.
+    `noise` is the share of the curves' variance that is error.
     """
     limit = ALLOWED * rmse(model, x, y)
     model = copy.deepcopy(model)
@@ -73,8 +69,11 @@ def _next_name(
     """The edge with the best fit, among the names that were not refused for it."""
     with torch.no_grad():
         edges, x_ES, y_ES = sampled_edges(model, x)
+    rows_by_refusals: dict[frozenset[str], list[int]] = {}
+    for row, edge in enumerate(edges):
+        rows_by_refusals.setdefault(frozenset(refused.get(edge, ())), []).append(row)
     best: tuple[tuple[bool, float], Edge, SymbolicFits] | None = None
-    for names, rows in _by_refusals(edges, refused).items():
+    for names, rows in rows_by_refusals.items():
         if len(names) >= MAX_NAMES or len(names) == len(library):
             continue
         left = library.subset([symbol.name for symbol in library if symbol.name not in names])
@@ -90,11 +89,3 @@ def _next_name(
             if best is None or rank > best[0]:
                 best = (rank, edges[row], fit_)
     return None if best is None else best[1:]
-
-
-def _by_refusals(edges: list[Edge], refused: dict[Edge, set[str]]) -> dict[frozenset[str], list[int]]:
-    """Rows of edges, by the names that were refused for them."""
-    groups: dict[frozenset[str], list[int]] = {}
-    for row, edge in enumerate(edges):
-        groups.setdefault(frozenset(refused.get(edge, ())), []).append(row)
-    return groups

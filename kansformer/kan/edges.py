@@ -1,16 +1,17 @@
-"""Edges of a stand-alone network: their places, and access to the parameters of a layer's curves.
+"""Edges of a stand-alone network: their places, and those that are formulas, c·f(a·x + b) + d with trainable numbers.
 
-Shape letters: I inputs, O outputs, C coefficients, D denominator parameters, S sample points.
+Shape letters: `...` any, N samples, I inputs, O outputs, E edges.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from kansformer.basis import fit_curves
-from kansformer.nn import KANLinear
+from kansformer.symbolic import Symbol
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,101 @@ class Edge:
         return f"({self.layer}, {self.input} -> {self.output})"
 
 
-def fit_layer_curves(layer: KANLinear, input: int, x_S: Tensor, y_SO: Tensor) -> Tensor:
-    """Coefficients of curves of one input through values at points, on that input's domain, (C, O)."""
-    row = slice(input, input + 1)
-    denominator = None if layer.denominator is None else layer.denominator[row]
-    basis, domain = layer.curves.basis, layer.domain[row]
-    return fit_curves(x_S.unsqueeze(0), y_SO.unsqueeze(0), basis, domain, denominator_ID=denominator)[0]
+class SymbolicEdges(nn.Module):
+    """The edges of one layer that are formulas; none at first.
+
+    Args:
+        outputs: O.
+        dtype: of the parameters.
+
+    Attributes:
+        symbols: f of every edge, E of them.
+        inputs, outputs_of: channel numbers of every edge, (E,), buffers.
+        affine: a, b, c and d of every edge, (E, 4).
+    """
+
+    inputs: Tensor
+    outputs_of: Tensor
+
+    def __init__(self, outputs: int, *, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.outputs = outputs
+        self.symbols: tuple[Symbol, ...] = ()
+        for name in ("inputs", "outputs_of"):
+            self.register_buffer(name, torch.zeros(0, dtype=torch.long))
+        self.affine = nn.Parameter(torch.zeros(0, 4, dtype=dtype))
+
+    def __len__(self) -> int:
+        return len(self.symbols)
+
+    def find(self, input: int, output: int) -> int | None:
+        """The number of an edge here, or None."""
+        rows = ((self.inputs == input) & (self.outputs_of == output)).nonzero()
+        return int(rows[0]) if len(rows) else None
+
+    @torch.no_grad()
+    def add(self, input: int, output: int, symbol: Symbol, affine: Sequence[float]) -> None:
+        """Add an edge; one that is a formula already gets the new one."""
+        self.keep((self.inputs != input) | (self.outputs_of != output))
+        self.replace(
+            (*self.symbols, symbol),
+            torch.cat([self.inputs, self.inputs.new_tensor([input])]),
+            torch.cat([self.outputs_of, self.inputs.new_tensor([output])]),
+            torch.cat([self.affine, self.affine.new_tensor([affine])]),
+        )
+
+    @torch.no_grad()
+    def keep(self, chosen: Tensor) -> None:
+        """Keep the chosen edges, a mask (E,)."""
+        symbols = tuple(symbol for symbol, stays in zip(self.symbols, chosen.tolist(), strict=True) if stays)
+        self.replace(symbols, self.inputs[chosen], self.outputs_of[chosen], self.affine[chosen])
+
+    def replace(self, symbols: tuple[Symbol, ...], inputs: Tensor, outputs_of: Tensor, affine: Tensor) -> None:
+        """Replace all edges."""
+        self.symbols, self.inputs, self.outputs_of = symbols, inputs, outputs_of
+        self.affine = nn.Parameter(affine.detach().clone(), requires_grad=self.affine.requires_grad)
+
+    def renumber(self, inputs: Tensor | None = None, outputs: Tensor | None = None) -> None:
+        """Follow a layer that keeps some inputs or outputs (masks), all used here among them."""
+        if inputs is not None:
+            self.inputs = (inputs.cumsum(0) - 1)[self.inputs]
+        if outputs is not None:
+            self.outputs_of, self.outputs = (outputs.cumsum(0) - 1)[self.outputs_of], int(outputs.sum())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., I) to the sums at the nodes, (..., O)."""
+        total = x.new_zeros(*x.shape[:-1], self.outputs)
+        return total.index_add(-1, self.outputs_of, self.values(x)) if len(self) else total
+
+    def values(self, x: Tensor) -> Tensor:
+        """Every edge, (..., E); NaN where a·x + b lies outside f's domain."""
+        return self._columns(x, lambda symbol, z, a, b, c, d, x: c * symbol.function(z) + d)
+
+    def slopes(self, x: Tensor) -> Tensor:
+        """Derivative of every edge by its input, (..., E)."""
+        return self._columns(x, lambda symbol, z, a, b, c, d, x: c * a * symbol.slope(z, symbol.function(z)))
+
+    def partials(self, x: Tensor) -> Tensor:
+        """Derivatives of every edge by a, b, c and d, (..., E, 4)."""
+
+        def of_one(symbol: Symbol, z: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, x: Tensor) -> Tensor:
+            f = symbol.function(z)
+            slope = c * symbol.slope(z, f)
+            return torch.stack([slope * x, slope, f, torch.ones_like(f)], dim=-1)
+
+        return self._columns(x, of_one, dim=-2)
+
+    def _columns(self, x: Tensor, of_one: Callable[..., Tensor], dim: int = -1) -> Tensor:
+        columns = []
+        for symbol, i, (a, b, c, d) in zip(self.symbols, self.inputs.tolist(), self.affine, strict=True):
+            z = a * x[..., i] + b
+            inside = (z > symbol.domain[0]) & (z < symbol.domain[1])
+            columns.append(of_one(symbol, torch.where(inside, z, torch.nan), a, b, c, d, x[..., i]))
+        return torch.stack(columns, dim=dim)
+
+    def edges(self) -> Iterator[tuple[int, int, Symbol, Tensor]]:
+        """Input, output, f and (a, b, c, d) of every edge."""
+        return zip(self.inputs.tolist(), self.outputs_of.tolist(), self.symbols, self.affine.detach(), strict=True)
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{i}->{o}: {symbol.name}" for i, o, symbol, _ in self.edges())

@@ -15,9 +15,9 @@ from torch import Tensor
 from kansformer.checks import check_number
 from kansformer.errors import ConfigError, DataError, ShapeError
 from kansformer.kan import jets
-from kansformer.kan.history import FitHistory, Run
+from kansformer.kan.history import FitHistory, Run, few_threads
 from kansformer.kan.least_squares import Linearization, levenberg_marquardt
-from kansformer.kan.threads import few_threads
+from kansformer.kan.linearize import slopes_of_columns
 from kansformer.progress import Progress, progress_reporter
 
 if TYPE_CHECKING:
@@ -101,38 +101,24 @@ def solve_equations(
             raise DataError(f"The points of equation {number} are not finite.")
         placed.append(Equation(points, equation.residual, equation.weight))
     points = torch.cat([equation.points for equation in placed])
-    problem = _Equations(model, placed)
-    if not problem.evaluate().residuals.isfinite().all():
-        raise DataError("The equations' residuals are not finite for the network as it is.")
-    with (
-        few_threads(points.shape[0] * sum(p.numel() for p in model.parameters())),
-        progress_reporter(progress) as report,
-    ):
-        run = Run(model, points, steps, report, grid_update_every, tolerance)
-        levenberg_marquardt(run, problem)
-    return run.history
+    inputs = [jets.InputJets(equation.points) for equation in placed]
 
-
-class _Equations:
-    """The residuals of all equations, each divided by the root of its number of points."""
-
-    def __init__(self, model: KAN, equations: list[Equation]) -> None:
-        self.model = model
-        self.equations = [(equation, jets.InputJets(equation.points)) for equation in equations]
-
-    def evaluate(self) -> Linearization:
-        model = self.model
-        parts = [(equation, *jets.network_jets(model, inputs)) for equation, inputs in self.equations]
-        residuals = [_residuals(equation, outputs) for equation, outputs, _ in parts]
+    def evaluate() -> Linearization:
+        parts = [(equation, *jets.network_jets(model, x)) for equation, x in zip(placed, inputs, strict=True)]
 
         def linearize() -> tuple[Tensor, None]:
-            rows = []
-            for equation, outputs, layers in parts:
-                slope_NRKJ = _slopes(equation, outputs)
-                rows.append(jets.jacobian(model, layers, slope_NRKJ).flatten(0, 1))
-            return torch.cat(rows), None
+            rows = [jets.jacobian(model, layers, _slopes(equation, outputs)) for equation, outputs, layers in parts]
+            return torch.cat([slopes_NRP.flatten(0, 1) for slopes_NRP in rows]), None
 
-        return Linearization(torch.cat([part.flatten() for part in residuals]), linearize)
+        return Linearization(torch.cat([_residuals(equation, y).flatten() for equation, y, _ in parts]), linearize)
+
+    if not evaluate().residuals.isfinite().all():
+        raise DataError("The equations' residuals are not finite for the network as it is.")
+    work = len(points) * sum(p.numel() for p in model.parameters())
+    with few_threads(work), progress_reporter(progress, "fit", steps, "step") as report:
+        run = Run(model, points, steps, report, grid_update_every, tolerance)
+        levenberg_marquardt(run, evaluate)
+    return run.history
 
 
 def _residuals(equation: Equation, outputs: Tensor) -> Tensor:
@@ -155,8 +141,4 @@ def _slopes(equation: Equation, outputs: Tensor) -> Tensor:
         residuals = _residuals(equation, leaf)
         if not residuals.requires_grad:
             return leaf.new_zeros(len(leaf), residuals.shape[1], *leaf.shape[1:])
-        columns = [
-            torch.autograd.grad(column.sum(), leaf, retain_graph=True, materialize_grads=True)[0]
-            for column in residuals.unbind(dim=1)
-        ]
-    return torch.stack(columns, dim=1)
+        return slopes_of_columns(residuals, leaf)

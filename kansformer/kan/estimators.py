@@ -6,8 +6,7 @@ Shape letters: N samples, I inputs, O outputs of the network.
 from __future__ import annotations
 
 import numbers
-from collections.abc import Sequence
-from typing import TypeAlias
+from dataclasses import KW_ONLY, dataclass, field
 
 import numpy as np
 import torch
@@ -27,7 +26,61 @@ from kansformer.kan.network import KAN, Width
 ROUNDING = 10 * np.finfo(np.float64).eps
 
 
-class KANRegressor(RegressorMixin, BaseEstimator):
+@dataclass(eq=False, repr=False)
+class _Estimator(BaseEstimator):
+    """Settings, scaled inputs and the network of both estimators; scikit-learn reads the settings off `__init__`."""
+
+    hidden: Width = (5,)
+    _: KW_ONLY
+    grid_size: int = 5
+    order: int = 3
+    basis: str = "bspline"
+    steps: int = 20
+    sparsity: float = 0.0
+    smoothness: float = 3e-3
+    optimizer: str = "lm"
+    random_state: int | np.random.RandomState | None = None
+
+    model_: KAN = field(init=False)
+    history_: FitHistory = field(init=False)
+    input_center_: np.ndarray = field(init=False)
+    input_reach_: np.ndarray = field(init=False)
+
+    def _fit_network(self, x_NI: np.ndarray, target_NO: np.ndarray, loss: str) -> None:
+        """Fit the network to checked inputs and scaled targets; after an error the estimator is unchanged."""
+        lower_I, upper_I = x_NI.min(axis=0), x_NI.max(axis=0)
+        # Halved first: the difference of the largest numbers is infinite.
+        center_I, reach_I = upper_I / 2 + lower_I / 2, np.where(_varies(x_NI), upper_I / 2 - lower_I / 2, np.inf)
+        if isinstance(self.hidden, str) or not np.iterable(self.hidden):
+            raise ConfigError(f"hidden must be a sequence of widths such as (5,), got {self.hidden!r}.")
+        model = KAN(
+            [x_NI.shape[1], *self.hidden, target_NO.shape[1]],
+            basis=self.basis,
+            grid_size=self.grid_size,
+            order=self.order,
+            seed=_seed(self.random_state),
+        )
+        history = model.fit(
+            (_scaled(x_NI, center_I, reach_I), torch.from_numpy(target_NO)),
+            optimizer=self.optimizer,
+            loss=loss,
+            steps=self.steps,
+            sparsity=self.sparsity,
+            smoothness=self.smoothness,
+            progress=False,
+        )
+        self.model_, self.history_ = model, history
+        self.input_center_, self.input_reach_ = center_I, reach_I
+
+    def _outputs(self, X: ArrayLike) -> Tensor:
+        """Outputs of the network for unchecked inputs, (N, O)."""
+        check_is_fitted(self, "model_")
+        x_NI = validate_data(self, X, dtype=np.float64, reset=False)
+        return self.model_.predict(_scaled(x_NI, self.input_center_, self.input_reach_))
+
+
+@dataclass(eq=False, repr=False)
+class KANRegressor(RegressorMixin, _Estimator):
     """A Kolmogorov-Arnold network (Liu et al., 2024) that predicts one or several numbers.
 
     Inputs are scaled to [-1, 1] from their ranges in training, and targets to mean 0 and standard deviation 1. At
@@ -53,35 +106,8 @@ class KANRegressor(RegressorMixin, BaseEstimator):
             if y never varied.
     """
 
-    model_: KAN
-    history_: FitHistory
-    input_center_: np.ndarray
-    input_reach_: np.ndarray
-    target_mean_: np.ndarray
-    target_deviation_: np.ndarray
-
-    def __init__(
-        self,
-        hidden: Width = (5,),
-        *,
-        grid_size: int = 5,
-        order: int = 3,
-        basis: str = "bspline",
-        steps: int = 20,
-        sparsity: float = 0.0,
-        smoothness: float = 3e-3,
-        optimizer: str = "lm",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.hidden = hidden
-        self.grid_size = grid_size
-        self.order = order
-        self.basis = basis
-        self.steps = steps
-        self.sparsity = sparsity
-        self.smoothness = smoothness
-        self.optimizer = optimizer
-        self.random_state = random_state
+    target_mean_: np.ndarray = field(init=False)
+    target_deviation_: np.ndarray = field(init=False)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -109,17 +135,18 @@ class KANRegressor(RegressorMixin, BaseEstimator):
         check_squares(torch.tensor(target_NO), "targets")
         mean_O, varies_O = target_NO.mean(axis=0), _varies(target_NO)
         deviation_O = np.where(varies_O, target_NO.std(axis=0), 0.0)
-        _fit_network(self, x_NI, (target_NO - mean_O) / np.where(varies_O, deviation_O, np.inf), "mse")
+        self._fit_network(x_NI, (target_NO - mean_O) / np.where(varies_O, deviation_O, np.inf), "mse")
         self.target_mean_, self.target_deviation_, self._targets_are_columns = mean_O, deviation_O, target.ndim == 2
         return self
 
     def predict(self, X: ArrayLike) -> np.ndarray:
         """Predictions for inputs (N, I): (N,), or (N, O) if the targets had columns."""
-        predicted_NO = _outputs(self, X).numpy() * self.target_deviation_ + self.target_mean_
+        predicted_NO = self._outputs(X).numpy() * self.target_deviation_ + self.target_mean_
         return predicted_NO if self._targets_are_columns else predicted_NO[:, 0]
 
 
-class KANClassifier(ClassifierMixin, BaseEstimator):
+@dataclass(eq=False, repr=False, kw_only=True)
+class KANClassifier(ClassifierMixin, _Estimator):
     """A Kolmogorov-Arnold network (Liu et al., 2024) that predicts which of two or more classes a sample is of.
 
     The network has an output for each class, whose softmax are probabilities, and is fitted by cross-entropy. Inputs
@@ -138,34 +165,10 @@ class KANClassifier(ClassifierMixin, BaseEstimator):
         n_features_in_, feature_names_in_, input_center_, input_reach_: as of `KANRegressor`.
     """
 
-    model_: KAN
-    history_: FitHistory
-    classes_: np.ndarray
-    input_center_: np.ndarray
-    input_reach_: np.ndarray
-
-    def __init__(
-        self,
-        hidden: Width = (5,),
-        *,
-        grid_size: int = 5,
-        order: int = 3,
-        basis: str = "bspline",
-        steps: int = 5,
-        sparsity: float = 0.0,
-        smoothness: float = 1e-3,
-        optimizer: str = "lbfgs",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.hidden = hidden
-        self.grid_size = grid_size
-        self.order = order
-        self.basis = basis
-        self.steps = steps
-        self.sparsity = sparsity
-        self.smoothness = smoothness
-        self.optimizer = optimizer
-        self.random_state = random_state
+    steps: int = 5
+    smoothness: float = 1e-3
+    optimizer: str = "lbfgs"
+    classes_: np.ndarray = field(init=False)
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> KANClassifier:
         """Fit a new network.
@@ -185,53 +188,18 @@ class KANClassifier(ClassifierMixin, BaseEstimator):
         classes, class_N = np.unique(column_or_1d(labels, warn=True), return_inverse=True)
         if len(classes) < 2:
             raise DataError(f"All samples are of one class, {classes.tolist()[0]!r}. There must be two or more.")
-        _fit_network(self, x_NI, np.eye(len(classes))[class_N], "cross_entropy")
+        self._fit_network(x_NI, np.eye(len(classes))[class_N], "cross_entropy")
         self.classes_ = classes
         return self
 
     def predict_proba(self, X: ArrayLike) -> np.ndarray:
         """Probabilities for inputs (N, I), one column for each of `classes_`."""
-        return _outputs(self, X).softmax(dim=-1).numpy()
+        return self._outputs(X).softmax(dim=-1).numpy()
 
     def predict(self, X: ArrayLike) -> np.ndarray:
         """The most probable labels for inputs (N, I), (N,)."""
-        class_N = _outputs(self, X).argmax(dim=-1).numpy()
+        class_N = self._outputs(X).argmax(dim=-1).numpy()
         return self.classes_[class_N]
-
-
-_Estimator: TypeAlias = KANRegressor | KANClassifier
-
-
-def _fit_network(estimator: _Estimator, x_NI: np.ndarray, target_NO: np.ndarray, loss: str) -> None:
-    """Fit an estimator's network to checked inputs and scaled targets; after an error the estimator is unchanged."""
-    lower_I, upper_I = x_NI.min(axis=0), x_NI.max(axis=0)
-    # Halved first: the difference of the largest numbers is infinite.
-    center_I, reach_I = upper_I / 2 + lower_I / 2, np.where(_varies(x_NI), upper_I / 2 - lower_I / 2, np.inf)
-    model = KAN(
-        [x_NI.shape[1], *_widths(estimator.hidden), target_NO.shape[1]],
-        basis=estimator.basis,
-        grid_size=_whole(estimator.grid_size),
-        order=_whole(estimator.order),
-        seed=_seed(estimator.random_state),
-    )
-    history = model.fit(
-        (_scaled(x_NI, center_I, reach_I), torch.from_numpy(target_NO)),
-        optimizer=estimator.optimizer,
-        loss=loss,
-        steps=_whole(estimator.steps),
-        sparsity=estimator.sparsity,
-        smoothness=estimator.smoothness,
-        progress=False,
-    )
-    estimator.model_, estimator.history_ = model, history
-    estimator.input_center_, estimator.input_reach_ = center_I, reach_I
-
-
-def _outputs(estimator: _Estimator, X: ArrayLike) -> Tensor:
-    """Outputs of an estimator's network for unchecked inputs, (N, O)."""
-    check_is_fitted(estimator, "model_")
-    x_NI = validate_data(estimator, X, dtype=np.float64, reset=False)
-    return estimator.model_.predict(_scaled(x_NI, estimator.input_center_, estimator.input_reach_))
 
 
 def _scaled(x_NI: np.ndarray, center_I: np.ndarray, reach_I: np.ndarray) -> Tensor:
@@ -242,19 +210,6 @@ def _varies(columns: np.ndarray) -> np.ndarray:
     """Mask of the columns whose values differ by more than rounding."""
     half_range = columns.max(axis=0) / 2 - columns.min(axis=0) / 2
     return half_range > ROUNDING / 2 * np.abs(columns).max(axis=0)
-
-
-def _widths(hidden: Width) -> list[int | Sequence[int]]:
-    if isinstance(hidden, (str, numbers.Number)) or not np.iterable(hidden):
-        raise ConfigError(f"hidden must be a sequence of widths such as (5,), got {hidden!r}.")
-    return [
-        [_whole(n) for n in width] if isinstance(width, Sequence | np.ndarray) else _whole(width) for width in hidden
-    ]
-
-
-def _whole(value: int) -> int:
-    """Convert NumPy's integers, which a search over settings draws, to Python's."""
-    return int(value) if isinstance(value, numbers.Integral) else value
 
 
 def _seed(random_state: int | np.random.RandomState | None) -> int:

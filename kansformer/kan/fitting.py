@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable
-from dataclasses import asdict
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -18,11 +17,10 @@ from torch.nn.functional import cross_entropy
 from kansformer.checks import check_choice, check_integer, check_number
 from kansformer.errors import ConfigError, DataError
 from kansformer.kan.data import Dataset, Pair, Samples, check_squares, dataset_for, is_pair
-from kansformer.kan.history import FitHistory, Run
+from kansformer.kan.history import FitHistory, Run, few_threads
 from kansformer.kan.least_squares import Linearization, levenberg_marquardt
-from kansformer.kan.linearize import Inputs, jacobian, layer_features, network_states
+from kansformer.kan.linearize import FirstOrder, Inputs, jacobian, layer_features, network_states
 from kansformer.kan.penalties import Penalties
-from kansformer.kan.threads import few_threads
 from kansformer.progress import Progress, progress_reporter
 
 if TYPE_CHECKING:
@@ -86,9 +84,8 @@ def fit(
         raise ConfigError(
             f"The loss {loss!r} cannot be fitted by {optimizer!r}. Choose mse, or cross_entropy by adam or lbfgs."
         )
-    steps = check_integer("steps", steps, 0)
+    steps, starts = check_integer("steps", steps, 0), check_integer("starts", starts, 1)
     grid_update_every = check_integer("grid_update_every", grid_update_every, 0)
-    starts = check_integer("starts", starts, 1)
     for name, weight in (("sparsity", sparsity), ("entropy", entropy), ("smoothness", smoothness)):
         check_number(name, weight, 0)
     if optimizer != "adam" and batch_size is not None:
@@ -105,41 +102,38 @@ def fit(
         _check_probabilities(dataset)
     check_squares(dataset.train_target, "train targets")
     check_squares(dataset.test_target, "test targets")
-    penalties = Penalties(sparsity, entropy, smoothness)
+    penalties, measure = Penalties(sparsity, entropy, smoothness), MEASURES[loss]
+    x, y, test_x, test_y = vars(dataset).values()
+
+    def fit_once(model: KAN, steps: int, batches: list[Pair] | None, progress: bool | Progress) -> FitHistory:
+        work = len(x) * sum(p.numel() for p in model.parameters())
+        with few_threads(work), progress_reporter(progress, "fit", steps, "step") as report:
+            test = (lambda: measure(model, test_x, test_y)) if len(test_x) else None
+            history = FitHistory(measure="RMSE" if loss == "mse" else "cross entropy")
+            run = Run(model, x, steps, report, grid_update_every, tolerance, test, history)
+            if optimizer == "lm":
+                inputs = Inputs(x, layer_features)
+                levenberg_marquardt(run, lambda: _linearized(model, inputs, y, penalties))
+            else:
+                _descend(run, dataset, optimizer, loss, batch_size, lr, batches, penalties)
+        return history
+
     if starts > 1:
-        best: tuple[float, KAN | None] = (math.inf, None)
+        best_error, best = math.inf, model
         for seed in range(starts):
             trial = copy.deepcopy(model)
             if seed:
                 trial.restart(seed)
-            tried = fit(
-                trial, dataset, optimizer=optimizer, loss=loss, steps=max(1, steps // 5), **asdict(penalties),
-                grid_update_every=grid_update_every, batch_size=batch_size, lr=lr, tolerance=tolerance, progress=False,
-            )  # fmt: skip
-            if len(tried) and tried.train_error[-1] < best[0]:
-                best = (tried.train_error[-1], trial)
-        if best[1] is not None:
-            model.load_state_dict(best[1].state_dict())
-    x, y, test_x, test_y = vars(dataset).values()
-    measure = MEASURES[loss]
-    with (
-        few_threads(x.shape[0] * sum(p.numel() for p in model.parameters())),
-        progress_reporter(progress) as report,
-    ):
-        test = (lambda: measure(model, test_x, test_y)) if len(test_x) else None
-        history = FitHistory(measure="RMSE" if loss == "mse" else "cross entropy")
-        run = Run(model, x, steps, report, grid_update_every, tolerance, test, history)
-        if optimizer == "lm":
-            levenberg_marquardt(run, _Samples(model, x, y, penalties))
-        else:
-            _descend(run, dataset, optimizer, loss, batch_size, lr, batches, penalties)
-    return run.history
+            errors = fit_once(trial, max(1, steps // 5), None, progress=False).train_error
+            if errors and errors[-1] < best_error:
+                best_error, best = errors[-1], trial
+        model.load_state_dict(best.state_dict())
+    return fit_once(model, steps, batches, progress)
 
 
 def _check_probabilities(data: Dataset) -> None:
     for part, y in (("train", data.train_target), ("test", data.test_target)):
-        sums = y.sum(dim=1)
-        if y.shape[1] < 2 or (y < 0).any() or not torch.allclose(sums, torch.ones_like(sums)):
+        if y.shape[1] < 2 or (y < 0).any() or not torch.allclose(y.sum(dim=1), y.new_ones(len(y))):
             raise DataError(
                 f"For cross_entropy the {part} targets must be probabilities of two classes or more in every row, such "
                 f"as torch.nn.functional.one_hot(labels) of them; got {y.shape[1]} columns."
@@ -160,21 +154,15 @@ def _mean_cross_entropy(model: KAN, x: Tensor, y: Tensor) -> float:
 MEASURES = {"mse": rmse, "cross_entropy": _mean_cross_entropy}
 
 
-class _Samples:
-    """Errors of a network at samples, each divided by the root of their number, and its penalties."""
+def _linearized(model: KAN, inputs: Inputs[FirstOrder], y: Tensor, penalties: Penalties) -> Linearization:
+    """Errors of a network, each divided by the root of their number, and its penalties."""
+    outputs, states = network_states(model, inputs)
+    scale = y.numel() ** -0.5
 
-    def __init__(self, model: KAN, x: Tensor, y: Tensor, penalties: Penalties) -> None:
-        self.model, self.inputs, self.y, self.penalties = model, Inputs(x, layer_features), y, penalties
+    def linearize() -> tuple[Tensor, Tensor | None]:
+        return jacobian(model, states).flatten(0, 1) * scale, penalties.quadratic(model, states)
 
-    def evaluate(self) -> Linearization:
-        outputs, states = network_states(self.model, self.inputs)
-        scale = self.y.numel() ** -0.5
-
-        def linearize() -> tuple[Tensor, Tensor | None]:
-            quadratic = self.penalties.quadratic(self.model, states)
-            return jacobian(self.model, states).flatten(0, 1) * scale, quadratic
-
-        return Linearization((outputs - self.y).flatten() * scale, linearize)
+    return Linearization((outputs - y).flatten() * scale, linearize)
 
 
 def _descend(
@@ -235,12 +223,12 @@ def _batches(
     data: Dataset, optimizer: str, batch_size: int | None, batches: list[Pair] | None, generator: torch.Generator
 ) -> Iterable[tuple[Tensor, Tensor]]:
     x, y = data.train_input, data.train_target
-    if optimizer == "lbfgs" or (batch_size is None and batches is None):
+    if batch_size is not None:
+        order = torch.randperm(len(x), generator=generator).to(x.device)
+        return [(x[rows], y[rows]) for rows in order.split(batch_size)]
+    if optimizer == "lbfgs" or batches is None:
         return [(x, y)]
-    if batch_size is None and batches is not None:
-        return ((torch.as_tensor(a).to(x), torch.as_tensor(b).to(y)) for a, b in batches)
-    order = torch.randperm(len(x), generator=generator).to(x.device)
-    return [(x[rows], y[rows]) for rows in order.split(batch_size)]
+    return ((torch.as_tensor(a).to(x), torch.as_tensor(b).to(y)) for a, b in batches)
 
 
 def _clear_gradients_of_pruned_edges(model: KAN) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import sympy
 import torch
@@ -15,15 +15,8 @@ from kansformer.symbolic import ALL_SYMBOLS
 
 # Powers that are functions of the library; any other is made of products, or of exp and log.
 POWERS = {
-    "2": "x^2",
-    "3": "x^3",
-    "4": "x^4",
-    "-1": "1/x",
-    "-2": "1/x^2",
-    "1/2": "sqrt",
-    "-1/2": "1/sqrt(x)",
-    "3/2": "x^1.5",
-}
+    "2": "x^2", "3": "x^3", "4": "x^4", "-1": "1/x", "-2": "1/x^2", "1/2": "sqrt", "-1/2": "1/sqrt(x)", "3/2": "x^1.5",
+}  # fmt: skip
 FUNCTIONS = {
     "sin": "sin", "tan": "tan", "tanh": "tanh", "exp": "exp", "log": "log", "atan": "arctan", "asin": "arcsin",
     "atanh": "arctanh", "cosh": "cosh", "Abs": "abs", "sign": "sign", "erf": "erf",
@@ -45,8 +38,7 @@ def _checked(formula: sympy.Expr) -> sympy.Expr:
     )
 
 
-@dataclass(frozen=True)
-class _Term:
+class _Term(NamedTuple):
     """c·f(a·node + b), an edge."""
 
     symbol: str
@@ -55,21 +47,12 @@ class _Term:
     b: float = 0.0
     c: float = 1.0
 
-    def __post_init__(self) -> None:
-        if not all(math.isfinite(number) for number in (self.a, self.b, self.c)):
-            raise ConfigError(f"A number beside {self.node!s:.200} is too large for a network, which has float64.")
 
-
-@dataclass(frozen=True)
-class _Sum:
+class _Sum(NamedTuple):
     """Edges into one node, and its bias."""
 
     terms: tuple[_Term, ...]
     constant: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not math.isfinite(self.constant):
-            raise ConfigError("A number in the formula is too large for a network, which has float64.")
 
 
 def kan_from_formula(
@@ -106,14 +89,16 @@ def kan_from_formula(
         raise ConfigError(f"There must be a formula, and inputs with names of their own, got {names}.")
     plan = _Plan()
     depth = max(1, *(plan.height(output, is_output=True) for output in outputs))
-    layers: list[_Level] = [_Level(plan) for _ in range(depth)]
+    layers = [_Level(plan) for _ in range(depth)]
     for output in outputs:
-        layers[-1].add_sum(output, plan.as_output(output, depth))
-    for level, after in zip(reversed(layers[:-1]), reversed(layers[1:]), strict=True):
-        for node in after.needed:
-            level.ensure(node, 1 + layers.index(level))
+        is_here = plan.height(output, is_output=True) == depth or output.is_number
+        layers[-1].sums[output] = plan.sum_of(output) if is_here else _Sum((_Term("x", output),))
+    for height in range(depth - 1, 0, -1):
+        for edges in layers[height].outputs:
+            for term in edges.terms:
+                layers[height - 1].ensure(term.node, height)
     inputs = {sympy.Symbol(name): number for number, name in enumerate(names)}
-    width: list[int | list[int]] = [len(names), *(level.width for level in layers)]
+    width: list[int | list[int]] = [len(names), *([len(level.sums), len(level.products)] for level in layers)]
     model = KAN(width, basis=basis, grid_size=grid_size, order=order, domain=domain)
     for index, level in enumerate(layers):
         level.write(model, index, inputs if index == 0 else layers[index - 1].numbers)
@@ -121,15 +106,14 @@ def kan_from_formula(
 
 
 def _real(number: sympy.Expr) -> float:
-    """A sympy number as a float.
-
-    Raises:
-        ConfigError: it is not real, or sympy has no value for it.
-    """
+    """A sympy number as a float; a ConfigError if it is not real, or too large."""
     try:
-        return float(number)
+        value = float(number)
     except (TypeError, ValueError, OverflowError):
         raise ConfigError(f"{number!s:.200} is not a real number.") from None
+    if not math.isfinite(value):
+        raise ConfigError(f"{number!s:.200} in the formula is too large for a network, which has float64.")
+    return value
 
 
 class _Plan:
@@ -149,12 +133,6 @@ class _Plan:
             nodes = [term.node for part in parts for term in self.sum_of(part).terms]
             self._heights[expression] = 1 + max((self.height(node) for node in nodes), default=0)
         return self._heights[expression]
-
-    def as_output(self, expression: sympy.Expr, depth: int) -> _Sum:
-        """The edges into an output in the last layer."""
-        if self.height(expression, is_output=True) == depth or expression.is_number:
-            return self.sum_of(expression)
-        return _Sum((_Term("x", expression),))
 
     def factors(self, expression: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr] | None:
         """The two factors of a product of expressions, None for anything else."""
@@ -214,19 +192,16 @@ class _Level:
     def __init__(self, plan: _Plan) -> None:
         self.plan = plan
         self.sums: dict[sympy.Expr, _Sum] = {}
-        self.products: dict[sympy.Expr, tuple[_Sum, _Sum]] = {}
+        self.products: dict[sympy.Expr, list[_Sum]] = {}
 
-    def add_sum(self, node: sympy.Expr, edges: _Sum) -> None:
-        self.sums[node] = edges
-
-    def ensure(self, node: sympy.Expr, level: int) -> None:
+    def ensure(self, node: sympy.Expr, height: int) -> None:
         """Make an expression a node here, if it is not one yet."""
         if node in self.sums or node in self.products:
             return
-        if self.plan.height(node) < level:
+        if self.plan.height(node) < height:
             self.sums[node] = _Sum((_Term("x", node),))
         elif (factors := self.plan.factors(node)) is not None:
-            self.products[node] = (self.plan.sum_of(factors[0]), self.plan.sum_of(factors[1]))
+            self.products[node] = [self.plan.sum_of(factor) for factor in factors]
         else:
             self.sums[node] = self.plan.sum_of(node)
 
@@ -235,25 +210,17 @@ class _Level:
         return [*self.sums.values(), *(factor for pair in self.products.values() for factor in pair)]
 
     @property
-    def needed(self) -> list[sympy.Expr]:
-        return [term.node for edges in self.outputs for term in edges.terms]
-
-    @property
-    def width(self) -> list[int]:
-        return [len(self.sums), len(self.products)]
-
-    @property
     def numbers(self) -> dict[sympy.Expr, int]:
         return {node: number for number, node in enumerate([*self.sums, *self.products])}
 
     @torch.no_grad()
     def write(self, model: KAN, index: int, numbers: dict[sympy.Expr, int]) -> None:
         """Put the edges into a network's layer."""
-        alive = model.alive[index]
+        alive, formulas = model.alive[index], model.formulas[index]
         model.cut(index, torch.ones_like(alive))
         for output, edges in enumerate(self.outputs):
             model.layers[index].bias[output] = edges.constant
             for term in edges.terms:
-                number = numbers[term.node]
-                model.formulas[index].add(number, output, ALL_SYMBOLS.named(term.symbol), (term.a, term.b, term.c, 0.0))
-                alive[number, output] = True
+                node, symbol = numbers[term.node], ALL_SYMBOLS.named(term.symbol)
+                formulas.add(node, output, symbol, (term.a, term.b, term.c, 0.0))
+                alive[node, output] = True

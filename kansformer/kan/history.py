@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,20 @@ MOVING = 0.6
 GRID_MARGIN = 0.05
 # A fit ends when this many steps together improve the error by less than the tolerance.
 PATIENCE = 4
+# Numbers of a Jacobian from which several threads pay.
+SHARED_WORK = 2**20
+
+
+@contextmanager
+def few_threads(work: int) -> Iterator[None]:
+    """One thread for work that is too small to share: waiting for others would take longer than doing it."""
+    before = torch.get_num_threads()
+    if work < SHARED_WORK:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass
@@ -59,8 +74,7 @@ class FitHistory:
         """One row per step: train_error, test_error, seconds."""
         import pandas
 
-        columns = {"train_error": self.train_error, "test_error": self.test_error, "seconds": self.seconds}
-        return pandas.DataFrame(columns)
+        return pandas.DataFrame({name: vars(self)[name] for name in ("train_error", "test_error", "seconds")})
 
     def plot(self) -> Figure:
         """Draw the errors by step.
@@ -81,19 +95,7 @@ class FitHistory:
 
 @dataclass
 class Run:
-    """State shared by the loops of all optimizers.
-
-    Args:
-        model: the network.
-        points: inputs, (N, I), that hidden grids move to.
-        steps: at most.
-        report: called after every step.
-        grid_update_every: steps between moving grids, 0 for never.
-        tolerance: the run may end when `PATIENCE` steps improve the error by less than this share.
-        test: the error on other samples, or None.
-        history: is extended by `record`.
-        begin: the time at which the run began.
-    """
+    """State shared by the loops of all optimizers: hidden grids move to `points`, (N, I), and `record` logs errors."""
 
     model: KAN
     points: Tensor
@@ -111,10 +113,11 @@ class Run:
 
     def update_grids(self, step: int) -> bool:
         """Move the grids if they are due at this step; whether they moved."""
-        due = self.grid_update_every and step % self.grid_update_every == 0 and step <= MOVING * self.steps
+        every = self.grid_update_every
+        due = bool(every) and step % every == 0 and step <= MOVING * self.steps
         if due:
             update_grid(self.model, self.points, margin=GRID_MARGIN)
-        return bool(due)
+        return due
 
     @torch.no_grad()
     def record(self, train_error: float) -> bool:

@@ -69,13 +69,11 @@ def jacobian(model: KAN, layers: list[LayerJets], slope_NRKJ: Tensor) -> Tensor:
         layer, formulas = layers[index], model.formulas[index]
         slope_NROJ = _before_products(model, index, layer.sums, slope_NRKJ)
         i, o = model.curved(index).nonzero(as_tuple=True)
-        at_edges = torch.einsum(
-            "nrej,nejf->nref", slope_NROJ[:, :, o], _through(layer.features[:3], layer.inputs)[:, i]
-        )
+        jets = _through(layer.features[:3], layer.inputs)[:, i]
+        at_edges = torch.einsum("nrej,nejf->nref", slope_NROJ[:, :, o], jets)
         parts = [at_edges.flatten(2), slope_NROJ[..., 0]]
         if layer.formulas is not None:
-            x = layer.inputs[:, :, 0]
-            partials = elementwise_derivatives(formulas.partials, x, 2)  # (3, N, E, 4)
+            partials = elementwise_derivatives(formulas.partials, layer.inputs[:, :, 0], 2)  # (3, N, E, 4)
             jets = _through(partials, layer.inputs[:, formulas.inputs])
             parts.append(torch.einsum("nrej,nejf->nref", slope_NROJ[:, :, formulas.outputs_of], jets).flatten(2))
         blocks = parts + blocks
@@ -123,28 +121,18 @@ def _before_curves(model: KAN, index: int, layer: LayerJets, slope_NROJ: Tensor)
     value = back(slope, by_value) + (
         back(bend, by_first) * first + back(third, by_second) * first.square() + back(bend, by_second) * second
     ).sum(dim=-1)
-    return torch.cat(
-        [
-            value.unsqueeze(-1),
-            back(slope, by_first) + 2 * back(bend, by_second) * first,
-            back(slope, by_second),
-        ],
-        dim=-1,
-    )
+    slopes = back(slope, by_first) + 2 * back(bend, by_second) * first
+    return torch.cat([value.unsqueeze(-1), slopes, back(slope, by_second)], dim=-1)
 
 
 def _node_jets(model: KAN, index: int, sums: Tensor) -> Tensor:
     plain, products = model.width[index + 1]
     if not products:
         return sums
-    left, right = sums[:, plain:].unflatten(1, (products, 2)).unbind(dim=2)
-    return torch.cat([sums[:, :plain], _product(left, right)], dim=1)
-
-
-def _product(left: Tensor, right: Tensor) -> Tensor:
-    (a, a1, a2), (b, b1, b2) = _parts(left), _parts(right)
+    (a, a1, a2), (b, b1, b2) = map(_parts, sums[:, plain:].unflatten(1, (products, 2)).unbind(dim=2))
     a, b = a.unsqueeze(-1), b.unsqueeze(-1)
-    return torch.cat([a * b, a1 * b + a * b1, a2 * b + 2 * a1 * b1 + a * b2], dim=-1)
+    jets = torch.cat([a * b, a1 * b + a * b1, a2 * b + 2 * a1 * b1 + a * b2], dim=-1)
+    return torch.cat([sums[:, :plain], jets], dim=1)
 
 
 def _before_products(model: KAN, index: int, sums: Tensor, slope_NRKJ: Tensor) -> Tensor:

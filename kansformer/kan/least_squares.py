@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -37,28 +36,21 @@ class Linearization:
     linearize: Callable[[], tuple[Tensor, Tensor | None]]
 
 
-class Problem(Protocol):
-    """Residuals whose squares are minimised."""
-
-    def evaluate(self) -> Linearization:
-        """The residuals at the network's present parameters."""
-
-
 @torch.no_grad()
-def levenberg_marquardt(run: Run, problem: Problem) -> None:
-    """Minimise the sum of the squared residuals and of the penalty."""
+def levenberg_marquardt(run: Run, evaluate: Callable[[], Linearization]) -> None:
+    """Minimise the sum of the squared residuals and of the penalty; `evaluate` gives them at the present parameters."""
     model, damping = run.model, FIRST_DAMPING
-    here = problem.evaluate()
+    here = evaluate()
     for step in range(run.steps):
         if run.update_grids(step):
-            here = problem.evaluate()
+            here = evaluate()
         if not here.residuals.isfinite().all():
             run.history.stopped = "the network's outputs are not finite"
             return
         parameters = Parameters(model)
         now_P, free_P = parameters.read(), parameters.free_P
         jacobian, quadratic = here.linearize()
-        solve = _Damped(jacobian, here.residuals, now_P, quadratic, free_P)
+        solve = _damped_solver(jacobian, here.residuals, now_P, quadratic, free_P)
         before = _objective(here.residuals, now_P, quadratic)
         improved = False
         try:
@@ -66,7 +58,7 @@ def levenberg_marquardt(run: Run, problem: Problem) -> None:
                 change_P = solve(damping)
                 if change_P is not None:
                     parameters.write(now_P - change_P)
-                    there = problem.evaluate()
+                    there = evaluate()
                     after = _objective(there.residuals, now_P - change_P, quadratic)
                     if after < before:
                         improved, damping, here = True, max(LESS * damping, MIN_DAMPING), there
@@ -84,49 +76,46 @@ def levenberg_marquardt(run: Run, problem: Problem) -> None:
 
 def _objective(residual: Tensor, vector_P: Tensor, quadratic: Tensor | None) -> float:
     value = residual.square().sum() / 2
-    if quadratic is not None:
-        value = value + vector_P @ quadratic @ vector_P / 2
+    value = value if quadratic is None else value + vector_P @ quadratic @ vector_P / 2
     return value.item() if value.isfinite() else math.inf
 
 
-class _Damped:
-    """Steps that solve (JᵀJ + Q + damping·diagonal) δ = Jᵀr + Qp for the free parameters.
+def _damped_solver(
+    jacobian: Tensor, residuals: Tensor, vector_P: Tensor, quadratic: Tensor | None, free_P: Tensor | None
+) -> Callable[[float], Tensor | None]:
+    """Steps that solve (JᵀJ + Q + damping·diagonal) δ = Jᵀr + Qp for the free parameters, by damping.
 
     With few parameters, such as those of formulas, a QR factorisation of J replaces the normal equations, which is
     exact to the last digit.
     """
-
-    def __init__(
-        self, jacobian: Tensor, residuals: Tensor, vector_P: Tensor, quadratic: Tensor | None, free_P: Tensor | None
-    ) -> None:
-        self.free_P = free_P
-        jacobian = jacobian if free_P is None else jacobian[:, free_P]
-        gradient = jacobian.mT @ residuals
-        self.exact = quadratic is None and 4 * jacobian.shape[1] < len(jacobian) and jacobian.shape[1] <= MAX_EXACT
-        if self.exact:
-            self.diagonal = jacobian.square().sum(dim=0)
-            rotation, self.triangle = torch.linalg.qr(jacobian)
-            self.rotated = rotation.mT @ residuals
-            return
-        matrix = jacobian.mT @ jacobian
+    jacobian = jacobian if free_P is None else jacobian[:, free_P]
+    exact = quadratic is None and 4 * jacobian.shape[1] < len(jacobian) and jacobian.shape[1] <= MAX_EXACT
+    if exact:
+        diagonal_F = jacobian.square().sum(dim=0)
+        rotation, triangle = torch.linalg.qr(jacobian)
+        target = torch.cat([rotation.mT @ residuals, torch.zeros_like(diagonal_F)])
+    else:
+        matrix, gradient = jacobian.mT @ jacobian, jacobian.mT @ residuals
         if quadratic is not None:
             pull_P = quadratic @ vector_P
             if free_P is not None:
                 quadratic, pull_P = quadratic[free_P][:, free_P], pull_P[free_P]
             matrix, gradient = matrix + quadratic, gradient + pull_P
-        self.matrix, self.gradient, self.diagonal = matrix, gradient, matrix.diagonal()
+        diagonal_F = matrix.diagonal()
 
-    def __call__(self, damping: float) -> Tensor | None:
-        change_F = self._solve(damping * self.diagonal.clamp(min=MIN_DIAGONAL) + RIDGE * damping)
-        if change_F is None or self.free_P is None:
-            return change_F
-        return change_F.new_zeros(len(self.free_P)).masked_scatter(self.free_P, change_F)
+    def solve(damping: float) -> Tensor | None:
+        damping_F = damping * diagonal_F.clamp(min=MIN_DIAGONAL) + RIDGE * damping
+        if exact:
+            rows = torch.cat([triangle, damping_F.sqrt().diag()])
+            change_F = torch.linalg.lstsq(rows.cpu(), target.cpu().unsqueeze(-1), driver="gelsd").solution[:, 0]
+            if not change_F.isfinite().all():
+                return None
+            change_F = change_F.to(rows)
+        else:
+            factor, failed = torch.linalg.cholesky_ex(matrix + (damping_F + RIDGE).diag())
+            if failed:
+                return None
+            change_F = torch.cholesky_solve(gradient.unsqueeze(-1), factor)[:, 0]
+        return change_F if free_P is None else change_F.new_zeros(len(free_P)).masked_scatter(free_P, change_F)
 
-    def _solve(self, diagonal: Tensor) -> Tensor | None:
-        if self.exact:
-            rows = torch.cat([self.triangle, diagonal.sqrt().diag()])
-            target = torch.cat([self.rotated, torch.zeros_like(self.diagonal)])
-            solution = torch.linalg.lstsq(rows.cpu(), target.cpu().unsqueeze(-1), driver="gelsd").solution[:, 0]
-            return solution.to(rows) if solution.isfinite().all() else None
-        factor, failed = torch.linalg.cholesky_ex(self.matrix + (diagonal + RIDGE).diag())
-        return None if failed else torch.cholesky_solve(self.gradient.unsqueeze(-1), factor)[:, 0]
+    return solve

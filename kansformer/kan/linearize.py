@@ -5,22 +5,21 @@ Shape letters: N samples, I inputs, O outputs of a layer, K outputs of the netwo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
-from kansformer.basis import elementwise_derivatives
-from kansformer.kan.symbols import SymbolicEdges
+from kansformer.basis import elementwise_derivatives, fit_curves
+from kansformer.kan.edges import SymbolicEdges
 from kansformer.nn import KANLinear
 from kansformer.nn.base import base_function
 
 if TYPE_CHECKING:
     from kansformer.kan.network import KAN
 
-EdgeNumbers: TypeAlias = tuple[Tensor, ...]
 FirstOrder: TypeAlias = tuple[Tensor, Tensor]
 Features = TypeVar("Features")
 
@@ -56,16 +55,19 @@ class Parameters:
     def __init__(self, model: KAN) -> None:
         self.model = model
         self.edges = [model.curved(index).nonzero(as_tuple=True) for index in range(len(model.layers))]
-        self.free_P = self._free()
+        free_P = self._vector(lambda parameter: torch.full_like(parameter, parameter.requires_grad, dtype=torch.bool))
+        self.free_P = None if free_P.all() else free_P
 
-    @torch.no_grad()
     def read(self) -> Tensor:
         """The vector, (P,)."""
+        return self._vector(Tensor.detach)
+
+    def _vector(self, part: Callable[[Tensor], Tensor]) -> Tensor:
         parts = []
         for (i, o), layer, formulas in self._layers():
-            curves = torch.cat([layer.weight[o, i].unsqueeze(-1), layer.coefficients[i, :, o]], dim=-1)
-            parts += [curves.flatten(), layer.bias, formulas.affine.flatten()]
-        return torch.cat(parts).clone()
+            curves = torch.cat([part(layer.weight)[o, i].unsqueeze(-1), part(layer.coefficients)[i, :, o]], dim=-1)
+            parts += [curves.flatten(), part(layer.bias), part(formulas.affine).flatten()]
+        return torch.cat(parts)
 
     @torch.no_grad()
     def write(self, vector_P: Tensor) -> None:
@@ -81,17 +83,7 @@ class Parameters:
             layer.bias.copy_(bias)
             formulas.affine.copy_(affine.reshape(-1, 4))
 
-    def _free(self) -> Tensor | None:
-        """Mask of the entries that require gradients, None if all do."""
-        parts: list[bool] = []
-        for (i, _), layer, formulas in self._layers():
-            weight, coefficients, bias = layer.weight, layer.coefficients, layer.bias
-            curve = [weight.requires_grad] + [coefficients.requires_grad] * coefficients.shape[1]
-            affine = [formulas.affine.requires_grad] * formulas.affine.numel()
-            parts += curve * len(i) + [bias.requires_grad] * len(bias) + affine
-        return None if all(parts) else torch.tensor(parts, device=self.model.layers[0].bias.device)
-
-    def _layers(self) -> Iterable[tuple[EdgeNumbers, KANLinear, SymbolicEdges]]:
+    def _layers(self) -> Iterator[tuple[tuple[Tensor, ...], KANLinear, SymbolicEdges]]:
         return zip(self.edges, self.model.layers, self.model.formulas, strict=True)
 
 
@@ -150,14 +142,7 @@ def jacobian(model: KAN, states: list[LayerState]) -> Tensor:
 
 
 def layer_state(model: KAN, index: int, x: Tensor, features: FirstOrder | None = None) -> LayerState:
-    """Everything about a layer at inputs (N, I), differentiable by its parameters.
-
-    Args:
-        model: the network.
-        index: of the layer.
-        x: its inputs.
-        features: the result of `layer_features` for x, if known.
-    """
+    """A layer at inputs (N, I), differentiable by its parameters; `features` of x if they are known."""
     layer = model.layers[index]
     inputs, outputs_of = model.curved(index).nonzero(as_tuple=True)
     values, slopes = layer_features(layer, x) if features is None else features
@@ -171,12 +156,9 @@ def layer_state(model: KAN, index: int, x: Tensor, features: FirstOrder | None =
 def layer_features(layer: KANLinear, x: Tensor) -> FirstOrder:
     """σ and the basis at inputs of a `KANLinear`, and their derivatives, (N, I, F) each; differentiable by x."""
     values, slopes = layer.curves.basis.values_and_derivatives(x, layer.domain, layer.denominator)
-    if layer.base == "zero":
-        base, slope = torch.zeros_like(x), torch.zeros_like(x)
-    else:
-        base = base_function(layer.base)(x)
-        slope = elementwise_derivatives(base_function(layer.base), x, 1)[1]
-    return torch.cat([base.unsqueeze(-1), values], dim=-1), torch.cat([slope.unsqueeze(-1), slopes], dim=-1)
+    base = base_function(layer.base)
+    slope = elementwise_derivatives(base, x, 1)[1]
+    return torch.cat([base(x).unsqueeze(-1), values], dim=-1), torch.cat([slope.unsqueeze(-1), slopes], dim=-1)
 
 
 @torch.no_grad()
@@ -187,6 +169,22 @@ def higher_features(layer: KANLinear, x: Tensor, highest: int) -> Tensor:
     return torch.cat([base.unsqueeze(-1), values], dim=-1)
 
 
+def fit_layer_curves(layer: KANLinear, input: int, x_S: Tensor, y_SO: Tensor) -> Tensor:
+    """Coefficients of the curves of one input through values at points, (C, O)."""
+    row = slice(input, input + 1)
+    denominator = None if layer.denominator is None else layer.denominator[row]
+    basis, domain = layer.curves.basis, layer.domain[row]
+    return fit_curves(x_S.unsqueeze(0), y_SO.unsqueeze(0), basis, domain, denominator_ID=denominator)[0]
+
+
+def levels(model: KAN, x: Tensor) -> Iterator[Tensor]:
+    """The inputs of every layer, and the outputs last."""
+    yield x
+    for index in range(len(model.layers)):
+        x = model.nodes(index, model.sums(index, x))
+        yield x
+
+
 def _before_products(model: KAN, index: int, sums: Tensor, slope_NKO: Tensor) -> Tensor:
     """Derivatives by a layer's outputs, from those by the nodes behind it."""
     plain, products = model.width[index + 1]
@@ -195,3 +193,12 @@ def _before_products(model: KAN, index: int, sums: Tensor, slope_NKO: Tensor) ->
     factors = sums[:, plain:].unflatten(-1, (products, 2)).flip(-1)  # each output's partner
     slopes = slope_NKO[:, :, plain:].unsqueeze(-1) * factors.unsqueeze(1)
     return torch.cat([slope_NKO[:, :, :plain], slopes.flatten(2)], dim=-1)
+
+
+def slopes_of_columns(columns_NK: Tensor, x: Tensor) -> Tensor:
+    """Derivatives of columns by the rows of x (N, ...) that each row is made of, (N, K, ...)."""
+    slopes = [
+        torch.autograd.grad(column_N.sum(), x, retain_graph=True, materialize_grads=True)[0]
+        for column_N in columns_NK.unbind(dim=1)
+    ]
+    return torch.stack(slopes, dim=1)

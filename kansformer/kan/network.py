@@ -6,6 +6,7 @@ Shape letters: `...` any, N samples, I inputs, O outputs, C coefficients.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from numbers import Integral
 from typing import TypeAlias, cast
 
@@ -15,10 +16,10 @@ from torch import Tensor, nn
 from kansformer.basis import fit_curves
 from kansformer.errors import ConfigError, ShapeError, SlotError
 from kansformer.kan import diagram, fitting, pruning, saving, sparse, symbolic
-from kansformer.kan.data import Samples, Table, inputs_of
-from kansformer.kan.edges import Edge
-from kansformer.kan.symbols import SymbolicEdges
-from kansformer.kan.threads import few_threads
+from kansformer.kan.data import Samples, Table, even_points, inputs_of
+from kansformer.kan.edges import Edge, SymbolicEdges
+from kansformer.kan.history import few_threads
+from kansformer.kan.linearize import slopes_of_columns
 from kansformer.nn import KANLinear, refine_grid, update_grid
 
 # Curves start as lines of this size at the ends of the domain, over the root of the number of inputs, plus noise.
@@ -79,18 +80,12 @@ class KAN(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         layers: list[KANLinear] = []
         with torch.random.fork_rng(devices=[]):
-            for (sums, products), (next_sums, next_products) in zip(self.width, self.width[1:], strict=False):
+            for (sums, products), (next_sums, next_products) in pairwise(self.width):
                 inputs, outputs = sums + products, next_sums + 2 * next_products
                 layer = KANLinear(
-                    inputs,
-                    outputs,
-                    base=base,
-                    dtype=dtype,
-                    basis=basis,
-                    grid_size=grid_size,
-                    order=order,
-                    domain=domain,
-                )
+                    inputs, outputs, base=base, dtype=dtype,
+                    basis=basis, grid_size=grid_size, order=order, domain=domain,
+                )  # fmt: skip
                 _start(layer, generator)
                 self.register_buffer(f"alive_{len(layers)}", torch.ones(inputs, outputs).bool())
                 layers.append(layer)
@@ -141,10 +136,8 @@ class KAN(nn.Module):
         """Draw new first coefficients for all curves that are left; formulas stay."""
         generator = torch.Generator().manual_seed(seed)
         for index, layer in enumerate(self.layers):
-            gone_IO = ~self.curved(index)
             _start(layer, generator)
-            layer.weight.data[gone_IO.mT] = 0
-            layer.coefficients.data.transpose(1, 2)[gone_IO] = 0
+            _clear(layer, ~self.curved(index))
 
     @property
     def alive(self) -> list[Tensor]:
@@ -168,10 +161,8 @@ class KAN(nn.Module):
         """Derivatives of every output by every input, (..., O, I)."""
         with torch.enable_grad():
             flat = x.detach().reshape(-1, x.shape[-1]).requires_grad_()
-            rows = [
-                torch.autograd.grad(column.sum(), flat, retain_graph=True)[0] for column in self(flat).unbind(dim=-1)
-            ]
-        return torch.stack(rows, dim=-2).reshape(*x.shape[:-1], len(rows), x.shape[-1])
+            slopes = slopes_of_columns(self(flat), flat)
+        return slopes.reshape(*x.shape[:-1], *slopes.shape[1:])
 
     def sums(self, index: int, x: Tensor) -> Tensor:
         """The outputs of a layer."""
@@ -206,26 +197,20 @@ class KAN(nn.Module):
         """
         if not 0 <= edge.layer < len(self.layers):
             raise SlotError(f"There is no layer {edge.layer}: choose from 0 to {len(self.layers) - 1}.")
-        alive_IO = self.alive[edge.layer]
-        inside = 0 <= edge.input < alive_IO.shape[0] and 0 <= edge.output < alive_IO.shape[1]
-        if not inside or not alive_IO[edge.input, edge.output]:
-            known = ", ".join(f"{i} -> {o}" for i, o in alive_IO.nonzero().tolist()[:8])
+        edges = self.alive[edge.layer].nonzero().tolist()
+        if [edge.input, edge.output] not in edges:
+            known = ", ".join(f"{i} -> {o}" for i, o in edges[:8])
             raise SlotError(f"The edge {edge} is not there, or was pruned. Layer {edge.layer} has: {known}.")
 
-    @torch.no_grad()
     def cut(self, index: int, gone_IO: Tensor) -> None:
         """Remove edges of a layer and what they add to its outputs."""
-        layer = self.layers[index]
-        layer.weight[gone_IO.mT] = 0
-        layer.coefficients.transpose(1, 2)[gone_IO] = 0
+        _clear(self.layers[index], gone_IO)
         formulas = self.formulas[index]
-        if len(formulas):
-            formulas.keep(~gone_IO[formulas.inputs, formulas.outputs_of])
+        formulas.keep(~gone_IO[formulas.inputs, formulas.outputs_of])
         self.alive[index].masked_fill_(gone_IO, False)
 
     def extra_repr(self) -> str:
-        shown = [sums if not products else [sums, products] for sums, products in self.width]
-        return f"width={shown}"
+        return f"width={[[sums, products] if products else sums for sums, products in self.width]}"
 
 
 @torch.no_grad()
@@ -233,19 +218,23 @@ def _start(layer: KANLinear, generator: torch.Generator) -> None:
     """Random lines with a little noise; the base at zero. Nothing on the meta device."""
     if layer.weight.is_meta:
         return
-    inputs, outputs = layer.in_features, layer.out_features
-    domain = layer.domain.double().cpu()
-    unit_S = torch.linspace(0, 1, SAMPLES, dtype=torch.float64)
-    x_IS = domain[:, :1] + (domain[:, 1:] - domain[:, :1]) * unit_S
-    line_IS1 = (2 * unit_S - 1).expand(inputs, -1).unsqueeze(-1)
+    inputs, domain = layer.in_features, layer.domain.double().cpu()
+    line_IS1 = (2 * torch.linspace(0, 1, SAMPLES, dtype=torch.float64) - 1).expand(inputs, -1).unsqueeze(-1)
     denominator = None if layer.denominator is None else layer.denominator.double().cpu()
     with few_threads(0):  # a seed means the same network on any number of threads
+        x_IS = even_points(domain, SAMPLES)
         lines_IC1 = fit_curves(x_IS, line_IS1, layer.curves.basis, domain, denominator_ID=denominator)
-    slopes_IO = SLOPE * (2 * torch.rand(inputs, 1, outputs, generator=generator, dtype=torch.float64) - 1)
+    slopes_IO = SLOPE * (2 * torch.rand(inputs, 1, layer.out_features, generator=generator, dtype=torch.float64) - 1)
     noise = torch.randn(layer.coefficients.shape, generator=generator, dtype=torch.float64)
     layer.coefficients.copy_(slopes_IO * inputs**-0.5 * lines_IC1 + NOISE * noise)
     layer.weight.zero_()
     layer.bias.zero_()
+
+
+@torch.no_grad()
+def _clear(layer: KANLinear, gone_IO: Tensor) -> None:
+    layer.weight[gone_IO.mT] = 0
+    layer.coefficients.transpose(1, 2)[gone_IO] = 0
 
 
 def _checked_width(width: Width) -> list[tuple[int, int]]:

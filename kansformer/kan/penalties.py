@@ -46,7 +46,9 @@ class Penalties:
 
     def of(self, model: KAN, states: list[LayerState]) -> Tensor:
         """The penalty, differentiable by the network's parameters."""
-        total = self.sparsity * size_penalty(states, self.entropy) if self.sparsity else torch.zeros(())
+        total = torch.zeros(())
+        if self.sparsity:
+            total = self.sparsity * sum((self._of_sizes(_sizes(state), state) for state in states), total)
         if self.smoothness:
             for layer, state in zip(model.layers, states, strict=True):
                 weights_EF, bending_EFF = state.weights[state.inputs, state.outputs_of], _bending(layer)[state.inputs]
@@ -56,48 +58,33 @@ class Penalties:
     @torch.no_grad()
     def quadratic(self, model: KAN, states: list[LayerState]) -> Tensor | None:
         """Q with pᵀQp an upper bound of the penalty near p, up to a constant, (P, P); None if there is none."""
-        total = None
-        affine = [formulas.affine.numel() for formulas in model.formulas]
-        if self.sparsity:
-            total = self.sparsity / 2 * quadratic_size_penalty(states, affine, self.entropy)
-        if self.smoothness:
-            blocks: list[Tensor] = []
-            for layer, state, count in zip(model.layers, states, affine, strict=True):
-                blocks += [*_bending(layer)[state.inputs], _nothing(state, count)]
-            smooth = self.smoothness * torch.block_diag(*blocks)
-            total = smooth if total is None else total + smooth
-        return total
+        if not self:
+            return None
+        blocks: list[Tensor] = []
+        for layer, state, formulas in zip(model.layers, states, model.formulas, strict=True):
+            block_EFF = torch.zeros((), device=state.sums.device)
+            if self.sparsity:
+                block_EFF = self.sparsity / 2 * self._bound_of_sizes(state)
+            if self.smoothness:
+                block_EFF = block_EFF + self.smoothness * _bending(layer)[state.inputs]
+            others = state.sums.shape[1] + formulas.affine.numel()  # biases and formulas cost nothing
+            blocks += [*block_EFF, state.sums.new_zeros(others, others)]
+        return torch.block_diag(*blocks)
 
+    def _of_sizes(self, sizes_E: Tensor, state: LayerState) -> Tensor:
+        if not len(sizes_E):
+            return sizes_E.sum()
+        entropy = _entropy(sizes_E, state.inputs) + _entropy(sizes_E, state.outputs_of)
+        return sizes_E.sum() + self.entropy * entropy
 
-def size_penalty(states: list[LayerState], entropy: float) -> Tensor:
-    """Sum of the sizes of all curves plus `entropy` times their entropies."""
-    return sum((_of_sizes(_sizes(state), state, entropy) for state in states), torch.zeros(()))
-
-
-@torch.no_grad()
-def quadratic_size_penalty(states: list[LayerState], affine_sizes: list[int], entropy: float) -> Tensor:
-    """Q with pᵀQp / 2 an upper bound of the penalty near p, up to a constant, (P, P): each size s by s²/2s₀ + s₀/2.
-
-    Args:
-        states: of all layers.
-        affine_sizes: the number of parameters of the formulas of each layer.
-        entropy: as in `size_penalty`.
-    """
-    blocks = []
-    for state, affine in zip(states, affine_sizes, strict=True):
+    def _bound_of_sizes(self, state: LayerState) -> Tensor:
+        """Twice a bound for every edge, (E, F, F): its size s is at most s²/2s₀ + s₀/2, where s₀ is the present one."""
         sizes_E = _sizes(state)
         with torch.enable_grad():
             leaf = sizes_E.detach().requires_grad_()
-            (slope_E,) = torch.autograd.grad(_of_sizes(leaf, state, entropy), leaf)
+            (slope_E,) = torch.autograd.grad(self._of_sizes(leaf, state), leaf)
         weight_E = slope_E.clamp(min=MIN_SLOPE) / (sizes_E + MIN_SIZE)
-        blocks += list(weight_E[:, None, None] * _covariances(state)[state.inputs])
-        blocks.append(_nothing(state, affine))
-    return torch.block_diag(*blocks)
-
-
-def _nothing(state: LayerState, affine: int) -> Tensor:
-    """The zero block of a layer's biases and formulas."""
-    return state.sums.new_zeros(state.sums.shape[1] + affine, state.sums.shape[1] + affine)
+        return weight_E[:, None, None] * _covariances(state)[state.inputs]
 
 
 @torch.no_grad()
@@ -120,13 +107,6 @@ def _sizes(state: LayerState) -> Tensor:
 def _covariances(state: LayerState) -> Tensor:
     centred = state.features - state.features.mean(dim=0)
     return torch.einsum("nif,nig->ifg", centred, centred) / len(centred)
-
-
-def _of_sizes(sizes_E: Tensor, state: LayerState, entropy: float) -> Tensor:
-    if not len(sizes_E):
-        return sizes_E.sum()
-    entropies = [_entropy(sizes_E, nodes) for nodes in (state.inputs, state.outputs_of)]
-    return sizes_E.sum() + entropy * (entropies[0] + entropies[1])
 
 
 def _entropy(sizes_E: Tensor, nodes_E: Tensor) -> Tensor:

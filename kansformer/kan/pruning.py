@@ -5,7 +5,9 @@ Shape letters: N samples, I inputs, O outputs.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
+from itertools import pairwise
 from types import EllipsisType
 from typing import TYPE_CHECKING
 
@@ -81,9 +83,8 @@ def _scores_and_means(model: KAN, x: Tensor) -> tuple[NodeScores, list[Tensor]]:
         states.append(state)
         values.append(value_NIO)
         x = model.nodes(index, state.sums)
-    node = torch.ones(sum(model.width[-1]), dtype=x.dtype, device=x.device) / sum(model.width[-1])
-    edges: list[Tensor] = []
-    nodes = [node]
+    node = x.new_ones(sum(model.width[-1])) / sum(model.width[-1])
+    edges, nodes = list[Tensor](), [node]
     for index in reversed(range(len(states))):
         output = _outputs_of_nodes(model, index, node)
         spread_IO = values[index].std(dim=0, correction=0)
@@ -120,25 +121,16 @@ def prune(model: KAN, data: Samples | Table, *, threshold: float = THRESHOLD) ->
     scores, means = _scores_and_means(model, x)
     everything = torch.cat([score[alive] for score, alive in zip(scores.edges, model.alive, strict=True)])
     candidates = everything[everything <= threshold].sort().values
-    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    kept_formulas = [formulas.snapshot() for formulas in model.formulas]
-
-    def put_back() -> None:
-        for formulas, kept in zip(model.formulas, kept_formulas, strict=True):
-            formulas.restore(*kept)
-        model.load_state_dict(state)
-
     going = len(candidates)
-    try:
-        while True:
-            _cut_below(model, scores, means, float(candidates[going - 1]) if going else -1.0)
-            if y is None or before is None or rmse(model, x, y) <= (1 + MAX_LOSS) * before or not going:
-                break
-            put_back()
-            going -= max(1, going // 8)
-    except BaseException:
-        put_back()
-        raise
+    while True:
+        kept = _kept_above(model, scores, float(candidates[going - 1]) if going else -1.0)
+        if y is None or before is None or not going:
+            break
+        _cut_to(trial := copy.deepcopy(model), kept, means)
+        if rmse(trial, x, y) <= (1 + MAX_LOSS) * before:
+            break
+        going -= max(1, going // 8)
+    _cut_to(model, kept, means)
     drop_dead_nodes(model)
     after = None if y is None else rmse(model, x, y)
     left = list(model.edges())
@@ -159,9 +151,7 @@ def prune_inputs(model: KAN, data: Samples | Table, *, threshold: float = THRESH
     """
     scores, means = _scores_and_means(model, inputs_of(model, data))
     gone_I = scores.nodes[0] <= min(threshold, float(scores.nodes[0].max()) / 2)
-    mask_IO = gone_I.unsqueeze(1) & model.alive[0]
-    model.layers[0].bias.add_((means[0] * mask_IO).sum(dim=0))
-    model.cut(0, mask_IO)
+    _cut_to(model, [model.alive[0] & ~gone_I.unsqueeze(1)], means)
     return (~gone_I).nonzero()[:, 0].tolist()
 
 
@@ -174,18 +164,17 @@ def edge_values(model: KAN, index: int, x: Tensor) -> tuple[LayerState, Tensor]:
     return state, value_NIO
 
 
-def _cut_below(model: KAN, scores: NodeScores, means: list[Tensor], limit: float) -> None:
-    """Cut edges with scores up to a limit, but of every output the best path; then all that leads nowhere."""
-    kept = [(score > limit) & alive for score, alive in zip(scores.edges, model.alive, strict=True)]
-    _keep_best_paths(model, scores, kept)
-    _drop_loose_ends(model, kept)
-    for index, keep_IO in enumerate(kept):
+def _cut_to(model: KAN, kept: list[Tensor], means: list[Tensor]) -> None:
+    """Keep the edges of these masks; the means of the others move into the biases."""
+    for index, (keep_IO, mean_IO) in enumerate(zip(kept, means, strict=False)):
         gone_IO = model.alive[index] & ~keep_IO
-        model.layers[index].bias.add_((means[index] * gone_IO).sum(dim=0))
+        model.layers[index].bias.add_((mean_IO * gone_IO).sum(dim=0))
         model.cut(index, gone_IO)
 
 
-def _keep_best_paths(model: KAN, scores: NodeScores, kept: list[Tensor]) -> None:
+def _kept_above(model: KAN, scores: NodeScores, limit: float) -> list[Tensor]:
+    """Masks of edges with scores above a limit and of the best path to every output, without any that lead nowhere."""
+    kept = [(score > limit) & alive for score, alive in zip(scores.edges, model.alive, strict=True)]
     reached = torch.ones(sum(model.width[-1]), dtype=torch.bool)
     for index in reversed(range(len(kept))):
         outputs = _outputs_of_nodes(model, index, reached)
@@ -194,16 +183,11 @@ def _keep_best_paths(model: KAN, scores: NodeScores, kept: list[Tensor]) -> None
             if not kept[index][:, o].any() and model.alive[index][:, o].any():
                 kept[index][score_IO[:, o].argmax(), o] = True
         reached = kept[index][:, outputs].any(dim=1)
-
-
-def _drop_loose_ends(model: KAN, kept: list[Tensor]) -> None:
-    """Edges into nodes that nothing leaves, and out of nodes that nothing enters."""
     for index in range(len(kept) - 2, -1, -1):
-        leaves = kept[index + 1].any(dim=1)
-        kept[index] &= _outputs_of_nodes(model, index, leaves)
+        kept[index] &= _outputs_of_nodes(model, index, kept[index + 1].any(dim=1))
     for index in range(1, len(kept)):
-        entered = _nodes_of_outputs(model, index - 1, kept[index - 1].any(dim=0))
-        kept[index] &= entered.unsqueeze(1)
+        kept[index] &= _nodes_of_outputs(model, index - 1, kept[index - 1].any(dim=0)).unsqueeze(1)
+    return kept
 
 
 def _outputs_of_nodes(model: KAN, index: int, nodes: Tensor) -> Tensor:
@@ -217,40 +201,31 @@ def _nodes_of_outputs(model: KAN, index: int, outputs: Tensor) -> Tensor:
     return torch.cat([outputs[:plain], outputs[plain:].unflatten(0, (products, 2)).any(dim=1)]) if products else outputs
 
 
-def drop_dead_nodes(model: KAN) -> None:
-    """Make the network as narrow as its live nodes."""
-    for index in range(len(model.layers) - 1):
-        leaves = model.alive[index + 1].any(dim=1)
-        if leaves.all():
-            continue
-        if not leaves.any():
-            leaves[0] = True  # a network of constants keeps one node
-        _narrow(model, index, leaves, _outputs_of_nodes(model, index, leaves))
-
-
 @torch.no_grad()
-def _narrow(model: KAN, index: int, nodes: Tensor, outputs: Tensor) -> None:
-    """Keep some of the nodes behind a layer, and the outputs that they are made of; masks."""
-    layer, following = model.layers[index], model.layers[index + 1]
-    layer.weight = _part(layer.weight, outputs)
-    layer.coefficients = _part(layer.coefficients, (..., outputs))
-    layer.bias = _part(layer.bias, outputs)
-    layer.out_features = int(outputs.sum())
-    following.weight = _part(following.weight, (slice(None), nodes))
-    following.coefficients = _part(following.coefficients, nodes)
-    following.in_features = int(nodes.sum())
-    following.domain = following.domain[nodes]
-    if following.denominator is not None:
-        following.denominator = _part(following.denominator, nodes)
-    alive, alive_next = model.alive[index : index + 2]
-    model.register_buffer(f"alive_{index}", alive[:, outputs])
-    model.register_buffer(f"alive_{index + 1}", alive_next[nodes])
-    model.formulas[index].renumber(None, outputs)
-    model.formulas[index + 1].renumber(nodes, None)
-    plain = model.width[index + 1][0]
-    model.width[index + 1] = (int(nodes[:plain].sum()), int(nodes[plain:].sum()))
+def drop_dead_nodes(model: KAN) -> None:
+    """Make the network as narrow as its live nodes; a network of constants keeps one node in every layer."""
+    for index, (layer, following) in enumerate(pairwise(model.layers)):
+        nodes = model.alive[index + 1].any(dim=1)
+        if nodes.all():
+            continue
+        nodes[0] |= not nodes.any()
+        outputs = _outputs_of_nodes(model, index, nodes)
+        layer.out_features, following.in_features = int(outputs.sum()), int(nodes.sum())
+        layer.weight, layer.bias = _part(layer.weight, outputs), _part(layer.bias, outputs)
+        layer.coefficients = _part(layer.coefficients, (..., outputs))
+        following.weight = _part(following.weight, (slice(None), nodes))
+        following.coefficients = _part(following.coefficients, nodes)
+        following.domain = following.domain[nodes]
+        if following.denominator is not None:
+            following.denominator = _part(following.denominator, nodes)
+        model.register_buffer(f"alive_{index}", model.alive[index][:, outputs])
+        model.register_buffer(f"alive_{index + 1}", model.alive[index + 1][nodes])
+        model.formulas[index].renumber(outputs=outputs)
+        model.formulas[index + 1].renumber(inputs=nodes)
+        plain = model.width[index + 1][0]
+        model.width[index + 1] = (int(nodes[:plain].sum()), int(nodes[plain:].sum()))
 
 
 def _part(parameter: Tensor, index: Tensor | tuple[slice | EllipsisType | Tensor, ...]) -> nn.Parameter:
-    """A part of a parameter, which requires gradients if the whole did."""
+    """A part of a parameter, frozen if the parameter is."""
     return nn.Parameter(parameter.detach()[index], requires_grad=parameter.requires_grad)

@@ -20,46 +20,22 @@ TRACE = 1e-10
 MAX_DIGITS = 17
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "sin": torch.sin,
-    "cos": torch.cos,
-    "tan": torch.tan,
-    "tanh": torch.tanh,
-    "exp": torch.exp,
-    "log": torch.log,
-    "atan": torch.atan,
-    "asin": torch.asin,
-    "acos": torch.acos,
-    "atanh": torch.atanh,
-    "cosh": torch.cosh,
-    "sinh": torch.sinh,
-    "Abs": torch.abs,
-    "sign": torch.sign,
-    "erf": torch.erf,
-}
+    "sin": torch.sin, "cos": torch.cos, "tan": torch.tan, "tanh": torch.tanh, "exp": torch.exp, "log": torch.log,
+    "atan": torch.atan, "asin": torch.asin, "acos": torch.acos, "atanh": torch.atanh, "cosh": torch.cosh,
+    "sinh": torch.sinh, "Abs": torch.abs, "sign": torch.sign, "erf": torch.erf,
+}  # fmt: skip
 FOLDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "Add": torch.add,
-    "Mul": torch.mul,
-    "Max": torch.maximum,
-    "Min": torch.minimum,
-    "Pow": torch.pow,
-}
+    "Add": torch.add, "Mul": torch.mul, "Max": torch.maximum, "Min": torch.minimum, "Pow": torch.pow,
+}  # fmt: skip
 
 
 def evaluate(expression: sympy.Expr, points: Mapping[str, Tensor]) -> Tensor:
-    """Evaluate a formula at points, (S,).
-
-    Args:
-        expression: of variables and the functions of `kansformer.symbolic`.
-        points: values of every variable by its name, (S,) each.
-
-    Raises:
-        ConfigError: a function is unknown.
-    """
+    """Evaluate a formula at points, values (S,) of every variable by its name; a ConfigError for unknown functions."""
     name = type(expression).__name__
     if expression.is_Symbol:
         return points[expression.name]
     if not expression.args:
-        return next(iter(points.values())).new_tensor(float(expression)).expand(len(next(iter(points.values()))))
+        return torch.full_like(next(iter(points.values())), float(expression))
     values = [evaluate(part, points) for part in expression.args]
     if name in FOLDS:
         return reduce(FOLDS[name], values)
@@ -71,10 +47,7 @@ def evaluate(expression: sympy.Expr, points: Mapping[str, Tensor]) -> Tensor:
 def rounded(expression: sympy.Expr, digits: int, points: Mapping[str, Tensor]) -> sympy.Expr:
     """Round the numbers of a formula; expand it if that needs no more digits, and drop terms that come from rounding.
 
-    Args:
-        expression: the formula.
-        digits: significant digits; more where the function would change by more than the last of them at the points.
-        points: as in `evaluate`.
+    More digits stay where the function would change by more than the last of them at the points.
     """
     compact = _without_traces(expression, points)
     expanded = _without_traces(sympy.expand_power_base(sympy.expand(compact)), points)

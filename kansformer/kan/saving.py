@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -42,7 +43,7 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            kind = int if name in ("grid_size", "order") else list if name in ("width", "symbols") else str
+            kind = {"grid_size": int, "order": int, "width": list, "symbols": list}.get(name, str)
             if not isinstance(value, kind) or isinstance(value, bool):
                 raise CheckpointError(f"{CONFIG} has {name}={value!r:.120}, which must be of type {kind.__name__}.")
         check_choice("base", self.base[:80], BASE_FUNCTIONS, CheckpointError)
@@ -111,27 +112,27 @@ def load(kind: type[KAN], folder: str | Path, *, library: SymbolLibrary = ALL_SY
             f"{str(folder)!r} holds no network: {CONFIG} and kan-….safetensors are the files that KAN.save writes."
         )
     config = _read_config(folder / CONFIG)
-    tensors = _read_tensors(folder, config.tensors)
+    path = folder / config.tensors
+    if path.name != config.tensors or path.suffix != ".safetensors" or not path.is_file():
+        raise CheckpointError(
+            f"{CONFIG} names {config.tensors!r:.120} as the file of its tensors, which is not beside it."
+        )
+    tensors = read_tensors(path)
     try:
         basis = Basis(name=config.basis, grid_size=config.grid_size, order=config.order)
-        _check_shapes(config.width, basis, tensors)
+        _check_width(config.width, basis, tensors)
         with torch.device("meta"):  # the numbers come from the file
             model = kind(
-                config.width,
-                basis=config.basis,
-                grid_size=config.grid_size,
-                order=config.order,
-                base=config.base,
+                config.width, basis=config.basis, grid_size=config.grid_size, order=config.order, base=config.base,
                 dtype=DTYPES[config.dtype],
-            )
+            )  # fmt: skip
     except ConfigError as error:
         raise CheckpointError(f"{CONFIG} does not describe a network: {error!s:.600}") from None
-    for index, (formulas, names) in enumerate(zip(model.formulas, config.symbols, strict=True)):
-        _check_formula_edges(model, index, len(names), tensors)
-        for name in names:  # edges and numbers come with the tensors
-            formulas.append(library.named(name))
+    for formulas, names in zip(model.formulas, config.symbols, strict=True):
+        nowhere, numbers = formulas.inputs.new_zeros(len(names)), formulas.affine.new_zeros(len(names), 4)
+        formulas.replace(tuple(library.named(name) for name in names), nowhere, nowhere, numbers)
+    _check_tensors(model, tensors)
     try:
-        _check_dtypes(model, tensors)
         # Copies, since the file's own are read from it when they are used.
         model.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
     except RuntimeError as error:
@@ -157,53 +158,36 @@ def _read_config(path: Path) -> NetworkConfig:
     return NetworkConfig(**{name: values[name] for name in names})
 
 
-def _read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
-    path = folder / name
-    if path.name != name or path.suffix != ".safetensors" or not path.is_file():
-        raise CheckpointError(f"{CONFIG} names {name!r:.120} as the file of its tensors, which is not beside it.")
-    return read_tensors(path)
-
-
-def _check_shapes(width: list[int | list[int]], basis: Basis, tensors: dict[str, Tensor]) -> None:
+def _check_width(width: list[int | list[int]], basis: Basis, tensors: dict[str, Tensor]) -> None:
     """Check that the network would have the size of its tensors, before it is built."""
-    sizes = [sum(entry) if _are_counts(entry) else entry for entry in width]
-    outputs = [sum(e[:1]) + 2 * sum(e[1:]) if _are_counts(e) else e for e in width[1:]]
-    for index, (inputs, outs) in enumerate(zip(sizes, outputs, strict=False)):
-        coefficients = tensors.get(f"layers.{index}.coefficients", torch.zeros(0))
-        if tuple(coefficients.shape) != (inputs, basis.num_coefficients, outs):
+    pairs = [entry if isinstance(entry, list) else [entry, 0] for entry in width]
+    for index, (before, after) in enumerate(pairwise(pairs)):
+        numbers = all(type(n) is int for n in before + after)
+        ends = (sum(before), sum(after[:1]) + 2 * sum(after[1:])) if numbers else (before, after)
+        expected = (ends[0], basis.num_coefficients, ends[1])
+        shape = tuple(tensors.get(f"layers.{index}.coefficients", torch.zeros(0)).shape)
+        if shape != expected:
             raise CheckpointError(
-                f"{CONFIG} has width={width!r:.200}, whose layer {index} would have coefficients "
-                f"{(inputs, basis.num_coefficients, outs)!r:.200}, and the tensors are {tuple(coefficients.shape)}."
+                f"{CONFIG} has width={width!r:.200}, whose layer {index} would have coefficients {expected!r:.200}, "
+                f"and the tensors are {shape}."
             )
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and tensor.numel() and not all(end.isfinite() for end in tensor.aminmax()):
-            raise CheckpointError(f"The tensor {name} is not finite.")
 
 
-def _are_counts(entry: int | list[int]) -> TypeGuard[list[int]]:
-    return isinstance(entry, list) and all(isinstance(n, int) and not isinstance(n, bool) for n in entry)
-
-
-def _check_formula_edges(model: KAN, index: int, count: int, tensors: dict[str, Tensor]) -> None:
-    """Check that the formulas of a layer are at its edges."""
-    inside = torch.tensor(model.alive[index].shape)
-    for name, limit in (("inputs", inside[0]), ("outputs_of", inside[1])):
-        places = tensors.get(f"formulas.{index}.{name}", torch.zeros(0, dtype=torch.long))
-        if (
-            tuple(places.shape) != (count,)
-            or places.dtype != torch.long
-            or (places < 0).any()
-            or (places >= limit).any()
-        ):
-            raise CheckpointError(f"{CONFIG} and its tensors differ in the formulas of layer {index}.")
-
-
-def _check_dtypes(model: KAN, tensors: dict[str, Tensor]) -> None:
-    """Check the dtypes of the tensors, and that domains have a width."""
+def _check_tensors(model: KAN, tensors: dict[str, Tensor]) -> None:
+    """Check the types and values of the tensors, and that formulas are at edges; `load_state_dict` checks the rest."""
     for name, own in model.state_dict().items():
-        tensor = tensors.get(name, own)
+        tensor = tensors.get(name)
+        if tensor is None:
+            continue
         if tensor.dtype != own.dtype:
             dtype, expected = (str(dtype).removeprefix("torch.") for dtype in (tensor.dtype, own.dtype))
             raise CheckpointError(f"The tensor {name} is {dtype}, where {CONFIG} says {expected}.")
+        if not tensor.isfinite().all():
+            raise CheckpointError(f"The tensor {name} is not finite.")
         if name.endswith(".domain") and tensor.shape == own.shape and not (tensor[:, 0] < tensor[:, 1]).all():
             raise CheckpointError(f"The tensor {name} has intervals without a width.")
+    for index, alive_IO in enumerate(model.alive):
+        for name, limit in zip(("inputs", "outputs_of"), alive_IO.shape, strict=True):
+            places, count = tensors.get(f"formulas.{index}.{name}"), len(model.formulas[index])
+            if places is None or places.shape != (count,) or (places < 0).any() or (places >= limit).any():
+                raise CheckpointError(f"{CONFIG} and its tensors differ in the formulas of layer {index}.")

@@ -1,6 +1,6 @@
 """The way from a network to the smallest one that explains its samples.
 
-Shape letters: N samples, I inputs, O outputs.
+Shape letters: N samples, I inputs, O outputs, F features, S sample points.
 """
 
 from __future__ import annotations
@@ -10,20 +10,25 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from kansformer.checks import check_number
 from kansformer.kan.data import Samples, dataset_for
 from kansformer.kan.edge_symbols import SETTLED
 from kansformer.kan.fitting import fit, rmse
-from kansformer.kan.pruning import prune
-from kansformer.kan.single_paths import straighten_single_paths
-from kansformer.kan.threads import few_threads
+from kansformer.kan.history import few_threads
+from kansformer.kan.linearize import fit_layer_curves, layer_features
+from kansformer.kan.pruning import drop_dead_nodes, prune
+from kansformer.nn import KANLinear
+from kansformer.symbolic import LIBRARY
 
 if TYPE_CHECKING:
     from kansformer.kan.network import KAN
 
 ROUNDING = 1e-16
+# Of the fit of a composition, on a range with this margin.
+SAMPLES_PER_COEFFICIENT, MARGIN = 8, 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,14 +107,7 @@ def sparsify(model: KAN, data: Samples, *, settings: SearchSettings | None = Non
 
 
 def sparsified(model: KAN, x: Tensor, y: Tensor, settings: SearchSettings, scale: float = 1.0) -> tuple[KAN, float]:
-    """A sparse network and its RMSE; `model` itself is fitted and pruned on the way.
-
-    Args:
-        model: the network.
-        x, y: samples.
-        settings: of the search.
-        scale: of the targets.
-    """
+    """A sparse network and its RMSE, for targets of this scale; `model` itself is fitted and pruned on the way."""
     for steps in settings.sparse_steps:
         fit(model, (x, y), steps=steps, sparsity=settings.sparsity * scale, progress=False)
         prune(model, (x, y))
@@ -140,3 +138,62 @@ def description_length(error: float, numbers: int, samples: int) -> float:
     if math.isnan(error):
         return float("inf")
     return samples * math.log(max(error, ROUNDING)) + numbers / 2 * math.log(samples)
+
+
+@torch.no_grad()
+def straighten_single_paths(model: KAN, x: Tensor) -> int:
+    """Move the curve of an edge that enters a node alone into the edges that leave it, in place.
+
+    There only the composition ψ(φ(x)) is determined: it stays the same when φ is followed by an invertible function and
+    ψ is preceded by its inverse, so a fit ends at one of many pairs, none of which has a symbol. φ becomes the formula
+    x, and ψ is fitted to the composition on the range of the inputs x (N, I). Nodes that pass on the same input are
+    merged.
+
+    Returns:
+        The number of such nodes.
+    """
+    count, passing = 0, dict[tuple[int, int], int]()
+    for index in range(len(model.layers) - 1):
+        inner, outer = model.layers[index], model.layers[index + 1]
+        plain = model.width[index + 1][0]
+        for node in range(plain):
+            entering = model.alive[index][:, node].nonzero()[:, 0].tolist()
+            leaving = model.curved(index + 1)[node]
+            if len(entering) != 1 or not torch.equal(leaving, model.alive[index + 1][node]) or not leaving.any():
+                continue
+            i = entering[0]
+            lower, upper = x[:, i].aminmax()
+            if lower == upper or model.formulas[index].find(i, node) is not None:
+                continue
+            room = MARGIN * (upper - lower)
+            unit_S = torch.linspace(0, 1, SAMPLES_PER_COEFFICIENT * outer.coefficients.shape[1]).to(x)
+            x_S = lower - room + (upper - lower + 2 * room) * unit_S
+            middle_S = _edge_at(inner, i, torch.tensor([node]), x_S)[:, 0] + inner.bias[node]
+            o = leaving.nonzero()[:, 0]
+            together_SO = _edge_at(outer, node, o, middle_S)
+            outer.domain[node] = torch.stack([x_S[0], x_S[-1]])
+            outer.coefficients[node, :, o] = fit_layer_curves(outer, node, x_S, together_SO)
+            outer.weight[o, node] = 0
+            inner.weight[node, i], inner.coefficients[i, :, node], inner.bias[node] = 0, 0, 0
+            model.formulas[index].add(i, node, LIBRARY.named("x"), (1.0, 0.0, 1.0, 0.0))
+            count += 1
+            first = passing.setdefault((index, i), node)
+            if first != node:
+                outer.coefficients[first] += outer.coefficients[node]
+                model.alive[index + 1][first] |= model.alive[index + 1][node]
+                for level, merged in ((index, (slice(None), node)), (index + 1, node)):
+                    gone_IO = torch.zeros_like(model.alive[level])
+                    gone_IO[merged] = True
+                    model.cut(level, gone_IO)
+        x = model.nodes(index, model.sums(index, x))
+    drop_dead_nodes(model)
+    return count
+
+
+def _edge_at(layer: KANLinear, input: int, outputs: Tensor, x_S: Tensor) -> Tensor:
+    """Edges from one input of a layer at points, (S, O)."""
+    whole = x_S.new_zeros(len(x_S), layer.in_features)
+    whole[:, input] = x_S
+    features_SF = layer_features(layer, whole)[0][:, input]
+    weights_FO = torch.cat([layer.weight[outputs, input][None], layer.coefficients[input][:, outputs]])
+    return features_SF @ weights_FO

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,9 +15,9 @@ from torch import Tensor
 
 from kansformer.checks import check_integer
 from kansformer.errors import ConfigError, ConversionStateError, DataError
-from kansformer.kan.data import Samples, Table, inputs_of, variable_names
-from kansformer.kan.edges import Edge, fit_layer_curves
-from kansformer.kan.linearize import layer_features
+from kansformer.kan.data import Samples, Table, even_points, inputs_of, random_points, variable_names
+from kansformer.kan.edges import Edge
+from kansformer.kan.linearize import fit_layer_curves, layer_features, levels
 from kansformer.symbolic import ALL_SYMBOLS, SCIENCE_LIBRARY, SymbolicFits, SymbolLibrary
 from kansformer.symbolic import fit_symbolic as fit_curve_tables
 from kansformer.symbolic.fit import SIMPLICITY
@@ -54,9 +55,8 @@ class EdgeFits:
     def to_pandas(self) -> pandas.DataFrame:
         """One row per edge: layer, input, output, and the fit."""
         table = self.fits.to_pandas()
-        table.insert(0, "layer", [edge.layer for edge in self.edges])
-        table.insert(1, "input", [edge.input for edge in self.edges])
-        table.insert(2, "output", [edge.output for edge in self.edges])
+        for place, name in enumerate(("layer", "input", "output")):
+            table.insert(place, name, [vars(edge)[name] for edge in self.edges])
         return table
 
 
@@ -151,9 +151,11 @@ def unfix_symbol(model: KAN, edge: Edge, data: Samples | Table | None = None) ->
     if index is None:
         raise ConfigError(f"The edge {edge} is a curve, so it has no formula to remove.")
     if data is not None and not model.curved(edge.layer)[edge.input].any():
-        _move_grid(model, edge, inputs_of(model, data))
+        lower, upper = list(levels(model, inputs_of(model, data)))[edge.layer][:, edge.input].aminmax()
+        if lower < upper:
+            layer.domain[edge.input] = torch.stack([lower, upper])
     domain_12 = layer.domain[edge.input : edge.input + 1]
-    x_S = _even_points(domain_12, SAMPLES_PER_COEFFICIENT * layer.coefficients.shape[1])[0]
+    x_S = even_points(domain_12, SAMPLES_PER_COEFFICIENT * layer.coefficients.shape[1])[0]
     whole = x_S.new_zeros(len(x_S), layer.in_features)
     whole[:, edge.input] = x_S
     y_S = formulas.values(whole)[:, index]
@@ -164,7 +166,7 @@ def unfix_symbol(model: KAN, edge: Edge, data: Samples | Table | None = None) ->
         )
     fitted_C1 = fit_layer_curves(layer, edge.input, x_S, y_S.unsqueeze(-1))
     layer.coefficients[edge.input, :, edge.output] = fitted_C1[:, 0]
-    formulas.remove(edge.input, edge.output)
+    formulas.keep(torch.arange(len(formulas)) != index)
 
 
 @torch.no_grad()
@@ -242,47 +244,32 @@ def formula(model: KAN, *, variables: Sequence[str] | None = None, digits: int |
 
 def library_of(library: SymbolLibrary | Sequence[str] | None, default: SymbolLibrary) -> SymbolLibrary:
     """A library, or the functions of these names, or the default."""
-    if library is None or isinstance(library, SymbolLibrary):
-        return default if library is None else library
-    return ALL_SYMBOLS.subset(list(library))
+    library = default if library is None else library
+    return library if isinstance(library, SymbolLibrary) else ALL_SYMBOLS.subset(list(library))
 
 
 def random_inputs(model: KAN) -> Tensor:
     """Random inputs of a network inside its first grids, (N, I), float64."""
-    domain_I2 = model.layers[0].domain.double().cpu()
-    generator = torch.Generator().manual_seed(0)
-    unit_NI = torch.rand(RANDOM_POINTS, len(domain_I2), generator=generator, dtype=torch.float64)
-    return domain_I2[:, 0] + (domain_I2[:, 1] - domain_I2[:, 0]) * unit_NI
+    return random_points(model.layers[0].domain.double().cpu(), RANDOM_POINTS, seed=0)
 
 
 def sampled_edges(model: KAN, data: Samples | Table | None) -> tuple[list[Edge], Tensor, Tensor]:
     """All edges that are curves, their points and values, (E, S) each."""
     edges, points, values = [], [], []
-    x = None if data is None else inputs_of(model, data)
-    for index, layer in enumerate(model.layers):
+    inputs = repeat(None) if data is None else levels(model, inputs_of(model, data))
+    for index, (layer, x) in enumerate(zip(model.layers, inputs, strict=False)):
         range_I2 = layer.domain
         if x is not None:
-            range_I2 = torch.stack([x.amin(dim=0), x.amax(dim=0)], dim=-1)
-            constant = range_I2[:, 0] == range_I2[:, 1]
-            range_I2 = torch.where(constant.unsqueeze(-1), layer.domain, range_I2)
-        x_IS = _even_points(range_I2, POINTS)
+            lower, upper = x.aminmax(dim=0)
+            range_I2 = torch.where((lower == upper).unsqueeze(-1), range_I2, torch.stack([lower, upper], dim=-1))
+        x_IS = even_points(range_I2, POINTS)
         features, _ = layer_features(layer, x_IS.mT.contiguous())
         i, o = model.curved(index).nonzero(as_tuple=True)
         weights_EF = torch.cat([layer.weight[o, i].unsqueeze(-1), layer.coefficients[i, :, o]], dim=-1)
         points.append(x_IS[i])
         values.append(torch.einsum("sef,ef->es", features[:, i], weights_EF))
         edges += [Edge(index, *pair) for pair in zip(i.tolist(), o.tolist(), strict=True)]
-        x = None if x is None else model.nodes(index, model.sums(index, x))
     return edges, torch.cat(points), torch.cat(values)
-
-
-def _move_grid(model: KAN, edge: Edge, x: Tensor) -> None:
-    """Set the domain of an edge's input to the range of its values."""
-    for index in range(edge.layer):
-        x = model.nodes(index, model.sums(index, x))
-    lower, upper = x[:, edge.input].aminmax()
-    if lower < upper:
-        model.layers[edge.layer].domain[edge.input] = torch.stack([lower, upper])
 
 
 def _one_edge(model: KAN, edge: Edge, data: Samples | Table | None) -> tuple[Tensor, Tensor]:
@@ -292,11 +279,6 @@ def _one_edge(model: KAN, edge: Edge, data: Samples | Table | None) -> tuple[Ten
         raise ConfigError(f"The edge {edge} is a formula already. Make it a curve first, by unfix_symbol.")
     row = edges.index(edge)
     return x_ES[row : row + 1], y_ES[row : row + 1]
-
-
-def _even_points(range_I2: Tensor, count: int) -> Tensor:
-    unit = torch.linspace(0, 1, count, dtype=range_I2.dtype, device=range_I2.device)
-    return range_I2[:, :1] + (range_I2[:, 1:] - range_I2[:, :1]) * unit
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from kansformer.errors import ConfigError, DataError, ShapeError
 from kansformer.kan import KAN, Dataset, Edge, SearchSettings, create_dataset
 from kansformer.kan.fitting import rmse
 from kansformer.kan.linearize import Inputs, Parameters, higher_features, jacobian, layer_features, network_states
-from kansformer.kan.penalties import quadratic_size_penalty, size_penalty
+from kansformer.kan.penalties import Penalties
 
 QUIET = {"progress": False}
 
@@ -56,8 +56,8 @@ def test_the_quadratic_penalty_touches_the_penalty_from_above():
     x = torch.randn(50, 2, dtype=torch.float64)
     parameters = Parameters(model)
     vector, states = parameters.read(), network_states(model, Inputs(x, layer_features))[1]
-    quadratic = quadratic_size_penalty(states, [0, 0], entropy=0.0)
-    size = size_penalty(states, 0.0).item()
+    sizes = Penalties(sparsity=1.0, entropy=0.0, smoothness=0.0)
+    quadratic, size = 2 * sizes.quadratic(model, states), sizes.of(model, states).item()
     assert (vector @ quadratic @ vector).item() == pytest.approx(size, rel=1e-2)  # s²/2s₀ + s₀/2 = s₀, twice the half
     generator = torch.Generator().manual_seed(0)
     for _ in range(5):
@@ -65,7 +65,7 @@ def test_the_quadratic_penalty_touches_the_penalty_from_above():
         parameters.write(moved)
         states_moved = [network_states(model, Inputs(x, layer_features))[1][0]]
         bound = (moved @ quadratic @ moved)[None] / 2 + size / 2
-        assert size_penalty(states_moved, 0.0).item() < bound.item() + 1e-3
+        assert sizes.of(model, states_moved).item() < bound.item() + 1e-3
 
 
 @pytest.mark.parametrize(("optimizer", "steps", "bound"), [("lm", 30, 2e-3), ("lbfgs", 30, 2e-2), ("adam", 200, 8e-2)])

@@ -9,7 +9,7 @@ import torch
 from kansformer.errors import ConfigError, ConversionStateError, ShapeError
 from kansformer.kan import KAN, Edge, create_dataset, find_formula
 from kansformer.kan.rounding import evaluate, rounded
-from kansformer.kan.single_paths import straighten_single_paths
+from kansformer.kan.sparse import straighten_single_paths
 from kansformer.symbolic import LIBRARY, fit_symbolic
 
 QUIET = {"progress": False}
