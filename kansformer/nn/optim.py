@@ -39,8 +39,8 @@ def optimizer_groups(
 ) -> list[dict]:
     """Parameter groups for any torch optimizer: base weights, base weights without decay, and curves.
 
-    Without a higher learning rate of their own spline curves per channel or group learn next to nothing, and weight
-    decay on them halves what they gain.
+    At the learning rate of the weights, spline curves per channel or group gain a quarter of what they can (two seeds,
+    `benchmarks/results/optimizer_groups.md`), and weight decay on them halves the gain.
 
     Args:
         model: any model; parameters that do not require a gradient are left out.
