@@ -84,13 +84,7 @@ class Basis:
 
     def derivatives(self, x: Tensor, domain: Tensor, denominator: Tensor | None = None) -> Tensor:
         """Derivatives by x of all basis functions, (..., C); arguments as in `values`."""
-        unit = self.unit_coordinates(x, domain)
-        inside = unit.clamp(0, 1)
-        family, extra = self._family(denominator)
-        result = family.derivatives(inside, self.grid_size, self.order, *extra)
-        if self.extrapolation != "linear":
-            result = result * (unit == inside).unsqueeze(-1)
-        return result / (domain[..., 1] - domain[..., 0]).unsqueeze(-1)
+        return self.values_and_derivatives(x, domain, denominator)[1]
 
     def values_and_derivatives(
         self, x: Tensor, domain: Tensor, denominator: Tensor | None = None
@@ -120,17 +114,17 @@ class Basis:
             return elementwise_derivatives(lambda x: self.values(x, domain, denominator), x, highest)
         unit = self.unit_coordinates(x, domain)
         inside = unit.clamp(0, 1)
-        found = bspline.values_and_higher_derivatives(inside, self.grid_size, self.order, max(highest, 1))
+        result = bspline.values_and_higher_derivatives(inside, self.grid_size, self.order, max(highest, 1))
         reached = (unit == inside).unsqueeze(-1)
         if self.extrapolation == "linear":
-            found[0] += found[1] * (unit - inside).unsqueeze(-1)
-            found[2:] *= reached
+            result[0] += result[1] * (unit - inside).unsqueeze(-1)
+            result[2:] *= reached
         else:
-            found[0 if self.extrapolation == "zero" else 1 :] *= reached
+            result[0 if self.extrapolation == "zero" else 1 :] *= reached
         width = (domain[..., 1] - domain[..., 0]).unsqueeze(-1)
         for n in range(1, highest + 1):
-            found[n] /= width**n
-        return found[: highest + 1]
+            result[n] /= width**n
+        return result[: highest + 1]
 
     @staticmethod
     def unit_coordinates(x: Tensor, domain: Tensor) -> Tensor:
@@ -151,16 +145,13 @@ def elementwise_derivatives(function: Callable[[Tensor], Tensor], x: Tensor, hig
     """
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        found = [function(x)]
+        results = [function(x)]
         for _ in range(highest):
-            weights = torch.zeros_like(found[-1], requires_grad=True)
-            if not found[-1].requires_grad:
-                found.append(torch.zeros_like(found[-1]))
-                continue
-            (pulled,) = torch.autograd.grad(found[-1], x, weights, create_graph=True, materialize_grads=True)
-            if not pulled.requires_grad:  # the function is constant
-                found.append(torch.zeros_like(found[-1]))
-                continue
-            (slopes,) = torch.autograd.grad(pulled.sum(), weights, create_graph=True, materialize_grads=True)
-            found.append(slopes)
-    return torch.stack(found).detach()
+            slopes = torch.zeros_like(results[-1])  # of a constant function
+            if results[-1].requires_grad:
+                weights = torch.zeros_like(results[-1], requires_grad=True)
+                (pulled,) = torch.autograd.grad(results[-1], x, weights, create_graph=True, materialize_grads=True)
+                if pulled.requires_grad:
+                    (slopes,) = torch.autograd.grad(pulled.sum(), weights, create_graph=True, materialize_grads=True)
+            results.append(slopes)
+    return torch.stack(results).detach()

@@ -74,7 +74,7 @@ def refit_curves(
     Args:
         coefficients_ICO: the old coefficients, (I, C, O).
         basis, domain_I2: what they belong to.
-        new_basis, new_domain_I2: what they shall belong to.
+        new_basis, new_domain_I2: what the new ones belong to.
         denominator_ID: (I, D) of rational curves; kept, since only the numerator can be projected.
 
     Returns:

@@ -7,15 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kansformer.cli.loading import (
-    BlockOption,
-    ModelArgument,
-    TextOption,
-    check_block,
-    load_language_model,
-    load_text,
-    read_blocks,
-)
+from kansformer.cli.loading import BlockOption, ModelArgument, TextOption, load_model_and_blocks, load_text
 from kansformer.errors import ConfigError, ConversionStateError
 from kansformer.progress import progress_bar
 
@@ -43,7 +35,6 @@ def evaluate_command(
     """Print a language model's loss and perplexity on a text."""
     if text is not None and dataset is not None:
         raise ConfigError(f"Both --text {text} and --dataset {dataset} were given. Choose one.")
-    check_block(block, max_tokens)
     from kansformer.conversion import is_converted, revert
     from kansformer.hub.model_folder import ModelFolder
     from kansformer.training.data.load import dataset_text
@@ -56,10 +47,9 @@ def evaluate_command(
     else:
         documents = dataset_text(dataset, config=config, split=split, column=column, max_tokens=max_tokens)
         source = f"{dataset}, {split}"
-    language_model, tokenizer = load_language_model(model)
+    language_model, blocks_NT = load_model_and_blocks(model, documents, block, max_tokens)
     if compare and not is_converted(language_model):
         raise ConversionStateError(f"{model!r} is not converted, so there is nothing to compare. Leave out --compare.")
-    blocks_NT = read_blocks(documents, language_model, tokenizer, block, max_tokens)
 
     typer.echo(f"model  {model} ({type(language_model).__name__})")
     typer.echo(f"text   {source}: {blocks_NT.shape[0]:,} blocks of {block} tokens\n")

@@ -7,15 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kansformer.cli.loading import (
-    BlockOption,
-    ModelArgument,
-    TextOption,
-    check_block,
-    load_language_model,
-    load_text,
-    read_blocks,
-)
+from kansformer.cli.loading import BlockOption, ModelArgument, TextOption, load_model_and_blocks, load_text
 from kansformer.errors import CheckpointError, ConfigError
 from kansformer.files import atomic_file, atomic_write_text
 from kansformer.progress import progress_bar
@@ -38,19 +30,17 @@ def explain_command(
     """Say of every edge of a model what goes into it, how much it matters, and which function it is."""
     if out.exists() and not out.is_dir():
         raise CheckpointError(f"--out {str(out)!r} is a file. Give the folder to write into.")
-    check_block(block, max_tokens)
     from kansformer.conversion.slots import find_curve_slots
     from kansformer.interp import summarize
     from kansformer.interp.summary import GOOD, MEASURES
     from kansformer.views import write_report
 
     documents, _ = load_text(text, max_tokens)
-    language_model, tokenizer = load_language_model(model)
+    language_model, blocks_NT = load_model_and_blocks(model, documents, block, max_tokens)
     slots = find_curve_slots(language_model)
     chosen = [(slot.site, slot.name) for slot in slots if sites is None or sites in slot.site]
     if not chosen:
         raise ConfigError(f"No site of this model has {sites!r} in its path, such as {slots[0].site}.")
-    blocks_NT = read_blocks(documents, language_model, tokenizer, block, max_tokens)
     batches = [{"input_ids": part, "labels": part} for part in blocks_NT.split(batch_size)]
     typer.echo(f"Reading {blocks_NT.numel():,} tokens with {model} ({type(language_model).__name__}).")
 

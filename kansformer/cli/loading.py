@@ -13,7 +13,7 @@ from kansformer.errors import ConfigError
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 HELD_OUT = "the standard library's held-out files"
 
@@ -43,14 +43,6 @@ def load_model(source: str, dtype: torch.dtype | str = "auto") -> PreTrainedMode
     return read_model(source, dtype=dtype)
 
 
-def load_language_model(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """`read_language_model`, while transformers prints nothing."""
-    from kansformer.conversion.sources import read_language_model
-
-    quiet_transformers()
-    return read_language_model(source)
-
-
 def load_text(path: Path | None, max_tokens: int | None) -> tuple[str | list[str], str]:
     """A text file, or without a path the held-out files of the standard library, and what to call it.
 
@@ -65,28 +57,23 @@ def load_text(path: Path | None, max_tokens: int | None) -> tuple[str | list[str
     return file_text(path, max_tokens=max_tokens), path.name
 
 
-def read_blocks(
-    text: str | Sequence[str],
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    block: int,
-    max_tokens: int | None,
-) -> Tensor:
-    """Token numbers of a text in blocks, (blocks, tokens), at most `max_tokens` of them.
+def load_model_and_blocks(
+    source: str, text: str | Sequence[str], block: int, max_tokens: int | None
+) -> tuple[PreTrainedModel, Tensor]:
+    """A language model, and token numbers of a text in blocks, (blocks, tokens), at most `max_tokens` of them.
 
     Raises:
-        ConfigError: a block is longer than the model's positions.
+        ConfigError: a block is longer than the model's positions, or than `max_tokens`.
         DataError: the text is shorter than one block.
     """
+    from kansformer.conversion.sources import read_language_model
     from kansformer.training.data.packing import tokenize_blocks
 
+    if max_tokens is not None and max_tokens < block:
+        raise ConfigError(f"--max-tokens {max_tokens} is less than one block of {block} tokens.")
+    quiet_transformers()
+    model, tokenizer = read_language_model(source)
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if positions is not None and block > positions:
         raise ConfigError(f"--block {block} is longer than the {positions} positions of this model.")
-    return tokenize_blocks(text, tokenizer, block)[: None if max_tokens is None else max_tokens // block]
-
-
-def check_block(block: int, max_tokens: int | None) -> None:
-    """Raise a `ConfigError` where the tokens to read do not fill one block."""
-    if max_tokens is not None and max_tokens < block:
-        raise ConfigError(f"--max-tokens {max_tokens} is less than one block of {block} tokens.")
+    return model, tokenize_blocks(text, tokenizer, block)[: None if max_tokens is None else max_tokens // block]

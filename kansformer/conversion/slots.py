@@ -1,13 +1,13 @@
 """The curve slots of a converted model: which modules have curves, under the names of site and slot."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from kansformer.conversion.record import ConversionRecord, get_setting, record_of, rooted_slot
 from kansformer.errors import ConversionStateError, SlotError
-from kansformer.nn.curves import curved_modules
+from kansformer.nn.curves import CurvedModule, curved_modules
 from kansformer.sites.site import INPUT_CURVE, Slot, join_path, parent_of
 
 
@@ -39,13 +39,13 @@ class CurveSlot:
         site: path of the module that owns the slot, or whose input goes through curves.
         name: `input`, `up`, `gate`, `act` or `down`; in a model that was not converted, the attribute's name.
         path: of the module with the curves.
-        module: that module (`Curved`).
+        module: that module.
     """
 
     site: str
     name: str
     path: str
-    module: Any
+    module: CurvedModule
 
     @property
     def has_weights(self) -> bool:
@@ -55,12 +55,24 @@ class CurveSlot:
     @property
     def num_outputs(self) -> int:
         """Edges of every input: the layer's outputs, or 1 where there are no weights."""
-        return self.module.out_features if self.has_weights else 1
+        return cast(int, self.module.out_features) if self.has_weights else 1
 
     @property
     def num_edges(self) -> int:
         """Edges of the slot."""
         return self.module.in_features * self.num_outputs
+
+    def edges(self) -> list[EdgeRef]:
+        """All edges, inputs first, then outputs."""
+        return [
+            EdgeRef(self.site, self.name, i, o)
+            for i in range(self.module.in_features)
+            for o in (range(self.num_outputs) if self.has_weights else (i,))
+        ]
+
+    def edge_numbers(self, inputs: Tensor, outputs: Tensor) -> Tensor:
+        """Places in `edges` of the edges from these inputs to these outputs."""
+        return inputs * self.num_outputs + outputs if self.has_weights else inputs
 
 
 def find_curve_slots(model: nn.Module) -> list[CurveSlot]:

@@ -3,9 +3,8 @@
 from kansformer._moved import moved_names
 from kansformer.conversion.slots import EdgeRef
 from kansformer.interp.audit import summarize
-from kansformer.interp.curve_edits import CurveEdit, edit_curve
 from kansformer.interp.curves import EdgeCurves, edge_curves
-from kansformer.interp.edits import ablate, edit_edge, replace_by_symbol
+from kansformer.interp.edits import CurveEdit, ablate, edit_curve, edit_edge, replace_by_symbol
 from kansformer.interp.pruning import PruneResult, drop_straight_curves, prune, prune_channels, sparsity_curve
 from kansformer.interp.ranks import reduce_rank
 from kansformer.interp.recording import EdgeRecords, RecordedSlot, record_edges

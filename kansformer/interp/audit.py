@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from kansformer.conversion.slots import CurveSlot, EdgeRef, find_curve_slots
-from kansformer.errors import ConfigError, DataError
-from kansformer.interp.baseline import RandomEdges
+from kansformer.conversion.slots import CurveSlot, find_curve_slots
+from kansformer.errors import ConfigError
+from kansformer.files import atomic_file
 from kansformer.interp.batches import BatchReader, mean_loss, replayable
 from kansformer.interp.curves import edge_curves, sample_points
-from kansformer.interp.edge_features import edge_bases
+from kansformer.interp.edge_features import base_values, edge_bases
 from kansformer.interp.edits import Function, replace_edges
-from kansformer.interp.fidelity import Fidelity, fidelity, recorded_points
-from kansformer.interp.fit_cache import fingerprint, load_fits, save_fits
-from kansformer.interp.recording import EdgeRecords, record_edges
+from kansformer.interp.fidelity import Fidelity, RandomEdges, fidelity, recorded_points
+from kansformer.interp.recording import EdgeRecords, RecordedSlot, record_edges
 from kansformer.interp.scores import EdgeScores, edge_scores
 from kansformer.interp.summary import PART_TEXTS, POINTS, ModelSummary, SlotSummary
 from kansformer.progress import Progress
@@ -77,9 +76,6 @@ def summarize(
         reader = BatchReader(again, progress)
         with record_edges(model) as records:
             loss = mean_loss(model, reader.read("reading"))
-        for site, name in chosen:
-            if not records[site, name].tokens:
-                raise DataError(f"No token of these batches reached {site}/{name}.")
         labelled = reader.labelled
         read_again = reader.read("scoring") if labelled else ()
         scores = edge_scores(model, read_again, attribution=labelled, slots=chosen, records=records)
@@ -112,12 +108,11 @@ class _Audit:
     def summarize(self, slot: CurveSlot, scores: EdgeScores) -> SlotSummary:
         """Name the edges of a slot and random ones, and judge the formulas."""
         recorded = self.records[slot.site, slot.name]
-        fits = self._cached_fits(slot)
+        fits = self._fit_slot(slot) if self.cache is None else self._cached_fits(slot, self.cache)
         points_IS = recorded_points(recorded, POINTS)
         judged = []
         for chunk in _input_chunks(slot):
-            at = points_IS[chunk.start : chunk.stop]
-            curves = edge_curves(self.model, slot.site, slot.name, inputs=chunk, at=at)
+            curves = edge_curves(self.model, slot.site, slot.name, inputs=chunk, at=points_IS[chunk])
             of_chunk = fits[chunk.start * slot.num_outputs : chunk.stop * slot.num_outputs]
             judged.append(fidelity(of_chunk, curves.x, curves.y, curves.learned, part=self.part))
         random = RandomEdges(slot)
@@ -125,17 +120,18 @@ class _Audit:
         control_fidelity = fidelity(control, *random.at(points_IS), part=self.part)
         return SlotSummary(slot, recorded, scores, self.part, fits, Fidelity.cat(judged), control, control_fidelity)
 
-    def _cached_fits(self, slot: CurveSlot) -> SymbolicFits:
-        if self.cache is None:
-            return self._fit_slot(slot)
-        recorded = self.records[slot.site, slot.name]
-        file = self.cache / f"{fingerprint(slot, recorded, self.library, self.part)}.parquet"
-        fits = load_fits(file, self.library, slot.num_edges)
-        if fits is None:
-            fits = self._fit_slot(slot)
-            save_fits(fits, file)
-        else:
-            self.done += len(fits)
+    def _cached_fits(self, slot: CurveSlot, folder: Path) -> SymbolicFits:
+        """The fits in a file of the folder, one per slot, so that an interrupted audit continues where it was."""
+        import pandas
+
+        file = folder / f"{_fingerprint(slot, self.records[slot.site, slot.name], self.library, self.part)}.parquet"
+        if file.exists():
+            self.done += slot.num_edges
+            return SymbolicFits.from_dict(pandas.read_parquet(file).to_dict("list"), self.library)
+        fits = self._fit_slot(slot)
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_file(file) as partial:
+            pandas.DataFrame(fits.to_dict()).to_parquet(partial, index=False)
         return fits
 
     def _fit_slot(self, slot: CurveSlot) -> SymbolicFits:
@@ -153,38 +149,38 @@ class _Audit:
         return fit_symbolic(x_ES, y_ES if self.part == "edge" else learned_ES, library=self.library)
 
 
+def _fingerprint(slot: CurveSlot, recorded: RecordedSlot, library: SymbolLibrary, part: str) -> str:
+    """A checksum of the layer, its inputs' ranges, the functions and the part of the edges: all that fits depend on."""
+    digest = hashlib.sha256(f"{slot.site}/{slot.name} {part} {slot.module.curves} {library.names}".encode())
+    grid = torch.linspace(-3, 3, 61, device=slot.module.coefficients.device)
+    for values in (base_values(slot.module, grid), *(symbol.function(grid) for symbol in library)):
+        digest.update(values.detach().float().cpu().numpy().tobytes())  # what a name stands for
+    for tensor in (*slot.module.parameters(), *slot.module.buffers(), recorded.lower, recorded.upper):
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 def _losses_with_formulas(
     model: nn.Module, reader: BatchReader, summaries: Sequence[SlotSummary], shares: Sequence[float]
 ) -> list[tuple[float, int, float]]:
     """Share, number of edges, and the loss with that share of the edges computed by their formulas, the best first."""
     r2 = torch.cat([summary.fidelity.r2.where(summary.fidelity.varies, -1.0) for summary in summaries])
     order = r2.argsort(descending=True, stable=True)
-    losses = []
-    for share in shares:
-        best = order[: round(share * len(order))]
-        with ExitStack() as stack:
-            end = 0
-            for summary in summaries:
-                start, end = end, end + len(summary.fits)
-                edges = best[(best >= start) & (best < end)] - start
-                if len(edges):
-                    stack.enter_context(_with_formulas(model, summary, edges))
-            losses.append((share, len(best), mean_loss(model, reader.read(f"{share:.0%} as formulas"))))
-    return losses
-
-
-def _with_formulas(model: nn.Module, summary: SlotSummary, edges: Tensor) -> AbstractContextManager:
-    slot, width = summary.slot, summary.slot.num_outputs
-    outputs = edges % width if slot.has_weights else edges
-    pairs = zip((edges // width).tolist(), outputs.tolist(), strict=True)
+    refs = [ref for summary in summaries for ref in summary.slot.edges()]
+    fits_of = {(summary.slot.site, summary.slot.name): summary.fits for summary in summaries}
 
     def formulas(slot: CurveSlot, inputs: Tensor, outputs: Tensor) -> Function:
-        fits = summary.fits[edges]
-        if summary.part == "edge":
+        fits = fits_of[slot.site, slot.name][slot.edge_numbers(inputs, outputs)]
+        if summaries[0].part == "edge":
             return fits.evaluate
         return lambda x_EN: fits.evaluate(x_EN) + edge_bases(slot.module, x_EN.mT, inputs, outputs).mT
 
-    return replace_edges(model, [EdgeRef(slot.site, slot.name, i, o) for i, o in pairs], formulas)
+    losses = []
+    for share in shares:
+        best = order[: round(share * len(order))].tolist()
+        with replace_edges(model, [refs[number] for number in best], formulas):
+            losses.append((share, len(best), mean_loss(model, reader.read(f"{share:.0%} as formulas"))))
+    return losses
 
 
 def _chosen_slots(model: nn.Module, names: Collection[tuple[str, str]] | None) -> dict[tuple[str, str], CurveSlot]:
@@ -195,6 +191,6 @@ def _chosen_slots(model: nn.Module, names: Collection[tuple[str, str]] | None) -
     return {key: slot for key, slot in slots.items() if names is None or key in names}
 
 
-def _input_chunks(slot: CurveSlot) -> list[range]:
+def _input_chunks(slot: CurveSlot) -> list[slice]:
     size, inputs = max(1, EDGE_CHUNK // slot.num_outputs), slot.module.in_features
-    return [range(start, min(start + size, inputs)) for start in range(0, inputs, size)]
+    return [slice(start, min(start + size, inputs)) for start in range(0, inputs, size)]

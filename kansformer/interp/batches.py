@@ -42,39 +42,20 @@ class _Spool:
     def __init__(self, stream: Iterable[Batch], folder: Path) -> None:
         self.stream: Iterable[Batch] | None = stream
         self.folder = folder
-        self.count = 0
-        self.others: dict[int, Batch] = {}  # values that are not tensors, by number of the batch; rare
+        self.written: list[tuple[Path, Batch]] = []  # files of tensors, and the other values
 
     def __iter__(self) -> Iterator[Batch]:
         if self.stream is None:
-            for number in range(self.count):
-                yield self._read(number)
+            for file, others in self.written:
+                yield {**torch.load(file, weights_only=True), **others}
             return
         for batch in self.stream:
-            self._write(batch)
+            tensors = {name: value.detach().clone() for name, value in batch.items() if isinstance(value, Tensor)}
+            file = self.folder / f"{len(self.written)}.pt"
+            torch.save(tensors, file)
+            self.written.append((file, {name: value for name, value in batch.items() if name not in tensors}))
             yield batch
         self.stream = None
-
-    def _write(self, batch: Batch) -> None:
-        from safetensors.torch import save_file
-
-        tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
-        if others := {name: value for name, value in batch.items() if name not in tensors}:
-            self.others[self.count] = others
-        devices = {name: str(tensor.device) for name, tensor in tensors.items()}
-        # Labels are often the inputs themselves, and a file holds every tensor once.
-        copies = {
-            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
-        }
-        save_file(copies, self.folder / f"{self.count}.safetensors", metadata=devices)
-        self.count += 1
-
-    def _read(self, number: int) -> Batch:
-        from safetensors import safe_open
-
-        with safe_open(self.folder / f"{number}.safetensors", framework="pt") as file:
-            tensors = {name: file.get_tensor(name).to(device) for name, device in (file.metadata() or {}).items()}
-        return {**tensors, **self.others.get(number, {})}
 
 
 class BatchReader:

@@ -61,15 +61,10 @@ class EdgeCurves:
         """One row per edge and point: site, slot, input, output, x, y, learned."""
         import pandas
 
-        edges, points = self.x.shape
-        repeated = {"input": self.inputs, "output": self.outputs}
-        columns = {"x": self.x, "y": self.y, "learned": self.learned}
-        return pandas.DataFrame(
-            {"site": self.slot.site, "slot": self.slot.name}
-            | {name: values.repeat_interleave(points).numpy() for name, values in repeated.items()}
-            | {name: values.reshape(-1).numpy() for name, values in columns.items()},
-            index=range(edges * points),
-        )
+        columns = {"input": self.inputs[:, None], "output": self.outputs[:, None]}
+        columns |= {"x": self.x, "y": self.y, "learned": self.learned}
+        flat = {name: values.expand_as(self.x).flatten().numpy() for name, values in columns.items()}
+        return pandas.DataFrame({"site": self.slot.site, "slot": self.slot.name} | flat, index=range(self.x.numel()))
 
     def to_scipy(self, index: int) -> scipy.interpolate.BSpline:
         """The learned curve of one edge, exact within its domain; beyond it SciPy continues the outermost pieces.

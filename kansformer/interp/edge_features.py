@@ -56,12 +56,10 @@ def term_weights(module: Curved, inputs: slice | Tensor = ALL) -> Tensor:
     """a_iot with φ_oi = Σ_t a_iot T_it for these inputs, (I, O, T); O is 1 where the module has no weights."""
     if not module.curves.is_per_channel:
         return edge_weights(module, inputs)
-    dtype = torch.promote_types(module.coefficients.dtype, torch.float32)
     weight_IO = base_weights(module)
     if weight_IO is None:
-        count = len(torch.arange(module.in_features)[inputs])
-        return torch.ones(count, 1, 2, device=module.domain.device, dtype=dtype)
-    return weight_IO[inputs].to(dtype).unsqueeze(-1).expand(-1, -1, 2)
+        weight_IO = _as_float(torch.ones_like(module.coefficients[:1, :1])).expand(module.in_features, 1)
+    return _as_float(weight_IO[inputs]).unsqueeze(-1).expand(-1, -1, 2)
 
 
 def edge_values(module: Curved, x_NE: Tensor, inputs_E: Tensor, outputs_E: Tensor) -> Tensor:
@@ -82,13 +80,12 @@ def edge_weights(module: Curved, inputs: slice | Tensor = ALL, outputs: slice | 
     weight_IO = base_weights(module)
     if weight_IO is None:
         return _curve_weights(module, inputs).unsqueeze(1)
-    dtype = torch.promote_types(module.coefficients.dtype, torch.float32)
-    weight_IO = weight_IO[inputs][:, outputs].to(dtype)
+    weight_IO = _as_float(weight_IO[inputs][:, outputs])
     if module.curves.is_per_channel:
         return weight_IO.unsqueeze(-1) * _curve_weights(module, inputs).unsqueeze(1)
-    coefficients_ICO = module.coefficients[inputs].to(dtype)
+    coefficients_ICO = _as_float(module.coefficients[inputs])
     if module.mix is not None:
-        coefficients_ICO = coefficients_ICO @ module.mix[:, outputs].to(dtype)
+        coefficients_ICO = coefficients_ICO @ _as_float(module.mix[:, outputs])
     else:
         coefficients_ICO = coefficients_ICO[..., outputs]
     return torch.cat([weight_IO.unsqueeze(1), coefficients_ICO], dim=1).mT
@@ -99,15 +96,14 @@ def pair_weights(module: Curved, inputs_E: Tensor, outputs_E: Tensor) -> Tensor:
     weight_IO = base_weights(module)
     if weight_IO is None:
         return _curve_weights(module, inputs_E)
-    dtype = torch.promote_types(module.coefficients.dtype, torch.float32)
-    weight_E1 = weight_IO[inputs_E, outputs_E].to(dtype).unsqueeze(-1)
+    weight_E1 = _as_float(weight_IO[inputs_E, outputs_E]).unsqueeze(-1)
     if module.curves.is_per_channel:
         return weight_E1 * _curve_weights(module, inputs_E)
     if module.mix is not None:
-        mix_ER = module.mix[:, outputs_E].mT.to(dtype)
-        coefficients_EC = torch.einsum("ecr,er->ec", module.coefficients[inputs_E].to(dtype), mix_ER)
+        mix_ER = _as_float(module.mix[:, outputs_E].mT)
+        coefficients_EC = torch.einsum("ecr,er->ec", _as_float(module.coefficients[inputs_E]), mix_ER)
     else:
-        coefficients_EC = module.coefficients[inputs_E, :, outputs_E].to(dtype)
+        coefficients_EC = _as_float(module.coefficients[inputs_E, :, outputs_E])
     return torch.cat([weight_E1, coefficients_EC], dim=-1)
 
 
@@ -138,8 +134,7 @@ def per_input(module: Curved, values_P: Tensor) -> Tensor:
 
 def _curve_weights(module: Curved, inputs: slice | Tensor) -> Tensor:
     """1 for the base, and the coefficients of the curve that all edges of an input share; (I, F)."""
-    dtype = torch.promote_types(module.coefficients.dtype, torch.float32)
-    return nn.functional.pad(per_input(module, module.coefficients)[inputs].to(dtype), (1, 0), value=1.0)
+    return nn.functional.pad(_as_float(per_input(module, module.coefficients)[inputs]), (1, 0), value=1.0)
 
 
 def _shared_curves(module: Curved, x_NI: Tensor, inputs: slice | Tensor) -> Tensor:

@@ -1,25 +1,29 @@
-"""Change edges for the length of a context: held constant, or computed by their formulas or by any function.
+"""Change edges for the length of a context, or write a function into their coefficients, where it stays.
 
-A replaced edge is a correction to its layer's output, new(x_i) - φ_oi(x_i), added by an ordinary forward hook. Weights
-stay untouched, so leaving the context is an exact return.
+In a context edges are held constant, or computed by their formulas or by any function: a correction to the layer's
+output, new(x_i) - φ_oi(x_i), is added by an ordinary forward hook. Weights stay untouched, so leaving the context is
+an exact return.
 
-Shape letters: N tokens, E edges, I inputs, O outputs.
+Shape letters: N tokens, E edges, I inputs, O outputs, S sample points, C coefficients, D denominator parameters.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from kansformer.basis import fit_curves
 from kansformer.conversion.slots import CurveSlot, EdgeRef, find_curve_slot
-from kansformer.errors import ConfigError, ShapeError, SlotError
+from kansformer.errors import ConfigError, DataError, ShapeError, SlotError
 from kansformer.interp.curves import EdgeCurves
-from kansformer.interp.edge_features import edge_values
+from kansformer.interp.edge_features import base_values, base_weights, edge_values
 from kansformer.interp.recording import EdgeRecords
+from kansformer.nn.curves import Curved
 from kansformer.nn.transaction import undone_afterwards
 from kansformer.symbolic import SymbolicFits
 
@@ -27,12 +31,15 @@ Function = Callable[[Tensor], Tensor]
 
 # Numbers that the features of a chunk of tokens may have, (N, E, F).
 BUDGET = 2**24
+# Points per coefficient that a function is sampled at before it is fitted.
+OVERSAMPLING = 8
 # Edges that are replaced now: two corrections of one edge would add up.
 _replaced: WeakKeyDictionary[nn.Module, set[EdgeRef]] = WeakKeyDictionary()
 
 
-@contextmanager
-def ablate(model: nn.Module, edges: list[EdgeRef], records: EdgeRecords | None = None) -> Iterator[nn.Module]:
+def ablate(
+    model: nn.Module, edges: list[EdgeRef], records: EdgeRecords | None = None
+) -> AbstractContextManager[nn.Module]:
     """The model with edges held at a constant, for the length of the context.
 
     Args:
@@ -43,12 +50,17 @@ def ablate(model: nn.Module, edges: list[EdgeRef], records: EdgeRecords | None =
     Raises:
         SlotError: an edge does not exist.
     """
-    with replace_edges(model, edges, lambda slot, inputs, outputs: _constants(slot, inputs, outputs, records)):
-        yield model
+
+    def constants(slot: CurveSlot, inputs: Tensor, outputs: Tensor) -> Function:
+        if records is None:
+            return torch.zeros_like
+        means_E1 = records[slot.site, slot.name].means().flatten()[slot.edge_numbers(inputs, outputs)].unsqueeze(-1)
+        return lambda x_EN: means_E1.to(x_EN).expand_as(x_EN)
+
+    return replace_edges(model, edges, constants)
 
 
-@contextmanager
-def replace_by_symbol(model: nn.Module, curves: EdgeCurves, fits: SymbolicFits) -> Iterator[nn.Module]:
+def replace_by_symbol(model: nn.Module, curves: EdgeCurves, fits: SymbolicFits) -> AbstractContextManager[nn.Module]:
     """The model with edges computed by their formulas, for the length of the context.
 
     Where a formula has no value, as a logarithm left of its pole, the edge stays as it is.
@@ -69,19 +81,16 @@ def replace_by_symbol(model: nn.Module, curves: EdgeCurves, fits: SymbolicFits) 
         pairs = zip(inputs.tolist(), outputs.tolist(), strict=True)
         return fits[[order[EdgeRef(slot.site, slot.name, i, o)] for i, o in pairs]].evaluate
 
-    with replace_edges(model, list(order), formulas):
-        yield model
+    return replace_edges(model, list(order), formulas)
 
 
-@contextmanager
-def edit_edge(model: nn.Module, edge: EdgeRef, function: Function) -> Iterator[nn.Module]:
+def edit_edge(model: nn.Module, edge: EdgeRef, function: Function) -> AbstractContextManager[nn.Module]:
     """The model with one edge computed by any elementwise function, for the length of the context.
 
     Raises:
         SlotError: the edge does not exist.
     """
-    with replace_edges(model, [edge], lambda slot, inputs, outputs: function):
-        yield model
+    return replace_edges(model, [edge], lambda slot, inputs, outputs: function)
 
 
 @contextmanager
@@ -111,7 +120,7 @@ def replace_edges(
     hooks = []
     for (site, name), pairs in by_slot.items():
         slot = find_curve_slot(model, site, name)
-        check_edges(slot, pairs)
+        _check_edges(slot, pairs)
         inputs, outputs = torch.tensor(pairs).unbind(-1)
         hooks.append((slot.module, _correction(slot, inputs, outputs, make_function(slot, inputs, outputs))))
     with undone_afterwards() as undo:
@@ -121,6 +130,83 @@ def replace_edges(
         for module, hook in hooks:
             undo.callback(module.register_forward_hook(hook).remove)
         yield model
+
+
+@dataclass
+class CurveEdit:
+    """The result of `edit_curve`; `undo()` reverts it.
+
+    Args:
+        error: root mean square difference between the function and the new curve, on its domain.
+    """
+
+    error: float
+    _module: Curved
+    _index: tuple[int | slice, ...]
+    _parameter: nn.Parameter
+    _before: Tensor
+
+    @torch.no_grad()
+    def undo(self) -> None:
+        """Put the curve's coefficients back, to the bit; other edits stay.
+
+        Raises:
+            DataError: the layer has another grid now, so the old coefficients mean nothing there.
+        """
+        if self._module.coefficients is not self._parameter:
+            raise DataError("The grid of the layer was changed after the edit, so it cannot be undone any more.")
+        self._parameter[self._index] = self._before
+
+
+@torch.no_grad()
+def edit_curve(model: nn.Module, edge: EdgeRef, function: Function) -> CurveEdit:
+    """Make an edge's curve follow a function on its domain, in place, as closely as its basis can.
+
+    `edit_edge` shows exactly what a function would do, within a context; this one lasts and is saved with the model.
+
+    Args:
+        model: converted, or with KAN modules.
+        edge: the edge. Of `full` edges only this one changes. Where the curves act on the inputs before the weights
+            (`channel` and `group`) the function is that of the input's curve, and all edges that share it follow.
+        function: elementwise, of the inputs: the whole edge, its base included.
+
+    Returns:
+        How close the curve came, with `undo`.
+
+    Raises:
+        SlotError: the edge does not exist.
+        ConfigError: the slot has `low_rank` edges, none of which has coefficients of its own.
+        DataError: the function is not finite on the domain. The model is left as it was.
+    """
+    slot = find_curve_slot(model, edge.site, edge.slot)
+    _check_edges(slot, [(edge.input, edge.output)])
+    module = slot.module
+    curves, basis = module.curves, module.curves.basis
+    if curves.edges == "low_rank":
+        raise ConfigError(f"{slot.path} has low_rank edges, which share their coefficients. Use edit_edge there.")
+    curve = edge.input * len(module.domain) // module.in_features
+    domain_12 = module.domain[curve : curve + 1].double().cpu()
+    unit_S = torch.linspace(0, 1, OVERSAMPLING * basis.num_coefficients, dtype=torch.float64)
+    x_1S = domain_12[:, :1] + (domain_12[:, 1:] - domain_12[:, :1]) * unit_S
+    y_1S, base_1S = function(x_1S).double(), base_values(module, x_1S).double()
+    if y_1S.shape != x_1S.shape or not y_1S.isfinite().all():
+        lower, upper = domain_12[0].tolist()
+        raise DataError(f"The function has no finite value everywhere from {lower:g} to {upper:g}, {edge}'s domain.")
+    index: tuple[int | slice, ...] = (curve,)
+    weight_IO = base_weights(module)
+    if curves.edges == "full" and weight_IO is not None:
+        base_1S = base_1S * weight_IO[edge.input, edge.output].double().cpu()
+        index = (curve, slice(None), edge.output)
+    denominator_1D = None if module.denominator is None else module.denominator[curve : curve + 1]
+    target_1S = y_1S - base_1S
+    fit_1C1 = fit_curves(x_1S, target_1S.unsqueeze(-1), basis, domain_12, denominator_ID=denominator_1D, ridge=0.0)
+    before = module.coefficients[index].detach().clone()
+    new_C = fit_1C1[0, :, 0].to(before)
+    denominator_11D = None if denominator_1D is None else denominator_1D.double().cpu().unsqueeze(1)
+    values_1SC = basis.values(x_1S, domain_12.unsqueeze(1), denominator_11D)
+    error = (values_1SC @ new_C.double().cpu() - target_1S).square().mean().sqrt().item()
+    module.coefficients[index] = new_C
+    return CurveEdit(error, module, index, module.coefficients, before)
 
 
 def _correction(slot: CurveSlot, inputs_E: Tensor, outputs_E: Tensor, function: Function):
@@ -142,20 +228,8 @@ def _correction(slot: CurveSlot, inputs_E: Tensor, outputs_E: Tensor, function: 
     return hook
 
 
-def _constants(slot: CurveSlot, inputs: Tensor, outputs: Tensor, records: EdgeRecords | None) -> Function:
-    if records is None:
-        return torch.zeros_like
-    columns = outputs if slot.has_weights else torch.zeros_like(outputs)
-    means_E1 = records[slot.site, slot.name].means()[inputs, columns].unsqueeze(-1)
-    return lambda x_EN: means_E1.to(x_EN).expand_as(x_EN)
-
-
-def check_edges(slot: CurveSlot, pairs: list[tuple[int, int]]) -> None:
-    """Check that pairs of input and output are edges of a slot.
-
-    Raises:
-        SlotError: one is not.
-    """
+def _check_edges(slot: CurveSlot, pairs: list[tuple[int, int]]) -> None:
+    """Raise a `SlotError` where a pair of input and output is not an edge of the slot."""
     inputs, name = slot.module.in_features, f"{slot.site}/{slot.name}"
     for i, o in pairs:
         if not 0 <= i < inputs:

@@ -1,10 +1,11 @@
-"""Fidelity of formulas to the model: at recorded inputs, and beyond what the bases explain by themselves.
+"""Fidelity of formulas to the model: at recorded inputs, beyond what the bases explain, and beside random curves.
 
 An even grid over the whole range counts rare inputs as much as common ones, and where a base is a known function and
 the learned curve small, every formula of the base looks good. So formulas are also judged at recorded inputs, once by
-the variance of the edge and once by that of its learned curve alone.
+the variance of the edge and once by that of its learned curve alone. How well formulas fit random curves says how
+little an R² means.
 
-Shape letters: E edges, S sample points, I inputs.
+Shape letters: E edges, S sample points, I inputs, O outputs, F features.
 """
 
 from __future__ import annotations
@@ -15,12 +16,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kansformer.conversion.slots import CurveSlot
+from kansformer.interp.edge_features import edge_features, edge_weights, values_and_learned
 from kansformer.interp.recording import RecordedSlot
 from kansformer.symbolic import SymbolicFits
 
 # A learned curve that varies less than this, relative to its edge, is straight to rounding.
 STRAIGHT = 1e-6
 MIN_R2 = -1.0
+# Of the random edges.
+MAX_CURVES, MAX_INPUTS, MAX_OUTPUTS = 2048, 64, 32
+SEED = 0
 
 
 @dataclass(frozen=True)
@@ -41,8 +47,7 @@ class Fidelity:
     @classmethod
     def cat(cls, parts: Sequence[Fidelity]) -> Fidelity:
         """One table from several."""
-        columns = zip(*((part.r2, part.r2_learned, part.varies) for part in parts), strict=True)
-        return cls(*map(torch.cat, columns))
+        return cls(*map(torch.cat, zip(*(vars(part).values() for part in parts), strict=True)))
 
 
 def recorded_points(recorded: RecordedSlot, points: int) -> Tensor:
@@ -57,14 +62,41 @@ def fidelity(fits: SymbolicFits, x_ES: Tensor, y_ES: Tensor, learned_ES: Tensor,
     y_ES, learned_ES = y_ES.double(), learned_ES.double()
     fitted_ES = y_ES if part == "edge" else learned_ES
     error_ES = fits.evaluate(x_ES.double()) - fitted_ES
-    spread, learned_spread = _spread(y_ES), _spread(learned_ES)
-    rounding = STRAIGHT**2 * y_ES.square().sum(-1) + torch.finfo(torch.float64).tiny
-    return Fidelity(
-        (1 - error_ES.square().sum(-1) / torch.maximum(spread, rounding)).nan_to_num(MIN_R2).clamp(min=MIN_R2),
-        (1 - _spread(error_ES) / torch.maximum(learned_spread, rounding)).nan_to_num(MIN_R2).clamp(min=MIN_R2),
-        spread > rounding,
-    )
+    rounding_E = STRAIGHT**2 * y_ES.square().sum(-1) + torch.finfo(torch.float64).tiny
+
+    def r2(error_E: Tensor, spread_E: Tensor) -> Tensor:
+        return (1 - error_E / torch.maximum(spread_E, rounding_E)).nan_to_num(MIN_R2).clamp(min=MIN_R2)
+
+    spread_E = _spread(y_ES)
+    r2_learned = r2(_spread(error_ES), _spread(learned_ES))
+    return Fidelity(r2(error_ES.square().sum(-1), spread_E), r2_learned, spread_E > rounding_E)
 
 
 def _spread(values_ES: Tensor) -> Tensor:
     return (values_ES - values_ES.mean(-1, keepdim=True)).square().sum(-1)
+
+
+class RandomEdges:
+    """At most 2,048 edges of a slot, drawn at random, with random learned curves whose mean square is their own."""
+
+    @torch.no_grad()
+    def __init__(self, slot: CurveSlot) -> None:
+        generator = torch.Generator().manual_seed(SEED)
+        self._module = slot.module
+        max_inputs, max_outputs = (MAX_INPUTS, MAX_OUTPUTS) if slot.has_weights else (MAX_CURVES, 1)
+        self._inputs = torch.randperm(self._module.in_features, generator=generator)[:max_inputs]
+        outputs = torch.randperm(slot.num_outputs, generator=generator)[:max_outputs]
+        device = self._module.coefficients.device
+        self._weights_IOF = edge_weights(self._module, self._inputs.to(device), outputs.to(device)).cpu().double()
+        learned = self._weights_IOF[..., 1:]
+        drawn = torch.randn(learned.shape, generator=generator, dtype=learned.dtype)
+        self._weights_IOF[..., 1:] = drawn * learned.square().mean(-1, keepdim=True).sqrt()
+
+    @torch.no_grad()
+    def at(self, x_IS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Points, values and learned values, each (E, S), from points for every input of the slot."""
+        x_IS, device = x_IS[self._inputs], self._module.coefficients.device
+        features_SIF = edge_features(self._module, x_IS.mT.to(device), self._inputs.to(device))
+        y_IOS, learned_IOS = values_and_learned(self._weights_IOF, features_SIF.transpose(0, 1).cpu())
+        x_ES = x_IS.repeat_interleave(self._weights_IOF.shape[1], dim=0)
+        return x_ES, y_IOS.flatten(0, 1), learned_IOS.flatten(0, 1)

@@ -88,17 +88,15 @@ def prune(
     straight = (_least_slots if whole_slots else _least_curves)(per_curve, round(sparsity * count))
     if not straight.any():
         return PruneResult(0, count, 0.0, [])
-    threshold = float(torch.cat([score.flatten() for score in per_curve])[straight].max())
+    threshold = float(torch.cat(per_curve)[straight].max())
     result = PruneResult(0, count, threshold, [])
     try:
         for slot, flags in zip(slots, straight.split([score.numel() for score in per_curve]), strict=True):
-            coefficients = slot.module.coefficients
-            curves = _with_curves_first(coefficients)
-            flags = flags.to(coefficients.device)
-            result.straightened += int((curves[flags] != 0).any(-1).sum())
+            coefficients = slot.module.coefficients  # (P, C), (I, C, O) or (I, C, R)
+            flags = flags.reshape(coefficients[:, 0].shape).to(coefficients.device)
+            result.straightened += int((coefficients.any(1) & flags).sum())
             result._before.append((coefficients, coefficients.detach().clone()))
-            kept = (~flags).reshape(len(coefficients), *(() if coefficients.ndim == 2 else (coefficients.shape[2],)))
-            coefficients.mul_(kept.unsqueeze(1).to(coefficients.dtype))
+            coefficients.mul_(~flags.unsqueeze(1))
         return result
     except BaseException:
         result.undo()
@@ -199,9 +197,9 @@ def _new_width(site: Site, share: float, multiple: int) -> int:
 
 
 def _least_curves(per_curve: list[Tensor], limit: int) -> Tensor:
-    everything = torch.cat([score.flatten() for score in per_curve])
-    straight = torch.zeros(len(everything), dtype=torch.bool)
-    straight[everything.argsort(stable=True)[:limit]] = True
+    scores = torch.cat(per_curve)
+    straight = torch.zeros(len(scores), dtype=torch.bool)
+    straight[scores.argsort(stable=True)[:limit]] = True
     return straight
 
 
@@ -216,7 +214,7 @@ def _least_slots(per_curve: list[Tensor], limit: int) -> Tensor:
 
 
 def _curve_scores(slot: CurveSlot, scores: Mapping[tuple[str, str], EdgeScores], by: str) -> Tensor:
-    """One score per learned curve: (P,), (I, O) or (I, R), flat in the order of `_with_curves_first`."""
+    """One score per learned curve: (P,), (I, O) or (I, R), flat."""
     slot_scores = scores.get((slot.site, slot.name))
     values_IO = None if slot_scores is None else slot_scores.columns().get(by)
     if values_IO is None:
@@ -225,13 +223,8 @@ def _curve_scores(slot: CurveSlot, scores: Mapping[tuple[str, str], EdgeScores],
     if edges == "full":
         return values_IO.flatten()
     if edges == "low_rank":  # an edge's score is shared out among its components by their size in it
+        assert slot.module.mix is not None
         size_IRO = coefficients.norm(dim=1).unsqueeze(-1) * slot.module.mix.abs()
         share_IRO = size_IRO / size_IRO.sum(dim=1, keepdim=True).clamp(min=torch.finfo(size_IRO.dtype).tiny)
         return torch.einsum("iro,io->ir", share_IRO.cpu().double(), values_IO.double()).flatten()
-    per_input = values_IO.sum(dim=1)
-    return per_input.reshape(len(coefficients), -1).sum(dim=1)
-
-
-def _with_curves_first(coefficients: Tensor) -> Tensor:
-    """(P, C) as it is; (I, C, O) as (I·O, C)."""
-    return coefficients if coefficients.ndim == 2 else coefficients.transpose(1, 2).flatten(0, 1)
+    return values_IO.sum(dim=1).reshape(len(coefficients), -1).sum(dim=1)

@@ -43,12 +43,11 @@ def reduce_rank(model: nn.Module, rank: int) -> dict[tuple[str, str], float]:
     lost = {}
     with transaction(model):
         for slot in slots:
-            module, old = slot.module, (slot.module.coefficients, slot.module.mix)
-            *new, lost[slot.site, slot.name] = _nearest(*old, rank)
-            module.coefficients, module.mix = (
-                nn.Parameter(values.to(before), requires_grad=before.requires_grad)
-                for values, before in zip(new, old, strict=True)
-            )
+            module, old, mix = slot.module, slot.module.coefficients, slot.module.mix
+            assert mix is not None
+            new, new_mix, lost[slot.site, slot.name] = _nearest(old, mix, rank)
+            module.coefficients = nn.Parameter(new.to(old), requires_grad=old.requires_grad)
+            module.mix = nn.Parameter(new_mix.to(mix), requires_grad=mix.requires_grad)
             module.curves = replace(module.curves, rank=rank)
         inner = without_adapters(model)
         record = record_of(inner)

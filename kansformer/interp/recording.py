@@ -166,7 +166,6 @@ class RecordedSlot:
         x_NI = args[0].detach().reshape(-1, args[0].shape[-1])
         if not x_NI.isfinite().all():
             raise DataError(f"The input of {self.slot.path} is not finite, so it cannot be recorded.")
-        x_NI = x_NI.to(torch.promote_types(x_NI.dtype, torch.float32))
         for part in x_NI.split(max(1, BUDGET // self._sums_IT.numel())):
             terms = edge_terms(self.slot.module, part)
             terms = terms.cpu() if terms.device.type == "mps" else terms  # which has no float64

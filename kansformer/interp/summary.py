@@ -154,27 +154,22 @@ class ModelSummary:
             f"{edges:,} edges in {len(self.slots)} slots, read on {self.tokens:,} tokens in {self.seconds:.0f} s. "
             f"The formulas are of {PART_TEXTS[self.slots[0].part]}.",
             "",
-            f"| edges whose formula has R² ≥ {GOOD} | model | random curves of the same kind |",
-            "|---|---|---|",
         ]
-        for measure, text in MEASURES.items():
-            shares = [self.coverage(measure), self.coverage(measure, control=True)]
-            lines.append(f"| {text} | {' | '.join(map(_percent, shares))} |")
-        lines.append("")
+        rows = [[text, *_percents(self, measure)] for measure, text in MEASURES.items()]
+        lines += _table([f"edges whose formula has R² ≥ {GOOD}", "model", "random curves of the same kind"], rows)
         if self.replaced:
-            lines += ["| best-fitted edges computed by their formulas | edges | loss |", "|---|---|---|"]
-            lines += [f"| none | 0 | {self.loss or float('nan'):.4f} |"]
-            lines += [f"| {share:.0%} | {count:,} | {loss:.4f} |" for share, count, loss in self.replaced] + [""]
-        lines += ["| site | slot | edges | outside the domain | R² at tokens | control | of what was learned | control"]
-        lines[-1] += " | functions |"
-        lines += ["|---|---|---|---|---|---|---|---|---|"]
+            rows = [[f"{share:.0%}", f"{count:,}", f"{loss:.4f}"] for share, count, loss in self.replaced]
+            rows.insert(0, ["none", "0", f"{self.loss or math.nan:.4f}"])
+            lines += ["", *_table(["best-fitted edges computed by their formulas", "edges", "loss"], rows)]
+        rows = []
         for summary in self.slots:
             names = ", ".join(f"{name} {count:,}" for name, count in list(summary.fits.families().items())[:4])
-            cells = [summary.slot.site, summary.slot.name, f"{len(summary.fits):,}"]
-            cells.append(f"{summary.recorded.outside.mean():.2%}")
-            cells += [_percent(summary.coverage(m, control=c)) for m in list(MEASURES)[1:] for c in (False, True)]
-            lines.append(f"| {' | '.join(cells)} | {names} |")
-        return "\n".join(lines) + "\n"
+            outside = f"{summary.recorded.outside.mean():.2%}"
+            shares = [*_percents(summary, "r2_tokens"), *_percents(summary, "r2_learned")]
+            rows.append([summary.slot.site, summary.slot.name, f"{len(summary.fits):,}", outside, *shares, names])
+        columns = ["site", "slot", "edges", "outside the domain"]
+        columns += ["R² at tokens", "control", "of what was learned", "control", "functions"]
+        return "\n".join([*lines, "", *_table(columns, rows)]) + "\n"
 
 
 def _coverages(summary: SlotSummary | ModelSummary) -> dict[str, float | None]:
@@ -189,5 +184,12 @@ def _rounded(value: float | None) -> float | None:
     return round(value, 5) if value is not None and math.isfinite(value) else None
 
 
-def _percent(value: float) -> str:
-    return f"{value:.1%}" if math.isfinite(value) else "–"
+def _percents(summary: SlotSummary | ModelSummary, measure: str) -> list[str]:
+    """Coverage of the model and of the random control."""
+    shares = [summary.coverage(measure, control=control) for control in (False, True)]
+    return [f"{share:.1%}" if math.isfinite(share) else "–" for share in shares]
+
+
+def _table(columns: list[str], rows: list[list[str]]) -> list[str]:
+    """Lines of Markdown."""
+    return [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|", *(f"| {' | '.join(row)} |" for row in rows)]

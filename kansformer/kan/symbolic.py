@@ -20,7 +20,7 @@ from kansformer.kan.edges import Edge
 from kansformer.kan.linearize import fit_layer_curves, layer_features, levels
 from kansformer.symbolic import ALL_SYMBOLS, SCIENCE_LIBRARY, SymbolicFits, SymbolLibrary
 from kansformer.symbolic import fit_symbolic as fit_curve_tables
-from kansformer.symbolic.selection import SIMPLICITY
+from kansformer.symbolic.fit import SIMPLICITY
 
 if TYPE_CHECKING:
     import pandas

@@ -21,7 +21,7 @@ def inner_shifts() -> Tensor:
 
 def mirrored_inner_shifts() -> Tensor:
     """`inner_shifts`, and the same from the right: f(b - u)."""
-    return torch.cat([inner_shifts(), inner_shifts() * torch.tensor([-1.0, 1.0], dtype=torch.float64)])
+    return _mirrored(inner_shifts())
 
 
 def outer_shifts() -> Tensor:
@@ -33,15 +33,13 @@ def outer_shifts() -> Tensor:
 def rates() -> Tensor:
     """f(±a·u), a from 0.1 to 20: exponentials, which a shift leaves in the same family."""
     scales = torch.logspace(-1, 1.3, 64, dtype=torch.float64)
-    scales = torch.cat([scales, -scales])
-    return torch.stack([scales, torch.zeros_like(scales)], dim=-1)
+    return _without_shift(torch.cat([scales, -scales]))
 
 
 def waves() -> Tensor:
     """f(a·u), a up to 32, that is 10 periods: for sines, whose phase is linear."""
     slow = torch.logspace(-0.3, 0.3, 8, dtype=torch.float64)
-    scales = torch.cat([slow, torch.arange(2.25, 32.1, 0.25, dtype=torch.float64)])
-    return torch.stack([scales, torch.zeros_like(scales)], dim=-1)
+    return _without_shift(torch.cat([slow, torch.arange(2.25, 32.1, 0.25, dtype=torch.float64)]))
 
 
 def bumps() -> Tensor:
@@ -56,31 +54,35 @@ def mirrored_bends() -> Tensor:
     """
     scales = torch.logspace(-0.3, 1.15, 9, dtype=torch.float64)
     counts = torch.linspace(7, 31, 9).round().int().tolist()
-    bends = torch.cat([_placed(scale[None], centres) for scale, centres in zip(scales, counts, strict=True)])
-    return torch.cat([bends, bends * torch.tensor([-1.0, 1.0], dtype=torch.float64)])
+    return _mirrored(torch.cat([_placed(s[None], centres) for s, centres in zip(scales, counts, strict=True)]))
 
 
 def between_poles() -> Tensor:
     """a·u + b within ±π/2, for the tangent."""
-    pairs = [
-        torch.stack([scale.expand(11), torch.linspace(-1, 1, 11, dtype=torch.float64) * (1.545 - scale)], dim=-1)
-        for scale in torch.logspace(-0.5, 0.17, 10, dtype=torch.float64)
-    ]
-    return torch.cat(pairs)
+    return _within(1.545, torch.logspace(-0.5, 0.17, 10, dtype=torch.float64), centres=11)
 
 
 def inside_unit() -> Tensor:
     """a·u + b within ±1, for functions that end or have a pole there."""
-    pairs = [
-        torch.stack([scale.expand(15), torch.linspace(-1, 1, 15, dtype=torch.float64) * (0.999 - scale)], dim=-1)
-        for scale in torch.cat([torch.linspace(0.1, 0.9, 9), torch.tensor([0.95, 0.99])]).double()
-    ]
-    return torch.cat(pairs)
+    return _within(0.999, torch.cat([torch.linspace(0.1, 0.9, 9), torch.tensor([0.95, 0.99])]).double(), centres=15)
 
 
 def _placed(scales: Tensor, centres: int) -> Tensor:
     shifts = torch.outer(scales, torch.linspace(-1.4, 1.4, centres, dtype=torch.float64))
     return torch.stack([scales.repeat_interleave(centres), shifts.flatten()], dim=-1)
+
+
+def _within(limit: float, scales: Tensor, centres: int) -> Tensor:
+    shifts = torch.outer(limit - scales, torch.linspace(-1, 1, centres, dtype=torch.float64))
+    return torch.stack([scales.repeat_interleave(centres), shifts.flatten()], dim=-1)
+
+
+def _mirrored(pairs: Tensor) -> Tensor:
+    return torch.cat([pairs, pairs * torch.tensor([-1.0, 1.0], dtype=torch.float64)])
+
+
+def _without_shift(scales: Tensor) -> Tensor:
+    return torch.stack([scales, torch.zeros_like(scales)], dim=-1)
 
 
 def _with_scale(scale: float, shifts: Tensor) -> Tensor:

@@ -22,37 +22,26 @@ class Dictionary:
     Args:
         library: the functions.
         u_S: points in [-1, 1], float64.
-        dtype: of the products.
 
     Raises:
         ConfigError: a function has no finite candidate that varies on these points.
     """
 
-    def __init__(self, library: SymbolLibrary, u_S: Tensor, dtype: torch.dtype) -> None:
+    def __init__(self, library: SymbolLibrary, u_S: Tensor) -> None:
         self.library = library
-        atoms: list[Tensor] = []
-        self._slices: list[slice] = []
-        self._pairs: list[Tensor] = []
-        start = 0
-        for symbol in library:
-            pairs, blocks = _atoms_of(symbol, u_S)
-            stop = start + sum(len(block) for block in blocks)
-            self._slices.append(slice(start, stop))
-            self._pairs.append(pairs)
-            atoms += blocks
-            start = stop
-        self._atoms_AS = torch.cat(atoms).to(dtype)
+        pairs, atoms = zip(*(_atoms_of(symbol, u_S) for symbol in library), strict=True)
+        self._pairs: tuple[Tensor, ...] = pairs
+        self._sizes = [len(block) for block in atoms]
+        self._atoms_AS = torch.cat(atoms).float()
 
     def best_r2(self, y_ES: Tensor) -> Tensor:
         """R² of the best candidate of every function for every curve, (F, E); curves centred and of length 1."""
         products_AE = self._atoms_AS @ y_ES.mT
-        return torch.stack(
-            [_best(symbol, products_AE[rows]) for symbol, rows in zip(self.library, self._slices, strict=True)]
-        )
+        return torch.stack(list(map(_best, self.library, products_AE.split(self._sizes))))
 
     def start(self, function: int, y_ES: Tensor) -> tuple[Tensor, Tensor]:
         """a and b of the best candidate of one function for every curve, (E,) each."""
-        squares_EA = (y_ES @ self._atoms_AS[self._slices[function]].mT).square_()
+        squares_EA = (y_ES @ self._atoms_AS.split(self._sizes)[function].mT).square_()
         a, b = self._pairs[function][_by_pair(self.library[function], squares_EA.mT).mT.argmax(dim=1)].unbind(-1)
         return a, b
 
@@ -72,24 +61,26 @@ def _by_pair(symbol: Symbol, squares_AE: Tensor) -> Tensor:
     return squares_AE[:half] + squares_AE[half:]
 
 
-def _atoms_of(symbol: Symbol, u_S: Tensor) -> tuple[Tensor, list[Tensor]]:
+def _atoms_of(symbol: Symbol, u_S: Tensor) -> tuple[Tensor, Tensor]:
+    """Pairs (a, b) and their candidates, then the candidates of the partner if there is one."""
     pairs = symbol.candidates().to(torch.float64)
     z_AS = pairs[:, :1] * u_S + pairs[:, 1:]
     inside = ((z_AS > symbol.domain[0]) & (z_AS < symbol.domain[1])).all(-1)
-    atoms, varies = _unit(symbol.function(z_AS))
+    atoms, varies = normalised(symbol.function(z_AS))
     usable = inside & varies
     if not usable.any():
         raise ConfigError(f"The function {symbol.name!r} is not finite, or does not vary, for any of its candidates.")
     if symbol.partner is None:
-        return pairs[usable], [atoms[usable]]
+        return pairs[usable], atoms[usable]
     partner = symbol.partner.function(z_AS[usable])
     partner = partner - partner.mean(-1, keepdim=True)
     along = (partner * atoms[usable]).sum(-1, keepdim=True)
-    partners, _ = _unit(partner - along * atoms[usable])
-    return pairs[usable], [atoms[usable], partners]
+    partners, _ = normalised(partner - along * atoms[usable])
+    return pairs[usable], torch.cat([atoms[usable], partners])
 
 
-def _unit(values: Tensor) -> tuple[Tensor, Tensor]:
+def normalised(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of mean 0 and length 1, and which of them are finite and vary; the others have no meaning."""
     centred = values - values.mean(-1, keepdim=True)
     length = centred.norm(dim=-1, keepdim=True)
     varies = values.isfinite().all(-1) & (length[:, 0] > MIN_VARIATION * values.norm(dim=-1))

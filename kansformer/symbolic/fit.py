@@ -1,14 +1,13 @@
 """Naming curves: for every curve of a batch the function of the library that explains it best.
 
 Three steps on chunks that fit the cache: a coarse search in one matrix product (`dictionary`), refinement of the
-functions that can still win (`refine`), the choice (`selection`). Everything happens on the interval [-1, 1] with
-curves of mean 0 and length 1, so that the units of x and y do not matter.
+functions that can still win (`refine`), and the choice by a description length. Everything happens on the interval
+[-1, 1] with curves of mean 0 and length 1, so that the units of x and y do not matter.
 
 Shape letters: E curves, S sample points, F functions.
 """
 
-from __future__ import annotations
-
+import math
 from dataclasses import replace
 
 import torch
@@ -16,14 +15,17 @@ from torch import Tensor
 
 from kansformer.errors import ConfigError, DataError, ShapeError
 from kansformer.progress import Progress
-from kansformer.symbolic.dictionary import MIN_VARIATION, Dictionary
+from kansformer.symbolic.dictionary import Dictionary, normalised
 from kansformer.symbolic.fits import IS_CONSTANT, SymbolicFits
 from kansformer.symbolic.library import LIBRARY
 from kansformer.symbolic.refine import refine
-from kansformer.symbolic.selection import FLOORS, SIMPLICITY, costs
 from kansformer.symbolic.symbol import SymbolLibrary
 
-CHUNK, COARSE_CHUNK, REFINED_CHUNK = 8192, 256, 8192
+CHUNK, COARSE_CHUNK = 8192, 256
+# Bits per point that a unit of a function's complexity costs.
+SIMPLICITY = 0.05
+# Smallest 1 - R² that is more than rounding of the data.
+FLOORS = {torch.float32: 1e-11, torch.float64: 1e-13}
 # At least this number of the functions to refine for a curve are the closest ones, whatever their cost.
 CLOSEST = 2
 # Every fourth point is not fitted, and judges the fit.
@@ -76,120 +78,107 @@ def fit_symbolic(
         raise ConfigError(f"refined must be 1 or more functions per curve, or None for all, got {refined}.")
     if not 0 <= noise < 1:
         raise ConfigError(f"noise must be a share from 0 to below 1, got {noise!r}.")
-    u_S = _common_grid(x_ES, y_ES)
-    held_out = torch.zeros(len(u_S), dtype=torch.bool)
-    held_out[FIRST_HELD_OUT::HELD_OUT_EVERY] = True
-    dictionary = Dictionary(library, u_S[~held_out], torch.float32)
-    parts = []
+    search = _Search(library, _common_grid(x_ES, y_ES), refined, simplicity, noise)
+    parts = [SymbolicFits(library, torch.zeros(0, dtype=torch.long), *[torch.zeros(0, dtype=torch.float64)] * 7)]
     for start in range(0, len(y_ES), CHUNK):
-        y = y_ES[start : start + CHUNK]
-        parts.append(_fit_chunk(dictionary, u_S, held_out, y, refined, simplicity, noise))
+        parts.append(search.fit(y_ES[start : start + CHUNK]))
         if progress is not None:
             progress("fitting", min(start + CHUNK, len(y_ES)), len(y_ES), "curves")
-    columns = [torch.cat(column) for column in zip(*parts, strict=True)] if parts else [torch.zeros(0)] * 8
-    return _in_units_of_x(SymbolicFits(library, columns[0].long(), *columns[1:]), x_ES)
+    return _in_units_of_x(SymbolicFits.cat(parts), x_ES)
 
 
-def _fit_chunk(
-    dictionary: Dictionary,
-    u_S: Tensor,
-    held_out: Tensor,
-    y_ES: Tensor,
-    refined: int | None,
-    simplicity: float,
-    noise: float,
-) -> tuple[Tensor, ...]:
-    """Columns of `SymbolicFits` for x = u."""
-    y_ES = y_ES.detach().cpu()
-    floor = max(FLOORS.get(y_ES.dtype, FLOORS[torch.float32]), noise)
-    y_ES, unit_E = _of_usual_size(y_ES.double())
-    fitted_ES = y_ES[:, ~held_out]
-    unit_ES, constant = _normalised(fitted_ES)
-    a, b, r2 = _refined(dictionary, u_S[~held_out], unit_ES, refined, simplicity, floor)
-    chosen = costs(r2, dictionary.library, fitted_ES.shape[1], simplicity, floor).argmin(dim=0)
-    chosen[constant] = IS_CONSTANT
-    rows = torch.arange(len(y_ES))
-    a, b = a[chosen, rows], b[chosen, rows]
-    fits = SymbolicFits(dictionary.library, chosen, a, b, *(torch.zeros_like(a) for _ in range(5)))
-    c, d, r2_unseen = _judged(fits, u_S, held_out, y_ES, constant)
-    constant = _normalised(y_ES)[1]  # on all points: a curve may vary between those of the fit only
-    r2_unseen = r2_unseen.masked_fill(constant, 1.0)
-    r2_fit = r2[chosen, rows].masked_fill(constant, 1.0)
-    best_r2 = r2.amax(dim=0).masked_fill(constant, 1.0)
-    a, b = a.masked_fill(constant, 0.0), b.masked_fill(constant, 0.0)
-    return chosen, a, b, c * unit_E, d * unit_E, r2_unseen, r2_fit, best_r2
+class _Search:
+    """The three steps on one grid of points u in [-1, 1]; the settings are those of `fit_symbolic`."""
+
+    def __init__(
+        self, library: SymbolLibrary, u_S: Tensor, refined: int | None, simplicity: float, noise: float
+    ) -> None:
+        self.library, self.u_S = library, u_S
+        self.refined, self.simplicity, self.noise = refined, simplicity, noise
+        self.held_out = torch.zeros(len(u_S), dtype=torch.bool)
+        self.held_out[FIRST_HELD_OUT::HELD_OUT_EVERY] = True
+        self.fitted_S = u_S[~self.held_out]
+        self.dictionary = Dictionary(library, self.fitted_S)
+
+    def fit(self, y_ES: Tensor) -> SymbolicFits:
+        """The fits of curves as functions of u."""
+        y_ES = y_ES.detach().cpu()
+        floor = max(FLOORS.get(y_ES.dtype, FLOORS[torch.float32]), self.noise)
+        y_ES, unit_E = _of_usual_size(y_ES.double())
+        unit_ES, varies = normalised(y_ES[:, ~self.held_out])
+        fits_3FE = self._refined(unit_ES.where(varies[:, None], 0.0), floor)
+        chosen = self._costs(fits_3FE[2], floor).argmin(dim=0)
+        chosen[~varies] = IS_CONSTANT
+        a, b, r2_fit = fits_3FE[:, chosen, torch.arange(len(y_ES))]
+        ones, zeros = torch.ones_like(a), torch.zeros_like(a)
+        shapes = SymbolicFits(self.library, chosen, a, b, ones, zeros, zeros, zeros, zeros)
+        c, d, r2 = self._judged(shapes.evaluate(self.u_S.expand(len(y_ES), -1)), y_ES, varies)
+        constant = ~normalised(y_ES)[1]  # on all points: a curve may vary between those of the fit only
+        a, b = (values.masked_fill(constant, 0.0) for values in (a, b))
+        r2, r2_fit, best_r2 = (v.masked_fill(constant, 1.0) for v in (r2, r2_fit, fits_3FE[2].amax(dim=0)))
+        return SymbolicFits(self.library, chosen, a, b, c * unit_E, d * unit_E, r2, r2_fit, best_r2)
+
+    def _refined(self, y_ES: Tensor, floor: float) -> Tensor:
+        """a, b and R² in float64, (3, F, E); an R² of -1 for functions that were not refined."""
+        low_S, low_ES = self.fitted_S.float(), y_ES.float()
+        coarse = torch.cat([self.dictionary.best_r2(part) for part in low_ES.split(COARSE_CHUNK)], dim=1).double()
+        fits_3FE = torch.stack([torch.zeros_like(coarse), torch.zeros_like(coarse), torch.full_like(coarse, -1.0)])
+        promising = self._promising(coarse, floor)
+        for index in promising.any(dim=1).nonzero()[:, 0].tolist():
+            rows = promising[index].nonzero()[:, 0]
+            a, b = (start.float() for start in self.dictionary.start(index, low_ES[rows]))
+            fits_3FE[:, index, rows] = refine(self.library[index], low_S, low_ES[rows], a, b, STEPS).double()
+        exact = fits_3FE[2] > 1 - EXACT
+        for index in exact.any(dim=1).nonzero()[:, 0].tolist():
+            rows = exact[index].nonzero()[:, 0]
+            a, b, _ = fits_3FE[:, index, rows]
+            fits_3FE[:, index, rows] = refine(self.library[index], self.fitted_S, y_ES[rows], a, b, EXACT_STEPS)
+        fits_3FE[2].clamp_(max=1.0)
+        return fits_3FE
+
+    def _promising(self, r2_FE: Tensor, floor: float) -> Tensor:
+        """Which functions to refine for each curve, (F, E)."""
+        if self.refined is None or self.refined >= len(self.library):
+            return torch.ones_like(r2_FE, dtype=torch.bool)
+        r2_FE = r2_FE.clamp(max=1.0)
+        chosen = torch.zeros_like(r2_FE, dtype=torch.bool)
+        cheapest = self._costs(r2_FE, floor).topk(self.refined, dim=0, largest=False).indices
+        chosen.scatter_(0, cheapest, True)
+        chosen.scatter_(0, r2_FE.topk(min(CLOSEST, self.refined), dim=0).indices, True)
+        chosen[torch.tensor([not (s.fit_scale or s.fit_shift) for s in self.library])] = True  # cost nothing
+        return chosen
+
+    def _costs(self, r2_FE: Tensor, floor: float) -> Tensor:
+        """Bits per point of every fit, (F, E), the lowest of which wins; infinite where R² is -1, not fitted.
+
+        A description length (Rissanen, 1978): the residual costs log2(1 - R² + floor) / 2, each of k fitted parameters
+        log2(S) / 2S at S points, and every unit of complexity `simplicity`.
+        """
+        points = len(self.fitted_S)
+        per_parameter = 0.5 * math.log2(points) / points
+        prices = [self.simplicity * s.complexity + per_parameter * (s.fit_scale + s.fit_shift) for s in self.library]
+        bits = 0.5 * torch.log2((1 - r2_FE).clamp(min=0) + floor) + torch.tensor(prices, dtype=r2_FE.dtype)[:, None]
+        return bits.masked_fill(r2_FE < 0, torch.inf)
+
+    def _judged(self, f_ES: Tensor, y_ES: Tensor, varies: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """c and d by least squares on the points of the fit, and R² on the others, where the functions are f."""
+        f, y = f_ES[:, ~self.held_out], y_ES[:, ~self.held_out]
+        f_mean, y_mean = f.mean(-1), y.mean(-1)
+        f, y = f - f_mean[:, None], y - y_mean[:, None]
+        c = ((f * y).sum(-1) / f.square().sum(-1)).masked_fill(~varies, 0.0)
+        d = y_mean - c * f_mean
+        residual = (y_ES - (c[:, None] * f_ES + d[:, None]))[:, self.held_out].square().sum(-1)
+        unseen = y_ES[:, self.held_out]
+        spread = (unseen - unseen.mean(-1, keepdim=True)).square().sum(-1)
+        # Where the curve hardly varies on the few unseen points, what it does on all of them is the measure.
+        usual = y_ES.var(-1, correction=0) * unseen.shape[1]
+        return c, d, 1 - residual / torch.maximum(spread, usual).clamp(min=torch.finfo(torch.float64).tiny)
 
 
 def _of_usual_size(y_ES: Tensor) -> tuple[Tensor, Tensor]:
     """Curves whose squares are neither infinite nor zero, and the power of two that each was divided by."""
     exponent_E = torch.frexp(y_ES.abs().amax(-1)).exponent.clamp(-MAX_EXPONENT, MAX_EXPONENT).double()
     return y_ES * torch.exp2(-exponent_E)[:, None], torch.exp2(exponent_E)
-
-
-def _refined(
-    dictionary: Dictionary, u_S: Tensor, y_ES: Tensor, refined: int | None, simplicity: float, floor: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """a, b and R² in float64, each (F, E); an R² of -1 for functions that were not refined."""
-    library, low_S, low = dictionary.library, u_S.float(), y_ES.float()
-    coarse = torch.cat([dictionary.best_r2(part) for part in low.split(COARSE_CHUNK)], dim=1).double()
-    promising = _promising(coarse, library, refined, len(u_S), simplicity, floor)
-    a, b = torch.zeros_like(coarse), torch.zeros_like(coarse)
-    r2 = torch.full_like(coarse, -1.0)
-    for index, symbol in enumerate(library):
-        for rows in promising[index].nonzero()[:, 0].split(REFINED_CHUNK):
-            y = low[rows]
-            start_a, start_b = dictionary.start(index, y)
-            fits = refine(symbol, low_S, y, start_a.float(), start_b.float(), STEPS)
-            a[index, rows], b[index, rows], r2[index, rows] = fits.a.double(), fits.b.double(), fits.r2.double()
-    exact = r2 > 1 - EXACT
-    for index in exact.any(dim=1).nonzero()[:, 0].tolist():
-        for rows in exact[index].nonzero()[:, 0].split(REFINED_CHUNK):
-            fits = refine(library[index], u_S, y_ES[rows], a[index, rows], b[index, rows], EXACT_STEPS)
-            a[index, rows], b[index, rows], r2[index, rows] = fits.a, fits.b, fits.r2
-    return a, b, r2.clamp(max=1.0)
-
-
-def _promising(
-    r2: Tensor, library: SymbolLibrary, refined: int | None, points: int, simplicity: float, floor: float
-) -> Tensor:
-    """Which functions to refine for each curve, (F, E)."""
-    if refined is None or refined >= len(library):
-        return torch.ones_like(r2, dtype=torch.bool)
-    r2 = r2.clamp(max=1.0)
-    chosen = torch.zeros_like(r2, dtype=torch.bool)
-    cheapest = costs(r2, library, points, simplicity, floor).topk(refined, dim=0, largest=False).indices
-    chosen.scatter_(0, cheapest, True)
-    chosen.scatter_(0, r2.topk(min(CLOSEST, refined), dim=0).indices, True)
-    chosen[torch.tensor([not (symbol.fit_scale or symbol.fit_shift) for symbol in library])] = True  # cost nothing
-    return chosen
-
-
-def _judged(
-    fits: SymbolicFits, u_S: Tensor, held_out: Tensor, y_ES: Tensor, constant: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """c and d by least squares on the points of the fit, and R² on the others; `fits` has c = d = 0."""
-    shape_only = replace(fits, c=torch.ones_like(fits.a))
-    f_ES = shape_only.evaluate(u_S.expand(len(y_ES), -1))
-    f, y = f_ES[:, ~held_out], y_ES[:, ~held_out]
-    f_mean, y_mean = f.mean(-1), y.mean(-1)
-    f, y = f - f_mean[:, None], y - y_mean[:, None]
-    c = ((f * y).sum(-1) / f.square().sum(-1)).masked_fill(constant, 0.0)
-    d = y_mean - c * f_mean
-    residual = (y_ES - (c[:, None] * f_ES + d[:, None]))[:, held_out].square().sum(-1)
-    unseen = y_ES[:, held_out]
-    spread = (unseen - unseen.mean(-1, keepdim=True)).square().sum(-1)
-    # Where the curve hardly varies on the few unseen points, what it does on all of them is the measure.
-    usual = y_ES.var(-1, correction=0) * unseen.shape[1]
-    return c, d, 1 - residual / torch.maximum(spread, usual).clamp(min=torch.finfo(torch.float64).tiny)
-
-
-def _normalised(y_ES: Tensor) -> tuple[Tensor, Tensor]:
-    """Curves of mean 0 and length 1, and which of them do not vary."""
-    centred = y_ES - y_ES.mean(-1, keepdim=True)
-    length = centred.norm(dim=-1, keepdim=True)
-    rounding = MIN_VARIATION * y_ES.norm(dim=-1, keepdim=True)
-    constant = length <= rounding
-    return torch.where(constant, 0.0, centred / length), constant[:, 0]
 
 
 def _common_grid(x_ES: Tensor, y_ES: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import torch
@@ -52,17 +52,19 @@ class SymbolicFits:
 
     def __getitem__(self, index: int | slice | Sequence[int] | Sequence[bool] | Tensor) -> SymbolicFits:
         chosen = torch.as_tensor(range(len(self))[index] if isinstance(index, slice) else index).reshape(-1)
-        return SymbolicFits(self.library, *(column[chosen] for column in self._columns()))
+        return SymbolicFits(
+            self.library, self.symbols[chosen], *(column[chosen] for column in self._numbers().values())
+        )
 
-    def _columns(self) -> tuple[Tensor, ...]:
-        """In the order of `_COLUMNS`."""
-        return self.symbols, self.a, self.b, self.c, self.d, self.r2, self.r2_fit, self.best_r2
+    def _numbers(self) -> dict[str, Tensor]:
+        """The columns after the functions."""
+        return {field.name: vars(self)[field.name] for field in fields(self)[2:]}
 
     @classmethod
     def cat(cls, parts: Sequence[SymbolicFits]) -> SymbolicFits:
         """One table from several of the same library."""
-        columns = zip(*(part._columns() for part in parts), strict=True)
-        return cls(parts[0].library, *(torch.cat(column) for column in columns))
+        columns = zip(*((part.symbols, *part._numbers().values()) for part in parts), strict=True)
+        return cls(parts[0].library, *map(torch.cat, columns))
 
     def __str__(self) -> str:
         counts = ", ".join(f"{name} {count}" for name, count in self.families().items())
@@ -91,13 +93,11 @@ class SymbolicFits:
 
     def families(self) -> dict[str, int]:
         """How many curves each function was fitted to, the most frequent first."""
-        names = [*self.library.names, CONSTANT]
-        return {names[index]: count for index, count in Counter(self.symbols.tolist()).most_common()}
+        return dict(Counter(self.names).most_common())
 
     def coverage(self, r2: float = 0.99) -> float:
         """Share of the curves that vary whose `r2` is at least this; NaN if none varies."""
-        varies = self.varies
-        return (self.r2[varies] >= r2).double().mean().item() if varies.any() else math.nan
+        return (self.r2[self.varies] >= r2).double().mean().item()  # the mean of nothing is NaN
 
     def evaluate(self, x_ES: Tensor) -> Tensor:
         """The fitted functions.
@@ -115,15 +115,11 @@ class SymbolicFits:
             raise ShapeError(
                 f"There are {len(self)} fits, so x must be ({len(self)}, points), got {tuple(x_ES.shape)}."
             )
-        device = x_ES.device
-        y_ES = self.d.to(device)[:, None].expand(x_ES.shape).clone()
-        for index in self.symbols.unique().tolist():
-            if index == IS_CONSTANT:
-                continue
-            rows = (self.symbols == index).nonzero()[:, 0]
-            a, b, c, d = (p[:, None] for p in self.params[rows].to(device).unbind(-1))
-            rows = rows.to(device)
-            symbol = self.library[index]
+        symbols, params = self.symbols.to(x_ES.device), self.params.to(x_ES.device)
+        y_ES = params[:, 3:].expand(x_ES.shape).clone()
+        for index in set(self.symbols.tolist()) - {IS_CONSTANT}:
+            rows, symbol = (symbols == index).nonzero()[:, 0], self.library[index]
+            a, b, c, d = (p[:, None] for p in params[rows].unbind(-1))
             z = a * x_ES[rows].double() + b
             inside = (z > symbol.domain[0]) & (z < symbol.domain[1])
             y_ES[rows] = torch.where(inside, c * symbol.function(z) + d, math.nan)
@@ -136,11 +132,10 @@ class SymbolicFits:
 
     def numpy_function(self, index: int) -> Callable[[ArrayLike], np.ndarray]:
         """One fitted function as a function of arrays of any shape."""
-        function = self.function(index)
 
         def on_array(x: ArrayLike) -> np.ndarray:
             tensor = torch.as_tensor(x)
-            return function(tensor if tensor.is_floating_point() else tensor.double()).numpy()
+            return self.function(index)(tensor if tensor.is_floating_point() else tensor.double()).numpy()
 
         return on_array
 
@@ -153,8 +148,7 @@ class SymbolicFits:
         """
         import sympy
 
-        numbers = [sympy.Float(value, digits or 17) for value in self.params[index].tolist()]
-        a, b, c, d = numbers
+        a, b, c, d = (sympy.Float(value, digits or 17) for value in self.params[index].tolist())
         symbol = int(self.symbols[index])
         if symbol == IS_CONSTANT:
             return d
@@ -170,13 +164,12 @@ class SymbolicFits:
         """One row per curve: name, a, b, c, d, r2, r2_fit, best_r2, complexity."""
         import pandas
 
-        numbers = {name: column.numpy() for name, column in zip(_COLUMNS[1:], self._columns()[1:], strict=True)}
-        return pandas.DataFrame({"name": self.names, **numbers, "complexity": self.complexity.numpy()})
+        columns = {name: column.numpy() for name, column in self._numbers().items()}
+        return pandas.DataFrame({"name": self.names, **columns, "complexity": self.complexity.numpy()})
 
     def to_dict(self) -> dict[str, list]:
         """JSON-ready, functions by name; `from_dict` is the inverse."""
-        numbers = {name: column.tolist() for name, column in zip(_COLUMNS[1:], self._columns()[1:], strict=True)}
-        return {"name": self.names, **numbers}
+        return {"name": self.names, **{name: column.tolist() for name, column in self._numbers().items()}}
 
     @classmethod
     def from_dict(cls, values: dict[str, list], library: SymbolLibrary = LIBRARY) -> SymbolicFits:
@@ -189,12 +182,10 @@ class SymbolicFits:
         Raises:
             ConfigError: a column is missing or has another length, or a function is not in the library.
         """
-        if set(values) != {"name", *_COLUMNS} - {"symbols"} or len({len(column) for column in values.values()}) > 1:
-            raise ConfigError(f"A table of fits has the columns name, {', '.join(_COLUMNS[1:])}, all of one length.")
+        numbers = [field.name for field in fields(cls)[2:]]
+        if set(values) != {"name", *numbers} or len({len(column) for column in values.values()}) > 1:
+            raise ConfigError(f"A table of fits has the columns name, {', '.join(numbers)}, all of one length.")
         indices = {name: library.names.index(library.named(name).name) for name in set(values["name"]) - {CONSTANT}}
         indices[CONSTANT] = IS_CONSTANT
         symbols = torch.tensor([indices[name] for name in values["name"]], dtype=torch.long)
-        return cls(library, symbols, *(torch.tensor(values[n], dtype=torch.float64) for n in _COLUMNS[1:]))
-
-
-_COLUMNS = ("symbols", "a", "b", "c", "d", "r2", "r2_fit", "best_r2")
+        return cls(library, symbols, *(torch.tensor(values[n], dtype=torch.float64) for n in numbers))

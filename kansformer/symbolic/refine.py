@@ -9,10 +9,6 @@ The parts are formed before they are multiplied: differences of products would c
 Shape letters: E edges, S sample points.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -24,16 +20,7 @@ MAX_SHIFT_STEP = 3.0
 TINY = 1e-30
 
 
-@dataclass
-class Fits:
-    """Fits of one function to E curves: `a`, `b` and `r2`, each (E,)."""
-
-    a: Tensor
-    b: Tensor
-    r2: Tensor
-
-
-def refine(symbol: Symbol, u_S: Tensor, y_ES: Tensor, a_E: Tensor, b_E: Tensor, steps: int) -> Fits:
+def refine(symbol: Symbol, u_S: Tensor, y_ES: Tensor, a_E: Tensor, b_E: Tensor, steps: int) -> Tensor:
     """Improve scales and shifts; no R² becomes worse.
 
     Args:
@@ -44,7 +31,7 @@ def refine(symbol: Symbol, u_S: Tensor, y_ES: Tensor, a_E: Tensor, b_E: Tensor, 
         steps: Levenberg-Marquardt steps.
 
     Returns:
-        The fits; an R² of -1 where f is not finite even at the beginning.
+        a, b and R² of every curve, (3, E); an R² of -1 where f is not finite even at the beginning.
     """
     problem = _Problem(symbol, u_S, y_ES)
     if symbol.partner is not None:
@@ -59,7 +46,7 @@ def refine(symbol: Symbol, u_S: Tensor, y_ES: Tensor, a_E: Tensor, b_E: Tensor, 
         better = new[R2] > now[R2]
         damping = torch.where(better, LESS * damping, MORE * damping)
         now = torch.where(better, new, now[: len(new)])
-    return Fits(now[A], now[B], now[R2])
+    return now[: R2 + 1]
 
 
 # Rows of what is known at one (a, b) per curve: then C, the slopes of R² and the matrix of the step.
@@ -77,7 +64,7 @@ class _Problem:
         """The rows A to R2, with `slopes` to BB, each (E,)."""
         z_ES = self._arguments(a_E, b_E)
         raw_ES = self.symbol.function(z_ES)
-        f_ES = raw_ES - raw_ES.mean(-1, keepdim=True)
+        f_ES = _centred(raw_ES)
         ff, fy = self._sums(f_ES.square()).clamp(min=TINY), self._sums(f_ES * self.y_ES)
         r2 = fy.square() / ff
         reach = a_E.abs()
@@ -98,7 +85,8 @@ class _Problem:
         assert self.symbol.partner is not None
         z_ES = self._arguments(a_E, b_E)
         f, g = _centred(self.symbol.function(z_ES)), _centred(self.symbol.partner.function(z_ES))
-        ff, fg, gg, fy, gy = _dot(f, f), _dot(f, g), _dot(g, g), _dot(f, self.y_ES), _dot(g, self.y_ES)
+        dot, y = torch.linalg.vecdot, self.y_ES
+        ff, fg, gg, fy, gy = dot(f, f), dot(f, g), dot(g, g), dot(f, y), dot(g, y)
         determinant = (ff * gg - fg.square()).clamp(min=TINY)
         return self.symbol.partner.shift((gg * fy - fg * gy) / determinant, (ff * gy - fg * fy) / determinant)
 
@@ -126,7 +114,3 @@ def _step(now: Tensor, symbol: Symbol, damping: Tensor) -> tuple[Tensor, Tensor]
 
 def _centred(values_ES: Tensor) -> Tensor:
     return values_ES - values_ES.mean(-1, keepdim=True)
-
-
-def _dot(x_ES: Tensor, y_ES: Tensor) -> Tensor:
-    return torch.linalg.vecdot(x_ES, y_ES)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -93,13 +93,13 @@ class SymbolLibrary(Sequence[Symbol]):
     """
 
     def __init__(self, symbols: Sequence[Symbol]) -> None:
-        self._rows = {symbol.name: symbol for symbol in symbols}
         if not symbols:
             raise ConfigError("The library has no functions, so no curve could be named.")
-        if len(self._rows) < len(symbols):
-            names = [symbol.name for symbol in symbols]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise ConfigError(f"The library has two functions named {twice!r}.")
+        self._rows: dict[str, Symbol] = {}
+        for symbol in symbols:
+            if symbol.name in self._rows:
+                raise ConfigError(f"The library has two functions named {symbol.name!r}.")
+            self._rows[symbol.name] = symbol
         self._order = tuple(symbols)
 
     def __getitem__(self, index):
@@ -107,9 +107,6 @@ class SymbolLibrary(Sequence[Symbol]):
 
     def __len__(self) -> int:
         return len(self._order)
-
-    def __iter__(self) -> Iterator[Symbol]:
-        return iter(self._order)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -77,7 +77,10 @@ def report_data(summary: ModelSummary) -> dict[str, object]:
         "replaced": [[share, count, _number(loss)] for share, count, loss in summary.replaced],
         "functions": names,
         "score": score,
-        "slots": [slot.aggregate() | {"where": where[i], "score": _total(slot, score)} for i, slot in enumerate(slots)],
+        "slots": [
+            slot.aggregate() | {"where": place, "score": _number(slot.scores.columns()[score].sum())}
+            for slot, place in zip(slots, where, strict=True)
+        ],
         "dots": _dots(summary, score),
         "edges": _edges(summary, score),
     }
@@ -126,15 +129,15 @@ def _rows(slot: SlotSummary, edges: Tensor, score: str) -> list[dict[str, object
     return [
         {
             "name": str(ref),
-            "score": _number(float(values[e])),
+            "score": _number(values[e]),
             "function": int(fits.symbols[e]),
-            "r2": _number(float(fits.r2[e])),
-            "tokens": _number(float(slot.fidelity.r2[edge])),
-            "learned": _number(float(slot.fidelity.r2_learned[edge])),
+            "r2": _number(fits.r2[e]),
+            "tokens": _number(slot.fidelity.r2[edge]),
+            "learned": _number(slot.fidelity.r2_learned[edge]),
             "formula": ("base + " if slot.part == "learned" else "") + _formula(fits, e),
-            "outside": _number(float(slot.recorded.outside[ref.input])),
-            "from": _number(float(curves.x[e, 0])),
-            "to": _number(float(curves.x[e, -1])),
+            "outside": _number(slot.recorded.outside[ref.input]),
+            "from": _number(curves.x[e, 0]),
+            "to": _number(curves.x[e, -1]),
             "y": _short(curves.y[e]),
             "base": _short(base[e]),
             "fit": _short(fitted[e]),
@@ -157,12 +160,8 @@ def _formula(fits: SymbolicFits, index: int) -> str:
     return f"{c}·{written} + {d}".replace("+ -", "- ")
 
 
-def _total(slot: SlotSummary, score: str) -> float | None:
-    return _number(float(slot.scores.columns()[score].sum()))
-
-
-def _number(value: float) -> float | None:
-    return float(f"{value:.4g}") if math.isfinite(value) else None
+def _number(value: float | Tensor) -> float | None:
+    return float(f"{float(value):.4g}") if math.isfinite(value) else None
 
 
 def _short(values: Tensor) -> list[float | None]:

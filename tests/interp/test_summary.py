@@ -9,8 +9,8 @@ from interp_models import CONFIGS
 from kansformer.conversion.slots import find_curve_slots
 from kansformer.errors import ConfigError, ConversionStateError, DataError
 from kansformer.interp import EdgeRef, edge_curves, edit_curve, record_edges, summarize
-from kansformer.interp.baseline import RandomEdges
 from kansformer.interp.curves import sample_points
+from kansformer.interp.fidelity import RandomEdges
 from kansformer.symbolic import KAN_LIBRARY, LIBRARY, fit_symbolic
 
 SHARES = ["10% as formulas", "50% as formulas", "100% as formulas"]
@@ -164,7 +164,7 @@ def test_bad_input(make_bent, batch):
     model = make_bent()
     with pytest.raises(ConversionStateError, match="no curves to read"):
         summarize(torch.nn.Linear(2, 2), {})
-    with pytest.raises(DataError, match=r"No token of these batches reached model.layers.0.mlp/act"):
+    with pytest.raises(DataError, match=r"No token of these batches reached 2 slots, such as model.layers.0.mlp/act"):
         summarize(model, [])
     with pytest.raises(ConfigError, match="Unknown part 'base' of edges. Choose edge or learned"):
         summarize(model, batch, part="base")
