@@ -42,18 +42,23 @@ class _Spool:
     def __init__(self, stream: Iterable[Batch], folder: Path) -> None:
         self.stream: Iterable[Batch] | None = stream
         self.folder = folder
-        self.written: list[tuple[Path, Batch]] = []  # files of tensors, and the other values
+        self.written: list[tuple[Path, dict[str, torch.device], Batch]] = []  # tensors, devices, the other values
 
     def __iter__(self) -> Iterator[Batch]:
+        from safetensors.torch import load_file, save_file
+
         if self.stream is None:
-            for file, others in self.written:
-                yield {**torch.load(file, weights_only=True), **others}
+            for file, devices, others in self.written:
+                tensors = load_file(file)
+                yield {**{name: tensors[name].to(device) for name, device in devices.items()}, **others}
             return
         for batch in self.stream:
-            tensors = {name: value.detach().clone() for name, value in batch.items() if isinstance(value, Tensor)}
-            file = self.folder / f"{len(self.written)}.pt"
-            torch.save(tensors, file)
-            self.written.append((file, {name: value for name, value in batch.items() if name not in tensors}))
+            devices = {name: value.device for name, value in batch.items() if isinstance(value, Tensor)}
+            # Labels are often the inputs themselves, and a file holds every tensor once.
+            copies = {name: batch[name].detach().cpu().contiguous().clone() for name in devices}
+            file = self.folder / f"{len(self.written)}.safetensors"
+            save_file(copies, file)
+            self.written.append((file, devices, {name: batch[name] for name in batch if name not in devices}))
             yield batch
         self.stream = None
 
