@@ -147,7 +147,7 @@ class LearnedActivation(nn.Module):
         return {name: getattr(self, name) for name in self._owned}
 
     def train(self, mode: bool = True) -> "LearnedActivation":
-        """Also the activation's mode, which is no submodule: RReLU is random in training."""
+        """Also the activation's mode, which is not a submodule: RReLU is random in training."""
         if isinstance(self.activation, nn.Module):
             self.activation.train(mode)
         return super().train(mode)

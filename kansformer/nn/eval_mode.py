@@ -12,7 +12,7 @@ from kansformer.nn.activation import LearnedActivation
 def eval_mode(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, and every module's own mode again afterwards: a frozen part of a model in training keeps its."""
     modules = list(model.modules())
-    # The fixed function of a bent activation is no submodule.
+    # The fixed function of a bent activation is not a submodule.
     functions = [module.activation for module in modules if isinstance(module, LearnedActivation)]
     modules += [function for function in functions if isinstance(function, nn.Module)]
     modes = [(module, module.training) for module in modules]

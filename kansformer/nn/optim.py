@@ -104,9 +104,9 @@ def _multipliers(model: nn.Module, curve_lr_multiplier: float | None) -> dict[in
     """The multiplier of every curve parameter, by its id."""
     if curve_lr_multiplier is not None and not curve_lr_multiplier > 0:
         raise ConfigError(f"curve_lr_multiplier must be above 0, got {curve_lr_multiplier!r}.")
-    found: dict[int, float] = {}
+    multipliers: dict[int, float] = {}
     for _, module in curved_modules(model):
         measured = EDGE_LR_MULTIPLIER.get(module.curves.edges, CURVE_LR_MULTIPLIER[module.curves.basis.name])
         multiplier = curve_lr_multiplier or measured
-        found.update({id(p): multiplier for _, p in curve_parameters_of(module)})
-    return found
+        multipliers.update({id(p): multiplier for _, p in curve_parameters_of(module)})
+    return multipliers

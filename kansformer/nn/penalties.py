@@ -72,11 +72,11 @@ def smoothness_penalty(model: nn.Module) -> Tensor:
 
 def _curves_of(model: nn.Module) -> Iterator[tuple[CurvedModule, Tensor]]:
     """Modules with curves and their coefficients, (P, C) or (P, C, O), in float32."""
-    found = False
+    empty = True
     for _, module in curved_modules(model):
-        found = True
+        empty = False
         yield module, module.coefficients.float()
-    if not found:
+    if empty:
         raise ConfigError("The model has no curves, so nothing can be penalised. Call kansformer.convert(model) first.")
 
 

@@ -68,29 +68,31 @@ class _TokenChunks(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         domain, x, coefficients, denominator = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[4:]
+        needs_grad = ctx.needs_input_grad[4:]
 
         def definition(x, coefficients, denominator):
             return ctx.definition(x, Curves(coefficients, domain, denominator, ctx.basis))
 
         if torch.is_grad_enabled():
-            return (None,) * 4 + gradients_of_definition(definition, (x, coefficients, denominator), wanted, gradient)
+            return (None,) * 4 + gradients_of_definition(
+                definition, (x, coefficients, denominator), needs_grad, gradient
+            )
 
         parameters = tuple(
             None if t is None else t.detach().requires_grad_(need)
-            for t, need in zip((coefficients, denominator), wanted[1:], strict=True)
+            for t, need in zip((coefficients, denominator), needs_grad[1:], strict=True)
         )
         x_pieces: list[Tensor] = []
         totals: list[Tensor | None] = [None, None]
         for piece, piece_gradient in zip(x.split(ctx.chunk), gradient.split(ctx.chunk), strict=True):
             with torch.enable_grad():
-                piece = piece.detach().requires_grad_(wanted[0])
+                piece = piece.detach().requires_grad_(needs_grad[0])
                 output = definition(piece, *parameters)
-            dx, *parts = gradients_of(output, (piece, *parameters), wanted, piece_gradient)
+            dx, *parts = gradients_of(output, (piece, *parameters), needs_grad, piece_gradient)
             if dx is not None:
                 x_pieces.append(dx)
             for i, part in enumerate(parts):
                 if part is not None:
                     total = totals[i]
                     totals[i] = part if total is None else total.add_(part)
-        return (None,) * 4 + (torch.cat(x_pieces) if wanted[0] else None, *totals)
+        return (None,) * 4 + (torch.cat(x_pieces) if needs_grad[0] else None, *totals)

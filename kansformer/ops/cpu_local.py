@@ -57,20 +57,20 @@ class _LookUp(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient_NI):
         x_NI, factors_IPJ, domain_I2 = ctx.saved_tensors
-        x_wanted, factors_wanted = ctx.needs_input_grad[:2]
+        x_needs_grad, factors_needs_grad = ctx.needs_input_grad[:2]
         if torch.is_grad_enabled():  # double backward: the graph of the evaluation itself
             y_NI = _evaluate(x_NI, factors_IPJ, domain_I2, ctx.basis)
-            wanted = (x_wanted, factors_wanted)
-            return *gradients_of(y_NI, (x_NI, factors_IPJ), wanted, gradient_NI, create_graph=True), None, None
+            needs_grad = (x_needs_grad, factors_needs_grad)
+            return *gradients_of(y_NI, (x_NI, factors_IPJ), needs_grad, gradient_NI, create_graph=True), None, None
 
         powers = factors_IPJ.shape[1]
         rate_I = ctx.basis.grid_size / (domain_I2[:, 1] - domain_I2[:, 0])
         slope_factors_IPJ = factors_IPJ * torch.arange(powers, dtype=x_NI.dtype, device=x_NI.device).unsqueeze(-1)
-        factors_gradient = torch.zeros_like(factors_IPJ) if factors_wanted else None
+        factors_gradient = torch.zeros_like(factors_IPJ) if factors_needs_grad else None
         x_pieces = []
         for piece, gradient in zip(_split(x_NI), _split(gradient_NI), strict=True):
             unit, position, index = _locate(piece, domain_I2, ctx.basis)
-            if x_wanted:
+            if x_needs_grad:
                 slope = _horner(_look_up(slope_factors_IPJ, index)[1:], position)
                 # The definition holds inputs further away than MAX_DISTANCE there, so they have no slope.
                 x_pieces.append(slope.mul_(rate_I).mul_(unit.abs() < MAX_DISTANCE).mul_(gradient))
@@ -80,7 +80,7 @@ class _LookUp(torch.autograd.Function):
                 factors_gradient += _factors_gradient(
                     factors_IPJ, gradient.flatten(), position.flatten(), index, inside.flatten(), ctx.basis
                 )
-        return torch.cat(x_pieces) if x_wanted else None, factors_gradient, None, None
+        return torch.cat(x_pieces) if x_needs_grad else None, factors_gradient, None, None
 
 
 def _factors_gradient(

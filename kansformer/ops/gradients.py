@@ -54,25 +54,25 @@ def needs_definition(*tensors: Tensor | str | None, has_operator: bool = False) 
 def gradients_of(
     output: Tensor,
     tensors: Sequence[Tensor | None],
-    wanted: Sequence[bool],
+    needs_grad: Sequence[bool],
     gradient: Tensor,
     create_graph: bool = False,
 ) -> tuple[Tensor | None, ...]:
     """Gradients in the order of `tensors`, None for those that nobody wants."""
-    targets = [t for t, need in zip(tensors, wanted, strict=True) if need and t is not None]
+    targets = [t for t, need in zip(tensors, needs_grad, strict=True) if need and t is not None]
     gradients = iter(torch.autograd.grad(output, targets, gradient, create_graph=create_graph))
-    return tuple(next(gradients) if need else None for need in wanted)
+    return tuple(next(gradients) if need else None for need in needs_grad)
 
 
 def gradients_of_definition(
-    definition: Callable[..., Tensor], tensors: Sequence[Tensor | None], wanted: Sequence[bool], gradient: Tensor
+    definition: Callable[..., Tensor], tensors: Sequence[Tensor | None], needs_grad: Sequence[bool], gradient: Tensor
 ) -> tuple[Tensor | None, ...]:
     """Gradients by the graph of the definition itself; they can be differentiated again where gradients are enabled."""
     twice = torch.is_grad_enabled()
     if not twice:
         tensors = [
-            None if t is None else t.detach().requires_grad_(need) for t, need in zip(tensors, wanted, strict=True)
+            None if t is None else t.detach().requires_grad_(need) for t, need in zip(tensors, needs_grad, strict=True)
         ]
     with torch.enable_grad():
         output = definition(*tensors)
-    return gradients_of(output, tensors, wanted, gradient, create_graph=twice)
+    return gradients_of(output, tensors, needs_grad, gradient, create_graph=twice)

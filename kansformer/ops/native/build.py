@@ -77,18 +77,18 @@ def reason_unavailable() -> str | None:
 def _state() -> "ctypes.CDLL | str":
     if os.name == "nt":
         return "it is built on Linux and macOS only."
-    found = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
-    if found is None:
+    command = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
+    if command is None:
         return "no C++ compiler was found (c++, g++ or clang++). Install one, for example g++."
-    compiler = shlex.split(found)
+    compiler = shlex.split(command)
     try:
         loaded = ctypes.CDLL(str(_built(compiler)))
         for name in KERNELS:
             getattr(loaded, name).argtypes = [ctypes.POINTER(Arguments)]
     except subprocess.CalledProcessError as error:
-        return f"{found} could not build it: {error.stderr.strip()[-500:]}"
+        return f"{command} could not build it: {error.stderr.strip()[-500:]}"
     except (OSError, AttributeError, subprocess.TimeoutExpired) as error:
-        return f"the library built by {found} cannot be used: {error}"
+        return f"the library built by {command} cannot be used: {error}"
     return loaded
 
 

@@ -55,7 +55,7 @@ def evaluate_edges(
 
 def differentiate_edges(
     settings: Settings,
-    wanted: Sequence[bool],
+    needs_grad: Sequence[bool],
     gradient_NO: Tensor,
     x_NI: Tensor,
     coefficients_ICO: Tensor,
@@ -64,8 +64,8 @@ def differentiate_edges(
     """Gradients of x and the coefficients, those that are wanted."""
     gradient, x = gradient_NO.contiguous(), x_NI.float().contiguous()
     coefficients = coefficients_ICO.contiguous()
-    dx = torch.empty_like(x) if wanted[0] else None
-    da = torch.empty_like(coefficients, dtype=torch.float32) if wanted[1] else None
+    dx = torch.empty_like(x) if needs_grad[0] else None
+    da = torch.empty_like(coefficients, dtype=torch.float32) if needs_grad[1] else None
     if form() == "dense":
         _backward_dense(dx, da, gradient, x, coefficients, domain_I2, settings)
     else:

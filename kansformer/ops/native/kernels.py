@@ -121,7 +121,7 @@ def evaluate_curves(
 def differentiate_curves(
     settings: Settings,
     activation: str,
-    wanted: Sequence[bool],
+    needs_grad: Sequence[bool],
     gradient: Tensor,
     x: Tensor,
     coefficients_PC: Tensor,
@@ -136,7 +136,7 @@ def differentiate_curves(
     """
     x = x.contiguous()
     places = (x, coefficients_PC, denominator_PD, factor, factor)
-    gradients = [_empty_like(t) if need and t is not None else None for t, need in zip(places, wanted, strict=True)]
+    gradients = [_empty_like(t) if need and t is not None else None for t, need in zip(places, needs_grad, strict=True)]
     dx, dcoefficients, ddenominator, dbase, dfactor = gradients
     tensors = dict(dx=dx, dcoefficients=dcoefficients, ddenominator=ddenominator, dbase=dbase, dfactor=dfactor)
     tensors.update(gradient=gradient, x=x, base=base, factor=factor)
@@ -159,7 +159,7 @@ def evaluate_edges(
 
 def differentiate_edges(
     settings: Settings,
-    wanted: Sequence[bool],
+    needs_grad: Sequence[bool],
     gradient_NO: Tensor,
     x_NI: Tensor,
     coefficients_ICO: Tensor,
@@ -167,7 +167,7 @@ def differentiate_edges(
 ) -> list[Tensor | None]:
     """Gradients of x and the coefficients, those that are wanted."""
     sizes = sizes_of_edges(x_NI, coefficients_ICO)
-    dx, da = (_empty_like(t) if need else None for t, need in zip((x_NI, coefficients_ICO), wanted, strict=True))
+    dx, da = (_empty_like(t) if need else None for t, need in zip((x_NI, coefficients_ICO), needs_grad, strict=True))
     tensors = dict(gradient=gradient_NO, x=x_NI, coefficients=coefficients_ICO, domain=domain_I2)
     if dx is not None:
         call(library().edges_input_gradient, settings, sizes, {"dx": dx, **tensors})

@@ -117,17 +117,17 @@ def _curves_backward(
     grid_size: int,
     order: int,
     extrapolation: str,
-    wanted: list[bool],
+    needs_grad: list[bool],
 ) -> list[Tensor]:
     settings = (name, grid_size, order, extrapolation)
     tensors = (gradient, x, coefficients, denominator, base, factor, domain)
-    return _or_empty(x, kernels.differentiate_curves(settings, "", wanted, *tensors))
+    return _or_empty(x, kernels.differentiate_curves(settings, "", needs_grad, *tensors))
 
 
 @_curves_backward.register_fake
-def _(gradient, x, coefficients, denominator, base, factor, domain, *settings_and_wanted):
-    wanted = zip((x, coefficients, denominator, factor, factor), settings_and_wanted[-1], strict=True)
-    return _or_empty(x, [_like(t) if need and t is not None else None for t, need in wanted])
+def _(gradient, x, coefficients, denominator, base, factor, domain, *settings_and_needs_grad):
+    needs_grad = zip((x, coefficients, denominator, factor, factor), settings_and_needs_grad[-1], strict=True)
+    return _or_empty(x, [_like(t) if need and t is not None else None for t, need in needs_grad])
 
 
 def _save_curves(ctx, inputs, output=None):
@@ -141,13 +141,13 @@ def _differentiate_curves(ctx, gradient: Tensor, compiled: bool = True) -> tuple
     saved = ctx.saved_tensors  # may be unpacked once only
     tensors, domain = saved[:5], saved[5]
     rest = (None,) * (len(ctx.needs_input_grad) - 5)
-    wanted = list(ctx.needs_input_grad[:5])
+    needs_grad = list(ctx.needs_input_grad[:5])
     # Without a factor the base's gradient is the output's.
     has_factor = tensors[4] is not None
-    dbase = gradient if wanted[3] and not has_factor else None
-    wanted[3] = wanted[3] and has_factor
+    dbase = gradient if needs_grad[3] and not has_factor else None
+    needs_grad[3] = needs_grad[3] and has_factor
     if compiled:
-        results = _curves_backward(gradient, *saved, *ctx.settings, wanted)
+        results = _curves_backward(gradient, *saved, *ctx.settings, needs_grad)
     elif torch.is_grad_enabled() or needs_definition(gradient):
 
         def definition(x, coefficients, denominator, base, factor):
@@ -155,10 +155,10 @@ def _differentiate_curves(ctx, gradient: Tensor, compiled: bool = True) -> tuple
             curves = Curves(coefficients, domain, denominator, basis_of(*ctx.settings))
             return reference.apply_curves(x, curves, base, factor)
 
-        results = gradients_of_definition(definition, tensors, wanted, gradient)
+        results = gradients_of_definition(definition, tensors, needs_grad, gradient)
     else:
-        results = kernels.differentiate_curves(ctx.settings, ctx.activation, wanted, gradient, *saved)
-    gradients = [t if need else None for t, need in zip(results, wanted, strict=True)]
+        results = kernels.differentiate_curves(ctx.settings, ctx.activation, needs_grad, gradient, *saved)
+    gradients = [t if need else None for t, need in zip(results, needs_grad, strict=True)]
     return *gradients[:3], gradients[3] if dbase is None else dbase, gradients[4], *rest
 
 
@@ -206,17 +206,17 @@ def _edges_backward(
     grid_size: int,
     order: int,
     extrapolation: str,
-    wanted: list[bool],
+    needs_grad: list[bool],
 ) -> list[Tensor]:
     settings = (name, grid_size, order, extrapolation)
     tensors = (gradient, x, coefficients, domain)
-    return _or_empty(x, _kernels_of(coefficients).differentiate_edges(settings, wanted, *tensors))
+    return _or_empty(x, _kernels_of(coefficients).differentiate_edges(settings, needs_grad, *tensors))
 
 
 @_edges_backward.register_fake
-def _(gradient, x, coefficients, domain, *settings_and_wanted):
-    wanted = zip((x, coefficients), settings_and_wanted[-1], strict=True)
-    return _or_empty(x, [_like(t) if need else None for t, need in wanted])
+def _(gradient, x, coefficients, domain, *settings_and_needs_grad):
+    needs_grad = zip((x, coefficients), settings_and_needs_grad[-1], strict=True)
+    return _or_empty(x, [_like(t) if need else None for t, need in needs_grad])
 
 
 def _save_edges(ctx, inputs, output=None):
@@ -227,20 +227,20 @@ def _save_edges(ctx, inputs, output=None):
 
 def _differentiate_edges(ctx, gradient: Tensor, compiled: bool = True) -> tuple[Tensor | None, ...]:
     x, coefficients, domain = ctx.saved_tensors
-    *wanted, base_wanted = ctx.needs_input_grad[:3]
+    *needs_grad, base_needs_grad = ctx.needs_input_grad[:3]
     if compiled:
-        results = _edges_backward(gradient, x, coefficients, domain, *ctx.settings, wanted)
+        results = _edges_backward(gradient, x, coefficients, domain, *ctx.settings, needs_grad)
     elif torch.is_grad_enabled() or needs_definition(gradient):
 
         def definition(x, coefficients):
             return reference.sum_edges(x, Curves(coefficients, domain, None, basis_of(*ctx.settings)))
 
-        results = gradients_of_definition(definition, (x, coefficients), wanted, gradient)
+        results = gradients_of_definition(definition, (x, coefficients), needs_grad, gradient)
     else:
         differentiate = _kernels_of(coefficients).differentiate_edges
-        results = differentiate(ctx.settings, wanted, gradient, x, coefficients, domain)
-    gradients = [t if need else None for t, need in zip(results, wanted, strict=True)]
-    return *gradients, gradient if base_wanted else None, *(None,) * 5
+        results = differentiate(ctx.settings, needs_grad, gradient, x, coefficients, domain)
+    gradients = [t if need else None for t, need in zip(results, needs_grad, strict=True)]
+    return *gradients, gradient if base_needs_grad else None, *(None,) * 5
 
 
 _edges.register_autograd(_differentiate_edges, setup_context=_save_edges)

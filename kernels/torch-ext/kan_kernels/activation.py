@@ -212,12 +212,12 @@ def _(gradient, x, coefficients, domain, denominator, given, factor, *names_and_
 
 
 def _empty_gradients(x, coefficients, denominator, given, factor, sums: bool) -> list[Tensor]:
-    wanted = ((x, True), (coefficients, sums), (denominator, sums), (given, True), (factor, True))
+    outputs = ((x, True), (coefficients, sums), (denominator, sums), (given, True), (factor, True))
     return [
         torch.empty(t.shape, dtype=t.dtype, device=x.device)
         if t is not None and want
         else torch.empty(0, dtype=x.dtype, device=x.device)
-        for t, want in wanted
+        for t, want in outputs
     ]
 
 
@@ -276,13 +276,13 @@ def _differentiate_twice(ctx, *second_gradients: Tensor):
             base=base if given is None else given,
             factor=factor,
         )
-        found = [x, coefficients if ctx.sums else None, denominator if ctx.sums else None, given, factor]
-        pairs = [(t, g) for t, g in zip(found, second_gradients, strict=True) if t is not None]
+        results = [x, coefficients if ctx.sums else None, denominator if ctx.sums else None, given, factor]
+        pairs = [(t, g) for t, g in zip(results, second_gradients, strict=True) if t is not None]
         first = torch.autograd.grad(y, [t for t, _ in pairs], gradient, create_graph=True, materialize_grads=True)
         parts = [(f, g) for f, (_, g) in zip(first, pairs, strict=True) if f.requires_grad]
-    wanted = [t for t in leaves if t is not None and t is not domain]
-    second = torch.autograd.grad([f for f, _ in parts], wanted, [g for _, g in parts], allow_unused=True)
-    by_leaf = dict(zip(map(id, wanted), second, strict=True))
+    inputs = [t for t in leaves if t is not None and t is not domain]
+    second = torch.autograd.grad([f for f, _ in parts], inputs, [g for _, g in parts], allow_unused=True)
+    by_leaf = dict(zip(map(id, inputs), second, strict=True))
     return (*(by_leaf.get(id(leaf)) for leaf in leaves), *(None,) * (len(ctx.names) + 1))
 
 
@@ -310,8 +310,8 @@ def exact_bases(device: torch.device, dtype: torch.dtype) -> frozenset[str]:
     domain = torch.tensor([[-1.0, 1.0]], device=device)
     exact = set()
     for name, function in definition.BASE_FUNCTIONS.items():
-        found = learned_activation(x, coefficients, domain, basis="chebyshev", grid_size=1, order=1, base=name)
+        result = learned_activation(x, coefficients, domain, basis="chebyshev", grid_size=1, order=1, base=name)
         expected = torch.where(x.isnan(), x, function(x))  # the curve is NaN there
-        if bool(((found == expected) | (found.isnan() & expected.isnan())).all()):
+        if bool(((result == expected) | (result.isnan() & expected.isnan())).all()):
             exact.add(name)
     return frozenset(exact)

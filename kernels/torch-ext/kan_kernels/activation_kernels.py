@@ -148,7 +148,7 @@ def activation_backward_kernel(
     TOKENS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    # Grid (token blocks, channel blocks, blocks of WIDTH coefficients). SUMS: the parameters' gradients are wanted.
+    # Grid (token blocks, channel blocks, blocks of WIDTH coefficients). SUMS: the parameters' gradients are inside.
     dtype: tl.constexpr = x_gradient_ptr.dtype.element_ty
     channel = (tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS))[None, :]
     valid = channel < channels
@@ -206,8 +206,8 @@ def activation_backward_kernel(
         place = tl.program_id(0).to(tl.int64) * channels + channel
         for c in tl.static_range(WIDTH):
             number = coefficient_block * WIDTH + c
-            wanted = channel < tl.where(number < C, channels, 0)
-            tl.store(coefficient_sums_ptr + place * C + number, tl.sum(sums[c], axis=0)[None, :], mask=wanted)
+            inside = channel < tl.where(number < C, channels, 0)
+            tl.store(coefficient_sums_ptr + place * C + number, tl.sum(sums[c], axis=0)[None, :], mask=inside)
         for d in tl.static_range(D):
             total = tl.sum(denominator_sums[d], axis=0)[None, :]
             tl.store(denominator_sums_ptr + place * D + d, total, mask=valid)

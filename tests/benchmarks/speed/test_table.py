@@ -37,7 +37,7 @@ def test_there_and_back(tmp_path):
 def test_another_file_is_refused(tmp_path):
     path = tmp_path / "other.csv"
     path.write_text("model,case\n1,2\n")
-    with pytest.raises(DataError, match=r"other\.csv' is not a file of python -m benchmarks: it has no column 'baseline'"):
+    with pytest.raises(DataError, match=r"other\.csv' is not a file of .*: it has no column 'baseline'"):
         read_rows(path)
 
 
