@@ -193,7 +193,7 @@ def _tune_curves(model: PreTrainedModel, blocks_NT: Tensor, steps: int) -> None:
             save_strategy="no", seed=SEED, use_cpu=True, dataloader_pin_memory=False,
         )  # fmt: skip
         trainer = KANTrainer(model, arguments, train_dataset=rows)
-        trainer.report_by(Reporter(None, BATCH * TUNING_BLOCK, progress))
+        Reporter(None, BATCH * TUNING_BLOCK, progress).attach(trainer)
         trainer.train()
     model.requires_grad_(True).eval()
 

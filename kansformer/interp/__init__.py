@@ -2,7 +2,7 @@
 
 from kansformer._moved import moved_names
 from kansformer.conversion.slots import EdgeRef
-from kansformer.interp.audit import summarize
+from kansformer.interp.audit import summarize as summarize
 from kansformer.interp.curves import EdgeCurves, edge_curves
 from kansformer.interp.edits import CurveEdit, ablate, edit_curve, edit_edge, replace_by_symbol
 from kansformer.interp.pruning import PruneResult, drop_straight_curves, prune, prune_channels, sparsity_curve
@@ -33,7 +33,6 @@ __all__ = [
     "reduce_rank",
     "replace_by_symbol",
     "sparsity_curve",
-    "summarize",
 ]
 
 __getattr__ = moved_names(

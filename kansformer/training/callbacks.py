@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from transformers import TrainerCallback, TrainerState
+from transformers import ProgressCallback, Trainer, TrainerCallback, TrainerState
+from transformers.trainer_callback import PrinterCallback
 
 from kansformer.files import atomic_write_text
 from kansformer.nn import refine_grid, update_grid
@@ -156,6 +157,12 @@ class Reporter(TrainerCallback):
         self.path, self.tokens_per_step, self.progress, self.stage = path, tokens_per_step, progress, stage
         self.losses: list[tuple[int, float]] = []
         self.began, self.first = 0.0, 0
+
+    def attach(self, trainer: Trainer) -> None:
+        """Take the place of transformers' own bar and printed losses."""
+        for callback in (ProgressCallback, PrinterCallback):
+            trainer.remove_callback(callback)
+        trainer.add_callback(self)
 
     def on_train_begin(self, args, state, control, **kwargs):
         """The clock starts here, after everything was prepared."""

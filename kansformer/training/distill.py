@@ -163,7 +163,7 @@ def distill_feed_forwards(
         trainer.args._n_gpu = 1  # several GPUs of one process would share the recorder
         tokens_per_step = batch_size * arguments.world_size * blocks_NT.shape[1]
         reporter = Reporter(None, tokens_per_step, progress, "distilling")
-        trainer.report_by(reporter)
+        reporter.attach(trainer)
         start = [parameter.detach().clone() for parameter in parameters]
         try:
             trainer.train()

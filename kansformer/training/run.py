@@ -189,7 +189,7 @@ def _make_trainer(
     else:
         trainer = KANTrainer(**settings)
     schedule.wrapped = lambda: trainer.model_wrapped
-    trainer.report_by(reporter)
+    reporter.attach(trainer)
     return trainer
 
 

@@ -9,16 +9,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import ProgressCallback, Trainer
+from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from kansformer.errors import CheckpointError
 from kansformer.files import sync, sync_tree
 from kansformer.nn.curves import curved_modules
 from kansformer.nn.optim import curve_parameters, split_curves
-from kansformer.training.callbacks import Reporter
 from kansformer.training.guard import NonFiniteGuard
 
 ASIDE = ".partial"
@@ -70,12 +68,6 @@ class KANTrainer(Trainer):
                     stacklevel=2,
                 )
         return optimizer
-
-    def report_by(self, reporter: Reporter) -> None:
-        """Replace transformers' own bar and printed losses."""
-        for callback in (ProgressCallback, PrinterCallback):
-            self.remove_callback(callback)
-        self.add_callback(reporter)
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
