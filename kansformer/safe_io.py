@@ -39,6 +39,23 @@ def read_json(file: Path) -> Any:
     return values
 
 
+def read_versioned_json(file: Path, version: int) -> dict[str, Any]:
+    """The table in a JSON file with this `format_version`.
+
+    Raises:
+        CheckpointError: as `read_json`; it is not a table, or of another version.
+    """
+    values = read_json(file)
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{file.name} must hold an object, got {type(values).__name__}.")
+    if values.get("format_version") != version:
+        raise CheckpointError(
+            f"{file.name} has format version {values.get('format_version')!r:.40}; this package reads {version}. If it "
+            "is newer: pip install --upgrade kansformer."
+        )
+    return values
+
+
 def check_json_value(values: Any, place: str, error: type[KansformerError] = CheckpointError) -> None:
     """Check that tables and lists can be walked and shown in a message, whoever made them.
 
