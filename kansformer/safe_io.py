@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -181,16 +181,25 @@ def count_numbers(files: Iterable[str | Path]) -> tuple[int, int]:
     Raises:
         CheckpointError: one is not a safetensors file.
     """
+    shapes = [tensor.get_shape() for _, _, tensor in open_tensors(files)]
+    return len(shapes), sum(map(math.prod, shapes))
+
+
+def open_tensors(files: Iterable[str | Path]) -> Iterator[tuple[str | Path, str, Any]]:
+    """File, name and safetensors' lazy slice of every tensor; only headers are read.
+
+    Raises:
+        CheckpointError: one is not a safetensors file.
+    """
     from safetensors import SafetensorError, safe_open
 
-    shapes: list[list[int]] = []
     for file in files:
         try:
             with safe_open(file, framework="pt") as tensors:
-                shapes += [tensors.get_slice(key).get_shape() for key in tensors.keys()]  # noqa: SIM118 - not a dict
+                for key in tensors.keys():  # noqa: SIM118 - not a dict
+                    yield file, key, tensors.get_slice(key)
         except SafetensorError as error:
             raise CheckpointError(f"{str(file)!r} cannot be read: {error!s:.400}.") from error
-    return len(shapes), sum(map(math.prod, shapes))
 
 
 def is_unicode(text: str) -> bool:
