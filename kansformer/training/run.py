@@ -154,6 +154,11 @@ def is_main_process() -> bool:
     return PartialState().is_main_process
 
 
+def end_processes() -> None:
+    """Close what connects the processes; one whose threads still run at its exit may be aborted."""
+    PartialState().destroy_process_group()
+
+
 def _make_trainer(
     recipe: Recipe,
     model: PreTrainedModel,
