@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,23 @@ def read_json(file: Path) -> Any:
     except (ValueError, RecursionError) as error:  # not UTF-8 is a ValueError too
         raise CheckpointError(f"{str(file)!r} is not JSON, so it cannot be read: {error}.") from None
     check_json_value(values, repr(str(file)))
+    return values
+
+
+def read_versioned_json(file: Path, version: int) -> dict[str, Any]:
+    """The table in a JSON file with this `format_version`.
+
+    Raises:
+        CheckpointError: as `read_json`; it is not a table, or of another version.
+    """
+    values = read_json(file)
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{file.name} must hold an object, got {type(values).__name__}.")
+    if values.get("format_version") != version:
+        raise CheckpointError(
+            f"{file.name} has format version {values.get('format_version')!r:.40}; this package reads {version}. If it "
+            "is newer: pip install --upgrade kansformer."
+        )
     return values
 
 
@@ -164,16 +181,25 @@ def count_numbers(files: Iterable[str | Path]) -> tuple[int, int]:
     Raises:
         CheckpointError: one is not a safetensors file.
     """
+    shapes = [tensor.get_shape() for _, _, tensor in open_tensors(files)]
+    return len(shapes), sum(map(math.prod, shapes))
+
+
+def open_tensors(files: Iterable[str | Path]) -> Iterator[tuple[str | Path, str, Any]]:
+    """File, name and safetensors' lazy slice of every tensor; only headers are read.
+
+    Raises:
+        CheckpointError: one is not a safetensors file.
+    """
     from safetensors import SafetensorError, safe_open
 
-    shapes: list[list[int]] = []
     for file in files:
         try:
             with safe_open(file, framework="pt") as tensors:
-                shapes += [tensors.get_slice(key).get_shape() for key in tensors.keys()]  # noqa: SIM118 - not a dict
+                for key in tensors.keys():  # noqa: SIM118 - not a dict
+                    yield file, key, tensors.get_slice(key)
         except SafetensorError as error:
             raise CheckpointError(f"{str(file)!r} cannot be read: {error!s:.400}.") from error
-    return len(shapes), sum(map(math.prod, shapes))
 
 
 def is_unicode(text: str) -> bool:

@@ -79,8 +79,8 @@ def arm(moment: str, number: int) -> None:
         trainer_module.rotate_checkpoints = around(trainer_module.rotate_checkpoints)
     elif moment in ("move grid", "refine grid"):
         refines = moment == "refine grid"
-        is_one = lambda one: (one.coefficients.shape != one.module.coefficients.shape) == refines  # noqa: E731
-        grid._Moved.write = around(grid._Moved.write, only=is_one)
+        is_one = lambda module, *args: (args[-1].shape != module.coefficients.shape) == refines  # noqa: E731
+        grid._write = around(grid._write, only=is_one)
     else:
         raise SystemExit(f"There is no moment {moment!r}.")
 

@@ -18,11 +18,7 @@ SEED = 0
 def build_slot(model: nn.Module, slot: Slot, spec: CurveSpec, *, weights_at: str) -> nn.Module:
     """The new module of a slot with straight curves, sharing the original's weights. Nothing is replaced yet.
 
-    Args:
-        model: the model.
-        slot: of one of its sites.
-        spec: which curves.
-        weights_at: path of the module whose weights give activation curves their device and dtype.
+    Activation curves get the device and dtype of the weights at the path `weights_at`.
 
     Raises:
         SlotError: the layer in the slot cannot take curves.

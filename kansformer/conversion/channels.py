@@ -26,12 +26,12 @@ def converted_sites(model: nn.Module) -> list[Site]:
         ConversionStateError: the model is not converted.
     """
     _check_converted(model)
-    put_back = snapshot(model)
-    try:
+    with transaction(model):
+        put_back = snapshot(model)
         remove_curves(model)
-        return find_sites(model)
-    finally:
+        sites = find_sites(model)
         put_back()
+        return sites
 
 
 def keep_channels(model: nn.Module, channels: Mapping[str, Tensor]) -> nn.Module:

@@ -57,11 +57,7 @@ def execute_plan(
 ) -> None:
     """Build the modules of a plan, verify and install them; to be called in a `transaction`.
 
-    Args:
-        model: in the state that the plan's sites describe.
-        plan: which curves, and where.
-        verify: compare every site with the original first.
-        widths: hidden width by path of the sites that were narrowed before, for the record.
+    `widths`, for the record, are the hidden widths by path of the sites that were narrowed before.
 
     Raises:
         SlotError, ProofError: as `convert`.
@@ -162,13 +158,8 @@ def drop_slots(model: nn.Module, paths: Collection[str]) -> nn.Module:
 def remove_curves(
     model: nn.Module, modules: Collection[nn.Module] | None = None, remaining: ConversionRecord | None = None
 ) -> None:
-    """Put the original layers back in the place of modules with curves; to be called in a `transaction`.
-
-    Args:
-        model: converted.
-        modules: those that lose their curves; None for all.
-        remaining: the record of the others; None where there are none, so that the model is plain again.
-    """
+    """Put the original layers back in the place of these modules with curves, or of all; to be called in a
+    `transaction`. The model becomes a plain one, unless there is a record of the `remaining` curves."""
     unfuse_gates(model)
     restore_originals(model, [module for _, module in curved_modules(model)] if modules is None else modules)
     if remaining is None:

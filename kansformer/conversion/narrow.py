@@ -30,10 +30,10 @@ def with_hidden(site: Site, hidden: int) -> Site:
         ConfigError: `hidden` is not a width, or wider than what is there.
         SlotError: the site is not made of two or three separate linear layers.
     """
-    check_integer(f"hidden of {_name(site)}", hidden, 1, site.hidden)
+    check_integer(f"hidden of {site.name}", hidden, 1, site.hidden)
     if site.kind not in NARROWABLE:
         raise SlotError(
-            f"{_name(site)} is a {site.kind} feed-forward network, whose hidden layer cannot be narrowed; one of the "
+            f"{site.name} is a {site.kind} feed-forward network, whose hidden layer cannot be narrowed; one of the "
             f"kinds {' and '.join(NARROWABLE)} can."
         )
     slots = {name: narrowed_slot(slot, hidden) for name, slot in site.slots.items()}
@@ -72,18 +72,14 @@ def check_narrowable(model: nn.Module, site: Site) -> None:
 def narrow_site(model: nn.Module, site: Site, channels_H: Tensor) -> None:
     """Replace the linear layers of a site by ones with these hidden channels only; to be called in a `transaction`.
 
-    The new layers have weights of their own. Those before the hidden layer have fewer outputs, the one after it fewer
-    inputs.
-
-    Args:
-        model: the model.
-        site: as found in it, before.
-        channels_H: numbers of the hidden channels that stay, in their new order.
+    The new layers have weights of their own, with the channels in the given order. Those before the hidden layer have
+    fewer outputs, the one after it fewer inputs.
 
     Raises:
-        SlotError: as `check_narrowable`.
+        ConfigError, SlotError: as `with_hidden` and `check_narrowable`.
         ProofError: the block ran on random input before, and does not with fewer channels. Nothing was replaced.
     """
+    with_hidden(site, len(channels_H))
     check_narrowable(model, site)
     new = {name: _narrowed_layer(layer, channels_H, name) for name, layer in linear_layers(model, site).items()}
     _check_that_it_runs(model, site, new)
@@ -127,8 +123,4 @@ def _check_that_it_runs(model: nn.Module, site: Site, new: dict[str, Any]) -> No
         try:
             run(narrow)
         except Exception as error:  # whatever the block raises says that it depends on its width
-            raise ProofError(f"{_name(site)} does not run with a narrower hidden layer: {error}") from error
-
-
-def _name(site: Site) -> str:
-    return site.path or "the model"
+            raise ProofError(f"{site.name} does not run with a narrower hidden layer: {error}") from error

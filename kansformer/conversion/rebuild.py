@@ -6,7 +6,7 @@ from torch import nn
 from kansformer.config import WEIGHTLESS_SLOTS
 from kansformer.conversion.build import build_slot
 from kansformer.conversion.convert import install
-from kansformer.conversion.narrow import narrow_site, with_hidden
+from kansformer.conversion.narrow import narrow_site
 from kansformer.conversion.record import ConversionRecord, base_prefix, recorded_target, rooted_slot
 from kansformer.errors import CheckpointError, ConfigError, SlotError
 from kansformer.sites import Slot, find_sites
@@ -20,12 +20,8 @@ SPARE_NUMBERS = 2**20
 def rebuild(model: nn.Module, record: ConversionRecord, *, max_numbers: int | None = None) -> None:
     """Put empty slots into a plain model, as a record says. After an error the model is half rebuilt.
 
-    Layers that the record calls narrower are narrowed first.
-
-    Args:
-        model: the plain model.
-        record: which curves, and where.
-        max_numbers: numbers that the checkpoint's files hold in all; None where it is not known.
+    Layers that the record calls narrower are narrowed first. `max_numbers` are those that the checkpoint's files hold
+    in all, as far as it is known.
 
     Raises:
         CheckpointError: the model has no such path, or its layer cannot take these curves or that width, or
@@ -91,7 +87,6 @@ def _narrow_as_recorded(model: nn.Module, record: ConversionRecord) -> None:
                 f"{type(model).__name__} has none there."
             )
         try:
-            with_hidden(site, hidden)
             narrow_site(model, site, torch.arange(hidden))
         except (ConfigError, SlotError) as error:
             raise CheckpointError(f"The checkpoint's width does not fit at {site.path}: {error}") from error

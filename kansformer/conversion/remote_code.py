@@ -33,6 +33,7 @@ def auto_map_of(model: nn.Module) -> dict[str, str]:
     """
     if not type(model).__module__.startswith("transformers."):
         return {}
+    import transformers
     from transformers.models.auto import modeling_auto
 
     entries = {}
@@ -43,7 +44,7 @@ def auto_map_of(model: nn.Module) -> dict[str, str]:
         target = mapping[type(model.config)]
         if isinstance(target, tuple):  # several heads for one config, e.g. BERT's two pre-training classes
             target = type(model) if type(model) in target else target[0]
-        if _is_exported(target):
+        if get_setting(transformers, target.__name__) is target:
             entries[name] = f"{MODULE_NAME}.{target.__name__}"
     return entries
 
@@ -60,9 +61,3 @@ def write_modeling_file(model: nn.Module, directory: str | Path) -> None:
 def is_ours(target: object) -> bool:
     """Whether an `auto_map` entry points to this package's modelling file, in the same or in another repository."""
     return isinstance(target, str) and target.split("--")[-1].startswith(f"{MODULE_NAME}.")
-
-
-def _is_exported(model_class: type) -> bool:
-    import transformers
-
-    return get_setting(transformers, model_class.__name__) is model_class

@@ -15,7 +15,7 @@ from kansformer.conversion.convert import execute_plan
 from kansformer.conversion.narrow import linear_layers, narrow_site
 from kansformer.conversion.plan import plan_conversion
 from kansformer.errors import ConfigError, DataError
-from kansformer.nn.eval_mode import eval_mode
+from kansformer.nn.eval_mode import run_batches
 from kansformer.nn.transaction import transaction, undone_afterwards
 from kansformer.sites import Site
 from kansformer.sites.parts import is_conv1d
@@ -100,13 +100,12 @@ def measure_channels(
         squares_m = args[0].detach().reshape(-1, args[0].shape[-1]).float().square().sum(dim=0)
         sums[path] = sums[path] + squares_m if path in sums else squares_m
 
-    with undone_afterwards() as hooks, eval_mode(model), torch.no_grad():
+    with undone_afterwards() as hooks:
         for site in sites:
             layer = linear_layers(model, site)["down"]
             handle = layer.register_forward_pre_hook(lambda module, args, path=site.path: add(path, args))
             hooks.callback(handle.remove)
-        for batch in [inputs] if isinstance(inputs, (Tensor, Mapping)) else inputs:
-            model(**batch) if isinstance(batch, Mapping) else model(batch)
+        run_batches(model, inputs)
     for site in sites:
         if site.path not in sums:
             raise DataError(f"No input reached {site.path}, so its channels cannot be compared.")

@@ -55,10 +55,7 @@ def register_when_ready(register: Callable[[], None]) -> None:
 def register_quantizer(config_class: type, quantizer_class: type, merge: Callable) -> None:
     """Enter our classes into transformers' tables, in the place of those of an earlier import of this package.
 
-    Args:
-        config_class: reads the `quantization_config` of a converted checkpoint.
-        quantizer_class: takes part in loading.
-        merge: answers `merge_quantization_configs`, with transformers' own function as its first argument.
+    `merge` answers `merge_quantization_configs`, with transformers' own function as its first argument.
     """
     from transformers.quantizers import auto
 
@@ -116,7 +113,8 @@ def attach_record(model: nn.Module, record: ConversionRecord) -> None:
     if config is None:
         vars(model)["conversion_record"] = record
         return
-    if get_setting(config, "quantization_config") is not record and not _is_base_model(model):
+    is_base_model = get_setting(model, "base_model_prefix") and not base_prefix(model)
+    if get_setting(config, "quantization_config") is not record and not is_base_model:
         config = _give_own_config(model, config)
     config.quantization_config = record
     config.fusion_config = {**(get_setting(config, "fusion_config") or {}), TRIPWIRE: False}
@@ -164,9 +162,6 @@ def save_converted(
 ) -> None:
     """`save_pretrained` of a converted model: transformers' own, and the modelling file for `trust_remote_code=True`.
 
-    Args:
-        save_directory, is_main_process, state_dict, push_to_hub, kwargs: as in transformers.
-
     Raises:
         ConfigError: `state_dict` and `push_to_hub` together.
         CheckpointError: curves are not what the config says, so the checkpoint could not be loaded. Nothing is written.
@@ -188,10 +183,6 @@ def save_converted(
     if is_main_process and push_to_hub:  # not by transformers in the call above, which would leave the new file out
         push |= {name: kwargs[name] for name in ("token", "max_shard_size") if name in kwargs}
         model.push_to_hub(push.pop("repo_id", Path(save_directory).name), **push)
-
-
-def _is_base_model(model: nn.Module) -> bool:
-    return bool(get_setting(model, "base_model_prefix")) and not base_prefix(model)
 
 
 def _give_own_config(model: nn.Module, config: "PreTrainedConfig") -> "PreTrainedConfig":

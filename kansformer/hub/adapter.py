@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from kansformer.hub.loading_checks import check_values
 from kansformer.hub.weight_checksum import ModelChecksum, check_same_weights, checksum_of
 from kansformer.nn.curves import curve_tensors, curved_modules
 from kansformer.nn.transaction import transaction
-from kansformer.safe_io import read_json, read_tensors
+from kansformer.safe_io import read_tensors, read_versioned_json
 
 FORMAT_VERSION = 1
 SETTINGS, TENSORS = "curves.json", "curves.safetensors"
@@ -65,7 +66,7 @@ def save_curves(model: nn.Module, folder: str | Path, *, also: Collection[str] =
         "architecture": type(model).__name__,
         "conversion": record.to_dict(),
         "also": sorted(also),
-        **checksum.to_dict(),
+        **asdict(checksum),
     }
     from safetensors.torch import save_file
 
@@ -160,13 +161,7 @@ def _tensors_below(model: nn.Module, paths: Collection[str]) -> dict[str, Tensor
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not (folder / SETTINGS).is_file() or not (folder / TENSORS).is_file():
         raise CheckpointError(f"{str(folder)!r} holds no curves: {SETTINGS} and {TENSORS} are what save_curves writes.")
-    settings = read_json(folder / SETTINGS)
-    version = settings.get("format_version") if isinstance(settings, dict) else None
-    if version != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{SETTINGS} has format version {version!r:.40}; this package reads {FORMAT_VERSION}. If it is newer: "
-            "pip install --upgrade kansformer."
-        )
+    settings = read_versioned_json(folder / SETTINGS, FORMAT_VERSION)
     also = settings.get("also")
     if not isinstance(also, list) or not all(isinstance(path, str) for path in also) or "conversion" not in settings:
         raise CheckpointError(f"{SETTINGS} in {str(folder)!r} does not say which curves there are. Save them again.")
@@ -180,16 +175,16 @@ def _check_fit(tensors: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> 
         CheckpointError: the first of them that does not.
     """
     for name in sorted({*tensors, *targets}):
-        if name not in tensors:
-            raise CheckpointError(f"The curves do not fit the model: {name} is missing in the file.")
-        if name not in targets:
-            raise CheckpointError(f"The curves do not fit the model: it has no place for {name}.")
-        tensor, expected = tensors[name], tuple(targets[name].shape)
-        if tuple(tensor.shape) != expected:
-            raise CheckpointError(
-                f"The curves do not fit the model: {name} has shape {tuple(tensor.shape)} instead of {expected}."
-            )
-        if tensor.is_floating_point() != targets[name].is_floating_point():
-            kind = str(tensor.dtype).removeprefix("torch.")
-            raise CheckpointError(f"The curves do not fit the model: {name} has the dtype {kind}.")
-        check_values(name, tensor)
+        tensor, target = tensors.get(name), targets.get(name)
+        if tensor is None:
+            fault = f"{name} is missing in the file"
+        elif target is None:
+            fault = f"it has no place for {name}"
+        elif tensor.shape != target.shape:
+            fault = f"{name} has shape {tuple(tensor.shape)} instead of {tuple(target.shape)}"
+        elif tensor.is_floating_point() != target.is_floating_point():
+            fault = f"{name} has the dtype {str(tensor.dtype).removeprefix('torch.')}"
+        else:
+            check_values(name, tensor)
+            continue
+        raise CheckpointError(f"The curves do not fit the model: {fault}.")

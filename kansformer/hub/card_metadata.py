@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +62,7 @@ class CardMetadata:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, without empty fields."""
-        values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-        return {name: value for name, value in values.items() if value}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in self._known().items()}
 
     @classmethod
     def read(cls, folder: Path) -> "CardMetadata":
@@ -77,14 +76,10 @@ class CardMetadata:
 
     @classmethod
     def of_origin(cls, source: str | None) -> "CardMetadata":
-        """What is known of a model that will be converted or trained.
+        """What is known of a model that will be converted or trained; None is one with fresh weights.
 
-        Args:
-            source: its Hub id, its folder or a file; None for a model with fresh weights.
-
-        Returns:
-            For a Hub id, that id as the base model. For a folder, the content of its `kansformer.json` and of the
-            header of its `README.md`, without results.
+        For a Hub id, that is the id as the base model; for a folder, the content of its `kansformer.json` and of the
+        header of its `README.md`, without results.
         """
         if source is None or is_gguf(source):
             return cls()
@@ -110,11 +105,7 @@ class CardMetadata:
 
 
 def add_results(folder: Path, results: Iterable[dict[str, Any]]) -> None:
-    """Write measured results into the folder's `kansformer.json`, in the place of older ones of the same kind.
-
-    Args:
-        folder: of a model.
-        results: rows as in `CardMetadata.results`.
+    """Write rows of `CardMetadata.results` into a folder's `kansformer.json`, in the place of older ones of their kind.
 
     Raises:
         CheckpointError: `kansformer.json` is broken, or a row has an impossible value.

@@ -48,11 +48,7 @@ def check_config(config: object) -> None:
 
 
 def check_size(model: nn.Module, tensors: int | None, numbers: int | None) -> None:
-    """Check that a model, still on the meta device, is about as large as its checkpoint.
-
-    Args:
-        model: plain, without curves.
-        tensors, numbers: in the checkpoint's files; None where they are not known.
+    """Check that a plain model, still on the meta device, is about as large as its checkpoint, if that is known.
 
     Raises:
         CheckpointError: it is far larger; transformers would fill the rest at random.

@@ -12,7 +12,7 @@ from kansformer.conversion.remote_code import MODULE_NAME, is_ours
 from kansformer.errors import CheckpointError
 from kansformer.hub.card_metadata import CardMetadata
 from kansformer.nn.curves import CURVE_PARAMETERS
-from kansformer.safe_io import LINE, NUMBER, TABLE, FieldKind, Fields, check_fields, is_number, read_json
+from kansformer.safe_io import LINE, NUMBER, TABLE, FieldKind, Fields, check_fields, is_number, open_tensors, read_json
 
 MODEL_FILE, NETWORK_FILE, TRAINING_FILE, AUDIT_FILE = "config.json", "kan.json", "training.json", "summary.json"
 
@@ -164,31 +164,23 @@ def _read_record(config: Mapping[str, Any], folder: Path) -> ConversionRecord:
 
 
 def _read_weights(folder: Path) -> WeightStatistics:
-    from safetensors import SafetensorError, safe_open
-
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise CheckpointError(f"There are no weights in {str(folder)!r}: no file ends in .safetensors.")
     shapes: dict[str, list[int]] = {}
     dtypes: dict[str, None] = {}
     straight = True
-    for file in files:
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                for key in tensors.keys():  # noqa: SIM118 - not a dict
-                    part = tensors.get_slice(key)
-                    shape, dtype = part.get_shape(), part.get_dtype()
-                    shapes[key], dtypes[dtype] = shape, None
-                    if _last(key) == "coefficients":
-                        if len(shape) not in (2, 3) or dtype not in ("F64", "F32", "F16", "BF16"):
-                            raise CheckpointError(
-                                f"{str(file)!r} has {key:.120} of shape {shape!r:.80} in {dtype}; curves have two or "
-                                "three axes and are floating-point."
-                            )
-                        if straight and math.prod(shape):
-                            straight = not tensors.get_tensor(key).any()
-        except SafetensorError as error:
-            raise CheckpointError(f"{str(file)!r} cannot be read: {error!s:.400}.") from error
+    for file, key, tensor in open_tensors(files):
+        shape, dtype = tensor.get_shape(), tensor.get_dtype()
+        shapes[key], dtypes[dtype] = shape, None
+        if _last(key) == "coefficients":
+            if len(shape) not in (2, 3) or dtype not in ("F64", "F32", "F16", "BF16"):
+                raise CheckpointError(
+                    f"{str(file)!r} has {key:.120} of shape {shape!r:.80} in {dtype}; curves have two or three axes "
+                    "and are floating-point."
+                )
+            if straight and math.prod(shape):
+                straight = not tensor[:].any()
     counts = {key: math.prod(shape) for key, shape in shapes.items() if _last(key) != "domain"}
     if not sum(counts.values()):
         raise CheckpointError(f"There are no numbers in the weights of {str(folder)!r}.")

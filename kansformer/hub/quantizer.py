@@ -96,10 +96,8 @@ class CurveLoader(HfQuantizer):
         if self.pre_quantized:
             check_curves(model, shapes, loading_info)
         report_other_shapes(model, shapes, loading_info)
-        if not self.pre_quantized:
-            self._convert(model)
-
-    def _convert(self, model: "PreTrainedModel") -> None:
+        if self.pre_quantized:
+            return
         if any(parameter.is_meta for parameter in model.parameters()):
             raise ConversionStateError(
                 "A model whose weights stay on disk cannot be converted while loading. Convert it in memory, save it, "
@@ -124,11 +122,6 @@ class CurveLoader(HfQuantizer):
 
 def merge_quantization_configs(original_merge: Callable, saved: Any, passed: Any = None) -> Any:
     """transformers' merge of two configs, which compares class names only, with answers where one of both is ours.
-
-    Args:
-        original_merge: transformers' own.
-        saved: of the checkpoint's config.
-        passed: to `from_pretrained`.
 
     Raises:
         ConversionStateError: they contradict each other; the message says how to combine them.

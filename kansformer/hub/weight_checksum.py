@@ -1,7 +1,7 @@
 """Recognise a model's own weights without keeping them: name, shape, dtype and a checksum of each."""
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -63,16 +63,12 @@ class ModelChecksum:
     base: dict[str, WeightChecksum]
     head: dict[str, WeightChecksum]
 
-    def to_dict(self) -> dict[str, dict]:
-        """JSON-ready; `from_dict` is the inverse."""
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelChecksum":
-        """From `to_dict`, whatever stands beside it.
+        """From `asdict`, whatever stands beside it.
 
         Raises:
-            CheckpointError: an entry is not one that `to_dict` makes.
+            CheckpointError: an entry is not one that `asdict` makes.
         """
         try:
             parts = [
@@ -92,11 +88,7 @@ class ModelChecksum:
 
 
 def checksum_of(model: nn.Module, *, without: Collection[str]) -> ModelChecksum:
-    """The checksums of a model's weights and saved buffers.
-
-    Args:
-        model: its weights in memory.
-        without: names that are left out, as in `model.state_dict()` or counted from the base model.
+    """The checksums of a model's weights and saved buffers, but for names `without`, whether from its root or its base.
 
     Raises:
         CheckpointError: a weight is not in memory, quantised or distributed.
@@ -112,12 +104,8 @@ def checksum_of(model: nn.Module, *, without: Collection[str]) -> ModelChecksum:
 
 
 def check_same_weights(saved: ModelChecksum, own: ModelChecksum, *, values: bool) -> bool:
-    """Check that a model has the weights of a checksum; those of a head count where both have it.
-
-    Args:
-        saved: what is expected.
-        own: of the model.
-        values: whether their values must be the same too, not only names and shapes.
+    """Check that a model's `own` weights have the saved names and shapes, and with `values` the same values; those of a
+    head count where both have it.
 
     Returns:
         Whether they have the same dtypes.

@@ -20,7 +20,6 @@ from kansformer.conversion.replace import largest, measure_channels
 from kansformer.conversion.slots import CurveSlot, find_curve_slots
 from kansformer.errors import ConfigError
 from kansformer.interp.scores import EdgeScores
-from kansformer.nn.transaction import transaction
 from kansformer.sites import Site
 
 if TYPE_CHECKING:
@@ -182,12 +181,11 @@ def prune_channels(
     """
     if not 0 <= share < 1:
         raise ConfigError(f"share must be from 0 to below 1, got {share!r}.")
-    with transaction(model):
-        sites = converted_sites(model)
-        scores = measure_channels(model, sites, batches)
-        widths = {site.path: _new_width(site, share, multiple_of) for site in sites}
-        keep_channels(model, {site.path: largest(scores[site.path], widths[site.path]) for site in sites})
-        return widths
+    sites = converted_sites(model)
+    scores = measure_channels(model, sites, batches)
+    widths = {site.path: _new_width(site, share, multiple_of) for site in sites}
+    keep_channels(model, {site.path: largest(scores[site.path], widths[site.path]) for site in sites})
+    return widths
 
 
 def _new_width(site: Site, share: float, multiple: int) -> int:

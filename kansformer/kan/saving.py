@@ -17,7 +17,7 @@ from kansformer.checks import check_choice
 from kansformer.errors import CheckpointError, ConfigError
 from kansformer.files import atomic_file, atomic_write_text
 from kansformer.nn.base import BASE_FUNCTIONS
-from kansformer.safe_io import read_json, read_tensors
+from kansformer.safe_io import read_tensors, read_versioned_json
 from kansformer.symbolic import ALL_SYMBOLS, SymbolLibrary
 
 if TYPE_CHECKING:
@@ -143,15 +143,7 @@ def load(kind: type[KAN], folder: str | Path, *, library: SymbolLibrary = ALL_SY
 
 
 def _read_config(path: Path) -> NetworkConfig:
-    values = read_json(path)
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{CONFIG} must hold an object, got {type(values).__name__}.")
-    version = values.get("format_version")
-    if version != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{CONFIG} has format version {version!r:.40}; this package reads {FORMAT_VERSION}. If it is newer: "
-            "pip install --upgrade kansformer."
-        )
+    values = read_versioned_json(path, FORMAT_VERSION)
     names = [field.name for field in fields(NetworkConfig)]
     if missing := [name for name in names if name not in values]:
         raise CheckpointError(f"{CONFIG} has no {missing[0]!r}.")

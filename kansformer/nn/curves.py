@@ -122,15 +122,9 @@ class CurvedLinear(Curved, Protocol):
     def project(self, activated: Tensor) -> Tensor: ...
 
 
-class CurvedModule(nn.Module):
+class CurvedModule(nn.Module, Curved):
     """A module with curves, for annotations only: nothing is an instance of this class."""
 
-    in_features: int
-    curves: CurveSpec
-    coefficients: nn.Parameter
-    domain: Tensor
-    denominator: nn.Parameter | None
-    mix: nn.Parameter | None
     without_curves: Callable[[], nn.Module]
 
 
@@ -170,6 +164,18 @@ def curved_modules(model: nn.Module) -> Iterator[tuple[str, CurvedModule]]:
             yield path, cast(CurvedModule, module)
 
 
+def require_curves(model: nn.Module, otherwise: str) -> dict[str, CurvedModule]:
+    """Everything in a model that has curves, by path.
+
+    Raises:
+        ConfigError: nothing has; `otherwise` ends the sentence.
+    """
+    modules = dict(curved_modules(model))
+    if not modules:
+        raise ConfigError(f"The model has no curves{otherwise}")
+    return modules
+
+
 def curve_tensors(module: Curved) -> dict[str, Tensor]:
     """The parameters and the buffer that a module's curves are made of, by name."""
     tensors = dict(coefficients=module.coefficients, mix=module.mix, denominator=module.denominator)
@@ -192,12 +198,9 @@ def curve_dtype(weight: Tensor) -> torch.dtype:
 
 @torch.no_grad()
 def reset_curves(module: Curved, *, noise: float = 0.0, generator: torch.Generator | None = None) -> None:
-    """Set all curves to zero, or with `noise` to small random curves.
+    """Set all curves to zero, or to random ones whose coefficients have the standard deviation `noise`.
 
-    Args:
-        module: one that `attach_curves` was called on.
-        noise: standard deviation of the coefficients.
-        generator: source of randomness; None uses torch's global one. Its device must be the parameters'.
+    The generator's device must be the parameters'; None is torch's global one.
 
     Raises:
         ConfigError: the module's dtype cannot hold the domain.

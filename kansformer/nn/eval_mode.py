@@ -1,9 +1,10 @@
 """Evaluation mode for as long as something is measured."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from kansformer.nn.activation import LearnedActivation
 
@@ -30,3 +31,10 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     except BaseException:  # which may have come on the way out
         put_back()
         raise
+
+
+def run_batches(model: nn.Module, inputs: Tensor | Mapping[str, Tensor] | Iterable) -> None:
+    """Call a model in evaluation mode, without gradients, on a tensor or mapping or on each of several."""
+    with eval_mode(model), torch.no_grad():
+        for batch in [inputs] if isinstance(inputs, (Tensor, Mapping)) else inputs:
+            model(**batch) if isinstance(batch, Mapping) else model(batch)

@@ -8,6 +8,7 @@ this by itself; `convert(model, fuse=False)` does not, and `unfuse_gates(model)`
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -51,14 +52,10 @@ class GatedForward:
 
 
 def fuse_gate(block: nn.Module, act: str) -> bool:
-    """Replace the forward of a block with a learned activation by a `GatedForward`, if it is a plain gated one.
-
-    Args:
-        block: owner of the activation.
-        act: name of the activation.
+    """Replace the forward of a block, whose learned activation has that name, by a `GatedForward`.
 
     Returns:
-        Whether it was.
+        Whether it was; it is not, unless the block is a plain gated one.
     """
     # A dropout that only training applies shows in the graph of training.
     mode = block.training
@@ -82,22 +79,17 @@ def unfuse_gates(model: nn.Module) -> None:
             del module.__dict__["forward"], module.__dict__["_replicate_for_data_parallel"]
 
 
-@dataclass(frozen=True)
-class _Replicate:
+def _replicate(forward: GatedForward) -> nn.Module:
     """`_replicate_for_data_parallel` of a fused block: the replica's forward runs on the replica."""
-
-    forward: GatedForward
-
-    def __call__(self) -> nn.Module:
-        block = self.forward.block
-        replica = type(block)._replicate_for_data_parallel(block)
-        _attach(replica, replace(self.forward, block=replica))
-        return replica
+    block = forward.block
+    replica = type(block)._replicate_for_data_parallel(block)
+    _attach(replica, replace(forward, block=replica))
+    return replica
 
 
 def _attach(block: nn.Module, forward: GatedForward) -> None:
     block.__dict__["forward"] = forward
-    block.__dict__["_replicate_for_data_parallel"] = _Replicate(forward)
+    block.__dict__["_replicate_for_data_parallel"] = partial(_replicate, forward)
 
 
 @dataclass(eq=False)

@@ -4,7 +4,8 @@ Shape letters: N tokens, I inputs, P curves of the input axis, S samples.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 from kansformer.basis import refit_curves
 from kansformer.checks import check_number
 from kansformer.errors import ConfigError, DataError
-from kansformer.nn.curves import CurvedModule, CurveSpec, curve_tensors, curved_modules
-from kansformer.nn.eval_mode import eval_mode
+from kansformer.nn.curves import CurvedModule, CurveSpec, curve_tensors, require_curves
+from kansformer.nn.eval_mode import run_batches
+from kansformer.nn.transaction import undone_afterwards
 
 # The narrowest domain, relative to the numbers in it: half a width of 1/64 stays one after rounding to bfloat16.
 MIN_WIDTH = 1 / 64
@@ -51,9 +53,7 @@ def update_grid(
 
     Whatever is raised, the model is left as it was.
     """
-    modules = dict(curved_modules(model))
-    if not modules:
-        raise ConfigError("The model has no curves, so there is no grid to update.")
+    modules = require_curves(model, ", so there is no grid to update.")
     if not 0.5 < quantile <= 1.0:
         raise ConfigError(f"quantile must be above 0.5 and at most 1, got {quantile!r}.")
     check_number("margin", margin, 0)
@@ -63,9 +63,9 @@ def update_grid(
     moved = []
     for path, range_P2 in ranges.items():
         module = modules[path]
-        moved.append(_moved(path, module, module.curves, _widened(range_P2, margin, module.domain).to(module.domain)))
-    for one in moved:
-        one.write()
+        moved.append(_refit(path, module, module.curves, _widened(range_P2, margin, module.domain).to(module.domain)))
+    for write in moved:
+        write()
     return model
 
 
@@ -85,17 +85,15 @@ def refine_grid(model: nn.Module, grid_size: int) -> nn.Module:
         ConfigError: the model has no curves, the grid size is not a whole number of at least 1, or a curve is not
             finite or would not be on the new grid; the model is left as it was.
     """
-    modules = dict(curved_modules(model))
-    if not modules:
-        raise ConfigError("The model has no curves, so there is no grid to refine.")
+    modules = require_curves(model, ", so there is no grid to refine.")
     specs = {path: replace(m.curves, basis=replace(m.curves.basis, grid_size=grid_size)) for path, m in modules.items()}
-    refined = [_moved(path, module, specs[path], module.domain) for path, module in modules.items()]
+    refined = [_refit(path, module, specs[path], module.domain) for path, module in modules.items()]
     # A converted model says in its config what its curves are made of.
     config = getattr(model, "config", None)
     record = getattr(config, "quantization_config", None)
     record = record.with_grid_size(grid_size) if isinstance(record, _Record) else None
-    for one in refined:
-        one.write()
+    for write in refined:
+        write()
     if config is not None and record is not None:
         config.quantization_config = record
     return model
@@ -111,32 +109,24 @@ def _record_ranges(
 ) -> dict[str, Tensor]:
     ranges: dict[str, Tensor] = {}
 
-    def hook(path: str) -> Callable:
-        def record(module: CurvedModule, args: tuple) -> None:
-            x_NI = args[0].detach().reshape(-1, args[0].shape[-1])
-            if not x_NI.numel():
-                return
-            if not x_NI.isfinite().all():
-                raise DataError(f"The input of {path or 'the model'} is not finite, so its range cannot be taken.")
-            curves = module.domain.shape[0]
-            x_PS = x_NI.reshape(x_NI.shape[0], curves, -1).permute(1, 0, 2).reshape(curves, -1)
-            range_P2 = _range(x_PS.to(torch.promote_types(x_PS.dtype, torch.float32)), quantile)
-            if path in ranges:
-                lower, upper = ranges[path].unbind(-1)
-                range_P2 = torch.stack([lower.minimum(range_P2[:, 0]), upper.maximum(range_P2[:, 1])], dim=-1)
-            ranges[path] = range_P2
+    def record(path: str, module: CurvedModule, args: tuple) -> None:
+        x_NI = args[0].detach().reshape(-1, args[0].shape[-1])
+        if not x_NI.numel():
+            return
+        if not x_NI.isfinite().all():
+            raise DataError(f"The input of {path or 'the model'} is not finite, so its range cannot be taken.")
+        curves = module.domain.shape[0]
+        x_PS = x_NI.reshape(x_NI.shape[0], curves, -1).permute(1, 0, 2).reshape(curves, -1)
+        range_P2 = _range(x_PS.to(torch.promote_types(x_PS.dtype, torch.float32)), quantile)
+        if path in ranges:
+            lower, upper = ranges[path].unbind(-1)
+            range_P2 = torch.stack([lower.minimum(range_P2[:, 0]), upper.maximum(range_P2[:, 1])], dim=-1)
+        ranges[path] = range_P2
 
-        return record
-
-    handles = [module.register_forward_pre_hook(hook(path)) for path, module in modules.items()]
-    batches = [inputs] if isinstance(inputs, (Tensor, Mapping)) else inputs
-    try:
-        with eval_mode(model), torch.no_grad():
-            for batch in batches:
-                model(**batch) if isinstance(batch, Mapping) else model(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with undone_afterwards() as hooks:
+        for path, module in modules.items():
+            hooks.callback(module.register_forward_pre_hook(partial(record, path)).remove)
+        run_batches(model, inputs)
     return ranges
 
 
@@ -160,28 +150,9 @@ def _widened(range_P2: Tensor, margin: float, old_domain_P2: Tensor) -> Tensor:
     return torch.stack([(middle - half).clamp(-farthest, nearly), (middle + half).clamp(-nearly, farthest)], dim=-1)
 
 
-@dataclass(frozen=True)
-class _Moved:
-    """A module's curves on another grid, not yet written to it: first all modules are refitted, then any is changed."""
-
-    module: CurvedModule
-    spec: CurveSpec
-    domain: Tensor
-    coefficients: Tensor
-
-    @torch.no_grad()
-    def write(self) -> None:
-        old = self.module.coefficients
-        if self.coefficients.shape == old.shape:
-            old.copy_(self.coefficients)
-        else:
-            self.module.coefficients = nn.Parameter(self.coefficients, requires_grad=old.requires_grad)
-        self.module.domain.copy_(self.domain)
-        self.module.curves = self.spec
-
-
 @torch.no_grad()
-def _moved(path: str, module: CurvedModule, spec: CurveSpec, domain_P2: Tensor) -> _Moved:
+def _refit(path: str, module: CurvedModule, spec: CurveSpec, domain_P2: Tensor) -> Callable[[], None]:
+    """Fit a module's curves on another grid; a call of the result writes them, once all modules are fitted."""
     per_edge = module.coefficients.unsqueeze(-1) if spec.is_per_channel else module.coefficients
     name = f"The curves of {path or 'the model'}"
     denominator = module.denominator
@@ -195,4 +166,15 @@ def _moved(path: str, module: CurvedModule, spec: CurveSpec, domain_P2: Tensor) 
             f"{name} would not be finite in {fitted.dtype} on a grid of {spec.basis.grid_size} from "
             f"{float(domain_P2[:, 0].min()):g} to {float(domain_P2[:, 1].max()):g}. The model is as it was."
         )
-    return _Moved(module, spec, domain_P2, fitted.squeeze(-1) if spec.is_per_channel else fitted)
+    return partial(_write, module, spec, domain_P2, fitted.squeeze(-1) if spec.is_per_channel else fitted)
+
+
+@torch.no_grad()
+def _write(module: CurvedModule, spec: CurveSpec, domain_P2: Tensor, coefficients: Tensor) -> None:
+    old = module.coefficients
+    if coefficients.shape == old.shape:
+        old.copy_(coefficients)
+    else:
+        module.coefficients = nn.Parameter(coefficients, requires_grad=old.requires_grad)
+    module.domain.copy_(domain_P2)
+    module.curves = spec

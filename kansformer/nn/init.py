@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from kansformer.checks import check_number
-from kansformer.errors import ConfigError
-from kansformer.nn.curves import curved_modules, curves_of
+from kansformer.nn.curves import curves_of, require_curves
 
 SAMPLES = 512
 
@@ -34,12 +33,10 @@ def spread_curves(model: nn.Module, gain: float = 0.1, *, generator: torch.Gener
         ConfigError: the model has no curves, or the gain is not a number above 0.
     """
     check_number("gain", gain, above=0)
-    modules = [module for _, module in curved_modules(model)]
-    if not modules:
-        raise ConfigError("The model has no curves to spread. Call kansformer.convert(model) first.")
+    modules = require_curves(model, " to spread. Call kansformer.convert(model) first.")
     levels = (torch.arange(SAMPLES) + 0.5) / SAMPLES
     normal_S = torch.special.ndtri(levels.double()).float()
-    for module in modules:
+    for module in modules.values():
         device = module.coefficients.device
         _, domain, denominator, basis = curves_of(module).to(torch.float32)
         values = basis.values(normal_S.to(device).unsqueeze(1), domain, denominator)

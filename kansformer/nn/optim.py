@@ -75,12 +75,9 @@ def optimizer_groups(
 
 
 def split_curves(optimizer: torch.optim.Optimizer, model: nn.Module, curve_lr_multiplier: float | None = None) -> None:
-    """Move the curves out of an optimizer's groups into groups of their own, in place, before its first step.
+    """Move a model's curves out of an optimizer's groups into groups of their own, in place, before its first step.
 
-    Args:
-        optimizer: made with any groups.
-        model: whose curves to look for.
-        curve_lr_multiplier: as in `optimizer_groups`; it multiplies the learning rate of the group a curve stood in.
+    The multiplier, as in `optimizer_groups`, is of the learning rate of the group a curve stood in.
 
     Raises:
         ConfigError: the multiplier is not positive.

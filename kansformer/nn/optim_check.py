@@ -6,7 +6,6 @@ language model), without any error. torch calls `check_optimizer` before every o
 first such curves exist.
 """
 
-from collections.abc import Iterator
 from functools import cache
 from typing import Any
 from warnings import warn
@@ -52,7 +51,8 @@ def check_optimizer(optimizer: Optimizer, *_: object) -> None:
     if torch.compiler.is_compiling() or optimizer in _checked:
         return
     _checked.add(optimizer)
-    curves = {id(parameter) for parameter in _curve_parameters()}
+    names = ("coefficients", "denominator")
+    curves = {id(module._parameters[name]) for module in _curved for name in names if name in module._parameters}
     if not curves or isinstance(optimizer, LBFGS):
         return
     weight_rates: list[float] = []
@@ -79,11 +79,3 @@ def check_optimizer(optimizer: Optimizer, *_: object) -> None:
                 stacklevel=3,  # whoever called `step`, behind torch's own wrapper
             )
             return
-
-
-def _curve_parameters() -> Iterator[nn.Parameter]:
-    for module in _curved:
-        for name in ("coefficients", "denominator"):
-            parameter = module._parameters.get(name)
-            if parameter is not None:
-                yield parameter

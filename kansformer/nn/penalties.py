@@ -3,14 +3,11 @@
 Shape letters: S sample points, C coefficients, P curves.
 """
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 
 from kansformer.basis import Basis
-from kansformer.errors import ConfigError
-from kansformer.nn.curves import CurvedModule, curved_modules
+from kansformer.nn.curves import CurvedModule, require_curves
 
 # Points on the domain at which the roughness of a curve is read; a cubic piece of a grid of 10 has six of them.
 SAMPLES = 65
@@ -57,36 +54,24 @@ def smoothness_penalty(model: nn.Module) -> Tensor:
     """
     sums, count = [], 0
     for module, coefficients in _curves_of(model):
-        denominator = module.denominator
-        if denominator is None:
-            bends = torch.einsum(
-                "sc,pc...->sp...", _second_differences(module.curves.basis, coefficients), coefficients
-            )
-        else:
-            values = _sampled(module.curves.basis, coefficients, denominator.float().unsqueeze(0))
-            bends = torch.einsum("spc,pc...->sp...", values.diff(n=2, dim=0) * (SAMPLES - 1) ** 2, coefficients)
+        second = _second_differences(module.curves.basis, coefficients, module.denominator)
+        axes = "sc" if module.denominator is None else "spc"
+        bends = torch.einsum(f"{axes},pc...->sp...", second, coefficients)
         sums.append(bends.square().mean(dim=0).sum())
         count += bends[0].numel()
     return torch.stack(sums).sum() / count
 
 
-def _curves_of(model: nn.Module) -> Iterator[tuple[CurvedModule, Tensor]]:
+def _curves_of(model: nn.Module) -> list[tuple[CurvedModule, Tensor]]:
     """Modules with curves and their coefficients, (P, C) or (P, C, O), in float32."""
-    empty = True
-    for _, module in curved_modules(model):
-        empty = False
-        yield module, module.coefficients.float()
-    if empty:
-        raise ConfigError("The model has no curves, so nothing can be penalised. Call kansformer.convert(model) first.")
+    modules = require_curves(model, ", so nothing can be penalised. Call kansformer.convert(model) first.")
+    return [(module, module.coefficients.float()) for module in modules.values()]
 
 
-def _second_differences(basis: Basis, like: Tensor) -> Tensor:
-    """Second derivatives of all basis functions by the unit coordinate, (S - 2, C)."""
-    return _sampled(basis, like, None).diff(n=2, dim=0) * (SAMPLES - 1) ** 2
-
-
-def _sampled(basis: Basis, like: Tensor, denominator: Tensor | None) -> Tensor:
-    """Basis values at equally spaced points: (S, C), or (S, P, C) with denominators (1, P, D)."""
+def _second_differences(basis: Basis, like: Tensor, denominator: Tensor | None) -> Tensor:
+    """Second derivatives of basis functions by the unit coordinate: (S - 2, C), or (S - 2, P, C) with denominators."""
     points = torch.linspace(0, 1, SAMPLES, device=like.device)
-    points = points if denominator is None else points.unsqueeze(1)
-    return basis.values(points, torch.tensor([0.0, 1.0], device=like.device), denominator)
+    if denominator is not None:
+        points, denominator = points.unsqueeze(1), denominator.float().unsqueeze(0)
+    values = basis.values(points, torch.tensor([0.0, 1.0], device=like.device), denominator)
+    return values.diff(n=2, dim=0) * (SAMPLES - 1) ** 2

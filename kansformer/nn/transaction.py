@@ -12,11 +12,8 @@ from kansformer.nn.activation import LearnedActivation
 def snapshot(model: nn.Module, replaced: Iterable[Tensor] = ()) -> Callable[[], None]:
     """Remember a model's modules, tensors, hooks, modes, attributes and configs.
 
-    They are kept by reference, which takes little memory; values that are overwritten in place are not kept.
-
-    Args:
-        model: any.
-        replaced: tensors that will get other `data`.
+    They are kept by reference, which takes little memory; values that are overwritten in place are not kept. Nor is the
+    `data` of a tensor, but for those that will be `replaced`.
 
     Returns:
         A function that puts everything back, the same objects in the same tables. It can be called several times.

@@ -4,8 +4,10 @@ Letters: d model width, m hidden width.
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import permutations
 
 from torch import nn
 
@@ -17,6 +19,9 @@ GATE_NAMES = ("gate", "w1", "wi_0", "gate_proj", "linear_1", "fc1_g")
 
 # Where no activation module tells a feed-forward network from other pairs of layers, its class has to say so.
 FFN_CLASS = re.compile(r"mlp|ffn|feed_?forward|intermediate", re.IGNORECASE)
+
+LAST_LAYER = re.compile(r"down|output|w2|wo|fc2")
+"""In the name of a stack of weights."""
 
 FFN_NAMES = ("mlp", "ffn", "feed_forward")
 
@@ -63,7 +68,8 @@ def _own_site(path: str, module: nn.Module) -> Site | None:
     convolutions = [child for child in module.children() if isinstance(child, CONVOLUTIONS)]
     if layers is None or any(child.out_channels != layers.width for child in convolutions):
         return None
-    if not activations and not (FFN_CLASS.search(type(module).__name__) and _uses_all(layers, linears)):
+    uses_all = {*layers.first, layers.down} == set(linears)
+    if not activations and not (FFN_CLASS.search(type(module).__name__) and uses_all):
         return None
     alone = not convolutions and not any(any(child.children()) for child in module.children())
     host = path if alone and runs(module) else None
@@ -98,24 +104,14 @@ def _experts_site(path: str, module: nn.Module) -> Site | None:
     stacks = stacks_of(module)
     if not activations or len(stacks) < 2:
         return None
-    names = list(stacks)
-    for down in names:
-        for first in names:
-            if first == down:
-                continue
-            for width, hidden in (stacks[down], stacks[down][::-1]):
-                if sorted(stacks[first]) in (sorted((width, hidden)), sorted((width, 2 * hidden))) and _looks_down(
-                    down
-                ):
-                    slots = {"act": _activation_slot(path, activations, hidden)}
-                    reason = "its weights are a stack of experts, which take curves in the act slot only"
-                    missing = dict.fromkeys(("input", "up", "gate", "down"), reason)
-                    return Site(path=path, kind="experts", width=width, hidden=hidden, slots=slots, missing=missing)
+    for down, first in permutations(stacks, 2):
+        for width, hidden in (stacks[down], stacks[down][::-1]) if LAST_LAYER.search(down) else ():
+            if sorted(stacks[first]) in (sorted((width, hidden)), sorted((width, 2 * hidden))):
+                slots = {"act": _activation_slot(path, activations, hidden)}
+                reason = "its weights are a stack of experts, which take curves in the act slot only"
+                missing = dict.fromkeys(("input", "up", "gate", "down"), reason)
+                return Site(path=path, kind="experts", width=width, hidden=hidden, slots=slots, missing=missing)
     return None
-
-
-def _looks_down(name: str) -> bool:
-    return any(part in name for part in ("down", "output", "w2", "wo", "fc2"))
 
 
 def read_layers(linears: dict[str, tuple[int, int]]) -> Layers | None:
@@ -148,7 +144,7 @@ def _linear_site(
 ) -> Site:
     fused = layers.kind == "fused"
     width, hidden = layers.width, layers.hidden
-    first = sorted((join_path(path, name) for name in layers.first), key=lambda p: not _is_gate(p))
+    first = sorted((join_path(path, name) for name in layers.first), key=_is_not_gate)
     host = host if host is not None else (first[0] if len(first) == 1 else None)
     slots, missing = {}, {}
     if host is not None:
@@ -168,10 +164,6 @@ def _linear_site(
     return Site(path=path, kind=kind or layers.kind, width=width, hidden=hidden, slots=slots, missing=missing)
 
 
-def _uses_all(layers: Layers, linears: dict) -> bool:
-    return {*layers.first, layers.down} == set(linears)
-
-
 def _inside_attention(model: nn.Module, path: str) -> bool:
     """Whether the module above is an attention: its small networks compute positions or gates, not features.
 
@@ -187,24 +179,22 @@ def _activation_slot(owner: str, activations: dict[str, object], hidden: int) ->
     return Slot(name="act", path=join_path(owner, names[-1]), features=hidden)
 
 
-def _is_gate(path: str) -> bool:
+def _is_not_gate(path: str) -> bool:
     name = path.rpartition(".")[2]
-    return name in GATE_NAMES or "gate" in name
+    return name not in GATE_NAMES and "gate" not in name
 
 
 def _numbered(sites: list[Site]) -> list[Site]:
     """Give every site its layer number within its stack of layers."""
     keys = [_layer_key(site.path) for site in sites]
-    stacks: dict[str, list[tuple[int, ...]]] = {}
+    stacks: defaultdict[str, dict[tuple[int, ...], int]] = defaultdict(dict)
     for stack, numbers in keys:
-        stacks.setdefault(stack, [])
-        if numbers not in stacks[stack]:
-            stacks[stack].append(numbers)
+        stacks[stack].setdefault(numbers, len(stacks[stack]))
     result = []
     for site, (stack, numbers) in zip(sites, keys, strict=True):
         # Simple stacks keep the model's own numbers; nested ones (stages of blocks) are counted through.
         simple = all(len(other) == 1 for other in stacks[stack])
-        layer = numbers[0] if simple else stacks[stack].index(numbers)
+        layer = numbers[0] if simple else stacks[stack][numbers]
         result.append(replace(site, stack=stack, layer=layer))
     return result
 

@@ -13,13 +13,9 @@ BATCH, TOKENS = 2, 3
 
 
 def probes(block: nn.Module, site: Site, like: Tensor, generator: torch.Generator) -> Iterator[tuple]:
-    """Candidate argument tuples, the likeliest first; the caller takes the first that the block accepts.
+    """Candidate argument tuples for a site or a layer around it, the likeliest first, with dtype and device of `like`.
 
-    Args:
-        block: the module to run: the site itself or a layer around it.
-        site: gives the width d and the kind.
-        like: a tensor with the block's dtype and device.
-        generator: source of randomness, on the CPU.
+    The caller takes the first that the block accepts. The generator is on the CPU.
     """
 
     def tokens(*shape: int) -> Tensor:

@@ -57,6 +57,11 @@ class Site:
     layer: int = 0
     stack: str = ""
 
+    @property
+    def name(self) -> str:
+        """The path, for messages."""
+        return self.path or "the model"
+
     def slot(self, name: str) -> Slot:
         """The slot of that name.
 

@@ -102,14 +102,13 @@ def same_bits(old: object, new: object) -> bool:
 
 def _compare(site: Site, slots: Sequence[Slot], modules, run_old: Callable, run_new: Callable) -> list[Slot]:
     """Raise where outputs differ; return the slots whose curves have no effect on them."""
-    name = site.path or "the model"
     expected = run_old()
     try:
         result = run_new()
     except Exception as error:  # whatever the block raises says that the slot cannot hold these curves
-        raise ProofError(f"{name} does not run with straight curves in it: {error}") from error
+        raise ProofError(f"{site.name} does not run with straight curves in it: {error}") from error
     if not same_bits(expected, result):
-        raise ProofError(f"{name} with straight curves differs from the original, so it is not converted.")
+        raise ProofError(f"{site.name} with straight curves differs from the original, so it is not converted.")
     idle = []
     for slot in slots:
         with _random_curves(modules[slot.name]):
@@ -120,7 +119,7 @@ def _compare(site: Site, slots: Sequence[Slot], modules, run_old: Callable, run_
 
 def _no_effect(site: Site, slot: Slot) -> str:
     return (
-        f"The forward of {site.path or 'the model'} does not call {slot.path!r}, so curves in the slot {slot.name!r} "
+        f"The forward of {site.name} does not call {slot.path!r}, so curves in the slot {slot.name!r} "
         "would have no effect. Choose other slots."
     )
 

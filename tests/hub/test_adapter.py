@@ -224,6 +224,6 @@ def test_wrong_settings_are_refused(make, saved, values, sentence):
 
 def test_settings_that_are_no_table_are_refused(make, saved):
     (saved / SETTINGS).write_text("[]")
-    assert_refused(make("llama"), saved, "has format version None")
+    assert_refused(make("llama"), saved, "curves.json must hold an object, got list")
     (saved / SETTINGS).write_text("{")
     assert_refused(make("llama"), saved, "is not JSON")
