@@ -41,13 +41,14 @@ def train_command(
     if show:
         typer.echo(dump_recipe(settings).rstrip())
         return
-    from kansformer.training.run import is_main_process, train
+    from kansformer.training.run import end_processes, is_main_process, train
 
     quiet_transformers()
     name = Path(recipe).stem
     folder = output or RUNS / name
     with progress_bar(name) as progress:
         result = train(settings, folder, resume=resume, progress=progress)
+    end_processes()
     if not is_main_process():
         return
     files = "recipe.yaml, losses.csv and training.json"

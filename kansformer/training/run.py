@@ -189,6 +189,11 @@ def is_main_process() -> bool:
     return PartialState().is_main_process
 
 
+def end_processes() -> None:
+    """Close what connects the processes; one whose threads still run at its exit may be aborted."""
+    PartialState().destroy_process_group()
+
+
 def _calibration_batches(data: PreparedData) -> list[dict[str, Tensor]]:
     """The first rows of the training data, without labels: the same in every process."""
     rows = list(islice(data.train, CALIBRATION_ROWS))

@@ -159,7 +159,7 @@ def test_a_base_weight_of_a_layer_that_kept_its_width_stays_with_transformers(ch
         AutoModelForCausalLM.from_pretrained(checkpoint)
     loaded = AutoModelForCausalLM.from_pretrained(checkpoint, ignore_mismatched_sizes=True)
     weights, state = load_file(checkpoint / "model.safetensors"), loaded.state_dict()
-    assert state["lm_head.weight"].shape == (24, 16) and state["lm_head.weight"].std() > 0
+    assert state["lm_head.weight"].shape == (24, 16) and 0 < state["lm_head.weight"].std() < 1
     assert all(torch.equal(state[name], weights[name]) for name in state if name != "lm_head.weight")
 
 
