@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 import transformers
 from accelerate import PartialState
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 from transformers import (
     EarlyStoppingCallback,
@@ -157,7 +157,9 @@ def train(
         shutil.rmtree(output / ASIDE, ignore_errors=True)  # of a run that was killed while it saved
     seconds = _run_steps(trainer, output, checkpoint)
     check_finite(model, reporter.losses)
-    evaluation = _save_and_evaluate(recipe, trainer, output)
+    if "lora" in recipe.trainable:
+        merge_lora(model)
+    evaluation = _save_and_evaluate(trainer, output)
 
     device = torch.cuda.get_device_name(arguments.device) if arguments.device.type == "cuda" else platform.machine()
     result = TrainingResult(
@@ -225,14 +227,16 @@ def _prepare_model(
         if sizes := [size for step, size in sorted(recipe.curves.refine_grid_at.items()) if step <= done]:
             refine_grid(model, sizes[-1])
         return model
+    module: nn.Module = model  # a PreTrainedModel's `to` is mistyped
     if recipe.curves.domain == "data":
-        update_grid(model.to(device), to_device(batches, device), quantile=recipe.curves.quantile)
+        update_grid(module.to(device), to_device(batches, device), quantile=recipe.curves.quantile)
     if recipe.distill is not None and recipe.distill.ffn_steps:
         if isinstance(data.train, IterableDataset):
             raise ConfigError("distill.ffn_steps needs text that is read whole: set data.streaming=false.")
+        teacher: nn.Module = plain_model(recipe.model, recipe.task)
         distill_feed_forwards(
-            model.to(device),
-            plain_model(recipe.model, recipe.task).to(device),
+            module.to(device),
+            teacher.to(device),
             data.train[:]["input_ids"],
             steps=recipe.distill.ffn_steps,
             lr=recipe.distill.ffn_lr,
@@ -306,9 +310,7 @@ def _run_steps(trainer: KANTrainer, output: Path, checkpoint: Path | None) -> fl
     return time.perf_counter() - begin
 
 
-def _save_and_evaluate(recipe: Recipe, trainer: KANTrainer, output: Path) -> dict[str, float]:
-    if "lora" in recipe.trainable:
-        merge_lora(trainer.model)
+def _save_and_evaluate(trainer: KANTrainer, output: Path) -> dict[str, float]:
     if trainer.is_fsdp_enabled:  # accelerate's default leaves shards, which from_pretrained does not read
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     trainer.save_model(str(output))
