@@ -13,23 +13,23 @@ from kansformer._moved import lazy_names
 
 if TYPE_CHECKING:
     from kansformer.training.distill import distill_feed_forwards as distill_feed_forwards
-    from kansformer.training.distill import distillation_loss as distillation_loss
     from kansformer.training.evaluate import Evaluation as Evaluation
     from kansformer.training.evaluate import mean_loss as mean_loss
     from kansformer.training.recipe import Recipe as Recipe
     from kansformer.training.recipe_file import read_recipe as read_recipe
-    from kansformer.training.result import TrainingResult as TrainingResult
+    from kansformer.training.run import TrainingResult as TrainingResult
     from kansformer.training.run import train as train
     from kansformer.training.trainer import KANTrainer as KANTrainer
+    from kansformer.training.trainer import distillation_loss as distillation_loss
     from kansformer.training.trainer import kan_trainer as kan_trainer
 
 PLACES = {
     "Evaluation": "evaluate",
     "KANTrainer": "trainer",
     "Recipe": "recipe",
-    "TrainingResult": "result",
+    "TrainingResult": "run",
     "distill_feed_forwards": "distill",
-    "distillation_loss": "distill",
+    "distillation_loss": "trainer",
     "kan_trainer": "trainer",
     "mean_loss": "evaluate",
     "read_recipe": "recipe_file",

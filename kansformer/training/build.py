@@ -49,10 +49,6 @@ def build_model(
         label_names: of a classification task.
         pad_token: number of the tokenizer's padding token, which classifiers of text look for.
         inputs: batches that show which channels of replaced networks matter; None goes by their weights.
-
-    Raises:
-        ConfigError: the config does not suit its model type, or the vocabulary does not fit the model.
-        KansformerError: any that the swap raises.
     """
     model, fresh = _plain_model(recipe.model, recipe.task, vocabulary, label_names)
     _check_sizes(model, recipe, vocabulary)
@@ -64,11 +60,10 @@ def build_model(
                 f"model.path {recipe.model.path!r} has curves already. Take the section kan out to train those, or "
                 "give the plain model."
             )
-        if recipe.kan.hidden is not None:
-            hidden = recipe.kan.hidden
-            replace_feed_forwards(model, recipe.kan.config, hidden=hidden, inputs=inputs, seed=recipe.seed)
-        else:
+        if recipe.kan.hidden is None:
             convert(model, recipe.kan.config)
+        else:
+            replace_feed_forwards(model, recipe.kan.config, hidden=recipe.kan.hidden, inputs=inputs, seed=recipe.seed)
         if recipe.curves.spread is not None:
             spread_curves(model, recipe.curves.spread)
     elif next(curved_modules(model), None) is None and (recipe.curves != CurveRecipe() or "curves" in recipe.trainable):
@@ -81,11 +76,7 @@ def build_model(
 
 
 def plain_model(source: ModelRecipe, task: str) -> PreTrainedModel:
-    """The model as it comes from its source: without curves, unless it is a converted one.
-
-    Raises:
-        ConfigError: there is no such model, or it does not suit this task.
-    """
+    """The model as it comes from its source: without curves, unless it is a converted one."""
     return _plain_model(source, task)[0]
 
 
@@ -148,15 +139,7 @@ def shard_model(model: PreTrainedModel, folder: Path, state: PartialState) -> Pr
     """The same model with its parameters spread over all processes by FSDP2, on any backend of torch.distributed.
 
     accelerate's own FSDP needs an accelerator: on CPUs it silently keeps a whole model in every process. transformers
-    shards a model while it loads one, so the model is written once and loaded again.
-
-    Args:
-        model: whole, the same in every process.
-        folder: to write to and to read from, on a disk that all processes see; gone afterwards.
-        state: of accelerate.
-
-    Raises:
-        ConfigError: there is only one process, or this transformers cannot do it.
+    shards a model while it loads one, so the model is written to `folder`, loaded again, and removed.
     """
     if state.num_processes < 2:
         raise ConfigError(

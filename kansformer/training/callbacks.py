@@ -25,9 +25,6 @@ class CurveWarmUp(TrainerCallback):
     """Raises the curves' learning rate from 0 over their first steps, beside the scheduler's own warm-up.
 
     Helps when base weights that start from nothing would first bend the curves to noise.
-
-    Args:
-        steps: optimizer steps of the rise.
     """
 
     def __init__(self, steps: int) -> None:
@@ -47,10 +44,6 @@ class CurvePenalties(TrainerCallback):
     """Adds the gradients of the penalties on curves to those of the loss, after clipping.
 
     Every process adds the same, so nothing has to be exchanged.
-
-    Args:
-        sparsity: weight of `sparsity_penalty` over time.
-        smoothness: weight of `smoothness_penalty` over time.
     """
 
     def __init__(self, sparsity: Penalty | None = None, smoothness: Penalty | None = None) -> None:
@@ -73,9 +66,8 @@ class GridSchedule(TrainerCallback):
 
     Args:
         batches: inputs to read ranges from, the same in every process.
-        update_at: steps after which `update_grid` is called.
+        update_at: steps after which `update_grid` is called, with the `quantile`.
         refine_at: {step: grid size} for `refine_grid`.
-        quantile: as in `update_grid`.
 
     Attributes:
         wrapped: returns the wrapper of the model in several processes, once training has begun.
@@ -143,8 +135,7 @@ class Reporter(TrainerCallback):
     Args:
         path: the CSV file, with `LOSS_COLUMNS`; a resumed run appends to it. None writes nothing.
         tokens_per_step: over all processes, tokens or rows.
-        progress: called after every step, or None.
-        stage: for `progress`.
+        progress: called after every step, with the `stage`.
 
     Attributes:
         losses: (optimizer step, mean training loss since the last one).

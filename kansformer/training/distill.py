@@ -7,7 +7,7 @@ import math
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -21,16 +21,16 @@ from kansformer.checks import check_integer, check_number
 from kansformer.conversion.record import narrowed_paths
 from kansformer.errors import ConfigError, DataError
 from kansformer.nn import optimizer_groups
+from kansformer.nn.eval_mode import eval_mode
 from kansformer.progress import Progress
 from kansformer.training.callbacks import Reporter
-from kansformer.training.distill_logits import distillation_loss
 from kansformer.training.evaluate import check_blocks
-from kansformer.training.trainer import KANTrainer
+from kansformer.training.trainer import KANTrainer, distillation_loss
 
 __all__ = ["DistillResult", "SiteFit", "distill_feed_forwards", "distillation_loss"]
 
 MEASURED_BLOCKS = 8
-"""The maximum number of training blocks, and of held-out ones, that the errors before and after are measured on."""
+"""Maximum number of training blocks, and of held-out ones, for the errors before and after."""
 
 Recording = dict[str, tuple[Tensor, Tensor]]
 """Input and output (B, T, d) of feed-forward networks, by path."""
@@ -38,12 +38,9 @@ Recording = dict[str, tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class SiteFit:
-    """How well one feed-forward network follows its teacher: relative L2 errors, where 1 is no better than zero.
+    """How well one feed-forward network follows its teacher: ‖student - teacher‖ / ‖teacher‖, 1 for an output of zero.
 
-    Args:
-        path: of the network.
-        before, after: ‖student - teacher‖ / ‖teacher‖ on training tokens.
-        held_out_before, held_out_after: the same on tokens that were not trained on.
+    On training tokens, and on tokens that were not trained on.
     """
 
     path: str
@@ -57,12 +54,8 @@ class SiteFit:
 class DistillResult:
     """What a run of `distill_feed_forwards` did. `str(result)` is a table.
 
-    Args:
-        sites: the error of every network, before and after.
-        losses: training loss of every step: the mean over the networks of their squared relative error.
-        tokens: tokens trained on, over all steps.
-        seconds: wall-clock time, the teacher's included.
-        parameters: numbers that were trained.
+    A step's loss is the mean over the networks of their squared relative error; `tokens` is over all steps, and
+    `seconds` has the teacher's time.
     """
 
     sites: tuple[SiteFit, ...]
@@ -142,12 +135,11 @@ def distill_feed_forwards(
             f"{len(blocks_NT)} blocks, {spared} of them held out, leave fewer than one batch of {batch_size}."
         )
     begin = time.perf_counter()
-    record = _Recorder(originals, teacher, blocks_NT, cache_bytes)
-    errors = _LayerErrors(students, record)
+    errors = _LayerErrors(students.values(), _Recorder(originals, teacher, blocks_NT, cache_bytes))
     parameters = list(errors.parameters())
     samples = [range(first, first + min(count, MEASURED_BLOCKS)) for first, count in ((0, trained), (trained, spared))]
-    with only_trained(model, parameters), _kept_random_state(), tempfile.TemporaryDirectory() as folder:
-        before = [_relative_errors(students, record(sample)) for sample in samples]
+    with _ready_to_train(errors), tempfile.TemporaryDirectory() as folder:
+        before = [errors.relative(sample) for sample in samples]
         groups = optimizer_groups(errors, lr, weight_decay=0.0, curve_lr_multiplier=curve_lr_multiplier)
         optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99))
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_up_and_cosine(step, steps, warm_up))
@@ -175,10 +167,10 @@ def distill_feed_forwards(
                 f"The loss or a gradient became infinite or NaN at step {trainer.state.global_step + 1} of {steps}. "
                 f"The networks are as before; choose a lr below {lr:g}."
             ) from None
-        after = [_relative_errors(students, record(sample)) for sample in samples]
-    columns = (before[0], after[0], before[1], after[1])
+        after = [errors.relative(sample) for sample in samples]
+    columns = zip(students, before[0], after[0], before[1], after[1], strict=True)
     return DistillResult(
-        sites=tuple(SiteFit(path, *(column[path] for column in columns)) for path in students),
+        sites=tuple(SiteFit(*column) for column in columns),
         losses=tuple(loss for _, loss in reporter.losses),
         tokens=steps * tokens_per_step,
         seconds=time.perf_counter() - begin,
@@ -204,41 +196,28 @@ def warm_up_and_cosine(step: int, steps: int, warm_up: float) -> float:
 
 
 @contextmanager
-def only_trained(model: nn.Module, trained: list[nn.Parameter]) -> Iterator[None]:
-    """Only `trained` require a gradient, in evaluation mode; flags, gradients and mode are restored afterwards."""
-    flags = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
-    training, chosen = model.training, {id(parameter) for parameter in trained}
-    try:
-        model.eval()
-        for parameter, _, _ in flags:
-            parameter.requires_grad_(id(parameter) in chosen)
-            parameter.grad = None
-        yield
-    finally:
-        for parameter, flag, gradient in flags:
-            parameter.requires_grad_(flag)
-            parameter.grad = gradient
-        model.train(training)
-
-
-@contextmanager
-def _kept_random_state() -> Iterator[None]:
-    """The global random states, which a Trainer sets, are the same afterwards."""
+def _ready_to_train(errors: "_LayerErrors") -> Iterator[None]:
+    """All parameters require a gradient; flags, gradients, modes and global random states are restored afterwards."""
+    kept = [(parameter, parameter.requires_grad, parameter.grad) for parameter in errors.parameters()]
     python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
+    with eval_mode(errors), torch.random.fork_rng():
         try:
+            errors.requires_grad_(True).zero_grad()
             yield
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
+            for parameter, flag, gradient in kept:
+                parameter.requires_grad_(flag)
+                parameter.grad = gradient
 
 
 class _LayerErrors(nn.Module):
-    """The squared relative errors of networks on recorded inputs, summed, so that each has the gradient of its own."""
+    """The sum of the networks' squared relative errors on recorded inputs: each network has its own's gradient."""
 
-    def __init__(self, students: Mapping[str, nn.Module], record: "_Recorder") -> None:
+    def __init__(self, students: Iterable[nn.Module], record: "_Recorder") -> None:
         super().__init__()
-        self.students, self.paths, self.record = nn.ModuleList(students.values()), list(students), record
+        self.students, self.record = nn.ModuleList(students), record
 
     def train(self, mode: bool = True) -> "_LayerErrors":
         """Dropout stays off."""
@@ -246,17 +225,22 @@ class _LayerErrors(nn.Module):
 
     def forward(self, numbers: Tensor) -> dict[str, Tensor]:
         """Of numbered blocks (B)."""
-        recording = self.record(numbers.tolist())
-        pairs = zip(self.students, (recording[path] for path in self.paths), strict=True)
+        pairs = zip(self.students, self.record(numbers.tolist()).values(), strict=True)
         errors = [(network(x) - y).float().square().sum() / y.float().square().sum() for network, (x, y) in pairs]
         return {"loss": torch.stack(errors).sum()}
+
+    @torch.no_grad()
+    def relative(self, numbers: Sequence[int]) -> list[float]:
+        """The relative error of each network."""
+        pairs = zip(self.students, self.record(numbers).values(), strict=True)
+        return [((network(x) - y).norm() / y.norm()).item() for network, (x, y) in pairs]
 
 
 class _LayerTrainer(KANTrainer):
     def training_step(self, model, inputs, num_items_in_batch=None):
         """The mean over the networks is logged."""
         assert isinstance(self.model, _LayerErrors)
-        return super().training_step(model, inputs, num_items_in_batch) / len(self.model.paths)
+        return super().training_step(model, inputs, num_items_in_batch) / len(self.model.students)
 
 
 class _AllRecorded(Exception):  # noqa: N818 - not an error: it ends a forward pass that is not needed further
@@ -278,21 +262,16 @@ class _Recorder:
             fresh = self._run(absent)
             for row, number in enumerate(absent):
                 rows[number] = {path: (x[row : row + 1], y[row : row + 1]) for path, (x, y) in fresh.items()}
-                self._keep(number, rows[number])
-        pairs = {path: [rows[number][path] for number in numbers] for path in self.originals}
-        return {
-            path: (torch.cat([x for x, _ in pair]), torch.cat([y for _, y in pair])) for path, pair in pairs.items()
-        }
-
-    def _keep(self, number: int, recording: Recording) -> None:
-        size = sum(tensor.numel() * tensor.element_size() for pair in recording.values() for tensor in pair)
-        if size <= self.free_bytes:
-            self.free_bytes -= size
-            self.kept[number] = {path: (x.clone(), y.clone()) for path, (x, y) in recording.items()}
+                size = sum(tensor.nbytes for pair in rows[number].values() for tensor in pair)
+                if size <= self.free_bytes:
+                    self.free_bytes -= size
+                    self.kept[number] = {path: (x.clone(), y.clone()) for path, (x, y) in rows[number].items()}
+        columns = {path: zip(*(rows[number][path] for number in numbers), strict=True) for path in self.originals}
+        return {path: (torch.cat(x), torch.cat(y)) for path, (x, y) in columns.items()}
 
     @torch.no_grad()
     def _run(self, numbers: Sequence[int]) -> Recording:
-        """Run the teacher on these blocks, no further than its last network that is recorded."""
+        """Run the teacher, no further than its last recorded network."""
         recording: Recording = {}
 
         def hook(path: str) -> Callable:
@@ -305,28 +284,17 @@ class _Recorder:
             return record
 
         handles = [m.register_forward_hook(hook(p), with_kwargs=True) for p, m in self.originals.items()]
-        training = self.teacher.training
+        device = next(self.teacher.parameters()).device
         try:
-            self.teacher.eval()
-            device = next(self.teacher.parameters()).device
-            self.teacher(input_ids=self.blocks_NT[list(numbers)].to(device), use_cache=False)
+            with eval_mode(self.teacher):
+                self.teacher(input_ids=self.blocks_NT[list(numbers)].to(device), use_cache=False)
         except _AllRecorded:
             return recording
         finally:
-            self.teacher.train(training)
             for handle in handles:
                 handle.remove()
         missing = next(path for path in self.originals if path not in recording)
         raise ConfigError(f"The teacher's forward does not call {missing}, so there is nothing to learn from it.")
-
-
-@torch.no_grad()
-def _relative_errors(students: Mapping[str, nn.Module], recording: Recording) -> dict[str, float]:
-    errors = {}
-    for path, student in students.items():
-        x, y = recording[path]
-        errors[path] = ((student(x) - y).norm() / y.norm()).item()
-    return errors
 
 
 def _pairs(
@@ -337,17 +305,17 @@ def _pairs(
         raise ConfigError(
             "model and teacher are one object, so there is nothing to learn. Replace the layers of a copy."
         )
-    chosen = narrowed_paths(model) if paths is None else list(paths)
+    chosen = narrowed_paths(model) if paths is None else paths
     if not chosen:
         raise ConfigError(
             f"{type(model).__name__} has no replaced feed-forward networks. Call replace_feed_forwards first, or name "
             "the networks by paths=[...]."
         )
-    result: list[dict[str, nn.Module]] = [{}, {}]
-    for networks, owner, name in zip(result, (model, teacher), ("model", "teacher"), strict=True):
+    students, originals = dict[str, nn.Module](), dict[str, nn.Module]()
+    for name, owner, networks in (("model", model, students), ("teacher", teacher, originals)):
         for path in chosen:
             try:
                 networks[path] = owner.get_submodule(path)
             except AttributeError:
                 raise ConfigError(f"The {name} has no module {path!r} to distil.") from None
-    return result[0], result[1]
+    return students, originals

@@ -69,11 +69,7 @@ def mean_loss(
 
 
 def check_blocks(blocks_NT: Tensor, batch_size: int) -> None:
-    """Check that a loop over blocks can use them.
-
-    Raises:
-        DataError: as `mean_loss`.
-    """
+    """Check that a loop over blocks can use them."""
     if blocks_NT.ndim != 2 or blocks_NT.shape[0] < 1 or blocks_NT.shape[1] < 2:
         raise DataError(f"Blocks must have the shape (N >= 1, T >= 2), got {tuple(blocks_NT.shape)}.")
     check_integer("batch_size", batch_size, 1, error=DataError)

@@ -1,7 +1,7 @@
 """Sections of a recipe: frozen dataclasses whose fields pydantic checks, with one sentence for a wrong value."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import wraps
 from itertools import takewhile
@@ -72,10 +72,10 @@ def config_errors(root: type, prefix: str = "") -> Iterator[None]:
 def _sentence(details: ErrorDetails, root: type, prefix: str) -> str:
     kind, place, context, value = details["type"], details["loc"], details.get("ctx", {}), details["input"]
     if kind == "unexpected_keyword_argument":
-        return f"Unknown field {_dotted(place)!r}. Choose from: {', '.join(_field_names(root, place[:-1]))}."
+        return f"Unknown field {'.'.join(map(str, place))!r}. Choose from: {', '.join(_field_names(root, place[:-1]))}."
     # What follows the names of fields are indices, and the types of a union.
     names = takewhile(lambda part: isinstance(part, str) and part.isidentifier() and part not in UNION_TAGS, place)
-    path = _dotted([*filter(None, [prefix]), *names])
+    path = ".".join(map(str, [*filter(None, [prefix]), *names]))
     if kind == "missing":
         return f"The field {path!r} is missing."
     if kind == "value_error":  # raised by the section itself, perhaps without its name
@@ -90,10 +90,6 @@ def _sentence(details: ErrorDetails, root: type, prefix: str) -> str:
     limit = next((f"{word} {context[name]:g}" for name, word in LIMITS.items() if name in context), None)
     expected = limit or TYPES.get(kind.partition("_")[0])
     return f"{path} must be {expected}, got {value!r:.80}." if expected else f"{path}: {details['msg']}."
-
-
-def _dotted(parts: Iterable[object]) -> str:
-    return ".".join(map(str, parts))
 
 
 def _field_names(root: type, path: tuple[int | str, ...]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a run does about non-finite steps and about SIGTERM: agreed among all processes, step by step."""
+"""What a run does about non-finite values and about SIGTERM: agreed among all processes, step by step."""
 
 import math
 import signal
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
@@ -69,17 +69,14 @@ class NonFiniteGuard(TrainerCallback):
             signal.signal(signal.SIGTERM, before)
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        """Agrees on the step, and leaves it without gradients if it is not to be taken.
-
-        Raises:
-            ConfigError: the step is not finite and the run is to stop, or too many in a row were skipped.
-        """
+        """Agrees on the step, and ends the run or removes the gradients if it is not to be taken."""
         batches, losses = self._batches, self._losses
         self._batches, self._losses = [], []
         bad_loss = torch.stack([~loss.isfinite().all() for loss in losses]).any() if losses else torch.tensor(False)
         bad_gradient = torch.tensor(False)
-        if self.check_gradients and (own := _own_gradients(model)):
-            bad_gradient = ~torch.nn.utils.get_total_norm(own).isfinite()
+        gradients = [local_part(parameter.grad) for parameter in model.parameters() if parameter.grad is not None]
+        if self.check_gradients and gradients:
+            bad_gradient = ~nn.utils.get_total_norm(gradients).isfinite()
         signals = (bad_loss, bad_gradient, torch.tensor(self._received_sigterm))
         flags = torch.stack([flag.to(args.device) for flag in signals]).to(torch.int32)
         if dist.is_available() and dist.is_initialized():
@@ -132,7 +129,22 @@ class NonFiniteGuard(TrainerCallback):
         return file
 
 
-def _own_gradients(model: torch.nn.Module) -> list[Tensor]:
-    """The gradients, or this process's parts of them."""
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    return [gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients]
+def check_finite(model: nn.Module, losses: list[tuple[int, float]]) -> None:
+    """Check that training left a model that can be saved.
+
+    Raises:
+        ConfigError: a trained parameter or the last loss is infinite or NaN.
+    """
+    broken = [name for name, p in model.named_parameters() if p.requires_grad and not local_part(p).isfinite().all()]
+    if broken or (losses and not math.isfinite(losses[-1][1])):
+        what = f"{broken[0]} is" if broken else "the loss is"
+        raise ConfigError(
+            f"Training ended with non-finite values ({what} infinite or NaN), so no model is saved. Begin anew in "
+            "another folder with a lower training.learning_rate."
+        )
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """This process's part of a tensor that may be sharded, without its history."""
+    part = tensor.detach()
+    return part.to_local() if isinstance(part, DTensor) else part

@@ -1,7 +1,6 @@
 """Checks before a run: each raises a sentence, and nothing is written."""
 
 import dataclasses
-import math
 import os
 import shutil
 from enum import Enum
@@ -11,8 +10,7 @@ from typing import Annotated, get_args, get_type_hints
 import torch
 from pydantic import Field, JsonValue, TypeAdapter
 from pydantic.fields import FieldInfo
-from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch import nn
 from torch.utils.data import IterableDataset
 from transformers import TrainingArguments
 
@@ -51,16 +49,9 @@ RANGES: dict[str, FieldInfo] = {
 
 
 def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
-    """transformers' arguments out of a recipe; on a machine without an accelerator they ask for the CPU.
-
-    Raises:
-        ConfigError: a field of `training` is unknown to transformers, or has a value of the wrong type or range.
-    """
-    given = {
-        # What YAML makes of an unquoted no.
-        name: "no" if value is False and name.endswith("_strategy") else value
-        for name, value in recipe.training.items()
-    }
+    """transformers' arguments out of a recipe, each field checked; without an accelerator they ask for the CPU."""
+    given = dict(recipe.training)
+    given |= {name: "no" for name, value in given.items() if value is False and name.endswith("_strategy")}  # YAML's no
     _check_fields(given)
     values = {**DEFAULTS, **given, "seed": recipe.seed, "data_seed": recipe.seed}
     if recipe.early_stop is not None:
@@ -96,11 +87,7 @@ def _check_fields(given: dict[str, JsonValue]) -> None:
 
 
 def find_checkpoint(recipe: Recipe, output: Path) -> Path | None:
-    """The last complete checkpoint of an unfinished run of this very recipe; None if it was stopped before the first.
-
-    Raises:
-        CheckpointError: there is no run, it is finished or keeps no checkpoints, or it was of another recipe.
-    """
+    """The last complete checkpoint of an unfinished run of this recipe; None if it was stopped before the first."""
     if not (output / RECIPE_FILE).is_file():
         raise CheckpointError(f"There is no run to resume in {str(output)!r}: it has no {RECIPE_FILE}.")
     begun = dataclasses.replace(read_recipe(output / RECIPE_FILE), non_finite=recipe.non_finite)
@@ -115,15 +102,15 @@ def find_checkpoint(recipe: Recipe, output: Path) -> Path | None:
             f"The run in {str(output)!r} is finished. To go on training its model, start a recipe with "
             f"model.path={output} in another folder."
         )
-    numbered = {int(p.name.rpartition("-")[2]): p for p in output.glob("checkpoint-*") if p.name[11:].isdecimal()}
-    complete = [path for _, path in sorted(numbered.items()) if steps_of(path) is not None]
+    numbered = [path for path in output.glob("checkpoint-*") if path.name[11:].isdecimal()]
+    complete = [path for path in numbered if steps_of(path) is not None]
     keeps_checkpoints = recipe.early_stop is not None or recipe.training.get("save_strategy") not in (None, "no", False)
     if not complete and not keeps_checkpoints:
         raise CheckpointError(
             f"The run in {str(output)!r} left no checkpoint. Set training.save_strategy=steps and save_steps, and "
             "begin anew in another folder."
         )
-    return complete[-1] if complete else None
+    return max(complete, key=lambda path: int(path.name[11:]), default=None)
 
 
 def steps_of(checkpoint: Path) -> tuple[int, int] | None:
@@ -136,17 +123,11 @@ def steps_of(checkpoint: Path) -> tuple[int, int] | None:
     except (OSError, CheckpointError):
         return None
     done, steps = (state.get(name) if isinstance(state, dict) else None for name in ("global_step", "max_steps"))
-    if not isinstance(done, int) or not isinstance(steps, int) or min(done, steps) < 0:
-        return None
-    return done, steps
+    return (done, steps) if isinstance(done, int) and isinstance(steps, int) and min(done, steps) >= 0 else None
 
 
 def check_combination(recipe: Recipe, arguments: TrainingArguments) -> None:
-    """Check that the recipe's fields go together, and with how the run was launched.
-
-    Raises:
-        ConfigError: they do not.
-    """
+    """Check that the recipe's fields go together, and with how the run was launched."""
     by_accelerate = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true")
     if by_accelerate and arguments.device.type == "cpu":
         raise ConfigError(
@@ -175,11 +156,7 @@ def check_combination(recipe: Recipe, arguments: TrainingArguments) -> None:
 
 
 def check_enough_data(data: PreparedData, rows_per_step: int) -> None:
-    """Check that the data fill one optimizer step; streamed data are not counted.
-
-    Raises:
-        DataError: they do not.
-    """
+    """Check that the data fill one optimizer step; streamed data are not counted."""
     if not isinstance(data.train, IterableDataset) and len(data.train) < rows_per_step:
         raise DataError(
             f"The training data has {len(data.train)} rows, fewer than the {rows_per_step} of one step (batch size x "
@@ -189,11 +166,7 @@ def check_enough_data(data: PreparedData, rows_per_step: int) -> None:
 
 
 def check_free_disk(output: Path, model: nn.Module) -> None:
-    """Check that there is room for the model and one checkpoint with the two moments of Adam.
-
-    Raises:
-        CheckpointError: there is not.
-    """
+    """Check that there is room for the model and one checkpoint with the two moments of Adam."""
     folder = next(p for p in (output.absolute(), *output.absolute().parents) if p.exists())
     needed = sum(p.numel() * p.element_size() * (4 if p.requires_grad else 2) for p in model.parameters())
     free = shutil.disk_usage(folder).free
@@ -202,24 +175,3 @@ def check_free_disk(output: Path, model: nn.Module) -> None:
             f"{str(folder)!r} has {free / 1e6:,.0f} MB free, and the run needs {needed / 1e6:,.0f} MB for model and "
             "checkpoint. Choose another folder, or make room."
         )
-
-
-def check_finite(model: nn.Module, losses: list[tuple[int, float]]) -> None:
-    """Check that training left a model that can be saved.
-
-    Raises:
-        ConfigError: a trained parameter or the last loss is infinite or NaN.
-    """
-    broken = [name for name, p in model.named_parameters() if p.requires_grad and not local_part(p).isfinite().all()]
-    if broken or (losses and not math.isfinite(losses[-1][1])):
-        what = f"{broken[0]} is" if broken else "the loss is"
-        raise ConfigError(
-            f"Training ended with non-finite values ({what} infinite or NaN), so no model is saved. Begin anew in "
-            "another folder with a lower training.learning_rate."
-        )
-
-
-def local_part(tensor: Tensor) -> Tensor:
-    """This process's part of a tensor that may be sharded, without its history."""
-    part = tensor.detach()
-    return part.to_local() if isinstance(part, DTensor) else part

@@ -88,9 +88,7 @@ class Penalty:
 
     def at(self, step: int) -> float:
         """The weight at an optimizer step, counted from 0."""
-        if step < self.begin:
-            return 0.0
-        return self.weight * min(1.0, (step - self.begin + 1) / (self.ramp + 1))
+        return self.weight * min(1.0, max(0, step - self.begin + 1) / (self.ramp + 1))
 
 
 def _as_tuple(value: object) -> object:
@@ -199,43 +197,35 @@ class Recipe:
         trains_curves = self.curves != CurveRecipe() or "curves" in self.trainable
         penalty = self.curves.sparsity or self.curves.smoothness
         own = [name for name in ("output_dir", "seed", "data_seed") if name in self.training]
-        contradictions = (
-            (not self.trainable, "trainable is empty. Choose any of: all, curves, lora."),
-            (
-                "all" in self.trainable and len(self.trainable) > 1,
-                "trainable has 'all' beside others. Choose all, or them.",
+        contradictions = {
+            "trainable is empty. Choose any of: all, curves, lora.": not self.trainable,
+            "trainable has 'all' beside others. Choose all, or them.": (
+                "all" in self.trainable and len(self.trainable) > 1
             ),
-            (
-                trains_curves and self.kan is None and scratch,
-                "The recipe trains curves but has no kan section. Add kan: {}.",
+            "The recipe trains curves but has no kan section. Add kan: {}.": (
+                trains_curves and self.kan is None and scratch
             ),
-            (
-                penalty and not {"all", "curves"} & set(self.trainable),
-                "curves.sparsity and smoothness need trainable curves: add curves to trainable.",
+            "curves.sparsity and smoothness need trainable curves: add curves to trainable.": (
+                penalty and not {"all", "curves"} & set(self.trainable)
             ),
-            (
-                ("lora" in self.trainable) != (self.lora is not None),
-                "lora must be among trainable and have a section lora, or neither, e.g. lora: {r: 8}.",
+            "lora must be among trainable and have a section lora, or neither, e.g. lora: {r: 8}.": (
+                ("lora" in self.trainable) != (self.lora is not None)
             ),
-            (self.distill and scratch, "distill needs model.path: a model trained from scratch has no original."),
-            (self.distill and self.task != "causal-lm", f"distill works for causal-lm, not for {self.task}."),
-            (steps and not replaces, "distill.ffn_steps trains replaced networks, and none is: set kan.hidden."),
-            (
-                replaces and scratch,
-                "kan.hidden replaces pretrained layers. From scratch set the width in model.config.",
-            ),
-            (own, f"training.{', '.join(own)} is set by train itself. Leave it out."),
-        )
-        for contradiction, sentence in contradictions:
-            if contradiction:
+            "distill needs model.path: a model trained from scratch has no original.": self.distill and scratch,
+            f"distill works for causal-lm, not for {self.task}.": self.distill and self.task != "causal-lm",
+            "distill.ffn_steps trains replaced networks, and none is: set kan.hidden.": steps and not replaces,
+            "kan.hidden replaces pretrained layers. From scratch set the width in model.config.": replaces and scratch,
+            f"training.{', '.join(own)} is set by train itself. Leave it out.": own,
+        }
+        for sentence, holds in contradictions.items():
+            if holds:
                 raise ConfigError(sentence)
 
     def to_dict(self) -> dict[str, JsonValue]:
         """Ready for YAML and JSON, without the fields that have their default; `from_dict` is the inverse."""
         values = TypeAdapter(Recipe).dump_python(self, exclude_defaults=True)
         if self.kan is not None:
-            hidden = {} if self.kan.hidden is None else {"hidden": self.kan.hidden}
-            values["kan"] = {**self.kan.config.to_dict(), **hidden}
+            values["kan"] = self.kan.config.to_dict() | ({"hidden": self.kan.hidden} if self.kan.hidden else {})
         return values
 
     @classmethod

@@ -30,11 +30,7 @@ class _Loader(yaml.SafeLoader):
         self._depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
-        """One value, whose aliases count as the values that they stand for.
-
-        Raises:
-            ComposerError: it is too large, nested too deeply, or part of itself.
-        """
+        """One value, whose aliases count as the values that they stand for."""
         mark = self.peek_event().start_mark
         is_alias = self.check_event(yaml.AliasEvent)
         if self._depth > MAX_DEPTH:  # before more is read: PyYAML takes the square of the depth
@@ -102,8 +98,7 @@ def read_recipe(source: str | Path, changes: list[str] | tuple[str, ...] = ()) -
 
 def recipe_title(name: str) -> str:
     """The first line of a recipe that comes with kansformer: its title."""
-    text, _ = _text_of(name)
-    return text.splitlines()[0].lstrip("# ")
+    return _text_of(name)[0].splitlines()[0].lstrip("# ")
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -141,8 +136,7 @@ def _text_of(source: str | Path) -> tuple[str, str]:
             raise ConfigError(f"The recipe {str(path)!r} cannot be read: {error}.") from None
     names = recipe_names()
     if str(source) not in names:
-        close = difflib.get_close_matches(str(source), names, n=1)
-        hint = f" Did you mean {close[0]}?" if close else ""
+        hint = "".join(f" Did you mean {name}?" for name in difflib.get_close_matches(str(source), names, n=1))
         raise ConfigError(
             f"There is no recipe {str(source)!r}.{hint} Choose a .yaml file or one of: {', '.join(names)}."
         )

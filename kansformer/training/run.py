@@ -1,13 +1,18 @@
 """`train`: run a recipe on transformers' Trainer and write a folder with the trained model."""
 
 import json
+import platform
 import shutil
 import time
+from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
+import transformers
 from accelerate import PartialState
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import IterableDataset
 from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
@@ -17,22 +22,22 @@ from transformers import (
     set_seed,
 )
 
-from kansformer.errors import InterruptedRunError
+from kansformer.errors import ConfigError, InterruptedRunError
 from kansformer.files import atomic_write_text, check_unused
-from kansformer.nn import refine_grid
+from kansformer.nn import refine_grid, update_grid
+from kansformer.nn.optim import curve_parameters
 from kansformer.progress import Progress
 from kansformer.training.build import build_model, merge_lora, plain_model, shard_model
-from kansformer.training.calibration import calibrate, calibration_batches
-from kansformer.training.callbacks import CurvePenalties, CurveWarmUp, GridSchedule, Reporter
+from kansformer.training.callbacks import CurvePenalties, CurveWarmUp, GridSchedule, Reporter, to_device
 from kansformer.training.data import PreparedData, prepare_data
 from kansformer.training.data.spec import LANGUAGE_TASKS
-from kansformer.training.distill_logits import DistillationTrainer
+from kansformer.training.distill import distill_feed_forwards
+from kansformer.training.guard import check_finite
 from kansformer.training.preflight import (
     RECIPE_FILE,
     RESULT_FILE,
     check_combination,
     check_enough_data,
-    check_finite,
     check_free_disk,
     find_checkpoint,
     steps_of,
@@ -40,10 +45,58 @@ from kansformer.training.preflight import (
 )
 from kansformer.training.recipe import Recipe
 from kansformer.training.recipe_file import write_recipe
-from kansformer.training.result import TrainingResult, count_parameters, run_facts
-from kansformer.training.trainer import ASIDE, KANTrainer
+from kansformer.training.trainer import ASIDE, DistillationTrainer, KANTrainer
+from kansformer.version import __version__
 
 LOSS_FILE = "losses.csv"
+# Enough tokens for the range of a channel, few enough to be read in seconds.
+CALIBRATION_ROWS, CALIBRATION_BATCH = 32, 4
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """The figures of a run; `str(result)` is a table.
+
+    Args:
+        output: folder of the model, its recipe, its losses and this result.
+        losses: (optimizer step, mean training loss since the last one), in nats; of this call.
+        evaluation: of the final model; `eval_loss` in nats, for classification also `eval_accuracy`.
+        steps: optimizer steps in all, those before a resume included.
+        seconds: wall-clock time of the training loop of this call.
+        tokens_per_second: tokens, or rows of a classification task, in all processes.
+        parameters, trainable, curve_parameters: numbers of the model, each tensor counted once.
+        facts: data, versions and device, for a model card.
+        skipped_steps: whose loss or gradient was not finite; of this call.
+    """
+
+    output: Path
+    losses: tuple[tuple[int, float], ...]
+    evaluation: dict[str, float]
+    steps: int
+    seconds: float
+    tokens_per_second: float
+    parameters: int
+    trainable: int
+    curve_parameters: int
+    facts: dict[str, object]
+    skipped_steps: tuple[int, ...] = ()
+
+    def to_dict(self) -> dict[str, object]:
+        """JSON-ready, without the folder and the losses, which have a file of their own."""
+        return {k: v for k, v in asdict(self).items() if k not in ("output", "losses")}
+
+    def __str__(self) -> str:
+        curves = f", {self.curve_parameters:,} of them in curves" if self.curve_parameters else ""
+        rows = {
+            "parameters": f"{self.parameters:,}{curves}; {self.trainable:,} trained",
+            "training": f"{self.steps:,} steps, {self.seconds:,.0f} s, {self.tokens_per_second:,.0f} per s",
+        }
+        if self.skipped_steps:
+            rows["skipped"] = f"{len(self.skipped_steps):,} non-finite steps"
+        if self.losses:
+            rows["last loss"] = f"{self.losses[-1][1]:.4f}"
+        rows |= {name: f"{value:.4f}" for name, value in self.evaluation.items()}
+        return "\n".join(f"{name:13} {text}" for name, text in rows.items())
 
 
 def train(
@@ -70,10 +123,9 @@ def train(
         DataError: the data is unusable, or too little for the processes. Nothing is overwritten after any error.
     """
     output = Path(output)
-    no_accelerator = bool(recipe.training.get("use_cpu")) or not torch.accelerator.is_available()
-    state = PartialState(**({"cpu": True} if no_accelerator else {}))
+    on_cpu = bool(recipe.training.get("use_cpu")) or not torch.accelerator.is_available()
+    state = PartialState(cpu=on_cpu)
     checkpoint = find_checkpoint(recipe, output) if resume else None
-    done, steps = (checkpoint and steps_of(checkpoint)) or (0, None)
     if not resume:
         check_unused(output)
     arguments = training_arguments(recipe, output)
@@ -84,25 +136,18 @@ def train(
         data = prepare_data(recipe.task, recipe.data, recipe.model.source, seed=recipe.seed)
     rows_per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * state.num_processes
     check_enough_data(data, rows_per_step)
-    batches = calibration_batches(data)
-    set_seed(recipe.seed)  # the weights do not depend on what the data took
-    model = build_model(
-        recipe,
-        vocabulary=data.vocabulary,
-        label_names=data.label_names,
-        pad_token=getattr(data.processor, "pad_token_id", None),
-        inputs=batches,
-    )
-    check_free_disk(output, model)
-    if checkpoint is None:
-        calibrate(recipe, model, batches, data, arguments.device)
-    elif sizes := [size for step, size in sorted(recipe.curves.refine_grid_at.items()) if step <= done]:
-        refine_grid(model, sizes[-1])  # to the grid of the checkpoint
+    batches = _calibration_batches(data)
 
+    model = _prepare_model(recipe, data, batches, arguments.device, output, checkpoint)
+    counts = {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "curve_parameters": sum(p.numel() for _, p in curve_parameters(model)),
+    }
     state.wait_for_everyone()
-    counts = count_parameters(model)
     if recipe.shard:
         model = shard_model(model, output / "start", state)
+
     per_row = recipe.data.block if recipe.task in LANGUAGE_TASKS else 1
     reporter = Reporter(output / LOSS_FILE, rows_per_step * per_row, progress)
     trainer = _make_trainer(recipe, model, arguments, data, batches, reporter)
@@ -110,38 +155,30 @@ def train(
         output.mkdir(parents=True, exist_ok=True)
         write_recipe(recipe, output / RECIPE_FILE)
         shutil.rmtree(output / ASIDE, ignore_errors=True)  # of a run that was killed while it saved
-    begin = time.perf_counter()
-    with trainer.guard.handle_sigterm():
-        if checkpoint is not None and steps is not None and done >= steps:  # its weights are those of the last step
-            trainer._load_from_checkpoint(str(checkpoint))
-            trainer.state.global_step = done
-        else:
-            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    if trainer.guard.terminated:
-        raise InterruptedRunError(
-            f"SIGTERM ended the run in {str(output)!r} after step {trainer.state.global_step}, which is saved. Go on "
-            "with --resume."
-        )
-    seconds = time.perf_counter() - begin
+    seconds = _run_steps(trainer, output, checkpoint)
     check_finite(model, reporter.losses)
     if "lora" in recipe.trainable:
         merge_lora(model)
-    if trainer.is_fsdp_enabled:  # accelerate's default leaves shards, which from_pretrained does not read
-        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
-    trainer.save_model(str(output))
-    evaluation = trainer.evaluate()
+    evaluation = _save_and_evaluate(trainer, output)
 
-    taken = trainer.state.global_step - reporter.first
+    device = torch.cuda.get_device_name(arguments.device) if arguments.device.type == "cuda" else platform.machine()
     result = TrainingResult(
         output=output,
         losses=tuple(reporter.losses),
-        evaluation={k: v for k, v in evaluation.items() if k in ("eval_loss", "eval_accuracy")},
+        evaluation=evaluation,
         steps=trainer.state.global_step,
         seconds=seconds,
-        tokens_per_second=taken * reporter.tokens_per_step / seconds,
-        skipped_steps=tuple(trainer.guard.skipped),
+        tokens_per_second=(trainer.state.global_step - reporter.first) * reporter.tokens_per_step / seconds,
         **counts,
-        facts=run_facts(data.facts, arguments.device, state.num_processes),
+        facts={
+            "data": data.facts,
+            "device": f"{state.num_processes} x {device}",
+            "kansformer": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        },
+        skipped_steps=tuple(trainer.guard.skipped),
     )
     if state.is_main_process:
         atomic_write_text(output / RESULT_FILE, json.dumps(result.to_dict(), indent=2) + "\n")
@@ -157,6 +194,56 @@ def is_main_process() -> bool:
 def end_processes() -> None:
     """Close what connects the processes; one whose threads still run at its exit may be aborted."""
     PartialState().destroy_process_group()
+
+
+def _calibration_batches(data: PreparedData) -> list[dict[str, Tensor]]:
+    """The first rows of the training data, without labels: the same in every process."""
+    rows = list(islice(data.train, CALIBRATION_ROWS))
+    starts = range(0, len(rows), CALIBRATION_BATCH)
+    batches = (data.collator(rows[start : start + CALIBRATION_BATCH]) for start in starts)
+    return [{name: value for name, value in batch.items() if name != "labels"} for batch in batches]
+
+
+def _prepare_model(
+    recipe: Recipe,
+    data: PreparedData,
+    batches: list[dict[str, Tensor]],
+    device: torch.device,
+    output: Path,
+    checkpoint: Path | None,
+) -> PreTrainedModel:
+    """Build the model with grids set from data and distilled networks, or with the grid of a checkpoint."""
+    set_seed(recipe.seed)  # the weights do not depend on what the data took
+    model = build_model(
+        recipe,
+        vocabulary=data.vocabulary,
+        label_names=data.label_names,
+        pad_token=getattr(data.processor, "pad_token_id", None),
+        inputs=batches,
+    )
+    check_free_disk(output, model)
+    if checkpoint is not None:
+        done, _ = steps_of(checkpoint) or (0, 0)
+        if sizes := [size for step, size in sorted(recipe.curves.refine_grid_at.items()) if step <= done]:
+            refine_grid(model, sizes[-1])
+        return model
+    module: nn.Module = model  # a PreTrainedModel's `to` is mistyped
+    if recipe.curves.domain == "data":
+        update_grid(module.to(device), to_device(batches, device), quantile=recipe.curves.quantile)
+    if recipe.distill is not None and recipe.distill.ffn_steps:
+        if isinstance(data.train, IterableDataset):
+            raise ConfigError("distill.ffn_steps needs text that is read whole: set data.streaming=false.")
+        teacher: nn.Module = plain_model(recipe.model, recipe.task)
+        distill_feed_forwards(
+            module.to(device),
+            teacher.to(device),
+            data.train[:]["input_ids"],
+            steps=recipe.distill.ffn_steps,
+            lr=recipe.distill.ffn_lr,
+            curve_lr_multiplier=recipe.curves.lr_multiplier,
+            seed=recipe.seed,
+        )
+    return model
 
 
 def _make_trainer(
@@ -190,7 +277,9 @@ def _make_trainer(
     )
     if recipe.distill is not None and recipe.distill.logits > 0:
         teacher = plain_model(recipe.model, recipe.task)
-        trainer: KANTrainer = DistillationTrainer(teacher=teacher, distill=recipe.distill, **settings)
+        trainer: KANTrainer = DistillationTrainer(
+            teacher=teacher, alpha=recipe.distill.logits, temperature=recipe.distill.temperature, **settings
+        )
     else:
         trainer = KANTrainer(**settings)
     schedule.wrapped = lambda: trainer.model_wrapped
@@ -201,3 +290,28 @@ def _make_trainer(
 def _accuracy(prediction: EvalPrediction) -> dict[str, float]:
     scores = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
     return {"accuracy": float((scores.argmax(-1) == prediction.label_ids).mean())}
+
+
+def _run_steps(trainer: KANTrainer, output: Path, checkpoint: Path | None) -> float:
+    """Train to the last step, and return the seconds it took."""
+    begin = time.perf_counter()
+    done, steps = (checkpoint and steps_of(checkpoint)) or (0, None)
+    with trainer.guard.handle_sigterm():
+        if steps is not None and done >= steps:  # the checkpoint's weights are those of the last step
+            trainer._load_from_checkpoint(str(checkpoint))
+            trainer.state.global_step = done
+        else:
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if trainer.guard.terminated:
+        raise InterruptedRunError(
+            f"SIGTERM ended the run in {str(output)!r} after step {trainer.state.global_step}, which is saved. Go on "
+            "with --resume."
+        )
+    return time.perf_counter() - begin
+
+
+def _save_and_evaluate(trainer: KANTrainer, output: Path) -> dict[str, float]:
+    if trainer.is_fsdp_enabled:  # accelerate's default leaves shards, which from_pretrained does not read
+        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+    trainer.save_model(str(output))
+    return {k: v for k, v in trainer.evaluate().items() if k in ("eval_loss", "eval_accuracy")}

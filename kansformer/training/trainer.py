@@ -1,4 +1,7 @@
-"""transformers' Trainer with a learning rate for curves, atomic checkpoints, and only finite steps."""
+"""transformers' Trainer with a learning rate for curves, atomic checkpoints, only finite steps, and perhaps a teacher.
+
+Shape letters: N tokens with a label, T tokens of a block, B blocks of a batch, V words.
+"""
 
 import shutil
 import warnings
@@ -8,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from kansformer.errors import CheckpointError
+from kansformer.checks import check_number
+from kansformer.errors import CheckpointError, ShapeError
 from kansformer.files import sync, sync_tree
 from kansformer.nn.curves import curved_modules
 from kansformer.nn.optim import curve_parameters, split_curves
@@ -21,6 +26,9 @@ from kansformer.training.guard import NonFiniteGuard
 
 ASIDE = ".partial"
 """Folder beside the checkpoints in which the next one is written."""
+
+IGNORED = -100
+"""The label of a token that no loss counts, as in torch and transformers."""
 
 
 class KANTrainer(Trainer):
@@ -70,8 +78,8 @@ class KANTrainer(Trainer):
         return optimizer
 
     def training_step(
-        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
-    ) -> torch.Tensor:
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
         """transformers' own, recorded by the guard."""
         loss = super().training_step(model, inputs, num_items_in_batch)
         self.guard.record(inputs, loss)
@@ -94,7 +102,7 @@ class KANTrainer(Trainer):
             for file in sorted((aside / "model").iterdir()):
                 file.replace(target / file.name)
             sync(target)
-            self._clear(aside)
+            shutil.rmtree(aside, ignore_errors=True)
         self.accelerator.wait_for_everyone()
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -114,7 +122,7 @@ class KANTrainer(Trainer):
             if not (run_folder / name).exists():  # or this step was saved before
                 (aside / name).rename(run_folder / name)
                 sync(run_folder)
-            self._clear(aside)
+            shutil.rmtree(aside, ignore_errors=True)
             rotate_checkpoints(
                 output_dir=str(run_folder),
                 save_total_limit=limit,
@@ -128,16 +136,12 @@ class KANTrainer(Trainer):
 
     @contextmanager
     def _written_aside(self, folder: Path, what: str) -> Iterator[Path]:
-        """Yields an empty folder to write into; afterwards all processes have, and the disk holds it.
-
-        Raises:
-            CheckpointError: it could not be written. Nothing of it is left.
-        """
+        """An empty folder to write into, synced to the disk afterwards, or removed if that fails."""
         from safetensors import SafetensorError
 
         aside = folder / ASIDE
         if self.args.should_save:
-            self._clear(aside)
+            shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
         try:
@@ -146,16 +150,12 @@ class KANTrainer(Trainer):
             if self.args.should_save:
                 sync_tree(aside)
         except (OSError, RuntimeError, SafetensorError) as error:
-            self._clear(aside)
+            shutil.rmtree(aside, ignore_errors=True)
             reason = " ".join(str(error).split())
             raise CheckpointError(
                 f"{what} could not be written to {str(folder)!r}: {reason}. What was saved before is as it was; make "
                 "room, and go on with --resume."
             ) from error
-
-    @staticmethod
-    def _clear(aside: Path) -> None:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def kan_trainer(base: type[Trainer]) -> type[Trainer]:
@@ -169,3 +169,74 @@ def kan_trainer(base: type[Trainer]) -> type[Trainer]:
     if issubclass(base, KANTrainer):
         return base
     return KANTrainer if base is Trainer else type(f"KAN{base.__name__}", (KANTrainer, base), {"__doc__": base.__doc__})
+
+
+def distillation_loss(
+    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, temperature: float = 1.0, alpha: float = 0.5
+) -> Tensor:
+    """α·t²·KL(teacher ‖ student) + (1 - α)·cross-entropy, for next-token prediction (Hinton et al., 2015).
+
+    Both are means over the tokens that have a label, in nats, computed in float32 or better. As in transformers, the
+    logits at one token predict the label of the next, and t² keeps the size of gradients at every temperature t.
+
+    Args:
+        student_logits: (B, T, V).
+        teacher_logits: (B, T, V); no gradient goes into them.
+        labels: (B, T), token numbers; -100 is not counted.
+        temperature: t > 0, by which both logits are divided in the divergence.
+        alpha: share of the divergence, in [0, 1].
+
+    Returns:
+        A scalar; 0 where no token has a label.
+
+    Raises:
+        ConfigError: a setting is out of range.
+        ShapeError: the shapes do not belong together.
+    """
+    check_number("temperature", temperature, above=0)
+    check_number("alpha", alpha, 0, 1)
+    if student_logits.shape != teacher_logits.shape or student_logits.shape[:-1] != labels.shape or labels.ndim != 2:
+        raise ShapeError(
+            f"Logits must be (B, T, V) for student and teacher and labels (B, T), got {tuple(student_logits.shape)}, "
+            f"{tuple(teacher_logits.shape)} and {tuple(labels.shape)}."
+        )
+    targets_BT = labels[:, 1:].to(student_logits.device)
+    counted = targets_BT != IGNORED
+    precise = torch.promote_types(student_logits.dtype, torch.float32)
+    student_NV = student_logits[:, :-1][counted].to(precise)
+    teacher_NV = teacher_logits.detach()[:, :-1].to(student_logits.device)[counted].to(precise)
+    tokens = max(1, len(student_NV))
+    log_student, log_teacher = (F.log_softmax(logits / temperature, dim=-1) for logits in (student_NV, teacher_NV))
+    divergence = F.kl_div(log_student, log_teacher, reduction="sum", log_target=True) / tokens
+    cross_entropy = F.cross_entropy(student_NV, targets_BT[counted], reduction="sum") / tokens
+    return alpha * temperature**2 * divergence + (1 - alpha) * cross_entropy
+
+
+class DistillationTrainer(KANTrainer):
+    """A Trainer whose loss is partly the divergence from a teacher's predictions (Hinton et al., 2015).
+
+    Args:
+        teacher: a model that takes the student's inputs; it is frozen.
+        alpha, temperature: as in `distillation_loss`.
+        args, kwargs: as in `KANTrainer`.
+    """
+
+    def __init__(self, *args: Any, teacher: nn.Module, alpha: float, temperature: float, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.teacher = teacher.eval().requires_grad_(False).to(self.args.device)
+        self.alpha, self.temperature = alpha, temperature
+        self.model_accepts_loss_kwargs = False  # the loss is a mean per batch, which the Trainer then scales
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The mixed loss in training; in evaluation the ordinary one, to be compared with other models'."""
+        if not model.training:
+            outputs = model(**inputs)
+            return (outputs.loss, outputs) if return_outputs else outputs.loss
+        features = {name: value for name, value in inputs.items() if name != "labels"}
+        outputs = model(**features, use_cache=False)
+        with torch.no_grad(), self.accelerator.autocast():
+            target = self.teacher(**features, use_cache=False).logits
+        loss = distillation_loss(
+            outputs.logits, target, inputs["labels"], temperature=self.temperature, alpha=self.alpha
+        )
+        return (loss, outputs) if return_outputs else loss

@@ -18,7 +18,7 @@ from kansformer.hub.card import is_generated
 from kansformer.hub.model_folder import ModelFolder
 from kansformer.interp import summary
 from kansformer.kan import KAN
-from kansformer.training.result import TrainingResult
+from kansformer.training import TrainingResult
 
 TRAINING = {
     "evaluation": {"eval_loss": 2.34567, "eval_runtime": 3.0},
