@@ -176,7 +176,8 @@ def report_other_shapes(model: "PreTrainedModel", expected: Shapes, loading_info
         loading_info.mismatched_keys.add((name, shapes[name], expected[name]))  # type: ignore[arg-type]
         path, _, last = name.rpartition(".")
         module = model.get_submodule(path)
-        module._is_hf_initialized = False  # type: ignore[assignment] - transformers passes over modules that are marked
+        # transformers passes over modules that are marked as initialised.
+        module._is_hf_initialized = False  # type: ignore[assignment]
         old = getattr(module, last)
         new = torch.empty(expected[name], dtype=old.dtype, device=old.device)
         setattr(module, last, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new)
