@@ -1,0 +1,219 @@
+"""Programs that find formulas, each a function from samples to a sympy expression, for `formulas.py`.
+
+kansformer is called with its defaults and gets the columns as they are. The peers get theirs divided by the standard
+deviation (pyoperon computes in float32, gplearn draws constants between -1 and 1), search until their CPU time is
+over, and offer all formulas that they end with: pyoperon its Pareto front, gplearn the best of its last generation.
+Neither fits constants in float64. So scipy fits those of each offer, the Bayesian information criterion, with the size
+for the number of parameters, chooses one, and constants that can be 0, 1 or -1 become that; this does not count as
+their time.
+
+pyoperon has the settings of its authors' entry of SRBench (objectives R² and length, 1,000 individuals, basic
+offspring, balanced trees, keep-best, epsilon 1e-5) with the richest of their lists of symbols. gplearn has those of
+SRBench (tournament 20, parsimony 0.001, crossover 0.9, mutations 0.01 each), and exp among its functions.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import sympy
+from scipy.optimize import least_squares
+
+from kansformer.kan import find_formula
+from kansformer.kan.data import Dataset
+
+MAX_CANDIDATES = 20
+OPERON_SETTINGS: dict[str, Any] = dict(
+    allowed_symbols="add,sub,mul,div,sin,cos,exp,log,sqrt,square,pow,constant,variable",
+    objectives=["r2", "length"],
+    epsilon=1e-5,
+    optimizer_iterations=1,
+    max_length=50,
+    population_size=1000,
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A formula.
+
+    Args:
+        expression: in the given symbols, its numbers shown with 4 digits where the program rounds them.
+        seconds: CPU seconds of the search.
+        test_rmse: as the program itself says; None if it follows from the expression.
+    """
+
+    expression: sympy.Expr
+    seconds: float
+    test_rmse: float | None = None
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a search may take: networks for kansformer, CPU seconds for the others."""
+
+    networks: int
+    seconds: float
+    seed: int
+
+
+def search_with_kansformer(data: Dataset, symbols: Sequence[sympy.Symbol], budget: Budget) -> Result:
+    begin = time.process_time()
+    result = find_formula(data, networks=budget.networks, seed=budget.seed, progress=False)
+    seconds = time.process_time() - begin
+    names = {sympy.Symbol(symbol.name): symbol for symbol in symbols}
+    return Result(result.formulas[0].xreplace(names), seconds, result.test_rmse)
+
+
+def search_with_pyoperon(data: Dataset, symbols: Sequence[sympy.Symbol], budget: Budget) -> Result:
+    from pyoperon.sklearn import SymbolicRegressor
+
+    table = _Scaled.of(data, symbols)
+    begin = time.process_time()
+    unlimited = dict(generations=10**6, max_evaluations=10**9)
+    engine = SymbolicRegressor(**OPERON_SETTINGS, **unlimited, n_threads=1, warm_start=True)
+    state = budget.seed
+    while (left := budget.seconds - (time.process_time() - begin)) > 0.1:
+        state += 1
+        engine.set_params(max_time=math.ceil(left), random_state=state)  # of the wall clock, in whole seconds
+        engine.fit(table.x, table.y)  # goes on with the population of the last call
+    seconds = time.process_time() - begin
+    names = {f"X{index + 1}": symbol for index, symbol in enumerate(symbols)}
+    front = sorted(engine.pareto_front_, key=lambda model: model["mean_squared_error"])[:MAX_CANDIDATES]
+    texts = {engine.get_model_string(model["tree"], 17).replace("^", "**") for model in front}
+    return Result(table.best([sympy.sympify(text, locals=names) for text in sorted(texts)]), seconds)
+
+
+def search_with_gplearn(data: Dataset, symbols: Sequence[sympy.Symbol], budget: Budget) -> Result:
+    from gplearn.functions import make_function
+    from gplearn.genetic import SymbolicRegressor
+
+    table = _Scaled.of(data, symbols)
+    begin = time.process_time()
+    exp = make_function(function=lambda x: np.exp(np.clip(x, -50, 50)), name="exp", arity=1)
+    engine = SymbolicRegressor(
+        population_size=1000,
+        generations=1,
+        tournament_size=20,
+        init_depth=(2, 6),
+        parsimony_coefficient=0.001,
+        p_crossover=0.9,
+        p_subtree_mutation=0.01,
+        p_hoist_mutation=0.01,
+        p_point_mutation=0.01,
+        p_point_replace=0.05,
+        function_set=("add", "sub", "mul", "div", "log", "sqrt", "sin", "cos", exp),
+        low_memory=True,
+        warm_start=True,
+        n_jobs=1,
+        random_state=budget.seed + 1,
+    )
+    while time.process_time() - begin < budget.seconds:
+        engine.fit(table.x, table.y)
+        engine.set_params(generations=engine.generations + 1)
+    seconds = time.process_time() - begin
+    names = {f"X{index}": symbol for index, symbol in enumerate(symbols)} | {
+        "add": lambda a, b: a + b,
+        "sub": lambda a, b: a - b,
+        "mul": lambda a, b: a * b,
+        "div": lambda a, b: a / b,
+        "log": lambda a: sympy.log(sympy.Abs(a)),
+        "sqrt": lambda a: sympy.sqrt(sympy.Abs(a)),
+    }
+    programs = sorted(engine._programs[-1], key=lambda program: program.raw_fitness_)
+    texts = list(dict.fromkeys(str(program) for program in programs[:200]))[:MAX_CANDIDATES]
+    return Result(table.best([sympy.sympify(text, locals=names) for text in texts]), seconds)
+
+
+Engine = Callable[[Dataset, Sequence[sympy.Symbol], Budget], Result]
+ENGINES: dict[str, Engine] = {
+    "kansformer": search_with_kansformer,
+    "pyoperon": search_with_pyoperon,
+    "gplearn": search_with_gplearn,
+}
+
+
+@dataclass(frozen=True)
+class _Scaled:
+    """Training samples whose columns have the standard deviation 1, and what they were divided by."""
+
+    x: np.ndarray
+    y: np.ndarray
+    symbols: Sequence[sympy.Symbol]
+    input_scales: np.ndarray
+    target_scale: float
+
+    @classmethod
+    def of(cls, data: Dataset, symbols: Sequence[sympy.Symbol]) -> _Scaled:
+        x, y = data.train_input.numpy(), data.train_target.numpy()[:, 0]
+        return cls(x / x.std(axis=0), y / y.std(), symbols, x.std(axis=0), float(y.std()))
+
+    def best(self, candidates: Sequence[sympy.Expr]) -> sympy.Expr:
+        """The formula with the best information criterion after its constants are fitted, in the samples' units."""
+        fitted = []
+        for candidate in candidates:
+            expression, error = self._fit(candidate)
+            criterion = len(self.y) * math.log(error**2 + 1e-24) + expression_size(expression) * math.log(len(self.y))
+            fitted.append((criterion, error, expression))
+        _, error, expression = min(fitted, key=lambda entry: entry[0])
+        expression = self._shorten(expression, error)
+        units = {symbol: symbol / float(scale) for symbol, scale in zip(self.symbols, self.input_scales, strict=True)}
+        return self.target_scale * expression.xreplace(units)
+
+    def _fit(self, expression: sympy.Expr) -> tuple[sympy.Expr, float]:
+        """Constants by least squares from where they are, and the error; values that are not finite count as 1e6."""
+        numbers = sorted(expression.atoms(sympy.Float), key=str)
+        constants = sympy.symbols(f"c:{len(numbers)}", real=True)
+        pattern = expression.xreplace(dict(zip(numbers, constants, strict=True)))
+        function = sympy.lambdify([*constants, *self.symbols], pattern, "numpy")
+
+        def residuals(values: np.ndarray) -> np.ndarray:
+            with np.errstate(all="ignore"):
+                result = np.broadcast_to(function(*values, *self.x.T), self.y.shape) - self.y
+            return np.nan_to_num(np.real(result), nan=1e6, posinf=1e6, neginf=-1e6).clip(-1e6, 1e6)
+
+        start = np.array([float(number) for number in numbers])
+        values, error = start, float(np.sqrt(np.mean(residuals(start) ** 2)))
+        if len(numbers):
+            fit = least_squares(residuals, start, method="lm", ftol=1e-15, xtol=1e-15, gtol=1e-15, max_nfev=400)
+            if (fitted := float(np.sqrt(np.mean(fit.fun**2)))) < error:
+                values, error = fit.x, fitted
+        numbers_now = (sympy.Float(float(value)) for value in values)
+        return pattern.xreplace(dict(zip(constants, numbers_now, strict=True))), error
+
+    def _shorten(self, expression: sympy.Expr, error: float) -> sympy.Expr:
+        """Constants that can be 0, 1 or -1 become that, the others fitted anew."""
+        for number in sorted(expression.atoms(sympy.Float), key=lambda number: abs(float(number))):
+            for value in (0, 1, -1):
+                simpler = expression.xreplace({number: sympy.Integer(value)})
+                if simpler.has(sympy.nan, sympy.zoo, sympy.oo) or expression_size(simpler) >= expression_size(
+                    expression
+                ):
+                    continue
+                simpler, simpler_error = self._fit(simpler)
+                if simpler_error <= max(1.001 * error, 1e-10):
+                    return self._shorten(simpler, max(error, simpler_error))
+        return expression
+
+
+def tidy(expression: sympy.Expr, digits: int = 4) -> sympy.Expr:
+    """Numbers evaluated and rounded to significant digits; whole numbers become integers, so that 1.000·x is x."""
+    evaluated = sympy.sympify(expression).evalf(15)
+    return evaluated.xreplace({number: _rounded(float(number), digits) for number in evaluated.atoms(sympy.Float)})
+
+
+def expression_size(expression: sympy.Expr) -> int:
+    """Nodes of the expression's tree, the fewest of three ways to write it."""
+    tidied = tidy(expression)
+    forms = (tidied, sympy.powsimp(tidied), sympy.factor_terms(tidied))
+    return min(sum(1 for _ in sympy.preorder_traversal(form)) for form in forms)
+
+
+def _rounded(number: float, digits: int) -> sympy.Number:
+    value = float(f"{number:.{digits}g}")
+    return sympy.Integer(int(value)) if value.is_integer() and abs(value) < 1000 else sympy.Float(value, digits)
