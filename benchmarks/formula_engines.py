@@ -18,6 +18,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -155,50 +156,71 @@ class _Scaled:
 
     def best(self, candidates: Sequence[sympy.Expr]) -> sympy.Expr:
         """The formula with the best information criterion after its constants are fitted, in the samples' units."""
-        fitted = []
-        for candidate in candidates:
-            expression, error = self._fit(candidate)
-            criterion = len(self.y) * math.log(error**2 + 1e-24) + expression_size(expression) * math.log(len(self.y))
-            fitted.append((criterion, error, expression))
-        _, error, expression = min(fitted, key=lambda entry: entry[0])
-        expression = self._shorten(expression, error)
+        fitted = [self._fit(*_pattern(candidate)) for candidate in candidates]
+        best = self._shorten(min(fitted, key=self._criterion))
         units = {symbol: symbol / float(scale) for symbol, scale in zip(self.symbols, self.input_scales, strict=True)}
-        return self.target_scale * expression.xreplace(units)
+        return self.target_scale * best.expression.xreplace(units)
 
-    def _fit(self, expression: sympy.Expr) -> tuple[sympy.Expr, float]:
-        """Constants by least squares from where they are, and the error; values that are not finite count as 1e6."""
-        numbers = sorted(expression.atoms(sympy.Float), key=str)
-        constants = sympy.symbols(f"c:{len(numbers)}", real=True)
-        pattern = expression.xreplace(dict(zip(numbers, constants, strict=True)))
-        function = sympy.lambdify([*constants, *self.symbols], pattern, "numpy")
+    def _criterion(self, fitted: _Fitted) -> float:
+        return len(self.y) * math.log(fitted.error**2 + 1e-24) + fitted.size * math.log(len(self.y))
+
+    def _fit(self, pattern: sympy.Expr, start: dict[sympy.Symbol, float]) -> _Fitted:
+        """Constants by least squares from where they are; values that are not finite count as 1e6."""
+        function = sympy.lambdify([*start, *self.symbols], pattern, "numpy")
 
         def residuals(values: np.ndarray) -> np.ndarray:
             with np.errstate(all="ignore"):
                 result = np.broadcast_to(function(*values, *self.x.T), self.y.shape) - self.y
             return np.nan_to_num(np.real(result), nan=1e6, posinf=1e6, neginf=-1e6).clip(-1e6, 1e6)
 
-        start = np.array([float(number) for number in numbers])
-        values, error = start, float(np.sqrt(np.mean(residuals(start) ** 2)))
-        if len(numbers):
-            fit = least_squares(residuals, start, method="lm", ftol=1e-15, xtol=1e-15, gtol=1e-15, max_nfev=400)
+        values = np.array(list(start.values()))
+        error = float(np.sqrt(np.mean(residuals(values) ** 2)))
+        for tolerance in (1e-8, 1e-15) if start else ():
+            if tolerance < 1e-8 and error > 1e-4:
+                break  # the last digits matter to what may be exact
+            tolerances = dict(ftol=tolerance, xtol=tolerance, gtol=tolerance)
+            fit = least_squares(residuals, values, method="lm", max_nfev=30 * (len(start) + 1), **tolerances)
             if (fitted := float(np.sqrt(np.mean(fit.fun**2)))) < error:
                 values, error = fit.x, fitted
-        numbers_now = (sympy.Float(float(value)) for value in values)
-        return pattern.xreplace(dict(zip(constants, numbers_now, strict=True))), error
+        return _Fitted(pattern, dict(zip(start, values.tolist(), strict=True)), error)
 
-    def _shorten(self, expression: sympy.Expr, error: float) -> sympy.Expr:
-        """Constants that can be 0, 1 or -1 become that, the others fitted anew."""
-        for number in sorted(expression.atoms(sympy.Float), key=lambda number: abs(float(number))):
+    def _shorten(self, fitted: _Fitted) -> _Fitted:
+        """Constants that can be 0, 1 or -1 become that, the smallest ones first, the others fitted anew."""
+        highest = max(1.001 * fitted.error, 1e-10)
+        for constant in sorted(fitted.constants, key=lambda constant: abs(fitted.constants[constant])):
             for value in (0, 1, -1):
-                simpler = expression.xreplace({number: sympy.Integer(value)})
-                if simpler.has(sympy.nan, sympy.zoo, sympy.oo) or expression_size(simpler) >= expression_size(
-                    expression
-                ):
+                pattern = fitted.pattern.xreplace({constant: sympy.Integer(value)})
+                start = {c: own for c, own in fitted.constants.items() if pattern.has(c)}
+                if pattern.has(sympy.nan, sympy.zoo, sympy.oo) or _Fitted(pattern, start, 0.0).size >= fitted.size:
                     continue
-                simpler, simpler_error = self._fit(simpler)
-                if simpler_error <= max(1.001 * error, 1e-10):
-                    return self._shorten(simpler, max(error, simpler_error))
-        return expression
+                if (simpler := self._fit(pattern, start)).error <= highest:
+                    fitted = simpler
+                    break
+        return fitted
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """A formula with symbols for its constants, their values, and its error."""
+
+    pattern: sympy.Expr
+    constants: dict[sympy.Symbol, float]
+    error: float
+
+    @cached_property
+    def expression(self) -> sympy.Expr:
+        return self.pattern.xreplace({symbol: sympy.Float(value) for symbol, value in self.constants.items()})
+
+    @cached_property
+    def size(self) -> int:
+        return expression_size(self.expression)
+
+
+def _pattern(expression: sympy.Expr) -> tuple[sympy.Expr, dict[sympy.Symbol, float]]:
+    numbers = sorted(expression.atoms(sympy.Float), key=str)
+    constants = sympy.symbols(f"c:{len(numbers)}", real=True)
+    pattern = expression.xreplace(dict(zip(numbers, constants, strict=True)))
+    return pattern, {symbol: float(number) for symbol, number in zip(constants, numbers, strict=True)}
 
 
 def tidy(expression: sympy.Expr, digits: int = 4) -> sympy.Expr:

@@ -22,8 +22,10 @@ from __future__ import annotations
 import argparse
 import csv
 import math
+import signal
 import statistics
 import threading
+import time
 import traceback
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -37,7 +39,7 @@ import torch
 from equations import EQUATIONS, FEYNMAN, Equation
 from formula_engines import ENGINES, Budget, expression_size, tidy
 from named_values import NamedValues
-from torch.multiprocessing import get_context
+from torch.multiprocessing import active_children, get_context
 from tqdm import tqdm
 
 OUTPUT = Path(__file__).parent / "results" / "formulas.csv"
@@ -60,10 +62,6 @@ class Run:
     engine: str
     budget: Budget
 
-    @property
-    def key(self) -> tuple[str, float, str]:
-        return self.number, self.noise, self.engine
-
 
 def main() -> None:
     options = _options()
@@ -71,52 +69,77 @@ def main() -> None:
         summarize(read_rows(options.out))
         return
     selected = {(n, noise, e) for n in options.only for noise in options.noises for e in options.engines}
-    rows = [row for row in read_rows(options.out) if not (options.fresh and key_of(row) in selected)]
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    with options.out.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-        file.flush()
-        done = {key_of(row): row for row in rows}
-        lock = threading.Lock()
-        bar = tqdm(total=len(selected - done.keys()), unit="run", disable=None)
-
-        def keep(row: Row) -> None:
-            with lock:
-                done[key_of(row)] = row
-                writer.writerow(row)
-                file.flush()
-                bar.update()
-                error = f"RMSE {float(row['relative_rmse']):.1e}"
-                tqdm.write(
-                    f"{row['number']:20.20} {row['noise']:5} {row['engine']:10} {error:13} "
-                    f"{row['exact'] or row['right_form']:5} {row['size']:>4}/{row['textbook_size']:3} "
-                    f"{row['seconds']:>7} s  {row['found'][:100]}"
-                )
+    kept = [row for row in read_rows(options.out) if not (options.fresh and key_of(row) in selected)]
+    with Table(options.out, kept) as table, ThreadPoolExecutor(options.jobs) as pool:
+        bar = tqdm(total=len(selected - table.rows.keys()), unit="run", disable=None)
 
         def series(number: str, noise: float) -> None:
+            """The engines one after the other: the time of the first is that of the others."""
             for engine in ENGINES:
-                if (number, noise, engine) in selected - done.keys():
-                    budget = Budget(options.networks, seconds_for(number, noise, engine), options.seed)
-                    keep(in_a_process(Run(number, noise, engine, budget)))
+                if (number, noise, engine) in selected - table.rows.keys() and not table.closed:
+                    seconds = _seconds_for(engine, table.rows.get((number, noise, "kansformer")), options.seconds)
+                    table.add(in_a_process(Run(number, noise, engine, Budget(options.networks, seconds, options.seed))))
+                    bar.update()
 
-        def seconds_for(number: str, noise: float, engine: str) -> float:
-            if options.seconds is not None or engine == "kansformer":
-                return options.seconds or math.inf
-            if (own := done.get((number, noise, "kansformer"))) is None:
-                raise SystemExit(f"The time for {engine} on {number} needs kansformer's row first, or --seconds.")
-            return max(MIN_SECONDS, float(own["seconds"]))
-
-        with ThreadPoolExecutor(options.jobs) as pool:
-            work = [pool.submit(series, number, noise) for number in options.only for noise in options.noises]
-            try:
-                for future in as_completed(work):
-                    future.result()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+        work = [pool.submit(series, number, noise) for number in options.only for noise in options.noises]
+        try:
+            for future in as_completed(work):
+                future.result()
+        except BaseException:
+            table.closed = True
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in active_children():
+                process.kill()
+            raise
     print(f"Written: {options.out}")
+
+
+def _seconds_for(engine: str, own: Row | None, given: float | None) -> float:
+    if engine == "kansformer":
+        return math.inf
+    if given is not None:
+        return given
+    if own is None:
+        raise SystemExit(
+            f"The time for {engine} is that of kansformer, which has no row yet: run it too, or --seconds."
+        )
+    return max(MIN_SECONDS, float(own["seconds"]))
+
+
+class Table:
+    """Rows on disk, each written when it is there; none is added once the table is closed."""
+
+    def __init__(self, path: Path, rows: Iterable[Row]) -> None:
+        self.rows = {key_of(row): row for row in rows}
+        self.closed = False
+        self._lock = threading.Lock()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("w", encoding="utf-8", newline="")
+        self._writer = csv.DictWriter(self._file, COLUMNS)
+        self._writer.writeheader()
+        self._writer.writerows(self.rows.values())
+        self._file.flush()
+
+    def __enter__(self) -> Table:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.closed = True
+        self._file.close()
+
+    def add(self, row: Row) -> None:
+        """Write and show a row."""
+        with self._lock:
+            if self.closed:  # the run was interrupted; it is repeated the next time
+                return
+            self.rows[key_of(row)] = row
+            self._writer.writerow(row)
+            self._file.flush()
+        tqdm.write(
+            f"{row['number']:20.20} {row['noise']:5} {row['engine']:10} RMSE {float(row['relative_rmse']):<8.1e} "
+            f"{row['exact'] or row['right_form']:5} {row['size']:>4}/{row['textbook_size']:3} "
+            f"{row['seconds']:>7} s  {row['found'][:100]}"
+        )
 
 
 def in_a_process(run: Run) -> Row:
@@ -124,15 +147,16 @@ def in_a_process(run: Run) -> Row:
     context = get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(run, sender))
+    begin = time.perf_counter()
     process.start()
     sender.close()
     try:
         if receiver.poll(MAX_WALL_SECONDS):
             return receiver.recv()
-        return failed(run, f"no result after {MAX_WALL_SECONDS:.0f} s")
+        return failed(run, f"no result after {MAX_WALL_SECONDS:.0f} s", MAX_WALL_SECONDS)
     except EOFError:
         process.join()
-        return failed(run, f"the process ended with code {process.exitcode}")
+        return failed(run, f"the process ended with code {process.exitcode}", time.perf_counter() - begin)
     finally:
         process.kill()
         process.join()
@@ -140,11 +164,12 @@ def in_a_process(run: Run) -> Row:
 
 def _work(run: Run, sender: Connection) -> None:
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its runs
     try:
         row = measure(run)
     except Exception as error:
         traceback.print_exc()
-        row = failed(run, f"{type(error).__name__}: {error}")
+        row = failed(run, f"{type(error).__name__}: {error}", time.process_time())
     sender.send(row)
     sender.close()
 
@@ -196,7 +221,7 @@ def warm_up() -> None:
     sympy.lambdify([x], sympy.sympify("exp(x)/2.5"), "numpy")(1.0)
 
 
-def failed(run: Run, reason: str) -> Row:
+def failed(run: Run, reason: str, seconds: float) -> Row:
     """The row of a run without a formula."""
     return head_of(run) | {
         "exact": "" if run.noise else "False",
@@ -204,7 +229,7 @@ def failed(run: Run, reason: str) -> Row:
         "relative_rmse": "inf",
         "shown_rmse": "inf",
         "size": "",
-        "seconds": f"{min(run.budget.seconds, MAX_WALL_SECONDS):.2f}",
+        "seconds": f"{seconds:.2f}",
         "finite": "True",
         "found": reason,
     }

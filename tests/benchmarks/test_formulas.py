@@ -153,7 +153,7 @@ def test_rows_are_kept_and_only_repeated_when_asked_for(monkeypatch, tmp_path, c
         return [(run.number, run.engine, run.budget.seconds) for run in runs]
 
     monkeypatch.setattr(formulas, "in_a_process", stub)
-    with pytest.raises(SystemExit, match="pyoperon on I.13.12 needs kansformer's row first"):
+    with pytest.raises(SystemExit, match="The time for pyoperon is that of kansformer, which has no row yet"):
         command("--engines", "pyoperon")
     assert command("--engines", "kansformer") == [(n, "kansformer", math.inf) for n in ("I.13.12", "doppler")]
     assert [run[1:] for run in command()] == [("pyoperon", 7.5), ("gplearn", 7.5)] * 2
