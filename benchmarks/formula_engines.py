@@ -7,9 +7,12 @@ Neither fits constants in float64. So scipy fits those of each offer, the Bayesi
 for the number of parameters, chooses one, and constants that can be 0, 1 or -1 become that; this does not count as
 their time.
 
-pyoperon has the settings of its authors' entry of SRBench (objectives R² and length, 1,000 individuals, basic
-offspring, balanced trees, keep-best, epsilon 1e-5) with the richest of their lists of symbols. gplearn has those of
-SRBench (tournament 20, parsimony 0.001, crossover 0.9, mutations 0.01 each), and exp among its functions.
+pyoperon has the settings of its authors' entries of SRBench: objectives R² and length, 1,000 individuals, basic
+offspring, balanced trees, keep-best, 5 iterations of local search (as in 2021; the later entry has 1), epsilon 1e-6 in
+place of 1e-5, since what differs less counts as equal, and their symbols without pow, which exp and log can write. On
+six of the equations, 8 CPU seconds each, that found as many as epsilon 0 (2) and more than the objective R² alone (1).
+gplearn has the settings of SRBench (tournament 20, parsimony 0.001, crossover 0.9, mutations 0.01 each), and exp among
+its functions.
 """
 
 from __future__ import annotations
@@ -30,10 +33,10 @@ from kansformer.kan.data import Dataset
 
 MAX_CANDIDATES = 20
 OPERON_SETTINGS: dict[str, Any] = dict(
-    allowed_symbols="add,sub,mul,div,sin,cos,exp,log,sqrt,square,pow,constant,variable",
+    allowed_symbols="add,sub,mul,div,sin,cos,exp,log,sqrt,square,constant,variable",
     objectives=["r2", "length"],
-    epsilon=1e-5,
-    optimizer_iterations=1,
+    epsilon=1e-6,
+    optimizer_iterations=5,
     max_length=50,
     population_size=1000,
 )
