@@ -27,18 +27,25 @@ GRID, FINE_GRIDS, ORDER, RIDGE = 8, (5, 10, 20), 3, 1e-12
 MAX_ROWS = 600
 # Columns of positive values whose largest is so many times the median have grids in log(x).
 SKEWED = 12.0
-# What an operation in the structure must improve the error by, in nats.
-OPERATION_COST, MIN_ERROR = 0.1, 1e-9
+# What an operation in the structure must improve the error by, in nats: little where the error may be noise, and more
+# where it is that of the splines, which any curve more improves.
+NOISE_COST, OPERATION_COST, NOISE, SURELY_NO_NOISE, MIN_ERROR = 0.05, 0.3, 3e-3, 3e-5, 1e-9
 # Structures of each number of operations that are kept, column sets that are extended, and how often; transformations
 # that are tried then. A column is removed if the error grows by MAX_GROWTH at most.
-PER_SIZE, BEAM, DEPTH, TARGETS, MAX_GROWTH = 2, 5, 2, 24, 1.15
+PER_SIZE, BEAM, DEPTH, TARGETS, MAX_GROWTH = 2, 5, 3, 24, 1.15
+# Errors of splines that need no larger structures.
+EXPLAINED = 1e-5
+# Pairs of columns that are combined, and inputs whose powers may be factors.
+MAX_PAIRS, MAX_FACTORS = 21, 6
 # Grid of the products of two curves, which divides GRID; column sets and transformations that are tried with them, up to
 # an error of all products of splines, and up to a share of the second largest of these.
 PRODUCT_GRID, PRODUCT_SETS, PRODUCT_TARGETS, MAX_PRODUCT_ERROR, MAX_RATIO = 8, 3, 8, 0.3, 0.5
 POINTS, ENDS = 64, 0.004
 MAX_FORMULAS, NAMES, MIN_PROGRESS = 8, 4, 0.7
 # An error that a finer grid lowers to this share is the grid's. Curves may be off by so many times their error, squared.
-GAIN, NOISE_FACTOR = 0.7, 4.0
+GAIN, NOISE_FACTOR, MAX_NOISE, CLOSE = 0.7, 4.0, 0.05, 1e-10
+# Bits that another scale than that of a column costs.
+COORDINATE_COST = 4.0
 MAX_EXPONENT, MAX_TARGET = 30.0, 1e6
 ALTERNATIONS, FEW_ALTERNATIONS, INNER_STEPS, TINY = 12, 4, 10, 1e-150
 
@@ -135,7 +142,9 @@ class Structure:
 
     @property
     def cost(self) -> float:
-        return math.log(max(self.error, MIN_ERROR)) + OPERATION_COST * self.size
+        error = max(self.error, MIN_ERROR)
+        below = min(max(math.log(NOISE / error) / math.log(NOISE / SURELY_NO_NOISE), 0.0), 1.0)
+        return math.log(error) + (NOISE_COST + (OPERATION_COST - NOISE_COST) * below) * self.size
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -177,26 +186,29 @@ def find_structures(x: Tensor, y: Tensor, names: Sequence[str], library: SymbolL
     if len(inputs) > 1:
         sets = {frozenset(column.expression for column in inputs): tuple(inputs)}
         for depth in range(DEPTH):
+            if depth and search.least_error() < EXPLAINED:
+                break
             targets = search.best_targets(TARGETS) if depth else search.targets
             for columns in sets.values():
                 pool = list({column.expression: column for column in (*inputs, *columns)}.values())
-                for column in _combinations(pool):
+                for column in _combinations(search.pairs(pool)):
                     if all(column.expression != other.expression for other in columns):
                         search.add(search.structures((*columns, column), targets)[:PER_SIZE])
             search.remove_idle_columns()
             sets = search.column_sets(BEAM, depth + 1)
-        for columns in search.column_sets(PRODUCT_SETS, None).values():
+        explained = search.least_error() < EXPLAINED
+        for columns in () if explained else search.column_sets(PRODUCT_SETS, None).values():
             columns = tuple({column.expression: column for column in (*inputs, *columns)}.values())
-            for pair in itertools.combinations(columns, 2):
+            for pair in search.pairs(columns):
                 search.add(search.structures_with_product(columns, pair))
                 search.add(search.structures_with_product(pair, pair))
         search.remove_idle_columns()
     return search.front()
 
 
-def _combinations(columns: Sequence[Column]) -> Iterator[Column]:
+def _combinations(pairs: Sequence[tuple[Column, Column]]) -> Iterator[Column]:
     """Sums, differences, products and ratios of two columns."""
-    for a, b in itertools.combinations(columns, 2):
+    for a, b in pairs:
         operations = a.operations + b.operations + 1
         candidates = [
             (a.expression - b.expression, a.values - b.values),
@@ -221,7 +233,7 @@ class _Search:
         self.found = dict[tuple[object, ...], Structure]()
         self.reduced = set[tuple[object, ...]]()
         factors: list[Column | None] = [None]
-        for column in inputs if len(inputs) > 1 else ():
+        for column in inputs if 1 < len(inputs) <= MAX_FACTORS else ():
             if (column.values.abs() > 1e-9 * column.values.abs().max()).all():
                 for power in FACTOR_POWERS:
                     if ((column.values > 0).all() or power.q == 1) and (power < 0 or "1/x" in library.names):
@@ -242,6 +254,21 @@ class _Search:
             known = self.found.get(structure.key)
             if known is None or structure.error < known.error:
                 self.found[structure.key] = structure
+
+    def pairs(self, columns: Sequence[Column]) -> list[tuple[Column, Column]]:
+        """The pairs of columns whose products explain most of what sums of curves leave; all of a few columns."""
+        pairs = list(itertools.combinations(columns, 2))
+        if len(pairs) <= MAX_PAIRS:
+            return pairs
+        basis_NC = self.splines.design(columns)
+        rest = self.y - basis_NC @ coefficients(basis_NC, self.y.unsqueeze(-1))[:, 0]
+        units = {column.expression: (column.values - column.values.mean()) / column.values.std() for column in columns}
+        products_PN = torch.stack([units[a.expression] * units[b.expression] for a, b in pairs])
+        score_P = (products_PN @ rest).abs() / products_PN.norm(dim=1)
+        return [pairs[index] for index in score_P.topk(MAX_PAIRS).indices.tolist()]
+
+    def least_error(self) -> float:
+        return min((structure.error for structure in self.found.values()), default=math.inf)
 
     def ranked(self) -> list[Structure]:
         """The best structures of every size, the lowest cost first."""
@@ -337,7 +364,8 @@ class _Search:
                     elif columns:
                         smaller += self.refitted_with_product(columns, structure)
                 best = min(smaller, key=lambda s: s.cost, default=None)
-                if best is None or not (best.cost < structure.cost or best.error <= MAX_GROWTH * structure.error):
+                growth = MAX_GROWTH if structure.error < NOISE else 1.0
+                if best is None or not (best.cost < structure.cost or best.error <= growth * structure.error):
                     break
                 structure = best
             self.add([structure])
@@ -496,17 +524,31 @@ def _named(
 ) -> list[Named]:
     """Formulas of a column for its curve, the best first."""
     lower, upper = (float(end) for end in column.values.quantile(torch.tensor([ENDS, 1 - ENDS]).double()))
-    is_positive, result = lower > 0, list[Named]()
-    in_logarithm = is_positive and coordinate(column.values) is torch.log
-    for logarithmic in {False, in_logarithm}:
-        ends = (math.log(lower), math.log(upper)) if logarithmic else (lower, upper)
+    result = list[Named]()
+    for coordinate_of, back, argument in _coordinates(column, lower):
+        ends = sorted(float(coordinate_of(torch.tensor(end).double())) for end in (lower, upper))
         u_S = torch.linspace(*ends, POINTS, dtype=torch.float64)
-        x_S = u_S.exp() if logarithmic else u_S
-        y_S = splines.of(column, x_S) @ curve_C
+        y_S = splines.of(column, back(u_S)) @ curve_C
         variance = float(y_S.var(correction=0))
         if not variance > 0:
             return [Named(sympy.Float(float(y_S.mean())), 0.0, 1.0)]
-        for found in named_curve(u_S, y_S, library=library, noise=min(noise / variance, 0.05)):
-            argument = sympy.log(column.expression) if logarithmic else column.expression
-            result.append(replace(found, expression=found.expression.xreplace({Z: argument})))
+        share, operations = min(noise / variance, MAX_NOISE), int(argument != column.expression)
+        for found in named_curve(u_S, y_S, library=library, noise=share):
+            expression = found.expression.xreplace({Z: argument})
+            result.append(replace(found, expression=expression, cost=found.cost + operations * COORDINATE_COST))
+        if max(found.r2 for found in result) > 1 - max(share, CLOSE):
+            break
     return sorted(result, key=lambda found: found.cost)[:NAMES]
+
+
+def _coordinates(
+    column: Column, lower: float
+) -> Iterator[tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], sympy.Expr]]:
+    """Scales on which a curve is tabulated evenly: a function of z, its inverse, and its formula."""
+    linear = (lambda z: z, lambda u: u, column.expression)
+    logarithmic = (torch.log, torch.exp, sympy.log(column.expression))
+    if lower > 0:
+        yield from (logarithmic, linear) if coordinate(column.values) is torch.log else (linear,)
+        yield (torch.reciprocal, torch.reciprocal, 1 / column.expression)
+    else:
+        yield linear

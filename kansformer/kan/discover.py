@@ -35,13 +35,15 @@ if TYPE_CHECKING:
     from kansformer.symbolic.constants import Fitted
 
 # Structures that are named at most, formulas of each that are looked at before the next, and steps of their first fits.
-STRUCTURES, FIRST_STEPS, FINALISTS = 8, 10, 2
+STRUCTURES, FIRST_STEPS, FINALISTS, AFTER_EXACT = 10, 10, 2, 3
 # Nats that an operation of a formula costs.
 OPERATION_COST = 2.0
 # How far beyond the samples a formula should be finite, in ranges, and how many nats it costs if it is not.
 MARGIN, NOT_FINITE = 0.01, 40.0
 # Curves so many times better than the formula are worth a remark.
 MUCH_BETTER = 100.0
+# A curve replaces a symbol if it changes the outputs by this share of their deviation at most.
+FOLLOWED = 0.05
 # Formulas are simplified if they are at most so many nats longer than the best one.
 WORTH_A_LOOK = 50.0
 
@@ -238,13 +240,17 @@ def _with_curves(model: KAN, x: Tensor) -> KAN:
     """The network with curves instead of symbols, where these are finite on the samples' range."""
     from kansformer.errors import DataError
 
-    model = copy.deepcopy(model)
+    result, outputs = copy.deepcopy(model), model.predict(x)
+    limit = FOLLOWED * float(outputs.std(correction=0))
     for edge in list(model.edges()):
+        trial = copy.deepcopy(result)
         try:
-            unfix_symbol(model, edge, x)
+            unfix_symbol(trial, edge, x)
         except DataError:
             continue  # a pole at the end of the range
-    return model
+        if rmse(trial, x, outputs) <= limit:
+            result = trial
+    return result
 
 
 def shapes_for(inputs: int, outputs: int) -> list[Shape]:
@@ -357,7 +363,9 @@ class _Search:
         from kansformer.kan.additive import find_structures, formulas_of
         from kansformer.symbolic.constants import Formula, fit_constants
 
-        exact, named = self.settings.exact * self.deviation, 0
+        exact = self.settings.exact * self.deviation
+        self._line()
+        self._power_law()
         with few_threads(0):
             structures = find_structures(self.x, self.y, self.names, self.library)
             self.min_error = min((s.error for s in structures), default=math.inf)
@@ -365,15 +373,43 @@ class _Search:
                 if time.monotonic() >= self.deadline:
                     break
                 first: list[Fitted] = []
+                after = 0  # formulas since one was exact
                 for expression in formulas_of(structure.at(self.x, self.names), self.x, self.y, self.names, self.library):
                     first.append(fit_constants(Formula.of(expression, self.names), self.x, self.y, steps=FIRST_STEPS))
-                    if first[-1].error <= exact:
+                    after += min(f.error for f in first) <= exact
+                    if after > AFTER_EXACT:
                         break
                 for fitted in sorted(first, key=self.length)[:FINALISTS]:
                     self._keep(fitted)
-                named += 1
                 if self.best_error <= self.settings.exact:
                     break
+
+    def _line(self) -> None:
+        """The straight line of all inputs; those that do not matter leave it when it is simplified."""
+        import sympy
+
+        from kansformer.symbolic.constants import Formula, fit_constants
+
+        rows = torch.cat([self.x, torch.ones_like(self.x[:, :1])], dim=1)
+        *slopes, constant = torch.linalg.lstsq(rows, self.y.unsqueeze(-1)).solution[:, 0].tolist()
+        terms = [sympy.Float(slope) * sympy.Symbol(name) for slope, name in zip(slopes, self.names, strict=True) if slope]
+        line = Formula.of(sympy.Add(sympy.Float(constant), *terms), self.names)
+        if line.values.isfinite().all():
+            self._keep(fit_constants(line, self.x, self.y, steps=FIRST_STEPS))
+
+    def _power_law(self) -> None:
+        """The product of powers of all inputs, where these and the targets have one sign."""
+        import sympy
+
+        from kansformer.symbolic.constants import Formula, fit_constants
+
+        if "x^1.5" not in self.library.names or not (self.x > 0).all() or not ((self.y > 0).all() or (self.y < 0).all()):
+            return
+        rows = torch.cat([self.x.log(), torch.ones_like(self.x[:, :1])], dim=1)
+        *exponents, constant = torch.linalg.lstsq(rows, self.y.abs().log().unsqueeze(-1)).solution[:, 0].tolist()
+        factors = [sympy.Symbol(name) ** sympy.Float(p) for name, p in zip(self.names, exponents, strict=True)]
+        law = sympy.Mul(sympy.Float(math.copysign(math.exp(constant), float(self.y[0]))), *factors)
+        self._keep(fit_constants(Formula.of(law, self.names), self.x, self.y, steps=FIRST_STEPS))
 
     def _keep(self, fitted: Fitted, tried: _Try | None = None) -> None:
         """Record a formula, and after a last fit its simpler form."""

@@ -65,7 +65,7 @@ class SearchSettings:
     min_gain: float = 0.5
     noise_factor: float = 3.0
     max_noise: float = 0.05
-    exact: float = 1e-8
+    exact: float = 1e-10
     close: float = 1e-4
     named_later: int = 2
     polish_steps: int = 100
