@@ -20,7 +20,8 @@ SEPARATORS = {"\t": "tabs", ";": "semicolons", "|": "bars", ",": "commas", " ": 
 """What may stand between cells; if two of them fit, the first one is taken."""
 
 SAMPLE_BYTES = 1 << 16
-SAMPLE_LINES = 50
+SAMPLE_LINES = 200
+NUMBER = r"[+-]?[\d.,]+(?:[eE][+-]?\d+)?"
 MIN_EVEN = 0.8
 """Share of the lines that have as many cells as the header, for a separator to be believed."""
 
@@ -88,7 +89,6 @@ def _read_excel(path: Path) -> Cells:
     frame = rows.iloc[header + 1 :].reset_index(drop=True)
     texts = frame.astype(str).where(frame.notna(), "")
     headers = ["" if pandas.isna(cell) else str(cell) for cell in rows.iloc[header]]
-    _check_headers(headers, path.name)
     return Cells(
         path.name, texts.set_axis(headers, axis=1), header + 2, None, [f"Read {path.name}: {len(texts)} rows."]
     )
@@ -96,28 +96,38 @@ def _read_excel(path: Path) -> Cells:
 
 def _read_text(path: Path) -> Cells:
     encoding, lines = _sample(path)
-    header = next((number for number, line in enumerate(lines) if line.strip()), None)
+    header = _find_header(lines)
+    if header is not None and (match := re.fullmatch(r'"?sep=(.)"?', lines[header].strip())):  # a spreadsheet's hint
+        header = header + 1 if header + 1 < len(lines) else None
     if header is None:
         raise DataError(f"{path.name} is empty.")
-    if match := re.fullmatch(r'"?sep=(.)"?', lines[header].strip()):  # Excel's own hint
-        header, separator = header + 1, match[1]
-        if header == len(lines):
-            raise DataError(f"{path.name} is empty.")
-    else:
-        separator = detect_separator([line for line in lines[header:] if line.strip()])
-    headers = [name.strip() for name in _split(lines[header], separator)]
-    _check_headers(headers, path.name)
+    filled = [lines[header].lstrip("# "), *(line for line in lines[header + 1 :] if line.strip())]
+    separator = match[1] if match else detect_separator(filled)
+    headers = [name.strip() for name in _split(filled[0], separator)]
+    if all(re.fullmatch(NUMBER, name) for name in headers):
+        raise DataError(f"The first line of {path.name} is numbers. A table begins with the names of its columns.")
     try:
-        frame = _read_csv(path, separator, encoding, header)
+        frame = _read_csv(path, separator, encoding, header + 1, len(headers))
     except UnicodeDecodeError:  # behind the sample
         encoding = "cp1252"
-        frame = _read_csv(path, separator, encoding, header)
-    if len(frame.columns) == len(headers):
-        frame.columns = headers  # pandas renames those that are there twice or empty
+        frame = _read_csv(path, separator, encoding, header + 1, len(headers))
+    frame.columns = headers
     frame = frame[(frame != "").any(axis=1)]  # blank lines were kept for the numbers of the rows
     separated = f"separated by {SEPARATORS.get(separator, repr(separator))}, " if len(headers) > 1 else ""
     note = f"Read {path.name}: {len(frame)} rows, {separated}{_encoding_name(encoding)}."
     return Cells(path.name, frame, header + 2, separator, [note])
+
+
+def _find_header(lines: Sequence[str]) -> int | None:
+    """The first line, or the last comment, marked by #, if numbers follow it; None if there are only comments."""
+    comment = None
+    for number, line in enumerate(lines):
+        if line.startswith("#"):
+            comment = number
+        elif line.strip():
+            is_data = re.fullmatch(r"[-+\d.,;|eE\s]+", line) is not None
+            return comment if is_data and comment is not None else number
+    return None
 
 
 def detect_separator(lines: Sequence[str]) -> str:
@@ -126,9 +136,9 @@ def detect_separator(lines: Sequence[str]) -> str:
         counts = [len(_split(line, separator)) for line in lines]
         if counts[0] > 1 and sum(count == counts[0] for count in counts) >= MIN_EVEN * len(counts):
             return separator
-    counts = {separator: len(_split(lines[0], separator)) for separator in SEPARATORS if separator != " "}
-    most = max(counts, key=lambda separator: counts[separator])
-    return most if counts[most] > 1 else ","
+    names = {separator: len(_split(lines[0], separator)) for separator in SEPARATORS if separator != " "}
+    most = max(names, key=lambda separator: names[separator])
+    return most if names[most] > 1 else ","
 
 
 def _split(line: str, separator: str) -> list[str]:
@@ -157,16 +167,18 @@ def _sample(path: Path) -> tuple[str, list[str]]:
     return encoding, whole[:SAMPLE_LINES]
 
 
-def _read_csv(path: Path, separator: str, encoding: str, header: int) -> pandas.DataFrame:
+def _read_csv(path: Path, separator: str, encoding: str, first: int, width: int) -> pandas.DataFrame:
+    """The lines from `first` on, all of their cells as strings, in `width` columns."""
     import pandas
 
     with warnings.catch_warnings():
         warnings.simplefilter("error", pandas.errors.ParserWarning)  # of cells that would be dropped
         try:
             return pandas.read_csv(
-                path, sep=r"\s+" if separator == " " else separator, encoding=encoding, header=header, dtype=str,
-                encoding_errors="replace" if encoding == "cp1252" else "strict", na_filter=False,
-                index_col=False, skip_blank_lines=False, skipinitialspace=True, low_memory=False,
+                path, sep=r"\s+" if separator == " " else separator, encoding=encoding,
+                encoding_errors="replace" if encoding == "cp1252" else "strict", header=None, names=range(width),
+                skiprows=first, dtype=str, na_filter=False, index_col=False, skip_blank_lines=False,
+                skipinitialspace=True, low_memory=False,
             )  # fmt: skip
         except pandas.errors.ParserWarning:
             raise DataError(
@@ -180,12 +192,6 @@ def _read_csv(path: Path, separator: str, encoding: str, header: int) -> pandas.
                 f"Row {match[2]} of {path.name} has {match[3]} cells, where the header has {match[1]} "
                 f"(separated by {SEPARATORS.get(separator, repr(separator))})."
             ) from None
-
-
-def _check_headers(headers: Sequence[str], name: str) -> None:
-    """Check that the first line is names rather than numbers."""
-    if headers and all(re.fullmatch(r"[+-]?[\d.,]+(?:[eE][+-]?\d+)?", header) for header in headers):
-        raise DataError(f"The first line of {name} is numbers. A table begins with the names of its columns.")
 
 
 def _encoding_name(encoding: str) -> str:

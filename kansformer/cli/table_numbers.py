@@ -58,8 +58,11 @@ def to_numbers(cells: Cells, target: str, choices: Choices) -> NumericTable:
     _check_target(columns[0])
     columns = _without_gaps(columns, choices, reader)
     columns = _without_constants(columns, choices, reader.notes)
-    variables = {}
+    names = [column.name for column in columns]
+    variables: dict[str, pandas.Series] = {}
     for column in columns[1:]:
+        if column.since is not None and names.count(column.name) > 1:  # other names differ already
+            column.name = f"[{column.header} in days]"
         variables |= _indicators(column, reader.notes) if column.is_category else {column.name: column.values}
         if column.since is not None:
             reader.notes.append(f"{column.header}: days since {column.since}, as {column.name}.")
@@ -165,7 +168,7 @@ def _without_gaps(columns: Sequence[Column], choices: Choices, reader: ColumnRea
     if choices.impute:
         left_out = gaps[0]
         if left_out.any():
-            reader.notes.append(f"{left_out.sum()} rows without a value of {columns[0].header!r} are left out.")
+            reader.notes.append(f"Rows left out, as {columns[0].header!r} has no value: {left_out.sum()}.")
         for column, gap in zip(columns[1:], gaps[1:], strict=True):
             column.values = column.values[~left_out]
             count = int((gap & ~left_out).sum())
@@ -173,7 +176,7 @@ def _without_gaps(columns: Sequence[Column], choices: Choices, reader: ColumnRea
                 value = "missing" if column.is_category else column.values.median()
                 column.values = column.values.fillna(value)
                 kind = "the level 'missing'" if column.is_category else f"the median {value:.6g}"
-                reader.notes.append(f"{column.header}: {count} missing values are filled by {kind}.")
+                reader.notes.append(f"{column.header}: missing values filled by {kind}: {count}.")
         columns[0].values = columns[0].values[~left_out]
     elif choices.drop_missing:
         left_out = gaps[0].copy()
@@ -181,12 +184,12 @@ def _without_gaps(columns: Sequence[Column], choices: Choices, reader: ColumnRea
             left_out |= gap
         for column in columns:
             column.values = column.values[~left_out]
-        reader.notes.append(f"{left_out.sum()} rows with missing values are left out, {(~left_out).sum()} remain.")
+        reader.notes.append(f"Rows left out for missing values: {left_out.sum()} of {len(left_out)}.")
     else:
         column, gap = next((c, g) for c, g in zip(columns, gaps, strict=True) if g.any())
         raise DataError(
-            f"The column {column.header!r} has no value in row {reader.row(gap.idxmax())} ({total} missing values in "
-            "the table). --drop-missing leaves out such rows; --impute fills numbers by the median."
+            f"The column {column.header!r} has no value in row {reader.row(gap.idxmax())} (missing values in the "
+            f"table: {total}). --drop-missing leaves out such rows; --impute fills numbers by the median."
         )
     if len(columns[0].values) < MIN_ROWS:
         raise DataError(
@@ -223,5 +226,7 @@ def _checked(variables: dict[str, pandas.Series], target: Column, name: str, not
         )
     copies = int(inputs.assign(**{"": values}).duplicated().sum())
     if copies > MANY_COPIES * len(inputs):
-        notes.append(f"{copies} of {len(inputs)} rows are copies of others, so that rows that judge may be known.")
+        notes.append(
+            f"Rows that are copies of others: {copies} of {len(inputs)}; a row that judges may be one to search on."
+        )
     return NumericTable(inputs, values, target.unit, notes)

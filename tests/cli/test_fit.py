@@ -55,7 +55,7 @@ BAD = {
     "a gap": (
         lambda f: f.drop(columns="name").assign(mass=f["mass"].where(f.index != 6)),
         ["--target", "period"],
-        "The column 'mass' has no value in row 8 (1 missing values in the table)",
+        "The column 'mass' has no value in row 8 (missing values in the table: 1)",
     ),
     "one row": (lambda f: f.drop(columns="name")[:1], ["--target", "period"], "has 1 rows; a formula takes 20"),
     "constant target": (lambda f: f.drop(columns="name"), ["--target", "same"], "is 1.5 in every row"),

@@ -122,6 +122,14 @@ def test_dates_are_days(write):
     assert "iso: days since 2020-02-27, as iso_days." in table.notes
 
 
+def test_days_that_would_have_the_name_of_another_column(write):
+    dates = pandas.date_range("2020-02-27", periods=N).strftime("%Y-%m-%d")
+    table = numbers(write(rows(["t_days", *X], ["t", *dates], y_column())))
+    assert list(table.inputs) == ["t_days", "[t in days]"]
+    table = numbers(write(rows(["t", *dates], ["t_days", *X], y_column())))
+    assert list(table.inputs) == ["[t in days]", "t_days"]
+
+
 def test_a_time_of_day_is_a_part_of_a_day(write):
     times = pandas.date_range("2020-01-01 06:00", periods=N, freq="6h").strftime("%Y-%m-%dT%H:%M:%S")
     assert numbers(write(rows(["t", *times], y_column()))).inputs["t_days"].tolist() == [0.25 + i / 4 for i in range(N)]
@@ -173,14 +181,16 @@ def gaps(write):
 
 
 def test_a_missing_value_is_named(gaps):
-    with pytest.raises(DataError, match=r"'y' has no value in row 10 \(4 missing values.*--drop-missing.*--impute"):
+    with pytest.raises(
+        DataError, match=r"'y' has no value in row 10 \(missing values in the table: 4\).*--drop-missing.*--impute"
+    ):
         numbers(gaps)
 
 
 def test_rows_with_missing_values_are_dropped(gaps):
     table = numbers(gaps, drop_missing=True)
     assert len(table.inputs) == len(table.target) == N - 4
-    assert "4 rows with missing values are left out, 36 remain." in table.notes
+    assert "Rows left out for missing values: 4 of 40." in table.notes
 
 
 def test_missing_values_are_filled(gaps):
@@ -190,9 +200,9 @@ def test_missing_values_are_filled(gaps):
     assert table.inputs["x"][[2, 6]].tolist() == [median, median]
     assert table.inputs["[color = missing]"].sum() == 1
     assert table.notes[:3] == [
-        "1 rows without a value of 'y' are left out.",
-        f"x: 2 missing values are filled by the median {median:.6g}.",
-        "color: 1 missing values are filled by the level 'missing'.",
+        "Rows left out, as 'y' has no value: 1.",
+        f"x: missing values filled by the median {median:.6g}: 2.",
+        "color: missing values filled by the level 'missing': 1.",
     ]
 
 
@@ -251,7 +261,9 @@ def test_row_numbers_without_a_header_are_left_out(tmp_path):
 
 def test_copied_rows_are_counted(write):
     path = write(rows(["x", *X, *X[:10]], ["y", *X, *X[:10]]))
-    assert numbers(path).notes == ["10 of 50 rows are copies of others, so that rows that judge may be known."]
+    assert numbers(path).notes == [
+        "Rows that are copies of others: 10 of 50; a row that judges may be one to search on."
+    ]
     assert numbers(write(rows(["x", *X, X[0]], ["y", *X, X[0]]))).notes == []
 
 
@@ -263,6 +275,7 @@ def test_fewer_rows_than_numbers(write):
 
 NOT_A_TABLE = {
     "empty": (b"", "is empty"),
+    "only comments": (b"# a b\n\n", "is empty"),
     "only a hint": (b"sep=;\n", "is empty"),
     "numbers": (b"1.5,2\n3,4\n", "The first line of t.csv is numbers"),
     "more cells": (b"a,b\n1,2\n1,2,3\n", "Row 3 of t.csv has 3 cells, where the header has 2"),
@@ -283,6 +296,15 @@ def test_what_is_not_a_table(case, tmp_path):
         numbers(path, target="a" if case == "one column" else "y")
 
 
+@pytest.mark.parametrize("head", ["# made by hand\n# x y\n", "# made by hand\n#\n\nx   y\n"])
+def test_comments_stand_above_a_table(write, head):
+    x = [*X[:20], "?", *X[21:]]
+    path = write(head + rows(x, y_column()[1:], separator="  "), "t.dat")
+    with pytest.raises(DataError, match=f"'x' has no value in row {head.count(chr(10)) + 21}"):
+        numbers(path)
+    assert numbers(path, drop_missing=True).inputs["x"].tolist() == [*X[:20], *X[21:]]
+
+
 def test_the_hint_of_a_spreadsheet(write):
     assert numbers(write("sep=,\n" + rows(["x", *X], y_column()))).inputs["x"].tolist() == X
 
@@ -298,7 +320,7 @@ def test_parquet_keeps_its_types(tmp_path):
         }
     )
     frame.to_parquet(tmp_path / "t.parquet")
-    with pytest.raises(DataError, match=r"'count' has no value in row 6 \(1 missing"):
+    with pytest.raises(DataError, match=r"'count' has no value in row 6 \(missing values in the table: 1"):
         numbers(tmp_path / "t.parquet")
     table = numbers(tmp_path / "t.parquet", drop_missing=True)
     assert list(table.inputs) == ["[on = True]", "when_days", "count", "[kind = a]", "[kind = b]", "[kind = c]"]
