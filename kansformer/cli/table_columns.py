@@ -20,6 +20,7 @@ MISSING = {"", "na", "n/a", "#n/a", "<na>", "nan", "null", "-", "--", "?", "."}
 COMMA_NUMBER = r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?"
 MAYBE_THOUSANDS = r"[+-]?[1-9]\d{0,2},\d{3}"
 THOUSANDS = r"[+-]?\d{1,3}(?:[.,' \u00a0\u202f]\d{3})+(?:[.,]\d*)?"
+SHORT_DATE = r"\d{1,2}([./-])\d{1,2}\1\d{2}"
 LIKE_A_NUMBER = r"[+-]?[\d.,' \u00a0\u202f]*\d[\d.,]*(?:[eE][+-]?\d+)?"
 
 
@@ -150,7 +151,7 @@ class ColumnReader:
             dates = self._dates(header, present)
             if dates is not None:
                 return self._days(header, name, dates.reindex(cells.index))
-            if present.str.fullmatch(LIKE_A_NUMBER).mean() < MOSTLY:
+            if present.str.fullmatch(f"{LIKE_A_NUMBER}|{SHORT_DATE}").mean() < MOSTLY:
                 return Column(header, name, unit, present.reindex(cells.index), is_category=True)
         self._check_all(header, present, numbers, "numbers", decimal)
         return Column(header, name, unit, self._finite(header, numbers, present).reindex(cells.index))
@@ -202,6 +203,8 @@ class ColumnReader:
         advice = "Correct the cell, or leave the column out by --exclude."
         if kind == "numbers" and re.fullmatch(THOUSANDS, cell):
             advice = "Separators of thousands are not guessed: write the number without them."
+        elif kind == "numbers" and re.fullmatch(SHORT_DATE, cell):
+            advice = "If it is a date, write its year with four digits."
         elif kind == "numbers" and decimal == "," and "." in cell:
             advice = "Numbers of this table have decimal commas, so a point is not expected."
         raise DataError(

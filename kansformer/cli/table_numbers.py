@@ -18,6 +18,7 @@ MIN_ROWS = 20
 MAX_LEVELS = 20
 """Of a category that becomes indicators."""
 
+WITH_UNIT = r"[^\w\s]?\s*[+-]?\d[\d.,]*\s*\D{0,6}"
 MANY_COPIES = 0.1
 """Share of copied rows that is worth a sentence."""
 
@@ -201,6 +202,14 @@ def _without_gaps(columns: Sequence[Column], choices: Choices, reader: ColumnRea
 def _indicators(column: Column, notes: list[str]) -> dict[str, pandas.Series]:
     """A column of zeros and ones for every level of a category, or one column for two levels."""
     levels = sorted(set(column.values), key=str)
+    if (
+        len(levels) > MAX_LEVELS
+        and sum(re.fullmatch(WITH_UNIT, level) is not None for level in levels) > len(levels) / 2
+    ):
+        raise DataError(
+            f"The column {column.header!r} has cells such as {levels[0]!r}. Write numbers alone; a unit can stand in "
+            f"the header, as {column.header} [unit]."
+        )
     if len(levels) > MAX_LEVELS:
         raise DataError(
             f"The column {column.header!r} is text with {len(levels)} different values, such as {levels[0]!r}; at most "

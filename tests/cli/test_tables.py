@@ -166,6 +166,22 @@ def test_too_many_categories(write):
     assert list(numbers(path, exclude=("name",)).inputs) == ["x"]
 
 
+@pytest.mark.parametrize("form", ["{}%", "{} kg", "$ {}", "{}.5°"])
+def test_units_in_cells(write, form):
+    path = write(rows(["x", *(form.format(i + 10) for i in range(N))], y_column()))
+    with pytest.raises(DataError, match=r"column 'x' has cells such as .*10.*Write numbers alone; a unit can stand in"):
+        numbers(path)
+
+
+@pytest.mark.parametrize("form", ["{:02d}.01.21", "{}/3/21", "1-{}-20"])
+def test_years_of_two_digits(write, form):
+    path = write(rows(["t", *(form.format(i % 12 + 1) for i in range(N))], y_column()))
+    with pytest.raises(
+        DataError, match="column 't' has '.*' in row 2.*If it is a date, write its year with four digits"
+    ):
+        numbers(path)
+
+
 def test_a_target_of_classes(write):
     path = write(rows(["x", *X], ["y", *("ab"[i % 2] for i in range(N))]))
     with pytest.raises(DataError, match=r"target 'y' is text with 2 classes \('a', 'b'\).*KANClassifier"):
