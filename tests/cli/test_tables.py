@@ -321,6 +321,12 @@ def test_comments_stand_above_a_table(write, head):
     assert numbers(path, drop_missing=True).inputs["x"].tolist() == [*X[:20], *X[21:]]
 
 
+def test_blank_lines_are_not_rows(write):
+    lines = rows(["x", *X], y_column()).splitlines()
+    path = write("\n\n".join(lines) + "\n\n\n")
+    assert numbers(path).inputs["x"].tolist() == X and "40 rows" in read_cells(path).notes[0]
+
+
 def test_the_hint_of_a_spreadsheet(write):
     assert numbers(write("sep=,\n" + rows(["x", *X], y_column()))).inputs["x"].tolist() == X
 
