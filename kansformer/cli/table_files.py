@@ -119,15 +119,22 @@ def _read_text(path: Path) -> Cells:
 
 
 def _find_header(lines: Sequence[str]) -> int | None:
-    """The first line, or the last comment, marked by #, if numbers follow it; None if there are only comments."""
+    """The first line, or the last comment, marked by #, if its names stand there; None if there are only comments."""
     comment = None
     for number, line in enumerate(lines):
         if line.startswith("#"):
             comment = number
         elif line.strip():
-            is_data = re.fullmatch(r"[-+\d.,;|eE\s]+", line) is not None
-            return comment if is_data and comment is not None else number
+            return comment if comment is not None and _are_names(lines[comment], line) else number
     return None
+
+
+def _are_names(comment: str, line: str) -> bool:
+    """Whether a comment is the header of the line below it: numbers follow "# x y", any cells follow "#x,y"."""
+    if re.fullmatch(r"[-+\d.,;|eE\s]+", line):
+        return True
+    counts = [(len(_split(comment, separator)), len(_split(line, separator))) for separator in SEPARATORS]
+    return re.match(r"#\w", comment) is not None and any(names == cells > 1 for names, cells in counts)
 
 
 def detect_separator(lines: Sequence[str]) -> str:

@@ -321,6 +321,13 @@ def test_comments_stand_above_a_table(write, head):
     assert numbers(path, drop_missing=True).inputs["x"].tolist() == [*X[:20], *X[21:]]
 
 
+def test_a_header_with_a_mark(write):
+    kinds = ["ab"[i % 2] for i in range(N)]
+    table = numbers(write(rows(["#kind", *kinds], ["x", *X], y_column()), "t.tsv"))
+    assert list(table.inputs) == ["[kind = b]", "x"]
+    assert list(numbers(write("# no names, here\n" + rows(["x", *X], y_column()))).inputs) == ["x"]
+
+
 def test_blank_lines_are_not_rows(write):
     lines = rows(["x", *X], y_column()).splitlines()
     path = write("\n\n".join(lines) + "\n\n\n")
