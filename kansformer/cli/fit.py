@@ -67,7 +67,7 @@ def fit_command(
 ) -> None:
     """Find a formula for a column of a table, print it, and draw the network that found it.
 
-    Dates become days since the first one, categories one column of 1 or 0 for every value, constant columns are left out,
+    Dates become days since the first one, categories a column of 1 or 0 for every value, constant columns are left out,
     and each of these is said. Gaps and cells that do not fit their column are named by row.
     """
     from kansformer.kan import find_formula
