@@ -70,8 +70,8 @@ def fit_command(
     Dates become days since the first one, categories a column of 1 or 0 for every value, constant columns are left out,
     and each of these is said. Gaps and cells that do not fit their column are named by row.
     """
-    from kansformer.kan import find_formula
-    from kansformer.kan.linear_formulas import is_linear, linear_in
+    from kansformer.kan import find_formula, kan_from_formula
+    from kansformer.kan.linear_formulas import fitted_line, is_linear, length_of, linear_in
     from kansformer.kan.rounding import rounded
     from kansformer.symbolic import ALL_SYMBOLS
 
@@ -99,19 +99,22 @@ def fit_command(
     result = find_formula(
         (x, y), library=library, networks=networks, variables=names, digits=None if indicators else digits
     )
-    formula = result.formulas[0]
-    if indicators:
+    model, formula = result.model, result.formulas[0]
+    line = fitted_line(x, y[:, 0], names)
+    if line is not None and not is_linear(formula) and line.length <= length_of(model, result.train_rmse, y[:, 0]):
+        model, formula = kan_from_formula(line.formula, variables=names), rounded(line.formula, digits, points)
+    elif indicators:
         formula = rounded(linear_in(formula, indicators, points), digits, points)
     typer.echo(f"{name} = {formula}")
     if is_linear(formula):
         typer.echo("This is a straight line." if len(formula.free_symbols) == 1 else "This is linear in every input.")
     seconds = time.perf_counter() - begin
-    train, other = _judge(result.model, x, y), _judge(result.model, other_x, other_y)
+    train, other = _judge(model, x, y), _judge(model, other_x, other_y)
     unit = numbers.unit and f" {numbers.unit}"
     sentences = [train.sentence("rows", unit), *([other.sentence("other rows", unit)] if len(other_x) else [])]
     typer.echo(" ".join(sentences))
     typer.echo(f"Before the curves were named: RMSE {result.curves_rmse:.3g}{unit}. {seconds:.1f} s.")
-    drawing = result.model.plot((x, y), variables=names, outputs=[name])
+    drawing = model.plot((x, y), variables=names, outputs=[name])
     with atomic_file(path) as file:
         drawing.savefig(file, dpi=130, format=path.suffix[1:] or None)
     typer.echo(f"Drawn: {path}")

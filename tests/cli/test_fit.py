@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 from kansformer.cli import fit
 from kansformer.cli.app import app
-from kansformer.kan import KAN
-from kansformer.kan.linear_formulas import is_linear, linear_in
+from kansformer.kan import KAN, kan_from_formula
+from kansformer.kan.fitting import rmse
+from kansformer.kan.linear_formulas import fitted_line, is_linear, length_of, linear_in
 from kansformer.kan.rounding import evaluate
 
 
@@ -137,6 +138,16 @@ def test_a_straight_line_is_said_to_be_one(tmp_path):
     )
 
 
+def test_a_line_in_much_noise_is_printed_as_a_line(tmp_path):
+    rng = numpy.random.default_rng(0)
+    frame = pandas.DataFrame(rng.uniform(0, 3, (300, 3)), columns=["a", "b", "c"])
+    frame["y"] = frame["a"] + 2 * frame["b"] + 3 * frame["c"] + 1 + 1.5 * rng.normal(size=300)
+    frame.to_csv(tmp_path / "noise.csv", index=False)
+    result = run(tmp_path / "noise.csv", "--target", "y", "--networks", "5", "--functions", "sin,exp")
+    assert "This is linear in every input." in result.output, result.output
+    assert re.search(r"y = [\d.]+\*a \+ [\d.]+\*b \+ [\d.]+\*c [+-] [\d.]+\n", result.output), result.output
+
+
 def test_a_long_table_is_searched_on_a_part_and_judged_on_the_rest(tmp_path, monkeypatch):
     monkeypatch.setattr(fit, "MAX_SEARCHED", 50)
     monkeypatch.setattr(fit, "CHUNK", 64)
@@ -176,6 +187,29 @@ def test_functions_of_an_indicator_are_lines(formula, is_line):
     else:
         assert result.diff(b, 2) == 0 and b in result.free_symbols
         assert torch.allclose(evaluate(result, points), evaluate(expression, points))
+
+
+def test_the_line_has_the_inputs_that_matter():
+    generator = torch.Generator().manual_seed(0)
+    level = torch.randint(3, (200,), generator=generator)
+    x = torch.cat([torch.nn.functional.one_hot(level), torch.rand(200, 2, generator=generator)], dim=1).double()
+    x[:, 4] = 7.0  # constant among the rows to search on
+    noise = 0.1 * torch.randn(200, generator=generator, dtype=torch.float64)
+    line = fitted_line(x, 60 * x[:, 1] + 2 * x[:, 3] + 5 + noise, ["blue", "red", "green", "area", "same"])
+    assert {symbol.name for symbol in line.formula.free_symbols} == {"red", "area"}
+    assert float(line.formula.subs({"red": 1, "area": 0})) == pytest.approx(65, abs=0.1)
+    assert fitted_line(x, noise, ["blue", "red", "green", "area", "same"]) is None
+
+
+@pytest.mark.parametrize(("bend", "is_shorter"), [(0.0, True), (0.01, True), (1.0, False)])
+def test_a_line_is_shorter_unless_the_bend_is_seen(bend, is_shorter):
+    x = torch.linspace(0, 1, 100, dtype=torch.float64).unsqueeze(-1)
+    noise = 0.05 * torch.randn(100, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = x[:, 0] + bend * x[:, 0] ** 2 + noise
+    t = sympy.Symbol("t")
+    model = kan_from_formula(1.0 * t + bend * t**2 + 0.001 * sympy.sin(7.0 * t))
+    line = fitted_line(x, y, ["t"])
+    assert (line.length <= length_of(model, rmse(model, x, y.unsqueeze(-1)), y)) == is_shorter
 
 
 def test_what_is_linear():
