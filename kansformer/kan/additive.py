@@ -21,20 +21,20 @@ from torch import Tensor
 from kansformer.basis import Basis
 from kansformer.symbolic import SymbolLibrary
 from kansformer.symbolic.compositions import Z, Named, named_curve
-from kansformer.symbolic.constants import Formula, fit_constants
+from kansformer.symbolic.constants import TORCH_FUNCTIONS, Formula, fit_constants
 
 GRID, FINE_GRIDS, ORDER, RIDGE = 8, (5, 10, 20), 3, 1e-12
-MAX_ROWS = 1000
+MAX_ROWS = 600
 # Columns of positive values whose largest is so many times the median have grids in log(x).
 SKEWED = 12.0
 # What an operation in the structure must improve the error by, in nats.
-OPERATION_COST = 0.1
+OPERATION_COST, MIN_ERROR = 0.1, 1e-9
 # Structures of each number of operations that are kept, column sets that are extended, and how often; transformations
 # that are tried then. A column is removed if the error grows by MAX_GROWTH at most.
 PER_SIZE, BEAM, DEPTH, TARGETS, MAX_GROWTH = 2, 5, 2, 24, 1.15
-# Grid of the products of two curves, column sets that are tried with them, and how much worse one product may be than
-# all products of their splines.
-PRODUCT_GRID, PRODUCT_SETS, MAX_RANK_GROWTH, MAX_RATIO, MIN_ERROR = 8, 3, 5.0, 0.5, 1e-4  # the grid must divide GRID
+# Grid of the products of two curves, which divides GRID; column sets and transformations that are tried with them, up to
+# an error of all products of splines, and up to a share of the second largest of these.
+PRODUCT_GRID, PRODUCT_SETS, PRODUCT_TARGETS, MAX_PRODUCT_ERROR, MAX_RATIO = 8, 3, 8, 0.3, 0.5
 POINTS, ENDS = 64, 0.004
 MAX_FORMULAS, NAMES, MIN_PROGRESS = 8, 4, 0.7
 # An error that a finer grid lowers to this share is the grid's. Curves may be off by so many times their error, squared.
@@ -48,11 +48,13 @@ class Transformation:
     """T of a target.
 
     Args:
+        name: of T⁻¹ in libraries.
         forward, inverse: T and T⁻¹ of tensors; NaN where they are not defined.
         sympy: T⁻¹ of an expression.
         complexity: operations of T⁻¹.
     """
 
+    name: str
     forward: Callable[[Tensor], Tensor]
     inverse: Callable[[Tensor], Tensor]
     sympy: Callable[[sympy.Expr], sympy.Expr]
@@ -64,27 +66,27 @@ def _positive(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor
 
 
 TRANSFORMATIONS = (
-    Transformation(lambda y: y, lambda t: t, lambda e: e, 0),
-    Transformation(_positive(torch.log), lambda t: torch.exp(t.clamp(max=700)), sympy.exp, 1),
-    Transformation(torch.reciprocal, torch.reciprocal, lambda e: 1 / e, 1),
-    Transformation(_positive(torch.square), _positive(torch.sqrt), sympy.sqrt, 1),
-    Transformation(_positive(torch.sqrt), torch.square, lambda e: e**2, 1),
-    Transformation(_positive(lambda y: y**-2), _positive(torch.rsqrt), lambda e: 1 / sympy.sqrt(e), 2),
-    Transformation(_positive(torch.rsqrt), lambda t: t**-2, lambda e: e**-2, 2),
+    Transformation("x", lambda y: y, lambda t: t, lambda e: e, 0),
+    Transformation("exp", _positive(torch.log), lambda t: torch.exp(t.clamp(max=700)), sympy.exp, 1),
+    Transformation("1/x", torch.reciprocal, torch.reciprocal, lambda e: 1 / e, 1),
+    Transformation("sqrt", _positive(torch.square), _positive(torch.sqrt), sympy.sqrt, 1),
+    Transformation("x^2", _positive(torch.sqrt), torch.square, lambda e: e**2, 1),
+    Transformation("1/sqrt(x)", _positive(lambda y: y**-2), _positive(torch.rsqrt), lambda e: 1 / sympy.sqrt(e), 2),
+    Transformation("1/x^2", _positive(torch.rsqrt), lambda t: t**-2, lambda e: e**-2, 2),
     Transformation(
-        lambda y: torch.exp(torch.where(y.abs() < MAX_EXPONENT, y, torch.nan)), _positive(torch.log), sympy.log, 1
+        "log", lambda y: torch.exp(torch.where(y.abs() < MAX_EXPONENT, y, torch.nan)), _positive(torch.log), sympy.log, 1
     ),
     Transformation(
-        lambda y: torch.exp(torch.where(y.abs() < MAX_EXPONENT, -y, torch.nan)),
+        "log", lambda y: torch.exp(torch.where(y.abs() < MAX_EXPONENT, -y, torch.nan)),
         lambda t: -_positive(torch.log)(t), lambda e: -sympy.log(e), 2,
     ),
     Transformation(
-        lambda y: torch.sin(torch.where(y.abs() <= math.pi / 2, y, torch.nan)), torch.asin, sympy.asin, 2
+        "arcsin", lambda y: torch.sin(torch.where(y.abs() <= math.pi / 2, y, torch.nan)), torch.asin, sympy.asin, 2
     ),
     Transformation(
-        lambda y: torch.tan(torch.where(y.abs() < math.pi / 2, y, torch.nan)), torch.atan, sympy.atan, 2
+        "arctan", lambda y: torch.tan(torch.where(y.abs() < math.pi / 2, y, torch.nan)), torch.atan, sympy.atan, 2
     ),
-    Transformation(torch.atanh, torch.tanh, sympy.tanh, 2),
+    Transformation("tanh", torch.atanh, torch.tanh, sympy.tanh, 2),
 )  # fmt: skip
 FACTOR_POWERS = tuple(sympy.Rational(p) for p in ("-2", "-1", "-1/2", "1/2", "1", "2"))
 
@@ -133,7 +135,7 @@ class Structure:
 
     @property
     def cost(self) -> float:
-        return math.log(max(self.error, 1e-9)) + OPERATION_COST * self.size
+        return math.log(max(self.error, MIN_ERROR)) + OPERATION_COST * self.size
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -141,6 +143,18 @@ class Structure:
         factor = None if self.factor is None else self.factor.expression
         product = frozenset(column.expression for column in self.product or ())
         return (frozenset(c.expression for c in self.columns), product, id(self.transformation), factor)
+
+    def at(self, x: Tensor, names: Sequence[str]) -> Structure:
+        """The structure with the columns of other samples (N, I)."""
+        symbols = [sympy.Symbol(name) for name in names]
+
+        def moved(column: Column) -> Column:
+            function = sympy.lambdify(symbols, column.expression, modules=[TORCH_FUNCTIONS])
+            return replace(column, values=function(*x.unbind(dim=-1)))
+
+        product = None if self.product is None else (moved(self.product[0]), moved(self.product[1]))
+        factor = None if self.factor is None else moved(self.factor)
+        return replace(self, columns=tuple(map(moved, self.columns)), factor=factor, product=product)
 
     def target(self, y: Tensor) -> Tensor:
         scaled = y if self.factor is None else y * self.factor.values
@@ -153,10 +167,12 @@ class Structure:
         return values if self.factor is None else values / self.factor.values
 
 
-def find_structures(x: Tensor, y: Tensor, names: Sequence[str]) -> list[Structure]:
+def find_structures(x: Tensor, y: Tensor, names: Sequence[str], library: SymbolLibrary) -> list[Structure]:
     """The best structures of every size for inputs (N, I) and targets (N,), those with the lowest costs first."""
+    rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:MAX_ROWS]
+    x, y = x[rows], y[rows]
     inputs = [Column(sympy.Symbol(name), x[:, i]) for i, name in enumerate(names) if x[:, i].min() < x[:, i].max()]
-    search = _Search(y, inputs)
+    search = _Search(y, inputs, library)
     search.add(search.structures(tuple(inputs), search.targets))
     if len(inputs) > 1:
         sets = {frozenset(column.expression for column in inputs): tuple(inputs)}
@@ -199,7 +215,7 @@ def _combinations(columns: Sequence[Column]) -> Iterator[Column]:
 class _Search:
     """The target, its transformations, least-squares fits of them, and the structures found."""
 
-    def __init__(self, y: Tensor, inputs: Sequence[Column]) -> None:
+    def __init__(self, y: Tensor, inputs: Sequence[Column], library: SymbolLibrary) -> None:
         self.y, self.deviation = y, float(y.std(correction=0)) or 1.0
         self.splines, self.coarse = Splines(GRID), Splines(PRODUCT_GRID)
         self.found = dict[tuple[object, ...], Structure]()
@@ -208,12 +224,14 @@ class _Search:
         for column in inputs if len(inputs) > 1 else ():
             if (column.values.abs() > 1e-9 * column.values.abs().max()).all():
                 for power in FACTOR_POWERS:
-                    if (column.values > 0).all() or power.q == 1:
+                    if ((column.values > 0).all() or power.q == 1) and (power < 0 or "1/x" in library.names):
                         factors.append(Column(column.expression**power, column.values ** float(power), 1))
         self.targets = []
-        for factor, transformation in itertools.product(factors, TRANSFORMATIONS):
+        known = [transformation for transformation in TRANSFORMATIONS if transformation.name in (*library.names, "x")]
+        for factor, transformation in itertools.product(factors, known):
             values = y if factor is None else y * factor.values
-            structure = Structure((), transformation, factor, -1 if (values < 0).all() else 1, math.inf)
+            sign = -1 if (values <= 0).all() and transformation.name != "x" else 1
+            structure = Structure((), transformation, factor, sign, math.inf)
             target = structure.target(y)
             if target.isfinite().all() and target.abs().max() < MAX_TARGET * target.std():
                 self.targets.append(structure)
@@ -239,8 +257,8 @@ class _Search:
             by_size.setdefault(structure.size, []).append(structure)
         result, least = [], math.inf
         for _, group in sorted(by_size.items()):
-            result += [structure for structure in group if structure.error < least]
-            least = min(least, MIN_PROGRESS * min(structure.error for structure in group))
+            result += [structure for structure in group if max(structure.error, MIN_ERROR) < least]
+            least = min(least, MIN_PROGRESS * max(MIN_ERROR, min(structure.error for structure in group)))
         return sorted(result, key=lambda s: s.cost)
 
     def best_targets(self, count: int) -> list[Structure]:
@@ -287,17 +305,16 @@ class _Search:
         full = [self._error(t, fitted, together_NC.shape[1]) for t, fitted in zip(targets, fitted_NR.T, strict=True)]
         first_N, second_N = (self.coarse.design((column,))[:, 1:] for column in pair)
         result = []
-        for target, whole, weights_C in zip(targets, full, weights_CR[basis_NC.shape[1] :].T, strict=True):
-            first, second, ratio = _factors(weights_C)
-            if not math.isfinite(whole) or ratio > MAX_RATIO:
+        for number in sorted(range(len(targets)), key=full.__getitem__)[:PRODUCT_TARGETS]:
+            target, (first, second, ratio) = targets[number], _factors(weights_CR[basis_NC.shape[1] :, number])
+            if not full[number] < MAX_PRODUCT_ERROR or ratio > MAX_RATIO:
                 continue
             values = [first_N @ first, second_N @ second]
             _, values = alternated(basis_NC, (first_N, second_N), values, target.target(self.y), FEW_ALTERNATIONS)
             rows_NC = torch.cat([basis_NC, (values[0] * values[1]).unsqueeze(-1)], dim=1)
             fitted = rows_NC @ coefficients(rows_NC, target.target(self.y).unsqueeze(-1))[:, 0]
             error = self._error(target, fitted, basis_NC.shape[1] + len(first) + len(second))
-            if error <= MAX_RANK_GROWTH * max(whole, MIN_ERROR):
-                result.append(replace(target, columns=columns, error=error, product=pair))
+            result.append(replace(target, columns=columns, error=error, product=pair))
         return sorted(result, key=lambda s: s.cost)[:PER_SIZE]
 
     def _error(self, target: Structure, fitted: Tensor, numbers: int) -> float:

@@ -9,7 +9,7 @@ Shape letters: S sample points, V variants of a curve.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import sympy
@@ -27,9 +27,11 @@ Z = sympy.Symbol("z")
 DISTANCES = torch.logspace(-3, 1, 20, dtype=torch.float64)
 FACTORS = (1.0, -1.0, 2.0, -2.0, 0.5, -0.5, 1.5, -1.5, 3.0, -3.0)
 POWERS = tuple(sympy.Rational(p) for p in ("-3", "-2", "-1", "-1/2", "1/2", "1", "2", "3"))
-INNER = (Z**2, 1 / Z, sympy.sqrt(Z), sympy.log(Z))
+INNER = {"x^2": Z**2, "1/x": 1 / Z, "sqrt": sympy.sqrt(Z), "log": sympy.log(Z)}
 EXPONENTS = torch.linspace(-6, 6, 97, dtype=torch.float64)
 MAX_EXPONENT = 300.0
+# A library with this function has all powers.
+FREE_POWER = "x^1.5"
 # Of the coarse search: variants that are fitted as a whole, and steps of their fits.
 CHOSEN, PER_FUNCTION, REFINE_STEPS, STEPS = 10, 96, 6, 25
 # Bits that a number and an operation of a formula cost, as in `kansformer.symbolic.fit`.
@@ -42,21 +44,23 @@ class Outer:
     """An outer function f of a composition, for curves that are f(g(x)) or constant + f(g(x)).
 
     Args:
+        name: of f in libraries.
         inverse: f's inverse for positive values.
         forward: f of a sympy expression.
     """
 
+    name: str
     inverse: Callable[[Tensor], Tensor]
     forward: Callable[[sympy.Expr], sympy.Expr]
 
 
 OUTER = (
-    Outer(torch.log, sympy.exp),
-    Outer(torch.reciprocal, lambda g: 1 / g),
-    Outer(torch.square, sympy.sqrt),
-    Outer(torch.sqrt, lambda g: g**2),
-    Outer(lambda t: t**-2, lambda g: 1 / sympy.sqrt(g)),
-    Outer(torch.rsqrt, lambda g: g**-2),
+    Outer("exp", torch.log, sympy.exp),
+    Outer("1/x", torch.reciprocal, lambda g: 1 / g),
+    Outer("sqrt", torch.square, sympy.sqrt),
+    Outer("x^2", torch.sqrt, lambda g: g**2),
+    Outer("1/sqrt(x)", lambda t: t**-2, lambda g: 1 / sympy.sqrt(g)),
+    Outer("1/x^2", torch.rsqrt, lambda g: g**-2),
 )
 
 
@@ -129,7 +133,7 @@ def _direct(x_S: Tensor, y_S: Tensor, library: SymbolLibrary, noise: float) -> l
         if fits.names != ["constant"] and float(fits.r2_fit) > MIN_R2:
             a, b, c, d = (float(v) for v in (fits.a, fits.b, fits.c, fits.d))
             result.append(affine_symbol(library.named(fits.names[0]), a, b, c, d))
-    if float(x_S[0]) > 0:
+    if float(x_S[0]) > 0 and FREE_POWER in library.names:
         result += [sympy.Float(c) * Z ** sympy.Float(p) + sympy.Float(d) for p, c, d in _powers(x_S, y_S)]
     return [fit_constants(Formula.of(e, ["z"]), x_S.unsqueeze(-1), y_S, steps=STEPS) for e in result]
 
@@ -151,14 +155,14 @@ def _line(f_S: Tensor, y_S: Tensor) -> tuple[float, float]:
 
 def _composed(x_S: Tensor, y_S: Tensor, library: SymbolLibrary) -> list[Fitted]:
     """Fits by compositions of two functions, the closest ones of a coarse search."""
-    variants = list(_variants(x_S, y_S))
+    variants = list(_variants(x_S, y_S, library.names))
     values_VS = torch.stack([variant.values for variant in variants])
     unit_VS, varies = normalised(values_VS)
     unit_VS = unit_VS.where(varies.unsqueeze(-1), 0.0)
     inner = _inner_functions(x_S, values_VS, unit_VS, varies, library)
     formulas = [variants[index].outside(inside) for _, index, inside in sorted(inner, key=lambda found: found[0])]
     if float(x_S[0]) > 0:
-        formulas += [e.xreplace({Z: g}) for g in INNER for e in _in_terms_of(g, x_S, y_S, library)]
+        formulas += [e.xreplace({Z: g}) for name, g in INNER.items() if name in library.names for e in _in_terms_of(g, x_S, y_S, library)]
     return [fit_constants(Formula.of(e, ["z"]), x_S.unsqueeze(-1), y_S, steps=STEPS) for e in formulas]
 
 
@@ -181,14 +185,16 @@ class _Variant:
     outside: Callable[[sympy.Expr], sympy.Expr]
 
 
-def _variants(x_S: Tensor, y_S: Tensor) -> Iterator[_Variant]:
+def _variants(x_S: Tensor, y_S: Tensor, names: Sequence[str]) -> Iterator[_Variant]:
     """The curve inverted by all outer functions, with many constants; times powers of x where x is positive."""
     powers = POWERS if float(x_S[0]) > 0 else tuple(p for p in POWERS if p.is_integer and p < 0)
+    powers = tuple(p for p in powers if (p > 0 or "1/x" in names) and (p.is_integer or "sqrt" in names))
+    outers = [outer for outer in OUTER if outer.name in names]
     lower, upper = (float(end) for end in y_S.aminmax())
     reach = upper - lower
     for distance in DISTANCES.tolist():
         for constant, sign in ((lower - reach * distance, 1), (upper + reach * distance, -1)):
-            for outer in OUTER:
+            for outer in outers:
                 yield _Variant(outer.inverse(sign * (y_S - constant)), _around(outer, 0, sign, constant))
     for power in (0, *powers):
         scaled_S = y_S * x_S ** -float(power)
@@ -196,9 +202,9 @@ def _variants(x_S: Tensor, y_S: Tensor) -> Iterator[_Variant]:
             yield _Variant(scaled_S, lambda g, power=power: Z**power * g)
         sign = 1 if (scaled_S > 0).all() else -1 if (scaled_S < 0).all() else 0
         if sign:
-            yield from (_Variant(outer.inverse(sign * scaled_S), _around(outer, power, sign, 0.0)) for outer in OUTER)
+            yield from (_Variant(outer.inverse(sign * scaled_S), _around(outer, power, sign, 0.0)) for outer in outers)
     for factor in (*FACTORS, *(sign * reach * distance for distance in DISTANCES[6:].tolist() for sign in (1, -1))):
-        if (y_S / factor).abs().max() < MAX_EXPONENT:
+        if "log" in names and (y_S / factor).abs().max() < MAX_EXPONENT:
             for power in (0, *powers) if factor in FACTORS else (0,):
                 values_S = torch.exp(y_S / factor) * x_S ** -float(power)
                 yield _Variant(values_S, _logarithm(factor, power))
@@ -225,7 +231,7 @@ def _inner_functions(
         start = dictionary.start(number, unit_VS[chosen].float())
         fitted = refine(symbol, u_S, unit_VS[chosen], *(s.double() for s in start), REFINE_STEPS)
         rows += [(1 - r2, index, symbol, a, b) for index, (a, b, r2) in zip(chosen.tolist(), fitted.T.tolist(), strict=True)]
-    if float(x_S[0]) > 0:
+    if float(x_S[0]) > 0 and FREE_POWER in library.names:
         unit_PS, bent = normalised(torch.exp((x_S / x_S[-1]).log() * EXPONENTS.unsqueeze(-1)))
         unit_PS = unit_PS.where(bent.unsqueeze(-1), 0.0)
         r2_V, exponent_V = (unit_VS @ unit_PS.mT).square().max(dim=1)

@@ -42,7 +42,8 @@ class Symbol:
         function: f on tensors, elementwise.
         sympy: f of a sympy expression.
         complexity: its cost in the choice between fits, 1 for a line.
-        domain: open interval that a·x + b must stay in.
+        domain: open interval that a·x + b must stay in, in a fit.
+        branches: whether f goes on outside of it, beyond a pole.
         derivative: f' from z and f(z); None differentiates `function`.
         candidates: pairs (a, b), shape (A, 2), where the search begins on the interval [-1, 1].
         fit_scale: whether a is fitted; not where c takes its part, as in (a·x)² = a²·x².
@@ -58,6 +59,7 @@ class Symbol:
     sympy: Callable[[sympy.Expr], sympy.Expr]
     complexity: float
     domain: tuple[float, float] = (-math.inf, math.inf)
+    branches: bool = False
     derivative: Callable[[Tensor, Tensor], Tensor] | None = None
     candidates: Callable[[], Tensor] = mirrored_bends
     fit_scale: bool = True
