@@ -56,6 +56,10 @@ def fit_command(
         str | None, typer.Option(help="Functions that may occur in it, with commas.", show_default="all")
     ] = None,
     networks: Annotated[int, typer.Option(help="Networks to try at most.", min=1)] = 24,
+    seconds: Annotated[
+        float | None,
+        typer.Option(help="When to stop with the best formula so far; Ctrl-C does the same.", show_default="no limit"),
+    ] = None,
     test_share: Annotated[float, typer.Option(help="Share of the rows that only judge.", min=0.0, max=0.9)] = 0.2,
     digits: Annotated[int, typer.Option(help="Significant digits in the formula.", min=1)] = 4,
     figure: Annotated[
@@ -97,31 +101,38 @@ def fit_command(
     points = dict(zip(names, x.unbind(dim=1), strict=True))
     indicators = {own for own, values in points.items() if ((values == 0) | (values == 1)).all()}
     result = find_formula(
-        (x, y), library=library, networks=networks, variables=names, digits=None if indicators else digits
-    )
+        (x, y), library=library, networks=networks, seconds=seconds, variables=names,
+        digits=None if indicators else digits,
+    )  # fmt: skip
     model, formula = result.model, result.formulas[0]
     line = fitted_line(x, y[:, 0], names)
-    if line is not None and not is_linear(formula) and line.length <= length_of(model, result.train_rmse, y[:, 0]):
+    length = length_of(model, result.train_rmse, y[:, 0])
+    if line is not None and line.length + is_linear(formula) <= length:  # one nat for round numbers in a line
         model, formula = kan_from_formula(line.formula, variables=names), rounded(line.formula, digits, points)
     elif indicators:
         formula = rounded(linear_in(formula, indicators, points), digits, points)
     typer.echo(f"{name} = {formula}")
     if is_linear(formula):
         typer.echo("This is a straight line." if len(formula.free_symbols) == 1 else "This is linear in every input.")
-    seconds = time.perf_counter() - begin
+    if result.stopped is not None:
+        typer.echo(f"The search ended early: {result.stopped}.")
+    spent = time.perf_counter() - begin
     train, other = _judge(model, x, y), _judge(model, other_x, other_y)
     unit = numbers.unit and f" {numbers.unit}"
     sentences = [train.sentence("rows", unit), *([other.sentence("other rows", unit)] if len(other_x) else [])]
     typer.echo(" ".join(sentences))
-    typer.echo(f"Before the curves were named: RMSE {result.curves_rmse:.3g}{unit}. {seconds:.1f} s.")
+    typer.echo(f"Curves without names: RMSE {result.curves_rmse:.3g}{unit}. {spent:.1f} s.")
     drawing = model.plot((x, y), variables=names, outputs=[name])
     with atomic_file(path) as file:
         drawing.savefig(file, dpi=130, format=path.suffix[1:] or None)
     typer.echo(f"Drawn: {path}")
     if output is not None:
+        alternatives = result.alternatives[0] if result.alternatives else []
         report = {
             "target": name, "formula": str(formula), "inputs": names, "unit": numbers.unit, "notes": notes,
-            "train": vars(train), "other": vars(other) if len(other_x) else None, "seconds": seconds,
+            "train": vars(train), "other": vars(other) if len(other_x) else None, "seconds": spent,
+            "stopped": result.stopped,
+            "alternatives": [{"formula": str(a.formula), "size": a.size, "rmse": a.train_rmse} for a in alternatives],
         }  # fmt: skip
         atomic_write_text(output, json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
         typer.echo(f"Written: {output}")

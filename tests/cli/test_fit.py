@@ -148,6 +148,22 @@ def test_a_line_in_much_noise_is_printed_as_a_line(tmp_path):
     assert re.search(r"y = [\d.]+\*a \+ [\d.]+\*b \+ [\d.]+\*c [+-] [\d.]+\n", result.output), result.output
 
 
+def test_the_time_is_limited(tmp_path):
+    rng = numpy.random.default_rng(0)
+    frame = pandas.DataFrame(rng.uniform(1, 3, (200, 3)), columns=["a", "b", "c"])
+    frame["y"] = numpy.sin(frame["a"] * frame["b"]) / frame["c"] + rng.normal(size=200)
+    frame.to_csv(tmp_path / "slow.csv", index=False)
+    result = run(tmp_path / "slow.csv", "--target", "y", "--seconds", "0.2", "--output", tmp_path / "slow.json")
+    assert result.exit_code == 0, result.output
+    assert "The search ended early: 0.2 seconds were over." in result.output and "\ny = " in result.output
+    report = json.loads((tmp_path / "slow.json").read_text())
+    assert report["stopped"] == "0.2 seconds were over" and report["alternatives"][0].keys() == {
+        "formula",
+        "size",
+        "rmse",
+    }
+
+
 def test_a_long_table_is_searched_on_a_part_and_judged_on_the_rest(tmp_path, monkeypatch):
     monkeypatch.setattr(fit, "MAX_SEARCHED", 50)
     monkeypatch.setattr(fit, "CHUNK", 64)
