@@ -121,7 +121,8 @@ def fit_command(
     unit = numbers.unit and f" {numbers.unit}"
     sentences = [train.sentence("rows", unit), *([other.sentence("other rows", unit)] if len(other_x) else [])]
     typer.echo(" ".join(sentences))
-    typer.echo(f"Curves without names: RMSE {result.curves_rmse:.3g}{unit}. {spent:.1f} s.")
+    is_worse = result.curves_rmse < train.rmse
+    typer.echo(f"{f'Curves without names: RMSE {result.curves_rmse:.3g}{unit}. ' if is_worse else ''}{spent:.1f} s.")
     drawing = model.plot((x, y), variables=names, outputs=[name])
     with atomic_file(path) as file:
         drawing.savefig(file, dpi=130, format=path.suffix[1:] or None)
