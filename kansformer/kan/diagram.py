@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kansformer.figure import figure_class
 from kansformer.kan.data import Samples, Table, even_points, inputs_of, variable_names
-from kansformer.kan.edges import Edge
+from kansformer.kan.edges import Edge, check_edge
 from kansformer.kan.linearize import levels
 from kansformer.kan.pruning import edge_values, node_scores
 from kansformer.kan.symbolic import random_inputs
@@ -98,7 +98,7 @@ def plot_edge(model: KAN, edge: Edge, data: Samples | Table) -> Figure:
         SlotError: the edge does not exist.
         ConfigError: matplotlib is not installed.
     """
-    model.check_edge(edge)
+    check_edge(model, edge)
     x = inputs_of(model, data)
     drawn = next(d for d in _drawn_edges(model, x)[edge.layer] if d.edge == edge)
     x = list(levels(model, x))[edge.layer]

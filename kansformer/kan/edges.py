@@ -7,11 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from kansformer.errors import SlotError
+from kansformer.nn import KANLinear
 from kansformer.symbolic import Symbol
+
+if TYPE_CHECKING:
+    from kansformer.kan.network import KAN
 
 
 @dataclass(frozen=True)
@@ -128,3 +134,32 @@ class SymbolicEdges(nn.Module):
 
     def extra_repr(self) -> str:
         return ", ".join(f"{i}->{o}: {symbol.name}" for i, o, symbol, _ in self.edges())
+
+
+def check_edge(model: KAN, edge: Edge) -> None:
+    """Check that an edge exists.
+
+    Raises:
+        SlotError: it does not.
+    """
+    if not 0 <= edge.layer < len(model.layers):
+        raise SlotError(f"There is no layer {edge.layer}: choose from 0 to {len(model.layers) - 1}.")
+    edges = model.alive[edge.layer].nonzero().tolist()
+    if [edge.input, edge.output] not in edges:
+        known = ", ".join(f"{i} -> {o}" for i, o in edges[:8])
+        raise SlotError(f"The edge {edge} is not there, or was pruned. Layer {edge.layer} has: {known}.")
+
+
+def cut_edges(model: KAN, index: int, gone_IO: Tensor) -> None:
+    """Remove edges of a layer and what they add to its outputs, in place."""
+    clear_edges(model.layers[index], gone_IO)
+    formulas = model.formulas[index]
+    formulas.keep(~gone_IO[formulas.inputs, formulas.outputs_of])
+    model.alive[index].masked_fill_(gone_IO, False)
+
+
+@torch.no_grad()
+def clear_edges(layer: KANLinear, gone_IO: Tensor) -> None:
+    """Set curves of a layer to zero, in place."""
+    layer.weight[gone_IO.mT] = 0
+    layer.coefficients.transpose(1, 2)[gone_IO] = 0

@@ -18,6 +18,7 @@ from kansformer.checks import check_choice, check_integer, check_number
 from kansformer.errors import ConfigError, DataError
 from kansformer.kan.data import Dataset, Pair, Samples, check_squares, dataset_for, is_pair
 from kansformer.kan.history import FitHistory, Run, few_threads
+from kansformer.kan.init import restart
 from kansformer.kan.least_squares import Linearization, levenberg_marquardt
 from kansformer.kan.linearize import FirstOrder, Inputs, jacobian, layer_features, network_states
 from kansformer.kan.penalties import Penalties
@@ -123,7 +124,7 @@ def fit(
         for seed in range(starts):
             trial = copy.deepcopy(model)
             if seed:
-                trial.restart(seed)
+                restart(trial, seed)
             errors = fit_once(trial, max(1, steps // 5), None, progress=False).train_error
             if errors and errors[-1] < best_error:
                 best_error, best = errors[-1], trial

@@ -16,7 +16,7 @@ from torch import Tensor
 from kansformer.checks import check_integer
 from kansformer.errors import ConfigError, ConversionStateError, DataError
 from kansformer.kan.data import Samples, Table, even_points, inputs_of, random_points, variable_names
-from kansformer.kan.edges import Edge
+from kansformer.kan.edges import Edge, check_edge
 from kansformer.kan.linearize import fit_layer_curves, layer_features, levels
 from kansformer.symbolic import ALL_SYMBOLS, SCIENCE_LIBRARY, SymbolicFits, SymbolLibrary
 from kansformer.symbolic import fit_symbolic as fit_curve_tables
@@ -145,7 +145,7 @@ def unfix_symbol(model: KAN, edge: Edge, data: Samples | Table | None = None) ->
         ConfigError: it is not a formula.
         DataError: the formula is not finite on the grid.
     """
-    model.check_edge(edge)
+    check_edge(model, edge)
     formulas, layer = model.formulas[edge.layer], model.layers[edge.layer]
     index = formulas.find(edge.input, edge.output)
     if index is None:
@@ -273,7 +273,7 @@ def sampled_edges(model: KAN, data: Samples | Table | None) -> tuple[list[Edge],
 
 
 def _one_edge(model: KAN, edge: Edge, data: Samples | Table | None) -> tuple[Tensor, Tensor]:
-    model.check_edge(edge)
+    check_edge(model, edge)
     edges, x_ES, y_ES = sampled_edges(model, data)
     if edge not in edges:
         raise ConfigError(f"The edge {edge} is a formula already. Make it a curve first, by unfix_symbol.")
