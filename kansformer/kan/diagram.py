@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kansformer.figure import figure_class
 from kansformer.kan.data import Samples, Table, even_points, inputs_of, variable_names
-from kansformer.kan.edges import Edge, check_edge
+from kansformer.kan.edges import Edge, EdgeLike, check_edge
 from kansformer.kan.linearize import levels
 from kansformer.kan.pruning import edge_values, node_scores
 from kansformer.kan.symbolic import random_inputs
@@ -86,19 +86,19 @@ def plot_kan(
     return figure
 
 
-def plot_edge(model: KAN, edge: Edge, data: Samples | Table) -> Figure:
+def plot_edge(model: KAN, edge: EdgeLike, data: Samples | Table) -> Figure:
     """Draw one edge over the range of its inputs, with the inputs' histogram.
 
     Args:
         model: the network.
-        edge: which.
+        edge: which, an `Edge` or (layer, input, output).
         data: samples, or inputs (N, I), of the network.
 
     Raises:
         SlotError: the edge does not exist.
         ConfigError: matplotlib is not installed.
     """
-    check_edge(model, edge)
+    edge = check_edge(model, edge)
     x = inputs_of(model, data)
     drawn = next(d for d in _drawn_edges(model, x)[edge.layer] if d.edge == edge)
     x = list(levels(model, x))[edge.layer]

@@ -195,7 +195,7 @@ def _descend(
                 stepper.zero_grad()
                 value = loss_of(x, y)
                 value.backward()
-                _clear_gradients_of_pruned_edges(model)
+                _clear_gradients_of_fixed_numbers(model)
                 return value.item()
 
             stepper.step(closure)
@@ -232,8 +232,11 @@ def _batches(
     return ((torch.as_tensor(a).to(x), torch.as_tensor(b).to(y)) for a, b in batches)
 
 
-def _clear_gradients_of_pruned_edges(model: KAN) -> None:
-    for index, layer in enumerate(model.layers):
+def _clear_gradients_of_fixed_numbers(model: KAN) -> None:
+    """Of pruned edges and of frozen formulas."""
+    for index, (layer, formulas) in enumerate(zip(model.layers, model.formulas, strict=True)):
+        if formulas.affine.grad is not None:
+            formulas.affine.grad[formulas.frozen] = 0
         gone_IO = ~model.curved(index)
         if layer.weight.grad is not None:
             layer.weight.grad[gone_IO.mT] = 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from kansformer.basis import fit_curves
 from kansformer.kan.data import even_points
@@ -24,8 +25,8 @@ SAMPLES = 64
 
 
 @torch.no_grad()
-def draw_curves(layer: KANLinear, generator: torch.Generator) -> None:
-    """Random lines with a little noise; the base at zero. Nothing on the meta device."""
+def draw_curves(layer: KANLinear, generator: torch.Generator, scale: float) -> None:
+    """Random lines with a little noise, times the scale; the base at zero. Nothing on the meta device."""
     if layer.weight.is_meta:
         return
     inputs, domain = layer.in_features, layer.domain.double().cpu()
@@ -36,14 +37,26 @@ def draw_curves(layer: KANLinear, generator: torch.Generator) -> None:
         lines_IC1 = fit_curves(x_IS, line_IS1, layer.curves.basis, domain, denominator_ID=denominator)
     slopes_IO = SLOPE * (2 * torch.rand(inputs, 1, layer.out_features, generator=generator, dtype=torch.float64) - 1)
     noise = torch.randn(layer.coefficients.shape, generator=generator, dtype=torch.float64)
-    layer.coefficients.copy_(slopes_IO * inputs**-0.5 * lines_IC1 + NOISE * noise)
+    layer.coefficients.copy_(scale * (slopes_IO * inputs**-0.5 * lines_IC1 + NOISE * noise))
     layer.weight.zero_()
     layer.bias.zero_()
+
+
+def draw_edges(inputs: int, outputs: int, density: float, generator: torch.Generator) -> Tensor:
+    """A random mask of edges (I, O) with this share of them, or the fewest that leave no node without one."""
+    rank_IO = torch.rand(inputs, outputs, generator=generator)
+    mask_IO = torch.zeros(inputs, outputs).bool()
+    long, short = max(inputs, outputs), min(inputs, outputs)
+    pairs = torch.arange(long), torch.randperm(long, generator=generator) % short
+    mask_IO[pairs if inputs >= outputs else pairs[::-1]] = True
+    count = max(long, round(density * inputs * outputs))
+    chosen = rank_IO.masked_fill(mask_IO, -1.0).flatten().topk(count, largest=False).indices
+    return torch.zeros(inputs * outputs).bool().index_fill_(0, chosen, True).reshape(inputs, outputs)
 
 
 def restart(model: KAN, seed: int) -> None:
     """Draw new first coefficients for all curves that are left; formulas stay."""
     generator = torch.Generator().manual_seed(seed)
     for index, layer in enumerate(model.layers):
-        draw_curves(layer, generator)
+        draw_curves(layer, generator, model.init_scale)
         clear_edges(layer, ~model.curved(index))

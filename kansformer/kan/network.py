@@ -13,11 +13,12 @@ from typing import TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
+from kansformer.checks import check_number
 from kansformer.errors import ConfigError, ShapeError
-from kansformer.kan import diagram, fitting, pruning, saving, sparse, symbolic
+from kansformer.kan import diagram, edge_curve, editing, fitting, pruning, saving, sparse, symbolic
 from kansformer.kan.data import Samples, Table, inputs_of
-from kansformer.kan.edges import Edge, SymbolicEdges
-from kansformer.kan.init import draw_curves
+from kansformer.kan.edges import Edge, SymbolicEdges, clear_edges
+from kansformer.kan.init import draw_curves, draw_edges
 from kansformer.kan.linearize import slopes_of_columns
 from kansformer.nn import KANLinear, refine_grid, update_grid
 
@@ -33,6 +34,11 @@ class KAN(nn.Module):
             nodes.
         basis, grid_size, order, domain, base: of every layer, as in `KANLinear`; hidden grids move to their inputs in
             `fit`.
+        bias: whether `fit` trains the constant of every node. A constant is not local as a curve's coefficients are, so
+            without it a network keeps what it learned elsewhere when later samples cover a part of the domain.
+        init_scale: of the first curves, which are random lines with noise; 0 starts from a network that is 0.
+        init_density: share of every layer's edges that exist at first, drawn by the seed, from above 0 to 1; every node
+            keeps an edge on both sides.
         seed: of the first coefficients; torch's global random state is left alone.
         device, dtype: of all parameters.
 
@@ -42,7 +48,7 @@ class KAN(nn.Module):
         alive: for each layer the mask of its edges that are not pruned, (I, O), buffers `alive_0` and so on.
 
     Raises:
-        ConfigError: a width is impossible.
+        ConfigError: a width, a scale or a share is impossible.
 
     Example:
         >>> from kansformer.kan import KAN, create_dataset
@@ -66,12 +72,19 @@ class KAN(nn.Module):
         order: int = 3,
         domain: tuple[float, float] = (-1.0, 1.0),
         base: str = "silu",
+        bias: bool = True,
+        init_scale: float = 1.0,
+        init_density: float = 1.0,
         seed: int = 0,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float64,
     ) -> None:
         super().__init__()
         self.width = _checked_width(width)
+        check_number("init_scale", init_scale, 0)
+        if check_number("init_density", init_density, above=0) > 1:
+            raise ConfigError(f"init_density must be a share from above 0 to 1, got {init_density!r}.")
+        self.has_bias, self.init_scale = bias, init_scale
         generator = torch.Generator().manual_seed(seed)
         layers: list[KANLinear] = []
         with torch.random.fork_rng(devices=[]):
@@ -81,8 +94,13 @@ class KAN(nn.Module):
                     inputs, outputs, base=base, dtype=dtype,
                     basis=basis, grid_size=grid_size, order=order, domain=domain,
                 )  # fmt: skip
-                draw_curves(layer, generator)
-                self.register_buffer(f"alive_{len(layers)}", torch.ones(inputs, outputs).bool())
+                draw_curves(layer, generator, init_scale)
+                layer.bias.requires_grad_(bias)
+                alive_IO = torch.ones(inputs, outputs).bool()
+                if init_density < 1:
+                    alive_IO = draw_edges(inputs, outputs, init_density, generator)
+                    clear_edges(layer, ~alive_IO)
+                self.register_buffer(f"alive_{len(layers)}", alive_IO)
                 layers.append(layer)
         self.layers = cast("Sequence[KANLinear]", nn.ModuleList(layers))
         formulas = nn.ModuleList(SymbolicEdges(layer.out_features, dtype=dtype) for layer in layers)
@@ -100,6 +118,9 @@ class KAN(nn.Module):
     fix_symbol = symbolic.fix_symbol
     unfix_symbol = symbolic.unfix_symbol
     formula = symbolic.formula
+    edge = edge_curve.edge
+    remove_edge = editing.remove_edge
+    remove_node = editing.remove_node
     plot = diagram.plot_kan
     plot_edge = diagram.plot_edge
     save = saving.save

@@ -85,7 +85,11 @@ def test_damaged_folders_are_refused(tmp_path):
         ({"base": "os.system"}, "Choose one of: identity"),
         ({"dtype": "load"}, "float32, float64"),
         ({"symbols": [["sin"]]}, "a list of function names for each layer"),
-        ({"symbols": [[], []]}, "differ in the formulas of layer 0"),
+        ({"symbols": [[], []]}, "whether it is frozen, or for none"),
+        ({"symbols": [[], []], "frozen": [[], []]}, "differ in the formulas of layer 0"),
+        ({"frozen": 3}, "whether it is frozen, or for none"),
+        ({"frozen": [[0], []]}, "whether it is frozen, or for none"),
+        ({"bias": "yes"}, "bias='yes', which must be of type bool"),
         ({"tensors": "../kan.safetensors"}, "not beside it"),
         ({"format_version": 2}, "this package reads 1"),
     ]:
