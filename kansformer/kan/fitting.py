@@ -59,8 +59,10 @@ def fit(
         optimizer: `lm` (Levenberg-Marquardt: full batches, up to a few thousand parameters), `lbfgs` or `adam`.
         loss: `mse`, or `cross_entropy` of outputs as logits and targets as probabilities, not by `lm`.
         steps: optimizer steps; of Adam, passes over the data.
-        sparsity: weight of the edges' sizes in the loss, for `prune` to follow; about 1e-3.
-        entropy: weight of their entropy beside the sizes.
+        sparsity: weight of the edges' sizes in the loss, for `prune` to follow; about 1e-3, or 1e-2 with the entropy 10
+            of pykan's examples. lm leaves one path more often than lbfgs does.
+        entropy: weight of their entropy beside the sizes; lbfgs takes that of pykan, in which nodes without large edges
+            count less.
         smoothness: weight of the curvature in the loss, the mean squares of the curves' second derivatives by inputs in
             halves of the domain; for noisy samples, about 1e-3.
         grid_update_every: steps between moving hidden grids to their inputs, in the first 60 % of the steps; 0 leaves
@@ -103,7 +105,8 @@ def fit(
         _check_probabilities(dataset)
     check_squares(dataset.train_target, "train targets")
     check_squares(dataset.test_target, "test targets")
-    penalties, measure = Penalties(sparsity, entropy, smoothness), MEASURES[loss]
+    penalties = Penalties(sparsity, entropy, smoothness, idle=1.0 if optimizer == "lbfgs" else 0.0)
+    measure = MEASURES[loss]
     x, y, test_x, test_y = vars(dataset).values()
 
     def fit_once(model: KAN, steps: int, batches: list[Pair] | None, progress: bool | Progress) -> FitHistory:
@@ -181,14 +184,24 @@ def _descend(
     stepper: torch.optim.Optimizer | None = None
     generator = torch.Generator().manual_seed(0)
 
+    bounded = optimizer == "lbfgs" and penalties.sparsity > 0
+    weights: list[Tensor] | None = None
+
     def loss_of(x: Tensor, y: Tensor) -> Tensor:
         outputs, states = network_states(model, Inputs(x, layer_features))
         value = (outputs - y).square().mean() if loss == "mse" else cross_entropy(outputs, y)
-        return value + penalties.of(model, states) if penalties else value
+        if not penalties:
+            return value
+        return value + (penalties.of(model, states) if weights is None else penalties.bound(model, states, weights))
 
     for step in range(run.steps):
         if run.update_grids(step) or stepper is None:
             stepper = _torch_optimizer(optimizer, model, lr)
+        if bounded:
+            with torch.no_grad():
+                weights = penalties.weights_of_variances(
+                    network_states(model, Inputs(data.train_input, layer_features))[1]
+                )
         for x, y in _batches(data, optimizer, batch_size, batches, generator):
 
             def closure(x: Tensor = x, y: Tensor = y, stepper: torch.optim.Optimizer = stepper) -> float:
@@ -206,7 +219,12 @@ def _descend(
             return
         if error < best_error:
             best, best_error = copy.deepcopy(model.state_dict()), error
-        if run.record(error) and optimizer == "lbfgs":  # mini-batches make errors rise and fall
+        objective = None
+        if bounded:
+            weights = None
+            with torch.no_grad():
+                objective = loss_of(data.train_input, data.train_target).item()
+        if run.record(error, objective) and optimizer == "lbfgs":  # mini-batches make errors rise and fall
             run.history.stopped = "the error no longer falls"
             return
 

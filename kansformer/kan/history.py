@@ -105,6 +105,7 @@ class Run:
     tolerance: float
     test: Callable[[], float] | None = None
     history: FitHistory = field(default_factory=FitHistory)
+    objectives: list[float] = field(default_factory=list)
     begin: float = field(default_factory=time.perf_counter)
 
     def grids_move(self, step: int) -> bool:
@@ -120,14 +121,15 @@ class Run:
         return due
 
     @torch.no_grad()
-    def record(self, train_error: float) -> bool:
-        """Record the errors after a step; whether the fit may end here."""
+    def record(self, train_error: float, objective: float | None = None) -> bool:
+        """Record the errors after a step; whether the fit may end here, by the objective or else by the error."""
         history, test = self.history, float("nan") if self.test is None else self.test()
         history.train_error.append(train_error)
         history.test_error.append(test)
         history.seconds.append(time.perf_counter() - self.begin)
         self.report("fit", len(history), self.steps, f"{history.measure} {train_error:.2e}, test {test:.2e}")
-        recent = history.train_error[-PATIENCE - 1 :]
+        self.objectives.append(train_error if objective is None else objective)
+        recent = self.objectives[-PATIENCE - 1 :]
         moving = MOVING * self.steps if self.grid_update_every else 0  # grids that move may raise the error
         settled = len(history) > moving + PATIENCE
         return settled and recent[0] - recent[-1] < self.tolerance * recent[0]
