@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -17,8 +17,8 @@ from torch.nn.functional import cross_entropy
 from kansformer.checks import check_choice, check_integer, check_number
 from kansformer.errors import ConfigError, DataError
 from kansformer.kan.data import Dataset, Pair, Samples, check_squares, dataset_for, is_pair
-from kansformer.kan.history import FitHistory, Run, few_threads
-from kansformer.kan.init import restart
+from kansformer.kan.history import COLUMNS, FitHistory, Run, few_threads
+from kansformer.kan.init import choose_start
 from kansformer.kan.least_squares import Linearization, levenberg_marquardt
 from kansformer.kan.linearize import FirstOrder, Inputs, jacobian, layer_features, network_states
 from kansformer.kan.penalties import Penalties
@@ -26,6 +26,9 @@ from kansformer.progress import Progress, progress_reporter
 
 if TYPE_CHECKING:
     from kansformer.kan.network import KAN
+
+Callback: TypeAlias = "Callable[[int, KAN, FitHistory], object]"
+Metric: TypeAlias = "Callable[[KAN, Dataset], float | Tensor]"
 
 OPTIMIZERS = ("lm", "lbfgs", "adam")
 LOSSES = ("mse", "cross_entropy")
@@ -46,6 +49,8 @@ def fit(
     lr: float | None = None,
     tolerance: float = 1e-6,
     starts: int = 1,
+    callback: Callback | None = None,
+    metrics: Mapping[str, Metric] | None = None,
     progress: bool | Progress = True,
 ) -> FitHistory:
     """Fit a network to samples, in place. Parameters that require no gradient stay as they are.
@@ -71,6 +76,9 @@ def fit(
         lr: learning rate of Adam (1e-2) and L-BFGS (1.0).
         tolerance: a fit by lm or lbfgs ends when four steps improve the training error by less than this share.
         starts: number of networks with different first coefficients that make a fifth of the steps; the best goes on.
+        callback: called after every step with its number from 1, the network and the history, to draw a picture, say.
+        metrics: functions of the network and the `Dataset` by name, such as {"accuracy": …}; their values after every
+            step are in the history.
         progress: True shows a bar; a `Progress` is called after every step.
 
     Returns:
@@ -109,12 +117,28 @@ def fit(
     measure = MEASURES[loss]
     x, y, test_x, test_y = vars(dataset).values()
 
-    def fit_once(model: KAN, steps: int, batches: list[Pair] | None, progress: bool | Progress) -> FitHistory:
+    metrics = {} if metrics is None else metrics
+    for name, metric in metrics.items():
+        _value(name, metric, model, dataset)
+
+    def watch(history: FitHistory) -> None:
+        for name, metric in metrics.items():
+            history.metrics.setdefault(name, []).append(_value(name, metric, model, dataset))
+        if callback is not None:
+            callback(len(history), model, history)
+
+    def fit_once(
+        model: KAN,
+        steps: int,
+        batches: list[Pair] | None,
+        progress: bool | Progress,
+        watch: Callable[[FitHistory], None] | None = None,
+    ) -> FitHistory:
         work = len(x) * sum(p.numel() for p in model.parameters())
         with few_threads(work), progress_reporter(progress, "fit", steps, "step") as report:
             test = (lambda: measure(model, test_x, test_y)) if len(test_x) else None
             history = FitHistory(measure="RMSE" if loss == "mse" else "cross entropy")
-            run = Run(model, x, steps, report, grid_update_every, tolerance, test, history)
+            run = Run(model, x, steps, report, grid_update_every, tolerance, test, history, watch=watch)
             if optimizer == "lm":
                 inputs = Inputs(x, layer_features)
                 levenberg_marquardt(run, lambda: _linearized(model, inputs, y, penalties))
@@ -123,16 +147,19 @@ def fit(
         return history
 
     if starts > 1:
-        best_error, best = math.inf, model
-        for seed in range(starts):
-            trial = copy.deepcopy(model)
-            if seed:
-                restart(trial, seed)
-            errors = fit_once(trial, max(1, steps // 5), None, progress=False).train_error
-            if errors and errors[-1] < best_error:
-                best_error, best = errors[-1], trial
-        model.load_state_dict(best.state_dict())
-    return fit_once(model, steps, batches, progress)
+        choose_start(model, starts, lambda trial: fit_once(trial, max(1, steps // 5), None, progress=False).train_error)
+    return fit_once(model, steps, batches, progress, watch)
+
+
+@torch.no_grad()
+def _value(name: str, metric: Metric, model: KAN, dataset: Dataset) -> float:
+    """The value of a metric; a ConfigError if it is not a number, or its name is taken."""
+    if name in COLUMNS:
+        raise ConfigError(f"A metric cannot be named {name!r}: the history has that column. Taken are {COLUMNS}.")
+    try:
+        return float(metric(model, dataset))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"The metric {name!r} gives no number for the network and its samples: {error}") from error
 
 
 def _check_probabilities(data: Dataset) -> None:

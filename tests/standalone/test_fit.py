@@ -112,6 +112,31 @@ def test_the_bound_of_the_sizes_touches_them(idle, data):
     assert (slopes[0] - slopes[1]).norm() < 1e-2 * slopes[0].norm()
 
 
+@pytest.mark.parametrize("optimizer", ["lm", "lbfgs", "adam"])
+def test_every_step_is_seen(optimizer, data):
+    model, seen = KAN([2, 2, 1]), []
+    metrics = {"largest error": lambda network, data: (network(data.test_input) - data.test_target).abs().max()}
+    history = model.fit(
+        data, optimizer=optimizer, steps=4, starts=2, metrics=metrics,
+        callback=lambda step, network, history: seen.append((step, network, history.train_error[-1])), **QUIET,
+    )  # fmt: skip
+    assert seen == [(step + 1, model, error) for step, error in enumerate(history.train_error)]
+    largest = history.metrics["largest error"]
+    assert len(largest) == len(history) == 4
+    assert largest[-1] == float((model.predict(data.test_input) - data.test_target).abs().max())
+    assert history.to_pandas()["largest error"].tolist() == largest
+    assert len(history.plot().axes) == 2
+    before = model.state_dict()
+    for name, metric, match in (
+        ("seconds", lambda network, data: 0.0, "A metric cannot be named 'seconds'"),
+        ("own", lambda network, data: "low", "metric 'own' gives no number"),
+        ("own", lambda network, data: network(data.test_input), "metric 'own' gives no number"),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            model.fit(data, metrics={name: metric}, **QUIET)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
 def test_classes_are_fitted_by_cross_entropy():
     x = torch.randn(200, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     label = (x.square().sum(-1) < 1).long()
