@@ -84,7 +84,7 @@ def _remove(model: KAN, index: int, gone_IO: Tensor, data: Samples | Table | Non
         mean_O = edge_values(model, index, x)[1].mean(dim=0).where(gone_IO, 0.0).sum(dim=0)
         if not mean_O.isfinite().all():
             raise DataError(f"Edges of layer {index} are not finite on these data, so they have no mean for the bias.")
-        model.layers[index].bias += mean_O
+        model.layers[index].bias.add_(mean_O)
     cut_edges(model, index, gone_IO)
     widths = None
     while widths != model.width:  # a node that goes may leave one before it without a way on

@@ -270,7 +270,8 @@ def formula(model: KAN, *, variables: Sequence[str] | None = None, digits: int |
 
     Args:
         model: the network, with a formula on every edge.
-        variables: names of the inputs; None is x_1, x_2, …
+        variables: names of the inputs, which may be TeX: `$x_{12}$` is x_12, `$\\alpha$` is alpha, which sympy prints
+            as the letter; None is x_1, x_2, …
         digits: significant digits of the numbers in the result, more where the function would change by more than the
             last of them inside the first grids; None keeps all.
 
