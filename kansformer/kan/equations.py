@@ -158,8 +158,8 @@ def _warn_without_conditions(parts: list[tuple[Equation, Tensor]]) -> None:
             orders.append(max((order for order, part in enumerate(derivatives, 1) if part.any()), default=0))
     if orders and 0 < min(orders) == max(orders) and len(orders) <= parts[0][1].shape[1]:
         warnings.warn(
-            f"The equations have derivatives of order {max(orders)} and no condition of a lower one, so many functions "
-            "solve them. Add an Equation at the boundary or start, such as Equation(points, lambda u: u.value[:, 0]).",
+            f"The equations have derivatives of order {max(orders)} and no condition of a lower one, so that their "
+            "solution is not unique. Add an Equation at the boundary or start: Equation(points, lambda u: u.value[:, 0]).",
             stacklevel=3,
         )
 

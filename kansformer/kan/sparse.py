@@ -20,7 +20,7 @@ from kansformer.kan.edges import cut_edges
 from kansformer.kan.fitting import fit, rmse
 from kansformer.kan.history import few_threads
 from kansformer.kan.linearize import fit_layer_curves, layer_features
-from kansformer.kan.pruning import drop_dead_nodes, prune
+from kansformer.kan.pruning import become, drop_dead_nodes, prune
 from kansformer.nn import KANLinear
 from kansformer.symbolic import LIBRARY
 
@@ -101,9 +101,7 @@ def sparsify(model: KAN, data: Samples, *, settings: SearchSettings | None = Non
     scale = float(y.std(correction=0)) or 1.0
     with few_threads(x.numel() * sum(p.numel() for p in model.parameters())):
         sparse, error = sparsified(model, x, y, settings, scale)
-    model.width, model.layers, model.formulas = sparse.width, sparse.layers, sparse.formulas
-    for index, alive_IO in enumerate(sparse.alive):
-        model.register_buffer(f"alive_{index}", alive_IO)
+    become(model, sparse)
     return error
 
 

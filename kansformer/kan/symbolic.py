@@ -15,10 +15,20 @@ from torch import Tensor
 
 from kansformer.checks import check_integer, check_number
 from kansformer.errors import ConfigError, ConversionStateError, DataError
-from kansformer.kan.data import Samples, Table, even_points, inputs_of, random_points, variable_names
+from kansformer.kan.data import (
+    Samples,
+    Table,
+    even_points,
+    inputs_and_targets,
+    inputs_of,
+    random_points,
+    variable_names,
+)
 from kansformer.kan.edge_curve import curve_samples
 from kansformer.kan.edges import Edge, EdgeLike, SymbolicEdges, check_edge, clear_edges
 from kansformer.kan.editing import remove_edge
+from kansformer.kan.fitting import rmse
+from kansformer.kan.history import GRID_MARGIN
 from kansformer.kan.linearize import fit_layer_curves, layer_features, levels
 from kansformer.symbolic import ALL_SYMBOLS, SCIENCE_LIBRARY, Symbol, SymbolicFits, SymbolLibrary
 from kansformer.symbolic import fit_symbolic as fit_curve_tables
@@ -32,6 +42,8 @@ if TYPE_CHECKING:
     from kansformer.kan.network import KAN
 
 POINTS = 64
+# Edges may be off by the error of the whole network times this, up to this share of their variance.
+NOISE_FACTOR, MAX_NOISE = 3.0, 0.05
 SAMPLES_PER_COEFFICIENT = 8
 RANDOM_POINTS = 256
 
@@ -70,7 +82,7 @@ def fit_symbolic(
     *,
     library: SymbolLibrary | Sequence[str] | None = None,
     simplicity: float = SIMPLICITY,
-    noise: float = 0.0,
+    noise: float | None = None,
     fix: bool = True,
 ) -> EdgeFits:
     """Find the function of every edge that is a curve, and make the edges formulas, in place.
@@ -79,10 +91,12 @@ def fit_symbolic(
 
     Args:
         model: the network.
-        data: samples, or inputs (N, I), on whose range each edge is fitted; None for the grids' domains.
+        data: samples, on whose range each edge is fitted, and whose error says how exact the curves are; inputs (N, I)
+            for the range alone; None takes the grids' domains without their margins.
         library: functions to choose from, or their names; None is `kansformer.symbolic.SCIENCE_LIBRARY`.
         simplicity: bits per point that a unit of complexity costs in the choice; 0 takes the closest function.
-        noise: share of the curves' variance that is error; residuals below it do not decide.
+        noise: share of the curves' variance that is error; residuals below it do not decide. None takes it from the
+            network's error on the samples, and without any from its grids.
         fix: False leaves the network as it is.
 
     Returns:
@@ -93,6 +107,7 @@ def fit_symbolic(
     """
     edges, x_ES, y_ES = sampled_edges(model, data)
     library = library_of(library, SCIENCE_LIBRARY)
+    noise = noise_of(model, data) if noise is None else noise
     fits = fit_curve_tables(x_ES, y_ES, library=library, refined=None, simplicity=simplicity, noise=noise)
     if fix:
         for index, edge in enumerate(edges):
@@ -307,6 +322,16 @@ def formula(model: KAN, *, variables: Sequence[str] | None = None, digits: int |
     return [rounded(node, digits, points) for node in nodes]
 
 
+def noise_of(model: KAN, data: Samples | Table | None) -> float:
+    """The share of curves' variance that is error, from the network's error on samples, or from its grids."""
+    x, y = (None, None) if data is None else inputs_and_targets(model, data)
+    if x is None or y is None:
+        basis = model.layers[0].curves.basis
+        return min(float(basis.grid_size) ** (-2 * (basis.order + 1)), MAX_NOISE)
+    spread = float(y.std(dim=0, correction=0).square().mean().sqrt())
+    return min((NOISE_FACTOR * rmse(model, x, y) / spread) ** 2, MAX_NOISE) if spread else 0.0
+
+
 def library_of(library: SymbolLibrary | Sequence[str] | None, default: SymbolLibrary) -> SymbolLibrary:
     """A library, or the functions of these names, or the default; pykan's `0` in a list is left out."""
     if isinstance(library, str):
@@ -328,7 +353,10 @@ def sampled_edges(model: KAN, data: Samples | Table | None) -> tuple[list[Edge],
     inputs = repeat(None) if data is None else levels(model, inputs_of(model, data))
     for index, (layer, x) in enumerate(zip(model.layers, inputs, strict=False)):
         range_I2 = layer.domain
-        if x is not None:
+        if x is None:
+            margin_I1 = GRID_MARGIN / (1 + 2 * GRID_MARGIN) * range_I2.diff(dim=-1)
+            range_I2 = range_I2 + torch.cat([margin_I1, -margin_I1], dim=-1)
+        else:
             lower, upper = x.aminmax(dim=0)
             range_I2 = torch.where((lower == upper).unsqueeze(-1), range_I2, torch.stack([lower, upper], dim=-1))
         x_IS = even_points(range_I2, POINTS)

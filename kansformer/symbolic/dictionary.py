@@ -6,6 +6,8 @@ function has a partner, both are made orthogonal and the squares add up.
 Shape letters: E edges, S sample points, F functions, A candidates.
 """
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,8 @@ from kansformer.symbolic.symbol import Symbol, SymbolLibrary, symbol_values
 
 # Candidates that vary less than this, relative to their size, are constants to rounding.
 MIN_VARIATION = 1e-6
+# Candidates are kept for grids of points that agree to so many decimals; they are only where a search begins.
+DECIMALS = 9
 
 
 class Dictionary:
@@ -29,10 +33,11 @@ class Dictionary:
 
     def __init__(self, library: SymbolLibrary, u_S: Tensor) -> None:
         self.library = library
-        pairs, atoms = zip(*(_atoms_of(symbol, u_S) for symbol in library), strict=True)
+        points = tuple(u_S.double().round(decimals=DECIMALS).tolist())
+        pairs, atoms = zip(*(_atoms_of(symbol, points) for symbol in library), strict=True)
         self._pairs: tuple[Tensor, ...] = pairs
         self._sizes = [len(block) for block in atoms]
-        self._atoms_AS = torch.cat(atoms).float()
+        self._atoms_AS = torch.cat(atoms)
 
     def best_r2(self, y_ES: Tensor) -> Tensor:
         """R² of the best candidate of every function for every curve, (F, E); curves centred and of length 1."""
@@ -61,8 +66,10 @@ def _by_pair(symbol: Symbol, squares_AE: Tensor) -> Tensor:
     return squares_AE[:half] + squares_AE[half:]
 
 
-def _atoms_of(symbol: Symbol, u_S: Tensor) -> tuple[Tensor, Tensor]:
-    """Pairs (a, b) and their candidates, then the candidates of the partner if there is one."""
+@lru_cache(maxsize=256)
+def _atoms_of(symbol: Symbol, points: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+    """Pairs (a, b) and their candidates, then the candidates of the partner if there is one; in float32."""
+    u_S = torch.tensor(points, dtype=torch.float64)
     pairs = symbol.candidates().to(torch.float64)
     z_AS = pairs[:, :1] * u_S + pairs[:, 1:]
     inside = ((z_AS > symbol.domain[0]) & (z_AS < symbol.domain[1])).all(-1)
@@ -71,12 +78,12 @@ def _atoms_of(symbol: Symbol, u_S: Tensor) -> tuple[Tensor, Tensor]:
     if not usable.any():
         raise ConfigError(f"The function {symbol.name!r} is not finite, or does not vary, for any of its candidates.")
     if symbol.partner is None:
-        return pairs[usable], atoms[usable]
+        return pairs[usable], atoms[usable].float()
     partner = symbol.partner.function(z_AS[usable])
     partner = partner - partner.mean(-1, keepdim=True)
     along = (partner * atoms[usable]).sum(-1, keepdim=True)
     partners, _ = normalised(partner - along * atoms[usable])
-    return pairs[usable], torch.cat([atoms[usable], partners])
+    return pairs[usable], torch.cat([atoms[usable], partners]).float()
 
 
 def normalised(values: Tensor) -> tuple[Tensor, Tensor]:
