@@ -36,6 +36,8 @@ Function: TypeAlias = "KAN | Callable[[Tensor], Tensor]"
 MAX_SAMPLES = 2000
 TOLERANCE = 0.05
 STEPS = 40
+# An error may be this many times that of the other kind of separability.
+CLOSER, ROUNDING = 3.0, 1e-6
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,12 @@ def find_separability(
         additive[i, j] = additive[j, i] = missed
         missed = (whole_N * both_N - swapped[i] * swapped[j]).square().mean().sqrt()
         multiplicative[i, j] = multiplicative[j, i] = missed / (2 * size * spread)
-    return Separability(_groups(additive > tolerance), _groups(multiplicative > tolerance), additive, multiplicative)
+    # A sum whose parts vary little is nearly a product too, and the other way round: the closer one counts.
+    mixed = [
+        (error > tolerance) | (error > CLOSER * other + ROUNDING)
+        for error, other in ((additive, multiplicative), (multiplicative, additive))
+    ]
+    return Separability(_groups(mixed[0]), _groups(mixed[1]), additive, multiplicative)
 
 
 def find_symmetries(

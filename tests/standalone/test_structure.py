@@ -49,9 +49,8 @@ def test_of_networks_and_of_samples():
     model.fit(data, steps=30, progress=False)
     for given in (model, None):
         assert find_separability(given, data).additive == [[0, 1], [2]]
-        assert [str(symmetry) for symmetry in find_symmetries(given, data)][0].startswith(
-            "difference of inputs 0 and 1"
-        )
+        closest = find_symmetries(given, data)[0]
+        assert str(closest).startswith("difference of inputs 0 and 1")
 
 
 def test_bad_input():
