@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Callback: TypeAlias = "Callable[[int, KAN, FitHistory], object]"
 Metric: TypeAlias = "Callable[[KAN, Dataset], float | Tensor]"
 
+SMALLEST = 1e-32
 OPTIMIZERS = ("lm", "lbfgs", "adam")
 LOSSES = ("mse", "cross_entropy")
 
@@ -261,7 +262,13 @@ def _torch_optimizer(name: str, model: KAN, lr: float | None) -> torch.optim.Opt
     if name == "adam":
         return torch.optim.Adam(parameters, lr=1e-2 if lr is None else lr)
     return torch.optim.LBFGS(
-        parameters, lr=1.0 if lr is None else lr, max_iter=10, history_size=20, line_search_fn="strong_wolfe"
+        parameters,
+        lr=1.0 if lr is None else lr,
+        max_iter=10,
+        tolerance_grad=SMALLEST,  # its own 1e-7 ends a fit of formulas at errors of 1e-5
+        tolerance_change=SMALLEST,
+        history_size=20,
+        line_search_fn="strong_wolfe",
     )
 
 
