@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from kansformer.checks import check_choice, check_number
 from kansformer.kan.data import Samples, Table, inputs_and_targets, inputs_of
-from kansformer.kan.edges import Edge
+from kansformer.kan.edges import Edge, cut_edges
 from kansformer.kan.fitting import LOSSES, MEASURES, fit
 from kansformer.kan.history import few_threads
 from kansformer.kan.linearize import LayerState, layer_state
@@ -293,7 +293,7 @@ def _cut_to(model: KAN, kept: list[Tensor], means: list[Tensor]) -> None:
     for index, (keep_IO, mean_IO) in enumerate(zip(kept, means, strict=False)):
         gone_IO = model.alive[index] & ~keep_IO
         model.layers[index].bias.add_((mean_IO * gone_IO).sum(dim=0))
-        model.cut(index, gone_IO)
+        cut_edges(model, index, gone_IO)
 
 
 def _connected(model: KAN, scores: NodeScores, kept: list[Tensor]) -> list[Tensor]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from kansformer.checks import check_number
 from kansformer.kan.data import Samples, dataset_for
 from kansformer.kan.edge_symbols import SETTLED
+from kansformer.kan.edges import cut_edges
 from kansformer.kan.fitting import fit, rmse
 from kansformer.kan.history import few_threads
 from kansformer.kan.linearize import fit_layer_curves, layer_features
@@ -184,7 +185,7 @@ def straighten_single_paths(model: KAN, x: Tensor) -> int:
                 for level, merged in ((index, (slice(None), node)), (index + 1, node)):
                     gone_IO = torch.zeros_like(model.alive[level])
                     gone_IO[merged] = True
-                    model.cut(level, gone_IO)
+                    cut_edges(model, level, gone_IO)
         x = model.nodes(index, model.sums(index, x))
     drop_dead_nodes(model)
     return count

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kansformer.errors import ConfigError
-from kansformer.symbolic.symbol import Symbol, SymbolLibrary
+from kansformer.symbolic.symbol import Symbol, SymbolLibrary, symbol_values
 
 # Candidates that vary less than this, relative to their size, are constants to rounding.
 MIN_VARIATION = 1e-6
@@ -79,7 +79,7 @@ def _atoms_of(symbol: Symbol, points: tuple[float, ...]) -> tuple[Tensor, Tensor
     pairs = symbol.candidates().to(torch.float64)
     z_AS = pairs[:, :1] * u_S + pairs[:, 1:]
     inside = ((z_AS > symbol.domain[0]) & (z_AS < symbol.domain[1])).all(-1)
-    atoms, varies = normalised(symbol.function(z_AS))
+    atoms, varies = normalised(symbol_values(symbol, z_AS))
     usable = inside & varies
     if not usable.any():
         raise ConfigError(f"The function {symbol.name!r} is not finite, or does not vary, for any of its candidates.")

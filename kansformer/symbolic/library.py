@@ -138,5 +138,19 @@ SCIENCE_LIBRARY = SymbolLibrary([
 ])  # fmt: skip
 """Functions of formulas in science: those of `KAN_LIBRARY` without activations, and three more."""
 
-ALL_SYMBOLS = SymbolLibrary([*LIBRARY, *(symbol for symbol in SCIENCE_LIBRARY if symbol.name not in LIBRARY.names)])
+ALL_SYMBOLS = SymbolLibrary([
+    *LIBRARY,
+    *(symbol for symbol in SCIENCE_LIBRARY if symbol.name not in LIBRARY.names),
+    # Scaled and shifted functions of the others, to be asked for by their own names.
+    Symbol(name="cos", complexity=2, function=torch.cos, derivative=lambda z, f: -torch.sin(z),
+           sympy=lambda z: _sp().cos(z), candidates=start.waves,
+           partner=Partner(function=torch.sin, shift=lambda p, q: torch.atan2(-q, p))),
+    Symbol(name="arccos", complexity=4, function=torch.acos, derivative=lambda z, f: -(1 - z.square()).rsqrt(),
+           sympy=lambda z: _sp().acos(z), domain=(-1.0, 1.0), candidates=start.inside_unit),
+    Symbol(name="sinh", complexity=3, function=lambda z: torch.sinh(z.clamp(-EXPONENT_BOUND, EXPONENT_BOUND)),
+           derivative=lambda z, f: torch.cosh(z.clamp(-EXPONENT_BOUND, EXPONENT_BOUND)),
+           sympy=lambda z: _sp().sinh(z), candidates=start.bumps),
+    Symbol(name="sigmoid", complexity=3, function=torch.sigmoid, derivative=lambda z, f: f * (1 - f),
+           sympy=lambda z: 1 / (1 + _sp().exp(-z)), candidates=start.bumps),
+])  # fmt: skip
 """Every function that comes with the package, to look names up."""
