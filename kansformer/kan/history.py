@@ -52,6 +52,7 @@ class FitHistory:
         seconds: since the fit began.
         stopped: why it ended before its last step, or None.
         measure: the kind of error, `RMSE` or `cross entropy`.
+        smoothness: the weight of the curvature, given or chosen.
     """
 
     train_error: list[float] = field(default_factory=list)
@@ -59,6 +60,7 @@ class FitHistory:
     seconds: list[float] = field(default_factory=list)
     stopped: str | None = None
     measure: str = "RMSE"
+    smoothness: float = 0.0
 
     def __len__(self) -> int:
         return len(self.train_error)
