@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kansformer.checks import check_integer
 from kansformer.errors import ConfigError, DataError, ShapeError
+from kansformer.kan.names import given_names, symbol_name
 
 if TYPE_CHECKING:
     from kansformer.kan.network import KAN
@@ -201,11 +202,8 @@ def is_pair(data: object) -> bool:
 
 
 def variable_names(names: Sequence[str] | None, default: Sequence[str], kind: str) -> list[str]:
-    """Names of a network's inputs or outputs, or the default ones; a ConfigError if there is not one for each."""
-    names = list(default if names is None else names)
-    if len(names) != len(default):
-        raise ConfigError(f"The network has {len(default)} {kind}, and {len(names)} names were given: {names}.")
-    return names
+    """Names of a network's inputs or outputs as symbols of formulas; a ConfigError if there is not one for each."""
+    return [symbol_name(name) for name in given_names(names, default, kind)]
 
 
 def check_squares(values: Tensor, what: str) -> None:

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from kansformer.figure import figure_class
-from kansformer.kan.data import Samples, Table, even_points, inputs_of, variable_names
-from kansformer.kan.edges import Edge
+from kansformer.kan.data import Samples, Table, even_points, inputs_of
+from kansformer.kan.edges import Edge, EdgeLike, check_edge
 from kansformer.kan.linearize import levels
+from kansformer.kan.names import given_names, is_tex, label
 from kansformer.kan.pruning import edge_values, node_scores
 from kansformer.kan.symbolic import random_inputs
 
@@ -56,7 +57,8 @@ def plot_kan(
     Args:
         model: the network.
         data: samples, or inputs (N, I), for ranges and scores; None for random inputs inside the first layer's grids.
-        variables, outputs: names of the inputs and outputs; None is x_1, x_2, … and y_1, y_2, …
+        variables, outputs: names of the inputs and outputs, in TeX between dollars or as a command such as `\\alpha`;
+            None is x_1, x_2, … and y_1, y_2, …
 
     Returns:
         A matplotlib figure; `figure.savefig(path)` writes it.
@@ -66,8 +68,8 @@ def plot_kan(
     """
     new_figure = figure_class()
     x = inputs_of(model, random_inputs(model) if data is None else data)
-    names_in = variable_names(variables, _numbered("x", model.width[0]), "inputs")
-    names_out = variable_names(outputs, _numbered("y", model.width[-1]), "outputs")
+    names_in = given_names(variables, _numbered("x", model.width[0]), "inputs")
+    names_out = given_names(outputs, _numbered("y", model.width[-1]), "outputs")
     layers, scores = _drawn_edges(model, x), node_scores(model, x)
     widest = max([len(drawn) for drawn in layers] + [sum(width) for width in model.width])
     figure = new_figure(figsize=(max(3.5, BOX_INCHES * widest), LAYER_INCHES * len(layers) + 0.6))
@@ -82,23 +84,24 @@ def plot_kan(
             axes.plot(position, level, mark, color=NODE, markersize=8 if mark == "x" else 6, zorder=3)
     for names, level, shift in ((names_in, 0, -0.2), (names_out, len(layers), 0.14)):
         for name, position in zip(names, _positions(len(names)), strict=True):
-            axes.text(position, level + shift, name, ha="center", va="center", fontsize=11, parse_math=False)
+            text = label(name)
+            axes.text(position, level + shift, text, ha="center", va="center", fontsize=11, parse_math=is_tex(text))
     return figure
 
 
-def plot_edge(model: KAN, edge: Edge, data: Samples | Table) -> Figure:
+def plot_edge(model: KAN, edge: EdgeLike, data: Samples | Table) -> Figure:
     """Draw one edge over the range of its inputs, with the inputs' histogram.
 
     Args:
         model: the network.
-        edge: which.
+        edge: which, an `Edge` or (layer, input, output).
         data: samples, or inputs (N, I), of the network.
 
     Raises:
         SlotError: the edge does not exist.
         ConfigError: matplotlib is not installed.
     """
-    model.check_edge(edge)
+    edge = check_edge(model, edge)
     x = inputs_of(model, data)
     drawn = next(d for d in _drawn_edges(model, x)[edge.layer] if d.edge == edge)
     x = list(levels(model, x))[edge.layer]

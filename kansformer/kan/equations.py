@@ -5,6 +5,7 @@ Shape letters: N points, D inputs and K outputs of the network, R residuals of a
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,10 +13,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from kansformer.checks import check_number
+from kansformer.checks import check_integer, check_number
 from kansformer.errors import ConfigError, DataError, ShapeError
 from kansformer.kan import jets
+from kansformer.kan.fitting import Callback
 from kansformer.kan.history import FitHistory, Run, few_threads
+from kansformer.kan.init import choose_start
 from kansformer.kan.least_squares import Linearization, levenberg_marquardt
 from kansformer.kan.linearize import slopes_of_columns
 from kansformer.progress import Progress, progress_reporter
@@ -63,6 +66,8 @@ def solve_equations(
     steps: int = 50,
     grid_update_every: int = 5,
     tolerance: float = 1e-6,
+    starts: int = 1,
+    callback: Callback | None = None,
     progress: bool | Progress = True,
 ) -> FitHistory:
     """Fit a network to differential equations, in place.
@@ -76,6 +81,8 @@ def solve_equations(
         grid_update_every: steps between moving hidden grids to their inputs, in the first 60 % of the steps; 0 leaves
             all grids.
         tolerance: it ends when four steps improve the residuals by less than this share.
+        starts: number of networks with different first coefficients that make a fifth of the steps; the best goes on.
+        callback: called after every step with its number from 1, the network and the history.
         progress: True shows a bar; a `Progress` is called after every step.
 
     Returns:
@@ -85,7 +92,11 @@ def solve_equations(
         ConfigError: there is no equation, or a weight is not positive.
         ShapeError: points or residuals have the wrong shape.
         DataError: points, or residuals before the first step, are not finite.
+
+    Warns:
+        UserWarning: nothing but derivatives of one order occurs, so that boundary or initial conditions are missing.
     """
+    starts = check_integer("starts", starts, 1)
     if not equations:
         raise ConfigError("There is no equation to solve.")
     weight = model.layers[0].weight
@@ -103,7 +114,7 @@ def solve_equations(
     points = torch.cat([equation.points for equation in placed])
     inputs = [jets.InputJets(equation.points) for equation in placed]
 
-    def evaluate() -> Linearization:
+    def evaluate(model: KAN) -> Linearization:
         parts = [(equation, *jets.network_jets(model, x)) for equation, x in zip(placed, inputs, strict=True)]
 
         def linearize() -> tuple[Tensor, None]:
@@ -112,13 +123,45 @@ def solve_equations(
 
         return Linearization(torch.cat([_residuals(equation, y).flatten() for equation, y, _ in parts]), linearize)
 
-    if not evaluate().residuals.isfinite().all():
+    if not evaluate(model).residuals.isfinite().all():
         raise DataError("The equations' residuals are not finite for the network as it is.")
+    _warn_without_conditions(
+        [(equation, jets.network_jets(model, x)[0]) for equation, x in zip(placed, inputs, strict=True)]
+    )
     work = len(points) * sum(p.numel() for p in model.parameters())
-    with few_threads(work), progress_reporter(progress, "fit", steps, "step") as report:
-        run = Run(model, points, steps, report, grid_update_every, tolerance)
-        levenberg_marquardt(run, evaluate)
-    return run.history
+
+    def solve(
+        model: KAN, steps: int, progress: bool | Progress, watch: Callable[[FitHistory], None] | None
+    ) -> FitHistory:
+        with few_threads(work), progress_reporter(progress, "fit", steps, "step") as report:
+            run = Run(model, points, steps, report, grid_update_every, tolerance, watch=watch)
+            levenberg_marquardt(run, lambda: evaluate(model))
+        return run.history
+
+    def watch(history: FitHistory) -> None:
+        if callback is not None:
+            callback(len(history), model, history)
+
+    if starts > 1:
+        choose_start(model, starts, lambda trial: solve(trial, max(1, steps // 5), False, None).train_error)
+    return solve(model, steps, progress, watch)
+
+
+def _warn_without_conditions(parts: list[tuple[Equation, Tensor]]) -> None:
+    """Warn if all residuals have derivatives of one order, and are not more than the outputs."""
+    orders = []
+    for equation, outputs in parts:
+        slopes_NRKJ = _slopes(equation, outputs)
+        inputs = equation.points.shape[1]
+        for column in slopes_NRKJ.unbind(dim=1):
+            derivatives = column[..., 1:].split(inputs, dim=-1)
+            orders.append(max((order for order, part in enumerate(derivatives, 1) if part.any()), default=0))
+    if orders and 0 < min(orders) == max(orders) and len(orders) <= parts[0][1].shape[1]:
+        warnings.warn(
+            f"The equations have derivatives of order {max(orders)} and no condition of a lower one, so that their "
+            "solution is not unique. Add an Equation at the boundary or start: Equation(points, lambda u: u.value[:, 0]).",
+            stacklevel=3,
+        )
 
 
 def _residuals(equation: Equation, outputs: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Literal, cast
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -17,7 +17,8 @@ from torch.nn.functional import cross_entropy
 from kansformer.checks import check_choice, check_integer, check_number
 from kansformer.errors import ConfigError, DataError
 from kansformer.kan.data import Dataset, Pair, Samples, check_squares, dataset_for, is_pair
-from kansformer.kan.history import FitHistory, Run, few_threads
+from kansformer.kan.history import COLUMNS, FitHistory, Run, few_threads
+from kansformer.kan.init import choose_start
 from kansformer.kan.least_squares import Linearization, levenberg_marquardt
 from kansformer.kan.linearize import FirstOrder, Inputs, jacobian, layer_features, network_states
 from kansformer.kan.penalties import Penalties
@@ -27,6 +28,10 @@ from kansformer.progress import Progress, progress_reporter
 if TYPE_CHECKING:
     from kansformer.kan.network import KAN
 
+Callback: TypeAlias = "Callable[[int, KAN, FitHistory], object]"
+Metric: TypeAlias = "Callable[[KAN, Dataset], float | Tensor]"
+
+SMALLEST = 1e-32
 OPTIMIZERS = ("lm", "lbfgs", "adam")
 LOSSES = ("mse", "cross_entropy")
 # Most steps of fits that are only judged.
@@ -50,6 +55,8 @@ def fit(
     lr: float | None = None,
     tolerance: float = 1e-6,
     starts: int = 1,
+    callback: Callback | None = None,
+    metrics: Mapping[str, Metric] | None = None,
     progress: bool | Progress = True,
 ) -> FitHistory:
     """Fit a network to samples, in place. Parameters that require no gradient stay as they are.
@@ -63,8 +70,10 @@ def fit(
         optimizer: `lm` (Levenberg-Marquardt: full batches, up to a few thousand parameters), `lbfgs` or `adam`.
         loss: `mse`, or `cross_entropy` of outputs as logits and targets as probabilities, not by `lm`.
         steps: optimizer steps; of Adam, passes over the data.
-        sparsity: weight of the edges' sizes in the loss, for `prune` to follow; about 1e-3.
-        entropy: weight of their entropy beside the sizes.
+        sparsity: weight of the edges' sizes in the loss, for `prune` to follow; about 1e-3, or 1e-2 with the entropy 10
+            of pykan's examples. lm leaves one path more often than lbfgs does.
+        entropy: weight of their entropy beside the sizes; lbfgs takes that of pykan, in which nodes without large edges
+            count less.
         smoothness: weight of the curvature in the loss, the mean squares of the curves' second derivatives by inputs in
             halves of the domain; for noisy samples, about 1e-3. `auto` chooses it by cross-validation: `smoothness` of
             the result.
@@ -74,6 +83,9 @@ def fit(
         lr: learning rate of Adam (1e-2) and L-BFGS (1.0).
         tolerance: a fit by lm or lbfgs ends when four steps improve the training error by less than this share.
         starts: number of networks with different first coefficients that make a fifth of the steps; the best goes on.
+        callback: called after every step with its number from 1, the network and the history, to draw a picture, say.
+        metrics: functions of the network and the `Dataset` by name, such as {"accuracy": …}; their values after every
+            step are in the history.
         progress: True shows a bar; a `Progress` is called after every step.
 
     Returns:
@@ -128,15 +140,32 @@ def fit(
             )
 
         given = choose_smoothness(model, dataset, fit_to_judge, loss)
-    penalties, measure = Penalties(sparsity, entropy, given), MEASURES[loss]
+    penalties = Penalties(sparsity, entropy, given, idle=1.0 if optimizer == "lbfgs" else 0.0)
+    measure = MEASURES[loss]
     x, y, test_x, test_y = vars(dataset).values()
 
-    def fit_once(model: KAN, steps: int, batches: list[Pair] | None, progress: bool | Progress) -> FitHistory:
+    metrics = {} if metrics is None else metrics
+    for name, metric in metrics.items():
+        _value(name, metric, model, dataset)
+
+    def watch(history: FitHistory) -> None:
+        for name, metric in metrics.items():
+            history.metrics.setdefault(name, []).append(_value(name, metric, model, dataset))
+        if callback is not None:
+            callback(len(history), model, history)
+
+    def fit_once(
+        model: KAN,
+        steps: int,
+        batches: list[Pair] | None,
+        progress: bool | Progress,
+        watch: Callable[[FitHistory], None] | None = None,
+    ) -> FitHistory:
         work = len(x) * sum(p.numel() for p in model.parameters())
         with few_threads(work), progress_reporter(progress, "fit", steps, "step") as report:
             test = (lambda: measure(model, test_x, test_y)) if len(test_x) else None
             history = FitHistory(measure="RMSE" if loss == "mse" else "cross entropy", smoothness=given)
-            run = Run(model, x, steps, report, grid_update_every, tolerance, test, history)
+            run = Run(model, x, steps, report, grid_update_every, tolerance, test, history, watch=watch)
             if optimizer == "lm":
                 if len(x) * y.shape[1] * sum(p.numel() for p in model.parameters()) <= MAX_JACOBIAN:
                     inputs = Inputs(x, layer_features)
@@ -148,16 +177,19 @@ def fit(
         return history
 
     if starts > 1:
-        best_error, best = math.inf, model
-        for seed in range(starts):
-            trial = copy.deepcopy(model)
-            if seed:
-                trial.restart(seed)
-            errors = fit_once(trial, max(1, steps // 5), None, progress=False).train_error
-            if errors and errors[-1] < best_error:
-                best_error, best = errors[-1], trial
-        model.load_state_dict(best.state_dict())
-    return fit_once(model, steps, batches, progress)
+        choose_start(model, starts, lambda trial: fit_once(trial, max(1, steps // 5), None, progress=False).train_error)
+    return fit_once(model, steps, batches, progress, watch)
+
+
+@torch.no_grad()
+def _value(name: str, metric: Metric, model: KAN, dataset: Dataset) -> float:
+    """The value of a metric; a ConfigError if it is not a number, or its name is taken."""
+    if name in COLUMNS:
+        raise ConfigError(f"A metric cannot be named {name!r}: the history has that column. Taken are {COLUMNS}.")
+    try:
+        return float(metric(model, dataset))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"The metric {name!r} gives no number for the network and its samples: {error}") from error
 
 
 def _check_probabilities(data: Dataset) -> None:
@@ -230,21 +262,31 @@ def _descend(
     stepper: torch.optim.Optimizer | None = None
     generator = torch.Generator().manual_seed(0)
 
+    bounded = optimizer == "lbfgs" and penalties.sparsity > 0
+    weights: list[Tensor] | None = None
+
     def loss_of(x: Tensor, y: Tensor) -> Tensor:
         outputs, states = network_states(model, Inputs(x, layer_features))
         value = (outputs - y).square().mean() if loss == "mse" else cross_entropy(outputs, y)
-        return value + penalties.of(model, states) if penalties else value
+        if not penalties:
+            return value
+        return value + (penalties.of(model, states) if weights is None else penalties.bound(model, states, weights))
 
     for step in range(run.steps):
         if run.update_grids(step) or stepper is None:
             stepper = _torch_optimizer(optimizer, model, lr)
+        if bounded:
+            with torch.no_grad():
+                weights = penalties.weights_of_variances(
+                    network_states(model, Inputs(data.train_input, layer_features))[1]
+                )
         for x, y in _batches(data, optimizer, batch_size, batches, generator):
 
             def closure(x: Tensor = x, y: Tensor = y, stepper: torch.optim.Optimizer = stepper) -> float:
                 stepper.zero_grad()
                 value = loss_of(x, y)
                 value.backward()
-                _clear_gradients_of_pruned_edges(model)
+                _clear_gradients_of_fixed_numbers(model)
                 return value.item()
 
             stepper.step(closure)
@@ -255,7 +297,12 @@ def _descend(
             return
         if error < best_error:
             best, best_error = copy.deepcopy(model.state_dict()), error
-        if run.record(error) and optimizer == "lbfgs":  # mini-batches make errors rise and fall
+        objective = None
+        if bounded:
+            weights = None
+            with torch.no_grad():
+                objective = loss_of(data.train_input, data.train_target).item()
+        if run.record(error, objective) and optimizer == "lbfgs":  # mini-batches make errors rise and fall
             run.history.stopped = "the error no longer falls"
             return
 
@@ -265,7 +312,13 @@ def _torch_optimizer(name: str, model: KAN, lr: float | None) -> torch.optim.Opt
     if name == "adam":
         return torch.optim.Adam(parameters, lr=1e-2 if lr is None else lr)
     return torch.optim.LBFGS(
-        parameters, lr=1.0 if lr is None else lr, max_iter=10, history_size=20, line_search_fn="strong_wolfe"
+        parameters,
+        lr=1.0 if lr is None else lr,
+        max_iter=10,
+        tolerance_grad=SMALLEST,  # its own 1e-7 ends a fit of formulas at errors of 1e-5
+        tolerance_change=SMALLEST,
+        history_size=20,
+        line_search_fn="strong_wolfe",
     )
 
 
@@ -281,8 +334,11 @@ def _batches(
     return ((torch.as_tensor(a).to(x), torch.as_tensor(b).to(y)) for a, b in batches)
 
 
-def _clear_gradients_of_pruned_edges(model: KAN) -> None:
-    for index, layer in enumerate(model.layers):
+def _clear_gradients_of_fixed_numbers(model: KAN) -> None:
+    """Of pruned edges and of frozen formulas."""
+    for index, (layer, formulas) in enumerate(zip(model.layers, model.formulas, strict=True)):
+        if formulas.affine.grad is not None:
+            formulas.affine.grad[formulas.frozen] = 0
         gone_IO = ~model.curved(index)
         if layer.weight.grad is not None:
             layer.weight.grad[gone_IO.mT] = 0

@@ -10,6 +10,7 @@ import sympy
 import torch
 
 from kansformer.errors import ConfigError
+from kansformer.kan.edges import cut_edges
 from kansformer.kan.network import KAN
 from kansformer.symbolic import ALL_SYMBOLS
 
@@ -217,7 +218,7 @@ class _Level:
     def write(self, model: KAN, index: int, numbers: dict[sympy.Expr, int]) -> None:
         """Put the edges into a network's layer."""
         alive, formulas = model.alive[index], model.formulas[index]
-        model.cut(index, torch.ones_like(alive))
+        cut_edges(model, index, torch.ones_like(alive))
         for output, edges in enumerate(self.outputs):
             model.layers[index].bias[output] = edges.constant
             for term in edges.terms:

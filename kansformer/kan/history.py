@@ -31,6 +31,9 @@ PATIENCE = 4
 SHARED_WORK = 2**20
 
 
+COLUMNS = ("train_error", "test_error", "seconds")
+
+
 @contextmanager
 def few_threads(work: int) -> Iterator[None]:
     """One thread for work that is too small to share: waiting for others would take longer than doing it."""
@@ -52,6 +55,7 @@ class FitHistory:
         seconds: since the fit began.
         stopped: why it ended before its last step, or None.
         measure: the kind of error, `RMSE` or `cross entropy`.
+        metrics: the values after every step of the metrics that `fit` was given, by name.
         smoothness: the weight of the curvature, given or chosen.
     """
 
@@ -60,6 +64,7 @@ class FitHistory:
     seconds: list[float] = field(default_factory=list)
     stopped: str | None = None
     measure: str = "RMSE"
+    metrics: dict[str, list[float]] = field(default_factory=dict)
     smoothness: float = 0.0
 
     def __len__(self) -> int:
@@ -73,13 +78,13 @@ class FitHistory:
         return f"{len(self)} steps in {self.seconds[-1]:.2f} s: {self.measure} {self.train_error[-1]:.3g}{test}.{end}"
 
     def to_pandas(self) -> pandas.DataFrame:
-        """One row per step: train_error, test_error, seconds."""
+        """One row per step: train_error, test_error, seconds, and the metrics."""
         import pandas
 
-        return pandas.DataFrame({name: vars(self)[name] for name in ("train_error", "test_error", "seconds")})
+        return pandas.DataFrame({name: vars(self)[name] for name in COLUMNS} | self.metrics)
 
     def plot(self) -> Figure:
-        """Draw the errors by step.
+        """Draw the errors by step, and the metrics, dashed, with an axis of their own.
 
         Raises:
             ConfigError: matplotlib is not installed.
@@ -92,12 +97,20 @@ class FitHistory:
         axes.set(xlabel="step", ylabel=self.measure)
         axes.grid(alpha=0.3)
         axes.legend()
+        if self.metrics:
+            twin = axes.twinx()
+            for name, values in self.metrics.items():
+                twin.plot(values, "--", label=name)
+            twin.legend(loc="lower left")
         return figure
 
 
 @dataclass
 class Run:
-    """State shared by the loops of all optimizers: hidden grids move to `points`, (N, I), and `record` logs errors."""
+    """State shared by the loops of all optimizers: hidden grids move to `points`, (N, I), and `record` logs errors.
+
+    After every step `watch` is called with the history.
+    """
 
     model: KAN
     points: Tensor
@@ -107,6 +120,8 @@ class Run:
     tolerance: float
     test: Callable[[], float] | None = None
     history: FitHistory = field(default_factory=FitHistory)
+    objectives: list[float] = field(default_factory=list)
+    watch: Callable[[FitHistory], None] | None = None
     begin: float = field(default_factory=time.perf_counter)
 
     def grids_move(self, step: int) -> bool:
@@ -122,14 +137,17 @@ class Run:
         return due
 
     @torch.no_grad()
-    def record(self, train_error: float) -> bool:
-        """Record the errors after a step; whether the fit may end here."""
+    def record(self, train_error: float, objective: float | None = None) -> bool:
+        """Record the errors after a step; whether the fit may end here, by the objective or else by the error."""
         history, test = self.history, float("nan") if self.test is None else self.test()
         history.train_error.append(train_error)
         history.test_error.append(test)
         history.seconds.append(time.perf_counter() - self.begin)
+        if self.watch is not None:
+            self.watch(history)
         self.report("fit", len(history), self.steps, f"{history.measure} {train_error:.2e}, test {test:.2e}")
-        recent = history.train_error[-PATIENCE - 1 :]
+        self.objectives.append(train_error if objective is None else objective)
+        recent = self.objectives[-PATIENCE - 1 :]
         moving = MOVING * self.steps if self.grid_update_every else 0  # grids that move may raise the error
         settled = len(history) > moving + PATIENCE
         return settled and recent[0] - recent[-1] < self.tolerance * recent[0]

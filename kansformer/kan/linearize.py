@@ -49,24 +49,24 @@ class Parameters:
     """A network's parameters as one vector: for each layer its curves edge by edge, the biases, its formulas.
 
     Attributes:
-        free_P: mask of the entries that require gradients, None if all do.
+        free_P: mask of the entries that require gradients and are not numbers of frozen formulas, None if all are.
     """
 
     def __init__(self, model: KAN) -> None:
         self.model = model
         self.edges = [model.curved(index).nonzero(as_tuple=True) for index in range(len(model.layers))]
-        free_P = self._vector(lambda parameter: torch.full_like(parameter, parameter.requires_grad, dtype=torch.bool))
+        free_P = self._vector(_is_free, [_is_free(f.affine) & ~f.frozen.unsqueeze(-1) for f in model.formulas])
         self.free_P = None if free_P.all() else free_P
 
     def read(self) -> Tensor:
         """The vector, (P,)."""
-        return self._vector(Tensor.detach)
+        return self._vector(Tensor.detach, [formulas.affine.detach() for formulas in self.model.formulas])
 
-    def _vector(self, part: Callable[[Tensor], Tensor]) -> Tensor:
+    def _vector(self, part: Callable[[Tensor], Tensor], affines: list[Tensor]) -> Tensor:
         parts = []
-        for (i, o), layer, formulas in self._layers():
+        for ((i, o), layer, _), affine in zip(self._layers(), affines, strict=True):
             curves = torch.cat([part(layer.weight)[o, i].unsqueeze(-1), part(layer.coefficients)[i, :, o]], dim=-1)
-            parts += [curves.flatten(), part(layer.bias), part(formulas.affine).flatten()]
+            parts += [curves.flatten(), part(layer.bias), affine.flatten()]
         return torch.cat(parts)
 
     @torch.no_grad()
@@ -85,6 +85,10 @@ class Parameters:
 
     def _layers(self) -> Iterator[tuple[tuple[Tensor, ...], KANLinear, SymbolicEdges]]:
         return zip(self.edges, self.model.layers, self.model.formulas, strict=True)
+
+
+def _is_free(parameter: Tensor) -> Tensor:
+    return torch.full_like(parameter, parameter.requires_grad, dtype=torch.bool)
 
 
 class Inputs(Generic[Features]):

@@ -13,18 +13,14 @@ from typing import TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
-from kansformer.basis import fit_curves
-from kansformer.errors import ConfigError, ShapeError, SlotError
-from kansformer.kan import diagram, fitting, pruning, saving, sparse, symbolic
-from kansformer.kan.data import Samples, Table, even_points, inputs_of
-from kansformer.kan.edges import Edge, SymbolicEdges
-from kansformer.kan.history import few_threads
+from kansformer.checks import check_number
+from kansformer.errors import ConfigError, ShapeError
+from kansformer.kan import diagram, edge_curve, editing, fitting, pruning, saving, sparse, symbolic
+from kansformer.kan.data import Samples, Table, inputs_of
+from kansformer.kan.edges import Edge, SymbolicEdges, clear_edges
+from kansformer.kan.init import draw_curves, draw_edges
 from kansformer.kan.linearize import slopes_of_columns
 from kansformer.nn import KANLinear, refine_grid, update_grid
-
-# Curves start as lines of this size at the ends of the domain, over the root of the number of inputs, plus noise.
-SLOPE, NOISE = 1.0, 0.1
-SAMPLES = 64
 
 Width: TypeAlias = Sequence[int | Sequence[int]]
 """Nodes of every layer, inputs first; a pair (sums, products) for a layer with product nodes."""
@@ -38,6 +34,11 @@ class KAN(nn.Module):
             nodes.
         basis, grid_size, order, domain, base: of every layer, as in `KANLinear`; hidden grids move to their inputs in
             `fit`.
+        bias: whether `fit` trains the constant of every node. A constant is not local as a curve's coefficients are, so
+            without it a network keeps what it learned elsewhere when later samples cover a part of the domain.
+        init_scale: of the first curves, which are random lines with noise; 0 starts from a network that is 0.
+        init_density: share of every layer's edges that exist at first, drawn by the seed, from above 0 to 1; every node
+            keeps an edge on both sides.
         seed: of the first coefficients; torch's global random state is left alone.
         device, dtype: of all parameters.
 
@@ -47,7 +48,7 @@ class KAN(nn.Module):
         alive: for each layer the mask of its edges that are not pruned, (I, O), buffers `alive_0` and so on.
 
     Raises:
-        ConfigError: a width is impossible.
+        ConfigError: a width, a scale or a share is impossible.
 
     Example:
         >>> from kansformer.kan import KAN, create_dataset
@@ -71,12 +72,19 @@ class KAN(nn.Module):
         order: int = 3,
         domain: tuple[float, float] = (-1.0, 1.0),
         base: str = "silu",
+        bias: bool = True,
+        init_scale: float = 1.0,
+        init_density: float = 1.0,
         seed: int = 0,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float64,
     ) -> None:
         super().__init__()
         self.width = _checked_width(width)
+        check_number("init_scale", init_scale, 0)
+        if check_number("init_density", init_density, above=0) > 1:
+            raise ConfigError(f"init_density must be a share from above 0 to 1, got {init_density!r}.")
+        self.has_bias, self.init_scale = bias, init_scale
         generator = torch.Generator().manual_seed(seed)
         layers: list[KANLinear] = []
         with torch.random.fork_rng(devices=[]):
@@ -86,8 +94,13 @@ class KAN(nn.Module):
                     inputs, outputs, base=base, dtype=dtype,
                     basis=basis, grid_size=grid_size, order=order, domain=domain,
                 )  # fmt: skip
-                _start(layer, generator)
-                self.register_buffer(f"alive_{len(layers)}", torch.ones(inputs, outputs).bool())
+                draw_curves(layer, generator, init_scale)
+                layer.bias.requires_grad_(bias)
+                alive_IO = torch.ones(inputs, outputs).bool()
+                if init_density < 1:
+                    alive_IO = draw_edges(inputs, outputs, init_density, generator)
+                    clear_edges(layer, ~alive_IO)
+                self.register_buffer(f"alive_{len(layers)}", alive_IO)
                 layers.append(layer)
         self.layers = cast("Sequence[KANLinear]", nn.ModuleList(layers))
         formulas = nn.ModuleList(SymbolicEdges(layer.out_features, dtype=dtype) for layer in layers)
@@ -105,6 +118,9 @@ class KAN(nn.Module):
     fix_symbol = symbolic.fix_symbol
     unfix_symbol = symbolic.unfix_symbol
     formula = symbolic.formula
+    edge = edge_curve.edge
+    remove_edge = editing.remove_edge
+    remove_node = editing.remove_node
     plot = diagram.plot_kan
     plot_edge = diagram.plot_edge
     save = saving.save
@@ -131,13 +147,6 @@ class KAN(nn.Module):
         """
         update_grid(self, inputs_of(self, data), margin=margin, quantile=quantile)
         return self
-
-    def restart(self, seed: int) -> None:
-        """Draw new first coefficients for all curves that are left; formulas stay."""
-        generator = torch.Generator().manual_seed(seed)
-        for index, layer in enumerate(self.layers):
-            _start(layer, generator)
-            _clear(layer, ~self.curved(index))
 
     @property
     def alive(self) -> list[Tensor]:
@@ -189,52 +198,8 @@ class KAN(nn.Module):
         mask_IO[formulas.inputs, formulas.outputs_of] = False
         return mask_IO
 
-    def check_edge(self, edge: Edge) -> None:
-        """Check that an edge exists.
-
-        Raises:
-            SlotError: it does not.
-        """
-        if not 0 <= edge.layer < len(self.layers):
-            raise SlotError(f"There is no layer {edge.layer}: choose from 0 to {len(self.layers) - 1}.")
-        edges = self.alive[edge.layer].nonzero().tolist()
-        if [edge.input, edge.output] not in edges:
-            known = ", ".join(f"{i} -> {o}" for i, o in edges[:8])
-            raise SlotError(f"The edge {edge} is not there, or was pruned. Layer {edge.layer} has: {known}.")
-
-    def cut(self, index: int, gone_IO: Tensor) -> None:
-        """Remove edges of a layer and what they add to its outputs."""
-        _clear(self.layers[index], gone_IO)
-        formulas = self.formulas[index]
-        formulas.keep(~gone_IO[formulas.inputs, formulas.outputs_of])
-        self.alive[index].masked_fill_(gone_IO, False)
-
     def extra_repr(self) -> str:
         return f"width={[[sums, products] if products else sums for sums, products in self.width]}"
-
-
-@torch.no_grad()
-def _start(layer: KANLinear, generator: torch.Generator) -> None:
-    """Random lines with a little noise; the base at zero. Nothing on the meta device."""
-    if layer.weight.is_meta:
-        return
-    inputs, domain = layer.in_features, layer.domain.double().cpu()
-    line_IS1 = (2 * torch.linspace(0, 1, SAMPLES, dtype=torch.float64) - 1).expand(inputs, -1).unsqueeze(-1)
-    denominator = None if layer.denominator is None else layer.denominator.double().cpu()
-    with few_threads(0):  # a seed means the same network on any number of threads
-        x_IS = even_points(domain, SAMPLES)
-        lines_IC1 = fit_curves(x_IS, line_IS1, layer.curves.basis, domain, denominator_ID=denominator)
-    slopes_IO = SLOPE * (2 * torch.rand(inputs, 1, layer.out_features, generator=generator, dtype=torch.float64) - 1)
-    noise = torch.randn(layer.coefficients.shape, generator=generator, dtype=torch.float64)
-    layer.coefficients.copy_(slopes_IO * inputs**-0.5 * lines_IC1 + NOISE * noise)
-    layer.weight.zero_()
-    layer.bias.zero_()
-
-
-@torch.no_grad()
-def _clear(layer: KANLinear, gone_IO: Tensor) -> None:
-    layer.weight[gone_IO.mT] = 0
-    layer.coefficients.transpose(1, 2)[gone_IO] = 0
 
 
 def _checked_width(width: Width) -> list[tuple[int, int]]:

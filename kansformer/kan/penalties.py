@@ -4,6 +4,10 @@ The size of an edge is the standard deviation of its values. The entropy, in bit
 at their node, and among those that leave their input, averaged over nodes; it concentrates the network on a few edges
 (Liu et al., 2024).
 
+The size has a kink where an edge is zero. Levenberg-Marquardt and L-BFGS, which model the loss by parabolas, get a
+bound in its place that is a parabola in the edge's values and touches the size at the present one, renewed at every
+step.
+
 Shape letters: N samples, I inputs, O outputs, F features, E edges, P parameters.
 """
 
@@ -35,11 +39,14 @@ class Penalties:
         entropy: weight of the entropies in it.
         smoothness: weight of the sum over curves of the mean square of their second derivatives, by inputs in halves of
             the domain.
+        idle: a size that is added to every node's total before shares are taken, so that nodes with small edges only
+            have little entropy; 1 in pykan.
     """
 
     sparsity: float
     entropy: float
     smoothness: float
+    idle: float = 0.0
 
     def __bool__(self) -> bool:
         return bool(self.sparsity or self.smoothness)
@@ -55,6 +62,20 @@ class Penalties:
                 total = total + self.smoothness * torch.einsum("ef,efg,eg->", weights_EF, bending_EFF, weights_EF)
         return total
 
+    def weights_of_variances(self, states: list[LayerState]) -> list[Tensor]:
+        """W with W/2 times the edges' variances a bound of the sizes' penalty, up to a constant, (E,) for each layer.
+
+        A size s is at most s²/2s₀ + s₀/2, where s₀ is the present one.
+        """
+        return [self._weights(state) for state in states]
+
+    def bound(self, model: KAN, states: list[LayerState], weights: list[Tensor]) -> Tensor:
+        """The penalty with the bound of these weights for that of the sizes, differentiable."""
+        total = Penalties(0.0, 0.0, self.smoothness).of(model, states)
+        for state, weight_E in zip(states, weights, strict=True):
+            total = total + self.sparsity / 2 * (weight_E * _variances(state)).sum()
+        return total
+
     @torch.no_grad()
     def quadratic(self, model: KAN, states: list[LayerState]) -> Tensor | None:
         """Q with pᵀQp an upper bound of the penalty near p, up to a constant, (P, P); None if there is none."""
@@ -64,7 +85,8 @@ class Penalties:
         for layer, state, formulas in zip(model.layers, states, model.formulas, strict=True):
             block_EFF = torch.zeros((), device=state.sums.device)
             if self.sparsity:
-                block_EFF = self.sparsity / 2 * self._bound_of_sizes(state)
+                weight_E11 = self._weights(state)[:, None, None]
+                block_EFF = self.sparsity / 2 * weight_E11 * _covariances(state)[state.inputs]
             if self.smoothness:
                 block_EFF = block_EFF + self.smoothness * bending(layer)[state.inputs]
             others = state.sums.shape[1] + formulas.affine.numel()  # biases and formulas cost nothing
@@ -74,17 +96,15 @@ class Penalties:
     def _of_sizes(self, sizes_E: Tensor, state: LayerState) -> Tensor:
         if not len(sizes_E):
             return sizes_E.sum()
-        entropy = _entropy(sizes_E, state.inputs) + _entropy(sizes_E, state.outputs_of)
+        entropy = _entropy(sizes_E, state.inputs, self.idle) + _entropy(sizes_E, state.outputs_of, self.idle)
         return sizes_E.sum() + self.entropy * entropy
 
-    def _bound_of_sizes(self, state: LayerState) -> Tensor:
-        """Twice a bound for every edge, (E, F, F): its size s is at most s²/2s₀ + s₀/2, where s₀ is the present one."""
-        sizes_E = _sizes(state)
+    def _weights(self, state: LayerState) -> Tensor:
+        sizes_E = _sizes(state).detach()
         with torch.enable_grad():
-            leaf = sizes_E.detach().requires_grad_()
+            leaf = sizes_E.clone().requires_grad_()
             (slope_E,) = torch.autograd.grad(self._of_sizes(leaf, state), leaf)
-        weight_E = slope_E.clamp(min=MIN_SLOPE) / (sizes_E + MIN_SIZE)
-        return weight_E[:, None, None] * _covariances(state)[state.inputs]
+        return slope_E.clamp(min=MIN_SLOPE) / (sizes_E + MIN_SIZE)
 
 
 @torch.no_grad()
@@ -99,9 +119,12 @@ def bending(layer: KANLinear) -> Tensor:
 
 
 def _sizes(state: LayerState) -> Tensor:
+    return (_variances(state).clamp(min=0) + TINY).sqrt()
+
+
+def _variances(state: LayerState) -> Tensor:
     weights_EF = state.weights[state.inputs, state.outputs_of]
-    variances_E = torch.einsum("ef,efg,eg->e", weights_EF, _covariances(state)[state.inputs], weights_EF)
-    return (variances_E.clamp(min=0) + TINY).sqrt()
+    return torch.einsum("ef,efg,eg->e", weights_EF, _covariances(state)[state.inputs], weights_EF)
 
 
 def _covariances(state: LayerState) -> Tensor:
@@ -109,9 +132,9 @@ def _covariances(state: LayerState) -> Tensor:
     return torch.einsum("nif,nig->ifg", centred, centred) / len(centred)
 
 
-def _entropy(sizes_E: Tensor, nodes_E: Tensor) -> Tensor:
+def _entropy(sizes_E: Tensor, nodes_E: Tensor, idle: float) -> Tensor:
     """Mean over nodes of the entropy of their edges' shares, in bits."""
     count = int(nodes_E.max()) + 1
     totals = sizes_E.new_zeros(count).index_add(0, nodes_E, sizes_E)
-    share_E = sizes_E / (totals[nodes_E] + TINY)
+    share_E = sizes_E / (totals[nodes_E] + idle + TINY)
     return -(share_E * (share_E + MIN_SIZE).log2()).sum() / len(nodes_E.unique())

@@ -6,6 +6,7 @@ Shape letters: N samples, I inputs, O outputs.
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from types import EllipsisType
@@ -14,19 +15,26 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from kansformer.checks import check_number
+from kansformer.checks import check_choice, check_number
 from kansformer.kan.data import Samples, Table, inputs_and_targets, inputs_of
-from kansformer.kan.edges import Edge
-from kansformer.kan.fitting import rmse
+from kansformer.kan.edges import Edge, cut_edges
+from kansformer.kan.fitting import LOSSES, MEASURES, fit
+from kansformer.kan.history import few_threads
 from kansformer.kan.linearize import LayerState, layer_state
+from kansformer.nn import refine_grid
 
 if TYPE_CHECKING:
     from kansformer.kan.network import KAN
 
 # Of edges and nodes, as shares of their output's variation.
 THRESHOLD = 0.03
-# Pruning may raise the error by this share; edges beyond that stay.
-MAX_LOSS = 0.2
+# Steps of a fit after edges were removed; it ends when four steps improve the error by less than the tolerance.
+REFIT_STEPS, SETTLED = 20, 1e-2
+# An error that a grid of twice the intervals lowers to MIN_GAIN is the grid's, not noise. It may grow to MAX_GROWTH.
+MIN_GAIN, MAX_GROWTH = 0.5, 4.0
+MIN_THRESHOLD = 1e-3
+# Edges with higher scores are not tried one by one, nor any after PATIENCE edges in turn had to stay.
+MAX_SCORE, PATIENCE = 0.35, 6
 ROUNDING = 1e-12
 
 
@@ -95,46 +103,162 @@ def _scores_and_means(model: KAN, x: Tensor) -> tuple[NodeScores, list[Tensor]]:
     return NodeScores(edges, nodes), [value_NIO.mean(dim=0) for value_NIO in values]
 
 
-@torch.no_grad()
-def prune(model: KAN, data: Samples | Table, *, threshold: float = THRESHOLD) -> PruneReport:
-    """Remove edges and hidden nodes with low scores, in place.
+def prune(
+    model: KAN, data: Samples | Table, *, threshold: float = THRESHOLD, loss: str = "mse", smoothness: float = 0.0
+) -> PruneReport:
+    """Remove edges and hidden nodes that the samples do not need, in place.
 
-    The mean of a removed edge moves into the bias of its node. Every output keeps its best path. With targets, edges
-    are kept, the best first, until the error is at most 20 % higher than before.
+    The mean of a removed edge moves into the bias of its node, and every output keeps its best path. With targets, the
+    network is fitted for a few steps after each removal, and judged then: first without all edges whose scores are
+    below the threshold, then without one more at a time, the lowest score first. What the error may rise by is what the
+    numbers of the removed edges are worth (Schwarz, 1978); where a finer grid would lower it, to four times.
 
     Args:
         model: the network.
-        data: samples, or inputs (N, I), for the scores.
-        threshold: highest score of an edge that is removed.
+        data: samples, or inputs (N, I) for the scores alone.
+        threshold: highest score of an edge that is removed together with others; 0 removes none.
+        loss, smoothness: of the fits, as in `fit`.
 
     Returns:
         The edges left, and the errors before and after.
 
     Raises:
-        ConfigError: the threshold is negative.
+        ConfigError: the threshold or the smoothness is negative, or the loss unknown.
         ShapeError, DataError: the samples do not fit the network or are not finite.
     """
     check_number("threshold", threshold, 0)
+    check_number("smoothness", smoothness, 0)
+    check_choice("loss", loss, LOSSES)
     x, y = inputs_and_targets(model, data)
-    before = None if y is None else rmse(model, x, y)
     count = sum(int(alive.sum()) for alive in model.alive)
-    scores, means = _scores_and_means(model, x)
-    everything = torch.cat([score[alive] for score, alive in zip(scores.edges, model.alive, strict=True)])
-    candidates = everything[everything <= threshold].sort().values
-    going = len(candidates)
-    while True:
-        kept = _kept_above(model, scores, float(candidates[going - 1]) if going else -1.0)
-        if y is None or before is None or not going:
-            break
-        _cut_to(trial := copy.deepcopy(model), kept, means)
-        if rmse(trial, x, y) <= (1 + MAX_LOSS) * before:
-            break
-        going -= max(1, going // 8)
-    _cut_to(model, kept, means)
-    drop_dead_nodes(model)
-    after = None if y is None else rmse(model, x, y)
+    before = after = None
+    if y is None:
+        _cut_below(model, x, threshold)
+    else:
+        with few_threads(x.numel() * sum(p.numel() for p in model.parameters())):
+            pruning = _Pruning(x, y, loss, smoothness)
+            before = pruning.error(model)
+            become(model, pruning.run(model, threshold))
+            after = pruning.error(model)
     left = list(model.edges())
     return PruneReport(left, count - len(left), list(model.width), before, after)
+
+
+def become(model: KAN, other: KAN) -> None:
+    """Give a network the layers of another one, in place."""
+    model.width, model.layers, model.formulas = other.width, other.layers, other.formulas
+    for index, alive_IO in enumerate(other.alive):
+        model.register_buffer(f"alive_{index}", alive_IO)
+
+
+@dataclass(frozen=True)
+class _Pruning:
+    """Samples, and how networks are fitted to them after a removal."""
+
+    x: Tensor
+    y: Tensor
+    loss: str
+    smoothness: float
+
+    def error(self, model: KAN) -> float:
+        return MEASURES[self.loss](model, self.x, self.y)
+
+    def fitted(self, model: KAN) -> tuple[KAN, float]:
+        """The network after a short fit, and its error."""
+        fit(
+            model, (self.x, self.y), optimizer="lm" if self.loss == "mse" else "lbfgs", loss=self.loss,
+            steps=REFIT_STEPS, smoothness=self.smoothness, tolerance=SETTLED, progress=False,
+        )  # fmt: skip
+        return model, self.error(model)
+
+    def run(self, model: KAN, threshold: float) -> KAN:
+        """The smallest copy of the network that explains the samples."""
+        start, whole = self.error(model), model
+        model, error = self.fitted(copy.deepcopy(whole))
+        judge = _Judge(self.loss, self.y.numel(), self._is_grid_error(model, error))
+        while threshold > MIN_THRESHOLD:
+            trial = copy.deepcopy(whole)
+            if not _cut_below(trial, self.x, threshold):
+                break
+            trial, trial_error = self.fitted(trial)
+            if trial_error <= max(start, judge.highest(error, _numbers(model) - _numbers(trial))):
+                model, error = trial, trial_error
+                break
+            threshold /= 2
+        stay = list[Edge]()
+        while len(stay) < PATIENCE and (edge := _lowest(model, self.x, stay)) is not None:
+            _cut_edge(trial := copy.deepcopy(model), self.x, edge)
+            trial, trial_error = self.fitted(trial)
+            if trial_error <= judge.highest(error, _numbers(model) - _numbers(trial)):
+                stay = [] if trial.width != model.width else stay
+                model, error = trial, min(error, trial_error) if judge.is_grid_error else trial_error
+            else:
+                stay.append(edge)
+        return model
+
+    def _is_grid_error(self, model: KAN, error: float) -> bool:
+        """Whether a finer grid would lower the error by far, so that it is not noise."""
+        finer = copy.deepcopy(model)
+        refine_grid(finer, 2 * model.layers[0].curves.basis.grid_size)
+        left = self.y.numel() - _numbers(finer)
+        if left <= 0:
+            return False
+        degrees = (self.y.numel() - _numbers(model)) / left  # finer grids follow the samples' noise too
+        return self.fitted(finer)[1] * degrees**0.5 < MIN_GAIN * error
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """How high the error may be without some numbers of a network."""
+
+    loss: str
+    samples: int
+    is_grid_error: bool
+
+    def highest(self, error: float, numbers: int) -> float:
+        if self.is_grid_error:
+            return MAX_GROWTH * error
+        worth = numbers / 2 * math.log(self.samples) / self.samples
+        return error + worth if self.loss == "cross_entropy" else error * math.exp(worth)
+
+
+def _numbers(model: KAN) -> int:
+    """The number of coefficients of a network's curves."""
+    curves = sum(int(model.curved(index).sum()) for index in range(len(model.layers)))
+    return curves * model.layers[0].coefficients.shape[1]
+
+
+@torch.no_grad()
+def _cut_below(model: KAN, x: Tensor, threshold: float) -> bool:
+    """Cut the edges with scores up to a threshold, in place; whether there were any."""
+    scores, means = _scores_and_means(model, x)
+    kept = [(score > threshold) & alive for score, alive in zip(scores.edges, model.alive, strict=True)]
+    kept = _connected(model, scores, kept)
+    changed = any((alive & ~keep).any() for alive, keep in zip(model.alive, kept, strict=True))
+    _cut_to(model, kept, means)
+    drop_dead_nodes(model)
+    return changed
+
+
+@torch.no_grad()
+def _cut_edge(model: KAN, x: Tensor, edge: Edge) -> None:
+    """Cut one edge and all that lead nowhere without it, in place."""
+    scores, means = _scores_and_means(model, x)
+    kept = [alive.clone() for alive in model.alive]
+    kept[edge.layer][edge.input, edge.output] = False
+    scores.edges[edge.layer][edge.input, edge.output] = -1.0  # the last choice for its output's best path
+    _cut_to(model, _connected(model, scores, kept), means)
+    drop_dead_nodes(model)
+
+
+@torch.no_grad()
+def _lowest(model: KAN, x: Tensor, stay: list[Edge]) -> Edge | None:
+    """The edge with the lowest score that is not the only one into its output, and not among those that stay."""
+    scores = node_scores(model, x).edges
+    edges = [e for e in model.edges() if e not in stay and int(model.alive[e.layer][:, e.output].sum()) > 1]
+    ranked = [(float(scores[edge.layer][edge.input, edge.output]), edge) for edge in edges]
+    score, edge = min(ranked, key=lambda pair: pair[0], default=(math.inf, None))
+    return edge if score <= MAX_SCORE else None
 
 
 @torch.no_grad()
@@ -169,12 +293,12 @@ def _cut_to(model: KAN, kept: list[Tensor], means: list[Tensor]) -> None:
     for index, (keep_IO, mean_IO) in enumerate(zip(kept, means, strict=False)):
         gone_IO = model.alive[index] & ~keep_IO
         model.layers[index].bias.add_((mean_IO * gone_IO).sum(dim=0))
-        model.cut(index, gone_IO)
+        cut_edges(model, index, gone_IO)
 
 
-def _kept_above(model: KAN, scores: NodeScores, limit: float) -> list[Tensor]:
-    """Masks of edges with scores above a limit and of the best path to every output, without any that lead nowhere."""
-    kept = [(score > limit) & alive for score, alive in zip(scores.edges, model.alive, strict=True)]
+def _connected(model: KAN, scores: NodeScores, kept: list[Tensor]) -> list[Tensor]:
+    """The masks `kept` with the best path to every output, and without edges that lead nowhere."""
+    kept = [mask.clone() for mask in kept]
     reached = torch.ones(sum(model.width[-1]), dtype=torch.bool)
     for index in reversed(range(len(kept))):
         outputs = _outputs_of_nodes(model, index, reached)

@@ -40,11 +40,14 @@ class NetworkConfig:
     base: str
     dtype: str
     symbols: list[list[str]]
+    frozen: list[list[bool]] | None = None
+    bias: bool = True
 
     def __post_init__(self) -> None:
+        kinds = {"grid_size": int, "order": int, "width": list, "symbols": list, "bias": bool}
         for name, value in vars(self).items():
-            kind = {"grid_size": int, "order": int, "width": list, "symbols": list}.get(name, str)
-            if not isinstance(value, kind) or isinstance(value, bool):
+            kind = kinds.get(name, str)
+            if name != "frozen" and (not isinstance(value, kind) or isinstance(value, bool) != (kind is bool)):
                 raise CheckpointError(f"{CONFIG} has {name}={value!r:.120}, which must be of type {kind.__name__}.")
         check_choice("base", self.base[:80], BASE_FUNCTIONS, CheckpointError)
         check_choice("dtype", self.dtype[:80], DTYPES, CheckpointError)
@@ -53,6 +56,16 @@ class NetworkConfig:
         ):
             raise CheckpointError(
                 f"{CONFIG} must have a list of function names for each layer, got {self.symbols!r:.200}."
+            )
+        if self.frozen is not None and (
+            not isinstance(self.frozen, list)
+            or not all(
+                isinstance(flags, list) and all(isinstance(flag, bool) for flag in flags) for flags in self.frozen
+            )
+            or list(map(len, self.frozen)) != list(map(len, self.symbols))
+        ):
+            raise CheckpointError(
+                f"{CONFIG} must say for every function whether it is frozen, or for none, got {self.frozen!r:.200}."
             )
 
 
@@ -83,6 +96,8 @@ def save(model: KAN, folder: str | Path) -> Path:
         base=model.layers[0].base,
         dtype=str(model.layers[0].weight.dtype).removeprefix("torch."),
         symbols=[[symbol.name for symbol in formulas.symbols] for formulas in model.formulas],
+        frozen=[formulas.frozen.tolist() for formulas in model.formulas],
+        bias=model.has_bias,
     )
     old = set(folder.glob("kan-*.safetensors"))
     with atomic_file(folder / config.tensors) as partial:
@@ -124,13 +139,15 @@ def load(kind: type[KAN], folder: str | Path, *, library: SymbolLibrary = ALL_SY
         with torch.device("meta"):  # the numbers come from the file
             model = kind(
                 config.width, basis=config.basis, grid_size=config.grid_size, order=config.order, base=config.base,
-                dtype=DTYPES[config.dtype],
+                bias=config.bias, dtype=DTYPES[config.dtype],
             )  # fmt: skip
     except ConfigError as error:
         raise CheckpointError(f"{CONFIG} does not describe a network: {error!s:.600}") from None
-    for formulas, names in zip(model.formulas, config.symbols, strict=True):
+    frozen = config.frozen or [[False] * len(names) for names in config.symbols]
+    for formulas, names, flags in zip(model.formulas, config.symbols, frozen, strict=True):
         nowhere, numbers = formulas.inputs.new_zeros(len(names)), formulas.affine.new_zeros(len(names), 4)
-        formulas.replace(tuple(library.named(name) for name in names), nowhere, nowhere, numbers)
+        symbols = tuple(library.named(name) for name in names)
+        formulas.replace(symbols, nowhere, nowhere, numbers, torch.tensor(flags, dtype=torch.bool))
     _check_tensors(model, tensors)
     try:
         # Copies, since the file's own are read from it when they are used.
@@ -145,9 +162,9 @@ def load(kind: type[KAN], folder: str | Path, *, library: SymbolLibrary = ALL_SY
 def _read_config(path: Path) -> NetworkConfig:
     values = read_versioned_json(path, FORMAT_VERSION)
     names = [field.name for field in fields(NetworkConfig)]
-    if missing := [name for name in names if name not in values]:
+    if missing := [name for name in names if name not in values and name not in ("frozen", "bias")]:
         raise CheckpointError(f"{CONFIG} has no {missing[0]!r}.")
-    return NetworkConfig(**{name: values[name] for name in names})
+    return NetworkConfig(**{name: values[name] for name in names if name in values})
 
 
 def _check_width(width: list[int | list[int]], basis: Basis, tensors: dict[str, Tensor]) -> None:

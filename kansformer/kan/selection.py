@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from kansformer.kan.data import Dataset
+from kansformer.kan.init import restart
 from kansformer.kan.linearize import layer_features
 from kansformer.kan.penalties import bending
 from kansformer.nn import KANLinear
@@ -233,7 +234,7 @@ def choose_smoothness(model: KAN, data: Dataset, fit: Callable[[KAN, Dataset, Se
 
     def make(setting: Setting) -> KAN:
         trial = copy.deepcopy(model)
-        trial.restart(0)
+        restart(trial, 0)
         return trial
 
     folds = make_folds(data.train_input, data.train_target, seed=0)

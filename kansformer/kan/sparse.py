@@ -16,10 +16,11 @@ from torch import Tensor
 from kansformer.checks import check_number
 from kansformer.kan.data import Samples, dataset_for
 from kansformer.kan.edge_symbols import SETTLED
+from kansformer.kan.edges import cut_edges
 from kansformer.kan.fitting import fit, rmse
 from kansformer.kan.history import few_threads
 from kansformer.kan.linearize import fit_layer_curves, layer_features
-from kansformer.kan.pruning import drop_dead_nodes, prune
+from kansformer.kan.pruning import become, drop_dead_nodes, prune
 from kansformer.nn import KANLinear
 from kansformer.symbolic import LIBRARY
 
@@ -51,6 +52,7 @@ class SearchSettings:
         samples_per_number: samples that a network needs for each of its numbers.
         max_edges, max_error: edges are named one by one in networks up to this size and error.
         thresholds: scores below which edges are removed from networks with an error above `max_error`, in turn.
+        explained: in noise, the search ends when the formula's error is at most this many times that of curves.
         patience: the search in noisy samples ends when this many more networks gave no better formula.
     """
 
@@ -64,7 +66,7 @@ class SearchSettings:
     min_gain: float = 0.5
     noise_factor: float = 3.0
     max_noise: float = 0.05
-    exact: float = 1e-8
+    exact: float = 1e-10
     close: float = 1e-4
     named_later: int = 2
     polish_steps: int = 100
@@ -72,6 +74,7 @@ class SearchSettings:
     max_edges: int = 16
     max_error: float = 1e-2
     thresholds: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4)
+    explained: float = 1.05
     patience: int = 12
 
 
@@ -100,9 +103,7 @@ def sparsify(model: KAN, data: Samples, *, settings: SearchSettings | None = Non
     scale = float(y.std(correction=0)) or 1.0
     with few_threads(x.numel() * sum(p.numel() for p in model.parameters())):
         sparse, error = sparsified(model, x, y, settings, scale)
-    model.width, model.layers, model.formulas = sparse.width, sparse.layers, sparse.formulas
-    for index, alive_IO in enumerate(sparse.alive):
-        model.register_buffer(f"alive_{index}", alive_IO)
+    become(model, sparse)
     return error
 
 
@@ -184,7 +185,7 @@ def straighten_single_paths(model: KAN, x: Tensor) -> int:
                 for level, merged in ((index, (slice(None), node)), (index + 1, node)):
                     gone_IO = torch.zeros_like(model.alive[level])
                     gone_IO[merged] = True
-                    model.cut(level, gone_IO)
+                    cut_edges(model, level, gone_IO)
         x = model.nodes(index, model.sums(index, x))
     drop_dead_nodes(model)
     return count

@@ -13,14 +13,27 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from kansformer.checks import check_integer
+from kansformer.checks import check_integer, check_number
 from kansformer.errors import ConfigError, ConversionStateError, DataError
-from kansformer.kan.data import Samples, Table, even_points, inputs_of, random_points, variable_names
-from kansformer.kan.edges import Edge
+from kansformer.kan.data import (
+    Samples,
+    Table,
+    even_points,
+    inputs_and_targets,
+    inputs_of,
+    random_points,
+    variable_names,
+)
+from kansformer.kan.edge_curve import curve_samples
+from kansformer.kan.edges import Edge, EdgeLike, SymbolicEdges, check_edge, clear_edges
+from kansformer.kan.editing import remove_edge
+from kansformer.kan.fitting import rmse
+from kansformer.kan.history import GRID_MARGIN
 from kansformer.kan.linearize import fit_layer_curves, layer_features, levels
-from kansformer.symbolic import ALL_SYMBOLS, SCIENCE_LIBRARY, SymbolicFits, SymbolLibrary
+from kansformer.symbolic import ALL_SYMBOLS, SCIENCE_LIBRARY, Symbol, SymbolicFits, SymbolLibrary
 from kansformer.symbolic import fit_symbolic as fit_curve_tables
 from kansformer.symbolic.fit import SIMPLICITY
+from kansformer.symbolic.names import ZERO, exponent_of
 
 if TYPE_CHECKING:
     import pandas
@@ -29,6 +42,8 @@ if TYPE_CHECKING:
     from kansformer.kan.network import KAN
 
 POINTS = 64
+# Edges may be off by the error of the whole network times this, up to this share of their variance.
+NOISE_FACTOR, MAX_NOISE = 3.0, 0.05
 SAMPLES_PER_COEFFICIENT = 8
 RANDOM_POINTS = 256
 
@@ -67,7 +82,7 @@ def fit_symbolic(
     *,
     library: SymbolLibrary | Sequence[str] | None = None,
     simplicity: float = SIMPLICITY,
-    noise: float = 0.0,
+    noise: float | None = None,
     fix: bool = True,
 ) -> EdgeFits:
     """Find the function of every edge that is a curve, and make the edges formulas, in place.
@@ -76,10 +91,12 @@ def fit_symbolic(
 
     Args:
         model: the network.
-        data: samples, or inputs (N, I), on whose range each edge is fitted; None for the grids' domains.
+        data: samples, on whose range each edge is fitted, and whose error says how exact the curves are; inputs (N, I)
+            for the range alone; None takes the grids' domains without their margins.
         library: functions to choose from, or their names; None is `kansformer.symbolic.SCIENCE_LIBRARY`.
         simplicity: bits per point that a unit of complexity costs in the choice; 0 takes the closest function.
-        noise: share of the curves' variance that is error; residuals below it do not decide.
+        noise: share of the curves' variance that is error; residuals below it do not decide. None takes it from the
+            network's error on the samples, and without any from its grids.
         fix: False leaves the network as it is.
 
     Returns:
@@ -90,6 +107,7 @@ def fit_symbolic(
     """
     edges, x_ES, y_ES = sampled_edges(model, data)
     library = library_of(library, SCIENCE_LIBRARY)
+    noise = noise_of(model, data) if noise is None else noise
     fits = fit_curve_tables(x_ES, y_ES, library=library, refined=None, simplicity=simplicity, noise=noise)
     if fix:
         for index, edge in enumerate(edges):
@@ -100,43 +118,104 @@ def fit_symbolic(
 @torch.no_grad()
 def fix_symbol(
     model: KAN,
-    edge: Edge,
+    edge: EdgeLike,
     name: str,
     data: Samples | Table | None = None,
     *,
     library: SymbolLibrary | None = None,
+    affine: Sequence[float] | None = None,
+    trainable: bool = True,
 ) -> float:
-    """Make one edge a formula with the function of this name, in place.
+    """Make one edge a formula c·f(a·x + b) + d with the function of this name, in place.
 
     Args:
         model: the network.
-        edge: which.
-        name: of the function.
+        edge: which, an `Edge` or (layer, input, output).
+        name: of the function, in any usual spelling: `x^2`, `x**2.5`, `1/x^3`, `sqrt`, `sgn`; `0` cuts the edge and
+            moves its mean into the bias.
         data: samples, or inputs (N, I), as in `fit_symbolic`.
         library: which has the function; None is `kansformer.symbolic.ALL_SYMBOLS`.
+        affine: the numbers a, b, c and d; the edge may then be a formula already. None fits them to the curve.
+        trainable: whether `fit` moves the numbers.
 
     Returns:
-        R² of the formula on points held out from its fit.
+        R² of the formula against the edge as it was, on points held out from the fit of the numbers; where numbers are
+        given, on all points, and it may be far below 0.
 
     Raises:
         SlotError: the edge does not exist.
-        ConfigError: the library has no such function, or the edge is a formula already, or constant.
+        ConfigError: the library has no such function, `affine` is not four finite numbers, or the edge is to be fitted
+            and is a formula already, or constant.
+        DataError: with these numbers the function is not finite on the edge's range.
     """
-    library = library_of(library, ALL_SYMBOLS).subset([name])
-    fits = fit_curve_tables(*_one_edge(model, edge, data), library=library, refined=None)
+    edge = check_edge(model, edge)
+    if name == ZERO:
+        y_S = curve_samples(model, edge, data, POINTS)[1]
+        model.layers[edge.layer].bias[edge.output] += y_S.mean()
+        remove_edge(model, edge)
+        return 0.0
+    symbol = (ALL_SYMBOLS if library is None else library).named(name)
+    if affine is not None:
+        return _fix_given(model, edge, symbol, affine, data, trainable=trainable)
+    fits = fit_curve_tables(*_one_edge(model, edge, data), library=SymbolLibrary([symbol]), refined=None)
     if fits.names == ["constant"]:
         raise ConfigError(f"The edge {edge} is constant, so {name!r} cannot be fitted to it. prune removes it.")
     fix_fitted(model, edge, fits)
+    model.formulas[edge.layer].frozen[-1] = not trainable
     return float(fits.r2)
 
 
+def _fix_given(
+    model: KAN,
+    edge: Edge,
+    symbol: Symbol,
+    affine: Sequence[float],
+    data: Samples | Table | None,
+    *,
+    trainable: bool,
+) -> float:
+    numbers = list(affine)
+    if len(numbers) != 4:
+        raise ConfigError(f"affine must be the four numbers a, b, c, d of c·f(a·x + b) + d, got {affine!r:.120}.")
+    numbers = [check_number(f"{letter} of affine", value) for letter, value in zip("abcd", numbers, strict=True)]
+    x_S, y_S = curve_samples(model, edge, data, POINTS)
+    power = exponent_of(symbol.name)
+    if power is not None and power < 0 and power.denominator == 1 and numbers[0] * float(x_S[0]) < -numbers[1]:
+        a, b, c, d = numbers  # on the left of the pole, where the library has the mirror image only
+        numbers = [-a, -b, c * (-1) ** int(power), d]
+    formula = SymbolicEdges(1, dtype=x_S.dtype).to(x_S.device)
+    formula.add(0, 0, symbol, numbers)
+    f_S = formula.values(x_S.unsqueeze(-1))[:, 0]
+    if not f_S.isfinite().all():
+        ends = f"from {float(x_S[0]):.4g} to {float(x_S[-1]):.4g}"
+        hint = (
+            ""
+            if data is not None
+            else " Pass the data whose range counts: model.fix_symbol(edge, name, data, affine=…)."
+        )
+        raise DataError(
+            f"{symbol.name} of a·x + b is not finite on the whole range of the edge {edge}, {ends}, with a, b, c, d = "
+            f"{numbers}. Its domain is {symbol.domain}.{hint}"
+        )
+    clear_edges(model.layers[edge.layer], _only(model, edge))
+    model.formulas[edge.layer].add(edge.input, edge.output, symbol, numbers, trainable=trainable)
+    spread = (y_S - y_S.mean()).square().sum().clamp(min=torch.finfo(y_S.dtype).tiny)
+    return float(1 - (y_S - f_S).square().sum() / spread)
+
+
+def _only(model: KAN, edge: Edge) -> Tensor:
+    mask_IO = torch.zeros_like(model.alive[edge.layer])
+    mask_IO[edge.input, edge.output] = True
+    return mask_IO
+
+
 @torch.no_grad()
-def unfix_symbol(model: KAN, edge: Edge, data: Samples | Table | None = None) -> None:
+def unfix_symbol(model: KAN, edge: EdgeLike, data: Samples | Table | None = None) -> None:
     """Make a formula a curve again, as close as its grid can follow, in place.
 
     Args:
         model: the network.
-        edge: which.
+        edge: which, an `Edge` or (layer, input, output).
         data: samples, or inputs (N, I). The grid moves to the range of the edge's inputs, unless another curve shares
             it; None leaves the grid where it is.
 
@@ -145,7 +224,7 @@ def unfix_symbol(model: KAN, edge: Edge, data: Samples | Table | None = None) ->
         ConfigError: it is not a formula.
         DataError: the formula is not finite on the grid.
     """
-    model.check_edge(edge)
+    edge = check_edge(model, edge)
     formulas, layer = model.formulas[edge.layer], model.layers[edge.layer]
     index = formulas.find(edge.input, edge.output)
     if index is None:
@@ -172,7 +251,7 @@ def unfix_symbol(model: KAN, edge: Edge, data: Samples | Table | None = None) ->
 @torch.no_grad()
 def suggest_symbols(
     model: KAN,
-    edge: Edge,
+    edge: EdgeLike,
     data: Samples | Table | None = None,
     *,
     library: SymbolLibrary | Sequence[str] | None = None,
@@ -182,7 +261,7 @@ def suggest_symbols(
 
     Args:
         model: the network.
-        edge: which.
+        edge: which, an `Edge` or (layer, input, output).
         data, library: as in `fit_symbolic`.
         top: number of rows.
 
@@ -196,7 +275,7 @@ def suggest_symbols(
     x_1S, y_1S = _one_edge(model, edge, data)
     rows = []
     for symbol in library:
-        fits = fit_curve_tables(x_1S, y_1S, library=library.subset([symbol.name]), refined=None)
+        fits = fit_curve_tables(x_1S, y_1S, library=SymbolLibrary([symbol]), refined=None)
         rows.append({"name": symbol.name, "r2": float(fits.r2), "complexity": symbol.complexity})
     return pandas.DataFrame(rows).sort_values("r2", ascending=False, kind="stable").head(top).reset_index(drop=True)
 
@@ -206,7 +285,8 @@ def formula(model: KAN, *, variables: Sequence[str] | None = None, digits: int |
 
     Args:
         model: the network, with a formula on every edge.
-        variables: names of the inputs; None is x_1, x_2, …
+        variables: names of the inputs, which may be TeX: `$x_{12}$` is x_12, `$\\alpha$` is alpha, which sympy prints
+            as the letter; None is x_1, x_2, …
         digits: significant digits of the numbers in the result, more where the function would change by more than the
             last of them inside the first grids; None keeps all.
 
@@ -242,10 +322,24 @@ def formula(model: KAN, *, variables: Sequence[str] | None = None, digits: int |
     return [rounded(node, digits, points) for node in nodes]
 
 
+def noise_of(model: KAN, data: Samples | Table | None) -> float:
+    """The share of curves' variance that is error, from the network's error on samples, or from its grids."""
+    x, y = (None, None) if data is None else inputs_and_targets(model, data)
+    if x is None or y is None:
+        basis = model.layers[0].curves.basis
+        return min(float(basis.grid_size) ** (-2 * (basis.order + 1)), MAX_NOISE)
+    spread = float(y.std(dim=0, correction=0).square().mean().sqrt())
+    return min((NOISE_FACTOR * rmse(model, x, y) / spread) ** 2, MAX_NOISE) if spread else 0.0
+
+
 def library_of(library: SymbolLibrary | Sequence[str] | None, default: SymbolLibrary) -> SymbolLibrary:
-    """A library, or the functions of these names, or the default."""
+    """A library, or the functions of these names, or the default; pykan's `0` in a list is left out."""
+    if isinstance(library, str):
+        raise ConfigError(f"A library is a list of names, such as [{library!r}], got the one text {library!r}.")
     library = default if library is None else library
-    return library if isinstance(library, SymbolLibrary) else ALL_SYMBOLS.subset(list(library))
+    if isinstance(library, SymbolLibrary):
+        return library
+    return ALL_SYMBOLS.subset([name for name in library if name != ZERO])
 
 
 def random_inputs(model: KAN) -> Tensor:
@@ -259,7 +353,10 @@ def sampled_edges(model: KAN, data: Samples | Table | None) -> tuple[list[Edge],
     inputs = repeat(None) if data is None else levels(model, inputs_of(model, data))
     for index, (layer, x) in enumerate(zip(model.layers, inputs, strict=False)):
         range_I2 = layer.domain
-        if x is not None:
+        if x is None:
+            margin_I1 = GRID_MARGIN / (1 + 2 * GRID_MARGIN) * range_I2.diff(dim=-1)
+            range_I2 = range_I2 + torch.cat([margin_I1, -margin_I1], dim=-1)
+        else:
             lower, upper = x.aminmax(dim=0)
             range_I2 = torch.where((lower == upper).unsqueeze(-1), range_I2, torch.stack([lower, upper], dim=-1))
         x_IS = even_points(range_I2, POINTS)
@@ -272,8 +369,8 @@ def sampled_edges(model: KAN, data: Samples | Table | None) -> tuple[list[Edge],
     return edges, torch.cat(points), torch.cat(values)
 
 
-def _one_edge(model: KAN, edge: Edge, data: Samples | Table | None) -> tuple[Tensor, Tensor]:
-    model.check_edge(edge)
+def _one_edge(model: KAN, edge: EdgeLike, data: Samples | Table | None) -> tuple[Tensor, Tensor]:
+    edge = check_edge(model, edge)
     edges, x_ES, y_ES = sampled_edges(model, data)
     if edge not in edges:
         raise ConfigError(f"The edge {edge} is a formula already. Make it a curve first, by unfix_symbol.")

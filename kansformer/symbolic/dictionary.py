@@ -6,14 +6,18 @@ function has a partner, both are made orthogonal and the squares add up.
 Shape letters: E edges, S sample points, F functions, A candidates.
 """
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
 from kansformer.errors import ConfigError
-from kansformer.symbolic.symbol import Symbol, SymbolLibrary
+from kansformer.symbolic.symbol import Symbol, SymbolLibrary, symbol_values
 
 # Candidates that vary less than this, relative to their size, are constants to rounding.
 MIN_VARIATION = 1e-6
+# Candidates are kept for grids of points that agree to so many decimals; they are only where a search begins.
+DECIMALS = 9
 
 
 class Dictionary:
@@ -29,10 +33,17 @@ class Dictionary:
 
     def __init__(self, library: SymbolLibrary, u_S: Tensor) -> None:
         self.library = library
-        pairs, atoms = zip(*(_atoms_of(symbol, u_S) for symbol in library), strict=True)
+        points = tuple(u_S.double().round(decimals=DECIMALS).tolist())
+        pairs, atoms = zip(*(_atoms_of(symbol, points) for symbol in library), strict=True)
         self._pairs: tuple[Tensor, ...] = pairs
         self._sizes = [len(block) for block in atoms]
-        self._atoms_AS = torch.cat(atoms).float()
+        self._atoms_AS = torch.cat(atoms)
+
+    def candidates(self) -> tuple[Tensor, Tensor, Tensor]:
+        """All candidates without partners' ones, (A, S), their pairs (a, b), and the functions' numbers, (A,)."""
+        blocks = [block[: len(pairs)] for pairs, block in zip(self._pairs, self._atoms_AS.split(self._sizes), strict=True)]
+        numbers = [torch.full((len(pairs),), number) for number, pairs in enumerate(self._pairs)]
+        return torch.cat(blocks), torch.cat(self._pairs), torch.cat(numbers)
 
     def best_r2(self, y_ES: Tensor) -> Tensor:
         """R² of the best candidate of every function for every curve, (F, E); curves centred and of length 1."""
@@ -61,22 +72,24 @@ def _by_pair(symbol: Symbol, squares_AE: Tensor) -> Tensor:
     return squares_AE[:half] + squares_AE[half:]
 
 
-def _atoms_of(symbol: Symbol, u_S: Tensor) -> tuple[Tensor, Tensor]:
-    """Pairs (a, b) and their candidates, then the candidates of the partner if there is one."""
+@lru_cache(maxsize=256)
+def _atoms_of(symbol: Symbol, points: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+    """Pairs (a, b) and their candidates, then the candidates of the partner if there is one; in float32."""
+    u_S = torch.tensor(points, dtype=torch.float64)
     pairs = symbol.candidates().to(torch.float64)
     z_AS = pairs[:, :1] * u_S + pairs[:, 1:]
     inside = ((z_AS > symbol.domain[0]) & (z_AS < symbol.domain[1])).all(-1)
-    atoms, varies = normalised(symbol.function(z_AS))
+    atoms, varies = normalised(symbol_values(symbol, z_AS))
     usable = inside & varies
     if not usable.any():
         raise ConfigError(f"The function {symbol.name!r} is not finite, or does not vary, for any of its candidates.")
     if symbol.partner is None:
-        return pairs[usable], atoms[usable]
+        return pairs[usable], atoms[usable].float()
     partner = symbol.partner.function(z_AS[usable])
     partner = partner - partner.mean(-1, keepdim=True)
     along = (partner * atoms[usable]).sum(-1, keepdim=True)
     partners, _ = normalised(partner - along * atoms[usable])
-    return pairs[usable], torch.cat([atoms[usable], partners])
+    return pairs[usable], torch.cat([atoms[usable], partners]).float()
 
 
 def normalised(values: Tensor) -> tuple[Tensor, Tensor]:

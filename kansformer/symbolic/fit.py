@@ -74,17 +74,21 @@ def fit_symbolic(
         ConfigError: the library is empty, or a function of it cannot be evaluated.
     """
     library = LIBRARY if library is None else library
-    if refined is not None and refined < 1:
-        raise ConfigError(f"refined must be 1 or more functions per curve, or None for all, got {refined}.")
-    if not 0 <= noise < 1:
-        raise ConfigError(f"noise must be a share from 0 to below 1, got {noise!r}.")
     search = _Search(library, _common_grid(x_ES, y_ES), refined, simplicity, noise)
     parts = [SymbolicFits(library, torch.zeros(0, dtype=torch.long), *[torch.zeros(0, dtype=torch.float64)] * 7)]
     for start in range(0, len(y_ES), CHUNK):
-        parts.append(search.fit(y_ES[start : start + CHUNK]))
+        parts += search.fit(y_ES[start : start + CHUNK])
         if progress is not None:
             progress("fitting", min(start + CHUNK, len(y_ES)), len(y_ES), "curves")
     return _in_units_of_x(SymbolicFits.cat(parts), x_ES)
+
+
+def ranked_fits(
+    x_ES: Tensor, y_ES: Tensor, *, library: SymbolLibrary, noise: float = 0.0, top: int = 3
+) -> list[SymbolicFits]:
+    """The best fits of every curve as of `fit_symbolic`, then the second best, and so on, `top` tables."""
+    search = _Search(library, _common_grid(x_ES, y_ES), None, SIMPLICITY, noise)
+    return [_in_units_of_x(fits, x_ES) for fits in search.fit(y_ES, min(top, len(library)))]
 
 
 class _Search:
@@ -93,6 +97,10 @@ class _Search:
     def __init__(
         self, library: SymbolLibrary, u_S: Tensor, refined: int | None, simplicity: float, noise: float
     ) -> None:
+        if refined is not None and refined < 1:
+            raise ConfigError(f"refined must be 1 or more functions per curve, or None for all, got {refined}.")
+        if not 0 <= noise < 1:
+            raise ConfigError(f"noise must be a share from 0 to below 1, got {noise!r}.")
         self.library, self.u_S = library, u_S
         self.refined, self.simplicity, self.noise = refined, simplicity, noise
         self.held_out = torch.zeros(len(u_S), dtype=torch.bool)
@@ -100,20 +108,26 @@ class _Search:
         self.fitted_S = u_S[~self.held_out]
         self.dictionary = Dictionary(library, self.fitted_S)
 
-    def fit(self, y_ES: Tensor) -> SymbolicFits:
-        """The fits of curves as functions of u."""
+    def fit(self, y_ES: Tensor, top: int = 1) -> list[SymbolicFits]:
+        """The fits of curves as functions of u: a table of the best ones, of the second best, and so on."""
         y_ES = y_ES.detach().cpu()
         floor = max(FLOORS.get(y_ES.dtype, FLOORS[torch.float32]), self.noise)
         y_ES, unit_E = _of_usual_size(y_ES.double())
         unit_ES, varies = normalised(y_ES[:, ~self.held_out])
         fits_3FE = self._refined(unit_ES.where(varies[:, None], 0.0), floor)
-        chosen = self._costs(fits_3FE[2], floor).argmin(dim=0)
-        chosen[~varies] = IS_CONSTANT
+        ranked = self._costs(fits_3FE[2], floor).sort(dim=0, stable=True).indices
+        constant = ~normalised(y_ES)[1]  # on all points: a curve may vary between those of the fit only
+        return [self._table(chosen, fits_3FE, y_ES, unit_E, varies, constant) for chosen in ranked[:top]]
+
+    def _table(
+        self, chosen: Tensor, fits_3FE: Tensor, y_ES: Tensor, unit_E: Tensor, varies: Tensor, constant: Tensor
+    ) -> SymbolicFits:
+        """The fits with one chosen function for every curve."""
+        chosen = chosen.masked_fill(~varies, IS_CONSTANT)
         a, b, r2_fit = fits_3FE[:, chosen, torch.arange(len(y_ES))]
         ones, zeros = torch.ones_like(a), torch.zeros_like(a)
         shapes = SymbolicFits(self.library, chosen, a, b, ones, zeros, zeros, zeros, zeros)
         c, d, r2 = self._judged(shapes.evaluate(self.u_S.expand(len(y_ES), -1)), y_ES, varies)
-        constant = ~normalised(y_ES)[1]  # on all points: a curve may vary between those of the fit only
         a, b = (values.masked_fill(constant, 0.0) for values in (a, b))
         r2, r2_fit, best_r2 = (v.masked_fill(constant, 1.0) for v in (r2, r2_fit, fits_3FE[2].amax(dim=0)))
         return SymbolicFits(self.library, chosen, a, b, c * unit_E, d * unit_E, r2, r2_fit, best_r2)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kansformer.errors import ConfigError, ShapeError
 from kansformer.symbolic.library import LIBRARY
-from kansformer.symbolic.symbol import CONSTANT, SymbolLibrary
+from kansformer.symbolic.symbol import CONSTANT, SymbolLibrary, symbol_values
 
 if TYPE_CHECKING:
     import numpy as np
@@ -122,7 +122,7 @@ class SymbolicFits:
             a, b, c, d = (p[:, None] for p in params[rows].unbind(-1))
             z = a * x_ES[rows].double() + b
             inside = (z > symbol.domain[0]) & (z < symbol.domain[1])
-            y_ES[rows] = torch.where(inside, c * symbol.function(z) + d, math.nan)
+            y_ES[rows] = torch.where(inside, c * symbol_values(symbol, z) + d, math.nan)
         return y_ES.to(x_ES.dtype)
 
     def function(self, index: int) -> Callable[[Tensor], Tensor]:

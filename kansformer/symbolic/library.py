@@ -61,9 +61,9 @@ KAN_LIBRARY = SymbolLibrary([
     Symbol(name="x^4", complexity=3, function=lambda z: z.square().square(), derivative=lambda z, f: 4 * z**3,
            sympy=lambda z: z**4, candidates=start.wide_shifts, fit_scale=False),
     Symbol(name="1/x", complexity=2, function=torch.reciprocal, derivative=lambda z, f: -f.square(),
-           sympy=lambda z: 1 / z, domain=POSITIVE, candidates=start.outer_shifts, fit_scale=False),
+           sympy=lambda z: 1 / z, domain=POSITIVE, branches=True, candidates=start.outer_shifts, fit_scale=False),
     Symbol(name="1/x^2", complexity=2, function=lambda z: z.square().reciprocal(), derivative=lambda z, f: -2 * f / z,
-           sympy=lambda z: 1 / z**2, domain=POSITIVE, candidates=start.outer_shifts, fit_scale=False),
+           sympy=lambda z: 1 / z**2, domain=POSITIVE, branches=True, candidates=start.outer_shifts, fit_scale=False),
     Symbol(name="sqrt", complexity=2, function=torch.sqrt, derivative=lambda z, f: 0.5 / f,
            sympy=lambda z: _sp().sqrt(z), domain=POSITIVE, candidates=start.outer_shifts, fit_scale=False),
     Symbol(name="1/sqrt(x)", complexity=2, function=torch.rsqrt, derivative=lambda z, f: -0.5 * f / z,
@@ -78,7 +78,7 @@ KAN_LIBRARY = SymbolLibrary([
            sympy=lambda z: _sp().sin(z), candidates=start.waves,
            partner=Partner(function=torch.cos, shift=lambda p, q: torch.atan2(q, p))),
     Symbol(name="tan", complexity=3, function=torch.tan, derivative=lambda z, f: 1 + f.square(),
-           sympy=lambda z: _sp().tan(z), domain=(-math.pi / 2, math.pi / 2), candidates=start.between_poles),
+           sympy=lambda z: _sp().tan(z), domain=(-math.pi / 2, math.pi / 2), branches=True, candidates=start.between_poles),
     Symbol(name="tanh", complexity=3, function=torch.tanh, derivative=lambda z, f: 1 - f.square(),
            sympy=lambda z: _sp().tanh(z), candidates=start.bumps),
     Symbol(name="gaussian", complexity=3, function=_gaussian, derivative=lambda z, f: -2 * z * f,
@@ -138,5 +138,19 @@ SCIENCE_LIBRARY = SymbolLibrary([
 ])  # fmt: skip
 """Functions of formulas in science: those of `KAN_LIBRARY` without activations, and three more."""
 
-ALL_SYMBOLS = SymbolLibrary([*LIBRARY, *(symbol for symbol in SCIENCE_LIBRARY if symbol.name not in LIBRARY.names)])
+ALL_SYMBOLS = SymbolLibrary([
+    *LIBRARY,
+    *(symbol for symbol in SCIENCE_LIBRARY if symbol.name not in LIBRARY.names),
+    # Scaled and shifted functions of the others, to be asked for by their own names.
+    Symbol(name="cos", complexity=2, function=torch.cos, derivative=lambda z, f: -torch.sin(z),
+           sympy=lambda z: _sp().cos(z), candidates=start.waves,
+           partner=Partner(function=torch.sin, shift=lambda p, q: torch.atan2(-q, p))),
+    Symbol(name="arccos", complexity=4, function=torch.acos, derivative=lambda z, f: -(1 - z.square()).rsqrt(),
+           sympy=lambda z: _sp().acos(z), domain=(-1.0, 1.0), candidates=start.inside_unit),
+    Symbol(name="sinh", complexity=3, function=lambda z: torch.sinh(z.clamp(-EXPONENT_BOUND, EXPONENT_BOUND)),
+           derivative=lambda z, f: torch.cosh(z.clamp(-EXPONENT_BOUND, EXPONENT_BOUND)),
+           sympy=lambda z: _sp().sinh(z), candidates=start.bumps),
+    Symbol(name="sigmoid", complexity=3, function=torch.sigmoid, derivative=lambda z, f: f * (1 - f),
+           sympy=lambda z: 1 / (1 + _sp().exp(-z)), candidates=start.bumps),
+])  # fmt: skip
 """Every function that comes with the package, to look names up."""

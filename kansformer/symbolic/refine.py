@@ -12,7 +12,7 @@ Shape letters: E edges, S sample points.
 import torch
 from torch import Tensor
 
-from kansformer.symbolic.symbol import Symbol
+from kansformer.symbolic.symbol import Symbol, symbol_values
 
 FIRST_DAMPING, LESS, MORE = 1e-3, 0.2, 8.0
 MAX_SCALE_STEP = 0.5  # relative to a
@@ -63,7 +63,7 @@ class _Problem:
     def at(self, a_E: Tensor, b_E: Tensor, *, slopes: bool) -> Tensor:
         """The rows A to R2, with `slopes` to BB, each (E,)."""
         z_ES = self._arguments(a_E, b_E)
-        raw_ES = self.symbol.function(z_ES)
+        raw_ES = symbol_values(self.symbol, z_ES)
         f_ES = _centred(raw_ES)
         ff, fy = self._sums(f_ES.square()).clamp(min=TINY), self._sums(f_ES * self.y_ES)
         r2 = fy.square() / ff
@@ -84,7 +84,7 @@ class _Problem:
         """What to add to b, from the best combination of the function and its partner."""
         assert self.symbol.partner is not None
         z_ES = self._arguments(a_E, b_E)
-        f, g = _centred(self.symbol.function(z_ES)), _centred(self.symbol.partner.function(z_ES))
+        f, g = _centred(symbol_values(self.symbol, z_ES)), _centred(self.symbol.partner.function(z_ES))
         dot, y = torch.linalg.vecdot, self.y_ES
         ff, fg, gg, fy, gy = dot(f, f), dot(f, g), dot(g, g), dot(f, y), dot(g, y)
         determinant = (ff * gg - fg.square()).clamp(min=TINY)

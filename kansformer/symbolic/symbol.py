@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 CONSTANT = "constant"
 """Name of the fit of a curve that does not vary. No function of the library, so that none can be fitted to nothing."""
+
+# Step of central differences, relative to z: the cube root of float64's rounding.
+DIFFERENCE = 6e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +46,10 @@ class Symbol:
         function: f on tensors, elementwise.
         sympy: f of a sympy expression.
         complexity: its cost in the choice between fits, 1 for a line.
-        domain: open interval that a·x + b must stay in.
-        derivative: f' from z and f(z); None differentiates `function`.
+        domain: open interval that a·x + b must stay in, in a fit.
+        branches: whether f goes on outside of it, beyond a pole.
+        derivative: f' from z and f(z); None differentiates `function`, by central differences if torch cannot (it calls
+            NumPy, say).
         candidates: pairs (a, b), shape (A, 2), where the search begins on the interval [-1, 1].
         fit_scale: whether a is fitted; not where c takes its part, as in (a·x)² = a²·x².
         fit_shift: whether b is fitted; not where c or d take its part, as in exp(x + b) = exp(b)·exp(x).
@@ -58,6 +64,7 @@ class Symbol:
     sympy: Callable[[sympy.Expr], sympy.Expr]
     complexity: float
     domain: tuple[float, float] = (-math.inf, math.inf)
+    branches: bool = False
     derivative: Callable[[Tensor, Tensor], Tensor] | None = None
     candidates: Callable[[], Tensor] = mirrored_bends
     fit_scale: bool = True
@@ -78,8 +85,56 @@ class Symbol:
             return self.derivative(z, f)
         with torch.enable_grad():
             z = z.detach().requires_grad_()
-            (slope,) = torch.autograd.grad(self.function(z).sum(), z, allow_unused=True)
-        return torch.zeros_like(z) if slope is None else slope
+            values = _with_graph(self, z)
+            if values is not None:
+                (slope,) = torch.autograd.grad(values.sum(), z, allow_unused=True)
+                return torch.zeros_like(z) if slope is None else slope
+        return self._central_difference(z.detach())
+
+    @torch.no_grad()
+    def _central_difference(self, z: Tensor) -> Tensor:
+        z, dtype = z.double(), z.dtype
+        step = DIFFERENCE * z.abs().clamp(min=1.0)
+        lower, upper = (torch.as_tensor(self.function(point)).to(z) for point in (z - step, z + step))
+        return ((upper - lower) / (2 * step)).to(dtype)
+
+
+def symbol_values(symbol: Symbol, z: Tensor) -> Tensor:
+    """A function at z, differentiable by z also where torch cannot differentiate it."""
+    if not (torch.is_grad_enabled() and z.requires_grad):
+        return torch.as_tensor(symbol.function(z)).to(z)
+    values = _with_graph(symbol, z)
+    return _Opaque.apply(z, symbol) if values is None else values
+
+
+def _with_graph(symbol: Symbol, z: Tensor) -> Tensor | None:
+    """A function at z as autograd records it; None if it does not."""
+    try:
+        values = symbol.function(z)
+    except RuntimeError:  # NumPy refuses tensors that require gradients
+        return None
+    return values if isinstance(values, Tensor) and values.requires_grad else None
+
+
+class _Opaque(torch.autograd.Function):
+    """A function that torch cannot differentiate, with its numerical derivative."""
+
+    @staticmethod
+    def forward(ctx, z: Tensor, symbol: Symbol) -> Tensor:
+        ctx.symbol = symbol
+        values = torch.as_tensor(symbol.function(z.detach())).to(z)
+        ctx.save_for_backward(z, values)
+        return values
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        if torch.is_grad_enabled():
+            raise ConfigError(
+                f"The second derivative of {ctx.symbol.name!r} is needed, and torch cannot differentiate its function. "
+                "Write it with operations of torch."
+            )
+        z, values = ctx.saved_tensors
+        return grad * ctx.symbol.slope(z, values), None
 
 
 class SymbolLibrary(Sequence[Symbol]):
@@ -113,25 +168,35 @@ class SymbolLibrary(Sequence[Symbol]):
         return tuple(self._rows)
 
     def named(self, name: str) -> Symbol:
-        """The function of this name.
+        """The function of this name, in any spelling that `kansformer.symbolic.names` knows.
+
+        Powers of x, such as `x^2.5`, `x^(1/3)` or `1/x^5`, are made if they are not here.
 
         Raises:
             ConfigError: there is none.
         """
-        if name not in self._rows:
-            raise ConfigError(
-                f"No function is named {name!r:.120}. Add it by library.with_symbol(Symbol(...)), "
-                f"or choose from: {', '.join(self._rows)}."
-            )
-        return self._rows[name]
+        from kansformer.symbolic.names import exponent_of, plain_name, power
+
+        plain = name if name in self._rows else plain_name(str(name))
+        if plain in self._rows:
+            return self._rows[plain]
+        exponent = exponent_of(plain)
+        if exponent is not None:
+            return power(exponent)
+        near = ", ".join(difflib.get_close_matches(plain, self._rows, n=3))
+        near = near and f"Close to it: {near}. "
+        raise ConfigError(
+            f"No function is named {name!r:.120}. {near}Add it by library.with_symbol(Symbol(...)), "
+            f"or choose from: {', '.join(self._rows)}, and powers such as x^2.5 and 1/x^3."
+        )
 
     def subset(self, names: Sequence[str]) -> SymbolLibrary:
-        """The library of these functions only.
+        """The library of these functions only, found as by `named`; one that has two names is there once.
 
         Raises:
             ConfigError: one is not here.
         """
-        return SymbolLibrary([self.named(name) for name in names])
+        return SymbolLibrary(list({symbol.name: symbol for symbol in map(self.named, names)}.values()))
 
     def with_symbol(self, symbol: Symbol) -> SymbolLibrary:
         """The library with one more function; one of the same name is replaced."""

@@ -25,6 +25,7 @@ from kansformer import KANConfig, convert, save_curves, set_backend
 from kansformer.conversion import replace_feed_forwards
 from kansformer.files import atomic_folder
 from kansformer.kan import KAN, Edge
+from kansformer.kan.edges import cut_edges
 from kansformer.symbolic import ALL_SYMBOLS
 from kansformer.training.recipe import Recipe
 from kansformer.training.recipe_file import write_recipe
@@ -163,7 +164,7 @@ def make_network(name: str, folder: Path) -> None:
         _draw_bases(model)
         gone_IO = torch.zeros_like(model.alive[0])
         gone_IO[0, 1] = True
-        model.cut(0, gone_IO)
+        cut_edges(model, 0, gone_IO)
     for index, symbol in enumerate(symbols):
         model.fix_symbol(Edge(0, index, 0), symbol)
     model.save(folder)

@@ -105,6 +105,30 @@ def test_poisson_is_solved_by_products():
     assert (model.predict(inside)[:, 0] - solution(inside)).square().mean() < 1e-4
 
 
+def test_the_best_of_several_starts_goes_on():
+    x = torch.linspace(-1, 1, 20, dtype=torch.float64)[:, None]
+    equations = [Equation(x, lambda u: u.first[:, 0, 0] - u.value[:, 0]), Equation(x[:1], lambda u: u.value[:, 0] - 1)]
+    steps = []
+    model = KAN([1, 2, 1])
+    history = solve_equations(
+        model, equations, steps=10, starts=3, callback=lambda step, network, _: steps.append((step, network)), **QUIET
+    )
+    assert [step for step, _ in steps] == [*range(1, len(history) + 1)] and all(own is model for _, own in steps)
+    torch.testing.assert_close(model.predict(x), torch.exp(x + 1), rtol=1e-2, atol=1e-2)
+    with pytest.raises(ConfigError, match="starts must be a whole number of at least 1, got 0"):
+        solve_equations(model, equations, starts=0)
+
+
+def test_conditions_that_are_missing_are_said():
+    x = points(20, 2)
+    poisson = Equation(x, lambda u: u.second[:, 0].sum(-1) - 1)
+    with pytest.warns(UserWarning, match="derivatives of order 2 and no condition of a lower one"):
+        solve_equations(KAN([2, 2, 1]), [poisson], steps=1, **QUIET)
+    gradient = Equation(x, lambda u: u.first[:, 0] - u.x)  # determines the function up to a constant
+    solve_equations(KAN([2, 2, 1]), [gradient], steps=1, **QUIET)
+    solve_equations(KAN([2, 2, 1]), [poisson, Equation(x[:3], lambda u: u.value)], steps=1, **QUIET)
+
+
 def test_bad_input():
     model = KAN([2, 1])
     x = points(5, 2)

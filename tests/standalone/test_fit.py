@@ -88,6 +88,55 @@ def test_batches_and_loaders(data):
     assert KAN([2, 5, 1], seed=1).fit(loader, steps=20, **QUIET).train_error[-1] < 1e-2
 
 
+def test_lbfgs_sparsifies():
+    data = create_dataset(lambda x: torch.exp(torch.sin(math.pi * x[:, [0]]) + x[:, [1]] ** 2), 2, num_train=300)
+    seconds = []
+    for seed in range(3):
+        model = KAN([2, 5, 1], seed=seed)
+        model.fit(data, optimizer="lbfgs", steps=20, sparsity=0.01, entropy=10.0, **QUIET)
+        seconds.append(float(model.node_scores(data).nodes[1].sort(descending=True).values[1]))
+    assert sorted(seconds)[1] < 0.05 and max(seconds) < 0.5  # one path of the five is left
+
+
+@pytest.mark.parametrize("idle", [0.0, 1.0])
+def test_the_bound_of_the_sizes_touches_them(idle, data):
+    model = KAN([2, 3, 1], seed=1)
+    penalties = Penalties(sparsity=1.0, entropy=0.1, smoothness=1e-3, idle=idle)
+    inputs = Inputs(data.train_input, layer_features)
+    states = network_states(model, inputs)[1]
+    weights = penalties.weights_of_variances(states)
+    slopes = [
+        torch.autograd.grad(value, model.layers[0].coefficients, retain_graph=True)[0]
+        for value in (penalties.of(model, states), penalties.bound(model, states, weights))
+    ]
+    assert (slopes[0] - slopes[1]).norm() < 1e-2 * slopes[0].norm()
+
+
+@pytest.mark.parametrize("optimizer", ["lm", "lbfgs", "adam"])
+def test_every_step_is_seen(optimizer, data):
+    model, seen = KAN([2, 2, 1]), []
+    metrics = {"largest error": lambda network, data: (network(data.test_input) - data.test_target).abs().max()}
+    history = model.fit(
+        data, optimizer=optimizer, steps=4, starts=2, metrics=metrics,
+        callback=lambda step, network, history: seen.append((step, network, history.train_error[-1])), **QUIET,
+    )  # fmt: skip
+    assert seen == [(step + 1, model, error) for step, error in enumerate(history.train_error)]
+    largest = history.metrics["largest error"]
+    assert len(largest) == len(history) == 4
+    assert largest[-1] == float((model.predict(data.test_input) - data.test_target).abs().max())
+    assert history.to_pandas()["largest error"].tolist() == largest
+    assert len(history.plot().axes) == 2
+    before = model.state_dict()
+    for name, metric, match in (
+        ("seconds", lambda network, data: 0.0, "A metric cannot be named 'seconds'"),
+        ("own", lambda network, data: "low", "metric 'own' gives no number"),
+        ("own", lambda network, data: network(data.test_input), "metric 'own' gives no number"),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            model.fit(data, metrics={name: metric}, **QUIET)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
 def test_classes_are_fitted_by_cross_entropy():
     x = torch.randn(200, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     label = (x.square().sum(-1) < 1).long()

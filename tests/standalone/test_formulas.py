@@ -8,6 +8,7 @@ import torch
 
 from kansformer.errors import ConfigError, ConversionStateError, ShapeError
 from kansformer.kan import KAN, Edge, create_dataset, find_formula
+from kansformer.kan.edges import cut_edges
 from kansformer.kan.rounding import evaluate, rounded
 from kansformer.kan.sparse import straighten_single_paths
 from kansformer.symbolic import LIBRARY, fit_symbolic
@@ -88,7 +89,7 @@ def test_chains_become_one_curve(quickstart):
     mask_IO = torch.ones(2, 4).bool()
     mask_IO[[0, 1, 0, 0], [0, 1, 2, 3]] = False  # inputs 0, 1, 0 and 0
     mask_IO[1, 3] = False  # both enter the last
-    model.cut(0, mask_IO)
+    cut_edges(model, 0, mask_IO)
     model.fit(quickstart, steps=10, **QUIET)
     before = model(quickstart.train_input).detach()
     refined = model.layers[1].curves.basis.grid_size

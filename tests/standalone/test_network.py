@@ -9,6 +9,7 @@ from safetensors.torch import load, save
 
 from kansformer.errors import CheckpointError, ConfigError, ShapeError, SlotError
 from kansformer.kan import KAN, Edge
+from kansformer.kan.edges import cut_edges
 from kansformer.symbolic import LIBRARY, Symbol
 
 
@@ -52,7 +53,7 @@ def test_a_network_is_saved_and_loaded_as_it_was(basis, tmp_path):
     library = LIBRARY.with_symbol(Symbol(name="own", function=torch.sin, sympy=lambda z: z, complexity=2))
     model = KAN([2, [2, 1], 1], basis=basis, order=4, seed=2)
     model.fix_symbol(Edge(0, 1, 0), "own", library=library)
-    model.cut(0, Edge_mask(model, 0, 1))
+    cut_edges(model, 0, Edge_mask(model, 0, 1))
     model.save(tmp_path)
     x = torch.randn(5, 2, dtype=torch.float64)
     again = KAN.load(tmp_path, library=library)
@@ -84,7 +85,11 @@ def test_damaged_folders_are_refused(tmp_path):
         ({"base": "os.system"}, "Choose one of: identity"),
         ({"dtype": "load"}, "float32, float64"),
         ({"symbols": [["sin"]]}, "a list of function names for each layer"),
-        ({"symbols": [[], []]}, "differ in the formulas of layer 0"),
+        ({"symbols": [[], []]}, "whether it is frozen, or for none"),
+        ({"symbols": [[], []], "frozen": [[], []]}, "differ in the formulas of layer 0"),
+        ({"frozen": 3}, "whether it is frozen, or for none"),
+        ({"frozen": [[0], []]}, "whether it is frozen, or for none"),
+        ({"bias": "yes"}, "bias='yes', which must be of type bool"),
         ({"tensors": "../kan.safetensors"}, "not beside it"),
         ({"format_version": 2}, "this package reads 1"),
     ]:

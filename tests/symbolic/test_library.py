@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kansformer.errors import ConfigError
-from kansformer.symbolic import KAN_LIBRARY, LIBRARY, Symbol, SymbolLibrary
+from kansformer.symbolic import ALL_SYMBOLS, KAN_LIBRARY, LIBRARY, Symbol, SymbolLibrary
 
 
 def points(symbol):
@@ -15,7 +15,7 @@ def points(symbol):
     return inside + 0.0137  # off the kinks
 
 
-@pytest.mark.parametrize("symbol", LIBRARY, ids=lambda s: s.name)
+@pytest.mark.parametrize("symbol", ALL_SYMBOLS, ids=lambda s: s.name)
 def test_the_formula_is_the_function(symbol):
     import sympy
 
@@ -26,7 +26,7 @@ def test_the_formula_is_the_function(symbol):
         assert symbol.function(torch.tensor(value, dtype=torch.float64)).item() == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("symbol", LIBRARY, ids=lambda s: s.name)
+@pytest.mark.parametrize("symbol", ALL_SYMBOLS, ids=lambda s: s.name)
 def test_the_slope_is_the_derivative(symbol):
     z = points(symbol).requires_grad_()
     value = symbol.function(z).sum()

@@ -1,0 +1,237 @@
+"""Constants of formulas: fitted to samples, removed where they do not matter, and snapped to exact values.
+
+Shape letters: N samples, C constants.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import sympy
+import torch
+from torch import Tensor
+
+STEPS, SNAP_STEPS, TRIALS = 60, 15, 8
+FIRST_DAMPING, LESS, MORE, MIN_DAMPING = 1e-3, 0.1, 10.0, 1e-14
+# A fit ends when a step improves the error by less than this share.
+SETTLED = 1e-9
+# Relative to the target's deviation: errors up to it are rounding, and do not speak against an exact value.
+ROUNDING = 1e-12
+# A constant may be snapped to a value so many standard errors away.
+MAX_DEVIATIONS = 3.0
+MAX_INTEGER = 12
+# Directions of constants that change nothing, relative to the one that changes most; and what is part of one.
+UNKNOWN, SHARE, TINY = 1e-7, 1e-2, 1e-150
+
+
+def _guarded(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor | float], Tensor]:
+    return lambda z: function(torch.as_tensor(z, dtype=torch.float64))
+
+
+TORCH_FUNCTIONS = {
+    **{name: _guarded(getattr(torch, name)) for name in ("exp", "log", "sqrt", "sin", "cos", "tan", "tanh", "cosh",
+       "sinh", "asin", "acos", "atan", "atanh", "sign", "erf")},
+    "Abs": _guarded(torch.abs),
+    "Max": lambda *z: torch.stack(torch.broadcast_tensors(*map(torch.as_tensor, z))).amax(dim=0),
+    "Min": lambda *z: torch.stack(torch.broadcast_tensors(*map(torch.as_tensor, z))).amin(dim=0),
+    "pi": math.pi, "E": math.e,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Formula:
+    """A formula of variables and constants.
+
+    Args:
+        tree: with the symbols k0, k1, … for its constants.
+        values: of the constants, (C,).
+        variables: names of its variables.
+    """
+
+    tree: sympy.Expr
+    values: Tensor
+    variables: tuple[str, ...]
+
+    @classmethod
+    def of(cls, expression: sympy.Expr, variables: Sequence[str]) -> Formula:
+        """Every number of an expression that is a float becomes a constant."""
+        values: list[float] = []
+        tree = _with_constants(expression, values)
+        return cls(tree, torch.tensor(values, dtype=torch.float64), tuple(variables))
+
+    @property
+    def constants(self) -> list[sympy.Symbol]:
+        return [_constant(index) for index in range(len(self.values))]
+
+    def expression(self) -> sympy.Expr:
+        """The formula with its numbers."""
+        return self.tree.xreplace(dict(zip(self.constants, map(sympy.Float, self.values.tolist()), strict=True)))
+
+    def size(self) -> int:
+        """The number of operations, variables and numbers."""
+        return sum(1 for _ in sympy.preorder_traversal(self.tree))
+
+    def compiled(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """A function of columns (V, N) and constants (C, N) that gives (N,)."""
+        columns = [sympy.Symbol(name) for name in self.variables]
+        function = sympy.lambdify([columns, self.constants], self.tree, modules=[TORCH_FUNCTIONS])
+
+        def evaluate(x_VN: Tensor, values_CN: Tensor) -> Tensor:
+            result = function(list(x_VN), list(values_CN))
+            return torch.as_tensor(result, dtype=x_VN.dtype).expand(x_VN.shape[1])
+
+        return evaluate
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A formula whose constants were fitted.
+
+    Args:
+        formula: with the best constants.
+        error: root mean square error.
+        deviations: standard errors of the constants, (C,); infinite for one that others can replace.
+    """
+
+    formula: Formula
+    error: float
+    deviations: Tensor
+
+
+def fit_constants(formula: Formula, x: Tensor, y: Tensor, *, steps: int = STEPS) -> Fitted:
+    """Fit the constants of a formula to samples by Levenberg-Marquardt.
+
+    Args:
+        formula: where to begin.
+        x: (N, I).
+        y: (N,).
+        steps: at most.
+
+    Returns:
+        The best constants met; an infinite error if the formula is not finite at all samples.
+    """
+    function, columns, values = formula.compiled(), x.mT.contiguous(), formula.values.clone()
+
+    def residual_at(values_C: Tensor) -> Tensor:
+        return function(columns, values_C.unsqueeze(-1).expand(-1, len(y))) - y
+
+    residual = residual_at(values)
+    loss, damping, jacobian = _loss(residual), FIRST_DAMPING, None
+    identity = torch.eye(len(values)).to(values)
+    for _ in range(steps if len(values) and math.isfinite(loss) else 0):
+        slopes = _jacobian(function, columns, values)
+        if not slopes.isfinite().all():
+            break
+        jacobian = slopes
+        scale = jacobian.norm(dim=0).clamp(min=TINY)
+        unit, before = jacobian / scale, loss
+        matrix, gradient = unit.mT @ unit, unit.mT @ residual
+        for _ in range(TRIALS):
+            trial = values - torch.linalg.solve(matrix + damping * identity, gradient) / scale
+            residual_there = residual_at(trial)
+            if (there := _loss(residual_there)) < loss:
+                values, loss, residual, damping = trial, there, residual_there, max(LESS * damping, MIN_DAMPING)
+                break
+            damping *= MORE
+        if not before - loss > SETTLED * before:
+            break
+    deviations = torch.full_like(values, math.inf)
+    if jacobian is not None:
+        deviations = _standard_errors(jacobian, loss * len(y) / max(len(y) - len(values), 1))
+    return Fitted(replace(formula, values=values), math.sqrt(loss), deviations)
+
+
+def _jacobian(function: Callable[[Tensor, Tensor], Tensor], columns: Tensor, values_C: Tensor) -> Tensor:
+    """Derivatives of all samples by the constants, (N, C): every sample has a copy of each constant."""
+    with torch.enable_grad():
+        copies_CN = values_C.unsqueeze(-1).repeat(1, columns.shape[1]).requires_grad_()
+        (slopes_CN,) = torch.autograd.grad(function(columns, copies_CN).sum(), copies_CN)
+    return slopes_CN.mT
+
+
+def _loss(residual: Tensor) -> float:
+    loss = residual.square().mean()
+    return float(loss) if loss.isfinite() else math.inf
+
+
+def _standard_errors(jacobian: Tensor, variance: float) -> Tensor:
+    """Of constants, (C,); infinite where others can take a constant's place."""
+    scale = jacobian.norm(dim=0).clamp(min=TINY)
+    _, sizes, directions = torch.linalg.svd(jacobian / scale, full_matrices=False)
+    known = sizes > UNKNOWN * sizes.max()
+    errors = (variance * (directions[known] / sizes[known].unsqueeze(-1)).square().sum(dim=0)).sqrt() / scale
+    replaceable = directions[~known].abs().amax(dim=0) > SHARE if not known.all() else torch.zeros_like(errors).bool()
+    return errors.masked_fill(replaceable, math.inf)
+
+
+def simplified(fitted: Fitted, x: Tensor, y: Tensor, *, cost: Callable[[Fitted], float]) -> Fitted:
+    """Snap constants to exact values, the closest first, and fit the others again, as long as the cost does not rise.
+
+    Exact values are integers, simple fractions, and multiples of π; a zero removes a term.
+    """
+    scale = float(y.std(correction=0)) or 1.0
+    best, best_cost, refused = fitted, cost(fitted), set[tuple[int, str]]()
+    while True:
+        candidates = [
+            (distance, index, value)
+            for index, (constant, deviation) in enumerate(
+                zip(best.formula.values.tolist(), best.deviations.tolist(), strict=True)
+            )
+            for distance, value in _exact_values(constant, deviation, best.error <= ROUNDING * scale)
+            if (len(best.formula.values) - index, str(value)) not in refused
+        ]
+        if not candidates:
+            return best
+        _, index, value = min(candidates, key=lambda candidate: candidate[:2])
+        trial = _snapped(best.formula, index, value)
+        refused.add((len(best.formula.values) - index, str(value)))
+        if trial is None:
+            continue
+        there = fit_constants(trial, x, y, steps=SNAP_STEPS)
+        there_cost = cost(there)
+        if there_cost <= best_cost or there.error <= max(best.error, ROUNDING * scale):
+            best, best_cost, refused = there, there_cost, set()
+
+
+def _exact_values(constant: float, deviation: float, is_exact: bool) -> Iterator[tuple[float, sympy.Expr]]:
+    """Exact values near a constant, with their costs: standard errors away, plus what they are worse than others."""
+    if not math.isfinite(deviation):
+        yield 0.5, sympy.Integer(0)
+        yield 1.0, sympy.Integer(1 if constant > 0 else -1)
+        return
+    reach = MAX_DEVIATIONS * deviation + (1e-7 * abs(constant) if is_exact else 0.0)
+    if abs(constant) <= max(reach, 1e-9 if is_exact else 0.0):
+        yield 0.0, sympy.Integer(0)
+    for rank, unit in enumerate((sympy.Integer(1), sympy.Rational(1, 2), sympy.pi, sympy.pi / 2,
+                                 sympy.Rational(1, 3), sympy.Rational(1, 4))):  # fmt: skip
+        factor = round(constant / float(unit))
+        distance = abs(constant - factor * float(unit))
+        if factor and abs(factor) <= MAX_INTEGER and distance <= reach:
+            yield 2.0 + rank + distance / (deviation or 1.0), factor * unit
+
+
+def _snapped(formula: Formula, index: int, value: sympy.Expr) -> Formula | None:
+    """The formula with an exact value for one constant; None if it is not a finite real one."""
+    names = formula.constants
+    tree = formula.tree.xreplace({names[index]: value})
+    if tree.has(sympy.nan, sympy.zoo, sympy.oo, sympy.I):
+        return None
+    used = [k for k, name in enumerate(names) if tree.has(name)]
+    renamed = {names[k]: sympy.Dummy() for k in used}
+    back = {dummy: _constant(number) for number, dummy in enumerate(renamed.values())}
+    return Formula(tree.xreplace(renamed).xreplace(back), formula.values[used], formula.variables)
+
+
+def _constant(index: int) -> sympy.Symbol:
+    return sympy.Symbol(f"k_{index}_")
+
+
+def _with_constants(expression: sympy.Expr, values: list[float]) -> sympy.Expr:
+    if expression.is_Float:
+        values.append(float(expression))
+        return _constant(len(values) - 1)
+    if not expression.args:
+        return expression
+    return expression.func(*(_with_constants(part, values) for part in expression.args))
