@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Literal, TypeAlias, cast
+from functools import wraps
+from typing import TYPE_CHECKING, Concatenate, Literal, ParamSpec, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -16,7 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from kansformer.checks import check_choice, check_integer, check_number
 from kansformer.errors import ConfigError, DataError
-from kansformer.kan.data import Dataset, Pair, Samples, check_squares, dataset_for, is_pair
+from kansformer.kan.data import Dataset, Pair, Samples, as_dataset, check_squares, dataset_for, is_pair
 from kansformer.kan.history import COLUMNS, FitHistory, Run, few_threads
 from kansformer.kan.init import choose_start
 from kansformer.kan.least_squares import Linearization, levenberg_marquardt
@@ -27,6 +29,8 @@ from kansformer.progress import Progress, progress_reporter
 
 if TYPE_CHECKING:
     from kansformer.kan.network import KAN
+
+Options = ParamSpec("Options")
 
 Callback: TypeAlias = "Callable[[int, KAN, FitHistory], object]"
 Metric: TypeAlias = "Callable[[KAN, Dataset], float | Tensor]"
@@ -190,6 +194,28 @@ def _value(name: str, metric: Metric, model: KAN, dataset: Dataset) -> float:
         return float(metric(model, dataset))
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"The metric {name!r} gives no number for the network and its samples: {error}") from error
+
+
+def with_warning(
+    fit: Callable[Concatenate[KAN, Samples, Options], FitHistory],
+) -> Callable[Concatenate[KAN, Samples, Options], FitHistory]:
+    """`fit` for callers outside of the library: it warns of networks with more numbers than half of the samples."""
+
+    @wraps(fit)
+    def warned(model: KAN, data: Samples, *args: Options.args, **options: Options.kwargs) -> FitHistory:
+        if isinstance(data, Dataset) or is_pair(data):
+            rows = len(as_dataset(data).train_input)
+            edges = sum(int(model.curved(index).sum()) for index in range(len(model.layers)))
+            numbers = edges * model.layers[0].coefficients.shape[1]
+            if 2 * numbers > rows and not options.get("smoothness"):
+                warnings.warn(
+                    f"The network's curves have {numbers} numbers, which {rows} samples hardly determine. Take a smaller "
+                    "grid_size, fewer nodes, or smoothness='auto'.",
+                    stacklevel=2,
+                )
+        return fit(model, data, *args, **options)
+
+    return warned
 
 
 def _check_probabilities(data: Dataset) -> None:
