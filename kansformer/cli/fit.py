@@ -2,113 +2,189 @@
 
 from __future__ import annotations
 
+import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kansformer.cli.loading import split_names
-from kansformer.errors import ConfigError, DataError
-from kansformer.files import atomic_file
+from kansformer.cli.table_columns import Choices
+from kansformer.cli.table_files import read_cells
+from kansformer.cli.table_numbers import NumericTable, to_numbers
+from kansformer.errors import ConfigError
+from kansformer.files import atomic_file, atomic_write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from kansformer.kan import Dataset
+    from kansformer.kan import KAN, Dataset
 
-MIN_ROWS = 20
+MAX_SEARCHED = 4000
+"""Rows that formulas are searched on; of a longer table, all other rows judge."""
+
+CHUNK = 4096
+"""Rows that are judged at once, which bounds the memory."""
 
 
 def fit_command(
-    table: Annotated[Path, typer.Argument(help="A table with a header, .csv or .parquet.")],
+    table: Annotated[
+        Path,
+        typer.Argument(
+            help="A table with a header: text with any usual separator (.csv, .tsv, .txt), .parquet or .xlsx."
+        ),
+    ],
     target: Annotated[str, typer.Option(help="The column to explain.")],
     inputs: Annotated[
         str | None, typer.Option(help="Columns that may occur in it, with commas.", show_default="all others")
+    ] = None,
+    exclude: Annotated[str, typer.Option(help="Columns that may not, with commas.", show_default="none")] = "",
+    drop_missing: Annotated[bool, typer.Option("--drop-missing", help="Leave out rows with missing values.")] = False,
+    impute: Annotated[
+        bool, typer.Option("--impute", help="Fill missing numbers by the median, categories by the level 'missing'.")
+    ] = False,
+    decimal: Annotated[
+        str | None, typer.Option(help="The decimal sign, . or a comma.", show_default="detected")
+    ] = None,
+    day_first: Annotated[
+        bool | None,
+        typer.Option("--day-first/--month-first", help="Whether 03/04/2020 is in April.", show_default="detected"),
     ] = None,
     functions: Annotated[
         str | None, typer.Option(help="Functions that may occur in it, with commas.", show_default="all")
     ] = None,
     networks: Annotated[int, typer.Option(help="Networks to try at most.", min=1)] = 24,
+    seconds: Annotated[
+        float | None,
+        typer.Option(help="When to stop with the best formula so far; Ctrl-C does the same.", show_default="no limit"),
+    ] = None,
     test_share: Annotated[float, typer.Option(help="Share of the rows that only judge.", min=0.0, max=0.9)] = 0.2,
     digits: Annotated[int, typer.Option(help="Significant digits in the formula.", min=1)] = 4,
     figure: Annotated[
         Path | None, typer.Option(help="Where to draw the network.", show_default="beside the table, TABLE.png")
     ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="A JSON file for the formula and its errors.", show_default="none")
+    ] = None,
 ) -> None:
-    """Find a formula for a column of a table, print it, and draw the network that found it."""
-    from kansformer.kan import find_formula
+    """Find a formula for a column of a table, print it, and draw the network that found it.
+
+    Dates become days since the first one, categories a column of 1 or 0 for every value, constant columns are left out,
+    and each of these is said. Gaps and cells that do not fit their column are named by row.
+    """
+    from kansformer.kan import find_formula, kan_from_formula
+    from kansformer.kan.linear_formulas import fitted_line, is_linear, length_of, linear_in
+    from kansformer.kan.rounding import rounded
     from kansformer.symbolic import ALL_SYMBOLS
 
     path = table.with_suffix(".png") if figure is None else figure
-    if not path.parent.is_dir():
-        raise ConfigError(f"There is no folder {str(path.parent)!r} for the figure.")
-    frame, names = _read(table, target, inputs)
-    dataset = _dataset(frame, names, target, test_share)
+    for file, purpose in ((path, "figure"), (output, "output")):
+        if file is not None and not file.parent.is_dir():
+            raise ConfigError(f"There is no folder {str(file.parent)!r} for the {purpose}.")
+    chosen = None if inputs is None else split_names(inputs)
+    choices = Choices(chosen, split_names(exclude), drop_missing, impute, decimal, day_first)
     library = None if functions is None else ALL_SYMBOLS.subset(split_names(functions))
+    cells = read_cells(table)
+    numbers = to_numbers(cells, target, choices)
+    notes = [*cells.notes, *numbers.notes]
+    del cells
+    dataset = _split(numbers, test_share)
+    x, y, other_x, other_y = vars(dataset).values()
+    if len(x) == MAX_SEARCHED:
+        notes.append(f"A formula is searched on {MAX_SEARCHED} rows, drawn at random, and judged on all others.")
+    for note in notes:
+        typer.echo(note)
+    names, name = list(numbers.inputs.columns), str(numbers.target.name)
     begin = time.perf_counter()
-    result = find_formula(dataset, library=library, networks=networks, variables=names, digits=digits)
-    typer.echo(f"{target} = {result.formulas[0]}")
-    rows = len(dataset.test_input)
-    test = f" (on {rows} other rows {_r2(result.test_rmse, dataset.test_target)})" if rows else ""
-    r2 = f"R² {_r2(result.train_rmse, dataset.train_target)}{test}"
-    before = f"before the curves were named {result.curves_rmse:.3g}"
-    typer.echo(f"{r2}, RMSE {result.train_rmse:.3g}; {before}. {time.perf_counter() - begin:.1f} s.")
-    drawing = result.model.plot(dataset, variables=names, outputs=[target])
+    points = dict(zip(names, x.unbind(dim=1), strict=True))
+    indicators = {own for own, values in points.items() if ((values == 0) | (values == 1)).all()}
+    result = find_formula(
+        (x, y), library=library, networks=networks, seconds=seconds, variables=names,
+        digits=None if indicators else digits,
+    )  # fmt: skip
+    model, formula = result.model, result.formulas[0]
+    line = fitted_line(x, y[:, 0], names)
+    length = length_of(model, result.train_rmse, y[:, 0])
+    if line is not None and line.length + is_linear(formula) <= length:  # one nat for round numbers in a line
+        model, formula = kan_from_formula(line.formula, variables=names), rounded(line.formula, digits, points)
+    elif indicators:
+        formula = rounded(linear_in(formula, indicators, points), digits, points)
+    typer.echo(f"{name} = {formula}")
+    if is_linear(formula):
+        typer.echo("This is a straight line." if len(formula.free_symbols) == 1 else "This is linear in every input.")
+    if result.stopped is not None:
+        typer.echo(f"The search ended early: {result.stopped}.")
+    spent = time.perf_counter() - begin
+    train, other = _judge(model, x, y), _judge(model, other_x, other_y)
+    unit = numbers.unit and f" {numbers.unit}"
+    sentences = [train.sentence("rows", unit), *([other.sentence("other rows", unit)] if len(other_x) else [])]
+    typer.echo(" ".join(sentences))
+    is_worse = result.curves_rmse < train.rmse
+    typer.echo(f"{f'Curves without names: RMSE {result.curves_rmse:.3g}{unit}. ' if is_worse else ''}{spent:.1f} s.")
+    drawing = model.plot((x, y), variables=names, outputs=[name])
     with atomic_file(path) as file:
         drawing.savefig(file, dpi=130, format=path.suffix[1:] or None)
     typer.echo(f"Drawn: {path}")
+    if output is not None:
+        alternatives = result.alternatives[0] if result.alternatives else []
+        report = {
+            "target": name, "formula": str(formula), "inputs": names, "unit": numbers.unit, "notes": notes,
+            "train": vars(train), "other": vars(other) if len(other_x) else None, "seconds": spent,
+            "stopped": result.stopped,
+            "alternatives": [{"formula": str(a.formula), "size": a.size, "rmse": a.train_rmse} for a in alternatives],
+        }  # fmt: skip
+        atomic_write_text(output, json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        typer.echo(f"Written: {output}")
 
 
-def _read(table: Path, target: str, inputs: str | None) -> tuple[Any, list[str]]:
-    import pandas
+@dataclass(frozen=True)
+class _Errors:
+    """Errors of a formula on some rows.
 
-    if not table.is_file():
-        raise DataError(f"There is no table {str(table)!r}.")
-    try:
-        frame = pandas.read_parquet(table) if table.suffix == ".parquet" else pandas.read_csv(table)
-    except (ValueError, OSError) as error:
-        raise DataError(f"{str(table)!r} cannot be read as a table: {error}") from None
-    columns = list(frame.columns)
-    names = [name for name in columns if name != target] if inputs is None else list(split_names(inputs))
-    for name in (target, *names):
-        if name not in columns:
-            raise ConfigError(f"{table.name} has no column {name!r}. Choose from: {', '.join(map(str, columns))}.")
-        if columns.count(name) > 1 or names.count(name) > 1:
-            raise ConfigError(f"The column {name!r} is there twice.")
-        if not pandas.api.types.is_numeric_dtype(frame[name]):
-            raise DataError(f"The column {name!r} is not numeric. Leave it out: --inputs names the columns to use.")
-        missing = frame[name].isna()
-        if missing.any():
-            raise DataError(f"The column {name!r} has no value in row {int(missing.to_numpy().nonzero()[0][0]) + 1}.")
-    if target in names or not names:
-        raise ConfigError(f"The inputs must be columns other than the target {target!r}.")
-    if len(frame) < MIN_ROWS:
-        raise DataError(f"{table.name} has {len(frame)} rows; a formula takes {MIN_ROWS} or more.")
-    constant = [name for name in (target, *names) if frame[name].min() == frame[name].max()]
-    if target in constant:
-        raise DataError(f"The column {target!r} is {frame[target].iloc[0]} in every row, which needs no formula.")
-    varying = [name for name in names if name not in constant]
-    if not varying:
-        raise DataError(f"No input varies: {', '.join(map(repr, names))} have one value in every row.")
-    if inputs is not None and constant:
-        raise DataError(f"The column {constant[0]!r} has one value in every row, so the target cannot depend on it.")
-    return frame, varying
+    Args:
+        rows: their number.
+        rmse: root mean square error where the formula is finite.
+        r2: share of the variance that it explains there; None if the target does not vary.
+        undefined: rows where the formula is not finite.
+    """
+
+    rows: int
+    rmse: float
+    r2: float | None
+    undefined: int
+
+    def sentence(self, rows: str, unit: str) -> str:
+        r2 = "R² unknown, as the target does not vary" if self.r2 is None else f"R² {self.r2:.6f}"
+        undefined = f" (it has no value on {self.undefined} more)" if self.undefined else ""
+        return f"On {self.rows} {rows}: {r2}, RMSE {self.rmse:.3g}{unit}{undefined}."
 
 
-def _dataset(frame: Any, names: list[str], target: str, test_share: float) -> Dataset:
+def _split(numbers: NumericTable, test_share: float) -> Dataset:
+    """Rows to search on, at most `MAX_SEARCHED`, and all others to judge, drawn at random with a fixed seed."""
     import torch
 
     from kansformer.kan import Dataset
 
-    x = torch.tensor(frame[names].to_numpy(dtype=float))
-    y = torch.tensor(frame[[target]].to_numpy(dtype=float))
+    x = torch.tensor(numbers.inputs.to_numpy(dtype=float))
+    y = torch.tensor(numbers.target.to_numpy(dtype=float)).unsqueeze(-1)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
-    count = round(test_share * len(x))
-    test, train = order[:count], order[count:]
-    return Dataset(x[train], y[train], x[test], y[test])
+    count = max(round(test_share * len(x)), len(x) - MAX_SEARCHED)
+    other, train = order[:count], order[count:]
+    return Dataset(x[train], y[train], x[other], y[other])
 
 
-def _r2(rmse: float, y: Tensor) -> str:
-    variance = y.var(correction=0).item()
-    return f"{1 - rmse**2 / variance:.6f}" if variance else "unknown, as they do not vary"
+def _judge(model: KAN, x: Tensor, y: Tensor) -> _Errors:
+    """Errors on rows, a part of them at a time."""
+    import torch
+
+    with torch.no_grad():
+        outputs = torch.cat([model(rows) for rows in x.split(CHUNK)]) if len(x) else y
+    is_finite = outputs.isfinite()
+    errors, targets = (outputs - y)[is_finite], y[is_finite]
+    rows = len(targets)
+    mean_square = errors.square().mean().item() if rows else 0.0
+    variance = targets.var(correction=0).item() if rows else 0.0
+    r2 = 1 - mean_square / variance if variance else None
+    return _Errors(rows, mean_square**0.5, r2, len(x) - rows)

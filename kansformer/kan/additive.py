@@ -21,24 +21,31 @@ from torch import Tensor
 from kansformer.basis import Basis
 from kansformer.symbolic import SymbolLibrary
 from kansformer.symbolic.compositions import Z, Named, named_curve
-from kansformer.symbolic.constants import Formula, fit_constants
+from kansformer.symbolic.constants import TORCH_FUNCTIONS, Formula, fit_constants
 
 GRID, FINE_GRIDS, ORDER, RIDGE = 8, (5, 10, 20), 3, 1e-12
-MAX_ROWS = 1000
+MAX_ROWS = 600
 # Columns of positive values whose largest is so many times the median have grids in log(x).
 SKEWED = 12.0
-# What an operation in the structure must improve the error by, in nats.
-OPERATION_COST = 0.1
+# What an operation in the structure must improve the error by, in nats: little where the error may be noise, and more
+# where it is that of the splines, which any curve more improves.
+NOISE_COST, OPERATION_COST, NOISE, SURELY_NO_NOISE, MIN_ERROR = 0.05, 0.3, 3e-3, 3e-5, 1e-9
 # Structures of each number of operations that are kept, column sets that are extended, and how often; transformations
 # that are tried then. A column is removed if the error grows by MAX_GROWTH at most.
-PER_SIZE, BEAM, DEPTH, TARGETS, MAX_GROWTH = 2, 5, 2, 24, 1.15
-# Grid of the products of two curves, column sets that are tried with them, and how much worse one product may be than
-# all products of their splines.
-PRODUCT_GRID, PRODUCT_SETS, MAX_RANK_GROWTH, MAX_RATIO, MIN_ERROR = 8, 3, 5.0, 0.5, 1e-4  # the grid must divide GRID
+PER_SIZE, BEAM, DEPTH, TARGETS, MAX_GROWTH = 2, 5, 3, 24, 1.15
+# Errors of splines that need no larger structures.
+EXPLAINED = 1e-5
+# Pairs of columns that are combined, and inputs whose powers may be factors.
+MAX_PAIRS, MAX_FACTORS = 21, 6
+# Grid of the products of two curves, which divides GRID; column sets and transformations that are tried with them, up to
+# an error of all products of splines, and up to a share of the second largest of these.
+PRODUCT_GRID, PRODUCT_SETS, PRODUCT_TARGETS, MAX_PRODUCT_ERROR, MAX_RATIO = 8, 3, 8, 0.3, 0.5
 POINTS, ENDS = 64, 0.004
 MAX_FORMULAS, NAMES, MIN_PROGRESS = 8, 4, 0.7
 # An error that a finer grid lowers to this share is the grid's. Curves may be off by so many times their error, squared.
-GAIN, NOISE_FACTOR = 0.7, 4.0
+GAIN, NOISE_FACTOR, MAX_NOISE, CLOSE = 0.7, 4.0, 0.05, 1e-10
+# Bits that another scale than that of a column costs.
+COORDINATE_COST = 4.0
 MAX_EXPONENT, MAX_TARGET = 30.0, 1e6
 ALTERNATIONS, FEW_ALTERNATIONS, INNER_STEPS, TINY = 12, 4, 10, 1e-150
 
@@ -48,11 +55,13 @@ class Transformation:
     """T of a target.
 
     Args:
+        name: of T⁻¹ in libraries.
         forward, inverse: T and T⁻¹ of tensors; NaN where they are not defined.
         sympy: T⁻¹ of an expression.
         complexity: operations of T⁻¹.
     """
 
+    name: str
     forward: Callable[[Tensor], Tensor]
     inverse: Callable[[Tensor], Tensor]
     sympy: Callable[[sympy.Expr], sympy.Expr]
@@ -64,27 +73,27 @@ def _positive(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor
 
 
 TRANSFORMATIONS = (
-    Transformation(lambda y: y, lambda t: t, lambda e: e, 0),
-    Transformation(_positive(torch.log), lambda t: torch.exp(t.clamp(max=700)), sympy.exp, 1),
-    Transformation(torch.reciprocal, torch.reciprocal, lambda e: 1 / e, 1),
-    Transformation(_positive(torch.square), _positive(torch.sqrt), sympy.sqrt, 1),
-    Transformation(_positive(torch.sqrt), torch.square, lambda e: e**2, 1),
-    Transformation(_positive(lambda y: y**-2), _positive(torch.rsqrt), lambda e: 1 / sympy.sqrt(e), 2),
-    Transformation(_positive(torch.rsqrt), lambda t: t**-2, lambda e: e**-2, 2),
+    Transformation("x", lambda y: y, lambda t: t, lambda e: e, 0),
+    Transformation("exp", _positive(torch.log), lambda t: torch.exp(t.clamp(max=700)), sympy.exp, 1),
+    Transformation("1/x", torch.reciprocal, torch.reciprocal, lambda e: 1 / e, 1),
+    Transformation("sqrt", _positive(torch.square), _positive(torch.sqrt), sympy.sqrt, 1),
+    Transformation("x^2", _positive(torch.sqrt), torch.square, lambda e: e**2, 1),
+    Transformation("1/sqrt(x)", _positive(lambda y: y**-2), _positive(torch.rsqrt), lambda e: 1 / sympy.sqrt(e), 2),
+    Transformation("1/x^2", _positive(torch.rsqrt), lambda t: t**-2, lambda e: e**-2, 2),
     Transformation(
-        lambda y: torch.exp(torch.where(y.abs() < MAX_EXPONENT, y, torch.nan)), _positive(torch.log), sympy.log, 1
+        "log", lambda y: torch.exp(torch.where(y.abs() < MAX_EXPONENT, y, torch.nan)), _positive(torch.log), sympy.log, 1
     ),
     Transformation(
-        lambda y: torch.exp(torch.where(y.abs() < MAX_EXPONENT, -y, torch.nan)),
+        "log", lambda y: torch.exp(torch.where(y.abs() < MAX_EXPONENT, -y, torch.nan)),
         lambda t: -_positive(torch.log)(t), lambda e: -sympy.log(e), 2,
     ),
     Transformation(
-        lambda y: torch.sin(torch.where(y.abs() <= math.pi / 2, y, torch.nan)), torch.asin, sympy.asin, 2
+        "arcsin", lambda y: torch.sin(torch.where(y.abs() <= math.pi / 2, y, torch.nan)), torch.asin, sympy.asin, 2
     ),
     Transformation(
-        lambda y: torch.tan(torch.where(y.abs() < math.pi / 2, y, torch.nan)), torch.atan, sympy.atan, 2
+        "arctan", lambda y: torch.tan(torch.where(y.abs() < math.pi / 2, y, torch.nan)), torch.atan, sympy.atan, 2
     ),
-    Transformation(torch.atanh, torch.tanh, sympy.tanh, 2),
+    Transformation("tanh", torch.atanh, torch.tanh, sympy.tanh, 2),
 )  # fmt: skip
 FACTOR_POWERS = tuple(sympy.Rational(p) for p in ("-2", "-1", "-1/2", "1/2", "1", "2"))
 
@@ -133,7 +142,9 @@ class Structure:
 
     @property
     def cost(self) -> float:
-        return math.log(max(self.error, 1e-9)) + OPERATION_COST * self.size
+        error = max(self.error, MIN_ERROR)
+        below = min(max(math.log(NOISE / error) / math.log(NOISE / SURELY_NO_NOISE), 0.0), 1.0)
+        return math.log(error) + (NOISE_COST + (OPERATION_COST - NOISE_COST) * below) * self.size
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -141,6 +152,18 @@ class Structure:
         factor = None if self.factor is None else self.factor.expression
         product = frozenset(column.expression for column in self.product or ())
         return (frozenset(c.expression for c in self.columns), product, id(self.transformation), factor)
+
+    def at(self, x: Tensor, names: Sequence[str]) -> Structure:
+        """The structure with the columns of other samples (N, I)."""
+        symbols = [sympy.Symbol(name) for name in names]
+
+        def moved(column: Column) -> Column:
+            function = sympy.lambdify(symbols, column.expression, modules=[TORCH_FUNCTIONS])
+            return replace(column, values=function(*x.unbind(dim=-1)))
+
+        product = None if self.product is None else (moved(self.product[0]), moved(self.product[1]))
+        factor = None if self.factor is None else moved(self.factor)
+        return replace(self, columns=tuple(map(moved, self.columns)), factor=factor, product=product)
 
     def target(self, y: Tensor) -> Tensor:
         scaled = y if self.factor is None else y * self.factor.values
@@ -153,34 +176,39 @@ class Structure:
         return values if self.factor is None else values / self.factor.values
 
 
-def find_structures(x: Tensor, y: Tensor, names: Sequence[str]) -> list[Structure]:
+def find_structures(x: Tensor, y: Tensor, names: Sequence[str], library: SymbolLibrary) -> list[Structure]:
     """The best structures of every size for inputs (N, I) and targets (N,), those with the lowest costs first."""
+    rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:MAX_ROWS]
+    x, y = x[rows], y[rows]
     inputs = [Column(sympy.Symbol(name), x[:, i]) for i, name in enumerate(names) if x[:, i].min() < x[:, i].max()]
-    search = _Search(y, inputs)
+    search = _Search(y, inputs, library)
     search.add(search.structures(tuple(inputs), search.targets))
     if len(inputs) > 1:
         sets = {frozenset(column.expression for column in inputs): tuple(inputs)}
         for depth in range(DEPTH):
+            if depth and search.least_error() < EXPLAINED:
+                break
             targets = search.best_targets(TARGETS) if depth else search.targets
             for columns in sets.values():
                 pool = list({column.expression: column for column in (*inputs, *columns)}.values())
-                for column in _combinations(pool):
+                for column in _combinations(search.pairs(pool)):
                     if all(column.expression != other.expression for other in columns):
                         search.add(search.structures((*columns, column), targets)[:PER_SIZE])
             search.remove_idle_columns()
             sets = search.column_sets(BEAM, depth + 1)
-        for columns in search.column_sets(PRODUCT_SETS, None).values():
+        explained = search.least_error() < EXPLAINED
+        for columns in () if explained else search.column_sets(PRODUCT_SETS, None).values():
             columns = tuple({column.expression: column for column in (*inputs, *columns)}.values())
-            for pair in itertools.combinations(columns, 2):
+            for pair in search.pairs(columns):
                 search.add(search.structures_with_product(columns, pair))
                 search.add(search.structures_with_product(pair, pair))
         search.remove_idle_columns()
     return search.front()
 
 
-def _combinations(columns: Sequence[Column]) -> Iterator[Column]:
+def _combinations(pairs: Sequence[tuple[Column, Column]]) -> Iterator[Column]:
     """Sums, differences, products and ratios of two columns."""
-    for a, b in itertools.combinations(columns, 2):
+    for a, b in pairs:
         operations = a.operations + b.operations + 1
         candidates = [
             (a.expression - b.expression, a.values - b.values),
@@ -199,21 +227,23 @@ def _combinations(columns: Sequence[Column]) -> Iterator[Column]:
 class _Search:
     """The target, its transformations, least-squares fits of them, and the structures found."""
 
-    def __init__(self, y: Tensor, inputs: Sequence[Column]) -> None:
+    def __init__(self, y: Tensor, inputs: Sequence[Column], library: SymbolLibrary) -> None:
         self.y, self.deviation = y, float(y.std(correction=0)) or 1.0
         self.splines, self.coarse = Splines(GRID), Splines(PRODUCT_GRID)
         self.found = dict[tuple[object, ...], Structure]()
         self.reduced = set[tuple[object, ...]]()
         factors: list[Column | None] = [None]
-        for column in inputs if len(inputs) > 1 else ():
+        for column in inputs if 1 < len(inputs) <= MAX_FACTORS else ():
             if (column.values.abs() > 1e-9 * column.values.abs().max()).all():
                 for power in FACTOR_POWERS:
-                    if (column.values > 0).all() or power.q == 1:
+                    if ((column.values > 0).all() or power.q == 1) and (power < 0 or "1/x" in library.names):
                         factors.append(Column(column.expression**power, column.values ** float(power), 1))
         self.targets = []
-        for factor, transformation in itertools.product(factors, TRANSFORMATIONS):
+        known = [transformation for transformation in TRANSFORMATIONS if transformation.name in (*library.names, "x")]
+        for factor, transformation in itertools.product(factors, known):
             values = y if factor is None else y * factor.values
-            structure = Structure((), transformation, factor, -1 if (values < 0).all() else 1, math.inf)
+            sign = -1 if (values <= 0).all() and transformation.name != "x" else 1
+            structure = Structure((), transformation, factor, sign, math.inf)
             target = structure.target(y)
             if target.isfinite().all() and target.abs().max() < MAX_TARGET * target.std():
                 self.targets.append(structure)
@@ -224,6 +254,21 @@ class _Search:
             known = self.found.get(structure.key)
             if known is None or structure.error < known.error:
                 self.found[structure.key] = structure
+
+    def pairs(self, columns: Sequence[Column]) -> list[tuple[Column, Column]]:
+        """The pairs of columns whose products explain most of what sums of curves leave; all of a few columns."""
+        pairs = list(itertools.combinations(columns, 2))
+        if len(pairs) <= MAX_PAIRS:
+            return pairs
+        basis_NC = self.splines.design(columns)
+        rest = self.y - basis_NC @ coefficients(basis_NC, self.y.unsqueeze(-1))[:, 0]
+        units = {column.expression: (column.values - column.values.mean()) / column.values.std() for column in columns}
+        products_PN = torch.stack([units[a.expression] * units[b.expression] for a, b in pairs])
+        score_P = (products_PN @ rest).abs() / products_PN.norm(dim=1)
+        return [pairs[index] for index in score_P.topk(MAX_PAIRS).indices.tolist()]
+
+    def least_error(self) -> float:
+        return min((structure.error for structure in self.found.values()), default=math.inf)
 
     def ranked(self) -> list[Structure]:
         """The best structures of every size, the lowest cost first."""
@@ -239,8 +284,8 @@ class _Search:
             by_size.setdefault(structure.size, []).append(structure)
         result, least = [], math.inf
         for _, group in sorted(by_size.items()):
-            result += [structure for structure in group if structure.error < least]
-            least = min(least, MIN_PROGRESS * min(structure.error for structure in group))
+            result += [structure for structure in group if max(structure.error, MIN_ERROR) < least]
+            least = min(least, MIN_PROGRESS * max(MIN_ERROR, min(structure.error for structure in group)))
         return sorted(result, key=lambda s: s.cost)
 
     def best_targets(self, count: int) -> list[Structure]:
@@ -287,17 +332,16 @@ class _Search:
         full = [self._error(t, fitted, together_NC.shape[1]) for t, fitted in zip(targets, fitted_NR.T, strict=True)]
         first_N, second_N = (self.coarse.design((column,))[:, 1:] for column in pair)
         result = []
-        for target, whole, weights_C in zip(targets, full, weights_CR[basis_NC.shape[1] :].T, strict=True):
-            first, second, ratio = _factors(weights_C)
-            if not math.isfinite(whole) or ratio > MAX_RATIO:
+        for number in sorted(range(len(targets)), key=full.__getitem__)[:PRODUCT_TARGETS]:
+            target, (first, second, ratio) = targets[number], _factors(weights_CR[basis_NC.shape[1] :, number])
+            if not full[number] < MAX_PRODUCT_ERROR or ratio > MAX_RATIO:
                 continue
             values = [first_N @ first, second_N @ second]
             _, values = alternated(basis_NC, (first_N, second_N), values, target.target(self.y), FEW_ALTERNATIONS)
             rows_NC = torch.cat([basis_NC, (values[0] * values[1]).unsqueeze(-1)], dim=1)
             fitted = rows_NC @ coefficients(rows_NC, target.target(self.y).unsqueeze(-1))[:, 0]
             error = self._error(target, fitted, basis_NC.shape[1] + len(first) + len(second))
-            if error <= MAX_RANK_GROWTH * max(whole, MIN_ERROR):
-                result.append(replace(target, columns=columns, error=error, product=pair))
+            result.append(replace(target, columns=columns, error=error, product=pair))
         return sorted(result, key=lambda s: s.cost)[:PER_SIZE]
 
     def _error(self, target: Structure, fitted: Tensor, numbers: int) -> float:
@@ -320,7 +364,8 @@ class _Search:
                     elif columns:
                         smaller += self.refitted_with_product(columns, structure)
                 best = min(smaller, key=lambda s: s.cost, default=None)
-                if best is None or not (best.cost < structure.cost or best.error <= MAX_GROWTH * structure.error):
+                growth = MAX_GROWTH if structure.error < NOISE else 1.0
+                if best is None or not (best.cost < structure.cost or best.error <= growth * structure.error):
                     break
                 structure = best
             self.add([structure])
@@ -479,17 +524,31 @@ def _named(
 ) -> list[Named]:
     """Formulas of a column for its curve, the best first."""
     lower, upper = (float(end) for end in column.values.quantile(torch.tensor([ENDS, 1 - ENDS]).double()))
-    is_positive, result = lower > 0, list[Named]()
-    in_logarithm = is_positive and coordinate(column.values) is torch.log
-    for logarithmic in {False, in_logarithm}:
-        ends = (math.log(lower), math.log(upper)) if logarithmic else (lower, upper)
+    result = list[Named]()
+    for coordinate_of, back, argument in _coordinates(column, lower):
+        ends = sorted(float(coordinate_of(torch.tensor(end).double())) for end in (lower, upper))
         u_S = torch.linspace(*ends, POINTS, dtype=torch.float64)
-        x_S = u_S.exp() if logarithmic else u_S
-        y_S = splines.of(column, x_S) @ curve_C
+        y_S = splines.of(column, back(u_S)) @ curve_C
         variance = float(y_S.var(correction=0))
         if not variance > 0:
             return [Named(sympy.Float(float(y_S.mean())), 0.0, 1.0)]
-        for found in named_curve(u_S, y_S, library=library, noise=min(noise / variance, 0.05)):
-            argument = sympy.log(column.expression) if logarithmic else column.expression
-            result.append(replace(found, expression=found.expression.xreplace({Z: argument})))
+        share, operations = min(noise / variance, MAX_NOISE), int(argument != column.expression)
+        for found in named_curve(u_S, y_S, library=library, noise=share):
+            expression = found.expression.xreplace({Z: argument})
+            result.append(replace(found, expression=expression, cost=found.cost + operations * COORDINATE_COST))
+        if max(found.r2 for found in result) > 1 - max(share, CLOSE):
+            break
     return sorted(result, key=lambda found: found.cost)[:NAMES]
+
+
+def _coordinates(
+    column: Column, lower: float
+) -> Iterator[tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], sympy.Expr]]:
+    """Scales on which a curve is tabulated evenly: a function of z, its inverse, and its formula."""
+    linear = (lambda z: z, lambda u: u, column.expression)
+    logarithmic = (torch.log, torch.exp, sympy.log(column.expression))
+    if lower > 0:
+        yield from (logarithmic, linear) if coordinate(column.values) is torch.log else (linear,)
+        yield (torch.reciprocal, torch.reciprocal, 1 / column.expression)
+    else:
+        yield linear

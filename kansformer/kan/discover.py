@@ -1,25 +1,30 @@
-"""From a table to a formula: networks of several shapes are fitted, pruned, refined and named until one is exact."""
+"""From a table to a formula: structures by linear fits first, then networks of several shapes, until one is exact.
+
+Shape letters: N samples, I inputs, O outputs.
+"""
 
 from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
-from kansformer.checks import check_integer
+from kansformer.checks import check_integer, check_number
 from kansformer.errors import ConfigError
-from kansformer.kan.data import Samples, Scaling, as_dataset, dataset_for
+from kansformer.kan.data import Dataset, Samples, Scaling, as_dataset, dataset_for, variable_names
 from kansformer.kan.edge_symbols import LAST_STEPS, SETTLED, name_one_by_one
 from kansformer.kan.fitting import fit, rmse
 from kansformer.kan.history import few_threads
 from kansformer.kan.network import KAN, Width
 from kansformer.kan.sparse import SearchSettings, description_length, sparsified
-from kansformer.kan.symbolic import fit_symbolic, formula, library_of
+from kansformer.kan.symbolic import fit_symbolic, formula, library_of, unfix_symbol
 from kansformer.nn import refine_grid
 from kansformer.progress import Progress, progress_reporter
 from kansformer.symbolic import LIBRARY, SCIENCE_LIBRARY, SymbolLibrary
@@ -27,19 +32,52 @@ from kansformer.symbolic import LIBRARY, SCIENCE_LIBRARY, SymbolLibrary
 if TYPE_CHECKING:
     import sympy
 
+    from kansformer.symbolic.constants import Fitted
+
+# Structures that are named at most, formulas of each that are looked at before the next, and steps of their first fits.
+STRUCTURES, FIRST_STEPS, FINALISTS, AFTER_EXACT = 10, 10, 2, 3
+# Nats that an operation of a formula costs.
+OPERATION_COST = 2.0
+# How far beyond the samples a formula should be finite, in ranges, and how many nats it costs if it is not.
+MARGIN, NOT_FINITE = 0.01, 40.0
+# Curves so many times better than the formula are worth a remark.
+MUCH_BETTER = 100.0
+# A curve replaces a symbol if it changes the outputs by this share of their deviation at most.
+FOLLOWED = 0.05
+# Formulas are simplified if they are at most so many nats longer than the best one.
+WORTH_A_LOOK = 50.0
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A formula on the front of error against size.
+
+    Args:
+        formula: of one output.
+        size: operations, variables and numbers in it.
+        train_rmse: with all its digits.
+    """
+
+    formula: sympy.Expr
+    size: int
+    train_rmse: float
+
 
 @dataclass(frozen=True)
 class Discovery:
     """Result of `find_formula`.
 
     Args:
-        model: the network, its edges formulas.
-        curves: the same network before its edges were named.
+        model: a network that computes the formulas, a symbol on every edge.
+        curves: a network of curves: the one whose edges were named or, where a formula was found without one, `model`
+            with curves instead of symbols.
         formulas: one for each output.
         train_rmse, test_rmse: of the formulas with all their digits; the latter is NaN without test samples.
-        curves_rmse: of the network before, on the training samples.
-        width: of the network that was fitted first.
+        curves_rmse: of `curves`, on the training samples.
+        width: of the network that was fitted first, or of `model`.
         seed: of its first coefficients.
+        alternatives: for each output, the formulas that no smaller one equals, the smallest first.
+        stopped: why the search ended early, or None.
     """
 
     model: KAN
@@ -50,11 +88,21 @@ class Discovery:
     curves_rmse: float
     width: list[int | Sequence[int]]
     seed: int
+    alternatives: list[list[Alternative]] = field(default_factory=list)
+    stopped: str | None = None
 
     def __str__(self) -> str:
         shown = "\n".join(f"y_{index + 1} = {formula}" for index, formula in enumerate(self.formulas))
         test = "" if math.isnan(self.test_rmse) else f", test {self.test_rmse:.3g}"
-        return f"{shown}\nRMSE {self.train_rmse:.3g}{test}; of the curves {self.curves_rmse:.3g}"
+        lines = [f"{shown}\nRMSE {self.train_rmse:.3g}{test}; of the curves {self.curves_rmse:.3g}"]
+        if self.train_rmse > MUCH_BETTER * self.curves_rmse:
+            lines.append(
+                f"The curves are {self.train_rmse / self.curves_rmse:.0f} times better than the formula: "
+                "predict with `curves`, and read the formula as an approximation."
+            )
+        if self.stopped:
+            lines.append(f"The search ended early: {self.stopped}.")
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -87,7 +135,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class _Try:
-    """A network that was fitted, for scaled columns."""
+    """A network that was fitted, for scaled columns, with curves on its edges, and what is left of the error."""
 
     curves: KAN
     error: float
@@ -101,6 +149,7 @@ def find_formula(
     width: Width | None = None,
     library: SymbolLibrary | Sequence[str] | None = None,
     networks: int = 24,
+    seconds: float | None = None,
     seed: int = 0,
     variables: Sequence[str] | None = None,
     digits: int | None = 4,
@@ -109,67 +158,99 @@ def find_formula(
 ) -> Discovery:
     """Find formulas for samples of functions.
 
-    A sparse network is fitted and pruned, fitted again on finer grids, its edges are named, all at once or else one by
-    one, and the numbers in the formulas fitted to the last digit. Networks of other shapes and seeds are tried until a
-    formula is exact, simple ones first. Columns may have any units.
+    First come structures: an output, transformed, as a sum of curves of inputs and of their differences, sums, products
+    and ratios, with a product of two curves; each is one linear fit, and the best ones are named. Where that is not
+    enough, networks of several shapes and seeds are fitted, made sparse and named, simple ones first. The constants of
+    all formulas are fitted to the samples and snapped to exact values within their errors; the shortest description of
+    the samples wins (Rissanen, 1978). Columns may have any units.
 
     Args:
         data: samples; targets have a column for each output.
-        width: of the networks, whose outputs are sums; None tries several shapes, with product nodes and without.
+        width: of networks, whose outputs are sums, to begin with at once; None tries structures, then several shapes.
         library: functions that may occur, or their names; None is `kansformer.symbolic.SCIENCE_LIBRARY`.
-        networks: the maximum number of networks.
-        seed: of the first one.
+        networks: the maximum number of networks for each output.
+        seconds: after which the best formula so far is returned; None sets no limit. Ctrl-C does the same.
+        seed: of the first network.
         variables: names of the inputs in the formulas; None is x_1, x_2, …
         digits: significant digits of the numbers in the formulas; None keeps all.
         settings: of the search; None for the defaults.
         progress: True shows a bar; a `Progress` is called after every network.
 
     Returns:
-        The best of the networks tried.
+        The best formulas found.
 
     Raises:
-        ConfigError: no network is to be tried, or the last layer has products.
+        ConfigError: no network is to be tried, the last layer has products, or the time is not positive.
         ShapeError, DataError: the samples do not fit the network or are not finite.
     """
+    from kansformer.kan.from_formula import kan_from_formula
+    from kansformer.kan.rounding import rounded
+
     check_integer("networks", networks, 1)
+    if digits is not None:
+        check_integer("digits", digits, 1)
+    if seconds is not None:
+        check_number("seconds", seconds, above=0)
     settings = SearchSettings() if settings is None else settings
     dataset = as_dataset(data)
     inputs, outputs = dataset.train_input.shape[1], dataset.train_target.shape[1]
-    shapes = shapes_for(inputs, outputs) if width is None else [Shape(list(width))]
-    samples = len(dataset.train_input)
-    shapes = [shape for shape in shapes if settings.samples_per_number * shape.size(settings) <= samples] or shapes[:1]
-    if not isinstance(shapes[0].width[-1], int):
-        raise ConfigError(f"The last layer of find_formula's networks has sums only, got {shapes[0].width[-1]!r}.")
-    dataset = dataset_for(shapes[0].build(seed, settings), dataset)
-    scaling = Scaling.of(dataset)
-    scaled = scaling.apply(dataset)
-    search = _Search(scaled.train_input, scaled.train_target, library_of(library, SCIENCE_LIBRARY), settings)
-    with progress_reporter(progress, "networks", networks, "network") as report:
-        for number in range(networks):
-            search.run(shapes[number % len(shapes)], seed + number // len(shapes))
-            if (number + 1) % len(shapes) == 0 or number == networks - 1:
-                search.name_the_best()
-            report("networks", number + 1, networks, f"RMSE {search.best_error:.2e}")
-            if search.ended():
-                break
-    assert search.best is not None
-    model, best = search.best
-    if search.best_error <= settings.exact:
-        fit(model, scaled, steps=settings.polish_steps, grid_update_every=0, tolerance=0.0, progress=False)
-    curves = copy.deepcopy(best.curves)
-    for network in (model, curves):
-        scaling.undo(network)
+    if width is not None and not isinstance(width[-1], int):
+        raise ConfigError(f"The last layer of find_formula's networks has sums only, got {width[-1]!r}.")
+    names = variable_names(variables, [f"x_{index + 1}" for index in range(inputs)], "inputs")
+    dataset = dataset_for(Shape([inputs, outputs] if width is None else list(width)).build(seed, settings), dataset)
+    library = library_of(library, SCIENCE_LIBRARY)
+    deadline = math.inf if seconds is None else time.monotonic() + seconds
+    searches, stopped = list[_Search](), None
+    try:
+        with progress_reporter(progress, "networks", networks * outputs, "network") as report:
+            for output in range(outputs):
+                searches.append(_Search(dataset, output, names, library, settings, deadline))
+                searches[-1].run(width, networks, seed, report)
+    except KeyboardInterrupt:
+        stopped = "interrupted"
+    if time.monotonic() >= deadline:
+        stopped = f"{seconds:g} seconds were over" if seconds is not None else None
+    searches += [_Search(dataset, o, names, library, settings, deadline) for o in range(len(searches), outputs)]
+    best = [search.result() for search in searches]
+    expressions = [found.formula.expression() for found in best]
+    model = kan_from_formula(expressions, variables=names)
     x, y, test_x, test_y = vars(dataset).values()
+    tried = searches[0].tried if outputs == 1 else None
+    curves = searches[0].unscaled(tried) if tried is not None else _with_curves(model, x)
+    points = dict(zip(names, x.double().cpu().unbind(dim=-1), strict=True))
+
+    def shown(expression: sympy.Expr) -> sympy.Expr:
+        return expression if digits is None else rounded(expression, digits, points)
+
     return Discovery(
         model,
         curves,
-        formula(model, variables=variables, digits=digits),
+        [shown(expression) for expression in expressions],
         rmse(model, x, y),
         rmse(model, test_x, test_y) if len(test_x) else float("nan"),
         rmse(curves, x, y),
-        best.shape.width,
-        best.seed,
+        list(model.width) if tried is None else tried.shape.width,
+        seed if tried is None else tried.seed,
+        [[Alternative(shown(f.formula.expression()), f.formula.size(), f.error) for f in s.front()] for s in searches],
+        stopped,
     )
+
+
+def _with_curves(model: KAN, x: Tensor) -> KAN:
+    """The network with curves instead of symbols, where these are finite on the samples' range."""
+    from kansformer.errors import DataError
+
+    result, outputs = copy.deepcopy(model), model.predict(x)
+    limit = FOLLOWED * float(outputs.std(correction=0))
+    for edge in list(model.edges()):
+        trial = copy.deepcopy(result)
+        try:
+            unfix_symbol(trial, edge, x)
+        except DataError:
+            continue  # a pole at the end of the range
+        if rmse(trial, x, outputs) <= limit:
+            result = trial
+    return result
 
 
 def shapes_for(inputs: int, outputs: int) -> list[Shape]:
@@ -185,16 +266,166 @@ def shapes_for(inputs: int, outputs: int) -> list[Shape]:
 
 
 class _Search:
-    """The networks that were tried, and the best formula among them; errors are relative to the targets."""
+    """The search for one output: the formulas found, and the networks whose edges are not named yet."""
 
-    def __init__(self, x: Tensor, y: Tensor, library: SymbolLibrary, settings: SearchSettings) -> None:
-        self.x, self.y, self.library, self.settings = x, y, library, settings
-        self.best: tuple[KAN, _Try] | None = None
-        self.best_error = self.best_length = self.min_error = float("inf")
-        self.unnamed: list[_Try] = []
+    def __init__(
+        self,
+        dataset: Dataset,
+        output: int,
+        names: Sequence[str],
+        library: SymbolLibrary,
+        settings: SearchSettings,
+        deadline: float,
+    ) -> None:
+        self.x, self.y = dataset.train_input, dataset.train_target[:, output]
+        self.names, self.library, self.settings, self.deadline = names, library, settings, deadline
+        self.deviation = float(self.y.std(correction=0)) or 1.0
+        column = slice(output, output + 1)
+        own = Dataset(self.x, dataset.train_target[:, column], dataset.test_input, dataset.test_target[:, column])
+        self.scaling = Scaling.of(own)
+        scaled = self.scaling.apply(own)
+        self.scaled_x, self.scaled_y = scaled.train_input, scaled.train_target
+        self.found: list[Fitted] = []
+        self.tried: _Try | None = None
+        self.best_length = self.min_error = math.inf
+        self.unnamed = list[_Try]()
         self._since = 0
+        lower, upper = self.x.aminmax(dim=0)
+        around = torch.stack([lower, upper]) + MARGIN * (upper - lower) * self.x.new_tensor([[-1.0], [1.0]])
+        self.around = torch.cartesian_prod(*around.T).reshape(-1, self.x.shape[1]) if len(names) <= 8 else around
 
-    def run(self, shape: Shape, seed: int) -> None:
+    def run(self, width: Width | None, networks: int, seed: int, report: Progress) -> None:
+        """Search until a formula is exact, no better one is expected, or the time is over."""
+        self._constant()
+        if width is None and self.y.min() < self.y.max():
+            self._structures()
+        if self.ended():
+            report("networks", networks, networks, f"RMSE {self.best_error:.2e}")
+            return
+        samples, settings = len(self.x), self.settings
+        shapes = shapes_for(len(self.names), 1) if width is None else [Shape(list(width))]
+        shapes = [s for s in shapes if settings.samples_per_number * s.size(settings) <= samples] or shapes[:1]
+        for number in range(networks):
+            self._network(shapes[number % len(shapes)], seed + number // len(shapes))
+            if (number + 1) % len(shapes) == 0 or number == networks - 1:
+                self._name_the_best()
+            report("networks", number + 1, networks, f"RMSE {self.best_error:.2e}")
+            if self.ended():
+                break
+
+    @property
+    def best_error(self) -> float:
+        """Of the best formula, relative to the target."""
+        return self.result().error / self.deviation if self.found else math.inf
+
+    def result(self) -> Fitted:
+        """The formula with the shortest description."""
+        if not self.found:
+            self._constant()
+        return min(self.found, key=self.length)
+
+    def front(self) -> list[Fitted]:
+        """The formulas that no smaller one equals, the smallest first."""
+        result: list[Fitted] = []
+        for fitted in sorted(self.found, key=lambda f: (f.formula.size(), f.error)):
+            if not result or max(fitted.error, self.settings.exact * self.deviation) < result[-1].error:
+                result.append(fitted)
+        return result
+
+    def length(self, fitted: Fitted) -> float:
+        """Nats that describe the samples by a formula; infinite if it is not finite."""
+        if not math.isfinite(fitted.error):
+            return math.inf
+        formula = fitted.formula
+        error = max(fitted.error / self.deviation, self.settings.exact)
+        length = description_length(error, len(formula.values), len(self.y)) + OPERATION_COST * formula.size()
+        values = formula.compiled()(self.around.mT, formula.values.unsqueeze(-1).expand(-1, len(self.around)))
+        return length if values.isfinite().all() else length + NOT_FINITE
+
+    def ended(self) -> bool:
+        """Whether another network is not expected to help."""
+        settings = self.settings
+        is_noisy = self.min_error > settings.max_error
+        explained = is_noisy and self.best_error <= settings.explained * self.min_error
+        enough = self.best_error <= settings.exact or explained or (is_noisy and self._since >= settings.patience)
+        return enough or time.monotonic() >= self.deadline
+
+    def _constant(self) -> None:
+        import sympy
+
+        from kansformer.symbolic.constants import Formula, fit_constants
+
+        mean = Formula.of(sympy.Float(float(self.y.mean())), self.names)
+        self.found.append(fit_constants(mean, self.x, self.y))
+
+    def _structures(self) -> None:
+        """Name the best structures."""
+        from kansformer.kan.additive import find_structures, formulas_of
+        from kansformer.symbolic.constants import Formula, fit_constants
+
+        exact = self.settings.exact * self.deviation
+        self._line()
+        self._power_law()
+        with few_threads(0):
+            structures = find_structures(self.x, self.y, self.names, self.library)
+            self.min_error = min((s.error for s in structures), default=math.inf)
+            for structure in structures[:STRUCTURES]:
+                if time.monotonic() >= self.deadline:
+                    break
+                first: list[Fitted] = []
+                after = 0  # formulas since one was exact
+                for expression in formulas_of(structure.at(self.x, self.names), self.x, self.y, self.names, self.library):
+                    first.append(fit_constants(Formula.of(expression, self.names), self.x, self.y, steps=FIRST_STEPS))
+                    after += min(f.error for f in first) <= exact
+                    if after > AFTER_EXACT:
+                        break
+                for fitted in sorted(first, key=self.length)[:FINALISTS]:
+                    self._keep(fitted)
+                if self.best_error <= self.settings.exact:
+                    break
+
+    def _line(self) -> None:
+        """The straight line of all inputs; those that do not matter leave it when it is simplified."""
+        import sympy
+
+        from kansformer.symbolic.constants import Formula, fit_constants
+
+        rows = torch.cat([self.x, torch.ones_like(self.x[:, :1])], dim=1)
+        *slopes, constant = torch.linalg.lstsq(rows, self.y.unsqueeze(-1)).solution[:, 0].tolist()
+        terms = [sympy.Float(slope) * sympy.Symbol(name) for slope, name in zip(slopes, self.names, strict=True) if slope]
+        line = Formula.of(sympy.Add(sympy.Float(constant), *terms), self.names)
+        if line.values.isfinite().all():
+            self._keep(fit_constants(line, self.x, self.y, steps=FIRST_STEPS))
+
+    def _power_law(self) -> None:
+        """The product of powers of all inputs, where these and the targets have one sign."""
+        import sympy
+
+        from kansformer.symbolic.constants import Formula, fit_constants
+
+        if "x^1.5" not in self.library.names or not (self.x > 0).all() or not ((self.y > 0).all() or (self.y < 0).all()):
+            return
+        rows = torch.cat([self.x.log(), torch.ones_like(self.x[:, :1])], dim=1)
+        *exponents, constant = torch.linalg.lstsq(rows, self.y.abs().log().unsqueeze(-1)).solution[:, 0].tolist()
+        factors = [sympy.Symbol(name) ** sympy.Float(p) for name, p in zip(self.names, exponents, strict=True)]
+        law = sympy.Mul(sympy.Float(math.copysign(math.exp(constant), float(self.y[0]))), *factors)
+        self._keep(fit_constants(Formula.of(law, self.names), self.x, self.y, steps=FIRST_STEPS))
+
+    def _keep(self, fitted: Fitted, tried: _Try | None = None) -> None:
+        """Record a formula, and after a last fit its simpler form."""
+        from kansformer.symbolic.constants import fit_constants, simplified
+
+        if not math.isfinite(fitted.error):
+            return
+        fitted = fit_constants(fitted.formula, self.x, self.y)
+        if math.isfinite(fitted.error) and self.length(fitted) < self.best_length + WORTH_A_LOOK:
+            simple = simplified(fitted, self.x, self.y, cost=self.length)
+            self.found.append(simple)
+            if self.length(simple) < self.best_length:
+                self.best_length, self.tried, self._since = self.length(simple), tried, 0
+        self.found.append(fitted)
+
+    def _network(self, shape: Shape, seed: int) -> None:
         """Try one more network."""
         self._since += 1
         model = shape.build(seed, self.settings)
@@ -206,23 +437,17 @@ class _Search:
             else:
                 self.unnamed.append(tried)
 
-    def ended(self) -> bool:
-        """Whether another network is not expected to help."""
-        settings = self.settings
-        is_noisy = self.min_error > settings.max_error
-        return self.best_error <= settings.exact or (is_noisy and self._since >= settings.patience)
-
-    def name_the_best(self) -> None:
+    def _name_the_best(self) -> None:
         """Name the best of the curves that are not named yet."""
         self.unnamed.sort(key=lambda tried: tried.error)
         for tried in self.unnamed[: self.settings.named_later]:
-            if self.best_error > self.settings.exact:
+            if not self.best_error <= self.settings.exact and time.monotonic() < self.deadline:
                 self._name(tried)
         self.unnamed = self.unnamed[self.settings.named_later :]
 
     def _grow(self, model: KAN) -> tuple[KAN, float]:
         """A network with curves on as fine a grid as the samples call for, and its RMSE."""
-        x, y, settings = self.x, self.y, self.settings
+        x, y, settings = self.scaled_x, self.scaled_y, self.settings
         model, error = sparsified(model, x, y, settings)
         for grid_size in settings.fine_grids:
             finer = copy.deepcopy(model)
@@ -235,24 +460,29 @@ class _Search:
         return model, error
 
     def _name(self, tried: _Try) -> None:
-        settings = self.settings
+        settings, samples = self.settings, (self.scaled_x, self.scaled_y)
         noise = min((settings.noise_factor * tried.error) ** 2, settings.max_noise)
         model = copy.deepcopy(tried.curves)
-        fit_symbolic(model, self.x, library=self.library, noise=noise)
-        fit(model, (self.x, self.y), steps=LAST_STEPS, grid_update_every=0, tolerance=SETTLED, progress=False)
-        self._keep(model, tried)
+        fit_symbolic(model, samples, library=self.library, noise=noise)
+        fit(model, samples, steps=LAST_STEPS, grid_update_every=0, tolerance=SETTLED, progress=False)
+        self._keep_network(model, tried)
         is_small = len(list(tried.curves.edges())) <= settings.max_edges
         if self.best_error > settings.exact and is_small and tried.error < settings.max_error:
-            named = name_one_by_one(tried.curves, self.x, self.y, library=self.library, noise=noise)
+            named = name_one_by_one(tried.curves, *samples, library=self.library, noise=noise)
             if named is not None:
-                self._keep(named, tried)
+                self._keep_network(named, tried)
 
-    def _keep(self, model: KAN, tried: _Try) -> None:
-        """Record a formula if it is the best so far."""
-        error = rmse(model, self.x, self.y)
-        symbols = [symbol for formulas in model.formulas for symbol in formulas.symbols]
-        numbers = sum(1 + symbol.fit_scale + symbol.fit_shift for symbol in symbols)
-        length = description_length(error, numbers, len(self.y))
-        if self.best is None or length < self.best_length:
-            self._since = 0
-            self.best, self.best_error, self.best_length = (model, tried), error, length
+    def _keep_network(self, model: KAN, tried: _Try) -> None:
+        """Record the formula of a network for scaled columns."""
+        from kansformer.symbolic.constants import Formula, fit_constants
+
+        model = copy.deepcopy(model)
+        self.scaling.undo(model)
+        (expression,) = formula(model, variables=self.names)
+        self._keep(fit_constants(Formula.of(expression, self.names), self.x, self.y, steps=FIRST_STEPS), tried)
+
+    def unscaled(self, tried: _Try) -> KAN:
+        """The curves of a network, for the columns as they are."""
+        curves = copy.deepcopy(tried.curves)
+        self.scaling.undo(curves)
+        return curves

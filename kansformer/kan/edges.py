@@ -136,8 +136,9 @@ class SymbolicEdges(nn.Module):
         columns = []
         for symbol, i, (a, b, c, d) in zip(self.symbols, self.inputs.tolist(), self.affine, strict=True):
             z = a * x[..., i] + b
-            inside = (z > symbol.domain[0]) & (z < symbol.domain[1])
-            columns.append(of_one(symbol, torch.where(inside, z, torch.nan), a, b, c, d, x[..., i]))
+            if not symbol.branches:
+                z = torch.where((z > symbol.domain[0]) & (z < symbol.domain[1]), z, torch.nan)
+            columns.append(of_one(symbol, z, a, b, c, d, x[..., i]))
         return torch.stack(columns, dim=dim)
 
     def edges(self) -> Iterator[tuple[int, int, Symbol, Tensor]]:

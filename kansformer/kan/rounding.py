@@ -45,7 +45,7 @@ def evaluate(expression: sympy.Expr, points: Mapping[str, Tensor]) -> Tensor:
 
 
 def rounded(expression: sympy.Expr, digits: int, points: Mapping[str, Tensor]) -> sympy.Expr:
-    """Round the numbers of a formula; expand it if that needs no more digits, and drop terms that come from rounding.
+    """Round the numbers of a formula; expand it if that makes it no longer, and drop terms that come from rounding.
 
     More digits stay where the function would change by more than the last of them at the points.
     """
@@ -54,11 +54,16 @@ def rounded(expression: sympy.Expr, digits: int, points: Mapping[str, Tensor]) -
     exact = evaluate(compact, points)
     allowed = 10.0 ** (1 - digits) * max(float(exact.std()), math.ulp(float(exact.abs().max())))
     for count in range(digits, MAX_DIGITS + 1):
-        for form in (expanded, compact):
+        for form in sorted((expanded, compact), key=size):
             shown = form.xreplace({number: _round(number, count) for number in form.atoms(sympy.Float)})
             if not (evaluate(shown, points) - exact).square().mean().sqrt() > allowed:
                 return shown
     return expanded
+
+
+def size(expression: sympy.Expr) -> int:
+    """The number of operations, variables and numbers."""
+    return sum(1 for _ in sympy.preorder_traversal(expression))
 
 
 def _without_traces(expression: sympy.Expr, points: Mapping[str, Tensor]) -> sympy.Expr:

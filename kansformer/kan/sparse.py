@@ -52,6 +52,7 @@ class SearchSettings:
         samples_per_number: samples that a network needs for each of its numbers.
         max_edges, max_error: edges are named one by one in networks up to this size and error.
         thresholds: scores below which edges are removed from networks with an error above `max_error`, in turn.
+        explained: in noise, the search ends when the formula's error is at most this many times that of curves.
         patience: the search in noisy samples ends when this many more networks gave no better formula.
     """
 
@@ -65,7 +66,7 @@ class SearchSettings:
     min_gain: float = 0.5
     noise_factor: float = 3.0
     max_noise: float = 0.05
-    exact: float = 1e-8
+    exact: float = 1e-10
     close: float = 1e-4
     named_later: int = 2
     polish_steps: int = 100
@@ -73,6 +74,7 @@ class SearchSettings:
     max_edges: int = 16
     max_error: float = 1e-2
     thresholds: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4)
+    explained: float = 1.05
     patience: int = 12
 
 

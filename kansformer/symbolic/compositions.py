@@ -9,7 +9,8 @@ Shape letters: S sample points, V variants of a curve.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import sympy
@@ -26,15 +27,19 @@ Z = sympy.Symbol("z")
 # Distances of an outer function's constant from the curve's values, in ranges of these; and factors of a logarithm.
 DISTANCES = torch.logspace(-3, 1, 20, dtype=torch.float64)
 FACTORS = (1.0, -1.0, 2.0, -2.0, 0.5, -0.5, 1.5, -1.5, 3.0, -3.0)
-POWERS = tuple(sympy.Rational(p) for p in ("-3", "-2", "-1", "-1/2", "1/2", "1", "2", "3"))
-INNER = (Z**2, 1 / Z, sympy.sqrt(Z), sympy.log(Z))
+POWERS = tuple(sympy.Rational(p) for p in ("-3", "-2", "-1", "-1/2", "1/2", "1", "2", "3", "5"))
+INNER = {"x^2": Z**2, "1/x": 1 / Z, "sqrt": sympy.sqrt(Z), "log": sympy.log(Z)}
 EXPONENTS = torch.linspace(-6, 6, 97, dtype=torch.float64)
 MAX_EXPONENT = 300.0
+# A library with this function has all powers.
+FREE_POWER = "x^1.5"
 # Of the coarse search: variants that are fitted as a whole, and steps of their fits.
-CHOSEN, PER_FUNCTION, REFINE_STEPS, STEPS = 10, 96, 6, 25
+CHOSEN, PER_KIND, PER_FUNCTION, REFINE_STEPS, STEPS = 18, 2, 96, 6, 25
 # Bits that a number and an operation of a formula cost, as in `kansformer.symbolic.fit`.
 BITS_PER_NUMBER, BITS_PER_OPERATION = 3.0, 1.6
 MIN_R2 = 0.9
+# Sums of two functions that are fitted, and the smallest squared sine between two candidates.
+PAIRS, MIN_ANGLE = 6, 1e-3
 
 
 @dataclass(frozen=True)
@@ -42,21 +47,23 @@ class Outer:
     """An outer function f of a composition, for curves that are f(g(x)) or constant + f(g(x)).
 
     Args:
+        name: of f in libraries.
         inverse: f's inverse for positive values.
         forward: f of a sympy expression.
     """
 
+    name: str
     inverse: Callable[[Tensor], Tensor]
     forward: Callable[[sympy.Expr], sympy.Expr]
 
 
 OUTER = (
-    Outer(torch.log, sympy.exp),
-    Outer(torch.reciprocal, lambda g: 1 / g),
-    Outer(torch.square, sympy.sqrt),
-    Outer(torch.sqrt, lambda g: g**2),
-    Outer(lambda t: t**-2, lambda g: 1 / sympy.sqrt(g)),
-    Outer(torch.rsqrt, lambda g: g**-2),
+    Outer("exp", torch.log, sympy.exp),
+    Outer("1/x", torch.reciprocal, lambda g: 1 / g),
+    Outer("sqrt", torch.square, sympy.sqrt),
+    Outer("x^2", torch.sqrt, lambda g: g**2),
+    Outer("1/sqrt(x)", lambda t: t**-2, lambda g: 1 / sympy.sqrt(g)),
+    Outer("1/x^2", torch.rsqrt, lambda g: g**-2),
 )
 
 
@@ -100,7 +107,7 @@ def named_curve(
 
     tried = [named for named in map(judged, _direct(x_S, y_S, library, noise))]
     if compose and not (tried and max(named.r2 for named in tried) > 1 - max(noise, 1e-11)):
-        tried += [judged(fitted) for fitted in _composed(x_S, y_S, library)]
+        tried += [judged(fitted) for fitted in (*_sums(x_S, y_S, library), *_composed(x_S, y_S, library))]
     finite = [named for named in tried if math.isfinite(named.cost)]
     return sorted(finite, key=lambda named: named.cost)[:top]
 
@@ -129,7 +136,7 @@ def _direct(x_S: Tensor, y_S: Tensor, library: SymbolLibrary, noise: float) -> l
         if fits.names != ["constant"] and float(fits.r2_fit) > MIN_R2:
             a, b, c, d = (float(v) for v in (fits.a, fits.b, fits.c, fits.d))
             result.append(affine_symbol(library.named(fits.names[0]), a, b, c, d))
-    if float(x_S[0]) > 0:
+    if float(x_S[0]) > 0 and FREE_POWER in library.names:
         result += [sympy.Float(c) * Z ** sympy.Float(p) + sympy.Float(d) for p, c, d in _powers(x_S, y_S)]
     return [fit_constants(Formula.of(e, ["z"]), x_S.unsqueeze(-1), y_S, steps=STEPS) for e in result]
 
@@ -149,16 +156,54 @@ def _line(f_S: Tensor, y_S: Tensor) -> tuple[float, float]:
     return c, float(y_S.mean() - c * f_S.mean())
 
 
+def _sums(x_S: Tensor, y_S: Tensor, library: SymbolLibrary) -> list[Fitted]:
+    """Fits by sums of two functions, from the pairs of candidates that explain most (Chen et al., 1989)."""
+    u_S = torch.linspace(-1, 1, len(x_S), dtype=torch.float64)
+    atoms_AS, pairs_A2, functions_A = Dictionary(library, u_S).candidates()
+    target, _ = normalised(y_S.unsqueeze(0))
+    product_A = atoms_AS @ target[0].float()
+    gains = list[tuple[float, int, int]]()
+    for first in _best_of_each(product_A.square(), functions_A):
+        along_A = atoms_AS @ atoms_AS[first]
+        rest_A = (product_A - product_A[first] * along_A).square() / (1 - along_A.square()).clamp(min=MIN_ANGLE)
+        second = int(rest_A.argmax())
+        gains.append((float(product_A[first].square() + rest_A[second]), first, second))
+    centre, half = float(x_S[0] + x_S[-1]) / 2, float(x_S[-1] - x_S[0]) / 2
+    result = list[Fitted]()
+    for _, *atoms in sorted(gains, reverse=True)[:PAIRS]:
+        symbols = [library[int(functions_A[atom])] for atom in atoms]
+        shapes = [(symbol, *pairs_A2[atom].tolist()) for symbol, atom in zip(symbols, atoms, strict=True)]
+        columns = torch.stack([symbol.function(a * u_S + b) for symbol, a, b in shapes] + [torch.ones_like(u_S)], dim=1)
+        *factors, constant = torch.linalg.lstsq(columns, y_S.unsqueeze(-1)).solution[:, 0].tolist()
+        terms = [
+            affine_symbol(symbol, a / half, b - a * centre / half, c, 0.0)
+            for (symbol, a, b), c in zip(shapes, factors, strict=True)
+        ]
+        formula = Formula.of(sum(terms, sympy.Float(constant)), ["z"])
+        if formula.values.isfinite().all():
+            result.append(fit_constants(formula, x_S.unsqueeze(-1), y_S, steps=2 * STEPS))
+    return result
+
+
+def _best_of_each(scores_A: Tensor, functions_A: Tensor) -> list[int]:
+    """The best candidate of every function, and the best of all."""
+    rows = scores_A.argsort(descending=True).tolist()
+    best = dict[int, int]()
+    for row in rows:
+        best.setdefault(int(functions_A[row]), row)
+    return list(dict.fromkeys([*best.values(), *rows[: 2 * PAIRS]]))
+
+
 def _composed(x_S: Tensor, y_S: Tensor, library: SymbolLibrary) -> list[Fitted]:
     """Fits by compositions of two functions, the closest ones of a coarse search."""
-    variants = list(_variants(x_S, y_S))
+    variants = list(_variants(x_S, y_S, library.names))
     values_VS = torch.stack([variant.values for variant in variants])
     unit_VS, varies = normalised(values_VS)
     unit_VS = unit_VS.where(varies.unsqueeze(-1), 0.0)
-    inner = _inner_functions(x_S, values_VS, unit_VS, varies, library)
+    inner = _inner_functions(x_S, values_VS, unit_VS, varies, library, [variant.kind for variant in variants])
     formulas = [variants[index].outside(inside) for _, index, inside in sorted(inner, key=lambda found: found[0])]
     if float(x_S[0]) > 0:
-        formulas += [e.xreplace({Z: g}) for g in INNER for e in _in_terms_of(g, x_S, y_S, library)]
+        formulas += [e.xreplace({Z: g}) for name, g in INNER.items() if name in library.names for e in _in_terms_of(g, x_S, y_S, library)]
     return [fit_constants(Formula.of(e, ["z"]), x_S.unsqueeze(-1), y_S, steps=STEPS) for e in formulas]
 
 
@@ -175,33 +220,38 @@ def _in_terms_of(g: sympy.Expr, x_S: Tensor, y_S: Tensor, library: SymbolLibrary
 
 @dataclass(frozen=True)
 class _Variant:
-    """A curve whose formula g(x) gives that of the original one, outside(g)."""
+    """A curve whose formula g(x) gives that of the original one, outside(g); its kind is what outside is made of."""
 
+    kind: str
     values: Tensor
     outside: Callable[[sympy.Expr], sympy.Expr]
 
 
-def _variants(x_S: Tensor, y_S: Tensor) -> Iterator[_Variant]:
+def _variants(x_S: Tensor, y_S: Tensor, names: Sequence[str]) -> Iterator[_Variant]:
     """The curve inverted by all outer functions, with many constants; times powers of x where x is positive."""
     powers = POWERS if float(x_S[0]) > 0 else tuple(p for p in POWERS if p.is_integer and p < 0)
+    powers = tuple(p for p in powers if (p > 0 or "1/x" in names) and (p.is_integer or "sqrt" in names))
+    outers = [outer for outer in OUTER if outer.name in names]
     lower, upper = (float(end) for end in y_S.aminmax())
     reach = upper - lower
     for distance in DISTANCES.tolist():
         for constant, sign in ((lower - reach * distance, 1), (upper + reach * distance, -1)):
-            for outer in OUTER:
-                yield _Variant(outer.inverse(sign * (y_S - constant)), _around(outer, 0, sign, constant))
+            for outer in outers:
+                yield _Variant(outer.name, outer.inverse(sign * (y_S - constant)), _around(outer, 0, sign, constant))
     for power in (0, *powers):
         scaled_S = y_S * x_S ** -float(power)
         if power:
-            yield _Variant(scaled_S, lambda g, power=power: Z**power * g)
+            yield _Variant("power", scaled_S, lambda g, power=power: Z**power * g)
         sign = 1 if (scaled_S > 0).all() else -1 if (scaled_S < 0).all() else 0
         if sign:
-            yield from (_Variant(outer.inverse(sign * scaled_S), _around(outer, power, sign, 0.0)) for outer in OUTER)
+            for outer in outers:
+                kind = f"power {outer.name}" if power else outer.name
+                yield _Variant(kind, outer.inverse(sign * scaled_S), _around(outer, power, sign, 0.0))
     for factor in (*FACTORS, *(sign * reach * distance for distance in DISTANCES[6:].tolist() for sign in (1, -1))):
-        if (y_S / factor).abs().max() < MAX_EXPONENT:
+        if "log" in names and (y_S / factor).abs().max() < MAX_EXPONENT:
             for power in (0, *powers) if factor in FACTORS else (0,):
                 values_S = torch.exp(y_S / factor) * x_S ** -float(power)
-                yield _Variant(values_S, _logarithm(factor, power))
+                yield _Variant("power log" if power else "log", values_S, _logarithm(factor, power))
 
 
 def _around(outer: Outer, power: sympy.Expr | int, sign: int, constant: float) -> Callable[[sympy.Expr], sympy.Expr]:
@@ -213,9 +263,9 @@ def _logarithm(factor: float, power: sympy.Expr | int) -> Callable[[sympy.Expr],
 
 
 def _inner_functions(
-    x_S: Tensor, values_VS: Tensor, unit_VS: Tensor, varies: Tensor, library: SymbolLibrary
+    x_S: Tensor, values_VS: Tensor, unit_VS: Tensor, varies: Tensor, library: SymbolLibrary, kinds: list[str]
 ) -> list[tuple[float, int, sympy.Expr]]:
-    """The closest functions: 1 - R², the variant, and the formula of it."""
+    """The closest functions, a few of every kind: 1 - R², the variant, and the formula of it."""
     u_S = torch.linspace(-1, 1, len(x_S), dtype=torch.float64)
     dictionary = Dictionary(library, u_S)
     r2_FV = dictionary.best_r2(unit_VS.float()).masked_fill(~varies, -1.0).nan_to_num(-1.0)
@@ -225,7 +275,7 @@ def _inner_functions(
         start = dictionary.start(number, unit_VS[chosen].float())
         fitted = refine(symbol, u_S, unit_VS[chosen], *(s.double() for s in start), REFINE_STEPS)
         rows += [(1 - r2, index, symbol, a, b) for index, (a, b, r2) in zip(chosen.tolist(), fitted.T.tolist(), strict=True)]
-    if float(x_S[0]) > 0:
+    if float(x_S[0]) > 0 and FREE_POWER in library.names:
         unit_PS, bent = normalised(torch.exp((x_S / x_S[-1]).log() * EXPONENTS.unsqueeze(-1)))
         unit_PS = unit_PS.where(bent.unsqueeze(-1), 0.0)
         r2_V, exponent_V = (unit_VS @ unit_PS.mT).square().max(dim=1)
@@ -233,7 +283,11 @@ def _inner_functions(
             rows.append((1 - float(r2_V[index]), index, float(EXPONENTS[exponent_V[index]]), 0.0, 0.0))
     result = list[tuple[float, int, sympy.Expr]]()
     centre, half = float(x_S[0] + x_S[-1]) / 2, float(x_S[-1] - x_S[0]) / 2
+    counts = Counter[str]()
     for rest, index, function, a, b in sorted(rows, key=lambda row: max(row[0], 1e-15)):
+        counts[kinds[index]] += 1
+        if counts[kinds[index]] > PER_KIND:
+            continue
         if isinstance(function, float):
             c, d = _line(x_S**function, values_VS[index])
             result.append((rest, index, sympy.Float(c) * Z ** sympy.Float(function) + sympy.Float(d)))

@@ -39,6 +39,12 @@ class Dictionary:
         self._sizes = [len(block) for block in atoms]
         self._atoms_AS = torch.cat(atoms)
 
+    def candidates(self) -> tuple[Tensor, Tensor, Tensor]:
+        """All candidates without partners' ones, (A, S), their pairs (a, b), and the functions' numbers, (A,)."""
+        blocks = [block[: len(pairs)] for pairs, block in zip(self._pairs, self._atoms_AS.split(self._sizes), strict=True)]
+        numbers = [torch.full((len(pairs),), number) for number, pairs in enumerate(self._pairs)]
+        return torch.cat(blocks), torch.cat(self._pairs), torch.cat(numbers)
+
     def best_r2(self, y_ES: Tensor) -> Tensor:
         """R² of the best candidate of every function for every curve, (F, E); curves centred and of length 1."""
         products_AE = self._atoms_AS @ y_ES.mT

@@ -46,7 +46,8 @@ class Symbol:
         function: f on tensors, elementwise.
         sympy: f of a sympy expression.
         complexity: its cost in the choice between fits, 1 for a line.
-        domain: open interval that a·x + b must stay in.
+        domain: open interval that a·x + b must stay in, in a fit.
+        branches: whether f goes on outside of it, beyond a pole.
         derivative: f' from z and f(z); None differentiates `function`, by central differences if torch cannot (it calls
             NumPy, say).
         candidates: pairs (a, b), shape (A, 2), where the search begins on the interval [-1, 1].
@@ -63,6 +64,7 @@ class Symbol:
     sympy: Callable[[sympy.Expr], sympy.Expr]
     complexity: float
     domain: tuple[float, float] = (-math.inf, math.inf)
+    branches: bool = False
     derivative: Callable[[Tensor, Tensor], Tensor] | None = None
     candidates: Callable[[], Tensor] = mirrored_bends
     fit_scale: bool = True

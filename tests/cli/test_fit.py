@@ -1,13 +1,22 @@
 """A table goes in, a formula in its own units and a picture come out."""
 
+import json
+import math
 import re
 
 import numpy
 import pandas
 import pytest
+import sympy
+import torch
 from typer.testing import CliRunner
 
+from kansformer.cli import fit
 from kansformer.cli.app import app
+from kansformer.kan import KAN, kan_from_formula
+from kansformer.kan.fitting import rmse
+from kansformer.kan.linear_formulas import fitted_line, is_linear, length_of, linear_in
+from kansformer.kan.rounding import evaluate
 
 
 @pytest.fixture
@@ -31,18 +40,23 @@ def test_the_formula_of_a_pendulum(table):
     assert result.exit_code == 0, result.output
     found = re.search(r"period = ([\d.]+)\*sqrt\(length\)", result.output)
     assert found and float(found[1]) == pytest.approx(2 * numpy.pi / 9.81**0.5, abs=1e-3)
-    assert "R² 1.000000 (on 60 other rows 1.000000)" in result.output
+    assert "On 240 rows: R² 1.000000, RMSE" in result.output and "On 60 other rows: R² 1.000000" in result.output
+    assert "same: left out, 1.5 in every row." in result.output
     assert path.with_suffix(".png").stat().st_size > 5000
 
 
 BAD = {
     "no table": (None, ["--target", "period"], "There is no table"),
     "no such column": (lambda f: f, ["--target", "speed"], "has no column 'speed'. Choose from: length, mass"),
-    "text": (lambda f: f, ["--target", "period"], "The column 'name' is not numeric. Leave it out"),
+    "text": (
+        lambda f: f.assign(name=[f"no. {i}" for i in range(len(f))]),
+        ["--target", "period"],
+        "The column 'name' is text with 300 different values",
+    ),
     "a gap": (
         lambda f: f.drop(columns="name").assign(mass=f["mass"].where(f.index != 6)),
         ["--target", "period"],
-        "The column 'mass' has no value in row 7",
+        "The column 'mass' has no value in row 8 (missing values in the table: 1)",
     ),
     "one row": (lambda f: f.drop(columns="name")[:1], ["--target", "period"], "has 1 rows; a formula takes 20"),
     "constant target": (lambda f: f.drop(columns="name"), ["--target", "same"], "is 1.5 in every row"),
@@ -53,6 +67,16 @@ BAD = {
         lambda f: f,
         ["--target", "period", "--inputs", "mass,same"],
         "column 'same' has one value in every row",
+    ),
+    "excluded and used": (
+        lambda f: f,
+        ["--target", "period", "--exclude", "period"],
+        "The column 'period' is to be used and is named by --exclude",
+    ),
+    "no folder for the output": (
+        lambda f: f,
+        ["--target", "period", "--output", "nowhere/x"],
+        "no folder 'nowhere' for",
     ),
     "no folder": (lambda f: f, ["--target", "period", "--figure", "nowhere/x.png"], "no folder 'nowhere' for the"),
     "unknown function": (
@@ -83,3 +107,127 @@ def test_odd_columns_are_numbers(tmp_path):
     result = run(path, "--target", "E", "--test-share", "0.01", "--networks", "1")
     assert result.exit_code == 0, result.output
     assert "E = " in result.output and "other rows" not in result.output  # 1 % of 40 rows is none
+
+
+def test_an_indicator_is_linear_and_the_output_a_file(tmp_path):
+    rng = numpy.random.default_rng(0)
+    frame = pandas.DataFrame(
+        {"area [m²]": rng.uniform(20, 200, 120), "color": rng.choice(["red", "green", "blue"], 120)}
+    )
+    frame["rent (€)"] = 3.5 * frame["area [m²]"] + 60 * (frame["color"] == "red") + 200
+    path, output = tmp_path / "rents.csv", tmp_path / "rents.json"
+    frame.to_csv(path, index=False, sep=";", decimal=",")
+    result = run(path, "--target", "rent", "--output", output)
+    assert result.exit_code == 0, result.output
+    report = json.loads(output.read_text())
+    terms = {"rent = 3.5*area + 60*[color = red] + 200", "rent = 60*[color = red] + 3.5*area + 200"}
+    assert f"rent = {report['formula']}" in terms and f"rent = {report['formula']}\n" in result.output
+    assert "This is linear in every input." in result.output and " €" in result.output
+    assert report["train"]["rows"] == 96 and report["other"]["r2"] > 0.999999 and report["unit"] == "€"
+    assert "color: 1 or 0 for 3 values" in report["notes"][2]
+
+
+def test_a_straight_line_is_said_to_be_one(tmp_path):
+    days = pandas.date_range("2021-01-01", periods=100)
+    rng = numpy.random.default_rng(0)
+    frame = pandas.DataFrame({"date": days, "level": 2.0 * numpy.arange(100) + 7 + 0.01 * rng.normal(size=100)})
+    frame.to_csv(tmp_path / "level.csv", index=False)
+    result = run(tmp_path / "level.csv", "--target", "level", "--networks", "1")
+    assert re.search(r"level = 2(\.0+\d*)?\*date_days \+ [67]\.?\d*\nThis is a straight line.", result.output), (
+        result.output
+    )
+
+
+def test_a_line_in_much_noise_is_printed_as_a_line(tmp_path):
+    rng = numpy.random.default_rng(0)
+    frame = pandas.DataFrame(rng.uniform(0, 3, (300, 3)), columns=["a", "b", "c"])
+    frame["y"] = frame["a"] + 2 * frame["b"] + 3 * frame["c"] + 1 + 1.5 * rng.normal(size=300)
+    frame.to_csv(tmp_path / "noise.csv", index=False)
+    result = run(tmp_path / "noise.csv", "--target", "y", "--networks", "5", "--functions", "sin,exp")
+    assert "This is linear in every input." in result.output, result.output
+    assert re.search(r"y = [\d.]+\*a \+ [\d.]+\*b \+ [\d.]+\*c [+-] [\d.]+\n", result.output), result.output
+
+
+def test_the_time_is_limited(tmp_path):
+    rng = numpy.random.default_rng(0)
+    frame = pandas.DataFrame(rng.uniform(1, 3, (200, 3)), columns=["a", "b", "c"])
+    frame["y"] = numpy.sin(frame["a"] * frame["b"]) / frame["c"] + rng.normal(size=200)
+    frame.to_csv(tmp_path / "slow.csv", index=False)
+    result = run(tmp_path / "slow.csv", "--target", "y", "--seconds", "0.2", "--output", tmp_path / "slow.json")
+    assert result.exit_code == 0, result.output
+    assert "The search ended early: 0.2 seconds were over." in result.output and "\ny = " in result.output
+    report = json.loads((tmp_path / "slow.json").read_text())
+    assert report["stopped"] == "0.2 seconds were over" and report["alternatives"][0].keys() == {
+        "formula",
+        "size",
+        "rmse",
+    }
+
+
+def test_a_long_table_is_searched_on_a_part_and_judged_on_the_rest(tmp_path, monkeypatch):
+    monkeypatch.setattr(fit, "MAX_SEARCHED", 50)
+    monkeypatch.setattr(fit, "CHUNK", 64)
+    x = numpy.linspace(1, 3, 400)
+    pandas.DataFrame({"x": x, "y": 3 * x - 1}).to_csv(tmp_path / "long.csv", index=False)
+    result = run(tmp_path / "long.csv", "--target", "y")
+    assert "A formula is searched on 50 rows, drawn at random, and judged on all others." in result.output
+    assert "y = 3*x - 1" in result.output
+    assert "On 50 rows: R² 1.000000" in result.output and "On 350 other rows: R² 1.000000" in result.output
+
+
+def test_rows_without_a_value_are_counted_and_no_nan_is_printed():
+    model = KAN([1, 1], seed=0)
+    x = torch.tensor([[1.0], [2.0], [3.0], [math.nan]], dtype=torch.float64)
+    errors = fit._judge(model, x, x.nan_to_num())
+    assert errors.rows == 3 and errors.undefined == 1 and math.isfinite(errors.rmse)
+    assert errors.sentence("rows", " m").endswith(" m (it has no value on 1 more).")
+    assert fit._judge(model, x[3:], x[3:].nan_to_num()).sentence("rows", "").startswith("On 0 rows: R² unknown")
+
+
+@pytest.mark.parametrize(
+    ("formula", "is_line"),
+    [
+        ("2*sin(3*b + 1) + x", True),  # 2·(sin 4 - sin 1)·b + 2·sin 1 + x
+        ("exp(b)*x**2", True),
+        ("log(b)*x", False),  # has no value at 0
+        ("sqrt(b - 2) + x", False),
+    ],
+)
+def test_functions_of_an_indicator_are_lines(formula, is_line):
+    expression = sympy.sympify(formula)
+    points = {"b": torch.tensor([0.0, 1, 1, 0], dtype=torch.float64), "x": torch.arange(4, dtype=torch.float64)}
+    result = linear_in(expression.n(), ["b"], points)
+    b = sympy.Symbol("b")
+    if not is_line:
+        assert result == expression.n()
+    else:
+        assert result.diff(b, 2) == 0 and b in result.free_symbols
+        assert torch.allclose(evaluate(result, points), evaluate(expression, points))
+
+
+def test_the_line_has_the_inputs_that_matter():
+    generator = torch.Generator().manual_seed(0)
+    level = torch.randint(3, (200,), generator=generator)
+    x = torch.cat([torch.nn.functional.one_hot(level), torch.rand(200, 2, generator=generator)], dim=1).double()
+    x[:, 4] = 7.0  # constant among the rows to search on
+    noise = 0.1 * torch.randn(200, generator=generator, dtype=torch.float64)
+    line = fitted_line(x, 60 * x[:, 1] + 2 * x[:, 3] + 5 + noise, ["blue", "red", "green", "area", "same"])
+    assert {symbol.name for symbol in line.formula.free_symbols} == {"red", "area"}
+    assert float(line.formula.subs({"red": 1, "area": 0})) == pytest.approx(65, abs=0.1)
+    assert fitted_line(x, noise, ["blue", "red", "green", "area", "same"]) is None
+
+
+@pytest.mark.parametrize(("bend", "is_shorter"), [(0.0, True), (0.01, True), (1.0, False)])
+def test_a_line_is_shorter_unless_the_bend_is_seen(bend, is_shorter):
+    x = torch.linspace(0, 1, 100, dtype=torch.float64).unsqueeze(-1)
+    noise = 0.05 * torch.randn(100, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = x[:, 0] + bend * x[:, 0] ** 2 + noise
+    t = sympy.Symbol("t")
+    model = kan_from_formula(1.0 * t + bend * t**2 + 0.001 * sympy.sin(7.0 * t))
+    line = fitted_line(x, y, ["t"])
+    assert (line.length <= length_of(model, rmse(model, x, y.unsqueeze(-1)), y)) == is_shorter
+
+
+def test_what_is_linear():
+    x, y = sympy.symbols("x y")
+    assert is_linear(2 * x - y + 1) and not is_linear(x * y) and not is_linear(x**2) and not is_linear(sympy.Integer(3))
