@@ -234,7 +234,7 @@ class _Search:
         self.reduced = set[tuple[object, ...]]()
         factors: list[Column | None] = [None]
         for column in inputs if 1 < len(inputs) <= MAX_FACTORS else ():
-            if (column.values.abs() > 1e-9 * column.values.abs().max()).all():
+            if (column.values > 0).all() or (column.values < 0).all():
                 for power in FACTOR_POWERS:
                     if ((column.values > 0).all() or power.q == 1) and (power < 0 or "1/x" in library.names):
                         factors.append(Column(column.expression**power, column.values ** float(power), 1))

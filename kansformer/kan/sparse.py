@@ -20,9 +20,9 @@ from kansformer.kan.edges import cut_edges
 from kansformer.kan.fitting import fit, rmse
 from kansformer.kan.history import few_threads
 from kansformer.kan.linearize import fit_layer_curves, layer_features
-from kansformer.kan.pruning import become, drop_dead_nodes, prune
-from kansformer.nn import KANLinear
-from kansformer.symbolic import LIBRARY
+from kansformer.kan.pruning import MAX_GROWTH, become, drop_dead_nodes, prune
+from kansformer.nn import KANLinear, refine_grid
+from kansformer.symbolic import LIBRARY, SCIENCE_LIBRARY
 
 if TYPE_CHECKING:
     from kansformer.kan.network import KAN
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 ROUNDING = 1e-16
 # Of the fit of a composition, on a range with this margin.
 SAMPLES_PER_COEFFICIENT, MARGIN = 8, 0.05
+# Structures that are tried as networks, up to this many times the error.
+STRUCTURES, STRUCTURE_ERROR = 6, 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +84,9 @@ def sparsify(model: KAN, data: Samples, *, settings: SearchSettings | None = Non
     """Fit, prune and refit a network until it is the smallest one that explains the samples, in place.
 
     Sparse fits and pruning alternate; nodes with one incoming edge pass their input on; as long as curves do not follow
-    the samples closely, more edges are removed while the description of the samples gets shorter.
+    the samples closely, more edges are removed while the description of the samples gets shorter. For one output, sums
+    of curves of inputs and their combinations are compared with the result (see `find_formula`), so that the network
+    may end with product nodes, and with an outer function that is a formula.
 
     Args:
         model: the network; its curves, not its formulas, are changed.
@@ -102,9 +106,48 @@ def sparsify(model: KAN, data: Samples, *, settings: SearchSettings | None = Non
     x, y = dataset.train_input, dataset.train_target
     scale = float(y.std(correction=0)) or 1.0
     with few_threads(x.numel() * sum(p.numel() for p in model.parameters())):
-        sparse, error = sparsified(model, x, y, settings, scale)
+        sparse, error = sparsified(copy.deepcopy(model), x, y, settings, scale)
+        has_formulas = any(len(formulas) for formulas in model.formulas)
+        if not has_formulas and y.shape[1] == 1:
+            sparse, error = _smaller(sparse, error, x, y, settings)
     become(model, sparse)
     return error
+
+
+def _smaller(model: KAN, error: float, x: Tensor, y: Tensor, settings: SearchSettings) -> tuple[KAN, float]:
+    """The network, or a smaller one with the structure of a formula, and its RMSE."""
+    from kansformer.kan.additive import find_structures
+    from kansformer.kan.structure_networks import network_of
+
+    names = [f"x_{index + 1}" for index in range(x.shape[1])]
+    x_64, y_64 = x.double().cpu(), y[:, 0].double().cpu()
+
+    def finer_error(model: KAN) -> float:
+        """RMSE on a grid of twice the intervals."""
+        finer = copy.deepcopy(model)
+        refine_grid(finer, 2 * model.layers[0].curves.basis.grid_size)
+        fit(finer, (x, y), steps=settings.fine_steps, tolerance=SETTLED, grid_update_every=0, progress=False)
+        return rmse(finer, x, y)
+
+    for structure in find_structures(x_64, y_64, names, SCIENCE_LIBRARY)[:STRUCTURES]:
+        if structure.error * float(y.std(correction=0)) > STRUCTURE_ERROR * error:
+            continue
+        trial = network_of(structure.at(x_64, names), y_64, names, model)
+        fit(trial, (x, y), steps=settings.fine_steps, tolerance=SETTLED, grid_update_every=0, progress=False)
+        trial_error = rmse(trial, x, y)
+        if _count(trial) < _count(model):
+            is_good = trial_error <= MAX_GROWTH * error or finer_error(trial) <= MAX_GROWTH * finer_error(model)
+        else:
+            is_good = trial_error <= error / MAX_GROWTH
+        if is_good:
+            model, error = trial, trial_error
+    return model, error
+
+
+def _count(model: KAN) -> int:
+    """The number of edges that are not just lines."""
+    symbols = sum(symbol.name != "x" for formulas in model.formulas for symbol in formulas.symbols)
+    return symbols + sum(int(model.curved(index).sum()) for index in range(len(model.layers)))
 
 
 def sparsified(model: KAN, x: Tensor, y: Tensor, settings: SearchSettings, scale: float = 1.0) -> tuple[KAN, float]:
