@@ -345,7 +345,7 @@ class _Search:
     def ended(self) -> bool:
         """Whether another network is not expected to help."""
         settings = self.settings
-        is_noisy = self.min_error > settings.max_error
+        is_noisy = settings.max_error < self.min_error < math.inf
         explained = is_noisy and self.best_error <= settings.explained * self.min_error
         enough = self.best_error <= settings.exact or explained or (is_noisy and self._since >= settings.patience)
         return enough or time.monotonic() >= self.deadline

@@ -6,7 +6,9 @@ Shape letters: N samples, I inputs, O outputs of the network.
 from __future__ import annotations
 
 import numbers
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -17,32 +19,47 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 from torch import Tensor
 
+from kansformer.checks import check_integer
 from kansformer.errors import ConfigError, DataError
-from kansformer.kan.data import check_squares
+from kansformer.kan.data import Dataset, check_squares
 from kansformer.kan.history import FitHistory
 from kansformer.kan.network import KAN, Width
+from kansformer.kan.selection import MIN_ROWS, SMOOTHNESS, Choices, Hidden, Search, Setting, make_folds
 
 # Values that differ by less than this share of the largest are one value, rounded.
 ROUNDING = 10 * np.finfo(np.float64).eps
+# What "auto" chooses from, simplest first.
+HIDDEN: Sequence[Hidden] = ((), (2,), (5,))
+GRIDS, SPARSITY = (5, 10, 20), (0.0, 3e-3, 3e-2)
+# Optimizer and most steps of the fits that are only judged.
+JUDGES = {"mse": ("lm", 12), "cross_entropy": ("lbfgs", 5)}
+# Weight of the edges' entropies beside a sparsity that is given.
+ENTROPY = 2.0
+
+Auto: TypeAlias = Literal["auto"]
 
 
 @dataclass(eq=False, repr=False)
 class _Estimator(BaseEstimator):
     """Settings, scaled inputs and the network of both estimators; scikit-learn reads the settings off `__init__`."""
 
-    hidden: Width = (5,)
+    hidden: Width | Auto = "auto"
     _: KW_ONLY
-    grid_size: int = 5
+    grid_size: int | Auto = "auto"
     order: int = 3
     basis: str = "bspline"
     steps: int = 20
-    sparsity: float = 0.0
-    smoothness: float = 3e-3
+    sparsity: float | Auto = "auto"
+    smoothness: float | Auto = "auto"
     optimizer: str = "lm"
     random_state: int | np.random.RandomState | None = None
 
     model_: KAN = field(init=False)
     history_: FitHistory = field(init=False)
+    hidden_: Hidden = field(init=False)
+    grid_size_: int = field(init=False)
+    sparsity_: float = field(init=False)
+    smoothness_: float = field(init=False)
     input_center_: np.ndarray = field(init=False)
     input_reach_: np.ndarray = field(init=False)
 
@@ -51,26 +68,56 @@ class _Estimator(BaseEstimator):
         lower_I, upper_I = x_NI.min(axis=0), x_NI.max(axis=0)
         # Halved first: the difference of the largest numbers is infinite.
         center_I, reach_I = upper_I / 2 + lower_I / 2, np.where(_varies(x_NI), upper_I / 2 - lower_I / 2, np.inf)
-        if isinstance(self.hidden, str) or not np.iterable(self.hidden):
-            raise ConfigError(f"hidden must be a sequence of widths such as (5,), got {self.hidden!r}.")
-        model = KAN(
-            [x_NI.shape[1], *self.hidden, target_NO.shape[1]],
-            basis=self.basis,
-            grid_size=self.grid_size,
-            order=self.order,
-            seed=_seed(self.random_state),
-        )
-        history = model.fit(
-            (_scaled(x_NI, center_I, reach_I), torch.from_numpy(target_NO)),
-            optimizer=self.optimizer,
-            loss=loss,
-            steps=self.steps,
-            sparsity=self.sparsity,
-            smoothness=self.smoothness,
-            progress=False,
-        )
+        x, y, seed = _scaled(x_NI, center_I, reach_I), torch.from_numpy(target_NO), _seed(self.random_state)
+        entropy, judge_steps = (0.0 if self.sparsity == "auto" else ENTROPY), check_integer("steps", self.steps, 0)
+        judge_optimizer, most_steps = JUDGES[loss]
+
+        def make(setting: Setting) -> KAN:
+            width = [x.shape[1], *setting.hidden, y.shape[1]]
+            return KAN(width, basis=self.basis, grid_size=setting.grid_size, order=self.order, seed=seed)
+
+        def fit(model: KAN, data: Dataset, setting: Setting, optimizer: str, steps: int) -> FitHistory:
+            return model.fit(
+                data,
+                optimizer=optimizer,
+                loss=loss,
+                steps=steps,
+                sparsity=setting.sparsity,
+                entropy=entropy,
+                smoothness=setting.smoothness,
+                progress=False,
+            )
+
+        def fit_to_judge(model: KAN, data: Dataset, setting: Setting) -> None:
+            fit(model, data, setting, judge_optimizer, min(judge_steps, most_steps))
+
+        choices, data = self._choices(), Dataset(x, y, x[:0], y[:0])
+        setting = choices.first
+        if choices.several and len(x) >= MIN_ROWS:
+            model = make(setting)
+            fit(model, data, setting, self.optimizer, steps=0)  # checks all settings
+            linear = loss == "mse" and model.layers[0].denominator is None
+            setting = Search(make_folds(x, y, seed), make, fit_to_judge, loss, linear).choose(choices)
+        model = make(setting)
+        history = fit(model, data, setting, self.optimizer, self.steps)
         self.model_, self.history_ = model, history
+        self.hidden_, self.grid_size_, self.smoothness_, self.sparsity_ = vars(setting).values()
         self.input_center_, self.input_reach_ = center_I, reach_I
+
+    def _choices(self) -> Choices:
+        if not isinstance(self.hidden, str) and np.iterable(self.hidden):
+            plain = (tuple(e) if isinstance(e, (list, tuple, np.ndarray)) else e for e in self.hidden)
+            hidden: Sequence[Hidden] = (tuple(plain),)
+        elif self.hidden == "auto":
+            hidden = HIDDEN
+        else:
+            raise ConfigError(f"hidden must be 'auto' or a sequence of widths such as (5,), got {self.hidden!r}.")
+        return Choices(
+            hidden=hidden,
+            grids=GRIDS if self.grid_size == "auto" else (self.grid_size,),
+            smoothness=SMOOTHNESS if self.smoothness == "auto" else (self.smoothness,),
+            sparsity=SPARSITY if self.sparsity == "auto" else (self.sparsity,),
+        )
 
     def _outputs(self, X: ArrayLike) -> Tensor:
         """Outputs of the network for unchecked inputs, (N, O)."""
@@ -83,23 +130,32 @@ class _Estimator(BaseEstimator):
 class KANRegressor(RegressorMixin, _Estimator):
     """A Kolmogorov-Arnold network (Liu et al., 2024) that predicts one or several numbers.
 
+    Settings that are `auto` are chosen by cross-validation on up to 2,000 rows: five folds, three of more than 1,000
+    rows. A rougher or larger network is taken only if it is better by more than the standard errors of the rows'
+    differences, so few or noisy rows get a smooth and small one; fewer than ten rows get the
+    smoothest and smallest.
+
     Inputs are scaled to [-1, 1] from their ranges in training, and targets to mean 0 and standard deviation 1. At
     prediction a value outside its range counts as the nearest one in it, and a column that never varied in training
     counts for nothing.
 
     Args:
-        hidden: nodes of the hidden layers; a pair [sums, products] for a layer with product nodes.
-        grid_size, order, basis: of all curves, as in `KAN`.
+        hidden: nodes of the hidden layers; a pair [sums, products] for a layer with product nodes; `auto` chooses from
+            none (a sum of curves of the inputs), 2 and 5.
+        grid_size: of all curves, as in `KAN`; `auto` chooses from 5, 10 and 20.
+        order, basis: of all curves, as in `KAN`.
         steps: optimizer steps, as in `fit`.
-        sparsity: weight of the edges' sizes in the loss, 0 or more.
+        sparsity: weight of the edges' sizes and their entropy in the loss, 0 or more; `auto` chooses from 0, 3e-3 and
+            3e-2, without the entropy.
         smoothness: weight of the curves' curvature in the loss, 0 or more: about 1e-4 for samples without noise, and
-            3e-2 for a few hundred noisy ones.
+            3e-2 for a few hundred noisy ones; `auto` chooses from 1 to 1e-6.
         optimizer: `lm`, `lbfgs` or `adam`, as in `fit`; the latter takes some hundred steps.
         random_state: seed of the first coefficients, or a `numpy.random.RandomState` to draw it from; None is seed 0.
 
     Attributes:
         model_: the network, of scaled inputs and targets.
         history_: errors of the scaled targets after every step.
+        hidden_, grid_size_, smoothness_, sparsity_: what was chosen, or given.
         n_features_in_, feature_names_in_: I, and the columns' names if all have one.
         input_center_, input_reach_: (I,). The network sees (x - center) / reach; reach is infinite if x never varied.
         target_mean_, target_deviation_: (O,). Predictions are the network's outputs · deviation + mean; deviation is 0
@@ -154,19 +210,19 @@ class KANClassifier(ClassifierMixin, _Estimator):
 
     Args:
         hidden, grid_size, order, basis, random_state: as in `KANRegressor`.
+        sparsity, smoothness: as in `KANRegressor`; `auto` chooses by the cross entropy of three folds.
         steps: optimizer steps, as in `fit`. More of them overfit the probabilities.
-        sparsity, smoothness: weights of the edges' sizes and of their curvature in the loss, 0 or more.
         optimizer: `lbfgs`, or `adam`, which takes about 100 steps.
 
     Attributes:
         model_: the network, from scaled inputs to logits.
         classes_: the labels in the order of the network's outputs.
         history_: the mean cross entropy after every step.
-        n_features_in_, feature_names_in_, input_center_, input_reach_: as of `KANRegressor`.
+        hidden_, grid_size_, smoothness_, sparsity_, n_features_in_, feature_names_in_, input_center_, input_reach_: as
+            of `KANRegressor`.
     """
 
     steps: int = 5
-    smoothness: float = 1e-3
     optimizer: str = "lbfgs"
     classes_: np.ndarray = field(init=False)
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, TypeAlias, cast
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import wraps
+from typing import TYPE_CHECKING, Concatenate, Literal, ParamSpec, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -16,16 +18,19 @@ from torch.nn.functional import cross_entropy
 
 from kansformer.checks import check_choice, check_integer, check_number
 from kansformer.errors import ConfigError, DataError
-from kansformer.kan.data import Dataset, Pair, Samples, check_squares, dataset_for, is_pair, of_mapping
+from kansformer.kan.data import Dataset, Pair, Samples, as_dataset, check_squares, dataset_for, is_pair, of_mapping
 from kansformer.kan.history import COLUMNS, FitHistory, Run, few_threads
 from kansformer.kan.init import choose_start
 from kansformer.kan.least_squares import Linearization, levenberg_marquardt
 from kansformer.kan.linearize import FirstOrder, Inputs, jacobian, layer_features, network_states
 from kansformer.kan.penalties import Penalties
+from kansformer.kan.selection import Setting, choose_smoothness
 from kansformer.progress import Progress, progress_reporter
 
 if TYPE_CHECKING:
     from kansformer.kan.network import KAN
+
+Options = ParamSpec("Options")
 
 Callback: TypeAlias = "Callable[[int, KAN, FitHistory], object]"
 Metric: TypeAlias = "Callable[[KAN, Dataset], float | Tensor]"
@@ -33,6 +38,10 @@ Metric: TypeAlias = "Callable[[KAN, Dataset], float | Tensor]"
 SMALLEST = 1e-32
 OPTIMIZERS = ("lm", "lbfgs", "adam")
 LOSSES = ("mse", "cross_entropy")
+# Most steps of fits that are only judged.
+JUDGED_STEPS = 20
+# Numbers of a Jacobian that is held as a whole, and of a block of a larger one.
+MAX_JACOBIAN, BLOCK = 5 * 10**7, 8 * 10**6
 
 
 def fit(
@@ -44,7 +53,7 @@ def fit(
     steps: int = 50,
     sparsity: float = 0.0,
     entropy: float = 2.0,
-    smoothness: float = 0.0,
+    smoothness: float | Literal["auto"] = 0.0,
     grid_update_every: int = 5,
     batch_size: int | None = None,
     lr: float | None = None,
@@ -70,7 +79,8 @@ def fit(
         entropy: weight of their entropy beside the sizes; lbfgs takes that of pykan, in which nodes without large edges
             count less.
         smoothness: weight of the curvature in the loss, the mean squares of the curves' second derivatives by inputs in
-            halves of the domain; for noisy samples, about 1e-3.
+            halves of the domain; for noisy samples, about 1e-3. `auto` chooses it by cross-validation: `smoothness` of
+            the result.
         grid_update_every: steps between moving hidden grids to their inputs, in the first 60 % of the steps; 0 leaves
             all grids.
         batch_size: of Adam; None takes all samples, or the batches of a DataLoader, which are read once.
@@ -98,7 +108,8 @@ def fit(
         )
     steps, starts = check_integer("steps", steps, 0), check_integer("starts", starts, 1)
     grid_update_every = check_integer("grid_update_every", grid_update_every, 0)
-    for name, weight in (("sparsity", sparsity), ("entropy", entropy), ("smoothness", smoothness)):
+    given = 0.0 if smoothness == "auto" else smoothness
+    for name, weight in (("sparsity", sparsity), ("entropy", entropy), ("smoothness", given)):
         check_number(name, weight, 0)
     if optimizer != "adam" and batch_size is not None:
         raise ConfigError(f"batch_size={batch_size!r} is of adam; {optimizer} takes all samples in every step.")
@@ -117,7 +128,26 @@ def fit(
         _check_probabilities(dataset)
     check_squares(dataset.train_target, "train targets")
     check_squares(dataset.test_target, "test targets")
-    penalties = Penalties(sparsity, entropy, smoothness, idle=1.0 if optimizer == "lbfgs" else 0.0)
+    if smoothness == "auto":
+
+        def fit_to_judge(trial: KAN, fold: Dataset, setting: Setting) -> None:
+            fit(
+                trial,
+                fold,
+                optimizer=optimizer,
+                loss=loss,
+                steps=min(steps, JUDGED_STEPS),
+                sparsity=sparsity,
+                entropy=entropy,
+                smoothness=setting.smoothness,
+                grid_update_every=grid_update_every,
+                batch_size=batch_size,
+                lr=lr,
+                progress=False,
+            )
+
+        given = choose_smoothness(model, dataset, fit_to_judge, loss)
+    penalties = Penalties(sparsity, entropy, given, idle=1.0 if optimizer == "lbfgs" else 0.0)
     measure = MEASURES[loss]
     x, y, test_x, test_y = vars(dataset).values()
 
@@ -141,11 +171,14 @@ def fit(
         work = len(x) * sum(p.numel() for p in model.parameters())
         with few_threads(work), progress_reporter(progress, "fit", steps, "step") as report:
             test = (lambda: measure(model, test_x, test_y)) if len(test_x) else None
-            history = FitHistory(measure="RMSE" if loss == "mse" else "cross entropy")
+            history = FitHistory(measure="RMSE" if loss == "mse" else "cross entropy", smoothness=given)
             run = Run(model, x, steps, report, grid_update_every, tolerance, test, history, watch=watch)
             if optimizer == "lm":
-                inputs = Inputs(x, layer_features)
-                levenberg_marquardt(run, lambda: _linearized(model, inputs, y, penalties))
+                if len(x) * y.shape[1] * sum(p.numel() for p in model.parameters()) <= MAX_JACOBIAN:
+                    inputs = Inputs(x, layer_features)
+                    levenberg_marquardt(run, lambda: _linearized(model, inputs, y, penalties))
+                else:
+                    levenberg_marquardt(run, lambda: _linearized_in_blocks(model, x, y, penalties))
             else:
                 _descend(run, dataset, optimizer, loss, batch_size, lr, batches, penalties)
         return history
@@ -164,6 +197,28 @@ def _value(name: str, metric: Metric, model: KAN, dataset: Dataset) -> float:
         return float(metric(model, dataset))
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"The metric {name!r} gives no number for the network and its samples: {error}") from error
+
+
+def with_warning(
+    fit: Callable[Concatenate[KAN, Samples, Options], FitHistory],
+) -> Callable[Concatenate[KAN, Samples, Options], FitHistory]:
+    """`fit` for callers outside of the library: it warns of networks with more numbers than half of the samples."""
+
+    @wraps(fit)
+    def warned(model: KAN, data: Samples, *args: Options.args, **options: Options.kwargs) -> FitHistory:
+        if isinstance(data, Dataset) or is_pair(data):
+            rows = len(as_dataset(data).train_input)
+            edges = sum(int(model.curved(index).sum()) for index in range(len(model.layers)))
+            numbers = edges * model.layers[0].coefficients.shape[1]
+            if 2 * numbers > rows and not options.get("smoothness"):
+                warnings.warn(
+                    f"The network's curves have {numbers} numbers, which {rows} samples hardly determine. Take a smaller "
+                    "grid_size, fewer nodes, or smoothness='auto'.",
+                    stacklevel=2,
+                )
+        return fit(model, data, *args, **options)
+
+    return warned
 
 
 def _check_probabilities(data: Dataset) -> None:
@@ -197,6 +252,27 @@ def _linearized(model: KAN, inputs: Inputs[FirstOrder], y: Tensor, penalties: Pe
     def linearize() -> tuple[Tensor, Tensor | None]:
         return jacobian(model, states).flatten(0, 1) * scale, penalties.quadratic(model, states)
 
+    return Linearization((outputs - y).flatten() * scale, linearize)
+
+
+def _linearized_in_blocks(model: KAN, x: Tensor, y: Tensor, penalties: Penalties) -> Linearization:
+    """What `_linearized` gives, in bounded memory: blocks of rows are evaluated anew for their derivatives.
+
+    Sizes of edges, which sparsity penalises, are taken from rows in equal distances.
+    """
+    parameters = sum(p.numel() for p in model.parameters())
+    rows, scale = max(1, BLOCK // (parameters * y.shape[1])), y.numel() ** -0.5
+
+    def jacobians() -> Iterator[Tensor]:
+        for part in x.split(rows):
+            states = network_states(model, Inputs(part, layer_features))[1]
+            yield jacobian(model, states).flatten(0, 1) * scale
+
+    def linearize() -> tuple[Iterator[Tensor], Tensor | None]:
+        some = x[:: -(-len(x) // rows)]
+        return jacobians(), penalties.quadratic(model, network_states(model, Inputs(some, layer_features))[1])
+
+    outputs = torch.cat([network_states(model, Inputs(part, layer_features))[0] for part in x.split(rows)])
     return Linearization((outputs - y).flatten() * scale, linearize)
 
 

@@ -56,6 +56,7 @@ class FitHistory:
         stopped: why it ended before its last step, or None.
         measure: the kind of error, `RMSE` or `cross entropy`.
         metrics: the values after every step of the metrics that `fit` was given, by name.
+        smoothness: the weight of the curvature, given or chosen.
     """
 
     train_error: list[float] = field(default_factory=list)
@@ -64,6 +65,7 @@ class FitHistory:
     stopped: str | None = None
     measure: str = "RMSE"
     metrics: dict[str, list[float]] = field(default_factory=dict)
+    smoothness: float = 0.0
 
     def __len__(self) -> int:
         return len(self.train_error)

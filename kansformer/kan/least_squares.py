@@ -6,7 +6,7 @@ Shape letters: R residuals, P parameters.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -28,12 +28,12 @@ class Linearization:
 
     Args:
         residuals: (R,), whose squares are summed.
-        linearize: gives their derivatives by the vector of `Parameters`, (R, P), and Q of a penalty pᵀQp / 2, (P, P),
-            or None; called while the network still has these parameters.
+        linearize: gives their derivatives by the vector of `Parameters`, (R, P), or blocks of these rows in order, and
+            Q of a penalty pᵀQp / 2, (P, P), or None; called while the network still has these parameters.
     """
 
     residuals: Tensor
-    linearize: Callable[[], tuple[Tensor, Tensor | None]]
+    linearize: Callable[[], tuple[Tensor | Iterator[Tensor], Tensor | None]]
 
 
 @torch.no_grad()
@@ -81,21 +81,32 @@ def _objective(residual: Tensor, vector_P: Tensor, quadratic: Tensor | None) -> 
 
 
 def _damped_solver(
-    jacobian: Tensor, residuals: Tensor, vector_P: Tensor, quadratic: Tensor | None, free_P: Tensor | None
+    jacobian: Tensor | Iterator[Tensor],
+    residuals: Tensor,
+    vector_P: Tensor,
+    quadratic: Tensor | None,
+    free_P: Tensor | None,
 ) -> Callable[[float], Tensor | None]:
     """Steps that solve (JᵀJ + Q + damping·diagonal) δ = Jᵀr + Qp for the free parameters, by damping.
 
     With few parameters, such as those of formulas, a QR factorisation of J replaces the normal equations, which is
     exact to the last digit.
     """
-    jacobian = jacobian if free_P is None else jacobian[:, free_P]
-    exact = quadratic is None and 4 * jacobian.shape[1] < len(jacobian) and jacobian.shape[1] <= MAX_EXACT
+    blocks = iter([jacobian]) if isinstance(jacobian, Tensor) else jacobian
+    blocks = (block if free_P is None else block[:, free_P] for block in blocks)
+    jacobian, whole = next(blocks), isinstance(jacobian, Tensor)
+    exact = whole and quadratic is None and 4 * jacobian.shape[1] < len(jacobian) and jacobian.shape[1] <= MAX_EXACT
     if exact:
         diagonal_F = jacobian.square().sum(dim=0)
         rotation, triangle = torch.linalg.qr(jacobian)
         target = torch.cat([rotation.mT @ residuals, torch.zeros_like(diagonal_F)])
     else:
-        matrix, gradient = jacobian.mT @ jacobian, jacobian.mT @ residuals
+        start = len(jacobian)
+        matrix, gradient = jacobian.mT @ jacobian, jacobian.mT @ residuals[:start]
+        for block in blocks:
+            matrix.addmm_(block.mT, block)
+            gradient.addmv_(block.mT, residuals[start : start + len(block)])
+            start += len(block)
         if quadratic is not None:
             pull_P = quadratic @ vector_P
             if free_P is not None:

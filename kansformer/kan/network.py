@@ -110,7 +110,7 @@ class KAN(nn.Module):
         self.to(device)
 
     # Each of these is a function of its own file, which takes the network first.
-    fit = fitting.fit
+    fit = fitting.with_warning(fitting.fit)
     sparsify = sparse.sparsify
     prune = pruning.prune
     prune_inputs = pruning.prune_inputs

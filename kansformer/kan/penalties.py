@@ -58,7 +58,7 @@ class Penalties:
             total = self.sparsity * sum((self._of_sizes(_sizes(state), state) for state in states), total)
         if self.smoothness:
             for layer, state in zip(model.layers, states, strict=True):
-                weights_EF, bending_EFF = state.weights[state.inputs, state.outputs_of], _bending(layer)[state.inputs]
+                weights_EF, bending_EFF = state.weights[state.inputs, state.outputs_of], bending(layer)[state.inputs]
                 total = total + self.smoothness * torch.einsum("ef,efg,eg->", weights_EF, bending_EFF, weights_EF)
         return total
 
@@ -88,7 +88,7 @@ class Penalties:
                 weight_E11 = self._weights(state)[:, None, None]
                 block_EFF = self.sparsity / 2 * weight_E11 * _covariances(state)[state.inputs]
             if self.smoothness:
-                block_EFF = block_EFF + self.smoothness * _bending(layer)[state.inputs]
+                block_EFF = block_EFF + self.smoothness * bending(layer)[state.inputs]
             others = state.sums.shape[1] + formulas.affine.numel()  # biases and formulas cost nothing
             blocks += [*block_EFF, state.sums.new_zeros(others, others)]
         return torch.block_diag(*blocks)
@@ -108,7 +108,7 @@ class Penalties:
 
 
 @torch.no_grad()
-def _bending(layer: KANLinear) -> Tensor:
+def bending(layer: KANLinear) -> Tensor:
     """B with wᵀBw the mean square of a curve's second derivative on its domain, in halves of it, (I, F, F)."""
     domain_I2 = layer.domain
     unit_S = torch.linspace(0, 1, POINTS).to(domain_I2)

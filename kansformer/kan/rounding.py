@@ -45,16 +45,18 @@ def evaluate(expression: sympy.Expr, points: Mapping[str, Tensor]) -> Tensor:
 
 
 def rounded(expression: sympy.Expr, digits: int, points: Mapping[str, Tensor]) -> sympy.Expr:
-    """Round the numbers of a formula; expand it if that makes it no longer, and drop terms that come from rounding.
+    """Round the numbers of a formula in its shortest form, and drop terms that come from rounding.
 
     More digits stay where the function would change by more than the last of them at the points.
     """
     compact = _without_traces(expression, points)
     expanded = _without_traces(sympy.expand_power_base(sympy.expand(compact)), points)
+    forms = [expanded, compact, sympy.powsimp(compact), sympy.factor_terms(expanded)]
+    forms = sorted(dict.fromkeys(forms), key=size)
     exact = evaluate(compact, points)
     allowed = 10.0 ** (1 - digits) * max(float(exact.std()), math.ulp(float(exact.abs().max())))
     for count in range(digits, MAX_DIGITS + 1):
-        for form in sorted((expanded, compact), key=size):
+        for form in forms:
             shown = form.xreplace({number: _round(number, count) for number in form.atoms(sympy.Float)})
             if not (evaluate(shown, points) - exact).square().mean().sqrt() > allowed:
                 return shown

@@ -15,11 +15,15 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from kansformer.errors import ConfigError, DataError
 from kansformer.kan import KAN, FitHistory, KANClassifier, KANRegressor
+from kansformer.kan.selection import make_folds
 
 BOTH = [KANRegressor, KANClassifier]
+# Nothing to choose: quick.
+PLAIN = {"smoothness": 1e-3, "sparsity": 0.0}
+FIXED = {"hidden": (2,), "grid_size": 3, **PLAIN}
 
 
-@parametrize_with_checks([KANRegressor(), KANClassifier()])
+@parametrize_with_checks([estimator(**FIXED) for estimator in BOTH])
 def test_scikit_learn_has_no_objection(estimator, check):
     check(estimator)
 
@@ -40,7 +44,7 @@ def samples_for(estimator, waves, moons):
 
 
 def test_a_smooth_function_is_learned_to_a_permille(waves):
-    model = KANRegressor(steps=50, smoothness=0.0).fit(*waves)
+    model = KANRegressor((5,), steps=50, smoothness=0.0, sparsity=0.0, grid_size=5).fit(*waves)
     assert model.score(*waves) > 0.999
     assert isinstance(model.model_, KAN) and isinstance(model.history_, FitHistory)
     assert model.model_.width == [(2, 0), (5, 0), (1, 0)] and model.history_.train_error[-1] < 0.03
@@ -53,45 +57,51 @@ def test_a_smooth_function_is_learned_to_a_permille(waves):
 @pytest.mark.parametrize(
     ("estimator", "samples", "least"),
     [
-        (KANRegressor(), make_friedman1(500, random_state=0), 0.6),
+        (KANRegressor((2,), grid_size=5), make_friedman1(200, random_state=0), 0.6),
         (KANRegressor(), load_diabetes(return_X_y=True), 0.2),
-        (KANClassifier(), load_iris(return_X_y=True), 0.92),
-        (KANClassifier(), load_breast_cancer(return_X_y=True), 0.95),
+        (KANClassifier(hidden=()), load_iris(return_X_y=True), 0.92),
+        (KANClassifier(**FIXED), load_breast_cancer(return_X_y=True), 0.95),
     ],
     ids=["friedman1", "diabetes", "iris", "breast_cancer"],
 )
 def test_the_defaults_generalise(estimator, samples, least):
-    assert cross_val_score(estimator, *samples, cv=5).mean() > least
+    assert cross_val_score(estimator, *samples, cv=2).mean() > least
 
 
 def test_every_setting_reaches_the_network(waves):
-    model = KANRegressor(hidden=([2, 1], 3), grid_size=4, order=2, basis="chebyshev", sparsity=1e-3).fit(*waves)
+    model = KANRegressor(
+        hidden=([2, 1], 3), grid_size=4, order=2, basis="chebyshev", sparsity=1e-3, smoothness=1e-3
+    ).fit(*waves)
     basis = model.model_.layers[0].curves.basis
     assert model.model_.width == [(2, 0), (2, 1), (3, 0), (1, 0)]
     assert (basis.name, basis.grid_size, basis.order) == ("chebyshev", 4, 2)
-    assert len(KANRegressor(hidden=(), steps=3).fit(*waves).history_) == 3
-    assert len(KANRegressor(optimizer="adam", steps=7).fit(*waves).history_) == 7
+    assert len(KANRegressor(**FIXED | {"hidden": ()}, steps=3).fit(*waves).history_) == 3
+    assert len(KANRegressor(**FIXED, optimizer="adam", steps=7).fit(*waves).history_) == 7
 
 
 def test_whole_numbers_of_numpy_are_whole_numbers(waves):
-    drawn = KANRegressor(hidden=np.array([4]), grid_size=np.int64(4), order=np.int32(2), steps=np.int64(2))
-    plain = KANRegressor(hidden=(4,), grid_size=4, order=2, steps=2)
+    drawn = KANRegressor(hidden=np.array([4]), grid_size=np.int64(4), order=np.int32(2), steps=np.int64(2), **PLAIN)
+    plain = KANRegressor(hidden=(4,), grid_size=4, order=2, steps=2, **PLAIN)
     assert np.array_equal(drawn.fit(*waves).predict(waves[0]), plain.fit(*waves).predict(waves[0]))
 
 
 def test_several_targets_keep_their_columns(waves):
     x, y = waves
-    both = KANRegressor(steps=10, smoothness=0.0).fit(x, np.stack([y, -3 * y], axis=1)).predict(x)
+    both = (
+        KANRegressor((5,), grid_size=5, steps=10, smoothness=0.0, sparsity=0.0)
+        .fit(x, np.stack([y, -3 * y], axis=1))
+        .predict(x)
+    )
     assert both.shape == (200, 2)
     np.testing.assert_allclose(both[:, 1], -3 * both[:, 0], atol=5)
-    assert KANRegressor().fit(x, y[:, None]).predict(x).shape == (200, 1)
-    assert KANRegressor().fit(x, y).predict(x[:1]).shape == (1,)
+    assert KANRegressor(**FIXED).fit(x, y[:, None]).predict(x).shape == (200, 1)
+    assert KANRegressor(**FIXED).fit(x, y).predict(x[:1]).shape == (1,)
 
 
 @pytest.mark.parametrize("estimator", BOTH)
 def test_pipelines_and_searches(estimator, waves, moons):
     x, y = samples_for(estimator, waves, moons)
-    pipeline = make_pipeline(StandardScaler(), estimator(steps=5))
+    pipeline = make_pipeline(StandardScaler(), estimator(steps=5, **FIXED | {"hidden": (5,)}))
     name = estimator.__name__.lower()
     search = GridSearchCV(pipeline, {f"{name}__grid_size": [2, 4]}, cv=2).fit(x, y)
     assert search.best_params_[f"{name}__grid_size"] in (2, 4)
@@ -101,7 +111,7 @@ def test_pipelines_and_searches(estimator, waves, moons):
 def test_probabilities_sum_to_one(moons):
     x, y = moons
     labels = np.array(["waning", "waxing"])[y]
-    model = KANClassifier().fit(x, labels)
+    model = KANClassifier(**FIXED).fit(x, labels)
     probabilities = model.predict_proba(10 * x)
     assert model.classes_.tolist() == ["waning", "waxing"] and probabilities.shape == (150, 2)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)
@@ -113,18 +123,18 @@ def test_probabilities_sum_to_one(moons):
 def test_tables_give_their_columns_names(estimator, waves, moons):
     x, y = samples_for(estimator, waves, moons)
     table = pandas.DataFrame(x, columns=["east", "north"])
-    model = estimator().fit(table, y)
+    model = estimator(**FIXED).fit(table, y)
     assert model.feature_names_in_.tolist() == ["east", "north"] and model.n_features_in_ == 2
-    assert np.array_equal(model.predict(table), estimator().fit(x, y).predict(x))
+    assert np.array_equal(model.predict(table), estimator(**FIXED).fit(x, y).predict(x))
     with pytest.raises(ValueError, match="feature names should match"):
         model.predict(table[["north", "east"]])
 
 
 @pytest.mark.parametrize("estimator", BOTH)
 def test_copies_and_seeds(estimator, waves, moons):
-    x, y = samples_for(estimator, waves, moons)
+    x, y = (part[:60] for part in samples_for(estimator, waves, moons))
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
-    model = estimator(random_state=3).fit(x, y)
+    model = estimator(**FIXED, random_state=3).fit(x, y)
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert np.array_equal(np.random.get_state()[1], numpy_state)
 
@@ -134,9 +144,9 @@ def test_copies_and_seeds(estimator, waves, moons):
     expected = outputs(model)
     assert np.array_equal(outputs(pickle.loads(pickle.dumps(model))), expected)  # noqa: S301 - our own bytes
     assert np.array_equal(outputs(clone(model).fit(x, y)), expected)
-    assert np.array_equal(outputs(estimator().fit(x, y)), outputs(estimator(random_state=0).fit(x, y)))
-    assert not np.array_equal(outputs(estimator(random_state=4).fit(x, y)), expected)
-    drawn = [outputs(estimator(random_state=np.random.RandomState(seed)).fit(x, y)) for seed in (5, 5, 6)]
+    assert np.array_equal(outputs(estimator(**FIXED).fit(x, y)), outputs(estimator(**FIXED, random_state=0).fit(x, y)))
+    assert not np.array_equal(outputs(estimator(**FIXED, random_state=4).fit(x, y)), expected)
+    drawn = [outputs(estimator(**FIXED, random_state=np.random.RandomState(seed)).fit(x, y)) for seed in (5, 5, 6)]
     assert np.array_equal(drawn[0], drawn[1]) and not np.array_equal(drawn[0], drawn[2])
 
 
@@ -144,17 +154,17 @@ def test_columns_that_never_vary_but_by_rounding_count_for_nothing(waves):
     x, y = waves
     rounded = np.where(np.arange(200) % 2, 0.3, 0.1 + 0.2)
     for column in (np.full(200, 0.1), rounded):
-        model = KANRegressor().fit(np.insert(x, 1, column, axis=1), np.stack([y, column], axis=1))
+        model = KANRegressor(**FIXED).fit(np.insert(x, 1, column, axis=1), np.stack([y, column], axis=1))
         assert model.input_reach_[1] == np.inf and model.target_deviation_[1] == 0
         predicted = model.predict(np.insert(x, 1, 1e6, axis=1))
         assert np.array_equal(predicted, model.predict(np.insert(x, 1, column, axis=1)))
         np.testing.assert_allclose(predicted[:, 1], column, rtol=1e-12)
-    far = KANRegressor().fit(np.where(x > 1, 1e300, -1e300), y)
+    far = KANRegressor(**FIXED).fit(np.where(x > 1, 1e300, -1e300), y)
     assert np.isfinite(far.predict(x)).all()
 
 
 def test_beyond_its_range_an_input_counts_as_the_nearest_in_it(waves):
-    model = KANRegressor().fit(*waves)
+    model = KANRegressor(**FIXED).fit(*waves)
     lowest, highest = waves[0].min(axis=0), waves[0].max(axis=0)
     np.testing.assert_allclose(model.predict([lowest - 7, highest + 1e9]), model.predict([lowest, highest]))
 
@@ -172,7 +182,7 @@ def test_bad_samples_are_an_error(estimator, waves, moons):
         estimator().fit(x[:1], y[:1])
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         estimator().fit(x, y[:-1])
-    model = estimator().fit(x, y)
+    model = estimator(**FIXED).fit(x, y)
     with pytest.raises(ValueError, match=f"X has 1 features, but {estimator.__name__} is expecting 2 features"):
         model.predict(x[:, :1])
     with pytest.raises(ValueError, match="Input X contains NaN"):
@@ -188,7 +198,7 @@ def test_a_single_class_is_an_error(moons):
     ("settings", "match"),
     [
         ({"optimizer": "sgd"}, "Unknown optimizer 'sgd'. Choose one of: lm, lbfgs, adam"),
-        ({"hidden": 5}, r"hidden must be a sequence of widths such as \(5,\), got 5"),
+        ({"hidden": 5}, r"hidden must be 'auto' or a sequence of widths such as \(5,\), got 5"),
         ({"hidden": (0,)}, "A width must be a number of nodes or a pair"),
         ({"hidden": ("5",)}, "A width must be a number of nodes or a pair"),
         ({"basis": "splines"}, "Unknown basis 'splines'. Choose one of: bspline"),
@@ -211,9 +221,54 @@ def test_classes_are_not_fitted_by_least_squares(moons):
 @pytest.mark.parametrize("estimator", BOTH)
 def test_a_fit_that_fails_changes_nothing(estimator, waves, moons):
     x, y = samples_for(estimator, waves, moons)
-    model = estimator(steps=3).fit(x, y)
+    model = estimator(steps=3, **FIXED).fit(x, y)
     before = model.predict(x)
     model.set_params(steps=-1)
     with pytest.raises(ConfigError):
         model.fit(1000 * x + 5, y)
     np.testing.assert_array_equal(model.predict(x), before)
+
+
+@pytest.mark.parametrize("estimator", BOTH)
+def test_what_is_chosen_is_visible_and_the_same_when_given(estimator):
+    x = np.random.RandomState(1).uniform(-1, 1, size=(60, 2))
+    y = x[:, 0] if estimator is KANRegressor else (x[:, 0] > 0.2).astype(int)
+    model = estimator(hidden=(), grid_size=4).fit(x, y)
+    assert (model.hidden_, model.grid_size_) == ((), 4) and model.smoothness_ >= 1e-3
+    same = estimator(hidden=model.hidden_, grid_size=4, smoothness=model.smoothness_, sparsity=model.sparsity_)
+    if not model.sparsity_:
+        np.testing.assert_array_equal(same.fit(x, y).predict(x), model.predict(x))
+    np.testing.assert_array_equal(clone(model).fit(x, y).predict(x), model.predict(x))
+
+
+def test_few_and_noisy_rows_get_a_smooth_and_small_network():
+    random = np.random.RandomState(0)
+    x = random.uniform(-1, 1, size=(50, 3))
+    noisy = KANRegressor().fit(x, x[:, 0] + random.randn(50))
+    assert noisy.hidden_ == () and noisy.smoothness_ >= 0.1
+    few = KANRegressor().fit(x[:4], x[:4, 0])
+    assert (few.hidden_, few.smoothness_) == ((), 1.0)
+    curved = KANRegressor(hidden=()).fit(x, np.sin(4 * x[:, 0]))
+    assert curved.smoothness_ < 1e-2 and curved.score(x, np.sin(4 * x[:, 0])) > 0.99
+
+
+def test_products_take_hidden_nodes():
+    x = np.random.RandomState(0).uniform(-1, 1, size=(80, 2))
+    model = KANRegressor(grid_size=3).fit(x, x[:, 0] * x[:, 1])
+    assert model.hidden_ != () and model.score(x, x[:, 0] * x[:, 1]) > 0.99
+
+
+def test_equal_rows_are_in_the_same_fold():
+    x, y = torch.rand(30, 2).repeat(3, 1), torch.arange(30.0).repeat(3)[:, None]
+    folds = make_folds(x, y, seed=0)
+    assert sum(len(fold.test_input) for fold in folds) == 90
+    for fold in folds:
+        assert not set(fold.train_target[:, 0].tolist()) & set(fold.test_target[:, 0].tolist())
+
+
+def test_more_columns_than_rows_and_as_many_classes_as_rows():
+    x = np.random.RandomState(0).randn(12, 14)
+    assert np.isfinite(KANRegressor().fit(x, x[:, 0]).predict(x)).all()
+    labels = np.array([f"kind {i}" for i in range(12)])
+    model = KANClassifier(hidden=(), grid_size=3, steps=2).fit(x, labels)
+    np.testing.assert_allclose(model.predict_proba(x).sum(axis=1), 1)
