@@ -502,7 +502,9 @@ def formulas_of(
             break
         best, follows = finer, finer.error < GAIN * best.error  # a grid's error falls with finer ones; noise does not
     noise = NOISE_FACTOR * best.error**2 * (1.0 if follows else best.numbers / len(y))
-    named = [_named(c, best.splines, curve, noise, library) for c, curve in zip(structure.columns, best.curves, strict=True)]
+    named = [
+        _named(c, best.splines, curve, noise, library) for c, curve in zip(structure.columns, best.curves, strict=True)
+    ]
     if structure.product is not None and best.product is not None:
         for own in (0, 1):
             column, other = structure.product[own], structure.product[1 - own]
@@ -519,9 +521,7 @@ def formulas_of(
         yield total if structure.factor is None else total / structure.factor.expression
 
 
-def _named(
-    column: Column, splines: Splines, curve_C: Tensor, noise: float, library: SymbolLibrary
-) -> list[Named]:
+def _named(column: Column, splines: Splines, curve_C: Tensor, noise: float, library: SymbolLibrary) -> list[Named]:
     """Formulas of a column for its curve, the best first."""
     lower, upper = (float(end) for end in column.values.quantile(torch.tensor([ENDS, 1 - ENDS]).double()))
     result = list[Named]()

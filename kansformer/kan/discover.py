@@ -376,7 +376,9 @@ class _Search:
                     break
                 first: list[Fitted] = []
                 after = 0  # formulas since one was exact
-                for expression in formulas_of(structure.at(self.x, self.names), self.x, self.y, self.names, self.library):
+                for expression in formulas_of(
+                    structure.at(self.x, self.names), self.x, self.y, self.names, self.library
+                ):
                     first.append(fit_constants(Formula.of(expression, self.names), self.x, self.y, steps=FIRST_STEPS))
                     after += min(f.error for f in first) <= exact
                     if after > AFTER_EXACT:
@@ -403,7 +405,9 @@ class _Search:
 
         rows = torch.cat([self.x, torch.ones_like(self.x[:, :1])], dim=1)
         *slopes, constant = torch.linalg.lstsq(rows, self.y.unsqueeze(-1)).solution[:, 0].tolist()
-        terms = [sympy.Float(slope) * sympy.Symbol(name) for slope, name in zip(slopes, self.names, strict=True) if slope]
+        terms = [
+            sympy.Float(slope) * sympy.Symbol(name) for slope, name in zip(slopes, self.names, strict=True) if slope
+        ]
         line = Formula.of(sympy.Add(sympy.Float(constant), *terms), self.names)
         if line.values.isfinite().all():
             self._keep(fit_constants(line, self.x, self.y, steps=FIRST_STEPS))
@@ -414,7 +418,11 @@ class _Search:
 
         from kansformer.symbolic.constants import Formula, fit_constants
 
-        if "x^1.5" not in self.library.names or not (self.x > 0).all() or not ((self.y > 0).all() or (self.y < 0).all()):
+        if (
+            "x^1.5" not in self.library.names
+            or not (self.x > 0).all()
+            or not ((self.y > 0).all() or (self.y < 0).all())
+        ):
             return
         rows = torch.cat([self.x.log(), torch.ones_like(self.x[:, :1])], dim=1)
         *exponents, constant = torch.linalg.lstsq(rows, self.y.abs().log().unsqueeze(-1)).solution[:, 0].tolist()

@@ -126,7 +126,7 @@ def affine_symbol(symbol: Symbol, a: float, b: float, c: float, d: float, x: sym
         return sympy.Float(c * a) * x + sympy.Float(c * b + d)
     elif symbol.name == "exp":
         c, b = c * math.exp(min(b, 700.0)), 0.0
-    inner = (x if a == 1 else sympy.Integer(-1) * x if a == -1 else sympy.Float(a) * x)
+    inner = x if a == 1 else sympy.Integer(-1) * x if a == -1 else sympy.Float(a) * x
     inner = inner + sympy.Float(b) if b else inner
     return sympy.Float(c) * symbol.sympy(inner) + sympy.Float(d)
 
@@ -207,7 +207,12 @@ def _composed(x_S: Tensor, y_S: Tensor, library: SymbolLibrary) -> list[Fitted]:
     inner = _inner_functions(x_S, values_VS, unit_VS, varies, library, [variant.kind for variant in variants])
     formulas = [variants[index].outside(inside) for _, index, inside in sorted(inner, key=lambda found: found[0])]
     if float(x_S[0]) > 0:
-        formulas += [e.xreplace({Z: g}) for name, g in INNER.items() if name in library.names for e in _in_terms_of(g, x_S, y_S, library)]
+        formulas += [
+            e.xreplace({Z: g})
+            for name, g in INNER.items()
+            if name in library.names
+            for e in _in_terms_of(g, x_S, y_S, library)
+        ]
     return [fit_constants(Formula.of(e, ["z"]), x_S.unsqueeze(-1), y_S, steps=STEPS) for e in formulas]
 
 
@@ -278,7 +283,9 @@ def _inner_functions(
         chosen = r2_FV[number].topk(min(PER_FUNCTION, len(varies))).indices
         start = dictionary.start(number, unit_VS[chosen].float())
         fitted = refine(symbol, u_S, unit_VS[chosen], *(s.double() for s in start), REFINE_STEPS)
-        rows += [(1 - r2, index, symbol, a, b) for index, (a, b, r2) in zip(chosen.tolist(), fitted.T.tolist(), strict=True)]
+        rows += [
+            (1 - r2, index, symbol, a, b) for index, (a, b, r2) in zip(chosen.tolist(), fitted.T.tolist(), strict=True)
+        ]
     if float(x_S[0]) > 0 and FREE_POWER in library.names:
         unit_PS, bent = normalised(torch.exp((x_S / x_S[-1]).log() * EXPONENTS.unsqueeze(-1)))
         unit_PS = unit_PS.where(bent.unsqueeze(-1), 0.0)

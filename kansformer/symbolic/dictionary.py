@@ -41,7 +41,9 @@ class Dictionary:
 
     def candidates(self) -> tuple[Tensor, Tensor, Tensor]:
         """All candidates without partners' ones, (A, S), their pairs (a, b), and the functions' numbers, (A,)."""
-        blocks = [block[: len(pairs)] for pairs, block in zip(self._pairs, self._atoms_AS.split(self._sizes), strict=True)]
+        blocks = [
+            block[: len(pairs)] for pairs, block in zip(self._pairs, self._atoms_AS.split(self._sizes), strict=True)
+        ]
         numbers = [torch.full((len(pairs),), number) for number, pairs in enumerate(self._pairs)]
         return torch.cat(blocks), torch.cat(self._pairs), torch.cat(numbers)
 
