@@ -16,7 +16,7 @@ import sympy
 import torch
 from torch import Tensor
 
-from kansformer.kan.additive import TRANSFORMATIONS, Transformation
+from kansformer.kan.structures import TRANSFORMATIONS, Transformation
 from kansformer.symbolic import SymbolLibrary
 
 # Exponents of products by the number of their factors; more than MAX_INPUTS inputs take products of two.

@@ -16,7 +16,7 @@ from kansformer.symbolic.symbol import Symbol, SymbolLibrary, symbol_values
 
 # Candidates that vary less than this, relative to their size, are constants to rounding.
 MIN_VARIATION = 1e-6
-# Candidates are kept for grids of points that agree to so many decimals; they are only where a search begins.
+# Candidates are kept for grids of points that agree to this number of decimals; they are only where a search begins.
 DECIMALS = 9
 
 
