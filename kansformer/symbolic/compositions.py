@@ -197,6 +197,8 @@ def _best_of_each(scores_A: Tensor, functions_A: Tensor) -> list[int]:
 def _composed(x_S: Tensor, y_S: Tensor, library: SymbolLibrary) -> list[Fitted]:
     """Fits by compositions of two functions, the closest ones of a coarse search."""
     variants = list(_variants(x_S, y_S, library.names))
+    if not variants:
+        return []
     values_VS = torch.stack([variant.values for variant in variants])
     unit_VS, varies = normalised(values_VS)
     unit_VS = unit_VS.where(varies.unsqueeze(-1), 0.0)
