@@ -303,7 +303,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--noises", nargs="+", type=float, default=[0.0, 0.01, 0.1])
     parser.add_argument("--only", nargs="+", metavar="NUMBER", choices=NUMBERS, default=NUMBERS)
     parser.add_argument("--seconds", type=float, help="of CPU time for each peer; by default what kansformer took")
-    parser.add_argument("--networks", type=int, default=36, help="tried by kansformer at most")
+    parser.add_argument("--networks", type=int, default=12, help="tried by kansformer at most")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time, one thread each")
     parser.add_argument("--fresh", action="store_true", help="repeat the selected runs")

@@ -5,9 +5,9 @@ Shape letters: N samples, I inputs, O outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -154,8 +154,10 @@ def even_points(range_I2: Tensor, count: int) -> Tensor:
 
 def as_dataset(data: Samples) -> Dataset:
     """Samples of any accepted kind as a `Dataset`; a ShapeError or DataError if they are not finite tables."""
+    if isinstance(data, Mapping):
+        data = of_mapping(data)
     if not isinstance(data, Dataset):
-        pairs = [(torch.as_tensor(x), torch.as_tensor(y)) for x, y in ([data] if is_pair(data) else data)]
+        pairs = list(map(_tensors, [data] if is_pair(data) else data))
         if not pairs:
             raise DataError("There are no samples to train on.")
         x, y = (torch.cat(column) for column in zip(*pairs, strict=True))
@@ -163,6 +165,50 @@ def as_dataset(data: Samples) -> Dataset:
     if not len(data.train_input):
         raise DataError("There are no samples to train on.")
     return data
+
+
+def of_mapping(data: Mapping[str, object]) -> Dataset:
+    """The samples in a dictionary with pykan's keys; a DataError if it has others."""
+    names = ("train_input", "train_label", "test_input", "test_label")
+    if not {*names[:2]} <= {*data} <= {*names}:
+        raise DataError(f"A dictionary of samples has pykan's keys, {', '.join(names)}; got {list(data)!r:.200}.")
+    tensors = {name: tensor_of(values, name.replace("_", " ")) for name, values in data.items()}
+    x, y = tensors["train_input"], tensors["train_label"]
+    return Dataset(x, y, tensors.get("test_input", x[:0]), tensors.get("test_label", y[:0]))
+
+
+def _tensors(pair: object) -> tuple[Tensor, Tensor]:
+    try:
+        x, y = cast("Pair", pair)
+    except (TypeError, ValueError):
+        raise DataError(
+            "Samples are a Dataset, a pair (inputs, targets) of tensors or arrays, or an iterable of such pairs; "
+            f"got {type(pair).__name__} in place of a pair. Lists of numbers become an array by numpy.asarray."
+        ) from None
+    return tensor_of(x, "inputs"), tensor_of(y, "targets")
+
+
+def tensor_of(values: object, what: str) -> Tensor:
+    """A tensor of the numbers in an array, data frame or nested list.
+
+    Raises:
+        DataError: one is not a number.
+    """
+    if isinstance(values, Tensor):
+        return values
+    array = np.asarray(values)
+    if array.dtype.kind in "biuf":
+        return torch.as_tensor(array if array.flags.writeable else array.copy())
+    try:
+        return torch.as_tensor(array.astype(np.float64))
+    except (TypeError, ValueError):
+        place, value = next(
+            (place, value) for place, value in np.ndenumerate(array) if not isinstance(value, (int, float))
+        )
+        raise DataError(
+            f"The {what} must be numbers, got {value!s:.40} at {[*map(int, place)]}. Labels of classes are columns of "
+            "torch.nn.functional.one_hot(numbers); KANClassifier takes texts as they are."
+        ) from None
 
 
 def dataset_for(model: KAN, data: Samples) -> Dataset:
@@ -182,7 +228,7 @@ def inputs_and_targets(model: KAN, data: Samples | Table) -> tuple[Tensor, Tenso
     if not isinstance(data, (Tensor, np.ndarray)):
         dataset = dataset_for(model, data)
         return dataset.train_input, dataset.train_target
-    x, inputs = torch.as_tensor(data).to(model.layers[0].weight), sum(model.width[0])
+    x, inputs = tensor_of(data, "inputs").to(model.layers[0].weight), sum(model.width[0])
     if x.ndim != 2 or x.shape[1] != inputs:
         raise ShapeError(f"The network has {inputs} inputs, so x must be (samples, {inputs}), got {tuple(x.shape)}.")
     if not len(x):

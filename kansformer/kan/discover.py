@@ -299,6 +299,8 @@ class _Search:
         self._constant()
         if width is None and self.y.min() < self.y.max():
             self._structures()
+            if not self.best_error <= self.settings.exact:
+                self._monomials()
         if self.ended():
             report("networks", networks, networks, f"RMSE {self.best_error:.2e}")
             return
@@ -383,6 +385,15 @@ class _Search:
                     self._keep(fitted)
                 if self.best_error <= self.settings.exact:
                     break
+
+    def _monomials(self) -> None:
+        """Sums of products of powers."""
+        from kansformer.kan.monomials import sums_of_monomials
+        from kansformer.symbolic.constants import Formula, fit_constants
+
+        with few_threads(0):
+            for expression in sums_of_monomials(self.x, self.y, self.names, self.library):
+                self._keep(fit_constants(Formula.of(expression, self.names), self.x, self.y, steps=FIRST_STEPS))
 
     def _line(self) -> None:
         """The straight line of all inputs; those that do not matter leave it when it is simplified."""

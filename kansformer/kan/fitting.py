@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from kansformer.checks import check_choice, check_integer, check_number
 from kansformer.errors import ConfigError, DataError
-from kansformer.kan.data import Dataset, Pair, Samples, as_dataset, check_squares, dataset_for, is_pair
+from kansformer.kan.data import Dataset, Pair, Samples, as_dataset, check_squares, dataset_for, is_pair, of_mapping
 from kansformer.kan.history import COLUMNS, FitHistory, Run, few_threads
 from kansformer.kan.init import choose_start
 from kansformer.kan.least_squares import Linearization, levenberg_marquardt
@@ -119,6 +119,9 @@ def fit(
         check_integer("batch_size", batch_size, 1)
     if lr is not None:
         check_number("lr", lr, above=0)
+    if callback is not None and not callable(callback):
+        raise ConfigError(f"callback must be a function of step, network and history, got {callback!r:.80}.")
+    data = of_mapping(data) if isinstance(data, Mapping) else data
     batches = None if isinstance(data, Dataset) or is_pair(data) else list(cast("Iterable[Pair]", data))
     dataset = dataset_for(model, data if batches is None else batches)
     if loss == "cross_entropy":

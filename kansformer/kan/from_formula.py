@@ -13,14 +13,15 @@ from kansformer.errors import ConfigError
 from kansformer.kan.edges import cut_edges
 from kansformer.kan.network import KAN
 from kansformer.symbolic import ALL_SYMBOLS
+from kansformer.symbolic.names import MAX_EXPONENT, plain_name
 
-# Powers that are functions of the library; any other is made of products, or of exp and log.
+# Powers that are functions of the library; others are made of products, from their names, or of exp and log.
 POWERS = {
     "2": "x^2", "3": "x^3", "4": "x^4", "-1": "1/x", "-2": "1/x^2", "1/2": "sqrt", "-1/2": "1/sqrt(x)", "3/2": "x^1.5",
 }  # fmt: skip
 FUNCTIONS = {
     "sin": "sin", "tan": "tan", "tanh": "tanh", "exp": "exp", "log": "log", "atan": "arctan", "asin": "arcsin",
-    "atanh": "arctanh", "cosh": "cosh", "Abs": "abs", "sign": "sign", "erf": "erf",
+    "acos": "arccos", "atanh": "arctanh", "cosh": "cosh", "sinh": "sinh", "Abs": "abs", "sign": "sign", "erf": "erf",
 }  # fmt: skip
 MAX_FACTORS = 64
 
@@ -172,6 +173,8 @@ class _Plan:
                 return self._of(POWERS[str(exponent)], base, c)
             if exponent.is_Integer and -MAX_FACTORS <= exponent < 0:
                 return self._of("1/x", base**-exponent, c)
+            if exponent.is_Rational and not exponent.is_Integer and abs(exponent) <= MAX_EXPONENT:
+                return self._of(plain_name(f"x^({exponent})"), base, c)
             return self._of("exp", exponent * sympy.log(base), c)
         name = type(rest).__name__
         if name == "cos":

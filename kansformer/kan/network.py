@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from kansformer.checks import check_number
 from kansformer.errors import ConfigError, ShapeError
 from kansformer.kan import diagram, edge_curve, editing, fitting, pruning, saving, sparse, symbolic
-from kansformer.kan.data import Samples, Table, inputs_of
+from kansformer.kan.data import Samples, Table, inputs_of, tensor_of
 from kansformer.kan.edges import Edge, SymbolicEdges, clear_edges
 from kansformer.kan.init import draw_curves, draw_edges
 from kansformer.kan.linearize import slopes_of_columns
@@ -81,6 +81,8 @@ class KAN(nn.Module):
     ) -> None:
         super().__init__()
         self.width = _checked_width(width)
+        if not isinstance(bias, bool):
+            raise ConfigError(f"bias must be True or False, got {bias!r:.80}.")
         check_number("init_scale", init_scale, 0)
         if check_number("init_density", init_density, above=0) > 1:
             raise ConfigError(f"init_density must be a share from above 0 to 1, got {init_density!r}.")
@@ -164,7 +166,7 @@ class KAN(nn.Module):
     def predict(self, x: Table | Sequence[Sequence[float]]) -> Tensor:
         """The outputs for a table of inputs, tensor or array, in the network's dtype and without gradients."""
         weight = self.layers[0].weight
-        return self(torch.as_tensor(x, dtype=weight.dtype, device=weight.device))
+        return self(tensor_of(x, "inputs").to(weight))
 
     def derivatives(self, x: Tensor) -> Tensor:
         """Derivatives of every output by every input, (..., O, I)."""

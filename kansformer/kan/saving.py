@@ -87,6 +87,7 @@ def save(model: KAN, folder: str | Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     data = save({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()})
     basis = model.layers[0].curves.basis
+    frozen = [formulas.frozen.tolist() for formulas in model.formulas]
     config = NetworkConfig(
         tensors=f"kan-{hashlib.sha256(data).hexdigest()[:12]}.safetensors",
         width=[list(pair) for pair in model.width],
@@ -96,13 +97,15 @@ def save(model: KAN, folder: str | Path) -> Path:
         base=model.layers[0].base,
         dtype=str(model.layers[0].weight.dtype).removeprefix("torch."),
         symbols=[[symbol.name for symbol in formulas.symbols] for formulas in model.formulas],
-        frozen=[formulas.frozen.tolist() for formulas in model.formulas],
+        frozen=frozen if any(map(any, frozen)) else None,
         bias=model.has_bias,
     )
     old = set(folder.glob("kan-*.safetensors"))
     with atomic_file(folder / config.tensors) as partial:
         partial.write_bytes(data)
-    values = {"format_version": FORMAT_VERSION, **vars(config)}
+    defaults = {field.name: field.default for field in fields(NetworkConfig)}
+    values = {name: value for name, value in vars(config).items() if value != defaults[name]}
+    values = {"format_version": FORMAT_VERSION, **values}
     atomic_write_text(folder / CONFIG, json.dumps(values, indent=1) + "\n")
     for path in old - {folder / config.tensors}:
         path.unlink()

@@ -32,14 +32,16 @@ INNER = {"x^2": Z**2, "1/x": 1 / Z, "sqrt": sympy.sqrt(Z), "log": sympy.log(Z)}
 EXPONENTS = torch.linspace(-6, 6, 97, dtype=torch.float64)
 MAX_EXPONENT = 300.0
 # A library with this function has all powers.
-FREE_POWER = "x^1.5"
+FREE_POWER, POWER_COMPLEXITY = "x^1.5", 3.0
 # Of the coarse search: variants that are fitted as a whole, and steps of their fits.
 CHOSEN, PER_KIND, PER_FUNCTION, REFINE_STEPS, STEPS = 18, 2, 96, 6, 25
 # Bits that a number and an operation of a formula cost, as in `kansformer.symbolic.fit`.
 BITS_PER_NUMBER, BITS_PER_OPERATION = 3.0, 1.6
 MIN_R2 = 0.9
 # Sums of two functions that are fitted, and the smallest squared sine between two candidates.
-PAIRS, MIN_ANGLE = 6, 1e-3
+PAIRS, MIN_ANGLE = 8, 1e-3
+# Powers of ten that a unit of a function's complexity must improve the rest by, and the smallest rest that counts.
+COMPLEXITY_COST, MIN_REST = 0.7, 1e-6
 
 
 @dataclass(frozen=True)
@@ -162,15 +164,17 @@ def _sums(x_S: Tensor, y_S: Tensor, library: SymbolLibrary) -> list[Fitted]:
     atoms_AS, pairs_A2, functions_A = Dictionary(library, u_S).candidates()
     target, _ = normalised(y_S.unsqueeze(0))
     product_A = atoms_AS @ target[0].float()
-    gains = list[tuple[float, int, int]]()
+    ranked = list[tuple[float, int, int]]()
+    complexity_A = torch.tensor([symbol.complexity for symbol in library], dtype=torch.float32)[functions_A]
     for first in _best_of_each(product_A.square(), functions_A):
         along_A = atoms_AS @ atoms_AS[first]
         rest_A = (product_A - product_A[first] * along_A).square() / (1 - along_A.square()).clamp(min=MIN_ANGLE)
-        second = int(rest_A.argmax())
-        gains.append((float(product_A[first].square() + rest_A[second]), first, second))
+        left_A = (1 - product_A[first].square() - rest_A).clamp(min=MIN_REST)
+        cost_A = left_A.log10() + COMPLEXITY_COST * (complexity_A[first] + complexity_A)
+        ranked += [(float(cost_A[second]), first, second) for second in cost_A.topk(2, largest=False).indices.tolist()]
     centre, half = float(x_S[0] + x_S[-1]) / 2, float(x_S[-1] - x_S[0]) / 2
     result = list[Fitted]()
-    for _, *atoms in sorted(gains, reverse=True)[:PAIRS]:
+    for _, *atoms in sorted(ranked)[:PAIRS]:
         symbols = [library[int(functions_A[atom])] for atom in atoms]
         shapes = [(symbol, *pairs_A2[atom].tolist()) for symbol, atom in zip(symbols, atoms, strict=True)]
         columns = torch.stack([symbol.function(a * u_S + b) for symbol, a, b in shapes] + [torch.ones_like(u_S)], dim=1)
@@ -286,7 +290,12 @@ def _inner_functions(
     result = list[tuple[float, int, sympy.Expr]]()
     centre, half = float(x_S[0] + x_S[-1]) / 2, float(x_S[-1] - x_S[0]) / 2
     counts = Counter[str]()
-    for rest, index, function, a, b in sorted(rows, key=lambda row: max(row[0], 1e-15)):
+
+    def cost(row: tuple[float, int, Symbol | float, float, float]) -> float:
+        complexity = row[2].complexity if isinstance(row[2], Symbol) else POWER_COMPLEXITY
+        return math.log10(max(row[0], 1e-15)) + COMPLEXITY_COST * complexity
+
+    for rest, index, function, a, b in sorted(rows, key=cost):
         counts[kinds[index]] += 1
         if counts[kinds[index]] > PER_KIND:
             continue

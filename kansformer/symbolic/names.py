@@ -32,6 +32,8 @@ NAMED_POWERS = {
     Fraction(1): "x", Fraction(1, 2): "sqrt", Fraction(-1, 2): "1/sqrt(x)", Fraction(-1): "1/x",
 }  # fmt: skip
 MAX_EXPONENT = 100
+# Of a name, in letters: names in files may be of any length.
+MAX_LENGTH = 60
 # Exponents with larger denominators were written as decimal numbers, and are so in formulas.
 MAX_DENOMINATOR = 12
 SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
@@ -53,7 +55,7 @@ def plain_name(name: str) -> str:
 
 def exponent_of(name: str) -> Fraction | None:
     """The exponent in the name of a power of x, None for any other name and for exponents out of range."""
-    match = _POWER.fullmatch(name)
+    match = _POWER.fullmatch(name) if len(name) <= MAX_LENGTH else None
     if match is None or (match[4] is not None and int(match[4]) == 0):
         return None
     exponent = Fraction(match[2] or match[3] or 1) / Fraction(match[4] or 1)

@@ -22,6 +22,8 @@ CONSTANT = "constant"
 
 # Step of central differences, relative to z: the cube root of float64's rounding.
 DIFFERENCE = 6e-6
+# Letters of an unknown name that are compared with the known ones.
+MAX_COMPARED = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +185,7 @@ class SymbolLibrary(Sequence[Symbol]):
         exponent = exponent_of(plain)
         if exponent is not None:
             return power(exponent)
-        near = ", ".join(difflib.get_close_matches(plain, self._rows, n=3))
+        near = ", ".join(difflib.get_close_matches(plain[:MAX_COMPARED], self._rows, n=3))
         near = near and f"Close to it: {near}. "
         raise ConfigError(
             f"No function is named {name!r:.120}. {near}Add it by library.with_symbol(Symbol(...)), "

@@ -172,3 +172,23 @@ def test_bad_input():
         find_formula((x, x[:, :1]), width=[2, [0, 1]], **QUIET)
     with pytest.raises(ShapeError, match="would be read as one sample"):
         find_formula((x, x[:, 0]), **QUIET)
+
+
+def test_powers_with_any_exponent_are_edges(tmp_path):
+    formula = sympy.cbrt(X * Y) + X ** sympy.Rational(5, 2) + sympy.sinh(Y) + sympy.acos(X / 9)
+    model = kan_from_formula(formula)
+    names = [symbol.name for formulas in model.formulas for symbol in formulas.symbols]
+    assert {"x^(1/3)", "x^2.5", "sinh", "arccos"} < set(names) and "log" not in names
+    again = KAN.load(model.save(tmp_path))
+    x = 0.1 + torch.rand(9, 2, dtype=torch.float64)
+    expected = sympy.lambdify([X, Y], formula, "numpy")(*x.T.numpy())
+    torch.testing.assert_close(again.predict(x)[:, 0], torch.as_tensor(expected))
+
+
+def test_a_library_may_lack_the_line():
+    x = torch.rand(80, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    result = find_formula((x, torch.sin(3 * x[:, :1]) + x[:, 1:] ** 2), library=["x**2", "sin"], **QUIET)
+    assert result.train_rmse < 1e-9
+    model = KAN([2, 1])
+    model.fit((x, torch.sin(3 * x[:, :1]) + x[:, 1:] ** 2), steps=20, progress=False)
+    assert model.fit_symbolic(x, library=["x^2", "sin", "sgn"]).fits.names == ["sin", "x^2"]

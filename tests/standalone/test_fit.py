@@ -3,6 +3,7 @@
 import math
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -412,3 +413,40 @@ def test_grids_move_to_samples(data):
         assert model.update_grid(given, margin=0.0) is model
         ranges = torch.stack(data.train_input.aminmax(dim=0), dim=1)
         torch.testing.assert_close(model.layers[0].domain, ranges)
+
+
+def test_samples_of_other_kinds(data):
+    import pandas
+
+    x, y = data.train_input, data.train_target
+    expected = KAN([2, 1], seed=1)
+    expected.fit((x, y), steps=3, **QUIET)
+    for given in (
+        (pandas.DataFrame(x.numpy(), columns=["a", "b"]), pandas.DataFrame(y.numpy())),
+        {"train_input": x, "train_label": y, "test_input": x[:9], "test_label": y[:9]},
+        {"train_input": x.numpy(), "train_label": y},
+    ):
+        model = KAN([2, 1], seed=1)
+        history = model.fit(given, steps=3, **QUIET)
+        assert torch.equal(model.predict(x), expected.predict(x))
+        assert math.isnan(history.test_error[-1]) == (not isinstance(given, dict) or "test_input" not in given)
+    texts = np.array(["a", "b"] * 150)
+    before = {name: tensor.clone() for name, tensor in expected.state_dict().items()}
+    for given, error, match in (
+        (
+            (x, texts[:, None]),
+            DataError,
+            r"targets must be numbers, got a at \[0, 0\]. Labels of classes",
+        ),
+        ((x, texts), DataError, r"got a at \[0\]"),
+        ((pandas.DataFrame({"a": texts, "b": 1.0}), y), DataError, r"inputs must be numbers, got a at \[0, 0\]"),
+        ((x, ["a", "b"] * 150), DataError, "Samples are a Dataset, a pair .* got Tensor in place of a pair"),
+        ({"x": x, "y": y}, DataError, r"keys, train_input, train_label, .* got \['x', 'y'\]"),
+    ):
+        with pytest.raises(error, match=match):
+            expected.fit(given, **QUIET)
+    with pytest.raises(ConfigError, match="callback must be a function of step, network and history, got 3"):
+        expected.fit(data, callback=3, **QUIET)
+    with pytest.raises(ConfigError, match="bias must be True or False, got 'no'"):
+        KAN([2, 1], bias="no")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in expected.state_dict().items())

@@ -52,6 +52,7 @@ def test_the_names_of_pykan_are_known():
         ("x^1/3", "x^1/3"),
         ("x^(1/0)", "x^(1/0)"),
         ("x^101", "x^101"),
+        ("x^(1/" + "9" * 5000 + ")", "x^(1/" + "9" * 5000 + ")"),
     ],
 )
 def test_spellings(name, plain):
@@ -73,6 +74,8 @@ def test_a_power_is_made_from_its_name(name):
 
 
 def test_an_unknown_name_is_told_its_neighbours():
+    with pytest.raises(ConfigError, match="No function is named 'sinsinsin"):
+        ALL_SYMBOLS.named("sin" * 100_000)
     with pytest.raises(ConfigError, match="No function is named 'sinn'. Close to it: sin, .* or choose from: x, x.2"):
         ALL_SYMBOLS.named("sinn")
     with pytest.raises(ConfigError, match="An exponent must be between -100 and 100 and not 0, got 0"):
