@@ -7,7 +7,7 @@ import torch
 from kansformer.errors import ConfigError, DataError, ShapeError
 from kansformer.kan import KAN, Dataset, Edge, SearchSettings, create_dataset, find_formula, kan_from_formula
 from kansformer.kan.data import Scaling
-from kansformer.kan.discover import shapes_for
+from kansformer.kan.formula_search import shapes_for
 from kansformer.kan.edge_symbols import name_one_by_one
 from kansformer.kan.edges import cut_edges
 from kansformer.kan.fitting import rmse
