@@ -159,7 +159,7 @@ def _warn_without_conditions(parts: list[tuple[Equation, Tensor]]) -> None:
     if orders and 0 < min(orders) == max(orders) and len(orders) <= parts[0][1].shape[1]:
         warnings.warn(
             f"The equations have derivatives of order {max(orders)} and no condition of a lower one, so that their "
-            "solution is not unique. Add an Equation at the boundary or start: Equation(points, lambda u: u.value[:, 0]).",
+            "solution is not unique. Add one at the boundary or start: Equation(points, lambda u: u.value[:, 0]).",
             stacklevel=3,
         )
 

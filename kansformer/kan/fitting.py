@@ -212,8 +212,8 @@ def with_warning(
             numbers = edges * model.layers[0].coefficients.shape[1]
             if 2 * numbers > rows and not options.get("smoothness"):
                 warnings.warn(
-                    f"The network's curves have {numbers} numbers, which {rows} samples hardly determine. Take a smaller "
-                    "grid_size, fewer nodes, or smoothness='auto'.",
+                    f"The network's curves have {numbers} numbers, which {rows} samples hardly determine. Take a "
+                    "smaller grid_size, fewer nodes, or smoothness='auto'.",
                     stacklevel=2,
                 )
         return fit(model, data, *args, **options)

@@ -16,7 +16,7 @@ import sympy
 import torch
 from torch import Tensor
 
-from kansformer.kan.additive import TRANSFORMATIONS, Transformation
+from kansformer.kan.structures import TRANSFORMATIONS, Transformation
 from kansformer.symbolic import SymbolLibrary
 
 # Exponents of products by the number of their factors; more than MAX_INPUTS inputs take products of two.
@@ -90,7 +90,8 @@ def _best_sum(
             rest_M = rest_M - (low_MN @ (orthogonal / orthogonal.norm().clamp(min=1e-12)).float()).square()
     if best is not None:
         terms = [
-            sympy.Float(float(c)) * sympy.Mul(*(sympy.Symbol(n) ** sympy.nsimplify(p) for n, p in zip(names, row, strict=True)))
+            sympy.Float(float(c))
+            * sympy.Mul(*(sympy.Symbol(n) ** sympy.nsimplify(p) for n, p in zip(names, row, strict=True)))
             for c, row in zip(best[2], exponents_MI[best[1]].tolist(), strict=True)
         ]
         yield sign * transformation.sympy(sympy.Add(*terms))

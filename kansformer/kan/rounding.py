@@ -54,7 +54,8 @@ def rounded(expression: sympy.Expr, digits: int, points: Mapping[str, Tensor]) -
     forms = [expanded, compact, sympy.powsimp(compact), sympy.factor_terms(expanded)]
     forms = sorted(dict.fromkeys(forms), key=size)
     exact = evaluate(compact, points)
-    allowed = 10.0 ** (1 - digits) * max(float(exact.std()), math.ulp(float(exact.abs().max())))
+    spread = float(exact.std()) or float(exact.abs().max())
+    allowed = 10.0 ** (1 - digits) * max(spread, math.ulp(float(exact.abs().max())))
     for count in range(digits, MAX_DIGITS + 1):
         for form in forms:
             shown = form.xreplace({number: _round(number, count) for number in form.atoms(sympy.Float)})

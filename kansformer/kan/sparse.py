@@ -116,8 +116,8 @@ def sparsify(model: KAN, data: Samples, *, settings: SearchSettings | None = Non
 
 def _smaller(model: KAN, error: float, x: Tensor, y: Tensor, settings: SearchSettings) -> tuple[KAN, float]:
     """The network, or a smaller one with the structure of a formula, and its RMSE."""
-    from kansformer.kan.additive import find_structures
     from kansformer.kan.structure_networks import network_of
+    from kansformer.kan.structure_search import find_structures
 
     names = [f"x_{index + 1}" for index in range(x.shape[1])]
     x_64, y_64 = x.double().cpu(), y[:, 0].double().cpu()

@@ -12,15 +12,16 @@ import sympy
 import torch
 from torch import Tensor
 
-from kansformer.kan.additive import Column, Structure, StructureFit, fit_structure
 from kansformer.kan.from_formula import kan_from_formula
 from kansformer.kan.linearize import fit_layer_curves
+from kansformer.kan.structure_formulas import StructureFit, fit_structure
+from kansformer.kan.structures import Column, Structure
 
 if TYPE_CHECKING:
     from kansformer.kan.network import KAN
 
-# Of the formula that becomes the network: a function that no transformation has, for curves that replace it, and how far
-# it is shifted from curve to curve.
+# Of the formula that becomes the network: a function that no transformation has, in place of curves, and how far it is
+# shifted from curve to curve.
 PLACEHOLDER, STEP = "erf", 2.0**-20
 SAMPLES_PER_COEFFICIENT, MARGIN = 8, 0.05
 

@@ -107,7 +107,7 @@ def named_curve(
         bits += BITS_PER_NUMBER * len(fitted.formula.values) + BITS_PER_OPERATION * fitted.formula.size()
         return Named(fitted.formula.expression(), bits, 1 - share)
 
-    tried = [named for named in map(judged, _direct(x_S, y_S, library, noise))]
+    tried = list(map(judged, _direct(x_S, y_S, library, noise)))
     if compose and not (tried and max(named.r2 for named in tried) > 1 - max(noise, 1e-11)):
         tried += [judged(fitted) for fitted in (*_sums(x_S, y_S, library), *_composed(x_S, y_S, library))]
     finite = [named for named in tried if math.isfinite(named.cost)]
@@ -115,7 +115,7 @@ def named_curve(
 
 
 def affine_symbol(symbol: Symbol, a: float, b: float, c: float, d: float, x: sympy.Expr = Z) -> sympy.Expr:
-    """c·f(a·x + b) + d with numbers that do not do the same: a is ±1 where c takes its part, b none where c or d does."""
+    """c·f(a·x + b) + d without numbers that another one replaces: a is ±1 and b is 0 where c takes their part."""
     if not symbol.fit_scale and symbol.name != "x" and a:
         factor = float(symbol.function(torch.tensor(abs(a), dtype=torch.float64)))
         if symbol.name == "log":
@@ -126,7 +126,7 @@ def affine_symbol(symbol: Symbol, a: float, b: float, c: float, d: float, x: sym
         return sympy.Float(c * a) * x + sympy.Float(c * b + d)
     elif symbol.name == "exp":
         c, b = c * math.exp(min(b, 700.0)), 0.0
-    inner = (x if a == 1 else sympy.Integer(-1) * x if a == -1 else sympy.Float(a) * x)
+    inner = x if a == 1 else sympy.Integer(-1) * x if a == -1 else sympy.Float(a) * x
     inner = inner + sympy.Float(b) if b else inner
     return sympy.Float(c) * symbol.sympy(inner) + sympy.Float(d)
 
@@ -207,9 +207,14 @@ def _composed(x_S: Tensor, y_S: Tensor, library: SymbolLibrary) -> list[Fitted]:
     unit_VS, varies = normalised(values_VS)
     unit_VS = unit_VS.where(varies.unsqueeze(-1), 0.0)
     inner = _inner_functions(x_S, values_VS, unit_VS, varies, library, [variant.kind for variant in variants])
-    formulas = [variants[index].outside(inside) for _, index, inside in sorted(inner, key=lambda found: found[0])]
+    formulas = [variants[index].outside(inside) for _, index, inside in sorted(inner, key=lambda row: row[0])]
     if float(x_S[0]) > 0:
-        formulas += [e.xreplace({Z: g}) for name, g in INNER.items() if name in library.names for e in _in_terms_of(g, x_S, y_S, library)]
+        formulas += [
+            e.xreplace({Z: g})
+            for name, g in INNER.items()
+            if name in library.names
+            for e in _in_terms_of(g, x_S, y_S, library)
+        ]
     return [fit_constants(Formula.of(e, ["z"]), x_S.unsqueeze(-1), y_S, steps=STEPS) for e in formulas]
 
 
@@ -236,7 +241,7 @@ class _Variant:
 def _variants(x_S: Tensor, y_S: Tensor, names: Sequence[str]) -> Iterator[_Variant]:
     """The curve inverted by all outer functions, with many constants; times powers of x where x is positive."""
     powers = POWERS if float(x_S[0]) > 0 else tuple(p for p in POWERS if p.is_integer and p < 0)
-    powers = tuple(p for p in powers if (p > 0 or "1/x" in names) and (p.is_integer or "sqrt" in names))
+    powers = tuple(p for p in powers if _power_needs(p) in names)
     outers = [outer for outer in OUTER if outer.name in names]
     lower, upper = (float(end) for end in y_S.aminmax())
     reach = upper - lower
@@ -247,7 +252,7 @@ def _variants(x_S: Tensor, y_S: Tensor, names: Sequence[str]) -> Iterator[_Varia
     for power in (0, *powers):
         scaled_S = y_S * x_S ** -float(power)
         if power:
-            yield _Variant("power", scaled_S, lambda g, power=power: Z**power * g)
+            yield _Variant("power", scaled_S, _times(power))
         sign = 1 if (scaled_S > 0).all() else -1 if (scaled_S < 0).all() else 0
         if sign:
             for outer in outers:
@@ -258,6 +263,17 @@ def _variants(x_S: Tensor, y_S: Tensor, names: Sequence[str]) -> Iterator[_Varia
             for power in (0, *powers) if factor in FACTORS else (0,):
                 values_S = torch.exp(y_S / factor) * x_S ** -float(power)
                 yield _Variant("power log" if power else "log", values_S, _logarithm(factor, power))
+
+
+def _power_needs(power: sympy.Rational) -> str:
+    """The function that a library must have for factors of this power of x."""
+    if not power.is_integer:
+        return "sqrt"
+    return "1/x" if power < 0 else "x" if power == 1 else "x^2"
+
+
+def _times(power: sympy.Expr | int) -> Callable[[sympy.Expr], sympy.Expr]:
+    return lambda g: Z**power * g
 
 
 def _around(outer: Outer, power: sympy.Expr | int, sign: int, constant: float) -> Callable[[sympy.Expr], sympy.Expr]:
@@ -279,8 +295,11 @@ def _inner_functions(
     for number, symbol in enumerate(library):
         chosen = r2_FV[number].topk(min(PER_FUNCTION, len(varies))).indices
         start = dictionary.start(number, unit_VS[chosen].float())
-        fitted = refine(symbol, u_S, unit_VS[chosen], *(s.double() for s in start), REFINE_STEPS)
-        rows += [(1 - r2, index, symbol, a, b) for index, (a, b, r2) in zip(chosen.tolist(), fitted.T.tolist(), strict=True)]
+        a_V, b_V = (values.double() for values in start)
+        fitted = refine(symbol, u_S, unit_VS[chosen], a_V, b_V, REFINE_STEPS)
+        rows += [
+            (1 - r2, index, symbol, a, b) for index, (a, b, r2) in zip(chosen.tolist(), fitted.T.tolist(), strict=True)
+        ]
     if float(x_S[0]) > 0 and FREE_POWER in library.names:
         unit_PS, bent = normalised(torch.exp((x_S / x_S[-1]).log() * EXPONENTS.unsqueeze(-1)))
         unit_PS = unit_PS.where(bent.unsqueeze(-1), 0.0)

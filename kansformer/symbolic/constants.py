@@ -19,9 +19,14 @@ FIRST_DAMPING, LESS, MORE, MIN_DAMPING = 1e-3, 0.1, 10.0, 1e-14
 SETTLED = 1e-9
 # Relative to the target's deviation: errors up to it are rounding, and do not speak against an exact value.
 ROUNDING = 1e-12
-# A constant may be snapped to a value so many standard errors away.
+# A constant may be snapped to a value this many standard errors away.
 MAX_DEVIATIONS = 3.0
-MAX_INTEGER = 12
+# Exact values: multiples of a unit, the largest factor, and the largest reach of the standard errors, relative to the
+# value, at which being near one of them is no accident.
+EXACT_UNITS = (
+    (sympy.Integer(1), 12, 0.2), (sympy.Rational(1, 2), 7, 0.05), (sympy.pi, 4, 0.02), (sympy.pi / 2, 1, 0.02),
+    (sympy.Rational(1, 3), 5, 0.02), (sympy.Rational(1, 4), 5, 0.02),
+)  # fmt: skip
 # Directions of constants that change nothing, relative to the one that changes most; and what is part of one.
 UNKNOWN, SHARE, TINY = 1e-7, 1e-2, 1e-150
 
@@ -204,11 +209,10 @@ def _exact_values(constant: float, deviation: float, is_exact: bool) -> Iterator
     reach = MAX_DEVIATIONS * deviation + (1e-7 * abs(constant) if is_exact else 0.0)
     if abs(constant) <= max(reach, 1e-9 if is_exact else 0.0):
         yield 0.0, sympy.Integer(0)
-    for rank, unit in enumerate((sympy.Integer(1), sympy.Rational(1, 2), sympy.pi, sympy.pi / 2,
-                                 sympy.Rational(1, 3), sympy.Rational(1, 4))):  # fmt: skip
+    for rank, (unit, largest, tolerance) in enumerate(EXACT_UNITS):
         factor = round(constant / float(unit))
         distance = abs(constant - factor * float(unit))
-        if factor and abs(factor) <= MAX_INTEGER and distance <= reach:
+        if factor and abs(factor) <= largest and distance <= reach <= tolerance * abs(constant):
             yield 2.0 + rank + distance / (deviation or 1.0), factor * unit
 
 

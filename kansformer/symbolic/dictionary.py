@@ -16,7 +16,7 @@ from kansformer.symbolic.symbol import Symbol, SymbolLibrary, symbol_values
 
 # Candidates that vary less than this, relative to their size, are constants to rounding.
 MIN_VARIATION = 1e-6
-# Candidates are kept for grids of points that agree to so many decimals; they are only where a search begins.
+# Candidates are kept for grids of points that agree to this number of decimals; they are only where a search begins.
 DECIMALS = 9
 
 
@@ -41,7 +41,9 @@ class Dictionary:
 
     def candidates(self) -> tuple[Tensor, Tensor, Tensor]:
         """All candidates without partners' ones, (A, S), their pairs (a, b), and the functions' numbers, (A,)."""
-        blocks = [block[: len(pairs)] for pairs, block in zip(self._pairs, self._atoms_AS.split(self._sizes), strict=True)]
+        blocks = [
+            block[: len(pairs)] for pairs, block in zip(self._pairs, self._atoms_AS.split(self._sizes), strict=True)
+        ]
         numbers = [torch.full((len(pairs),), number) for number, pairs in enumerate(self._pairs)]
         return torch.cat(blocks), torch.cat(self._pairs), torch.cat(numbers)
 

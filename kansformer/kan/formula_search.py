@@ -1,0 +1,317 @@
+"""The search for a formula of one target: structures by linear fits, then networks of several shapes.
+
+Shape letters: N samples, I inputs.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import sympy
+import torch
+
+from kansformer.kan.data import Dataset, Scaling
+from kansformer.kan.edge_symbols import LAST_STEPS, SETTLED, name_one_by_one
+from kansformer.kan.fitting import fit, rmse
+from kansformer.kan.history import few_threads
+from kansformer.kan.monomials import sums_of_monomials
+from kansformer.kan.network import KAN, Width
+from kansformer.kan.sparse import SearchSettings, description_length, sparsified
+from kansformer.kan.structure_formulas import formulas_of
+from kansformer.kan.structure_search import find_structures
+from kansformer.kan.symbolic import fit_symbolic, formula
+from kansformer.nn import refine_grid
+from kansformer.progress import Progress
+from kansformer.symbolic import LIBRARY, SymbolLibrary
+from kansformer.symbolic.constants import Fitted, Formula, fit_constants, simplified
+
+# Structures that are named at most, steps of the first fits of their formulas, formulas of each structure that are
+# fitted to the end, and formulas that are looked at after one was exact.
+STRUCTURES, FIRST_STEPS, FINALISTS, AFTER_EXACT = 10, 10, 2, 3
+# Nats that an operation of a formula costs.
+OPERATION_COST = 2.0
+# How far beyond the samples a formula should be finite, in ranges, and how many nats it costs if it is not.
+MARGIN, NOT_FINITE = 0.01, 40.0
+# Formulas are simplified if they are at most this many nats longer than the best one.
+WORTH_A_LOOK = 50.0
+# A library with this function has all powers.
+FREE_POWER = "x^1.5"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A network to try.
+
+    Args:
+        width: its nodes.
+        linear_products: the edges that leave the last hidden layer's product nodes are lines, so that curves behind a
+            product do not bend what the product's own curves could bend.
+    """
+
+    width: list[int | Sequence[int]]
+    linear_products: bool = False
+
+    def size(self, settings: SearchSettings) -> int:
+        """The number of coefficients of its curves."""
+        return sum(layer.coefficients.numel() for layer in self.build(0, settings).layers)
+
+    def build(self, seed: int, settings: SearchSettings) -> KAN:
+        """The network, without bases, so that its inputs can be scaled."""
+        model = KAN(self.width, grid_size=settings.grid_size, order=settings.order, base="zero", seed=seed)
+        plain, products = model.width[-2]
+        if self.linear_products:
+            model.layers[-1].coefficients.data[plain:] = 0
+            for node, o in product(range(plain, plain + products), range(model.width[-1][0])):
+                model.formulas[-1].add(node, o, LIBRARY.named("x"), (1.0, 0.0, 1.0, 0.0))
+        return model
+
+
+@dataclass(frozen=True)
+class Try:
+    """A network that was fitted, for scaled columns, with curves on its edges, and what is left of the error."""
+
+    curves: KAN
+    error: float
+    shape: Shape
+    seed: int
+
+
+def shapes_for(inputs: int, outputs: int) -> list[Shape]:
+    """The shapes that `find_formula` tries by default, simple networks first."""
+    if inputs == 1:
+        return [Shape([1, *hidden, outputs]) for hidden in ([], [1], [2], [[2, 1]])]
+    shapes: list[tuple[list[int | list[int]], bool]] = [
+        ([], False), ([[0, 1]], True), ([1], False), ([[1, 1]], True), ([[0, 1]], False), ([2], False),
+        ([[1, 1], [0, 1]], True), ([2, [0, 1]], True), ([[1, 1]], False), ([5], False), ([2, [1, 1]], True),
+        ([[3, 2]], False),
+    ]  # fmt: skip
+    return [Shape([inputs, *hidden, outputs], linear_products) for hidden, linear_products in shapes]
+
+
+class FormulaSearch:
+    """The search for one output: the formulas found, and the networks whose edges are not named yet."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        output: int,
+        names: Sequence[str],
+        library: SymbolLibrary,
+        settings: SearchSettings,
+        deadline: float,
+    ) -> None:
+        self.x, self.y = dataset.train_input, dataset.train_target[:, output]
+        self.names, self.library, self.settings, self.deadline = names, library, settings, deadline
+        self.deviation = float(self.y.std(correction=0)) or 1.0
+        column = slice(output, output + 1)
+        own = Dataset(self.x, dataset.train_target[:, column], dataset.test_input, dataset.test_target[:, column])
+        self.scaling = Scaling.of(own)
+        scaled = self.scaling.apply(own)
+        self.scaled_x, self.scaled_y = scaled.train_input, scaled.train_target
+        self.kept: list[Fitted] = []
+        self.tried: Try | None = None
+        self.best_length = self.min_error = math.inf
+        self.unnamed = list[Try]()
+        self._since = 0
+        lower, upper = self.x.aminmax(dim=0)
+        around = torch.stack([lower, upper]) + MARGIN * (upper - lower) * self.x.new_tensor([[-1.0], [1.0]])
+        self.around = torch.cartesian_prod(*around.T).reshape(-1, self.x.shape[1]) if len(names) <= 8 else around
+
+    def run(self, width: Width | None, networks: int, seed: int, report: Progress) -> None:
+        """Search until a formula is exact, no better one is expected, or the time is over."""
+        self._constant()
+        if width is None and self.y.min() < self.y.max():
+            self._structures()
+            if not self.best_error <= self.settings.exact:
+                self._monomials()
+        if self.ended():
+            report("networks", networks, networks, f"RMSE {self.best_error:.2e}")
+            return
+        samples, settings = len(self.x), self.settings
+        shapes = shapes_for(len(self.names), 1) if width is None else [Shape(list(width))]
+        shapes = [s for s in shapes if settings.samples_per_number * s.size(settings) <= samples] or shapes[:1]
+        for number in range(networks):
+            self._network(shapes[number % len(shapes)], seed + number // len(shapes))
+            if (number + 1) % len(shapes) == 0 or number == networks - 1:
+                self._name_the_best()
+            report("networks", number + 1, networks, f"RMSE {self.best_error:.2e}")
+            if self.ended():
+                break
+
+    @property
+    def best_error(self) -> float:
+        """Of the best formula, relative to the target."""
+        return self.result().error / self.deviation if self.kept else math.inf
+
+    def result(self) -> Fitted:
+        """The formula with the shortest description."""
+        if not self.kept:
+            self._constant()
+        return min(self.kept, key=self.length)
+
+    def front(self) -> list[Fitted]:
+        """The formulas that no smaller one equals, the smallest first."""
+        result: list[Fitted] = []
+        for fitted in sorted(self.kept, key=lambda f: (f.formula.size(), f.error)):
+            if not result or max(fitted.error, self.settings.exact * self.deviation) < result[-1].error:
+                result.append(fitted)
+        return result
+
+    def length(self, fitted: Fitted) -> float:
+        """Nats that describe the samples by a formula; infinite if it is not finite."""
+        if not math.isfinite(fitted.error):
+            return math.inf
+        formula = fitted.formula
+        error = max(fitted.error / self.deviation, self.settings.exact)
+        length = description_length(error, len(formula.values), len(self.y)) + OPERATION_COST * formula.size()
+        values = formula.compiled()(self.around.mT, formula.values.unsqueeze(-1).expand(-1, len(self.around)))
+        return length if values.isfinite().all() else length + NOT_FINITE
+
+    def ended(self) -> bool:
+        """Whether another network is not expected to help."""
+        settings = self.settings
+        is_noisy = settings.max_error < self.min_error < math.inf
+        explained = is_noisy and self.best_error <= settings.explained * self.min_error
+        enough = self.best_error <= settings.exact or explained or (is_noisy and self._since >= settings.patience)
+        return enough or time.monotonic() >= self.deadline
+
+    def _constant(self) -> None:
+        mean = Formula.of(sympy.Float(float(self.y.mean())), self.names)
+        self.kept.append(fit_constants(mean, self.x, self.y))
+
+    def _structures(self) -> None:
+        """Name the best structures."""
+        exact = self.settings.exact * self.deviation
+        self._line()
+        self._power_law()
+        with few_threads(0):
+            structures = find_structures(self.x, self.y, self.names, self.library)
+            self.min_error = min((s.error for s in structures), default=math.inf)
+            for structure in structures[:STRUCTURES]:
+                if time.monotonic() >= self.deadline:
+                    break
+                first: list[Fitted] = []
+                after = 0  # formulas since one was exact
+                for expression in formulas_of(
+                    structure.at(self.x, self.names), self.x, self.y, self.names, self.library
+                ):
+                    first.append(fit_constants(Formula.of(expression, self.names), self.x, self.y, steps=FIRST_STEPS))
+                    after += min(f.error for f in first) <= exact
+                    if after > AFTER_EXACT:
+                        break
+                for fitted in sorted(first, key=self.length)[:FINALISTS]:
+                    self._keep(fitted)
+                if self.best_error <= self.settings.exact:
+                    break
+
+    def _monomials(self) -> None:
+        """Sums of products of powers."""
+        if not {"x", "x^2"} <= set(self.library.names):
+            return
+        with few_threads(0):
+            for expression in sums_of_monomials(self.x, self.y, self.names, self.library):
+                self._keep(fit_constants(Formula.of(expression, self.names), self.x, self.y, steps=FIRST_STEPS))
+
+    def _line(self) -> None:
+        """The straight line of all inputs; those that do not matter leave it when it is simplified."""
+        if "x" not in self.library.names:
+            return
+        rows = torch.cat([self.x, torch.ones_like(self.x[:, :1])], dim=1)
+        *slopes, constant = torch.linalg.lstsq(rows, self.y.unsqueeze(-1)).solution[:, 0].tolist()
+        terms = [
+            sympy.Float(slope) * sympy.Symbol(name) for slope, name in zip(slopes, self.names, strict=True) if slope
+        ]
+        line = Formula.of(sympy.Add(sympy.Float(constant), *terms), self.names)
+        if line.values.isfinite().all():
+            self._keep(fit_constants(line, self.x, self.y, steps=FIRST_STEPS))
+
+    def _power_law(self) -> None:
+        """The product of powers of all inputs, where these and the targets have one sign."""
+        if (
+            "x^1.5" not in self.library.names
+            or not (self.x > 0).all()
+            or not ((self.y > 0).all() or (self.y < 0).all())
+        ):
+            return
+        rows = torch.cat([self.x.log(), torch.ones_like(self.x[:, :1])], dim=1)
+        *exponents, constant = torch.linalg.lstsq(rows, self.y.abs().log().unsqueeze(-1)).solution[:, 0].tolist()
+        factors = [sympy.Symbol(name) ** sympy.Float(p) for name, p in zip(self.names, exponents, strict=True)]
+        law = sympy.Mul(sympy.Float(math.copysign(math.exp(constant), float(self.y[0]))), *factors)
+        self._keep(fit_constants(Formula.of(law, self.names), self.x, self.y, steps=FIRST_STEPS))
+
+    def _keep(self, fitted: Fitted, tried: Try | None = None) -> None:
+        """Record a formula, and after a last fit its simpler form."""
+        if not math.isfinite(fitted.error):
+            return
+        fitted = fit_constants(fitted.formula, self.x, self.y)
+        if math.isfinite(fitted.error) and self.length(fitted) < self.best_length + WORTH_A_LOOK:
+            simple = simplified(fitted, self.x, self.y, cost=self.length)
+            self.kept.append(simple)
+            if self.length(simple) < self.best_length:
+                self.best_length, self.tried, self._since = self.length(simple), tried, 0
+        self.kept.append(fitted)
+
+    def _network(self, shape: Shape, seed: int) -> None:
+        """Try one more network."""
+        self._since += 1
+        model = shape.build(seed, self.settings)
+        with few_threads(self.x.numel() * sum(p.numel() for p in model.parameters())):
+            tried = Try(*self._grow(model), shape, seed)
+            self.min_error = min(self.min_error, tried.error)
+            if tried.error <= self.settings.close:
+                self._name(tried)
+            else:
+                self.unnamed.append(tried)
+
+    def _name_the_best(self) -> None:
+        """Name the best of the curves that are not named yet."""
+        self.unnamed.sort(key=lambda tried: tried.error)
+        for tried in self.unnamed[: self.settings.named_later]:
+            if not self.best_error <= self.settings.exact and time.monotonic() < self.deadline:
+                self._name(tried)
+        self.unnamed = self.unnamed[self.settings.named_later :]
+
+    def _grow(self, model: KAN) -> tuple[KAN, float]:
+        """A network with curves on as fine a grid as the samples call for, and its RMSE."""
+        x, y, settings = self.scaled_x, self.scaled_y, self.settings
+        model, error = sparsified(model, x, y, settings)
+        for grid_size in settings.fine_grids:
+            finer = copy.deepcopy(model)
+            refine_grid(finer, grid_size)
+            fit(finer, (x, y), steps=settings.fine_steps, grid_update_every=0, tolerance=SETTLED, progress=False)
+            finer_error = rmse(finer, x, y)
+            if finer_error > settings.min_gain * error:
+                break
+            model, error = finer, finer_error
+        return model, error
+
+    def _name(self, tried: Try) -> None:
+        settings, samples = self.settings, (self.scaled_x, self.scaled_y)
+        noise = min((settings.noise_factor * tried.error) ** 2, settings.max_noise)
+        model = copy.deepcopy(tried.curves)
+        fit_symbolic(model, samples, library=self.library, noise=noise)
+        fit(model, samples, steps=LAST_STEPS, grid_update_every=0, tolerance=SETTLED, progress=False)
+        self._keep_network(model, tried)
+        is_small = len(list(tried.curves.edges())) <= settings.max_edges
+        if self.best_error > settings.exact and is_small and tried.error < settings.max_error:
+            named = name_one_by_one(tried.curves, *samples, library=self.library, noise=noise)
+            if named is not None:
+                self._keep_network(named, tried)
+
+    def _keep_network(self, model: KAN, tried: Try) -> None:
+        """Record the formula of a network for scaled columns."""
+        model = copy.deepcopy(model)
+        self.scaling.undo(model)
+        (expression,) = formula(model, variables=self.names)
+        self._keep(fit_constants(Formula.of(expression, self.names), self.x, self.y, steps=FIRST_STEPS), tried)
+
+    def unscaled(self, tried: Try) -> KAN:
+        """The curves of a network, for the columns as they are."""
+        curves = copy.deepcopy(tried.curves)
+        self.scaling.undo(curves)
+        return curves

@@ -1,0 +1,166 @@
+"""Curves of a structure on fine grids, and formulas from their names.
+
+Shape letters: N samples, C coefficients, S points.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import sympy
+import torch
+from torch import Tensor
+
+from kansformer.kan.structures import ORDER, Column, Splines, Structure, coefficients, coordinate
+from kansformer.symbolic import SymbolLibrary
+from kansformer.symbolic.compositions import Named, Z, named_curve
+from kansformer.symbolic.constants import Formula, fit_constants
+
+# Grids of the curves that are named, and of a product's first fit.
+FINE_GRIDS, PRODUCT_GRID = (5, 10, 20), 8
+ALTERNATIONS, INNER_STEPS = 12, 10
+# Points of the tables that are named, and the shares of the samples beyond their ends.
+POINTS, ENDS = 64, 0.004
+MAX_FORMULAS, NAMES = 8, 4
+# An error that a finer grid lowers to this share is the grid's. Curves may be off by their squared error times this.
+GAIN, NOISE_FACTOR, MAX_NOISE, CLOSE = 0.7, 4.0, 0.05, 1e-10
+# Bits that another scale than that of a column costs.
+COORDINATE_COST = 4.0
+
+
+def alternated(
+    basis_NC: Tensor, splines: Sequence[Tensor], values: list[Tensor], target: Tensor, turns: int
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Improve the two curves of a product by fitting one after the other: their coefficients, and their values."""
+    factors = [splines[0].new_zeros(splines[0].shape[1]), splines[1].new_zeros(splines[1].shape[1])]
+    for turn in range(turns):
+        own, other = turn % 2, 1 - turn % 2
+        rows_NC = torch.cat([basis_NC, splines[own] * values[other].unsqueeze(-1)], dim=1)
+        factors[own] = coefficients(rows_NC, target.unsqueeze(-1))[basis_NC.shape[1] :, 0]
+        values[own] = splines[own] @ factors[own]
+    return factors, values
+
+
+def product_factors(weights: Tensor) -> tuple[Tensor, Tensor, float]:
+    """The two curves whose product is closest to products of splines, and the size of the rest."""
+    size = math.isqrt(len(weights))
+    left, sizes, right = torch.linalg.svd(weights.unflatten(0, (size, size)))
+    return left[:, 0] * sizes[0] ** 0.5, right[0] * sizes[0] ** 0.5, float(sizes[1] / sizes[0])
+
+
+@dataclass(frozen=True)
+class StructureFit:
+    """The curves of a structure.
+
+    Args:
+        splines: of the columns.
+        constant, curves: of the sum; (C,) for each column.
+        product: the two curves of the product.
+        fitted: the transformed target, (N,).
+        error: RMSE of it, as by cross-validation.
+        numbers: of coefficients.
+    """
+
+    splines: Splines
+    constant: float
+    curves: list[Tensor]
+    product: tuple[Tensor, Tensor] | None
+    fitted: Tensor
+    error: float
+    numbers: int
+
+
+def fit_structure(structure: Structure, y: Tensor, grid: int) -> StructureFit:
+    """Fit the curves of a structure on grids of this size; those of a product alternately."""
+    target, splines = structure.target(y), Splines(grid)
+    basis_NC = splines.design(structure.columns) if structure.columns else torch.ones(len(y), 1, dtype=torch.float64)
+    product, rows_NC = None, basis_NC
+    if structure.product is not None:
+        start = Splines(PRODUCT_GRID)
+        weights = coefficients(torch.cat([basis_NC, start.products(structure.product)], dim=1), target.unsqueeze(-1))
+        first, second, _ = product_factors(weights[basis_NC.shape[1] :, 0])
+        one, other = structure.product
+        values = [start.design((one,))[:, 1:] @ first, start.design((other,))[:, 1:] @ second]
+        splines_NC = [splines.design((column,))[:, 1:] for column in structure.product]
+        factors, values = alternated(basis_NC, splines_NC, values, target, ALTERNATIONS)
+        product = (factors[0], factors[1])
+        rows_NC = torch.cat([basis_NC, (values[0] * values[1]).unsqueeze(-1)], dim=1)
+    weights_C = coefficients(rows_NC, target.unsqueeze(-1))[:, 0]
+    if product is not None:
+        product = (product[0] * weights_C[-1], product[1])
+    fitted, size = rows_NC @ weights_C, splines.basis.num_coefficients - 1
+    numbers = 1 + size * (len(structure.columns) + (2 if product else 0))
+    error = float((fitted - target).square().mean()) ** 0.5 * len(y) / max(len(y) - numbers, 1)
+    curves = list(weights_C[1 : 1 + size * len(structure.columns)].split(size)) if structure.columns else []
+    return StructureFit(splines, float(weights_C[0]), curves, product, fitted, error, numbers)
+
+
+def formulas_of(
+    structure: Structure, x: Tensor, y: Tensor, names: Sequence[str], library: SymbolLibrary
+) -> Iterator[sympy.Expr]:
+    """Formulas for a structure of samples (N, I), (N,), those first whose curves have the shortest descriptions.
+
+    Their constants fit the transformed targets.
+    """
+    best, follows = fit_structure(structure, y, FINE_GRIDS[0]), True
+    for grid in FINE_GRIDS[1:]:
+        if 2 * (grid + ORDER) * (len(structure.columns) + 2 * bool(structure.product)) > len(y):
+            break
+        finer = fit_structure(structure, y, grid)
+        if not finer.error < best.error:
+            break
+        best, follows = finer, finer.error < GAIN * best.error  # a grid's error falls with finer ones; noise does not
+    noise = NOISE_FACTOR * best.error**2 * (1.0 if follows else best.numbers / len(y))
+    named = [
+        _named(c, best.splines, curve, noise, library) for c, curve in zip(structure.columns, best.curves, strict=True)
+    ]
+    if structure.product is not None and best.product is not None:
+        for own in (0, 1):
+            column, other = structure.product[own], structure.product[1 - own]
+            size = (best.splines.design((other,))[:, 1:] @ best.product[1 - own]).std(correction=0)
+            named.append(_named(column, best.splines, best.product[own], noise / float(size) ** 2, library))
+    combinations = sorted(itertools.product(*named), key=lambda parts: sum(part.cost for part in parts))
+    for parts in combinations[:MAX_FORMULAS]:
+        expressions = [part.expression for part in parts]
+        total = sympy.Float(best.constant) + sum(expressions[: len(structure.columns)])
+        if structure.product is not None:
+            total += expressions[-2] * expressions[-1]
+        fitted = fit_constants(Formula.of(total, names), x, structure.target(y), steps=INNER_STEPS)
+        total = structure.sign * structure.transformation.sympy(fitted.formula.expression())
+        yield total if structure.factor is None else total / structure.factor.expression
+
+
+def _named(column: Column, splines: Splines, curve_C: Tensor, noise: float, library: SymbolLibrary) -> list[Named]:
+    """Formulas of a column for its curve, the best first."""
+    lower, upper = (float(end) for end in column.values.quantile(torch.tensor([ENDS, 1 - ENDS]).double()))
+    result = list[Named]()
+    for coordinate_of, back, argument in _coordinates(column, lower):
+        first, last = sorted(float(coordinate_of(torch.tensor(end).double())) for end in (lower, upper))
+        u_S = torch.linspace(first, last, POINTS, dtype=torch.float64)
+        y_S = splines.of(column, back(u_S)) @ curve_C
+        variance = float(y_S.var(correction=0))
+        if not variance > 0:
+            return [Named(sympy.Float(float(y_S.mean())), 0.0, 1.0)]
+        share, operations = min(noise / variance, MAX_NOISE), int(argument != column.expression)
+        for named in named_curve(u_S, y_S, library=library, noise=share):
+            expression = named.expression.xreplace({Z: argument})
+            result.append(replace(named, expression=expression, cost=named.cost + operations * COORDINATE_COST))
+        if max(named.r2 for named in result) > 1 - max(share, CLOSE):
+            break
+    return sorted(result, key=lambda named: named.cost)[:NAMES]
+
+
+def _coordinates(
+    column: Column, lower: float
+) -> Iterator[tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], sympy.Expr]]:
+    """Scales on which a curve is tabulated evenly: a function of z, its inverse, and its formula."""
+    linear = (lambda z: z, lambda u: u, column.expression)
+    logarithmic = (torch.log, torch.exp, sympy.log(column.expression))
+    if lower > 0:
+        yield from (logarithmic, linear) if coordinate(column.values) is torch.log else (linear,)
+        yield (torch.reciprocal, torch.reciprocal, 1 / column.expression)
+    else:
+        yield linear

@@ -1,0 +1,246 @@
+"""The search for structures of formulas.
+
+The z of a structure are inputs, or differences, sums, products and ratios of these, so that symmetries are seen on the
+way (Udrescu and Tegmark, 2020). For given z, the curves of all transformations come from one linear least-squares
+problem, so that thousands of structures are compared within a second.
+
+Shape letters: N samples, I inputs, C coefficients, R transformed targets, P pairs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import sympy
+import torch
+from torch import Tensor
+
+from kansformer.kan.structure_formulas import PRODUCT_GRID, alternated, fit_structure, product_factors
+from kansformer.kan.structures import (
+    MIN_ERROR,
+    NOISE,
+    TRANSFORMATIONS,
+    Column,
+    Splines,
+    Structure,
+    coefficients,
+)
+from kansformer.symbolic import SymbolLibrary
+
+# Grid of all curves, a multiple of PRODUCT_GRID; and the number of samples looked at.
+GRID, MAX_ROWS = 8, 600
+# Structures of each number of operations that are kept, column sets that are extended, and how often; transformations
+# that are tried then. A column is removed if the error grows by MAX_GROWTH at most.
+PER_SIZE, BEAM, DEPTH, TARGETS, MAX_GROWTH = 2, 5, 3, 24, 1.15
+# Errors of splines that need no larger structures, and the share of the error to which a larger one must lower it.
+EXPLAINED, MIN_PROGRESS = 1e-5, 0.7
+# Pairs of columns that are combined, and inputs whose powers may be factors.
+MAX_PAIRS, MAX_FACTORS = 21, 6
+FACTOR_POWERS = tuple(sympy.Rational(p) for p in ("-2", "-1", "-1/2", "1/2", "1", "2"))
+# Column sets and transformations that are tried with products of two curves, up to an error of all products of splines,
+# and up to a share of the second largest of these; turns in which the two curves are fitted.
+PRODUCT_SETS, PRODUCT_TARGETS, MAX_PRODUCT_ERROR, MAX_RATIO, TURNS = 3, 8, 0.3, 0.5, 4
+MAX_TARGET = 1e6
+
+
+def find_structures(x: Tensor, y: Tensor, names: Sequence[str], library: SymbolLibrary) -> list[Structure]:
+    """The best structures of every size for inputs (N, I) and targets (N,), those with the lowest costs first."""
+    rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:MAX_ROWS]
+    x, y = x[rows], y[rows]
+    inputs = [Column(sympy.Symbol(name), x[:, i]) for i, name in enumerate(names) if x[:, i].min() < x[:, i].max()]
+    search = _Search(y, inputs, library)
+    search.add(search.structures(tuple(inputs), search.targets))
+    if len(inputs) > 1:
+        sets = {frozenset(column.expression for column in inputs): tuple(inputs)}
+        for depth in range(DEPTH):
+            if depth and search.least_error() < EXPLAINED:
+                break
+            targets = search.best_targets(TARGETS) if depth else search.targets
+            for columns in sets.values():
+                pool = list({column.expression: column for column in (*inputs, *columns)}.values())
+                for column in _combinations(search.pairs(pool)):
+                    if all(column.expression != other.expression for other in columns):
+                        search.add(search.structures((*columns, column), targets)[:PER_SIZE])
+            search.remove_idle_columns()
+            sets = search.column_sets(BEAM, depth + 1)
+        explained = search.least_error() < EXPLAINED
+        for columns in () if explained else search.column_sets(PRODUCT_SETS, None).values():
+            columns = tuple({column.expression: column for column in (*inputs, *columns)}.values())
+            for pair in search.pairs(columns):
+                search.add(search.structures_with_product(columns, pair))
+                search.add(search.structures_with_product(pair, pair))
+        search.remove_idle_columns()
+    return search.front()
+
+
+def _combinations(pairs: Sequence[tuple[Column, Column]]) -> Iterator[Column]:
+    """Sums, differences, products and ratios of two columns."""
+    for a, b in pairs:
+        operations = a.operations + b.operations + 1
+        candidates = [
+            (a.expression - b.expression, a.values - b.values),
+            (a.expression + b.expression, a.values + b.values),
+            (a.expression * b.expression, a.values * b.values),
+        ]
+        if (b.values > 0).all() or (b.values < 0).all():
+            candidates.append((a.expression / b.expression, a.values / b.values))
+        elif (a.values > 0).all() or (a.values < 0).all():
+            candidates.append((b.expression / a.expression, b.values / a.values))
+        for expression, values in candidates:
+            if values.isfinite().all() and values.std() > 1e-9 * values.abs().max():
+                yield Column(expression, values, operations)
+
+
+class _Search:
+    """The target, its transformations, least-squares fits of them, and the structures so far."""
+
+    def __init__(self, y: Tensor, inputs: Sequence[Column], library: SymbolLibrary) -> None:
+        self.y, self.deviation = y, float(y.std(correction=0)) or 1.0
+        self.splines, self.coarse = Splines(GRID), Splines(PRODUCT_GRID)
+        self.kept = dict[tuple[object, ...], Structure]()
+        self.reduced = set[tuple[object, ...]]()
+        factors: list[Column | None] = [None]
+        for column in inputs if 1 < len(inputs) <= MAX_FACTORS else ():
+            if (column.values > 0).all() or (column.values < 0).all():
+                for power in FACTOR_POWERS:
+                    if ((column.values > 0).all() or power.q == 1) and (power < 0 or "1/x" in library.names):
+                        factors.append(Column(column.expression**power, column.values ** float(power), 1))
+        self.targets = []
+        known = [transformation for transformation in TRANSFORMATIONS if transformation.name in (*library.names, "x")]
+        for factor, transformation in itertools.product(factors, known):
+            values = y if factor is None else y * factor.values
+            sign = -1 if (values <= 0).all() and transformation.name != "x" else 1
+            structure = Structure((), transformation, factor, sign, math.inf)
+            target = structure.target(y)
+            if target.isfinite().all() and target.abs().max() < MAX_TARGET * target.std():
+                self.targets.append(structure)
+
+    def add(self, structures: Sequence[Structure]) -> None:
+        """Keep structures that are better than others of their size."""
+        for structure in structures:
+            known = self.kept.get(structure.key)
+            if known is None or structure.error < known.error:
+                self.kept[structure.key] = structure
+
+    def pairs(self, columns: Sequence[Column]) -> list[tuple[Column, Column]]:
+        """The pairs of columns whose products explain most of what sums of curves leave; all of a few columns."""
+        pairs = list(itertools.combinations(columns, 2))
+        if len(pairs) <= MAX_PAIRS:
+            return pairs
+        basis_NC = self.splines.design(columns)
+        rest = self.y - basis_NC @ coefficients(basis_NC, self.y.unsqueeze(-1))[:, 0]
+        units = {column.expression: (column.values - column.values.mean()) / column.values.std() for column in columns}
+        products_PN = torch.stack([units[a.expression] * units[b.expression] for a, b in pairs])
+        score_P = (products_PN @ rest).abs() / products_PN.norm(dim=1)
+        return [pairs[index] for index in score_P.topk(MAX_PAIRS).indices.tolist()]
+
+    def least_error(self) -> float:
+        return min((structure.error for structure in self.kept.values()), default=math.inf)
+
+    def ranked(self) -> list[Structure]:
+        """The best structures of every size, the lowest cost first."""
+        by_size = dict[int, list[Structure]]()
+        for structure in sorted(self.kept.values(), key=lambda s: s.cost):
+            by_size.setdefault(structure.size, []).append(structure)
+        return sorted((s for group in by_size.values() for s in group[:PER_SIZE]), key=lambda s: s.cost)
+
+    def front(self) -> list[Structure]:
+        """The structures that no smaller one equals, two of each size, the lowest cost first."""
+        by_size = dict[int, list[Structure]]()
+        for structure in self.ranked():
+            by_size.setdefault(structure.size, []).append(structure)
+        result, least = [], math.inf
+        for _, group in sorted(by_size.items()):
+            result += [structure for structure in group if max(structure.error, MIN_ERROR) < least]
+            least = min(least, MIN_PROGRESS * max(MIN_ERROR, min(structure.error for structure in group)))
+        return sorted(result, key=lambda s: s.cost)
+
+    def best_targets(self, count: int) -> list[Structure]:
+        """The transformations of the best structures, and those without a factor."""
+        result = {(id(t.transformation), None): t for t in self.targets if t.factor is None}
+        for structure in sorted(self.kept.values(), key=lambda s: s.cost):
+            if len(result) >= count:
+                break
+            factor = None if structure.factor is None else structure.factor.expression
+            result.setdefault((id(structure.transformation), factor), structure)
+        return list(result.values())
+
+    def column_sets(self, count: int, operations: int | None) -> dict[frozenset[sympy.Expr], tuple[Column, ...]]:
+        """The columns of the best structures; with `operations`, of those with at least that number in columns."""
+        result = dict[frozenset[sympy.Expr], tuple[Column, ...]]()
+        for structure in sorted(self.kept.values(), key=lambda s: s.cost):
+            if operations is None or sum(column.operations for column in structure.columns) >= operations:
+                result.setdefault(frozenset(column.expression for column in structure.columns), structure.columns)
+            if len(result) == count:
+                break
+        return result
+
+    def structures(self, columns: tuple[Column, ...], targets: Sequence[Structure]) -> list[Structure]:
+        """Structures with these columns, the lowest cost first."""
+        basis_NC = self.splines.design(columns)
+        transformed_NR = torch.stack([target.target(self.y) for target in targets], dim=1)
+        fitted_NR = basis_NC @ coefficients(basis_NC, transformed_NR)
+        result = (
+            replace(target, columns=columns, error=self._error(target, fitted, basis_NC.shape[1]), product=None)
+            for target, fitted in zip(targets, fitted_NR.unbind(dim=1), strict=True)
+        )
+        return sorted((s for s in result if math.isfinite(s.error)), key=lambda s: s.cost)
+
+    def structures_with_product(self, columns: tuple[Column, ...], pair: tuple[Column, Column]) -> list[Structure]:
+        """Structures with these columns and the product of two curves."""
+        targets = self.best_targets(TARGETS)
+        basis_NC, products_NC = self.splines.design(columns), self.coarse.products(pair)
+        together_NC = torch.cat([basis_NC, products_NC], dim=1)
+        if 2 * together_NC.shape[1] > len(self.y):
+            return []
+        transformed_NR = torch.stack([target.target(self.y) for target in targets], dim=1)
+        weights_CR = coefficients(together_NC, transformed_NR)
+        fitted_NR = together_NC @ weights_CR
+        full = [self._error(t, fitted, together_NC.shape[1]) for t, fitted in zip(targets, fitted_NR.T, strict=True)]
+        first_N, second_N = (self.coarse.design((column,))[:, 1:] for column in pair)
+        result = []
+        for number in sorted(range(len(targets)), key=full.__getitem__)[:PRODUCT_TARGETS]:
+            target, (first, second, ratio) = targets[number], product_factors(weights_CR[basis_NC.shape[1] :, number])
+            if not full[number] < MAX_PRODUCT_ERROR or ratio > MAX_RATIO:
+                continue
+            values = [first_N @ first, second_N @ second]
+            _, values = alternated(basis_NC, (first_N, second_N), values, target.target(self.y), TURNS)
+            rows_NC = torch.cat([basis_NC, (values[0] * values[1]).unsqueeze(-1)], dim=1)
+            fitted = rows_NC @ coefficients(rows_NC, target.target(self.y).unsqueeze(-1))[:, 0]
+            error = self._error(target, fitted, basis_NC.shape[1] + len(first) + len(second))
+            result.append(replace(target, columns=columns, error=error, product=pair))
+        return sorted(result, key=lambda s: s.cost)[:PER_SIZE]
+
+    def _error(self, target: Structure, fitted: Tensor, numbers: int) -> float:
+        """RMSE of a fit of a transformed target, as by cross-validation (Golub et al., 1979), relative."""
+        error = float((target.prediction(fitted, self.y) - self.y).square().mean()) ** 0.5 / self.deviation
+        return error * len(self.y) / max(len(self.y) - numbers, 1) if math.isfinite(error) else math.inf
+
+    def remove_idle_columns(self) -> None:
+        """Add the best structures without the columns that they do not need."""
+        for structure in self.ranked():
+            if structure.key in self.reduced:
+                continue
+            self.reduced.add(structure.key)
+            while len(structure.columns) > (0 if structure.product else 1):
+                smaller = []
+                for column in structure.columns:
+                    columns = tuple(other for other in structure.columns if other is not column)
+                    if structure.product is None:
+                        smaller += self.structures(columns, [structure])
+                    elif columns:
+                        smaller += self.refitted_with_product(columns, structure)
+                best = min(smaller, key=lambda s: s.cost, default=None)
+                growth = MAX_GROWTH if structure.error < NOISE else 1.0
+                if best is None or not (best.cost < structure.cost or best.error <= growth * structure.error):
+                    break
+                structure = best
+            self.add([structure])
+
+    def refitted_with_product(self, columns: tuple[Column, ...], structure: Structure) -> list[Structure]:
+        assert structure.product is not None
+        fit = fit_structure(replace(structure, columns=columns), self.y, self.splines.basis.grid_size)
+        return [replace(structure, columns=columns, error=self._error(structure, fit.fitted, fit.numbers))]

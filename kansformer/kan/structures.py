@@ -1,0 +1,193 @@
+"""Structures of formulas: T(y) = φ₁(z₁) + φ₂(z₂) + … + ψ(z₁)·χ(z₂), with a curve for each z.
+
+Shape letters: N samples, I inputs, C coefficients, R transformed targets, S points.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import sympy
+import torch
+from torch import Tensor
+
+from kansformer.basis import Basis
+from kansformer.symbolic.constants import TORCH_FUNCTIONS
+
+ORDER, RIDGE, TINY = 3, 1e-12, 1e-150
+# Columns of positive values have grids in log(x) where the largest is this many times the median.
+SKEWED = 12.0
+# What an operation in the structure must improve the error by, in nats: little where the error may be noise, and more
+# where it is that of the splines, which any curve more improves.
+NOISE_COST, OPERATION_COST, NOISE, SURELY_NO_NOISE, MIN_ERROR = 0.05, 0.3, 3e-3, 3e-5, 1e-9
+MAX_EXPONENT = 30.0
+
+
+@dataclass(frozen=True)
+class Transformation:
+    """T of a target.
+
+    Args:
+        name: of T⁻¹ in libraries.
+        forward, inverse: T and T⁻¹ of tensors; NaN where they are not defined.
+        sympy: T⁻¹ of an expression.
+        complexity: operations of T⁻¹.
+    """
+
+    name: str
+    forward: Callable[[Tensor], Tensor]
+    inverse: Callable[[Tensor], Tensor]
+    sympy: Callable[[sympy.Expr], sympy.Expr]
+    complexity: int
+
+
+def _positive(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda t: function(torch.where(t > 0, t, torch.nan))
+
+
+TRANSFORMATIONS = (
+    Transformation("x", lambda y: y, lambda t: t, lambda e: e, 0),
+    Transformation("exp", _positive(torch.log), lambda t: torch.exp(t.clamp(max=700)), sympy.exp, 1),
+    Transformation("1/x", torch.reciprocal, torch.reciprocal, lambda e: 1 / e, 1),
+    Transformation("sqrt", _positive(torch.square), _positive(torch.sqrt), sympy.sqrt, 1),
+    Transformation("x^2", _positive(torch.sqrt), torch.square, lambda e: e**2, 1),
+    Transformation("1/sqrt(x)", _positive(lambda y: y**-2), _positive(torch.rsqrt), lambda e: 1 / sympy.sqrt(e), 2),
+    Transformation("1/x^2", _positive(torch.rsqrt), lambda t: t**-2, lambda e: e**-2, 2),
+    Transformation(
+        "log", lambda y: torch.exp(torch.where(y.abs() < MAX_EXPONENT, y, torch.nan)),
+        _positive(torch.log), sympy.log, 1,
+    ),
+    Transformation(
+        "log", lambda y: torch.exp(torch.where(y.abs() < MAX_EXPONENT, -y, torch.nan)),
+        lambda t: -_positive(torch.log)(t), lambda e: -sympy.log(e), 2,
+    ),
+    Transformation(
+        "arcsin", lambda y: torch.sin(torch.where(y.abs() <= math.pi / 2, y, torch.nan)), torch.asin, sympy.asin, 2
+    ),
+    Transformation(
+        "arctan", lambda y: torch.tan(torch.where(y.abs() < math.pi / 2, y, torch.nan)), torch.atan, sympy.atan, 2
+    ),
+    Transformation("tanh", torch.atanh, torch.tanh, sympy.tanh, 2),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Column:
+    """An input of curves, or a combination of two.
+
+    Args:
+        expression: of the variables.
+        values: (N,).
+        operations: in the expression.
+    """
+
+    expression: sympy.Expr
+    values: Tensor
+    operations: int = 0
+
+
+@dataclass(frozen=True)
+class Structure:
+    """T(y·factor) as a sum of curves, and of a product of two.
+
+    Args:
+        columns: what the curves are of.
+        transformation: T.
+        factor: a power of an input, or None, by which the target is multiplied.
+        sign: of the target, which is made positive.
+        error: RMSE of the curves, relative to the target's deviation.
+        product: the columns whose curves are multiplied.
+    """
+
+    columns: tuple[Column, ...]
+    transformation: Transformation
+    factor: Column | None
+    sign: int
+    error: float
+    product: tuple[Column, Column] | None = None
+
+    @property
+    def size(self) -> int:
+        """The number of curves and operations."""
+        columns = {column.expression: column for column in (*self.columns, *(self.product or ()))}
+        operations = sum(1 + column.operations for column in columns.values()) + self.transformation.complexity
+        return operations + (self.factor is not None) + (2 if self.product else 0)
+
+    @property
+    def cost(self) -> float:
+        error = max(self.error, MIN_ERROR)
+        below = min(max(math.log(NOISE / error) / math.log(NOISE / SURELY_NO_NOISE), 0.0), 1.0)
+        return math.log(error) + (NOISE_COST + (OPERATION_COST - NOISE_COST) * below) * self.size
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Equal for structures that differ by nothing but their errors."""
+        factor = None if self.factor is None else self.factor.expression
+        product = frozenset(column.expression for column in self.product or ())
+        return (frozenset(c.expression for c in self.columns), product, id(self.transformation), factor)
+
+    def at(self, x: Tensor, names: Sequence[str]) -> Structure:
+        """The structure with the columns of other samples (N, I)."""
+        symbols = [sympy.Symbol(name) for name in names]
+
+        def moved(column: Column) -> Column:
+            function = sympy.lambdify(symbols, column.expression, modules=[TORCH_FUNCTIONS])
+            return replace(column, values=function(*x.unbind(dim=-1)))
+
+        product = None if self.product is None else (moved(self.product[0]), moved(self.product[1]))
+        factor = None if self.factor is None else moved(self.factor)
+        return replace(self, columns=tuple(map(moved, self.columns)), factor=factor, product=product)
+
+    def target(self, y: Tensor) -> Tensor:
+        scaled = y if self.factor is None else y * self.factor.values
+        return self.transformation.forward(self.sign * scaled)
+
+    def prediction(self, fitted: Tensor, y: Tensor) -> Tensor:
+        """Targets from a fit of the transformed ones y, whose range it does not leave."""
+        lower, upper = self.target(y).aminmax()
+        values = self.sign * self.transformation.inverse(fitted.clamp(lower, upper))
+        return values if self.factor is None else values / self.factor.values
+
+
+def coordinate(values: Tensor) -> Callable[[Tensor], Tensor]:
+    """What the grid of a column is even in: log(x) for positive columns over decades, else x."""
+    skewed = bool((values > 0).all()) and float(values.max()) > SKEWED * float(values.median())
+    return torch.log if skewed else lambda z: z
+
+
+class Splines:
+    """The splines of columns on grids of one size, kept for columns that occur again."""
+
+    def __init__(self, grid: int) -> None:
+        self.basis = Basis(grid_size=grid, order=ORDER)
+        self._kept = dict[sympy.Expr, Tensor]()
+
+    def design(self, columns: Sequence[Column]) -> Tensor:
+        """A column of ones, and the splines of every column but their first, (N, C)."""
+        for column in columns:
+            if column.expression not in self._kept:
+                self._kept[column.expression] = self.of(column, column.values)
+        ones = torch.ones(len(columns[0].values), 1, dtype=torch.float64)
+        return torch.cat([ones, *(self._kept[column.expression] for column in columns)], dim=1)
+
+    def products(self, pair: tuple[Column, Column]) -> Tensor:
+        """All products of the splines of two columns, (N, C·C)."""
+        first, second = (self.design((column,))[:, 1:] for column in pair)
+        return torch.einsum("na,nb->nab", first, second).flatten(1)
+
+    def of(self, column: Column, at: Tensor) -> Tensor:
+        """The splines of a column at other values of it, (S, C)."""
+        scale = coordinate(column.values)
+        domain = torch.stack(scale(column.values).aminmax()).unsqueeze(0)
+        return self.basis.values(scale(at).unsqueeze(-1), domain)[:, 0, 1:]
+
+
+def coefficients(basis_NC: Tensor, target_NR: Tensor) -> Tensor:
+    """Least-squares fits of all targets, with a small ridge relative to the columns, (C, R)."""
+    size_C = basis_NC.norm(dim=0).clamp(min=TINY)
+    rows = torch.cat([basis_NC / size_C, RIDGE**0.5 * torch.eye(basis_NC.shape[1]).to(basis_NC)])
+    q, r = torch.linalg.qr(rows)
+    weights_CR = torch.linalg.solve_triangular(r, q[: len(basis_NC)].mT @ target_NR, upper=True)
+    return weights_CR / size_C.unsqueeze(-1)
