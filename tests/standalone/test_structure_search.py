@@ -7,7 +7,9 @@ import sympy
 import torch
 from torch import Tensor
 
-from kansformer.kan.additive import Structure, find_structures, fit_structure, formulas_of
+from kansformer.kan.structure_formulas import fit_structure, formulas_of
+from kansformer.kan.structure_search import find_structures
+from kansformer.kan.structures import Structure
 from kansformer.symbolic import LIBRARY, SCIENCE_LIBRARY
 from kansformer.symbolic.constants import Formula, fit_constants
 
@@ -83,7 +85,7 @@ def test_structures(name):
     ]
     assert matching, [(columns_of(s), s.transformation.name, s.factor, product_of(s)) for s in structures]
     place, structure = matching[0]
-    assert place < 6 and structure.error < 5e-3
+    assert place < 6 and structure.error < 2e-2
     if case.product:
         return  # by find_formula
     errors = []
@@ -142,10 +144,10 @@ def test_an_input_that_does_not_matter_leaves():
 
 
 def test_twenty_inputs():
-    x = uniform(500, [-1.0] * 20, [1.0] * 20)
+    x = uniform(250, [-1.0] * 20, [1.0] * 20)
     names = [f"x{index}" for index in range(20)]
     y = torch.sin(3 * x[:, 4]) + x[:, 7] * x[:, 11]
-    y = y + 0.02 * y.std() * normal(500)
+    y = y + 0.02 * y.std() * normal(250)
     best = find_structures(x, y, names, SCIENCE_LIBRARY)[0]
     used = {str(symbol) for e in columns_of(best) | product_of(best) for symbol in e.free_symbols}
     assert {"x4", "x7", "x11"} <= used and len(used) <= 4 and best.error < 0.05
@@ -181,9 +183,11 @@ def test_the_library_chooses_transformations():
     structures = find_structures(x, y, NAMES, LIBRARY.subset(["x", "x^2", "sin"]))
     assert {s.transformation.name for s in structures} <= {"x", "x^2"}
     x, y = CASES["factor"].samples()
+    y = y / x[:, 0] ** 2  # a target times a is a division by a in the formula
     structures = find_structures(x, y, NAMES, LIBRARY.subset(["x", "x^2", "sin"]))
-    powers = [s.factor.expression for s in structures if s.factor is not None]
-    assert all(float(power.as_base_exp()[1]) > 0 for power in powers)
+    assert all(float(s.factor.expression.as_base_exp()[1]) < 0 for s in structures if s.factor is not None)
+    structures = find_structures(x, y, NAMES, LIBRARY.subset(["x", "x^2", "sin", "1/x"]))
+    assert structures[0].factor is not None and structures[0].factor.expression == A
 
 
 @pytest.mark.parametrize("rows", [2, 5, 12])
