@@ -49,19 +49,33 @@ def rounded(expression: sympy.Expr, digits: int, points: Mapping[str, Tensor]) -
 
     More digits stay where the function would change by more than the last of them at the points.
     """
-    compact = _without_traces(expression, points)
+    compact = _without_traces(_with_small_phases(expression), points)
     expanded = _without_traces(sympy.expand_power_base(sympy.expand(compact)), points)
-    forms = [expanded, compact, sympy.powsimp(compact), sympy.factor_terms(expanded)]
-    forms = sorted(dict.fromkeys(forms), key=size)
-    exact = evaluate(compact, points)
+    forms = dict.fromkeys([expanded, compact, sympy.powsimp(compact), sympy.factor_terms(expanded)])
+    values = evaluate(compact, points)
+    finite = values.isfinite()  # points may lie beyond the samples
+    if not finite.any():
+        return expanded
+    points, exact = {name: column[finite] for name, column in points.items()}, values[finite]
     spread = float(exact.std()) or float(exact.abs().max())
     allowed = 10.0 ** (1 - digits) * max(spread, math.ulp(float(exact.abs().max())))
     for count in range(digits, MAX_DIGITS + 1):
-        for form in forms:
-            shown = form.xreplace({number: _round(number, count) for number in form.atoms(sympy.Float)})
-            if not (evaluate(shown, points) - exact).square().mean().sqrt() > allowed:
+        rounded_forms = (f.xreplace({number: _round(number, count) for number in f.atoms(sympy.Float)}) for f in forms)
+        for shown in sorted(rounded_forms, key=size):
+            if (evaluate(shown, points) - exact).square().mean().sqrt() <= allowed:
                 return shown
     return expanded
+
+
+def _with_small_phases(expression: sympy.Expr) -> sympy.Expr:
+    """The formula with phases of sines between -π/2 and π/2."""
+
+    def shifted(wave: sympy.Expr) -> sympy.Expr:
+        phase, rest = wave.args[0].as_independent(*wave.free_symbols, as_Add=True)
+        turns = round(float(phase) / math.pi) if phase.is_number and phase.is_real else 0
+        return (-1) ** turns * wave.func(rest + phase - turns * math.pi) if turns else wave
+
+    return expression.replace(lambda part: isinstance(part, (sympy.sin, sympy.cos)), shifted)
 
 
 def size(expression: sympy.Expr) -> int:

@@ -312,7 +312,7 @@ def formula(model: KAN, *, variables: Sequence[str] | None = None, digits: int |
     for index, layer in enumerate(model.layers):
         sums = [sympy.Float(value) if value else sympy.Integer(0) for value in layer.bias.tolist()]
         for i, o, symbol, affine in model.formulas[index].edges():
-            a, b, c, d = (sympy.Float(value) for value in affine.tolist())
+            a, b, c, d = map(sympy.Float, affine.tolist())
             sums[o] += c * symbol.sympy(a * nodes[i] + b) + d
         plain, products = model.width[index + 1]
         nodes = sums[:plain] + [sums[plain + 2 * k] * sums[plain + 2 * k + 1] for k in range(products)]
