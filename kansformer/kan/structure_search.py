@@ -51,6 +51,8 @@ def find_structures(x: Tensor, y: Tensor, names: Sequence[str], library: SymbolL
     rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:MAX_ROWS]
     x, y = x[rows], y[rows]
     inputs = [Column(sympy.Symbol(name), x[:, i]) for i, name in enumerate(names) if x[:, i].min() < x[:, i].max()]
+    if not inputs:
+        return []
     search = _Search(y, inputs, library)
     search.add(search.structures(tuple(inputs), search.targets))
     if len(inputs) > 1:

@@ -38,6 +38,8 @@ CHOSEN, PER_KIND, PER_FUNCTION, REFINE_STEPS, STEPS = 18, 2, 96, 6, 25
 # Bits that a number and an operation of a formula cost, as in `kansformer.symbolic.fit`.
 BITS_PER_NUMBER, BITS_PER_OPERATION = 3.0, 1.6
 MIN_R2 = 0.9
+# Of the points of an inner function: their middle half, relative to their range.
+MIN_SPREAD = 1e-5
 # Sums of two functions that are fitted, and the smallest squared sine between two candidates.
 PAIRS, MIN_ANGLE = 8, 1e-3
 # Powers of ten that a unit of a function's complexity must improve the rest by, and the smallest rest that counts.
@@ -223,6 +225,9 @@ def _in_terms_of(g: sympy.Expr, x_S: Tensor, y_S: Tensor, library: SymbolLibrary
     points = torch.as_tensor(sympy.lambdify(Z, g, modules=[TORCH_FUNCTIONS])(x_S))
     if points[0] > points[-1]:
         points, y_S = points.flip(0), y_S.flip(0)
+    ends = points.quantile(points.new_tensor([0.0, 0.25, 0.75, 1.0]))
+    if not ends.diff()[1] > MIN_SPREAD * (ends[-1] - ends[0]):
+        return []  # a pole is next to the first point
     (fits,) = ranked_fits(points.unsqueeze(0), y_S.unsqueeze(0), library=library, top=1)
     if fits.names == ["constant"] or not float(fits.r2_fit) > MIN_R2:
         return []

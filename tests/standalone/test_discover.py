@@ -1,5 +1,8 @@
 """From tables to formulas, and from formulas to networks."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import sympy
 import torch
@@ -7,10 +10,10 @@ import torch
 from kansformer.errors import ConfigError, DataError, ShapeError
 from kansformer.kan import KAN, Dataset, Edge, SearchSettings, create_dataset, find_formula, kan_from_formula
 from kansformer.kan.data import Scaling
-from kansformer.kan.formula_search import shapes_for
 from kansformer.kan.edge_symbols import name_one_by_one
 from kansformer.kan.edges import cut_edges
 from kansformer.kan.fitting import rmse
+from kansformer.kan.formula_search import shapes_for
 from kansformer.symbolic import ALL_SYMBOLS, LIBRARY, SCIENCE_LIBRARY
 
 QUIET = {"progress": False}
@@ -160,6 +163,183 @@ def test_constant_columns_do_no_harm():
     assert found.train_rmse < 1e-9
 
 
+def uniform(rows, columns, lower=0.0, upper=1.0, seed=0):
+    unit = torch.rand(rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return lower + (upper - lower) * unit
+
+
+def noise_of(y, share, seed=0):
+    return share * y.std() * torch.randn(y.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def is_finite(found):
+    """Whether the numbers and the values of a result are finite."""
+    figures = [found.train_rmse, found.curves_rmse, *(a.train_rmse for front in found.alternatives for a in front)]
+    expressions = [*found.formulas, *(a.formula for front in found.alternatives for a in front)]
+    bad = (sympy.nan, sympy.oo, -sympy.oo, sympy.zoo, sympy.I)
+    return all(map(math.isfinite, figures)) and not any(e.has(*bad) for e in expressions)
+
+
+@pytest.fixture(scope="module")
+def quickstart():
+    return create_dataset(lambda x: torch.exp(torch.sin(math.pi * x[:, [0]]) + x[:, [1]] ** 2), 2, num_train=400)
+
+
+def test_an_interrupted_search_gives_the_best_formula_so_far(quickstart):
+    calls = []
+
+    def stop(*report):
+        calls.append(report)
+        raise KeyboardInterrupt
+
+    found = find_formula(quickstart, width=[2, 1], networks=9, progress=stop)
+    assert len(calls) == 1 and found.stopped == "interrupted" and is_finite(found)
+    assert "The search ended early: interrupted." in str(found)
+    # With outputs that were not begun, these are constants.
+    x = quickstart.train_input
+    found = find_formula((x, torch.stack([x[:, 0] + x[:, 1], x[:, 0] ** 3], dim=1)), networks=1, progress=stop)
+    assert found.stopped == "interrupted" and len(found.formulas) == len(found.alternatives) == 2
+    assert str(found.formulas[0]) == "x_1 + x_2" and not found.formulas[1].free_symbols
+    assert "interrupted" not in str(find_formula((x, x[:, :1]), networks=1, **QUIET))
+
+
+def test_a_search_without_time_gives_a_finite_formula(quickstart):
+    found = find_formula(quickstart, seconds=0.01, **QUIET)
+    assert is_finite(found) and found.stopped == "0.01 seconds were over" and found.stopped in str(found)
+    assert found.train_rmse <= quickstart.train_target.std() + 1e-9
+    assert rmse(found.model, quickstart.train_input, quickstart.train_target) == pytest.approx(found.train_rmse)
+    for seconds in (0, -1.0, math.nan):
+        with pytest.raises(ConfigError, match="seconds must be"):
+            find_formula(quickstart, seconds=seconds, **QUIET)
+
+
+@pytest.mark.parametrize("width", [None, [1, 1]])
+def test_a_formula_that_is_not_finite_is_never_returned(monkeypatch, width):
+    # Behind the fit, the sine is undefined at the middle sample.
+    x = torch.linspace(0, 2, 101, dtype=torch.float64)[:, None]
+    y = torch.sin(3 * x)
+    from kansformer.symbolic import constants
+
+    def undefined(z):
+        z = torch.as_tensor(z, dtype=torch.float64)
+        return torch.where((z - 3.0).abs() < 0.01, torch.nan, torch.sin(z))
+
+    monkeypatch.setitem(constants.TORCH_FUNCTIONS, "sin", undefined)
+    found = find_formula((x, y), width=width, networks=1, library=["x", "x^2", "sin"], **QUIET)
+    assert is_finite(found) and not found.formulas[0].has(sympy.sin)
+    assert not any(a.formula.has(sympy.sin) for a in found.alternatives[0])
+
+
+@pytest.mark.parametrize("nearest", [1e-9, 1e-4])
+@pytest.mark.parametrize("expected", ["log(x_1)", "sqrt(x_1)", "x_1*log(x_1)"])
+def test_positive_inputs_near_zero(expected, nearest):
+    x = uniform(150, 1, 0.05)
+    x[0] = nearest
+    y = torch.as_tensor(sympy.lambdify(sympy.Symbol("x_1"), sympy.sympify(expected), "numpy")(x.numpy()))
+    found = find_formula((x, y), networks=1, **QUIET)
+    assert is_finite(found)
+    values = sympy.lambdify(sympy.Symbol("x_1"), found.formulas[0], "numpy")(x.numpy())
+    assert torch.as_tensor(values).isfinite().all()
+    if nearest > 1e-9 and expected != "x_1*log(x_1)":
+        assert found.train_rmse < 1e-8 * y.std()
+
+
+def test_a_value_next_to_a_pole_is_no_error():
+    x = uniform(150, 2)
+    x[0, 0] = 1e-9
+    found = find_formula((x, torch.sqrt(x[:, :1]) + 2 * x[:, 1:]), seconds=2, networks=1, **QUIET)
+    assert is_finite(found)
+
+
+def test_curves_that_are_much_better_are_mentioned(quickstart):
+    found = find_formula(quickstart, width=[2, 1], networks=1, **QUIET)
+    better = replace(found, train_rmse=0.5, curves_rmse=0.5 / 251)
+    assert "The curves are 251 times better than the formula: predict with `curves`" in str(better)
+    assert "better than the formula" not in str(replace(found, train_rmse=0.5, curves_rmse=0.1))
+
+
+def test_two_outputs():
+    x = uniform(200, 2, 0.5, 2.0)
+    y = torch.stack([x[:, 0] * x[:, 1], torch.exp(x[:, 0])], dim=1)
+    found = find_formula((x, y), networks=2, **QUIET)
+    assert [str(formula) for formula in found.formulas] == ["x_1*x_2", "exp(x_1)"]
+    assert str(found).startswith("y_1 = x_1*x_2\ny_2 = exp(x_1)\nRMSE")
+    assert len(found.alternatives) == 2 and found.train_rmse < 1e-12
+    torch.testing.assert_close(found.model(x).detach(), y)
+
+
+def test_alternatives_are_a_front_of_error_against_size():
+    x = uniform(200, 2, 0.5, 2.0)
+    y = torch.exp(x[:, :1]) + 0.05 * torch.sin(5 * x[:, 1:])
+    found = find_formula((x, y), networks=2, **QUIET)
+    (front,) = found.alternatives
+    assert [a.size for a in front] == sorted({a.size for a in front})
+    assert [a.train_rmse for a in front] == sorted((a.train_rmse for a in front), reverse=True)
+    assert len(front) >= 3 and not front[0].formula.free_symbols
+    assert front[-1].train_rmse < 1e-12 and front[-1].formula == found.formulas[0]
+    for alternative in front:
+        values = sympy.lambdify(sympy.symbols("x_1 x_2"), alternative.formula, "numpy")(*x.T.numpy())
+        error = (torch.as_tensor(values).expand(200) - y[:, 0]).square().mean().sqrt().item()
+        assert error == pytest.approx(alternative.train_rmse, abs=2e-3 * y.std().item())
+
+
+TEXTBOOK = {
+    "x_1**(3/2)/sqrt(x_2)": lambda x: x[:, :1] ** 1.5 / x[:, 1:2] ** 0.5,
+    "x_1*x_2/x_3**2": lambda x: x[:, :1] * x[:, 1:2] / x[:, 2:] ** 2,
+    "x_1*exp(-2*x_2)": lambda x: x[:, :1] * torch.exp(-2 * x[:, 1:2]),
+}
+
+
+@pytest.mark.parametrize("expected", TEXTBOOK)
+def test_textbook_forms_in_one_percent_of_noise(expected):
+    x = uniform(400, 3 if "x_3" in expected else 2, 0.5, 2.5, seed=4)
+    y = TEXTBOOK[expected](x)
+    found = find_formula((x, y + noise_of(y, 0.01)), networks=3, **QUIET)
+    (formula,) = found.formulas
+    numbers = formula.atoms(sympy.Float)  # a factor whose error does not contain an integer
+    assert all(abs(float(number) - round(float(number))) < 0.02 for number in numbers)
+    rounded = formula.xreplace({number: sympy.Integer(round(float(number))) for number in numbers})
+    assert sympy.simplify(rounded - sympy.sympify(expected)) == 0
+    assert found.train_rmse == pytest.approx(0.01 * y.std().item(), rel=0.1)
+
+
+def test_constant_columns_and_targets():
+    x = uniform(80, 2)
+    found = find_formula((torch.full_like(x, 2.0), x[:, :1]), networks=1, **QUIET)
+    assert not found.formulas[0].free_symbols and is_finite(found)
+    assert float(found.formulas[0]) == pytest.approx(x[:, 0].mean().item(), rel=1e-3)
+    found = find_formula((x, torch.full_like(x[:, :1], 3.0)), networks=1, **QUIET)
+    assert found.formulas == [3] and found.train_rmse < 1e-12
+
+
+def test_rows_and_columns_that_occur_twice():
+    x = uniform(60, 2, 0.5, 2.0)
+    y = x[:, :1] * x[:, 1:]
+    found = find_formula((x.repeat(4, 1), y.repeat(4, 1)), networks=1, **QUIET)
+    assert str(found.formulas[0]) == "x_1*x_2"
+    found = find_formula((x[:1].repeat(40, 1), y[:1].repeat(40, 1)), networks=1, **QUIET)
+    assert not found.formulas[0].free_symbols and found.train_rmse < 1e-12
+    found = find_formula(
+        (torch.cat([x, x[:, :1]], dim=1).repeat(3, 1), x[:, :1].exp().repeat(3, 1)), networks=1, **QUIET
+    )
+    assert str(found.formulas[0]) in ("exp(x_1)", "exp(x_3)")
+
+
+@pytest.mark.parametrize("rows", [2, 5])
+def test_fewer_rows_than_numbers(rows):
+    x = uniform(rows, 2)
+    found = find_formula((x, x[:, :1].exp()), networks=1, **QUIET)
+    assert is_finite(found)
+
+
+def test_libraries_without_a_line_and_their_functions():
+    x = uniform(120, 2, 0.5, 2.0)
+    found = find_formula((x, torch.sin(3 * x[:, :1])), library=["sin", "exp"], networks=1, **QUIET)
+    assert str(found.formulas[0]) == "sin(3*x_1)"
+    found = find_formula((x[:, :1] - 1.2, torch.exp(x[:, :1])), library=["x"], networks=1, **QUIET)
+    assert is_finite(found) and not found.formulas[0].atoms(sympy.Function)
+
+
 def test_bad_input():
     with pytest.raises(ConfigError, match=r"inputs with names of their own, got \['x', 'x'\]"):
         kan_from_formula(X, variables=["x", "x"])
@@ -172,6 +352,19 @@ def test_bad_input():
         find_formula((x, x[:, :1]), width=[2, [0, 1]], **QUIET)
     with pytest.raises(ShapeError, match="would be read as one sample"):
         find_formula((x, x[:, 0]), **QUIET)
+    for value in (math.inf, -math.inf, math.nan):
+        y = x[:, :1].clone()
+        y[3] = value
+        with pytest.raises(DataError, match=rf"The train targets are not finite in row 3, column 0: {value}"):
+            find_formula((x, y), **QUIET)
+        with pytest.raises(DataError, match=r"inputs are not finite in row 3"):
+            find_formula((y, x[:, :1]), **QUIET)
+    with pytest.raises(DataError, match="There are no samples"):
+        find_formula((x[:0], x[:0, :1]), **QUIET)
+    with pytest.raises(ConfigError, match="No function is named 'foo'.*choose from: x, x"):
+        find_formula((x, x[:, :1]), library=["x", "foo"], **QUIET)
+    with pytest.raises(ConfigError, match="The library has no functions"):
+        find_formula((x, x[:, :1]), library=[], **QUIET)
 
 
 def test_powers_with_any_exponent_are_edges(tmp_path):
