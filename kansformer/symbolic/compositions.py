@@ -33,6 +33,7 @@ EXPONENTS = torch.linspace(-6, 6, 97, dtype=torch.float64)
 MAX_EXPONENT = 300.0
 # A library with this function has all powers.
 FREE_POWER, POWER_COMPLEXITY = "x^1.5", 3.0
+SIMPLE = ("x", "x^2", "exp")
 # Of the coarse search: variants that are fitted as a whole, and steps of their fits.
 CHOSEN, PER_KIND, PER_FUNCTION, REFINE_STEPS, STEPS = 18, 2, 96, 6, 25
 # Bits that a number and an operation of a formula cost, as in `kansformer.symbolic.fit`.
@@ -316,16 +317,24 @@ def _inner_functions(
             rows.append((1 - float(r2_V[index]), index, float(EXPONENTS[exponent_V[index]]), 0.0, 0.0))
     result = list[tuple[float, int, sympy.Expr]]()
     centre, half = float(x_S[0] + x_S[-1]) / 2, float(x_S[-1] - x_S[0]) / 2
-    counts = Counter[str]()
+    counts, simple = Counter[str](), set[tuple[str, str]]()
+
+    outer_names = {outer.name for outer in OUTER}
 
     def cost(row: tuple[float, int, Symbol | float, float, float]) -> float:
         complexity = row[2].complexity if isinstance(row[2], Symbol) else POWER_COMPLEXITY
         return math.log10(max(row[0], 1e-15)) + COMPLEXITY_COST * complexity
 
     for rest, index, function, a, b in sorted(rows, key=cost):
-        counts[kinds[index]] += 1
-        if counts[kinds[index]] > PER_KIND:
+        kind, name = kinds[index], function.name if isinstance(function, Symbol) else FREE_POWER
+        # Simple functions have a place of their own: others follow them closely, but are not them.
+        is_simple = name in SIMPLE and kind in outer_names and (kind, name) not in simple
+        if is_simple:
+            simple.add((kind, name))
+        elif counts[kind] >= PER_KIND or sum(counts.values()) >= CHOSEN:
             continue
+        else:
+            counts[kind] += 1
         if isinstance(function, float):
             c, d = _line(x_S**function, values_VS[index])
             result.append((rest, index, sympy.Float(c) * Z ** sympy.Float(function) + sympy.Float(d)))
@@ -333,6 +342,4 @@ def _inner_functions(
             c, d = _line(function.function(a * u_S + b), values_VS[index])
             if all(map(math.isfinite, (a, b, c, d))):
                 result.append((rest, index, affine_symbol(function, a / half, b - a * centre / half, c, d)))
-        if len(result) == CHOSEN:
-            break
     return result
