@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from kansformer.checks import check_integer, check_number
-from kansformer.errors import ConfigError
-from kansformer.kan.data import Samples, as_dataset, dataset_for, variable_names
+from kansformer.errors import ConfigError, DataError
+from kansformer.kan.data import Samples, as_dataset, check_squares, dataset_for, variable_names
 from kansformer.kan.fitting import rmse
 from kansformer.kan.network import KAN, Width
 from kansformer.kan.sparse import SearchSettings
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
 # Curves this many times better than the formula are worth a remark.
 MUCH_BETTER = 100.0
+SMALLEST = 1e-140
 # A curve replaces a symbol if it changes the outputs by this share of their deviation at most.
-FOLLOWED = 0.05
+FOLLOWED, FINE_GRID = 0.02, 20
 
 
 @dataclass(frozen=True)
@@ -131,9 +132,11 @@ def find_formula(
         ConfigError: no network is to be tried, the last layer has products, or the time is not positive.
         ShapeError, DataError: the samples do not fit the network or are not finite.
     """
+    import sympy
+
     from kansformer.kan.formula_search import FormulaSearch, Shape
     from kansformer.kan.from_formula import kan_from_formula
-    from kansformer.kan.rounding import rounded
+    from kansformer.kan.rounding import rounded, size
 
     check_integer("networks", networks, 1)
     if digits is not None:
@@ -147,6 +150,10 @@ def find_formula(
         raise ConfigError(f"The last layer of find_formula's networks has sums only, got {width[-1]!r}.")
     names = variable_names(variables, [f"x_{index + 1}" for index in range(inputs)], "inputs")
     dataset = dataset_for(Shape([inputs, outputs] if width is None else list(width)).build(seed, settings), dataset)
+    check_squares(dataset.train_target, "targets")
+    for spread in (dataset.train_target - dataset.train_target[:1]).abs().amax(dim=0).tolist():
+        if 0 < spread < SMALLEST:
+            raise DataError(f"A target varies by {spread:.3g} only, whose square is too small for float64. Scale it.")
     library = library_of(library, SCIENCE_LIBRARY)
     deadline = math.inf if seconds is None else time.monotonic() + seconds
     searches, stopped = list[FormulaSearch](), None
@@ -157,15 +164,17 @@ def find_formula(
                 searches[-1].run(width, networks, seed, report)
     except KeyboardInterrupt:
         stopped = "interrupted"
-    if time.monotonic() >= deadline:
-        stopped = f"{seconds:g} seconds were over" if seconds is not None else None
+    if stopped is None and any(search.is_out_of_time for search in searches):
+        stopped = f"{seconds:g} seconds were over"
     searches += [FormulaSearch(dataset, o, names, library, settings, deadline) for o in range(len(searches), outputs)]
     best = [search.result() for search in searches]
-    expressions = [fitted.formula.expression() for fitted in best]
+    expressions = [min(e, sympy.powsimp(e), key=size) for e in (fitted.formula.expression() for fitted in best)]
     model = kan_from_formula(expressions, variables=names)
     x, y, test_x, test_y = vars(dataset).values()
     tried = searches[0].tried if outputs == 1 else None
-    curves = searches[0].unscaled(tried) if tried is not None else _with_curves(model, x)
+    curves = searches[0].unscaled(tried) if tried is not None else None
+    if curves is None:
+        curves = _with_curves(kan_from_formula(expressions, variables=names, grid_size=FINE_GRID), x)
     points = dict(zip(names, x.double().cpu().unbind(dim=-1), strict=True))
 
     def shown(expression: sympy.Expr) -> sympy.Expr:
@@ -187,8 +196,6 @@ def find_formula(
 
 def _with_curves(model: KAN, x: Tensor) -> KAN:
     """The network with curves instead of symbols, where these are finite on the samples' range."""
-    from kansformer.errors import DataError
-
     result, outputs = copy.deepcopy(model), model.predict(x)
     limit = FOLLOWED * float(outputs.std(correction=0))
     for edge in list(model.edges()):

@@ -117,7 +117,7 @@ class FormulaSearch:
         self.tried: Try | None = None
         self.best_length = self.min_error = math.inf
         self.unnamed = list[Try]()
-        self._since = 0
+        self._since, self.is_out_of_time = 0, False
         lower, upper = self.x.aminmax(dim=0)
         around = torch.stack([lower, upper]) + MARGIN * (upper - lower) * self.x.new_tensor([[-1.0], [1.0]])
         self.around = torch.cartesian_prod(*around.T).reshape(-1, self.x.shape[1]) if len(names) <= 8 else around
@@ -167,6 +167,8 @@ class FormulaSearch:
         if not math.isfinite(fitted.error):
             return math.inf
         formula = fitted.formula
+        if 2 * len(formula.values) > len(self.y):
+            return math.inf  # it would explain anything
         error = max(fitted.error / self.deviation, self.settings.exact)
         length = description_length(error, len(formula.values), len(self.y)) + OPERATION_COST * formula.size()
         values = formula.compiled()(self.around.mT, formula.values.unsqueeze(-1).expand(-1, len(self.around)))
@@ -176,9 +178,10 @@ class FormulaSearch:
         """Whether another network is not expected to help."""
         settings = self.settings
         is_noisy = settings.max_error < self.min_error < math.inf
-        explained = is_noisy and self.best_error <= settings.explained * self.min_error
+        explained = is_noisy and self.min_error / 2 <= self.best_error <= settings.explained * self.min_error
         enough = self.best_error <= settings.exact or explained or (is_noisy and self._since >= settings.patience)
-        return enough or time.monotonic() >= self.deadline
+        self.is_out_of_time = not enough and time.monotonic() >= self.deadline
+        return enough or self.is_out_of_time
 
     def _constant(self) -> None:
         mean = Formula.of(sympy.Float(float(self.y.mean())), self.names)
@@ -190,7 +193,7 @@ class FormulaSearch:
         self._line()
         self._power_law()
         with few_threads(0):
-            structures = find_structures(self.x, self.y, self.names, self.library)
+            structures = find_structures(self.x, self.y, self.names, self.library, self.deadline)
             self.min_error = min((s.error for s in structures), default=math.inf)
             for structure in structures[:STRUCTURES]:
                 if time.monotonic() >= self.deadline:
@@ -202,7 +205,7 @@ class FormulaSearch:
                 ):
                     first.append(fit_constants(Formula.of(expression, self.names), self.x, self.y, steps=FIRST_STEPS))
                     after += min(f.error for f in first) <= exact
-                    if after > AFTER_EXACT:
+                    if after > AFTER_EXACT or time.monotonic() >= self.deadline:
                         break
                 for fitted in sorted(first, key=self.length)[:FINALISTS]:
                     self._keep(fitted)

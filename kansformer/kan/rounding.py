@@ -57,7 +57,7 @@ def rounded(expression: sympy.Expr, digits: int, points: Mapping[str, Tensor]) -
     if not finite.any():
         return expanded
     points, exact = {name: column[finite] for name, column in points.items()}, values[finite]
-    spread = float(exact.std()) or float(exact.abs().max())
+    spread = float(exact.std()) if exact.min() < exact.max() else float(exact.abs().max())
     allowed = 10.0 ** (1 - digits) * max(spread, math.ulp(float(exact.abs().max())))
     for count in range(digits, MAX_DIGITS + 1):
         rounded_forms = (f.xreplace({number: _round(number, count) for number in f.atoms(sympy.Float)}) for f in forms)

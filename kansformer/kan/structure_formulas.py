@@ -20,11 +20,12 @@ from kansformer.symbolic.compositions import Named, Z, named_curve
 from kansformer.symbolic.constants import Formula, fit_constants
 
 # Grids of the curves that are named, and of a product's first fit.
-FINE_GRIDS, PRODUCT_GRID = (5, 10, 20), 8
+FINE_GRIDS, PRODUCT_GRIDS = (5, 10, 20), (8, 4, 2)
 ALTERNATIONS, INNER_STEPS = 12, 10
 # Points of the tables that are named, and the shares of the samples beyond their ends.
 POINTS, ENDS = 64, 0.004
-MAX_FORMULAS, NAMES = 8, 4
+# Formulas of a structure, and names of each of its curves by their number: more where there are few.
+MAX_FORMULAS, NAMES, MIN_NAMES = 8, {1: 12, 2: 6}, 4
 # An error that a finer grid lowers to this share is the grid's. Curves may be off by their squared error times this.
 GAIN, NOISE_FACTOR, MAX_NOISE, CLOSE = 0.7, 4.0, 0.05, 1e-10
 # Bits that another scale than that of a column costs.
@@ -49,6 +50,14 @@ def product_factors(weights: Tensor) -> tuple[Tensor, Tensor, float]:
     size = math.isqrt(len(weights))
     left, sizes, right = torch.linalg.svd(weights.unflatten(0, (size, size)))
     return left[:, 0] * sizes[0] ** 0.5, right[0] * sizes[0] ** 0.5, float(sizes[1] / sizes[0])
+
+
+def product_grid(samples: int, columns: int) -> int:
+    """The finest grid of a product of two curves, beside sums of curves, that the samples determine."""
+    for grid in PRODUCT_GRIDS:
+        if 2 * ((grid + ORDER) ** 2 + columns * (PRODUCT_GRIDS[0] + ORDER)) <= samples:
+            return grid
+    return PRODUCT_GRIDS[-1]
 
 
 @dataclass(frozen=True)
@@ -79,7 +88,7 @@ def fit_structure(structure: Structure, y: Tensor, grid: int) -> StructureFit:
     basis_NC = splines.design(structure.columns) if structure.columns else torch.ones(len(y), 1, dtype=torch.float64)
     product, rows_NC = None, basis_NC
     if structure.product is not None:
-        start = Splines(PRODUCT_GRID)
+        start = Splines(product_grid(len(y), len(structure.columns)))
         weights = coefficients(torch.cat([basis_NC, start.products(structure.product)], dim=1), target.unsqueeze(-1))
         first, second, _ = product_factors(weights[basis_NC.shape[1] :, 0])
         one, other = structure.product
@@ -114,16 +123,19 @@ def formulas_of(
             break
         best, follows = finer, finer.error < GAIN * best.error  # a grid's error falls with finer ones; noise does not
     noise = NOISE_FACTOR * best.error**2 * (1.0 if follows else best.numbers / len(y))
+    top = NAMES.get(len(structure.columns) + 2 * bool(structure.product), MIN_NAMES)
     named = [
-        _named(c, best.splines, curve, noise, library) for c, curve in zip(structure.columns, best.curves, strict=True)
+        _named(column, best.splines, curve, noise, library, top)
+        for column, curve in zip(structure.columns, best.curves, strict=True)
     ]
     if structure.product is not None and best.product is not None:
         for own in (0, 1):
             column, other = structure.product[own], structure.product[1 - own]
             size = (best.splines.design((other,))[:, 1:] @ best.product[1 - own]).std(correction=0)
-            named.append(_named(column, best.splines, best.product[own], noise / float(size) ** 2, library))
+            named.append(_named(column, best.splines, best.product[own], noise / float(size) ** 2, library, top))
+    count = max(MAX_FORMULAS, top)
     combinations = sorted(itertools.product(*named), key=lambda parts: sum(part.cost for part in parts))
-    for parts in combinations[:MAX_FORMULAS]:
+    for parts in combinations[:count]:
         expressions = [part.expression for part in parts]
         total = sympy.Float(best.constant) + sum(expressions[: len(structure.columns)])
         if structure.product is not None:
@@ -133,7 +145,9 @@ def formulas_of(
         yield total if structure.factor is None else total / structure.factor.expression
 
 
-def _named(column: Column, splines: Splines, curve_C: Tensor, noise: float, library: SymbolLibrary) -> list[Named]:
+def _named(
+    column: Column, splines: Splines, curve_C: Tensor, noise: float, library: SymbolLibrary, top: int
+) -> list[Named]:
     """Formulas of a column for its curve, the best first."""
     lower, upper = (float(end) for end in column.values.quantile(torch.tensor([ENDS, 1 - ENDS]).double()))
     result = list[Named]()
@@ -145,12 +159,12 @@ def _named(column: Column, splines: Splines, curve_C: Tensor, noise: float, libr
         if not variance > 0:
             return [Named(sympy.Float(float(y_S.mean())), 0.0, 1.0)]
         share, operations = min(noise / variance, MAX_NOISE), int(argument != column.expression)
-        for named in named_curve(u_S, y_S, library=library, noise=share):
+        for named in named_curve(u_S, y_S, library=library, noise=share, top=top):
             expression = named.expression.xreplace({Z: argument})
             result.append(replace(named, expression=expression, cost=named.cost + operations * COORDINATE_COST))
         if max(named.r2 for named in result) > 1 - max(share, CLOSE):
             break
-    return sorted(result, key=lambda named: named.cost)[:NAMES]
+    return sorted(result, key=lambda named: named.cost)[:top]
 
 
 def _coordinates(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -18,7 +19,7 @@ import sympy
 import torch
 from torch import Tensor
 
-from kansformer.kan.structure_formulas import PRODUCT_GRID, alternated, fit_structure, product_factors
+from kansformer.kan.structure_formulas import alternated, fit_structure, product_factors, product_grid
 from kansformer.kan.structures import (
     MIN_ERROR,
     NOISE,
@@ -30,13 +31,15 @@ from kansformer.kan.structures import (
 )
 from kansformer.symbolic import SymbolLibrary
 
-# Grid of all curves, a multiple of PRODUCT_GRID; and the number of samples looked at.
+# Grid of all curves, a multiple of those of products; and the number of samples looked at.
 GRID, MAX_ROWS = 8, 600
 # Structures of each number of operations that are kept, column sets that are extended, and how often; transformations
 # that are tried then. A column is removed if the error grows by MAX_GROWTH at most.
 PER_SIZE, BEAM, DEPTH, TARGETS, MAX_GROWTH = 2, 5, 3, 24, 1.15
 # Errors of splines that need no larger structures, and the share of the error to which a larger one must lower it.
 EXPLAINED, MIN_PROGRESS = 1e-5, 0.7
+# Errors up to which small structures are named before larger ones, where there is no noise.
+LIKELY = 0.03
 # Pairs of columns that are combined, and inputs whose powers may be factors.
 MAX_PAIRS, MAX_FACTORS = 21, 6
 FACTOR_POWERS = tuple(sympy.Rational(p) for p in ("-2", "-1", "-1/2", "1/2", "1", "2"))
@@ -46,7 +49,9 @@ PRODUCT_SETS, PRODUCT_TARGETS, MAX_PRODUCT_ERROR, MAX_RATIO, TURNS = 3, 8, 0.3, 
 MAX_TARGET = 1e6
 
 
-def find_structures(x: Tensor, y: Tensor, names: Sequence[str], library: SymbolLibrary) -> list[Structure]:
+def find_structures(
+    x: Tensor, y: Tensor, names: Sequence[str], library: SymbolLibrary, deadline: float = math.inf
+) -> list[Structure]:
     """The best structures of every size for inputs (N, I) and targets (N,), those with the lowest costs first."""
     rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:MAX_ROWS]
     x, y = x[rows], y[rows]
@@ -63,7 +68,9 @@ def find_structures(x: Tensor, y: Tensor, names: Sequence[str], library: SymbolL
             targets = search.best_targets(TARGETS) if depth else search.targets
             for columns in sets.values():
                 pool = list({column.expression: column for column in (*inputs, *columns)}.values())
-                for column in _combinations(search.pairs(pool)):
+                for column in _combinations(search.pairs(pool), library):
+                    if time.monotonic() >= deadline:
+                        return search.front()
                     if all(column.expression != other.expression for other in columns):
                         search.add(search.structures((*columns, column), targets)[:PER_SIZE])
             search.remove_idle_columns()
@@ -72,13 +79,15 @@ def find_structures(x: Tensor, y: Tensor, names: Sequence[str], library: SymbolL
         for columns in () if explained else search.column_sets(PRODUCT_SETS, None).values():
             columns = tuple({column.expression: column for column in (*inputs, *columns)}.values())
             for pair in search.pairs(columns):
+                if time.monotonic() >= deadline:
+                    return search.front()
                 search.add(search.structures_with_product(columns, pair))
                 search.add(search.structures_with_product(pair, pair))
         search.remove_idle_columns()
     return search.front()
 
 
-def _combinations(pairs: Sequence[tuple[Column, Column]]) -> Iterator[Column]:
+def _combinations(pairs: Sequence[tuple[Column, Column]], library: SymbolLibrary) -> Iterator[Column]:
     """Sums, differences, products and ratios of two columns."""
     for a, b in pairs:
         operations = a.operations + b.operations + 1
@@ -87,7 +96,9 @@ def _combinations(pairs: Sequence[tuple[Column, Column]]) -> Iterator[Column]:
             (a.expression + b.expression, a.values + b.values),
             (a.expression * b.expression, a.values * b.values),
         ]
-        if (b.values > 0).all() or (b.values < 0).all():
+        if "1/x" not in library.names:
+            pass
+        elif (b.values > 0).all() or (b.values < 0).all():
             candidates.append((a.expression / b.expression, a.values / b.values))
         elif (a.values > 0).all() or (a.values < 0).all():
             candidates.append((b.expression / a.expression, b.values / a.values))
@@ -101,14 +112,16 @@ class _Search:
 
     def __init__(self, y: Tensor, inputs: Sequence[Column], library: SymbolLibrary) -> None:
         self.y, self.deviation = y, float(y.std(correction=0)) or 1.0
-        self.splines, self.coarse = Splines(GRID), Splines(PRODUCT_GRID)
+        self.splines, self.coarse = Splines(GRID), Splines(product_grid(len(y), len(inputs)))
         self.kept = dict[tuple[object, ...], Structure]()
         self.reduced = set[tuple[object, ...]]()
         factors: list[Column | None] = [None]
         for column in inputs if 1 < len(inputs) <= MAX_FACTORS else ():
             if (column.values > 0).all() or (column.values < 0).all():
                 for power in FACTOR_POWERS:
-                    if ((column.values > 0).all() or power.q == 1) and (power < 0 or "1/x" in library.names):
+                    if power.q > 1 and not ((column.values > 0).all() and "sqrt" in library.names):
+                        continue
+                    if power < 0 or "1/x" in library.names:
                         factors.append(Column(column.expression**power, column.values ** float(power), 1))
         self.targets = []
         known = [transformation for transformation in TRANSFORMATIONS if transformation.name in (*library.names, "x")]
@@ -117,7 +130,7 @@ class _Search:
             sign = -1 if (values <= 0).all() and transformation.name != "x" else 1
             structure = Structure((), transformation, factor, sign, math.inf)
             target = structure.target(y)
-            if target.isfinite().all() and target.abs().max() < MAX_TARGET * target.std():
+            if target.isfinite().all() and target.abs().max() < MAX_TARGET * target.std(correction=0):
                 self.targets.append(structure)
 
     def add(self, structures: Sequence[Structure]) -> None:
@@ -134,7 +147,10 @@ class _Search:
             return pairs
         basis_NC = self.splines.design(columns)
         rest = self.y - basis_NC @ coefficients(basis_NC, self.y.unsqueeze(-1))[:, 0]
-        units = {column.expression: (column.values - column.values.mean()) / column.values.std() for column in columns}
+        units = {
+            column.expression: (column.values - column.values.mean()) / column.values.std(correction=0)
+            for column in columns
+        }
         products_PN = torch.stack([units[a.expression] * units[b.expression] for a, b in pairs])
         score_P = (products_PN @ rest).abs() / products_PN.norm(dim=1)
         return [pairs[index] for index in score_P.topk(MAX_PAIRS).indices.tolist()]
@@ -158,7 +174,12 @@ class _Search:
         for _, group in sorted(by_size.items()):
             result += [structure for structure in group if max(structure.error, MIN_ERROR) < least]
             least = min(least, MIN_PROGRESS * max(MIN_ERROR, min(structure.error for structure in group)))
-        return sorted(result, key=lambda s: s.cost)
+        result = sorted(result, key=lambda s: s.cost)
+        if self.least_error() > NOISE:
+            return result
+        # Larger structures have lower errors only because their splines are finer.
+        likely = [structure for structure in result if structure.error < LIKELY]
+        return sorted(likely, key=lambda s: s.size) + [s for s in result if s.error >= LIKELY]
 
     def best_targets(self, count: int) -> list[Structure]:
         """The transformations of the best structures, and those without a factor."""

@@ -17,8 +17,8 @@ from kansformer.basis import Basis
 from kansformer.symbolic.constants import TORCH_FUNCTIONS
 
 ORDER, RIDGE, TINY = 3, 1e-12, 1e-150
-# Columns of positive values have grids in log(x) where the largest is this many times the median.
-SKEWED = 12.0
+# Columns of positive values may have grids in log(x) where the largest is this many times the smallest.
+DECADE = 10.0
 # What an operation in the structure must improve the error by, in nats: little where the error may be noise, and more
 # where it is that of the splines, which any curve more improves.
 NOISE_COST, OPERATION_COST, NOISE, SURELY_NO_NOISE, MIN_ERROR = 0.05, 0.3, 3e-3, 3e-5, 1e-9
@@ -152,9 +152,17 @@ class Structure:
 
 
 def coordinate(values: Tensor) -> Callable[[Tensor], Tensor]:
-    """What the grid of a column is even in: log(x) for positive columns over decades, else x."""
-    skewed = bool((values > 0).all()) and float(values.max()) > SKEWED * float(values.median())
-    return torch.log if skewed else lambda z: z
+    """What the grid of a column is even in: x, or log(x) for columns over decades that are less skewed so."""
+    lower, upper = values.aminmax()
+    if lower > 0 and upper > DECADE * lower and _skewness(values.log()) < _skewness(values):
+        return torch.log
+    return lambda z: z
+
+
+def _skewness(values: Tensor) -> float:
+    """The size of the third standardised moment."""
+    centred = values - values.mean()
+    return abs(float(centred.pow(3).mean() / centred.square().mean().pow(1.5)))
 
 
 class Splines:

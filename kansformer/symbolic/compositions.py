@@ -173,7 +173,10 @@ def _sums(x_S: Tensor, y_S: Tensor, library: SymbolLibrary) -> list[Fitted]:
         rest_A = (product_A - product_A[first] * along_A).square() / (1 - along_A.square()).clamp(min=MIN_ANGLE)
         left_A = (1 - product_A[first].square() - rest_A).clamp(min=MIN_REST)
         cost_A = left_A.log10() + COMPLEXITY_COST * (complexity_A[first] + complexity_A)
-        ranked += [(float(cost_A[second]), first, second) for second in cost_A.topk(min(2, len(cost_A)), largest=False).indices.tolist()]
+        ranked += [
+            (float(cost_A[second]), first, second)
+            for second in cost_A.topk(min(2, len(cost_A)), largest=False).indices.tolist()
+        ]
     centre, half = float(x_S[0] + x_S[-1]) / 2, float(x_S[-1] - x_S[0]) / 2
     result = list[Fitted]()
     for _, *atoms in sorted(ranked)[:PAIRS]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import sympy
 import torch
@@ -50,7 +51,7 @@ class Formula:
     """A formula of variables and constants.
 
     Args:
-        tree: with the symbols k0, k1, … for its constants.
+        tree: with a symbol for each constant.
         values: of the constants, (C,).
         variables: names of its variables.
     """
@@ -80,8 +81,9 @@ class Formula:
 
     def compiled(self) -> Callable[[Tensor, Tensor], Tensor]:
         """A function of columns (V, N) and constants (C, N) that gives (N,)."""
-        columns = [sympy.Symbol(name) for name in self.variables]
-        function = sympy.lambdify([columns, self.constants], self.tree, modules=[TORCH_FUNCTIONS])
+        columns = [sympy.Dummy() for _ in self.variables]  # names of variables may be those of functions
+        tree = self.tree.xreplace(dict(zip(map(sympy.Symbol, self.variables), columns, strict=True)))
+        function = sympy.lambdify([columns, self.constants], tree, modules=[TORCH_FUNCTIONS])
 
         def evaluate(x_VN: Tensor, values_CN: Tensor) -> Tensor:
             result = function(list(x_VN), list(values_CN))
@@ -228,8 +230,9 @@ def _snapped(formula: Formula, index: int, value: sympy.Expr) -> Formula | None:
     return Formula(tree.xreplace(renamed).xreplace(back), formula.values[used], formula.variables)
 
 
+@cache
 def _constant(index: int) -> sympy.Symbol:
-    return sympy.Symbol(f"k_{index}_")
+    return sympy.Dummy(f"k{index}")
 
 
 def _with_constants(expression: sympy.Expr, values: list[float]) -> sympy.Expr:
