@@ -2,6 +2,7 @@
 
 import math
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -450,3 +451,22 @@ def test_samples_of_other_kinds(data):
     with pytest.raises(ConfigError, match="bias must be True or False, got 'no'"):
         KAN([2, 1], bias="no")
     assert all(torch.equal(tensor, before[name]) for name, tensor in expected.state_dict().items())
+
+
+def test_more_numbers_than_samples_determine_are_mentioned(data):
+    x, y = data.train_input[:60], data.train_target[:60]
+    with pytest.warns(
+        UserWarning, match=r"curves have 120 numbers, which 60 samples hardly determine.*grid_size"
+    ) as seen:
+        KAN([2, 5, 1]).fit((x, y), steps=1, **QUIET)
+    assert [warning.filename for warning in seen] == [__file__]
+    with pytest.warns(UserWarning, match="have 32 numbers, which 60 samples"):
+        KAN([2, 2]).fit((x, y.repeat(1, 2)), steps=1, **QUIET)
+    model = KAN([2, 2])
+    for edge in list(model.edges()):
+        model.fix_symbol(edge, "sin", x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        KAN([2, 1]).fit((x, y), steps=1, **QUIET)  # enough samples
+        KAN([2, 5, 1]).fit((x, y), steps=1, smoothness=1e-3, **QUIET)
+        model.fit((x, y.repeat(1, 2)), steps=1, **QUIET)

@@ -121,6 +121,18 @@ def test_rounding_does_not_change_the_function():
     assert str(rounded(1 + sympy.Float(1e-11) * x, 4, points)) == "1.0e-11*x + 1"
 
 
+def test_sums_in_exponents_and_exact_numbers_are_shown_as_such():
+    x, y = sympy.symbols("x y")
+    points = {name: torch.linspace(0.1, 2, 40, dtype=torch.float64).roll(k) for k, name in enumerate("xy")}
+    for expression, expected in [
+        (sympy.exp(x**2) * sympy.exp(sympy.sin(sympy.pi * y)), "exp(x**2 + sin(pi*y))"),
+        (sympy.Float(0.5) * x + sympy.Rational(1, 3) * y, "0.5*x + y/3"),
+        (sympy.Float(2.0) * x ** sympy.Float(2.0), "2*x**2"),
+        (sympy.Float(1.23456) * x * (1 + sympy.Float(1e-13) * y), "1.23*x"),
+    ]:
+        assert str(rounded(expression, 3, points)) == expected
+
+
 def test_given_curves_are_named_as_before():
     x = torch.linspace(-1, 1, 32, dtype=torch.float64)[None]
     fits = fit_symbolic(x, torch.sin(3 * x), library=LIBRARY.subset(["sin", "x"]))
