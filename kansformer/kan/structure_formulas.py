@@ -45,11 +45,11 @@ def alternated(
     return factors, values
 
 
-def product_factors(weights: Tensor) -> tuple[Tensor, Tensor, float]:
-    """The two curves whose product is closest to products of splines, and the size of the rest."""
+def product_factors(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The two curves whose product is closest to products of splines."""
     size = math.isqrt(len(weights))
     left, sizes, right = torch.linalg.svd(weights.unflatten(0, (size, size)))
-    return left[:, 0] * sizes[0] ** 0.5, right[0] * sizes[0] ** 0.5, float(sizes[1] / sizes[0])
+    return left[:, 0] * sizes[0] ** 0.5, right[0] * sizes[0] ** 0.5
 
 
 def product_grid(samples: int, columns: int) -> int:
@@ -90,7 +90,7 @@ def fit_structure(structure: Structure, y: Tensor, grid: int) -> StructureFit:
     if structure.product is not None:
         start = Splines(product_grid(len(y), len(structure.columns)))
         weights = coefficients(torch.cat([basis_NC, start.products(structure.product)], dim=1), target.unsqueeze(-1))
-        first, second, _ = product_factors(weights[basis_NC.shape[1] :, 0])
+        first, second = product_factors(weights[basis_NC.shape[1] :, 0])
         one, other = structure.product
         values = [start.design((one,))[:, 1:] @ first, start.design((other,))[:, 1:] @ second]
         splines_NC = [splines.design((column,))[:, 1:] for column in structure.product]

@@ -43,9 +43,9 @@ LIKELY = 0.03
 # Pairs of columns that are combined, and inputs whose powers may be factors.
 MAX_PAIRS, MAX_FACTORS = 21, 6
 FACTOR_POWERS = tuple(sympy.Rational(p) for p in ("-2", "-1", "-1/2", "1/2", "1", "2"))
-# Column sets and transformations that are tried with products of two curves, up to an error of all products of splines,
-# and up to a share of the second largest of these; turns in which the two curves are fitted.
-PRODUCT_SETS, PRODUCT_TARGETS, MAX_PRODUCT_ERROR, MAX_RATIO, TURNS = 3, 8, 0.3, 0.5, 4
+# Column sets and transformations that are tried with products of two curves, up to an error of all products of splines;
+# turns in which the two curves are fitted.
+PRODUCT_SETS, PRODUCT_TARGETS, MAX_PRODUCT_ERROR, TURNS = 2, 8, 0.3, 6
 MAX_TARGET = 1e6
 
 
@@ -76,7 +76,8 @@ def find_structures(
             search.remove_idle_columns()
             sets = search.column_sets(BEAM, depth + 1)
         explained = search.least_error() < EXPLAINED
-        for columns in () if explained else search.column_sets(PRODUCT_SETS, None).values():
+        sets = [tuple(inputs), *search.column_sets(PRODUCT_SETS, None).values()]
+        for columns in () if explained else sets:
             columns = tuple({column.expression: column for column in (*inputs, *columns)}.values())
             for pair in search.pairs(columns):
                 if time.monotonic() >= deadline:
@@ -226,9 +227,9 @@ class _Search:
         first_N, second_N = (self.coarse.design((column,))[:, 1:] for column in pair)
         result = []
         for number in sorted(range(len(targets)), key=full.__getitem__)[:PRODUCT_TARGETS]:
-            target, (first, second, ratio) = targets[number], product_factors(weights_CR[basis_NC.shape[1] :, number])
-            if not full[number] < MAX_PRODUCT_ERROR or ratio > MAX_RATIO:
+            if not full[number] < MAX_PRODUCT_ERROR:
                 continue
+            target, (first, second) = targets[number], product_factors(weights_CR[basis_NC.shape[1] :, number])
             values = [first_N @ first, second_N @ second]
             _, values = alternated(basis_NC, (first_N, second_N), values, target.target(self.y), TURNS)
             rows_NC = torch.cat([basis_NC, (values[0] * values[1]).unsqueeze(-1)], dim=1)

@@ -23,7 +23,7 @@ ROUNDING = 1e-12
 # A constant may be snapped to a value this many standard errors away.
 MAX_DEVIATIONS = 3.0
 # Exact values: multiples of a unit, the largest factor, and the largest reach of the standard errors, relative to the
-# value, at which being near one of them is no accident.
+# value, at which being near one of them means something.
 EXACT_UNITS = (
     (sympy.Integer(1), 12, 0.2), (sympy.Rational(1, 2), 7, 0.05), (sympy.pi, 4, 0.02), (sympy.pi / 2, 1, 0.02),
     (sympy.Rational(1, 3), 5, 0.02), (sympy.Rational(1, 4), 5, 0.02),

@@ -111,7 +111,6 @@ def test_constants_that_others_can_replace_have_infinite_errors():
         (lambda x: 1 / x[:, 0] ** 2, number(1.1) * X ** number(-1.9), X**-2),
         (lambda x: -torch.exp(-x[:, 0] / 4), number(-1.1) * sympy.exp(number(-0.3) * X), -sympy.exp(-X / 4)),
     ],
-    ids=str,
 )
 @pytest.mark.parametrize("noise", [0.0, 1e-3])
 def test_constants_are_snapped_within_their_errors(truth, start, expected, noise):
@@ -156,7 +155,6 @@ def test_one_factor_in_large_noise_becomes_an_integer():
         sympy.asin(number(3.0) * X),
         K[0] * X,
     ],
-    ids=str,
 )
 def test_a_start_that_is_not_finite_has_an_infinite_error(start):
     x = samples()
