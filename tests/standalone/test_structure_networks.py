@@ -73,7 +73,7 @@ def test_the_curves_are_on_edges(name):
 
 
 def test_a_product_of_curves():
-    x, y = samples(sympy.sin(2 * A) * sympy.exp(B) + A**2, lower=-2.0)
+    x, y = samples(sympy.sin(2 * A) * sympy.exp(B) + A**2, lower=-2.0, rows=600)
     structure = structure_of(x, y, {A, B}, has_product=True)
     model = network_of(structure, y, NAMES, like())
     expected = fit_structure(structure, y, 10).fitted

@@ -10,7 +10,7 @@ from kansformer.symbolic.constants import Fitted, Formula, fit_constants, simpli
 
 X, Y = sympy.symbols("x y")
 NAMES = ["x", "y"]
-K = [sympy.Symbol(f"k_{index}_") for index in range(3)]  # constants, as Formula calls them
+K = Formula.of(sympy.Float(1.5) * X + sympy.Float(2.5) * Y + sympy.Float(0.5), NAMES).constants
 
 
 def samples(rows=200):
