@@ -22,6 +22,8 @@ from kansformer.symbolic.constants import Formula, fit_constants
 # Grids of the curves that are named, and of a product's first fit.
 FINE_GRIDS, PRODUCT_GRIDS = (5, 10, 20), (8, 4, 2)
 ALTERNATIONS, INNER_STEPS = 12, 10
+# Of the fit of all products of splines, few samples of which lie in the corners.
+PRODUCT_RIDGE = 1e-6
 # Points of the tables that are named, and the shares of the samples beyond their ends.
 POINTS, ENDS = 64, 0.004
 # Formulas of a structure, and names of each of its curves by their number: more where there are few.
@@ -45,11 +47,11 @@ def alternated(
     return factors, values
 
 
-def product_factors(weights: Tensor) -> tuple[Tensor, Tensor]:
-    """The two curves whose product is closest to products of splines."""
+def product_factors(weights: Tensor) -> tuple[Tensor, Tensor, float]:
+    """The two curves whose product is closest to products of splines, and the size of the next relative to it."""
     size = math.isqrt(len(weights))
     left, sizes, right = torch.linalg.svd(weights.unflatten(0, (size, size)))
-    return left[:, 0] * sizes[0] ** 0.5, right[0] * sizes[0] ** 0.5
+    return left[:, 0] * sizes[0] ** 0.5, right[0] * sizes[0] ** 0.5, float(sizes[1] / sizes[0])
 
 
 def product_grid(samples: int, columns: int) -> int:
@@ -89,8 +91,10 @@ def fit_structure(structure: Structure, y: Tensor, grid: int) -> StructureFit:
     product, rows_NC = None, basis_NC
     if structure.product is not None:
         start = Splines(product_grid(len(y), len(structure.columns)))
-        weights = coefficients(torch.cat([basis_NC, start.products(structure.product)], dim=1), target.unsqueeze(-1))
-        first, second = product_factors(weights[basis_NC.shape[1] :, 0])
+        weights = coefficients(
+            torch.cat([basis_NC, start.products(structure.product)], dim=1), target.unsqueeze(-1), PRODUCT_RIDGE
+        )
+        first, second, _ = product_factors(weights[basis_NC.shape[1] :, 0])
         one, other = structure.product
         values = [start.design((one,))[:, 1:] @ first, start.design((other,))[:, 1:] @ second]
         splines_NC = [splines.design((column,))[:, 1:] for column in structure.product]

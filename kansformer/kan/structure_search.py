@@ -19,7 +19,7 @@ import sympy
 import torch
 from torch import Tensor
 
-from kansformer.kan.structure_formulas import alternated, fit_structure, product_factors, product_grid
+from kansformer.kan.structure_formulas import PRODUCT_RIDGE, alternated, fit_structure, product_factors, product_grid
 from kansformer.kan.structures import (
     MIN_ERROR,
     NOISE,
@@ -45,7 +45,7 @@ MAX_PAIRS, MAX_FACTORS = 21, 6
 FACTOR_POWERS = tuple(sympy.Rational(p) for p in ("-2", "-1", "-1/2", "1/2", "1", "2"))
 # Column sets and transformations that are tried with products of two curves, up to an error of all products of splines;
 # turns in which the two curves are fitted.
-PRODUCT_SETS, PRODUCT_TARGETS, MAX_PRODUCT_ERROR, TURNS = 2, 8, 0.3, 6
+PRODUCT_SETS, PRODUCT_TARGETS, MAX_PRODUCT_ERROR, TURNS = 3, 4, 0.3, 6
 MAX_TARGET = 1e6
 
 
@@ -76,8 +76,7 @@ def find_structures(
             search.remove_idle_columns()
             sets = search.column_sets(BEAM, depth + 1)
         explained = search.least_error() < EXPLAINED
-        sets = [tuple(inputs), *search.column_sets(PRODUCT_SETS, None).values()]
-        for columns in () if explained else sets:
+        for columns in () if explained else (tuple(inputs), *search.column_sets(PRODUCT_SETS, None).values()):
             columns = tuple({column.expression: column for column in (*inputs, *columns)}.values())
             for pair in search.pairs(columns):
                 if time.monotonic() >= deadline:
@@ -221,15 +220,17 @@ class _Search:
         if 2 * together_NC.shape[1] > len(self.y):
             return []
         transformed_NR = torch.stack([target.target(self.y) for target in targets], dim=1)
-        weights_CR = coefficients(together_NC, transformed_NR)
+        weights_CR = coefficients(together_NC, transformed_NR, PRODUCT_RIDGE)
         fitted_NR = together_NC @ weights_CR
         full = [self._error(t, fitted, together_NC.shape[1]) for t, fitted in zip(targets, fitted_NR.T, strict=True)]
         first_N, second_N = (self.coarse.design((column,))[:, 1:] for column in pair)
         result = []
-        for number in sorted(range(len(targets)), key=full.__getitem__)[:PRODUCT_TARGETS]:
-            if not full[number] < MAX_PRODUCT_ERROR:
-                continue
-            target, (first, second) = targets[number], product_factors(weights_CR[basis_NC.shape[1] :, number])
+        factors = [product_factors(weights_C) for weights_C in weights_CR[basis_NC.shape[1] :].T]
+        likely = [number for number in range(len(targets)) if full[number] < MAX_PRODUCT_ERROR]
+        by_rest = sorted(likely, key=lambda number: factors[number][2])[:PRODUCT_TARGETS]
+        by_error = sorted(likely, key=full.__getitem__)[:PRODUCT_TARGETS]
+        for number in dict.fromkeys((*by_rest, *by_error)):
+            target, (first, second, _) = targets[number], factors[number]
             values = [first_N @ first, second_N @ second]
             _, values = alternated(basis_NC, (first_N, second_N), values, target.target(self.y), TURNS)
             rows_NC = torch.cat([basis_NC, (values[0] * values[1]).unsqueeze(-1)], dim=1)

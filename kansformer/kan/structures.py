@@ -192,10 +192,10 @@ class Splines:
         return self.basis.values(scale(at).unsqueeze(-1), domain)[:, 0, 1:]
 
 
-def coefficients(basis_NC: Tensor, target_NR: Tensor) -> Tensor:
-    """Least-squares fits of all targets, with a small ridge relative to the columns, (C, R)."""
+def coefficients(basis_NC: Tensor, target_NR: Tensor, ridge: float = RIDGE) -> Tensor:
+    """Least-squares fits of all targets, with a ridge relative to the columns, (C, R)."""
     size_C = basis_NC.norm(dim=0).clamp(min=TINY)
-    rows = torch.cat([basis_NC / size_C, RIDGE**0.5 * torch.eye(basis_NC.shape[1]).to(basis_NC)])
+    rows = torch.cat([basis_NC / size_C, ridge**0.5 * torch.eye(basis_NC.shape[1]).to(basis_NC)])
     q, r = torch.linalg.qr(rows)
     weights_CR = torch.linalg.solve_triangular(r, q[: len(basis_NC)].mT @ target_NR, upper=True)
     return weights_CR / size_C.unsqueeze(-1)
