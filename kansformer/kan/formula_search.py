@@ -180,7 +180,7 @@ class FormulaSearch:
         is_noisy = settings.max_error < self.min_error < math.inf
         explained = is_noisy and self.min_error / 2 <= self.best_error <= settings.explained * self.min_error
         enough = self.best_error <= settings.exact or explained or (is_noisy and self._since >= settings.patience)
-        self.is_out_of_time = not enough and time.monotonic() >= self.deadline
+        self.is_out_of_time = time.monotonic() >= self.deadline and not self.best_error <= settings.exact
         return enough or self.is_out_of_time
 
     def _constant(self) -> None:

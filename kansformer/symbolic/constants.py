@@ -205,7 +205,7 @@ def simplified(fitted: Fitted, x: Tensor, y: Tensor, *, cost: Callable[[Fitted],
 def _exact_values(constant: float, deviation: float, is_exact: bool) -> Iterator[tuple[float, sympy.Expr]]:
     """Exact values near a constant, with their costs: standard errors away, plus what they are worse than others."""
     if not math.isfinite(deviation):
-        yield 0.5, sympy.Integer(0)
+        yield 0.25 + 0.25 * abs(constant) / (1 + abs(constant)), sympy.Integer(0)  # the smallest ones first
         yield 1.0, sympy.Integer(1 if constant > 0 else -1)
         return
     reach = MAX_DEVIATIONS * deviation + (1e-7 * abs(constant) if is_exact else 0.0)
