@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import sympy as sp
 import torch
 import yaml
@@ -20,7 +21,9 @@ from strangers.corpus import make_plain
 from transformers import AutoModelForCausalLM
 
 from kansformer import load_curves
-from kansformer.cli.fit import _dataset, _read
+from kansformer.cli.table_columns import Choices
+from kansformer.cli.table_files import read_cells
+from kansformer.cli.table_numbers import to_numbers
 from kansformer.config import QUANT_METHOD
 from kansformer.conversion import ConversionRecord
 from kansformer.conversion.transformers_patches import TRIPWIRE
@@ -143,9 +146,10 @@ def read_record(folder: Path, rng: random.Random) -> None:
 
 def read_tables(folder: Path, rng: random.Random) -> None:
     """A table for `kansformer fit`, and rows of texts with labels."""
-    frame, names = _read(folder / "table.csv", "z", None)
-    data = _dataset(frame, names, "z", 0.2)
-    _see(bool(data.train_input.isfinite().all()), "a table has numbers that are not finite")
+    choices = Choices(drop_missing=rng.random() < 0.3, impute=False)
+    numbers = to_numbers(read_cells(folder / "table.csv"), "z", choices)
+    for column in (numbers.target, *(numbers.inputs[name] for name in numbers.inputs)):
+        _see(bool(np.isfinite(column.to_numpy(dtype=float)).all()), "a table has numbers that are not finite")
     for _, row in table_rows((str(folder),)):
         _see(isinstance(row, dict), "a row is no table")
 
