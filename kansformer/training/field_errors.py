@@ -45,7 +45,7 @@ def section(cls: type[Section]) -> type[Section]:
     construct = made.__init__
 
     @wraps(construct)
-    def checked(self: Section, **values: object) -> None:
+    def checked(self: Section, /, **values: object) -> None:  # a recipe may have a field "self"
         with config_errors(cls):
             construct(self, **values)
 

@@ -60,6 +60,7 @@ def test_fields_are_changed_on_the_command_line():
     ("changes", "sentence"),
     [
         ({"kann": {}}, "Unknown field 'kann'. Choose from: task, model"),
+        ({"self": 1}, "Unknown field 'self'"),
         ({"data": {"corpus": "standard-library", "blok": 3}}, "Unknown field 'data.blok'"),
         ({"curves": {"warmup": 3}, "kan": {}}, "Unknown field 'curves.warmup'"),
         ({"kan": {"gridsize": 3}}, "kan: Unknown setting 'gridsize'"),
