@@ -136,7 +136,8 @@ def find_formula(
 
     from kansformer.kan.formula_search import FormulaSearch, Shape
     from kansformer.kan.from_formula import kan_from_formula
-    from kansformer.kan.rounding import rounded, size
+    from kansformer.kan.rounding import rounded
+    from kansformer.symbolic.constants import size
 
     check_integer("networks", networks, 1)
     if digits is not None:

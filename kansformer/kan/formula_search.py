@@ -39,8 +39,6 @@ OPERATION_COST = 2.0
 MARGIN, NOT_FINITE = 0.01, 40.0
 # Formulas are simplified if they are at most this many nats longer than the best one.
 WORTH_A_LOOK = 50.0
-# A library with this function has all powers.
-FREE_POWER = "x^1.5"
 
 
 @dataclass(frozen=True)

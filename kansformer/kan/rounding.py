@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kansformer.errors import ConfigError
+from kansformer.symbolic.constants import size
 
 # Terms and factors that change their sum or product by less than this share at every point come from rounding.
 TRACE = 1e-10
@@ -76,11 +77,6 @@ def _with_small_phases(expression: sympy.Expr) -> sympy.Expr:
         return (-1) ** turns * wave.func(rest + phase - turns * math.pi) if turns else wave
 
     return expression.replace(lambda part: isinstance(part, (sympy.sin, sympy.cos)), shifted)
-
-
-def size(expression: sympy.Expr) -> int:
-    """The number of operations, variables and numbers."""
-    return sum(1 for _ in sympy.preorder_traversal(expression))
 
 
 def _without_traces(expression: sympy.Expr, points: Mapping[str, Tensor]) -> sympy.Expr:

@@ -46,6 +46,11 @@ TORCH_FUNCTIONS = {
 }  # fmt: skip
 
 
+def size(expression: sympy.Expr) -> int:
+    """The number of operations, variables and numbers."""
+    return sum(1 for _ in sympy.preorder_traversal(expression))
+
+
 @dataclass(frozen=True)
 class Formula:
     """A formula of variables and constants.
@@ -77,7 +82,7 @@ class Formula:
 
     def size(self) -> int:
         """The number of operations, variables and numbers."""
-        return sum(1 for _ in sympy.preorder_traversal(self.tree))
+        return size(self.tree)
 
     def compiled(self) -> Callable[[Tensor, Tensor], Tensor]:
         """A function of columns (V, N) and constants (C, N) that gives (N,)."""
