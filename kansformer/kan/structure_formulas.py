@@ -17,15 +17,17 @@ from torch import Tensor
 from kansformer.kan.structures import ORDER, Column, Splines, Structure, coefficients, coordinate
 from kansformer.symbolic import SymbolLibrary
 from kansformer.symbolic.compositions import Named, Z, named_curve
-from kansformer.symbolic.constants import Formula, fit_constants
+from kansformer.symbolic.constants import TORCH_FUNCTIONS, Formula, fit_constants
 
 # Grids of the curves that are named, and of a product's first fit.
-FINE_GRIDS, PRODUCT_GRIDS = (5, 10, 20), (8, 4, 2)
-ALTERNATIONS, INNER_STEPS = 12, 10
+FINE_GRIDS, PRODUCT_GRIDS = (5, 10, 20, 40, 80), (8, 4, 2)
+ALTERNATIONS, JOINT_STEPS, INNER_STEPS = 6, 12, 10
 # Of the fit of all products of splines, few samples of which lie in the corners.
 PRODUCT_RIDGE = 1e-6
 # Points of the tables that are named, and the shares of the samples beyond their ends.
 POINTS, ENDS = 64, 0.004
+# Joint fits of a product end when a step does not lower the squared error to this share.
+SETTLED = 0.99
 # Formulas of a structure, and names of each of its curves by their number: more where there are few.
 MAX_FORMULAS, NAMES, MIN_NAMES = 8, {1: 12, 2: 6}, 4
 # An error that a finer grid lowers to this share is the grid's. Curves may be off by their squared error times this.
@@ -45,6 +47,29 @@ def alternated(
         factors[own] = coefficients(rows_NC, target.unsqueeze(-1))[basis_NC.shape[1] :, 0]
         values[own] = splines[own] @ factors[own]
     return factors, values
+
+
+def _jointly_fitted(
+    basis_NC: Tensor, splines: Sequence[Tensor], factors: list[Tensor], target: Tensor
+) -> tuple[tuple[Tensor, Tensor], list[Tensor]]:
+    """The same by Gauss-Newton, which ends where fits in turn only creep."""
+    least, best = math.inf, factors
+    for _ in range(JOINT_STEPS):
+        first, second = (spline @ factor for spline, factor in zip(splines, factors, strict=True))
+        rows_NC = torch.cat([basis_NC, (first * second).unsqueeze(-1)], dim=1)
+        weights = coefficients(rows_NC, target.unsqueeze(-1))[:, 0]
+        residual = target - rows_NC @ weights
+        loss = float(residual.square().mean())
+        factors = [factors[0] * weights[-1], factors[1]]
+        if not loss < SETTLED * least:
+            break
+        least, best = loss, factors
+        slopes_NC = torch.cat(
+            [basis_NC, splines[0] * second.unsqueeze(-1), splines[1] * (first * weights[-1]).unsqueeze(-1)], dim=1
+        )
+        step = coefficients(slopes_NC, residual.unsqueeze(-1))[basis_NC.shape[1] :, 0].split(splines[0].shape[1])
+        factors = [factors[0] + step[0], factors[1] + step[1]]
+    return (best[0], best[1]), [splines[0] @ best[0], splines[1] @ best[1]]
 
 
 def product_factors(weights: Tensor) -> tuple[Tensor, Tensor, float]:
@@ -99,7 +124,7 @@ def fit_structure(structure: Structure, y: Tensor, grid: int) -> StructureFit:
         values = [start.design((one,))[:, 1:] @ first, start.design((other,))[:, 1:] @ second]
         splines_NC = [splines.design((column,))[:, 1:] for column in structure.product]
         factors, values = alternated(basis_NC, splines_NC, values, target, ALTERNATIONS)
-        product = (factors[0], factors[1])
+        product, values = _jointly_fitted(basis_NC, splines_NC, factors, target)
         rows_NC = torch.cat([basis_NC, (values[0] * values[1]).unsqueeze(-1)], dim=1)
     weights_C = coefficients(rows_NC, target.unsqueeze(-1))[:, 0]
     if product is not None:
@@ -137,16 +162,47 @@ def formulas_of(
             column, other = structure.product[own], structure.product[1 - own]
             size = (best.splines.design((other,))[:, 1:] @ best.product[1 - own]).std(correction=0)
             named.append(_named(column, best.splines, best.product[own], noise / float(size) ** 2, library, top))
-    count = max(MAX_FORMULAS, top)
+    for total in itertools.chain(_factored(structure, named, x, y, names), _combined(structure, best.constant, named)):
+        fitted = fit_constants(Formula.of(total, names), x, structure.target(y), steps=INNER_STEPS)
+        whole = structure.sign * structure.transformation.sympy(fitted.formula.expression())
+        yield whole if structure.factor is None else whole / structure.factor.expression
+
+
+def _combined(structure: Structure, constant: float, named: Sequence[Sequence[Named]]) -> Iterator[sympy.Expr]:
+    """Sums of the curves' names, those with the shortest descriptions."""
+    count = max(MAX_FORMULAS, *map(len, named))
     combinations = sorted(itertools.product(*named), key=lambda parts: sum(part.cost for part in parts))
     for parts in combinations[:count]:
         expressions = [part.expression for part in parts]
-        total = sympy.Float(best.constant) + sum(expressions[: len(structure.columns)])
+        total = sympy.Float(constant) + sum(expressions[: len(structure.columns)])
         if structure.product is not None:
             total += expressions[-2] * expressions[-1]
-        fitted = fit_constants(Formula.of(total, names), x, structure.target(y), steps=INNER_STEPS)
-        total = structure.sign * structure.transformation.sympy(fitted.formula.expression())
-        yield total if structure.factor is None else total / structure.factor.expression
+        yield total
+
+
+def _factored(
+    structure: Structure, named: Sequence[Sequence[Named]], x: Tensor, y: Tensor, names: Sequence[str]
+) -> Iterator[sympy.Expr]:
+    """a + b·(ψ + c)·(χ + d) with names of the product's two curves, where the sum is of these two only."""
+    if structure.product is None or {c.expression for c in structure.columns} != _expressions(structure.product):
+        return
+    target = structure.target(y).unsqueeze(-1)
+    symbols = list(map(sympy.Symbol, names))
+    pairs = sorted(itertools.product(*named[-2:]), key=lambda parts: sum(part.cost for part in parts))
+    for parts in pairs[:MAX_FORMULAS]:
+        psi, chi = (part.expression for part in parts)
+        values = [sympy.lambdify(symbols, e, modules=[TORCH_FUNCTIONS])(*x.unbind(dim=-1)) for e in (psi, chi)]
+        first, second = (torch.as_tensor(v).expand(len(x)) for v in values)
+        columns = torch.stack([torch.ones_like(first), first, second, first * second], dim=1)
+        if columns.isfinite().all():
+            one, of_psi, of_chi, of_both = coefficients(columns, target)[:, 0].tolist()
+            if of_both:
+                b, c = sympy.Float(of_chi / of_both), sympy.Float(of_psi / of_both)
+                yield sympy.Float(one - of_psi * of_chi / of_both) + sympy.Float(of_both) * (psi + b) * (chi + c)
+
+
+def _expressions(columns: Sequence[Column]) -> set[sympy.Expr]:
+    return {column.expression for column in columns}
 
 
 def _named(
