@@ -17,7 +17,7 @@ from torch import Tensor
 from kansformer.kan.structures import ORDER, Column, Splines, Structure, coefficients, coordinate
 from kansformer.symbolic import SymbolLibrary
 from kansformer.symbolic.compositions import Named, Z, named_curve
-from kansformer.symbolic.constants import TORCH_FUNCTIONS, Formula, fit_constants
+from kansformer.symbolic.constants import TORCH_FUNCTIONS, Fitted, Formula, fit_constants
 
 # Grids of the curves that are named, and of a product's first fit.
 FINE_GRIDS, PRODUCT_GRIDS = (5, 10, 20, 40, 80), (8, 4, 2)
@@ -28,6 +28,8 @@ PRODUCT_RIDGE = 1e-6
 POINTS, ENDS = 64, 0.004
 # Joint fits of a product end when a step does not lower the squared error to this share.
 SETTLED = 0.99
+# The share of the error to which another name of a curve must lower it.
+MIN_PROGRESS = 0.7
 # Formulas of a structure, and names of each of its curves by their number: more where there are few.
 MAX_FORMULAS, NAMES, MIN_NAMES = 8, {1: 12, 2: 6}, 4
 # An error that a finer grid lowers to this share is the grid's. Curves may be off by their squared error times this.
@@ -162,22 +164,41 @@ def formulas_of(
             column, other = structure.product[own], structure.product[1 - own]
             size = (best.splines.design((other,))[:, 1:] @ best.product[1 - own]).std(correction=0)
             named.append(_named(column, best.splines, best.product[own], noise / float(size) ** 2, library, top))
-    for total in itertools.chain(_factored(structure, named, x, y, names), _combined(structure, best.constant, named)):
-        fitted = fit_constants(Formula.of(total, names), x, structure.target(y), steps=INNER_STEPS)
-        whole = structure.sign * structure.transformation.sympy(fitted.formula.expression())
+
+    def fitted(total: sympy.Expr) -> Fitted:
+        return fit_constants(Formula.of(total, names), x, structure.target(y), steps=INNER_STEPS)
+
+    for fit in itertools.chain(
+        map(fitted, _factored(structure, named, x, y, names)), _chosen_in_turn(structure, best.constant, named, fitted)
+    ):
+        whole = structure.sign * structure.transformation.sympy(fit.formula.expression())
         yield whole if structure.factor is None else whole / structure.factor.expression
 
 
-def _combined(structure: Structure, constant: float, named: Sequence[Sequence[Named]]) -> Iterator[sympy.Expr]:
-    """Sums of the curves' names, those with the shortest descriptions."""
-    count = max(MAX_FORMULAS, *map(len, named))
-    combinations = sorted(itertools.product(*named), key=lambda parts: sum(part.cost for part in parts))
-    for parts in combinations[:count]:
+def _chosen_in_turn(
+    structure: Structure, constant: float, named: Sequence[Sequence[Named]], fitted: Callable[[sympy.Expr], Fitted]
+) -> Iterator[Fitted]:
+    """Fits with the curves' best names, then with others for one curve after the other, each kept if it helps."""
+    if not all(named):
+        return
+    parts = [options[0] for options in named]
+
+    def fit_of(parts: Sequence[Named]) -> Fitted:
         expressions = [part.expression for part in parts]
         total = sympy.Float(constant) + sum(expressions[: len(structure.columns)])
         if structure.product is not None:
             total += expressions[-2] * expressions[-1]
-        yield total
+        return fitted(total)
+
+    best = fit_of(parts)
+    yield best
+    for place, options in enumerate(named):
+        for other in options[1:]:
+            trial = [*parts[:place], other, *parts[place + 1 :]]
+            fit = fit_of(trial)
+            yield fit
+            if fit.error < MIN_PROGRESS * best.error:
+                parts, best = trial, fit
 
 
 def _factored(
@@ -211,19 +232,23 @@ def _named(
     """Formulas of a column for its curve, the best first."""
     lower, upper = (float(end) for end in column.values.quantile(torch.tensor([ENDS, 1 - ENDS]).double()))
     result = list[Named]()
-    for coordinate_of, back, argument in _coordinates(column, lower):
-        first, last = sorted(float(coordinate_of(torch.tensor(end).double())) for end in (lower, upper))
-        u_S = torch.linspace(first, last, POINTS, dtype=torch.float64)
-        y_S = splines.of(column, back(u_S)) @ curve_C
-        variance = float(y_S.var(correction=0))
-        if not variance > 0:
-            return [Named(sympy.Float(float(y_S.mean())), 0.0, 1.0)]
-        share, operations = min(noise / variance, MAX_NOISE), int(argument != column.expression)
-        for named in named_curve(u_S, y_S, library=library, noise=share, top=top):
-            expression = named.expression.xreplace({Z: argument})
-            result.append(replace(named, expression=expression, cost=named.cost + operations * COORDINATE_COST))
-        if max(named.r2 for named in result) > 1 - max(share, CLOSE):
+    for compose in (False, True):  # one function on any scale comes before compositions
+        for coordinate_of, back, argument in _coordinates(column, lower):
+            first, last = sorted(float(coordinate_of(torch.tensor(end).double())) for end in (lower, upper))
+            u_S = torch.linspace(first, last, POINTS, dtype=torch.float64)
+            y_S = splines.of(column, back(u_S)) @ curve_C
+            variance = float(y_S.var(correction=0))
+            if not variance > 0:
+                return [Named(sympy.Float(float(y_S.mean())), 0.0, 1.0)]
+            share, operations = min(noise / variance, MAX_NOISE), int(argument != column.expression)
+            for named in named_curve(u_S, y_S, library=library, noise=share, top=top, compose=compose):
+                expression = sympy.powdenest(named.expression.xreplace({Z: argument}), force=lower > 0)
+                result.append(replace(named, expression=expression, cost=named.cost + operations * COORDINATE_COST))
+            if compose and max(named.r2 for named in result) > 1 - max(share, CLOSE):
+                break
+        if result and max(named.r2 for named in result) > 1 - max(share, CLOSE):
             break
+    result = list({named.expression: named for named in result}.values())
     return sorted(result, key=lambda named: named.cost)[:top]
 
 

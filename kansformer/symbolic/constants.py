@@ -139,9 +139,12 @@ def fit_constants(formula: Formula, x: Tensor, y: Tensor, *, steps: int = STEPS)
         jacobian = slopes
         scale = jacobian.norm(dim=0).clamp(min=TINY)
         unit, before = jacobian / scale, loss
-        matrix, gradient = unit.mT @ unit, unit.mT @ residual
+        q, r = torch.linalg.qr(unit)  # the normal equations would lose half of the digits
+        goal = torch.cat([q.mT @ residual, torch.zeros(len(values)).to(values)])
         for _ in range(TRIALS):
-            trial = values - torch.linalg.solve(matrix + damping * identity, gradient) / scale
+            q_damped, r_damped = torch.linalg.qr(torch.cat([r, damping**0.5 * identity]))
+            step = torch.linalg.solve_triangular(r_damped, (q_damped.mT @ goal).unsqueeze(-1), upper=True)[:, 0]
+            trial = values - step / scale
             residual_there = residual_at(trial)
             if (there := _loss(residual_there)) < loss:
                 values, loss, residual, damping = trial, there, residual_there, max(LESS * damping, MIN_DAMPING)
