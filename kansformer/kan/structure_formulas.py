@@ -31,7 +31,7 @@ SETTLED = 0.99
 # The share of the error to which another name of a curve must lower it.
 MIN_PROGRESS = 0.7
 # Formulas of a structure, and names of each of its curves by their number: more where there are few.
-MAX_FORMULAS, NAMES, MIN_NAMES = 8, {1: 12, 2: 6}, 4
+MAX_FORMULAS, NAMES, MIN_NAMES = 8, {1: 12}, 8
 # An error that a finer grid lowers to this share is the grid's. Curves may be off by their squared error times this.
 GAIN, NOISE_FACTOR, MAX_NOISE, CLOSE = 0.7, 4.0, 0.05, 1e-10
 # Bits that another scale than that of a column costs.

@@ -25,14 +25,14 @@ def mirrored_inner_shifts() -> Tensor:
 
 
 def outer_shifts() -> Tensor:
-    """f(1 + δ ± u), δ from 0.002 to 20: the argument stays positive, for roots, logarithms and poles."""
-    shifts = 1 + torch.logspace(-2.7, 1.3, 64, dtype=torch.float64)
+    """f(1 + δ ± u), δ from 0.002 to 500: the argument stays positive, for roots, logarithms and poles."""
+    shifts = 1 + torch.logspace(-2.7, 2.7, 86, dtype=torch.float64)
     return torch.cat([_with_scale(1.0, shifts), _with_scale(-1.0, shifts)])
 
 
 def rates() -> Tensor:
-    """f(±a·u), a from 0.1 to 20: exponentials, which a shift leaves in the same family."""
-    scales = torch.logspace(-1, 1.3, 64, dtype=torch.float64)
+    """f(±a·u), a from 0.02 to 50: exponentials, which a shift leaves in the same family."""
+    scales = torch.logspace(-1.7, 1.7, 96, dtype=torch.float64)
     return _without_shift(torch.cat([scales, -scales]))
 
 

@@ -110,7 +110,7 @@ def named_curve(
         bits += BITS_PER_NUMBER * len(fitted.formula.values) + BITS_PER_OPERATION * fitted.formula.size()
         return Named(fitted.formula.expression(), bits, 1 - share)
 
-    tried = list(map(judged, _direct(x_S, y_S, library, noise)))
+    tried = list(map(judged, _direct(x_S, y_S, library, noise, top)))
     if compose and not (tried and max(named.r2 for named in tried) > 1 - max(noise, 1e-11)):
         tried += [judged(fitted) for fitted in (*_sums(x_S, y_S, library), *_composed(x_S, y_S, library))]
     finite = [named for named in tried if math.isfinite(named.cost)]
@@ -134,10 +134,10 @@ def affine_symbol(symbol: Symbol, a: float, b: float, c: float, d: float, x: sym
     return sympy.Float(c) * symbol.sympy(inner) + sympy.Float(d)
 
 
-def _direct(x_S: Tensor, y_S: Tensor, library: SymbolLibrary, noise: float) -> list[Fitted]:
+def _direct(x_S: Tensor, y_S: Tensor, library: SymbolLibrary, noise: float, top: int) -> list[Fitted]:
     """Fits by one function, in x and, where x is positive, as a power of x."""
     result = []
-    for fits in ranked_fits(x_S.unsqueeze(0), y_S.unsqueeze(0), library=library, noise=min(noise, 0.5), top=4):
+    for fits in ranked_fits(x_S.unsqueeze(0), y_S.unsqueeze(0), library=library, noise=min(noise, 0.5), top=max(top, 4)):
         if fits.names != ["constant"] and float(fits.r2_fit) > MIN_R2:
             a, b, c, d = (float(v) for v in (fits.a, fits.b, fits.c, fits.d))
             result.append(affine_symbol(library.named(fits.names[0]), a, b, c, d))
