@@ -8,12 +8,13 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import count, product
 
 import sympy
 import torch
+from torch import Tensor
 
 from kansformer.kan.data import Dataset, Scaling
 from kansformer.kan.edge_symbols import LAST_STEPS, SETTLED, name_one_by_one
@@ -21,6 +22,7 @@ from kansformer.kan.fitting import fit, rmse
 from kansformer.kan.history import few_threads
 from kansformer.kan.monomials import sums_of_monomials
 from kansformer.kan.network import KAN, Width
+from kansformer.kan.reductions import Reduction, find_reductions
 from kansformer.kan.sparse import SearchSettings, description_length, sparsified
 from kansformer.kan.structure_formulas import formulas_of
 from kansformer.kan.structure_search import find_structures
@@ -28,11 +30,13 @@ from kansformer.kan.symbolic import fit_symbolic, formula
 from kansformer.nn import refine_grid
 from kansformer.progress import Progress
 from kansformer.symbolic import LIBRARY, SymbolLibrary
-from kansformer.symbolic.constants import Fitted, Formula, fit_constants, simplified
+from kansformer.symbolic.constants import TORCH_FUNCTIONS, Fitted, Formula, fit_constants, simplified, with_signs
 
 # Structures that are named at most, steps of the first fits of their formulas, formulas of each structure that are
 # fitted to the end, and formulas that are looked at after one was exact.
 STRUCTURES, FIRST_STEPS, FINALISTS, AFTER_EXACT = 10, 10, 2, 3
+# Reductions to two variables that are named, and the share of the best formula's error that theirs must stay below.
+REDUCTIONS, MIN_PROGRESS = 2, 0.9
 # Nats that an operation of a formula costs.
 OPERATION_COST = 2.0
 # How far beyond the samples a formula should be finite, in ranges, and how many nats it costs if it is not.
@@ -186,29 +190,56 @@ class FormulaSearch:
         self.kept.append(fit_constants(mean, self.x, self.y))
 
     def _structures(self) -> None:
-        """Name the best structures."""
-        exact = self.settings.exact * self.deviation
+        """Name the best structures of the inputs, then of pairs of combinations that may be all that matters."""
         self._line()
         self._power_law()
         with few_threads(0):
-            structures = find_structures(self.x, self.y, self.names, self.library, self.deadline)
-            self.min_error = min((s.error for s in structures), default=math.inf)
-            for structure in structures[:STRUCTURES]:
-                if time.monotonic() >= self.deadline:
+            self.min_error = self._name_structures(self.x, self.y, self.names, lambda e: e)
+            if self.best_error <= self.settings.exact or time.monotonic() >= self.deadline:
+                return
+            for reduction in find_reductions(self.x, self.y, self.names, self.library, self.deadline)[:REDUCTIONS]:
+                if reduction.error < MIN_PROGRESS * self.best_error:
+                    self._reduced(reduction)
+
+    def _reduced(self, reduction: Reduction) -> None:
+        """Name structures of two combinations of the inputs."""
+        symbols = [sympy.Symbol(name) for name in self.names]
+        parts = [column.expression for column in (*reduction.columns, reduction.factor)]
+        function = sympy.lambdify(symbols, parts, modules=[TORCH_FUNCTIONS])
+        *columns, factor = function(*self.x.unbind(dim=-1))
+        names = [next(n for n in (f"{k}{'_' * i}" for i in count()) if n not in self.names) for k in ("u", "v")]
+        meaning = dict(zip(map(sympy.Symbol, names), parts[:2], strict=True))
+        x, y = torch.stack(columns, dim=-1), self.y * factor
+        if x.isfinite().all() and y.isfinite().all():
+            self._name_structures(x, y, names, lambda e: e.xreplace(meaning) / parts[2])
+
+    def _name_structures(
+        self, x: Tensor, y: Tensor, names: Sequence[str], back: Callable[[sympy.Expr], sympy.Expr]
+    ) -> float:
+        """Keep formulas of the best structures of (N, I) and (N,), and return the least error of curves.
+
+        Args:
+            x, y, names: the samples, or others that come of them.
+            back: gives the formula of the samples for one of x.
+        """
+        exact = self.settings.exact * self.deviation
+        structures = find_structures(x, y, names, self.library, self.deadline)
+        for structure in structures[:STRUCTURES]:
+            if time.monotonic() >= self.deadline:
+                break
+            first: list[Fitted] = []
+            after = 0  # formulas since one was exact
+            for expression in formulas_of(structure.at(x, names), x, y, names, self.library):
+                formula = Formula.of(back(expression), self.names)
+                first.append(fit_constants(formula, self.x, self.y, steps=FIRST_STEPS))
+                after += min(f.error for f in first) <= exact
+                if after > AFTER_EXACT or time.monotonic() >= self.deadline:
                     break
-                first: list[Fitted] = []
-                after = 0  # formulas since one was exact
-                for expression in formulas_of(
-                    structure.at(self.x, self.names), self.x, self.y, self.names, self.library
-                ):
-                    first.append(fit_constants(Formula.of(expression, self.names), self.x, self.y, steps=FIRST_STEPS))
-                    after += min(f.error for f in first) <= exact
-                    if after > AFTER_EXACT or time.monotonic() >= self.deadline:
-                        break
-                for fitted in sorted(first, key=self.length)[:FINALISTS]:
-                    self._keep(fitted)
-                if self.best_error <= self.settings.exact:
-                    break
+            for fitted in sorted(first, key=self.length)[:FINALISTS]:
+                self._keep(fitted)
+            if self.best_error <= self.settings.exact:
+                break
+        return min((s.error for s in structures), default=math.inf)
 
     def _monomials(self) -> None:
         """Sums of products of powers."""
@@ -249,9 +280,10 @@ class FormulaSearch:
         """Record a formula, and after a last fit its simpler form."""
         if not math.isfinite(fitted.error):
             return
-        fitted = fit_constants(fitted.formula, self.x, self.y)
+        fitted = fit_constants(with_signs(fitted.formula, self.x), self.x, self.y)
         if math.isfinite(fitted.error) and self.length(fitted) < self.best_length + WORTH_A_LOOK:
             simple = simplified(fitted, self.x, self.y, cost=self.length)
+            simple = fit_constants(with_signs(simple.formula, self.x), self.x, self.y, steps=FIRST_STEPS)
             self.kept.append(simple)
             if self.length(simple) < self.best_length:
                 self.best_length, self.tried, self._since = self.length(simple), tried, 0

@@ -14,14 +14,23 @@ import sympy
 import torch
 from torch import Tensor
 
-from kansformer.kan.structures import ORDER, Column, Splines, Structure, coefficients, coordinate
+from kansformer.kan.structures import (
+    ORDER,
+    TINY,
+    Column,
+    Splines,
+    Structure,
+    coefficients,
+    coordinate,
+    products,
+)
 from kansformer.symbolic import SymbolLibrary
 from kansformer.symbolic.compositions import Named, Z, named_curve
 from kansformer.symbolic.constants import TORCH_FUNCTIONS, Fitted, Formula, fit_constants
 
 # Grids of the curves that are named, and of a product's first fit.
 FINE_GRIDS, PRODUCT_GRIDS = (5, 10, 20, 40, 80), (8, 4, 2)
-ALTERNATIONS, JOINT_STEPS, INNER_STEPS = 6, 12, 10
+ALTERNATIONS, ALONE_TURNS, JOINT_STEPS, INNER_STEPS = 6, 60, 12, 10
 # Of the fit of all products of splines, few samples of which lie in the corners.
 PRODUCT_RIDGE = 1e-6
 # Points of the tables that are named, and the shares of the samples beyond their ends.
@@ -31,7 +40,7 @@ SETTLED = 0.99
 # The share of the error to which another name of a curve must lower it.
 MIN_PROGRESS = 0.7
 # Formulas of a structure, and names of each of its curves by their number: more where there are few.
-MAX_FORMULAS, NAMES, MIN_NAMES = 8, {1: 12}, 8
+MAX_FORMULAS, NAMES, MIN_NAMES = 8, {1: 12, 2: 8, 3: 8, 4: 8}, 3
 # An error that a finer grid lowers to this share is the grid's. Curves may be off by their squared error times this.
 GAIN, NOISE_FACTOR, MAX_NOISE, CLOSE = 0.7, 4.0, 0.05, 1e-10
 # Bits that another scale than that of a column costs.
@@ -69,15 +78,47 @@ def _jointly_fitted(
         slopes_NC = torch.cat(
             [basis_NC, splines[0] * second.unsqueeze(-1), splines[1] * (first * weights[-1]).unsqueeze(-1)], dim=1
         )
-        step = coefficients(slopes_NC, residual.unsqueeze(-1))[basis_NC.shape[1] :, 0].split(splines[0].shape[1])
+        step = coefficients(slopes_NC, residual.unsqueeze(-1))[basis_NC.shape[1] :, 0].split(list(map(len, factors)))
         factors = [factors[0] + step[0], factors[1] + step[1]]
     return (best[0], best[1]), [splines[0] @ best[0], splines[1] @ best[1]]
 
 
-def product_factors(weights: Tensor) -> tuple[Tensor, Tensor, float]:
+@dataclass(frozen=True)
+class ProductFit:
+    """A constant plus the product of two curves.
+
+    Args:
+        values: of the curves at the samples, the first one times the samples' weights.
+        fitted: of the whole, without weights.
+    """
+
+    values: list[Tensor]
+    fitted: Tensor
+
+
+def product_alone(splines: Sequence[Tensor], target: Tensor, weight_N: Tensor, turns: int) -> ProductFit:
+    """The product of two curves that, with a constant, is closest to a target; begun from each curve alone."""
+    weight_N1, goal_N1 = weight_N.unsqueeze(-1), (target * weight_N).unsqueeze(-1)
+    weighted_NC = splines[0] * weight_N1
+    starts = [
+        [weight_N, splines[1] @ coefficients(splines[1] * weight_N1, goal_N1)[:, 0]],
+        [weighted_NC @ coefficients(weighted_NC, goal_N1)[:, 0], torch.ones_like(target)],
+    ]
+    best, least = None, math.inf
+    for start in starts:
+        _, values = alternated(weight_N1, (weighted_NC, splines[1]), start, goal_N1[:, 0], turns)
+        rows_NC = torch.cat([weight_N1, (values[0] * values[1]).unsqueeze(-1)], dim=1)
+        fitted_N = rows_NC @ coefficients(rows_NC, goal_N1)[:, 0]
+        error = float((fitted_N - goal_N1[:, 0]).square().mean())
+        if best is None or error < least:
+            best, least = ProductFit(values, fitted_N / weight_N.clamp(min=TINY)), error
+    assert best is not None
+    return best
+
+
+def product_factors(weights: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor, float]:
     """The two curves whose product is closest to products of splines, and the size of the next relative to it."""
-    size = math.isqrt(len(weights))
-    left, sizes, right = torch.linalg.svd(weights.unflatten(0, (size, size)))
+    left, sizes, right = torch.linalg.svd(weights.unflatten(0, shape))
     return left[:, 0] * sizes[0] ** 0.5, right[0] * sizes[0] ** 0.5, float(sizes[1] / sizes[0])
 
 
@@ -95,10 +136,10 @@ class StructureFit:
 
     Args:
         splines: of the columns.
-        constant, curves: of the sum; (C,) for each column.
-        product: the two curves of the product.
+        constant, curves: of the sum; weights (C,) for each column, their constants first.
+        product: the two curves of the product, in the same way.
         fitted: the transformed target, (N,).
-        error: RMSE of it, as by cross-validation.
+        error: weighted RMSE of it, as by cross-validation.
         numbers: of coefficients.
     """
 
@@ -113,38 +154,44 @@ class StructureFit:
 
 def fit_structure(structure: Structure, y: Tensor, grid: int) -> StructureFit:
     """Fit the curves of a structure on grids of this size; those of a product alternately."""
-    target, splines = structure.target(y), Splines(grid)
+    target, splines, weight_N = structure.target(y), Splines(grid), structure.weights(y)
     basis_NC = splines.design(structure.columns) if structure.columns else torch.ones(len(y), 1, dtype=torch.float64)
-    product, rows_NC = None, basis_NC
+    basis_NC, goal = basis_NC * weight_N.unsqueeze(-1), target * weight_N
+    product, rows_NC, zero = None, basis_NC, torch.zeros(1, dtype=torch.float64)
     if structure.product is not None:
-        start = Splines(product_grid(len(y), len(structure.columns)))
-        weights = coefficients(
-            torch.cat([basis_NC, start.products(structure.product)], dim=1), target.unsqueeze(-1), PRODUCT_RIDGE
-        )
-        first, second, _ = product_factors(weights[basis_NC.shape[1] :, 0])
-        one, other = structure.product
-        values = [start.design((one,))[:, 1:] @ first, start.design((other,))[:, 1:] @ second]
-        splines_NC = [splines.design((column,))[:, 1:] for column in structure.product]
-        factors, values = alternated(basis_NC, splines_NC, values, target, ALTERNATIONS)
-        product, values = _jointly_fitted(basis_NC, splines_NC, factors, target)
+        splines_NC = [splines.design((column,)) for column in structure.product]
+        if structure.columns:
+            splines_NC = [spline[:, 1:] for spline in splines_NC]  # constants change nothing beside sums of curves
+            start = Splines(product_grid(len(y), len(structure.columns)))
+            starts = [start.design((column,))[:, 1:] for column in structure.product]
+            together_NC = torch.cat([basis_NC, products(*starts) * weight_N.unsqueeze(-1)], dim=1)
+            weights = coefficients(together_NC, goal.unsqueeze(-1), PRODUCT_RIDGE)[basis_NC.shape[1] :, 0]
+            first, second, _ = product_factors(weights, (starts[0].shape[1], starts[1].shape[1]))
+            values = [starts[0] @ first * weight_N, starts[1] @ second]
+        else:
+            values = product_alone(splines_NC, target, weight_N, ALONE_TURNS).values
+        splines_NC[0] = splines_NC[0] * weight_N.unsqueeze(-1)
+        factors, values = alternated(basis_NC, splines_NC, values, goal, ALTERNATIONS)
+        product, values = _jointly_fitted(basis_NC, splines_NC, factors, goal)
         rows_NC = torch.cat([basis_NC, (values[0] * values[1]).unsqueeze(-1)], dim=1)
-    weights_C = coefficients(rows_NC, target.unsqueeze(-1))[:, 0]
+    weights_C = coefficients(rows_NC, goal.unsqueeze(-1))[:, 0]
     if product is not None:
         product = (product[0] * weights_C[-1], product[1])
+        if structure.columns:
+            product = (torch.cat([zero, product[0]]), torch.cat([zero, product[1]]))
     fitted, size = rows_NC @ weights_C, splines.basis.num_coefficients - 1
     numbers = 1 + size * (len(structure.columns) + (2 if product else 0))
-    error = float((fitted - target).square().mean()) ** 0.5 * len(y) / max(len(y) - numbers, 1)
-    curves = list(weights_C[1 : 1 + size * len(structure.columns)].split(size)) if structure.columns else []
+    error = float((fitted - goal).square().mean()) ** 0.5 * len(y) / max(len(y) - numbers, 1)
+    fitted = fitted / weight_N.clamp(min=TINY)
+    own = weights_C[1 : 1 + size * len(structure.columns)].split(size) if structure.columns else []
+    curves = [torch.cat([zero, curve]) for curve in own]
     return StructureFit(splines, float(weights_C[0]), curves, product, fitted, error, numbers)
 
 
 def formulas_of(
     structure: Structure, x: Tensor, y: Tensor, names: Sequence[str], library: SymbolLibrary
 ) -> Iterator[sympy.Expr]:
-    """Formulas for a structure of samples (N, I), (N,), those first whose curves have the shortest descriptions.
-
-    Their constants fit the transformed targets.
-    """
+    """Formulas for a structure of samples (N, I), (N,), those first whose curves have the shortest descriptions."""
     best, follows = fit_structure(structure, y, FINE_GRIDS[0]), True
     for grid in FINE_GRIDS[1:]:
         if 2 * (grid + ORDER) * (len(structure.columns) + 2 * bool(structure.product)) > len(y):
@@ -162,17 +209,19 @@ def formulas_of(
     if structure.product is not None and best.product is not None:
         for own in (0, 1):
             column, other = structure.product[own], structure.product[1 - own]
-            size = (best.splines.design((other,))[:, 1:] @ best.product[1 - own]).std(correction=0)
+            size = (best.splines.design((other,)) @ best.product[1 - own]).std(correction=0)
             named.append(_named(column, best.splines, best.product[own], noise / float(size) ** 2, library, top))
 
     def fitted(total: sympy.Expr) -> Fitted:
-        return fit_constants(Formula.of(total, names), x, structure.target(y), steps=INNER_STEPS)
+        whole = structure.sign * structure.transformation.sympy(total)
+        if structure.factor is not None:
+            whole = whole / structure.factor.expression
+        return fit_constants(Formula.of(whole, names), x, y, steps=INNER_STEPS)
 
     for fit in itertools.chain(
         map(fitted, _factored(structure, named, x, y, names)), _chosen_in_turn(structure, best.constant, named, fitted)
     ):
-        whole = structure.sign * structure.transformation.sympy(fit.formula.expression())
-        yield whole if structure.factor is None else whole / structure.factor.expression
+        yield fit.formula.expression()
 
 
 def _chosen_in_turn(
@@ -236,7 +285,7 @@ def _named(
         for coordinate_of, back, argument in _coordinates(column, lower):
             first, last = sorted(float(coordinate_of(torch.tensor(end).double())) for end in (lower, upper))
             u_S = torch.linspace(first, last, POINTS, dtype=torch.float64)
-            y_S = splines.of(column, back(u_S)) @ curve_C
+            y_S = splines.curve(column, curve_C, back(u_S))
             variance = float(y_S.var(correction=0))
             if not variance > 0:
                 return [Named(sympy.Float(float(y_S.mean())), 0.0, 1.0)]

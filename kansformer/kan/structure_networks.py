@@ -71,6 +71,6 @@ def _curves(structure: Structure, fitted: StructureFit) -> list[tuple[Column, Ca
     weights = [*fitted.curves, *(fitted.product or ())]
 
     def values_of(column: Column, weights_C: Tensor) -> Callable[[Tensor], Tensor]:
-        return lambda x_S: (fitted.splines.of(column, x_S.double()) @ weights_C).to(x_S)
+        return lambda x_S: fitted.splines.curve(column, weights_C, x_S.double()).to(x_S)
 
     return [(column, values_of(column, own)) for column, own in zip(columns, weights, strict=True)]

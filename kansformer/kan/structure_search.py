@@ -12,22 +12,32 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import sympy
 import torch
 from torch import Tensor
 
-from kansformer.kan.structure_formulas import PRODUCT_RIDGE, alternated, fit_structure, product_factors, product_grid
+from kansformer.kan.structure_formulas import (
+    PRODUCT_RIDGE,
+    alternated,
+    fit_structure,
+    product_alone,
+    product_factors,
+    product_grid,
+)
 from kansformer.kan.structures import (
     MIN_ERROR,
     NOISE,
+    TINY,
     TRANSFORMATIONS,
     Column,
     Splines,
     Structure,
     coefficients,
+    combinations,
+    products,
 )
 from kansformer.symbolic import SymbolLibrary
 
@@ -46,6 +56,8 @@ FACTOR_POWERS = tuple(sympy.Rational(p) for p in ("-2", "-1", "-1/2", "1/2", "1"
 # Column sets and transformations that are tried with products of two curves, up to an error of all products of splines;
 # turns in which the two curves are fitted.
 PRODUCT_SETS, PRODUCT_TARGETS, MAX_PRODUCT_ERROR, TURNS = 3, 4, 0.3, 6
+# Grids of the product of two inputs, of which one may vary fast; transformations that are fitted with weights.
+PAIR_GRIDS, ALONE_TURNS, WEIGHTED = ((8, 8), (2, 24), (24, 2)), 30, 6
 MAX_TARGET = 1e6
 
 
@@ -68,13 +80,16 @@ def find_structures(
             targets = search.best_targets(TARGETS) if depth else search.targets
             for columns in sets.values():
                 pool = list({column.expression: column for column in (*inputs, *columns)}.values())
-                for column in _combinations(search.pairs(pool), library):
+                for column in combinations(search.pairs(pool), library):
                     if time.monotonic() >= deadline:
                         return search.front()
                     if all(column.expression != other.expression for other in columns):
                         search.add(search.structures((*columns, column), targets)[:PER_SIZE])
             search.remove_idle_columns()
             sets = search.column_sets(BEAM, depth + 1)
+        if len(inputs) == 2 and not search.least_error() < EXPLAINED:
+            for grids in PAIR_GRIDS:
+                search.add(search.products_alone((inputs[0], inputs[1]), grids))
         explained = search.least_error() < EXPLAINED
         for columns in () if explained else (tuple(inputs), *search.column_sets(PRODUCT_SETS, None).values()):
             columns = tuple({column.expression: column for column in (*inputs, *columns)}.values())
@@ -85,26 +100,6 @@ def find_structures(
                 search.add(search.structures_with_product(pair, pair))
         search.remove_idle_columns()
     return search.front()
-
-
-def _combinations(pairs: Sequence[tuple[Column, Column]], library: SymbolLibrary) -> Iterator[Column]:
-    """Sums, differences, products and ratios of two columns."""
-    for a, b in pairs:
-        operations = a.operations + b.operations + 1
-        candidates = [
-            (a.expression - b.expression, a.values - b.values),
-            (a.expression + b.expression, a.values + b.values),
-            (a.expression * b.expression, a.values * b.values),
-        ]
-        if "1/x" not in library.names:
-            pass
-        elif (b.values > 0).all() or (b.values < 0).all():
-            candidates.append((a.expression / b.expression, a.values / b.values))
-        elif (a.values > 0).all() or (a.values < 0).all():
-            candidates.append((b.expression / a.expression, b.values / a.values))
-        for expression, values in candidates:
-            if values.isfinite().all() and values.std() > 1e-9 * values.abs().max():
-                yield Column(expression, values, operations)
 
 
 class _Search:
@@ -123,6 +118,9 @@ class _Search:
                         continue
                     if power < 0 or "1/x" in library.names:
                         factors.append(Column(column.expression**power, column.values ** float(power), 1))
+        for column in combinations([(inputs[0], inputs[1])], library) if len(inputs) == 2 else ():
+            if ((column.values > 0).all() or (column.values < 0).all()) and "1/x" in library.names:
+                factors += [Column(column.expression**p, column.values**p, 2) for p in (-1, 1)]
         self.targets = []
         known = [transformation for transformation in TRANSFORMATIONS if transformation.name in (*library.names, "x")]
         for factor, transformation in itertools.product(factors, known):
@@ -206,38 +204,65 @@ class _Search:
         basis_NC = self.splines.design(columns)
         transformed_NR = torch.stack([target.target(self.y) for target in targets], dim=1)
         fitted_NR = basis_NC @ coefficients(basis_NC, transformed_NR)
-        result = (
+        result = [
             replace(target, columns=columns, error=self._error(target, fitted, basis_NC.shape[1]), product=None)
             for target, fitted in zip(targets, fitted_NR.unbind(dim=1), strict=True)
-        )
+        ]
+        for place in sorted(range(len(result)), key=lambda place: result[place].error)[:WEIGHTED]:
+            structure = result[place]
+            weight_N1 = structure.weights(self.y).unsqueeze(-1)
+            weights_C1 = coefficients(basis_NC * weight_N1, structure.target(self.y).unsqueeze(-1) * weight_N1)
+            error = self._error(structure, (basis_NC @ weights_C1)[:, 0], basis_NC.shape[1])
+            result[place] = replace(structure, error=min(error, structure.error))
         return sorted((s for s in result if math.isfinite(s.error)), key=lambda s: s.cost)
 
     def structures_with_product(self, columns: tuple[Column, ...], pair: tuple[Column, Column]) -> list[Structure]:
         """Structures with these columns and the product of two curves."""
         targets = self.best_targets(TARGETS)
-        basis_NC, products_NC = self.splines.design(columns), self.coarse.products(pair)
-        together_NC = torch.cat([basis_NC, products_NC], dim=1)
+        first_NC, second_NC = (self.coarse.design((column,))[:, 1:] for column in pair)
+        basis_NC = self.splines.design(columns)
+        together_NC = torch.cat([basis_NC, products(first_NC, second_NC)], dim=1)
         if 2 * together_NC.shape[1] > len(self.y):
             return []
         transformed_NR = torch.stack([target.target(self.y) for target in targets], dim=1)
         weights_CR = coefficients(together_NC, transformed_NR, PRODUCT_RIDGE)
         fitted_NR = together_NC @ weights_CR
         full = [self._error(t, fitted, together_NC.shape[1]) for t, fitted in zip(targets, fitted_NR.T, strict=True)]
-        first_N, second_N = (self.coarse.design((column,))[:, 1:] for column in pair)
-        result = []
-        factors = [product_factors(weights_C) for weights_C in weights_CR[basis_NC.shape[1] :].T]
+        shape = (first_NC.shape[1], second_NC.shape[1])
+        factors = [product_factors(weights_C, shape) for weights_C in weights_CR[basis_NC.shape[1] :].T]
         likely = [number for number in range(len(targets)) if full[number] < MAX_PRODUCT_ERROR]
         by_rest = sorted(likely, key=lambda number: factors[number][2])[:PRODUCT_TARGETS]
         by_error = sorted(likely, key=full.__getitem__)[:PRODUCT_TARGETS]
+        result = []
         for number in dict.fromkeys((*by_rest, *by_error)):
-            target, (first, second, _) = targets[number], factors[number]
-            values = [first_N @ first, second_N @ second]
-            _, values = alternated(basis_NC, (first_N, second_N), values, target.target(self.y), TURNS)
-            rows_NC = torch.cat([basis_NC, (values[0] * values[1]).unsqueeze(-1)], dim=1)
-            fitted = rows_NC @ coefficients(rows_NC, target.target(self.y).unsqueeze(-1))[:, 0]
-            error = self._error(target, fitted, basis_NC.shape[1] + len(first) + len(second))
-            result.append(replace(target, columns=columns, error=error, product=pair))
+            error = self._product_error(targets[number], basis_NC, (first_NC, second_NC), factors[number][:2])
+            result.append(replace(targets[number], columns=columns, error=error, product=pair))
         return sorted(result, key=lambda s: s.cost)[:PER_SIZE]
+
+    def products_alone(self, pair: tuple[Column, Column], grids: tuple[int, int]) -> list[Structure]:
+        """Structures of a product of two curves and a constant."""
+        designs = [Splines(grid).design((column,)) for grid, column in zip(grids, pair, strict=True)]
+        numbers = sum(design.shape[1] for design in designs)
+        result = []
+        for target in self.targets:
+            weight_N = target.weights(self.y)
+            product = product_alone(designs, target.target(self.y), weight_N, ALONE_TURNS)
+            result.append(replace(target, error=self._error(target, product.fitted, numbers), product=pair))
+        return sorted(result, key=lambda s: s.cost)[:PER_SIZE]
+
+    def _product_error(
+        self, target: Structure, basis_NC: Tensor, splines: tuple[Tensor, Tensor], factors: tuple[Tensor, Tensor]
+    ) -> float:
+        """The error of a sum of a basis and the product of two curves, which start at these factors."""
+        weight_N = target.weights(self.y)
+        goal_N, weight_N1 = target.target(self.y) * weight_N, weight_N.unsqueeze(-1)
+        (first_NC, second_NC), (first, second) = splines, factors
+        values = [first_NC @ first * weight_N, second_NC @ second]
+        weighted_NC = basis_NC * weight_N1
+        _, values = alternated(weighted_NC, (first_NC * weight_N1, second_NC), values, goal_N, TURNS)
+        rows_NC = torch.cat([weighted_NC, (values[0] * values[1]).unsqueeze(-1)], dim=1)
+        fitted_N = rows_NC @ coefficients(rows_NC, goal_N.unsqueeze(-1))[:, 0] / weight_N.clamp(min=TINY)
+        return self._error(target, fitted_N, basis_NC.shape[1] + len(first) + len(second))
 
     def _error(self, target: Structure, fitted: Tensor, numbers: int) -> float:
         """RMSE of a fit of a transformed target, as by cross-validation (Golub et al., 1979), relative."""

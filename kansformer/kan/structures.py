@@ -6,7 +6,7 @@ Shape letters: N samples, I inputs, C coefficients, R transformed targets, S poi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import sympy
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kansformer.basis import Basis
+from kansformer.symbolic import SymbolLibrary
 from kansformer.symbolic.constants import TORCH_FUNCTIONS
 
 ORDER, RIDGE, TINY = 3, 1e-12, 1e-150
@@ -23,6 +24,8 @@ DECADE = 10.0
 # where it is that of the splines, which any curve more improves.
 NOISE_COST, OPERATION_COST, NOISE, SURELY_NO_NOISE, MIN_ERROR = 0.05, 0.3, 3e-3, 3e-5, 1e-9
 MAX_EXPONENT = 30.0
+# Of samples in fits of transformed targets, relative to the median.
+MAX_WEIGHT = 100.0
 
 
 @dataclass(frozen=True)
@@ -144,11 +147,40 @@ class Structure:
         scaled = y if self.factor is None else y * self.factor.values
         return self.transformation.forward(self.sign * scaled)
 
+    def weights(self, y: Tensor) -> Tensor:
+        """Errors of targets for one of the transformed ones, (N,), of mean square 1."""
+        with torch.enable_grad():
+            at = y.detach().clone().requires_grad_()
+            (slopes_N,) = torch.autograd.grad(self.target(at).sum(), at)
+        weights_N = slopes_N.abs().reciprocal().nan_to_num(0.0, posinf=torch.finfo(y.dtype).max)
+        weights_N = weights_N.clamp(max=MAX_WEIGHT * float(weights_N.median()))
+        return weights_N / weights_N.square().mean().sqrt()
+
     def prediction(self, fitted: Tensor, y: Tensor) -> Tensor:
         """Targets from a fit of the transformed ones y, whose range it does not leave."""
         lower, upper = self.target(y).aminmax()
         values = self.sign * self.transformation.inverse(fitted.clamp(lower, upper))
         return values if self.factor is None else values / self.factor.values
+
+
+def combinations(pairs: Sequence[tuple[Column, Column]], library: SymbolLibrary) -> Iterator[Column]:
+    """Sums, differences, products and ratios of two columns."""
+    for a, b in pairs:
+        operations = a.operations + b.operations + 1
+        candidates = [
+            (a.expression - b.expression, a.values - b.values),
+            (a.expression + b.expression, a.values + b.values),
+            (a.expression * b.expression, a.values * b.values),
+        ]
+        if "1/x" not in library.names:
+            pass
+        elif (b.values > 0).all() or (b.values < 0).all():
+            candidates.append((a.expression / b.expression, a.values / b.values))
+        elif (a.values > 0).all() or (a.values < 0).all():
+            candidates.append((b.expression / a.expression, b.values / a.values))
+        for expression, values in candidates:
+            if values.isfinite().all() and values.std() > 1e-9 * values.abs().max():
+                yield Column(expression, values, operations)
 
 
 def coordinate(values: Tensor) -> Callable[[Tensor], Tensor]:
@@ -180,16 +212,20 @@ class Splines:
         ones = torch.ones(len(columns[0].values), 1, dtype=torch.float64)
         return torch.cat([ones, *(self._kept[column.expression] for column in columns)], dim=1)
 
-    def products(self, pair: tuple[Column, Column]) -> Tensor:
-        """All products of the splines of two columns, (N, C·C)."""
-        first, second = (self.design((column,))[:, 1:] for column in pair)
-        return torch.einsum("na,nb->nab", first, second).flatten(1)
+    def curve(self, column: Column, weights_C: Tensor, at: Tensor) -> Tensor:
+        """The curve of a column with these weights, the constant first, at other values of it, (S,)."""
+        return self.of(column, at) @ weights_C[1:] + weights_C[0]
 
     def of(self, column: Column, at: Tensor) -> Tensor:
         """The splines of a column at other values of it, (S, C)."""
         scale = coordinate(column.values)
         domain = torch.stack(scale(column.values).aminmax()).unsqueeze(0)
         return self.basis.values(scale(at).unsqueeze(-1), domain)[:, 0, 1:]
+
+
+def products(first_NC: Tensor, second_NC: Tensor) -> Tensor:
+    """All products of the columns of two tables, (N, C·C)."""
+    return torch.einsum("na,nb->nab", first_NC, second_NC).flatten(1)
 
 
 def coefficients(basis_NC: Tensor, target_NR: Tensor, ridge: float = RIDGE) -> Tensor:

@@ -137,7 +137,9 @@ def affine_symbol(symbol: Symbol, a: float, b: float, c: float, d: float, x: sym
 def _direct(x_S: Tensor, y_S: Tensor, library: SymbolLibrary, noise: float, top: int) -> list[Fitted]:
     """Fits by one function, in x and, where x is positive, as a power of x."""
     result = []
-    for fits in ranked_fits(x_S.unsqueeze(0), y_S.unsqueeze(0), library=library, noise=min(noise, 0.5), top=max(top, 4)):
+    for fits in ranked_fits(
+        x_S.unsqueeze(0), y_S.unsqueeze(0), library=library, noise=min(noise, 0.5), top=max(top, 4)
+    ):
         if fits.names != ["constant"] and float(fits.r2_fit) > MIN_R2:
             a, b, c, d = (float(v) for v in (fits.a, fits.b, fits.c, fits.d))
             result.append(affine_symbol(library.named(fits.names[0]), a, b, c, d))

@@ -27,7 +27,7 @@ MAX_DEVIATIONS = 3.0
 # Exact values: multiples of a unit, the largest factor, and the largest reach of the standard errors, relative to the
 # value, at which being near one of them means something.
 EXACT_UNITS = (
-    (sympy.Integer(1), 12, 0.2), (sympy.Rational(1, 2), 7, 0.05), (sympy.pi, 4, 0.02), (sympy.pi / 2, 1, 0.02),
+    (sympy.Integer(1), 12, 0.2), (sympy.Rational(1, 2), 7, 0.05), (sympy.pi, 4, 0.02), (sympy.pi / 2, 5, 0.02),
     (sympy.Rational(1, 3), 5, 0.02), (sympy.Rational(1, 4), 5, 0.02),
 )  # fmt: skip
 # Directions of constants that change nothing, relative to the one that changes most; and what is part of one.
@@ -135,7 +135,6 @@ def fit_constants(formula: Formula, x: Tensor, y: Tensor, *, steps: int = STEPS)
 
     residual = residual_at(values)
     loss, damping, jacobian = _loss(residual), FIRST_DAMPING, None
-    identity = torch.eye(len(values)).to(values)
     for _ in range(steps if len(values) and math.isfinite(loss) else 0):
         slopes = _jacobian(function, columns, values)
         if not slopes.isfinite().all():
@@ -145,16 +144,11 @@ def fit_constants(formula: Formula, x: Tensor, y: Tensor, *, steps: int = STEPS)
         unit, before = jacobian / scale, loss
         q, r = torch.linalg.qr(unit)  # the normal equations would lose half of the digits
         for _ in range(TRIALS):
-            q_damped, r_damped = torch.linalg.qr(torch.cat([r, damping**0.5 * identity]))
-
-            def solved(rest_N: Tensor, q: Tensor = q, q_damped: Tensor = q_damped, r: Tensor = r_damped) -> Tensor:
-                goal = q_damped[: len(values)].mT @ (q.mT @ rest_N)
-                return torch.linalg.solve_triangular(r, goal.unsqueeze(-1), upper=True)[:, 0]
-
-            step = solved(residual)
+            solve = _damped_solver(q, r, damping)
+            step = solve(residual)
             ahead = residual_at(values - ACCELERATION_STEP * step / scale)
             bend = 2 / ACCELERATION_STEP * ((ahead - residual) / ACCELERATION_STEP + unit @ step)
-            turn = solved(bend) if bend.isfinite().all() else torch.zeros_like(step)
+            turn = solve(bend) if bend.isfinite().all() else torch.zeros_like(step)
             if 2 * turn.norm() <= MAX_ACCELERATION * step.norm():
                 step = step + turn / 2
             trial = values - step / scale
@@ -169,6 +163,17 @@ def fit_constants(formula: Formula, x: Tensor, y: Tensor, *, steps: int = STEPS)
     if jacobian is not None:
         deviations = _standard_errors(jacobian, loss * len(y) / max(len(y) - len(values), 1))
     return Fitted(replace(formula, values=values), math.sqrt(loss), deviations)
+
+
+def _damped_solver(q_NC: Tensor, r_CC: Tensor, damping: float) -> Callable[[Tensor], Tensor]:
+    """Steps (C,) that explain rests (N,), for derivatives Q·R and steps that cost their squares times the damping."""
+    q_damped, r_damped = torch.linalg.qr(torch.cat([r_CC, damping**0.5 * torch.eye(r_CC.shape[1]).to(r_CC)]))
+
+    def solve(rest_N: Tensor) -> Tensor:
+        goal = q_damped[: len(r_CC)].mT @ (q_NC.mT @ rest_N)
+        return torch.linalg.solve_triangular(r_damped, goal.unsqueeze(-1), upper=True)[:, 0]
+
+    return solve
 
 
 def _jacobian(function: Callable[[Tensor, Tensor], Tensor], columns: Tensor, values_C: Tensor) -> Tensor:
@@ -221,6 +226,25 @@ def simplified(fitted: Fitted, x: Tensor, y: Tensor, *, cost: Callable[[Fitted],
         there_cost = cost(there)
         if there_cost <= best_cost or there.error <= max(best.error, ROUNDING * scale):
             best, best_cost, refused = there, there_cost, set()
+
+
+def with_signs(formula: Formula, x: Tensor) -> Formula:
+    """The formula with z or -z for |z| and (z²)^p, where z has one sign at all samples x, (N, I)."""
+    tree, columns = formula.tree, x.mT
+    values = formula.values.unsqueeze(-1).expand(-1, len(x))
+    while True:
+        for node in tree.atoms(sympy.Abs, sympy.Pow):
+            is_power = isinstance(node, sympy.Pow) and isinstance(node.base, sympy.Pow) and node.base.exp == 2
+            if not (isinstance(node, sympy.Abs) or (is_power and not node.exp.is_integer)):
+                continue
+            inside = node.args[0].base if is_power else node.args[0]
+            z = replace(formula, tree=inside).compiled()(columns, values)
+            if (z > 0).all() or (z < 0).all():
+                size_of = inside if (z > 0).all() else -inside
+                tree = tree.xreplace({node: size_of ** (2 * node.exp) if is_power else size_of})
+                break
+        else:
+            return replace(formula, tree=tree)
 
 
 def _exact_values(constant: float, deviation: float, is_exact: bool) -> Iterator[tuple[float, sympy.Expr]]:
