@@ -134,7 +134,7 @@ def find_formula(
     """
     import sympy
 
-    from kansformer.kan.formula_search import FormulaSearch, Shape
+    from kansformer.kan.formula_search import FormulaSearch, Shape, points_around
     from kansformer.kan.from_formula import kan_from_formula
     from kansformer.kan.rounding import rounded
     from kansformer.symbolic.constants import size
@@ -172,14 +172,15 @@ def find_formula(
     expressions = [min(e, sympy.powsimp(e), key=size) for e in (fitted.formula.expression() for fitted in best)]
     model = kan_from_formula(expressions, variables=names)
     x, y, test_x, test_y = vars(dataset).values()
+    x_64 = x.double().cpu()
     tried = searches[0].tried if outputs == 1 else None
     curves = searches[0].unscaled(tried) if tried is not None else None
     if curves is None:
         curves = _with_curves(kan_from_formula(expressions, variables=names, grid_size=FINE_GRID), x)
-    points = dict(zip(names, x.double().cpu().unbind(dim=-1), strict=True))
+    points, around = (dict(zip(names, p.unbind(dim=-1), strict=True)) for p in (x_64, points_around(x_64)))
 
     def shown(expression: sympy.Expr) -> sympy.Expr:
-        return expression if digits is None else rounded(expression, digits, points)
+        return expression if digits is None else rounded(expression, digits, points, around)
 
     return Discovery(
         model,

@@ -26,6 +26,7 @@ from kansformer.kan.reductions import Reduction, find_reductions
 from kansformer.kan.sparse import SearchSettings, description_length, sparsified
 from kansformer.kan.structure_formulas import formulas_of
 from kansformer.kan.structure_search import find_structures
+from kansformer.kan.structures import Structure
 from kansformer.kan.symbolic import fit_symbolic, formula
 from kansformer.nn import refine_grid
 from kansformer.progress import Progress
@@ -37,10 +38,14 @@ from kansformer.symbolic.constants import TORCH_FUNCTIONS, Fitted, Formula, fit_
 STRUCTURES, FIRST_STEPS, FINALISTS, AFTER_EXACT = 10, 10, 2, 3
 # Reductions to two variables that are named, and the share of the best formula's error that theirs must stay below.
 REDUCTIONS, MIN_PROGRESS = 2, 0.9
+# Errors up to which sums of curves of the inputs are named before others are looked for.
+LIKELY_SUM = 3e-3
 # Nats that an operation of a formula costs.
 OPERATION_COST = 2.0
 # How far beyond the samples a formula should be finite, in ranges, and how many nats it costs if it is not.
 MARGIN, NOT_FINITE = 0.01, 40.0
+# Random points in this box, and inputs up to which all corners are looked at.
+BOX_POINTS, MAX_CORNERS = 200, 8
 # Formulas are simplified if they are at most this many nats longer than the best one.
 WORTH_A_LOOK = 50.0
 
@@ -95,6 +100,17 @@ def shapes_for(inputs: int, outputs: int) -> list[Shape]:
     return [Shape([inputs, *hidden, outputs], linear_products) for hidden, linear_products in shapes]
 
 
+def points_around(x: Tensor) -> Tensor:
+    """The corners of a box around samples (N, I), for few inputs, and random points in it."""
+    lower, upper = x.aminmax(dim=0)
+    ends = torch.stack([lower, upper]) + MARGIN * (upper - lower) * x.new_tensor([[-1.0], [1.0]])
+    uniform = torch.rand(BOX_POINTS, x.shape[1], generator=torch.Generator().manual_seed(0), dtype=x.dtype).to(x.device)
+    inside = ends[0] + (ends[1] - ends[0]) * uniform
+    if x.shape[1] > MAX_CORNERS:
+        return torch.cat([ends, inside])
+    return torch.cat([torch.cartesian_prod(*ends.T).reshape(-1, x.shape[1]), inside])
+
+
 class FormulaSearch:
     """The search for one output: the formulas found, and the networks whose edges are not named yet."""
 
@@ -120,9 +136,7 @@ class FormulaSearch:
         self.best_length = self.min_error = math.inf
         self.unnamed = list[Try]()
         self._since, self.is_out_of_time = 0, False
-        lower, upper = self.x.aminmax(dim=0)
-        around = torch.stack([lower, upper]) + MARGIN * (upper - lower) * self.x.new_tensor([[-1.0], [1.0]])
-        self.around = torch.cartesian_prod(*around.T).reshape(-1, self.x.shape[1]) if len(names) <= 8 else around
+        self.around = points_around(self.x)
 
     def run(self, width: Width | None, networks: int, seed: int, report: Progress) -> None:
         """Search until a formula is exact, no better one is expected, or the time is over."""
@@ -222,24 +236,35 @@ class FormulaSearch:
             x, y, names: the samples, or others that come of them.
             back: gives the formula of the samples for one of x.
         """
-        exact = self.settings.exact * self.deviation
-        structures = find_structures(x, y, names, self.library, self.deadline)
-        for structure in structures[:STRUCTURES]:
-            if time.monotonic() >= self.deadline:
-                break
-            first: list[Fitted] = []
-            after = 0  # formulas since one was exact
-            for expression in formulas_of(structure.at(x, names), x, y, names, self.library):
-                formula = Formula.of(back(expression), self.names)
-                first.append(fit_constants(formula, self.x, self.y, steps=FIRST_STEPS))
-                after += min(f.error for f in first) <= exact
-                if after > AFTER_EXACT or time.monotonic() >= self.deadline:
-                    break
-            for fitted in sorted(first, key=self.length)[:FINALISTS]:
-                self._keep(fitted)
+        sums = find_structures(x, y, names, self.library, combine=False)
+        likely = [structure for structure in sums if structure.error < LIKELY_SUM]
+        for structure in likely:
+            self._name_structure(structure, x, y, names, back)
             if self.best_error <= self.settings.exact:
+                return structure.error
+        structures = find_structures(x, y, names, self.library, self.deadline)
+        known = {structure.key for structure in likely}
+        for structure in [s for s in structures if s.key not in known][:STRUCTURES]:
+            if time.monotonic() >= self.deadline or self.best_error <= self.settings.exact:
                 break
+            self._name_structure(structure, x, y, names, back)
         return min((s.error for s in structures), default=math.inf)
+
+    def _name_structure(
+        self, structure: Structure, x: Tensor, y: Tensor, names: Sequence[str], back: Callable[[sympy.Expr], sympy.Expr]
+    ) -> None:
+        """Keep the best formulas of a structure."""
+        exact = self.settings.exact * self.deviation
+        first: list[Fitted] = []
+        after = 0  # formulas since one was exact
+        for expression in formulas_of(structure.at(x, names), x, y, names, self.library):
+            formula = Formula.of(back(expression), self.names)
+            first.append(fit_constants(formula, self.x, self.y, steps=FIRST_STEPS))
+            after += min(f.error for f in first) <= exact
+            if after > AFTER_EXACT or time.monotonic() >= self.deadline:
+                break
+        for fitted in sorted(first, key=self.length)[:FINALISTS]:
+            self._keep(fitted)
 
     def _monomials(self) -> None:
         """Sums of products of powers."""

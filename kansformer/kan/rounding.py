@@ -45,10 +45,13 @@ def evaluate(expression: sympy.Expr, points: Mapping[str, Tensor]) -> Tensor:
     raise ConfigError(f"{expression} cannot be evaluated: {name} is not among {', '.join(FUNCTIONS)}.")
 
 
-def rounded(expression: sympy.Expr, digits: int, points: Mapping[str, Tensor]) -> sympy.Expr:
+def rounded(
+    expression: sympy.Expr, digits: int, points: Mapping[str, Tensor], around: Mapping[str, Tensor] | None = None
+) -> sympy.Expr:
     """Round the numbers of a formula in its shortest form, and drop terms that come from rounding.
 
-    More digits stay where the function would change by more than the last of them at the points.
+    More digits stay where the function would change by more than the last of them at the points, or would not be finite
+    at others around them where it is.
     """
     compact = _without_traces(_with_small_phases(expression), points)
     expanded = _without_traces(sympy.expand_power_base(sympy.expand(compact)), points)
@@ -60,10 +63,13 @@ def rounded(expression: sympy.Expr, digits: int, points: Mapping[str, Tensor]) -
     points, exact = {name: column[finite] for name, column in points.items()}, values[finite]
     spread = float(exact.std()) if exact.min() < exact.max() else float(exact.abs().max())
     allowed = 10.0 ** (1 - digits) * max(spread, math.ulp(float(exact.abs().max())))
+    around = points if around is None else around
+    finite_around = evaluate(compact, around).isfinite()
     for count in range(digits, MAX_DIGITS + 1):
         rounded_forms = (f.xreplace({number: _round(number, count) for number in f.atoms(sympy.Float)}) for f in forms)
         for shown in sorted(rounded_forms, key=size):
-            if (evaluate(shown, points) - exact).square().mean().sqrt() <= allowed:
+            is_close = (evaluate(shown, points) - exact).square().mean().sqrt() <= allowed
+            if is_close and not (finite_around & ~evaluate(shown, around).isfinite()).any():
                 return shown
     return expanded
 

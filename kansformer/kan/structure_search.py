@@ -57,14 +57,23 @@ FACTOR_POWERS = tuple(sympy.Rational(p) for p in ("-2", "-1", "-1/2", "1/2", "1"
 # turns in which the two curves are fitted.
 PRODUCT_SETS, PRODUCT_TARGETS, MAX_PRODUCT_ERROR, TURNS = 3, 4, 0.3, 6
 # Grids of the product of two inputs, of which one may vary fast; transformations that are fitted with weights.
-PAIR_GRIDS, ALONE_TURNS, WEIGHTED = ((8, 8), (2, 24), (24, 2)), 30, 6
+PAIR_GRIDS, ALONE_TURNS, WEIGHTED = ((8, 8), (2, 24), (24, 2)), 30, 3
 MAX_TARGET = 1e6
 
 
 def find_structures(
-    x: Tensor, y: Tensor, names: Sequence[str], library: SymbolLibrary, deadline: float = math.inf
+    x: Tensor,
+    y: Tensor,
+    names: Sequence[str],
+    library: SymbolLibrary,
+    deadline: float = math.inf,
+    *,
+    combine: bool = True,
 ) -> list[Structure]:
-    """The best structures of every size for inputs (N, I) and targets (N,), those with the lowest costs first."""
+    """The best structures of every size for inputs (N, I) and targets (N,), those with the lowest costs first.
+
+    Without `combine` they are sums of curves of the inputs only, which takes an instant.
+    """
     rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:MAX_ROWS]
     x, y = x[rows], y[rows]
     inputs = [Column(sympy.Symbol(name), x[:, i]) for i, name in enumerate(names) if x[:, i].min() < x[:, i].max()]
@@ -72,7 +81,9 @@ def find_structures(
         return []
     search = _Search(y, inputs, library)
     search.add(search.structures(tuple(inputs), search.targets))
-    if len(inputs) > 1:
+    if not combine:
+        search.remove_idle_columns()
+    elif len(inputs) > 1:
         sets = {frozenset(column.expression for column in inputs): tuple(inputs)}
         for depth in range(DEPTH):
             if depth and search.least_error() < EXPLAINED:
@@ -210,6 +221,8 @@ class _Search:
         ]
         for place in sorted(range(len(result)), key=lambda place: result[place].error)[:WEIGHTED]:
             structure = result[place]
+            if structure.error < EXPLAINED:
+                continue
             weight_N1 = structure.weights(self.y).unsqueeze(-1)
             weights_C1 = coefficients(basis_NC * weight_N1, structure.target(self.y).unsqueeze(-1) * weight_N1)
             error = self._error(structure, (basis_NC @ weights_C1)[:, 0], basis_NC.shape[1])

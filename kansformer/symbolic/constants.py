@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 
 import sympy
 import torch
@@ -88,15 +88,20 @@ class Formula:
 
     def compiled(self) -> Callable[[Tensor, Tensor], Tensor]:
         """A function of columns (V, N) and constants (C, N) that gives (N,)."""
-        columns = [sympy.Dummy() for _ in self.variables]  # names of variables may be those of functions
-        tree = self.tree.xreplace(dict(zip(map(sympy.Symbol, self.variables), columns, strict=True)))
-        function = sympy.lambdify([columns, self.constants], tree, modules=[TORCH_FUNCTIONS])
+        return _compiled(self.tree, len(self.values), self.variables)
 
-        def evaluate(x_VN: Tensor, values_CN: Tensor) -> Tensor:
-            result = function(list(x_VN), list(values_CN))
-            return torch.as_tensor(result, dtype=x_VN.dtype).expand(x_VN.shape[1])
 
-        return evaluate
+@lru_cache(maxsize=1024)
+def _compiled(tree: sympy.Expr, constants: int, variables: tuple[str, ...]) -> Callable[[Tensor, Tensor], Tensor]:
+    columns = [sympy.Dummy() for _ in variables]  # names of variables may be those of functions
+    tree = tree.xreplace(dict(zip(map(sympy.Symbol, variables), columns, strict=True)))
+    function = sympy.lambdify([columns, list(map(_constant, range(constants)))], tree, modules=[TORCH_FUNCTIONS])
+
+    def evaluate(x_VN: Tensor, values_CN: Tensor) -> Tensor:
+        result = function(list(x_VN), list(values_CN))
+        return torch.as_tensor(result, dtype=x_VN.dtype).expand(x_VN.shape[1])
+
+    return evaluate
 
 
 @dataclass(frozen=True)
@@ -229,22 +234,27 @@ def simplified(fitted: Fitted, x: Tensor, y: Tensor, *, cost: Callable[[Fitted],
 
 
 def with_signs(formula: Formula, x: Tensor) -> Formula:
-    """The formula with z or -z for |z| and (z²)^p, where z has one sign at all samples x, (N, I)."""
-    tree, columns = formula.tree, x.mT
+    """The formula with z or -z for |z|, also in roots of z²·…, where z has one sign at all samples x, (N, I)."""
     values = formula.values.unsqueeze(-1).expand(-1, len(x))
-    while True:
-        for node in tree.atoms(sympy.Abs, sympy.Pow):
-            is_power = isinstance(node, sympy.Pow) and isinstance(node.base, sympy.Pow) and node.base.exp == 2
-            if not (isinstance(node, sympy.Abs) or (is_power and not node.exp.is_integer)):
-                continue
-            inside = node.args[0].base if is_power else node.args[0]
-            z = replace(formula, tree=inside).compiled()(columns, values)
-            if (z > 0).all() or (z < 0).all():
-                size_of = inside if (z > 0).all() else -inside
-                tree = tree.xreplace({node: size_of ** (2 * node.exp) if is_power else size_of})
-                break
-        else:
-            return replace(formula, tree=tree)
+
+    def size_of(z: sympy.Expr) -> sympy.Expr:
+        at = replace(formula, tree=z).compiled()(x.mT, values)
+        return z if (at > 0).all() else -z if (at < 0).all() else sympy.Abs(z)
+
+    def resolved(node: sympy.Expr) -> sympy.Expr:
+        node = node.func(*map(resolved, node.args)) if node.args else node
+        if isinstance(node, sympy.Abs):
+            return size_of(node.args[0])
+        if isinstance(node, sympy.Pow) and not node.exp.is_integer:
+            factors = sympy.Mul.make_args(node.base)
+            squares = [f.base for f in factors if isinstance(f, sympy.Pow) and f.exp == 2]
+            sizes = [size_of(z) for z in squares]
+            if sizes and not any(isinstance(size, sympy.Abs) for size in sizes):
+                rest = sympy.Mul(*(f for f in factors if not (isinstance(f, sympy.Pow) and f.exp == 2)))
+                return rest**node.exp * sympy.Mul(*(size ** (2 * node.exp) for size in sizes))
+        return node
+
+    return replace(formula, tree=resolved(formula.tree))
 
 
 def _exact_values(constant: float, deviation: float, is_exact: bool) -> Iterator[tuple[float, sympy.Expr]]:

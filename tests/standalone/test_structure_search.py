@@ -203,9 +203,31 @@ def test_the_fit_of_a_structure():
     fitted = fit_structure(structure, y, 10)
     torch.testing.assert_close(fitted.fitted, y.log(), atol=1e-3, rtol=0)
     parts = [
-        fitted.splines.of(column, column.values) @ curve
+        fitted.splines.curve(column, curve, column.values)
         for column, curve in zip(structure.columns, fitted.curves, strict=True)
     ]
     torch.testing.assert_close(fitted.constant + sum(parts), fitted.fitted)
-    assert fitted.numbers == 1 + sum(len(curve) for curve in fitted.curves)
+    assert fitted.numbers == 1 + sum(len(curve) - 1 for curve in fitted.curves)
     torch.testing.assert_close(structure.prediction(fitted.fitted, y), y, atol=1e-2 * float(y.max()), rtol=0)
+
+
+def test_weights_are_the_errors_of_targets():
+    x, y = CASES["exponential"].samples()
+    structure = find_structures(x, y, NAMES, SCIENCE_LIBRARY)[0].at(x, NAMES)
+    assert structure.transformation.name == "exp"
+    weights = structure.weights(y)
+    torch.testing.assert_close(weights.square().mean(), torch.tensor(1.0).double())
+    ratios = weights / y  # an error of log(y) is y times as large in y, but no sample outweighs all others
+    usual = y < 50 * y.median()
+    torch.testing.assert_close(ratios[usual], ratios[usual][:1].expand(int(usual.sum())))
+    assert (ratios[~usual] <= ratios[usual][0] * (1 + 1e-9)).all()
+
+
+def test_a_product_of_two_curves_of_which_one_varies_fast():
+    x = uniform(800, [0.0, 0.0], [2.0, 25.0])
+    y = torch.exp(-x[:, 0]) * torch.cos(x[:, 1])
+    structure = find_structures(x, y, ["a", "b"], SCIENCE_LIBRARY)[0]
+    assert (product_of(structure), structure.columns) == ({A, B}, ())
+    expressions = formulas_of(structure.at(x, ["a", "b"]), x, y, ["a", "b"], SCIENCE_LIBRARY)
+    errors = [fit_constants(Formula.of(e, ["a", "b"]), x, y).error for e in expressions]
+    assert min(errors) < 1e-12

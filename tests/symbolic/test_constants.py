@@ -6,7 +6,7 @@ import pytest
 import sympy
 import torch
 
-from kansformer.symbolic.constants import Fitted, Formula, fit_constants, simplified
+from kansformer.symbolic.constants import Fitted, Formula, fit_constants, simplified, with_signs
 
 X, Y = sympy.symbols("x y")
 NAMES = ["x", "y"]
@@ -201,3 +201,23 @@ def test_values_that_make_poles_are_not_taken():
         [1 / 1.37], abs=5e-3
     )
     assert result.expression().free_symbols == {X}
+
+
+def test_narrow_valleys_are_followed():
+    """c·log(x + b) on a short range is nearly a line: b and c vary together along a bend."""
+    x = torch.linspace(0.03, 0.375, 64, dtype=torch.float64).unsqueeze(-1)
+    y = 86 - 26.73 * torch.log(x[:, 0] + 25)
+    start = sympy.Float(87.7) - sympy.Float(27.0) * sympy.log(sympy.Symbol("x") + sympy.Float(25.3))
+    fitted = fit_constants(Formula.of(start, ["x"]), x, y)
+    assert fitted.error < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("formula", "expected"),
+    [("Abs(x - 3)", "3 - x"), ("1/sqrt((x + 1)**2)", "1/(x + 1)"), ("Abs(x - 1/2)", "Abs(x - 1/2)"),
+     ("sqrt(Abs(x - 2)**2)", "2 - x"), ("x/sqrt(0.5*(x - 2)**2)", "x/(2 - x)/sqrt(0.5)")],
+)  # fmt: skip
+def test_absolute_values_where_the_sign_is_known(formula, expected):
+    x = torch.linspace(0, 1, 11, dtype=torch.float64).unsqueeze(-1)
+    resolved = with_signs(Formula.of(sympy.sympify(formula), ["x"]), x)
+    assert sympy.simplify(resolved.expression() - sympy.sympify(expected)) == 0
