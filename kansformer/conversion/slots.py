@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from kansformer.conversion.record import ConversionRecord, get_setting, record_of, rooted_slot
 from kansformer.errors import ConversionStateError, SlotError
+from kansformer.nn.adapted import module_called_at
 from kansformer.nn.curves import CurvedModule, curved_modules
 from kansformer.sites.site import INPUT_CURVE, Slot, join_path, parent_of
 
@@ -40,12 +41,14 @@ class CurveSlot:
         name: `input`, `up`, `gate`, `act` or `down`; in a model that was not converted, the attribute's name.
         path: of the module with the curves.
         module: that module.
+        called: the module whose inputs and outputs are the slot's: that module, or the adapter around it.
     """
 
     site: str
     name: str
     path: str
     module: CurvedModule
+    called: nn.Module
 
     @property
     def has_weights(self) -> bool:
@@ -88,10 +91,12 @@ def find_curve_slots(model: nn.Module) -> list[CurveSlot]:
     names = {join_path(outer, slot.curve_path): slot.name for slot in recorded}
     slots = []
     for path, module in curved_modules(model):
-        adapted = path.removesuffix(".base_layer")  # where an adapter stands around it
+        adapted = path
+        while adapted.endswith(".base_layer"):  # where adapters stand around it
+            adapted = adapted.removesuffix(".base_layer")
         owner, attribute = parent_of(adapted)
         name = names.get(adapted, "input" if attribute == INPUT_CURVE else attribute)
-        slots.append(CurveSlot(owner, name, path, module))
+        slots.append(CurveSlot(owner, name, path, module, module_called_at(model, path)))
     if not slots:
         raise ConversionStateError(
             "The model has no curves to read. Convert it first, by kansformer.convert(model), or load a converted one."
