@@ -129,7 +129,7 @@ def check_convertible(model: nn.Module) -> None:
             )
     quantization = get_setting(get_setting(model, "config"), "quantization_config")
     method = quantization_method(quantization)
-    # Ours is in the config of a plain model that was made from_config, with the config of a converted one.
+    # Ours is in the config of a plain model that its class was called for, with the config of a converted one.
     if quantization is not None and method != QUANT_METHOD:
         raise ConversionStateError(
             f"The model is quantised with {method!r}. Load it dequantised (for GGUF files: "
