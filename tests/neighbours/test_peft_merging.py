@@ -182,3 +182,10 @@ def test_offloaded_pickled_and_compiled(case):
     assert_same_function(run(torch.compile(model, backend="eager")), expected)
     accelerate.cpu_offload(model.get_base_model(), execution_device=torch.device("cpu"))
     assert torch.equal(run(model), expected)
+
+
+def test_replicas_run_on_themselves():
+    model = adapted(*CASES["channel"]).get_base_model()
+    layer = model.layers[0].mlp.up_proj
+    replica = layer._replicate_for_data_parallel()
+    assert replica.forward.adapter is replica and layer.forward.adapter is layer
