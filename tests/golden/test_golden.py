@@ -78,7 +78,9 @@ def test_a_checkpoint(folder, tmp_path):
     assert is_converted(model)
     assert_expected(folder, logits, expected["logits"], looser=WHOLE_MODEL)
     model.save_pretrained(tmp_path)
-    assert_same_tensors(load_file(tmp_path / "model.safetensors"), load_file(folder / "model.safetensors"))
+    old = load_file(folder / "model.safetensors")
+    wide = {name: tensor.float() for name, tensor in old.items() if name.endswith("domain") and tensor.itemsize < 4}
+    assert_same_tensors(load_file(tmp_path / "model.safetensors"), old | wide)  # domains were once in 16 bits
     assert read(tmp_path / "config.json")["quantization_config"] == read(folder / "config.json")["quantization_config"]
     assert torch.equal(logits_of(AutoModelForCausalLM.from_pretrained(tmp_path), expected["tokens"]), logits)
 
