@@ -13,7 +13,9 @@
 
 import copy
 import functools
+import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,7 @@ from kansformer.config import QUANT_METHOD
 from kansformer.conversion.record import ConversionRecord, base_prefix, check_record, config_of, get_setting
 from kansformer.conversion.remote_code import auto_map_of, is_ours, write_modeling_file
 from kansformer.errors import CheckpointError, ConfigError
+from kansformer.files import updated_folder
 from kansformer.import_hooks import after_import
 from kansformer.nn.transaction import transaction
 
@@ -162,6 +165,9 @@ def save_converted(
 ) -> None:
     """`save_pretrained` of a converted model: transformers' own, and the modelling file for `trust_remote_code=True`.
 
+    A model that stands in the folder is replaced as a whole, by `updated_folder`; where each process writes a part of
+    it (`distributed_checkpoint`), by transformers.
+
     Raises:
         ConfigError: `state_dict` and `push_to_hub` together.
         CheckpointError: curves are not what the config says, so the checkpoint could not be loaded. Nothing is written.
@@ -173,16 +179,30 @@ def save_converted(
         )
     check_record(model)
     push = {name: kwargs.pop(name) for name in PUSH_OPTIONS if name in kwargs}
-    with transaction(model):
+    with_adapters = get_setting(model, "_hf_peft_config_loaded")  # then only those are saved
+    target: AbstractContextManager[Path] = nullcontext(Path(save_directory))
+    if (
+        is_main_process
+        and (Path(save_directory) / "config.json").is_file()
+        and not kwargs.get("distributed_checkpoint")
+    ):
+        is_weights = _weight_files(kwargs.get("variant")).fullmatch
+        target = updated_folder(Path(save_directory), lambda name: not with_adapters and is_weights(name) is not None)
+    with transaction(model), target as folder:
         if entries := auto_map_of(model):
             model.config.auto_map = {**(get_setting(model.config, "auto_map") or {}), **entries}
-        type(model).save_pretrained(model, save_directory, is_main_process, state_dict, **kwargs)
-        with_adapters = get_setting(model, "_hf_peft_config_loaded")  # then only those are saved
+        type(model).save_pretrained(model, folder, is_main_process, state_dict, **kwargs)
         if is_main_process and not with_adapters:
-            write_modeling_file(model, save_directory)
+            write_modeling_file(model, folder)
     if is_main_process and push_to_hub:  # not by transformers in the call above, which would leave the new file out
         push |= {name: kwargs[name] for name in ("token", "max_shard_size") if name in kwargs}
         model.push_to_hub(push.pop("repo_id", Path(save_directory).name), **push)
+
+
+def _weight_files(variant: str | None) -> re.Pattern[str]:
+    """Names of the files that transformers writes a model's weights into, and their index."""
+    suffix = re.escape(f".{variant}") if variant else ""
+    return re.compile(rf"model{suffix}(-\d{{5}}-of-\d{{5}})?\.safetensors|model\.safetensors\.index{suffix}\.json")
 
 
 def _give_own_config(model: nn.Module, config: "PreTrainedConfig") -> "PreTrainedConfig":
