@@ -13,15 +13,18 @@
 
 import copy
 import functools
+import os
 import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from kansformer.config import QUANT_METHOD
+from kansformer.conversion.digest import write_digest
 from kansformer.conversion.record import ConversionRecord, base_prefix, check_record, config_of, get_setting
 from kansformer.conversion.remote_code import auto_map_of, is_ours, write_modeling_file
 from kansformer.errors import CheckpointError, ConfigError
@@ -180,13 +183,11 @@ def save_converted(
     check_record(model)
     push = {name: kwargs.pop(name) for name in PUSH_OPTIONS if name in kwargs}
     with_adapters = get_setting(model, "_hf_peft_config_loaded")  # then only those are saved
+    variant, is_distributed = kwargs.get("variant"), bool(kwargs.get("distributed_checkpoint"))
+    is_weights = _weight_files(variant).fullmatch
     target: AbstractContextManager[Path] = nullcontext(Path(save_directory))
-    if (
-        is_main_process
-        and (Path(save_directory) / "config.json").is_file()
-        and not kwargs.get("distributed_checkpoint")
-    ):
-        is_weights = _weight_files(kwargs.get("variant")).fullmatch
+    names = os.listdir(save_directory) if is_main_process and Path(save_directory).is_dir() else []
+    if not is_distributed and any(name == "config.json" or is_weights(name) for name in names):
         target = updated_folder(Path(save_directory), lambda name: not with_adapters and is_weights(name) is not None)
     with transaction(model), target as folder:
         if entries := auto_map_of(model):
@@ -194,9 +195,18 @@ def save_converted(
         type(model).save_pretrained(model, folder, is_main_process, state_dict, **kwargs)
         if is_main_process and not with_adapters:
             write_modeling_file(model, folder)
+            files = [file for file in folder.glob("*.safetensors") if is_weights(file.name)]
+            if files and not variant and _is_first_process():  # variants share a config, and have curves of their own
+                write_digest(folder / "config.json", files)
     if is_main_process and push_to_hub:  # not by transformers in the call above, which would leave the new file out
         push |= {name: kwargs[name] for name in ("token", "max_shard_size") if name in kwargs}
         model.push_to_hub(push.pop("repo_id", Path(save_directory).name), **push)
+
+
+def _is_first_process() -> bool:
+    """Whether this process writes what transformers gathers from all."""
+    group = torch.distributed
+    return not group.is_available() or not group.is_initialized() or group.get_rank() == 0
 
 
 def _weight_files(variant: str | None) -> re.Pattern[str]:

@@ -65,6 +65,7 @@ class CurveLoader(HfQuantizer):
 
     def __init__(self, quantization_config: Any, **kwargs) -> None:
         super().__init__(quantization_config, **kwargs)
+        self._files: list[str] = []
         if not self.pre_quantized and not isinstance(quantization_config, KANConfig):
             raise ConfigError(
                 f"To convert a model while loading pass quantization_config=KANConfig(...), got "
@@ -88,6 +89,7 @@ class CurveLoader(HfQuantizer):
             tensors, numbers = count_numbers(files) if readable else (None, None)
             check_size(model, tensors, numbers)
             rebuild(model, self.quantization_config, max_numbers=numbers)
+            self._files = files if readable else []
         shapes = shapes_of(model)
         run_after_loading(model, lambda loading_info: self._finish(model, shapes, loading_info))
         return model
@@ -95,6 +97,8 @@ class CurveLoader(HfQuantizer):
     def _finish(self, model: "PreTrainedModel", shapes: Shapes, loading_info: "LoadStateDictInfo") -> None:
         if self.pre_quantized:
             check_curves(model, shapes, loading_info)
+            if digest := self.quantization_config.digest:
+                digest.check(self._files)
         report_other_shapes(model, shapes, loading_info)
         if self.pre_quantized:
             return

@@ -83,7 +83,7 @@ def test_the_files_are_a_contract(make_converted, tmp_path):
     }
     config = config_of(tmp_path)
     assert config["quantization_config"]["quant_method"] == "kansformer"
-    assert config["quantization_config"]["format_version"] == 1
+    assert config["quantization_config"]["format_version"] == 3
     assert config["quantization_config"]["sites"] == [
         {"slot": "act", "path": "layers.1.mlp.act_fn", "features": 24},
         {"slot": "down", "path": "layers.1.mlp.down_proj", "features": 24},
