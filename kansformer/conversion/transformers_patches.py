@@ -6,6 +6,7 @@
 | entries of two tables there (`register_quantizer`) | the quantizer is the only object that `from_pretrained` calls between making a model and loading its weights | transformers lets a package change a model's modules while it loads |
 | `AutoHfQuantizer.merge_quantization_configs` (`register_quantizer`) | it compares class names only, so a second `quantization_config` gives an error that does not say what to do | it asks the configs themselves |
 | `_adjust_missing_and_unexpected_keys` of one model while it loads (`run_after_loading`) | a quantizer is asked only when the lists of missing keys are gone and accelerate's hooks are on the modules | a quantizer gets `loading_info` |
+| `_resolve_parallel_plans` of one model while it loads (`change_parallel_plans`) | weights are split by fixed rules, which curves would not follow | a quantizer is asked for the rules of an instance |
 | the quantizer's traces on a loaded model (`remove_quantizer`) | with them Trainer and `.half()` refuse, and `save_pretrained` drops a given state dict | the loader is not a quantizer |
 | `config.fusion_config` (`attach_record`) | without kansformer, transformers would load random feed-forward networks with a warning only | transformers refuses unknown values of `quant_method` |
 | `save_pretrained`, `model_tags` and `config` of one converted model (`attach_record`) | the modelling file for `trust_remote_code=True`; the tag on the Hub; a config that no other model shares | transformers writes `auto_map` for modules of other packages |
@@ -50,7 +51,10 @@ PUSH_OPTIONS = ("repo_id", "commit_message", "create_pr", "private")
 LOADING_STEP = "_adjust_missing_and_unexpected_keys"
 """Last step of transformers' loading before the report and the dispatch; it gets the lists of wrong keys."""
 
-QUANTIZER_TRACES = ("hf_quantizer", "is_quantized", "quantization_method")
+PLANS_STEP = "_resolve_parallel_plans"
+"""Says by which rules the weights of a model are split among processes, before any is loaded."""
+
+QUANTIZER_TRACES = ("hf_quantizer", "is_quantized", "quantization_method", PLANS_STEP)
 
 
 def register_when_ready(register: Callable[[], None]) -> None:
@@ -85,6 +89,23 @@ def run_after_loading(model: nn.Module, action: "Callable[[LoadStateDictInfo], N
         original(loading_info)
 
     setattr(model, LOADING_STEP, act)
+
+
+def change_parallel_plans(model: nn.Module, change: Callable[[dict[str, str]], dict[str, str]]) -> None:
+    """Have this one model's rules of tensor and expert parallelism changed while it is loaded and split."""
+    original = get_setting(model, PLANS_STEP)
+    if original is not None:
+
+        def resolve(distributed_config: object) -> tuple[dict[str, str], ...]:
+            tensor_plan, expert_plan, *rest = original(distributed_config)
+            return change(tensor_plan), change(expert_plan), *rest
+
+        setattr(model, PLANS_STEP, resolve)
+
+
+def can_change_parallel_plans(model: nn.Module) -> bool:
+    """Whether this transformers lets `change_parallel_plans` do anything."""
+    return hasattr(model, PLANS_STEP)
 
 
 def check_action_ran(model: nn.Module) -> None:
