@@ -95,7 +95,8 @@ def test_curves_without_their_model(folder, tmp_path):
     assert_expected(folder, logits_of(model, expected["tokens"]), expected["logits"], looser=WHOLE_MODEL)
     settings = read(folder / "curves" / "curves.json")
     again = save_curves(model, tmp_path / "again", also=settings["also"])
-    assert read(again / "curves.json") == settings
+    assert settings.get("digest") or read(again / "curves.json").pop("digest")
+    assert read(again / "curves.json") | {"digest": None} == settings | {"digest": None}
     assert_same_tensors(load_file(again / "curves.safetensors"), load_file(folder / "curves" / "curves.safetensors"))
 
 
