@@ -34,6 +34,7 @@ from kansformer.import_hooks import after_import
 from kansformer.nn.transaction import transaction
 
 if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
     from transformers import PreTrainedConfig, PreTrainedModel
     from transformers.utils.loading_report import LoadStateDictInfo
 
@@ -91,14 +92,20 @@ def run_after_loading(model: nn.Module, action: "Callable[[LoadStateDictInfo], N
     setattr(model, LOADING_STEP, act)
 
 
-def change_parallel_plans(model: nn.Module, change: Callable[[dict[str, str]], dict[str, str]]) -> None:
-    """Have this one model's rules of tensor and expert parallelism changed while it is loaded and split."""
+def change_parallel_plans(
+    model: nn.Module, change: Callable[[dict[str, str], "DeviceMesh | None"], dict[str, str]]
+) -> None:
+    """Have this one model's rules of tensor and expert parallelism changed while it is loaded and split.
+
+    `change` gets the rules, and for tensor parallelism the mesh of the processes.
+    """
     original = get_setting(model, PLANS_STEP)
     if original is not None:
 
         def resolve(distributed_config: object) -> tuple[dict[str, str], ...]:
             tensor_plan, expert_plan, *rest = original(distributed_config)
-            return change(tensor_plan), change(expert_plan), *rest
+            mesh = model._mesh_manager.get_mesh("tp") if tensor_plan else None  # type: ignore[union-attr, operator]
+            return change(tensor_plan, mesh), change(expert_plan, None), *rest
 
         setattr(model, PLANS_STEP, resolve)
 
@@ -207,17 +214,18 @@ def save_converted(
     variant, is_distributed = kwargs.get("variant"), bool(kwargs.get("distributed_checkpoint"))
     is_weights = _weight_files(variant).fullmatch
     target: AbstractContextManager[Path] = nullcontext(Path(save_directory))
-    names = os.listdir(save_directory) if is_main_process and Path(save_directory).is_dir() else []
+    writes = is_main_process and _is_first_process()  # as transformers, which all processes of a split model call
+    names = os.listdir(save_directory) if writes and Path(save_directory).is_dir() else []
     if not is_distributed and any(name == "config.json" or is_weights(name) for name in names):
         target = updated_folder(Path(save_directory), lambda name: not with_adapters and is_weights(name) is not None)
     with transaction(model), target as folder:
         if entries := auto_map_of(model):
             model.config.auto_map = {**(get_setting(model.config, "auto_map") or {}), **entries}
         type(model).save_pretrained(model, folder, is_main_process, state_dict, **kwargs)
-        if is_main_process and not with_adapters:
+        if writes and not with_adapters:
             write_modeling_file(model, folder)
             files = [file for file in folder.glob("*.safetensors") if is_weights(file.name)]
-            if files and not variant and _is_first_process():  # variants share a config, and have curves of their own
+            if files and not variant:  # variants share a config, and have curves of their own
                 write_digest(folder / "config.json", files)
     if is_main_process and push_to_hub:  # not by transformers in the call above, which would leave the new file out
         push |= {name: kwargs[name] for name in ("token", "max_shard_size") if name in kwargs}

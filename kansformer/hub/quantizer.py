@@ -28,7 +28,7 @@ from kansformer.hub.loading_checks import (
     report_other_shapes,
     shapes_of,
 )
-from kansformer.hub.tensor_parallel import check_not_split, is_one_of_several, keep_networks_whole
+from kansformer.hub.tensor_parallel import check_not_split, is_one_of_several, split_networks
 from kansformer.safe_io import count_numbers
 from kansformer.sites import find_sites
 
@@ -94,7 +94,7 @@ class CurveLoader(HfQuantizer):
             check_size(model, tensors, numbers)
             if is_one_of_several():
                 sites = find_sites(model)
-                change_parallel_plans(model, lambda plan: keep_networks_whole(model, sites, plan))
+                change_parallel_plans(model, lambda plan, mesh: split_networks(model, sites, plan, mesh))
             rebuild(model, self.quantization_config, max_numbers=numbers)
             self._files = files if readable else []
         shapes = shapes_of(model)

@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from kansformer import KANConfig, convert
 
-pytest.importorskip("transformers.distributed.tensor_parallel")  # since 5.20
+pytest.importorskip("transformers.distributed.tensor_parallel")  # not in older versions
+pytestmark = pytest.mark.slow
 TOKENS = torch.arange(12).reshape(2, 6)
 EVERYWHERE = ("input", "up", "gate", "act", "down")
 CONFIGS = {
@@ -23,7 +24,18 @@ CONFIGS = {
     "channel": KANConfig(slots=EVERYWHERE, basis="rational"),
     "group": KANConfig(slots=EVERYWHERE, edges="group", groups=4),
     "low rank": KANConfig(slots=("up", "down"), edges="low_rank", rank=2),
+    "groups that do not divide": KANConfig(edges="group", groups=3),
     "full": KANConfig(slots=("gate", "down"), edges="full"),
+}
+
+WHOLE = ("groups that do not divide",)
+SPLIT = {
+    "act": ("0.mlp.act_fn.coefficients", "1.mlp.up_proj"),
+    "channel": ("act_fn.denominator", "down_proj.coefficients"),
+    "group": ("act_fn.coefficients", "down_proj.weight"),
+    "low rank": ("up_proj.mix", "down_proj.coefficients"),
+    "full": ("gate_proj.coefficients", "down_proj.coefficients"),
+    "groups that do not divide": ("mlp",),
 }
 
 
@@ -43,7 +55,7 @@ def results(tmp_path_factory):
     job = Path(__file__).parent / "tensor_parallel_job.py"
     names = [*CONFIGS, "plain", "experts"]
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29533", str(job),
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", str(job),
          str(folder / "out"), *(str(folder / name) for name in names)],
         env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
@@ -62,9 +74,12 @@ def test_two_processes_compute_and_save_what_one_does(name, results):
         for key, gradient in gradients.items():
             assert relative_error(gradient, model.get_parameter(key).grad) < 1e-4, key
         assert any("self_attn" in key for key in split)
-        assert any("are not split" in message for message in messages)
+        in_part = any("are not split" in message for message in messages)
+        assert in_part is (name in WHOLE)
+        assert all(any(part in key for key in split) is not in_part for part in SPLIT.get(name, ()))
     before, after = (load_file(folder / "model.safetensors") for folder in (results / name, results / "out" / name))
     assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+    assert torch.equal(AutoModelForCausalLM.from_pretrained(results / "out" / name)(TOKENS).logits, logits)
 
 
 @pytest.mark.parametrize(("name", "sentence"), [("plain", "cannot be converted"), ("experts", "'moe_tp_experts'")])
