@@ -168,9 +168,8 @@ def _local_tensors(module: CurvedModule, name: str, mesh: "DeviceMesh") -> Itera
     for key, parameter in parameters.items():
         if parameter is not None:
             part = local_part(parameter)
-            module._parameters[key] = (
-                part if part is not parameter else _AllReduceBackward.apply(part, mesh.get_group())
-            )  # type: ignore[assignment]
+            part = part if part is not parameter else _AllReduceBackward.apply(part, mesh.get_group())
+            module._parameters[key] = part  # type: ignore[assignment]
     if name == "down" and "bias" in module._parameters:
         module._parameters["bias"] = None  # added once, to the sum
     if name in ("down", "act"):
