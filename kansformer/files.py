@@ -1,10 +1,12 @@
 """Atomic writes of files and folders."""
 
+import ctypes
 import os
+import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kansformer.errors import CheckpointError
@@ -44,6 +46,93 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             if old.exists() and not path.exists():
                 old.rename(path)
             raise
+
+
+@contextmanager
+def updated_folder(path: Path, is_stale: Callable[[str], bool]) -> Iterator[Path]:
+    """Yields an empty folder, whose files go into the folder `path` at the end; after an error `path` is as it was.
+
+    Other files of `path` stay. On Linux it and its new version change places in one step, so that a killed process
+    leaves one of them whole. Where that is impossible (a mount point, the current folder, another system), files are
+    moved one by one, and back after an error.
+
+    Args:
+        path: an existing folder.
+        is_stale: whether a file of this name in `path`, unless there is a new one, is removed.
+    """
+    path = path.resolve()
+    in_place = path.is_mount() or Path.cwd().is_relative_to(path) or not os.access(path.parent, os.W_OK)
+    prefix, place = f".{path.name}.partial-", path if in_place else path.parent
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=place, ignore_cleanup_errors=True) as partial:
+        new, merged, old = (Path(partial) / name for name in ("new", "merged", "old"))
+        new.mkdir()
+        yield new
+        if not any(new.iterdir()):
+            return
+        sync_tree(new)
+        left_out = lambda name: name.startswith(prefix) or is_stale(name)  # noqa: E731
+        if in_place or not (_merge(new, path, merged, left_out) and exchange(merged, path)):
+            _move_files(new, path, old, is_stale)
+        else:
+            sync(path.parent)
+            with suppress(OSError):  # what another process wrote into the old folder meanwhile
+                _link_missing(merged, path, left_out)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Have two folders change places in one step; False where the system cannot do that, and nothing was changed."""
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except (AttributeError, TypeError):  # not Linux
+        return False
+    at_current_folder, exchange_flag = -100, 2
+    paths = (os.fsencode(one), os.fsencode(other))
+    return rename(at_current_folder, paths[0], at_current_folder, paths[1], exchange_flag) == 0
+
+
+def _merge(new: Path, path: Path, merged: Path, is_left_out: Callable[[str], bool]) -> bool:
+    """Make a folder with the new files and the other ones of `path`, by hard links; False where there are none."""
+    try:
+        merged.mkdir()
+        shutil.copymode(path, merged)
+        _link_missing(new, merged, lambda name: False)
+        _link_missing(path, merged, is_left_out)
+    except OSError:
+        return False
+    return True
+
+
+def _link_missing(source: Path, target: Path, is_left_out: Callable[[str], bool]) -> None:
+    """Link the files of a folder, and of those in it, into another folder that has none of that name."""
+    for entry in source.iterdir():
+        link = target / entry.name
+        if entry.is_dir() and not entry.is_symlink():
+            if not link.exists():
+                link.mkdir()
+                shutil.copymode(entry, link)
+            _link_missing(entry, link, lambda name: False)
+        elif not os.path.lexists(link) and not is_left_out(entry.name):
+            os.link(entry, link, follow_symlinks=False)
+
+
+def _move_files(new: Path, path: Path, aside: Path, is_stale: Callable[[str], bool]) -> None:
+    """Move the files of one folder into another, and what they replace aside; after an error everything back."""
+    names = [file.relative_to(new) for file in new.rglob("*") if not file.is_dir()]
+    stale = [Path(name) for name in os.listdir(path) if is_stale(name) and Path(name) not in names]
+    moves: list[tuple[Path, Path]] = []
+    try:
+        for name in (*stale, *names):
+            steps = [(path / name, aside / name)] if os.path.lexists(path / name) else []
+            steps += [(new / name, path / name)] if name in names else []
+            for source, target in steps:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                moves.append((source, target))
+                source.rename(target)
+    except BaseException:
+        for source, target in reversed(moves):
+            if os.path.lexists(target) and not os.path.lexists(source):
+                target.rename(source)
+        raise
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 Shape letters: `...` any, I inputs, O outputs.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from kansformer.nn.curves import (
     curve_dtype,
     detach_curves,
     forward_with_curves,
+    wide_domain,
 )
 from kansformer.nn.optim_check import watch_curves
 
@@ -46,6 +48,11 @@ class KANConv1D(Conv1D):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         watch_curves(self)  # a copy
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "KANConv1D":
+        with wide_domain(self):
+            super()._apply(fn, recurse)
+        return self
 
     def without_curves(self) -> Conv1D:
         """The plain layer with this layer's own weight and bias, without the curves."""

@@ -9,14 +9,15 @@ from torch import nn
 
 from kansformer.checks import check_choice, check_integer
 from kansformer.config import QUANT_METHOD, SLOTS, KANConfig
+from kansformer.conversion.digest import ENTRY, FIRST_VERSION, SavedDigest
 from kansformer.errors import CheckpointError, ConfigError
 from kansformer.nn.curves import CurveSpec, curved_modules
 from kansformer.safe_io import check_json_value
 from kansformer.sites.site import Slot, parent_of
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """The newest format. Raised with every change of the format; all versions from 1 on load for ever. A checkpoint is
-written in the oldest one that can hold it: 2 brought `widths`, and all others are still 1."""
+written in the oldest one that can hold it: 2 brought `widths` and 3 the digest, which variants do not have."""
 
 MODULE_PATH = re.compile(r"(?=.{1,400}$)[\w-]+(\.[\w-]+)*")
 
@@ -30,17 +31,19 @@ class ConversionRecord:
         slots: where, with paths from the base model, so that base and head classes both load.
         widths: hidden width by path of the feed-forward networks that are narrower than the model's config says,
             relative to the base model too.
+        digest: of the checkpoint that it was read from, if that has one; it is not part of `to_dict`.
     """
 
     config: KANConfig
     slots: tuple[Slot, ...]
     widths: Mapping[str, int] = field(default_factory=dict)
+    digest: SavedDigest | None = field(default=None, compare=False)
 
     quant_method = QUANT_METHOD
 
     @property
     def format_version(self) -> int:
-        """The oldest format that can hold this record."""
+        """The oldest format that can hold this record, without a digest."""
         return 2 if self.widths else 1
 
     def to_dict(self) -> dict:
@@ -80,6 +83,8 @@ class ConversionRecord:
         if not isinstance(entries, list) or not entries:
             raise CheckpointError("The checkpoint's kansformer settings name no sites, so no curve could be placed.")
         widths = _checked_widths(settings.pop("widths", {})) if version > 1 else {}
+        entry = settings.pop(ENTRY, None) if version >= FIRST_VERSION else None
+        digest = None if entry is None else SavedDigest.from_dict(values, entry)
         try:
             config = KANConfig.from_dict(settings)
         except ConfigError as error:
@@ -87,7 +92,7 @@ class ConversionRecord:
         slots = tuple(_checked_slot(entry) for entry in entries)
         if len({(slot.name, slot.path) for slot in slots}) < len(slots):
             raise CheckpointError("The checkpoint's kansformer settings name a slot twice.")
-        return cls(config, slots, widths)
+        return cls(config, slots, widths, digest)
 
     def with_grid_size(self, grid_size: int) -> "ConversionRecord":
         """The record of the same model on another grid."""

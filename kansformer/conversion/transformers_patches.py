@@ -7,6 +7,7 @@
 | `AutoHfQuantizer.merge_quantization_configs` (`register_quantizer`) | it compares class names only, so a second `quantization_config` gives an error that does not say what to do | it asks the configs themselves |
 | `_adjust_missing_and_unexpected_keys` of one model while it loads (`run_after_loading`) | a quantizer is asked only when the lists of missing keys are gone and accelerate's hooks are on the modules | a quantizer gets `loading_info` |
 | `PreTrainedModel._from_config` (`patch_from_config`) | `from_config` asks no quantizer: the config of a converted model would give a plain one, which saves what cannot be loaded | `from_config` calls quantizers too |
+| `_resolve_parallel_plans` of one model while it loads (`change_parallel_plans`) | weights are split by fixed rules, which curves would not follow | a quantizer is asked for the rules of an instance |
 | the quantizer's traces on a loaded model (`remove_quantizer`) | with them Trainer and `.half()` refuse, and `save_pretrained` drops a given state dict | the loader is not a quantizer |
 | `config.fusion_config` (`attach_record`) | without kansformer, transformers would load random feed-forward networks with a warning only | transformers refuses unknown values of `quant_method` |
 | `save_pretrained`, `model_tags` and `config` of one converted model (`attach_record`) | the modelling file for `trust_remote_code=True`; the tag on the Hub; a config that no other model shares | transformers writes `auto_map` for modules of other packages |
@@ -14,20 +15,27 @@
 
 import copy
 import functools
+import os
+import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from kansformer.config import QUANT_METHOD
+from kansformer.conversion.digest import write_digest
 from kansformer.conversion.record import ConversionRecord, base_prefix, check_record, config_of, get_setting
 from kansformer.conversion.remote_code import auto_map_of, is_ours, write_modeling_file
 from kansformer.errors import CheckpointError, ConfigError
+from kansformer.files import updated_folder
 from kansformer.import_hooks import after_import
 from kansformer.nn.transaction import transaction
 
 if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
     from transformers import PreTrainedConfig, PreTrainedModel
     from transformers.utils.loading_report import LoadStateDictInfo
 
@@ -45,7 +53,10 @@ PUSH_OPTIONS = ("repo_id", "commit_message", "create_pr", "private")
 LOADING_STEP = "_adjust_missing_and_unexpected_keys"
 """Last step of transformers' loading before the report and the dispatch; it gets the lists of wrong keys."""
 
-QUANTIZER_TRACES = ("hf_quantizer", "is_quantized", "quantization_method")
+PLANS_STEP = "_resolve_parallel_plans"
+"""Says by which rules the weights of a model are split among processes, before any is loaded."""
+
+QUANTIZER_TRACES = ("hf_quantizer", "is_quantized", "quantization_method", PLANS_STEP)
 
 
 def register_when_ready(register: Callable[[], None]) -> None:
@@ -97,6 +108,29 @@ def run_after_loading(model: nn.Module, action: "Callable[[LoadStateDictInfo], N
         original(loading_info)
 
     setattr(model, LOADING_STEP, act)
+
+
+def change_parallel_plans(
+    model: nn.Module, change: Callable[[dict[str, str], "DeviceMesh | None"], dict[str, str]]
+) -> None:
+    """Have this one model's rules of tensor and expert parallelism changed while it is loaded and split.
+
+    `change` gets the rules, and for tensor parallelism the mesh of the processes.
+    """
+    original = get_setting(model, PLANS_STEP)
+    if original is not None:
+
+        def resolve(distributed_config: object) -> tuple[dict[str, str], ...]:
+            tensor_plan, expert_plan, *rest = original(distributed_config)
+            mesh = model._mesh_manager.get_mesh("tp") if tensor_plan else None  # type: ignore[union-attr, operator]
+            return change(tensor_plan, mesh), change(expert_plan, None), *rest
+
+        setattr(model, PLANS_STEP, resolve)
+
+
+def can_change_parallel_plans(model: nn.Module) -> bool:
+    """Whether this transformers lets `change_parallel_plans` do anything."""
+    return hasattr(model, PLANS_STEP)
 
 
 def check_action_ran(model: nn.Module) -> None:
@@ -180,6 +214,9 @@ def save_converted(
 ) -> None:
     """`save_pretrained` of a converted model: transformers' own, and the modelling file for `trust_remote_code=True`.
 
+    A model that stands in the folder is replaced as a whole, by `updated_folder`; where each process writes a part of
+    it (`distributed_checkpoint`), by transformers.
+
     Raises:
         ConfigError: `state_dict` and `push_to_hub` together.
         CheckpointError: curves are not what the config says, so the checkpoint could not be loaded. Nothing is written.
@@ -191,16 +228,38 @@ def save_converted(
         )
     check_record(model)
     push = {name: kwargs.pop(name) for name in PUSH_OPTIONS if name in kwargs}
-    with transaction(model):
+    with_adapters = get_setting(model, "_hf_peft_config_loaded")  # then only those are saved
+    variant, is_distributed = kwargs.get("variant"), bool(kwargs.get("distributed_checkpoint"))
+    is_weights = _weight_files(variant).fullmatch
+    target: AbstractContextManager[Path] = nullcontext(Path(save_directory))
+    writes = is_main_process and _is_first_process()  # as transformers, which all processes of a split model call
+    names = os.listdir(save_directory) if writes and Path(save_directory).is_dir() else []
+    if not is_distributed and any(name == "config.json" or is_weights(name) for name in names):
+        target = updated_folder(Path(save_directory), lambda name: not with_adapters and is_weights(name) is not None)
+    with transaction(model), target as folder:
         if entries := auto_map_of(model):
             model.config.auto_map = {**(get_setting(model.config, "auto_map") or {}), **entries}
-        type(model).save_pretrained(model, save_directory, is_main_process, state_dict, **kwargs)
-        with_adapters = get_setting(model, "_hf_peft_config_loaded")  # then only those are saved
-        if is_main_process and not with_adapters:
-            write_modeling_file(model, save_directory)
+        type(model).save_pretrained(model, folder, is_main_process, state_dict, **kwargs)
+        if writes and not with_adapters:
+            write_modeling_file(model, folder)
+            files = [file for file in folder.glob("*.safetensors") if is_weights(file.name)]
+            if files and not variant:  # variants share a config, and have curves of their own
+                write_digest(folder / "config.json", files)
     if is_main_process and push_to_hub:  # not by transformers in the call above, which would leave the new file out
         push |= {name: kwargs[name] for name in ("token", "max_shard_size") if name in kwargs}
         model.push_to_hub(push.pop("repo_id", Path(save_directory).name), **push)
+
+
+def _is_first_process() -> bool:
+    """Whether this process writes what transformers gathers from all."""
+    group = torch.distributed
+    return not group.is_available() or not group.is_initialized() or group.get_rank() == 0
+
+
+def _weight_files(variant: str | None) -> re.Pattern[str]:
+    """Names of the files that transformers writes a model's weights into, and their index."""
+    suffix = re.escape(f".{variant}") if variant else ""
+    return re.compile(rf"model{suffix}(-\d{{5}}-of-\d{{5}})?\.safetensors|model\.safetensors\.index{suffix}\.json")
 
 
 def _give_own_config(model: nn.Module, config: "PreTrainedConfig") -> "PreTrainedConfig":

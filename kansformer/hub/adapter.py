@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from kansformer.conversion import ConversionRecord
+from kansformer.conversion.digest import SavedDigest, digest_of
 from kansformer.conversion.rebuild import rebuild
 from kansformer.conversion.record import base_prefix, check_record, config_of, get_setting, record_of
 from kansformer.conversion.slots import check_no_adapters, check_no_adapters_before_curves
@@ -73,6 +74,7 @@ def save_curves(model: nn.Module, folder: str | Path, *, also: Collection[str] =
     with atomic_folder(folder) as partial:
         copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         save_file(copies, partial / TENSORS, metadata={"format": "pt"})
+        settings["digest"] = digest_of(record.to_dict(), [partial / TENSORS])
         (partial / SETTINGS).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
     return folder
 
@@ -103,6 +105,7 @@ def load_curves(model: nn.Module, folder: str | Path, *, check_weights: bool = T
     record = ConversionRecord.from_dict(settings["conversion"])
     if record.widths:  # the weights that would have to go are the model's own
         raise CheckpointError(f"{SETTINGS} speaks of narrower layers, which save_curves never writes. It was changed.")
+    digest = SavedDigest.from_dict(settings["conversion"], settings["digest"]) if "digest" in settings else None
     saved = ModelChecksum.from_dict(settings)
     own = record_of(model)
     check = check_no_adapters_before_curves if own is None else check_no_adapters
@@ -121,6 +124,8 @@ def load_curves(model: nn.Module, folder: str | Path, *, check_weights: bool = T
             rebuild(model, record, max_numbers=sum(tensor.numel() for tensor in tensors.values()))
         targets = _curve_tensors(model, further)
         _check_fit(tensors, targets)
+        if digest is not None:
+            digest.check([Path(folder) / TENSORS])
         new = {
             name: tensors[name].to(device=target.device, dtype=tensors[name].dtype if same_dtype else target.dtype)
             for name, target in targets.items()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from kansformer.conversion.record import get_setting, narrowed_paths
 from kansformer.errors import CheckpointError
+from kansformer.hub.tensor_parallel import local_part
 from kansformer.nn.curves import CURVE_PARAMETERS, curve_tensors, curved_modules
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def check_curves(model: nn.Module, expected: Shapes, loading_info: "LoadStateDic
         )
     for path, module in curved_modules(model):
         for name, tensor in curve_tensors(module).items():
-            check_values(f"{path}.{name}", tensor)
+            check_values(f"{path}.{name}", local_part(tensor))
 
 
 def check_values(name: str, tensor: Tensor) -> None:

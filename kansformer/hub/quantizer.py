@@ -11,6 +11,8 @@ from kansformer.conversion import ConversionRecord, convert
 from kansformer.conversion.rebuild import rebuild
 from kansformer.conversion.record import quantization_method, record_of
 from kansformer.conversion.transformers_patches import (
+    can_change_parallel_plans,
+    change_parallel_plans,
     check_action_ran,
     register_quantizer,
     remove_quantizer,
@@ -26,7 +28,9 @@ from kansformer.hub.loading_checks import (
     report_other_shapes,
     shapes_of,
 )
+from kansformer.hub.tensor_parallel import check_not_split, is_one_of_several, split_networks
 from kansformer.safe_io import count_numbers
+from kansformer.sites import find_sites
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -65,6 +69,7 @@ class CurveLoader(HfQuantizer):
 
     def __init__(self, quantization_config: Any, **kwargs) -> None:
         super().__init__(quantization_config, **kwargs)
+        self._files: list[str] = []
         if not self.pre_quantized and not isinstance(quantization_config, KANConfig):
             raise ConfigError(
                 f"To convert a model while loading pass quantization_config=KANConfig(...), got "
@@ -87,14 +92,21 @@ class CurveLoader(HfQuantizer):
             readable = bool(files) and all(file.endswith(".safetensors") for file in files)
             tensors, numbers = count_numbers(files) if readable else (None, None)
             check_size(model, tensors, numbers)
+            if is_one_of_several():
+                sites = find_sites(model)
+                change_parallel_plans(model, lambda plan, mesh: split_networks(model, sites, plan, mesh))
             rebuild(model, self.quantization_config, max_numbers=numbers)
+            self._files = files if readable else []
         shapes = shapes_of(model)
         run_after_loading(model, lambda loading_info: self._finish(model, shapes, loading_info))
         return model
 
     def _finish(self, model: "PreTrainedModel", shapes: Shapes, loading_info: "LoadStateDictInfo") -> None:
+        check_not_split(model, has_curves=self.pre_quantized and can_change_parallel_plans(model))
         if self.pre_quantized:
             check_curves(model, shapes, loading_info)
+            if digest := self.quantization_config.digest:
+                digest.check(self._files)
         report_other_shapes(model, shapes, loading_info)
         if self.pre_quantized:
             return

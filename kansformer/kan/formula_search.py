@@ -251,7 +251,7 @@ class FormulaSearch:
         self._name_structures(structures, Problem(x, y, names, lambda e: e.xreplace(meaning) / parts[2]))
 
     def _name_structures(self, structures: Sequence[Structure], problem: Problem | None = None) -> None:
-        """Keep the best formulas of structures of a problem, None for the given one, until one is exact or time is over."""
+        """Keep the best formulas of structures until one is exact or time is over, for the samples or a problem."""
         problem = Problem(self.x, self.y, self.names, lambda e: e) if problem is None else problem
         x, y, names = problem.x, problem.y, problem.names
         exact = self.settings.exact * self.deviation

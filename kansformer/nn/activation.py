@@ -11,7 +11,15 @@ from torch import Tensor, nn
 from kansformer.basis import Basis
 from kansformer.errors import ConfigError
 from kansformer.nn.base import base_function, kernel_name
-from kansformer.nn.curves import CurveSpec, attach_curves, check_input, curves_of, has_hub_kernel, reset_curves
+from kansformer.nn.curves import (
+    CurveSpec,
+    attach_curves,
+    check_input,
+    curves_of,
+    has_hub_kernel,
+    reset_curves,
+    wide_domain,
+)
 from kansformer.nn.optim_check import watch_curves
 from kansformer.ops import apply_curves
 
@@ -29,7 +37,7 @@ class LearnedActivation(nn.Module):
     Attributes:
         coefficients: (P, C).
         denominator: (P, D), only for `rational`.
-        domain: (P, 2), a buffer.
+        domain: (P, 2), a buffer, never narrower than float32.
 
     Raises:
         ConfigError: an argument is not among its choices.
@@ -120,6 +128,11 @@ class LearnedActivation(nn.Module):
     def __setstate__(self, state: dict[str, object]) -> None:
         super().__setstate__(state)
         watch_curves(self)  # a copy
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "LearnedActivation":
+        with wide_domain(self):
+            super()._apply(fn, recurse)
+        return self
 
     def without_curves(self) -> Callable[[Tensor], Tensor]:
         """The activation without its curve, with the current values of its own parameters."""

@@ -6,6 +6,7 @@ that an input axis has (one per channel or one per group).
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar, cast
 
@@ -139,13 +140,18 @@ def attach_curves(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Give a module the parameters and buffers of its curves, not yet initialised, and store the spec."""
+    """Give a module the parameters and buffers of its curves, not yet initialised, and store the spec.
+
+    The domain is at least float32: rounded to 16 bits, the knots of a fine or wide grid move by whole intervals. The
+    module's class keeps it so, by `wide_domain`.
+    """
+    dtype = torch.get_default_dtype() if dtype is None else dtype
     for name, shape in spec.shapes(in_features, out_features).items():
-        tensor = torch.empty(shape, device=device, dtype=dtype)
         if name in CURVE_PARAMETERS:
-            module.register_parameter(name, nn.Parameter(tensor))
+            module.register_parameter(name, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
         else:
-            module.register_buffer(name, tensor)
+            wide = torch.promote_types(dtype, torch.float32)
+            module.register_buffer(name, torch.empty(shape, device=device, dtype=wide))
     for name in ("mix", "denominator"):
         if name not in module._parameters:
             vars(module)[name] = None
@@ -157,6 +163,16 @@ def detach_curves(module: nn.Module) -> None:
     """Take everything away that `attach_curves` gave."""
     for name in (*CURVE_PARAMETERS, "domain", "curves"):
         delattr(module, name)
+
+
+@contextmanager
+def wide_domain(module: Curved) -> Iterator[None]:
+    """Context in which a module's tensors are moved or cast; its domain stays float32 at least."""
+    before = module.domain
+    yield
+    wide = torch.promote_types(module.domain.dtype, torch.float32)
+    if module.domain.dtype != wide:
+        module.domain = before.to(device=module.domain.device, dtype=wide)
 
 
 def curved_modules(model: nn.Module) -> Iterator[tuple[str, CurvedModule]]:

@@ -19,7 +19,7 @@ from kansformer.nn.curves import CurvedModule, CurveSpec, curve_tensors, require
 from kansformer.nn.eval_mode import run_batches
 from kansformer.nn.transaction import undone_afterwards
 
-# The narrowest domain, relative to the numbers in it: half a width of 1/64 stays one after rounding to bfloat16.
+# The narrowest domain, relative to the numbers in it: half a width of 1/64 holds several inputs in bfloat16.
 MIN_WIDTH = 1 / 64
 # And relative to the domain before. A channel that is dead in these inputs says nothing about its range; a domain as
 # narrow as its values would turn the next step of an optimizer into a cliff.

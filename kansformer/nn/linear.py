@@ -3,6 +3,8 @@
 Shape letters: `...` any, I inputs, O outputs, C coefficients, R rank, P curves of the input axis.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +21,7 @@ from kansformer.nn.curves import (
     forward_with_curves,
     has_hub_kernel,
     reset_curves,
+    wide_domain,
 )
 from kansformer.nn.optim_check import watch_curves
 from kansformer.nn.recompute import recomputed_linear
@@ -54,7 +57,7 @@ class KANLinear(nn.Linear):
         coefficients: (I, C, O) for `full`, (I, C, R) for `low_rank`, (P, C) for `channel` and `group`.
         mix: U, (R, O), only for `low_rank`.
         denominator: (P, D), only for `rational`; the edges of one input share it.
-        domain: (P, 2), a buffer.
+        domain: (P, 2), a buffer, never narrower than float32.
 
     Raises:
         ConfigError: an argument is not among its choices.
@@ -126,6 +129,11 @@ class KANLinear(nn.Linear):
     def __setstate__(self, state: dict[str, object]) -> None:
         super().__setstate__(state)
         watch_curves(self)  # a copy
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "KANLinear":
+        with wide_domain(self):
+            super()._apply(fn, recurse)
+        return self
 
     def without_curves(self) -> nn.Linear:
         """The plain layer with this layer's own weight and bias, without the curves."""

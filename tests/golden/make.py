@@ -134,6 +134,7 @@ def checkpoints() -> dict[str, Callable[[], torch.nn.Module]]:
         make_gpt2(), KANConfig(edges="group", slots=("input", "up", "act", "down"), groups=4)
     )
     made["mixtral"] = lambda: convert(make_mixtral(), KANConfig())
+    made["digest"] = made["bfloat16"]  # and with a domain in float32, from the same version on
     return made
 
 

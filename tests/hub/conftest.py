@@ -18,15 +18,16 @@ def make_gpt2(**settings):
 MAKERS = {"llama": tiny_llama, "gpt2": make_gpt2, "bert": tiny_bert}
 
 
+def make_model(family, **settings):
+    torch.manual_seed(0)
+    return MAKERS[family](**settings).eval()
+
+
 @pytest.fixture
 def make():
     """make(family, **config settings): a plain model in evaluation mode, the same one each time."""
 
-    def build(family, **settings):
-        torch.manual_seed(0)
-        return MAKERS[family](**settings).eval()
-
-    return build
+    return make_model
 
 
 @pytest.fixture

@@ -33,6 +33,18 @@ def change_tensors(folder, **changes):
     save_file(tensors, folder / TENSORS)
 
 
+def test_edited_settings_or_curves_are_refused_and_older_files_are_not(make, saved):
+    settings = json.loads((saved / SETTINGS).read_text())
+    change_settings(saved, conversion=settings["conversion"] | {"extrapolation": "clamp"})
+    assert_refused(make("llama"), saved, "settings were changed after it was saved")
+    change_settings(saved, conversion=settings["conversion"])
+    change_tensors(saved, first=lambda tensor: tensor.mul_(2))
+    assert_refused(make("llama"), saved, "curves are not those that were saved with")
+    del settings["digest"]
+    (saved / SETTINGS).write_text(json.dumps(settings))
+    assert is_converted(load_curves(make("llama"), saved))
+
+
 def change_settings(folder, **values):
     settings = json.loads((folder / SETTINGS).read_text())
     (folder / SETTINGS).write_text(json.dumps({**settings, **values}))
@@ -62,7 +74,7 @@ def test_the_files_are_a_contract(saved):
     assert {file.name for file in saved.iterdir()} == {"curves.json", "curves.safetensors"}
     assert {FIRST, FIRST.replace("coefficients", "domain")} <= set(load_file(saved / TENSORS))
     settings = json.loads((saved / SETTINGS).read_text())
-    assert set(settings) == {"format_version", "architecture", "conversion", "also", "base", "head"}
+    assert set(settings) == {"format_version", "architecture", "conversion", "also", "base", "head", "digest"}
     assert settings["conversion"]["quant_method"] == "kansformer" and set(settings["head"]) == {"lm_head.weight"}
     entry = settings["base"]["embed_tokens.weight"]
     assert entry["shape"] == [24, 16] and entry["dtype"] == "float32" and {"checksum", "rounded"} < set(entry)

@@ -83,7 +83,7 @@ def test_the_files_are_a_contract(make_converted, tmp_path):
     }
     config = config_of(tmp_path)
     assert config["quantization_config"]["quant_method"] == "kansformer"
-    assert config["quantization_config"]["format_version"] == 1
+    assert config["quantization_config"]["format_version"] == 3
     assert config["quantization_config"]["sites"] == [
         {"slot": "act", "path": "layers.1.mlp.act_fn", "features": 24},
         {"slot": "down", "path": "layers.1.mlp.down_proj", "features": 24},
@@ -127,7 +127,10 @@ def test_dtypes(dtype, make_converted, outputs, tmp_path):
     model = make_converted()
     model.save_pretrained(tmp_path / "float32")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "float32", dtype=dtype)
-    assert {value.dtype for value in loaded.state_dict().values()} == {dtype}
+    domains = {name for name in loaded.state_dict() if name.endswith("domain")}
+    dtypes = {name: value.dtype for name, value in loaded.state_dict().items()}
+    assert dtypes == {name: torch.float32 if name in domains else dtype for name in dtypes} and domains
+    assert all(torch.equal(loaded.get_buffer(name), model.get_buffer(name)) for name in domains)
     assert torch.equal(outputs(loaded), outputs(model.to(dtype)))
     loaded.save_pretrained(tmp_path / "half")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "half")

@@ -87,7 +87,7 @@ def test_dtypes(dtype, checkpoint, outputs):
 
 def test_the_settings_are_a_contract(checkpoint):
     settings = settings_of(checkpoint)
-    assert settings["format_version"] == 2
+    assert settings["format_version"] == 3 and set(settings["digest"]) == {"settings", "curves"}
     assert settings["widths"] == {"layers.1.mlp": 10}
     assert settings["sites"] == [
         {"slot": "up", "path": "layers.1.mlp.up_proj", "features": 16},
@@ -96,9 +96,9 @@ def test_the_settings_are_a_contract(checkpoint):
     assert load_file(checkpoint / "model.safetensors")[DOWN].shape == (16, 10)
 
 
-def test_without_widths_the_first_format_is_written(make_converted, tmp_path):
-    make_converted().save_pretrained(tmp_path)
-    assert settings_of(tmp_path)["format_version"] == 1 and "widths" not in settings_of(tmp_path)
+def test_without_widths_and_digest_the_first_format_is_written(make_converted, tmp_path):
+    make_converted().save_pretrained(tmp_path, variant="fp16")
+    assert settings_of(tmp_path)["format_version"] == 1 and not {"widths", "digest"} & set(settings_of(tmp_path))
 
 
 def test_records_go_through_json():
@@ -133,7 +133,7 @@ def test_wrong_widths(widths, match, checkpoint):
 
 
 def test_widths_in_the_first_format_are_unknown(checkpoint):
-    change_settings(checkpoint, lambda settings: settings.update(format_version=1))
+    change_settings(checkpoint, lambda settings: settings.update(format_version=1) or settings.pop("digest"))
     with pytest.raises(CheckpointError, match="Unknown setting 'widths'"):
         AutoModelForCausalLM.from_pretrained(checkpoint)
 

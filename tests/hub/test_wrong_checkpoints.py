@@ -102,8 +102,8 @@ def test_other_unexpected_weights_are_no_error(checkpoint):
 
 
 def test_a_newer_format(checkpoint):
-    change_settings(checkpoint, format_version=3)
-    load_fails(checkpoint, r"format version 3; this package reads up to 2\. Upgrade it: pip install --upgrade kansform")
+    change_settings(checkpoint, format_version=4)
+    load_fails(checkpoint, r"format version 4; this package reads up to 3\. Upgrade it: pip install --upgrade kansform")
 
 
 def test_an_unknown_setting(checkpoint):
@@ -222,3 +222,96 @@ def test_a_failed_load_leaves_later_ones_alone(checkpoint, make_converted, outpu
     model, sound = make_converted(), tmp_path_factory.mktemp("sound")
     model.save_pretrained(sound)
     assert torch.equal(outputs(AutoModelForCausalLM.from_pretrained(sound)), outputs(model))
+
+
+EDITS = {
+    "order": dict(order=2, grid_size=6),
+    "extrapolation": dict(extrapolation="clamp"),
+    "basis": dict(basis="rbf", grid_size=7),
+    "domain": dict(domain=[-3.0, 3.0]),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_settings_that_contradict_the_weights(edit, make_converted, outputs, tmp_path):
+    model = make_converted("llama", KANConfig(basis="bspline", grid_size=5, order=3))
+    model.save_pretrained(tmp_path)
+    change_settings(tmp_path, **EDITS[edit])
+    load_fails(tmp_path, "settings were changed after it was saved, so its curves would be other functions.*remove 'di")
+
+
+def test_a_slot_moved_to_another_layer(make_converted, tmp_path):
+    make_converted("llama", KANConfig(layers=0)).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file({key.replace("0.mlp.act_fn", "1.mlp.act_fn"): tensor for key, tensor in weights.items()},
+              tmp_path / "model.safetensors", metadata={"format": "pt"})  # fmt: skip
+    settings = json.loads((tmp_path / "config.json").read_text())["quantization_config"]
+    change_settings(tmp_path, sites=[site | {"path": "layers.1.mlp.act_fn"} for site in settings["sites"]])
+    load_fails(tmp_path, "settings were changed")
+
+
+def swap_layers(weights):
+    pairs = [(key, key.replace("layers.0", "layers.1")) for key in weights if key.startswith(ACT)]
+    for one, other in pairs:
+        weights[one], weights[other] = weights[other], weights[one]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda weights: weights[f"{ACT}.coefficients"][0, 0].add_(1),
+        lambda weights: weights[f"{ACT}.domain"].mul_(2),
+        lambda weights: weights[f"{ACT}.denominator"].mul_(2),
+        lambda weights: weights.update({f"{ACT}.coefficients": weights[f"{ACT}.coefficients"].bfloat16()}),
+        swap_layers,
+    ],
+    ids=["coefficients", "domain", "denominator", "dtype", "layers"],
+)
+def test_curves_that_were_not_saved_with_the_settings(change, checkpoint):
+    change_weights(checkpoint, change)
+    load_fails(checkpoint, "curves are not those that were saved with its kansformer settings")
+    for options in ({"device_map": {"": "disk"}, "offload_folder": checkpoint / "off"}, {"dtype": torch.bfloat16}):
+        load_fails(checkpoint, "curves are not those", **options)
+
+
+def test_the_config_of_another_training_of_the_same_model(make_converted, tmp_path):
+    model = make_converted()
+    model.save_pretrained(tmp_path / "one")
+    with torch.no_grad():
+        model.model.layers[0].mlp.act_fn.coefficients.add_(1)
+    model.save_pretrained(tmp_path / "other")
+    (tmp_path / "one" / "config.json").write_bytes((tmp_path / "other" / "config.json").read_bytes())
+    load_fails(tmp_path / "one", "curves are not those")
+
+
+@pytest.mark.filterwarnings("ignore:.*(offload|meta device).*")
+def test_a_checkpoint_with_a_digest_loads_in_every_way(checkpoint, outputs):
+    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    expected = outputs(model)
+    model.save_pretrained(checkpoint / "shards", max_shard_size="3KB")
+    for options in ({}, {"dtype": torch.bfloat16}, {"dtype": torch.float16}, {"dtype": torch.float64}):
+        assert AutoModelForCausalLM.from_pretrained(checkpoint / "shards", **options) is not None
+    places = {"model": "disk", "lm_head": "cpu"}
+    loaded = AutoModelForCausalLM.from_pretrained(checkpoint, device_map=places, offload_folder=checkpoint / "off")
+    assert torch.equal(outputs(loaded), expected)
+    # a config that other weights share is of no use in telling them apart
+    model.half().save_pretrained(checkpoint / "shards", variant="fp16")
+    for variant in (None, "fp16"):
+        AutoModelForCausalLM.from_pretrained(checkpoint / "shards", variant=variant)
+
+
+def test_without_a_digest_a_checkpoint_loads_as_before(make_converted, tmp_path):
+    make_converted().save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    config = json.loads(file.read_text())
+    for version in (3, 1):
+        settings = config["quantization_config"] | {"order": 2, "grid_size": 6, "format_version": version}
+        del settings["digest"]
+        file.write_text(json.dumps(config | {"quantization_config": settings}))
+        AutoModelForCausalLM.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("digest", ["", {}, {"settings": 1, "curves": "a"}, {"settings": "a"}])
+def test_a_broken_digest(digest, checkpoint):
+    change_settings(checkpoint, digest=digest)
+    load_fails(checkpoint, "digest of a checkpoint must have the texts settings and curves")

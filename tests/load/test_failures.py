@@ -237,6 +237,12 @@ def write_curves(folder, text):
     save_curves(model, folder)
 
 
+def write_model(folder, text):
+    model = made("llama", INPUT_AND_ACT)
+    torch.nn.init.constant_(model.model.layers[0].mlp.act_fn.coefficients, float(text))
+    model.save_pretrained(folder)
+
+
 def write_network(folder, text):
     KAN([2, 1], seed=int(text)).save(folder)
 
@@ -249,6 +255,10 @@ def read_curves(folder):
     return str(int(load_curves(made(), folder).model.layers[0].mlp.act_fn.coefficients[0, 0]))
 
 
+def read_model(folder):
+    return str(int(type(made()).from_pretrained(folder).model.layers[0].mlp.act_fn.coefficients[0, 0]))
+
+
 def read_network(folder):
     coefficients = KAN.load(folder).layers[0].coefficients
     return next(t for t in "12" if torch.equal(coefficients, KAN([2, 1], seed=int(t)).layers[0].coefficients))
@@ -256,8 +266,13 @@ def read_network(folder):
 
 @pytest.mark.parametrize(
     ("write", "read"),
-    [(write_text, read_text), (write_curves, read_curves), (write_network, read_network)],
-    ids=["any folder", "curves", "network"],
+    [
+        (write_text, read_text),
+        (write_curves, read_curves),
+        (write_model, read_model),
+        (write_network, read_network),
+    ],
+    ids=["any folder", "curves", "model", "network"],
 )
 def test_a_folder_whose_writing_fails_anywhere_holds_the_old_or_the_new(write, read, thorough, tmp_path):
     folder, found = tmp_path / "folder", Counter()

@@ -1,0 +1,115 @@
+"""The digest of a checkpoint: by it a loader sees that settings and curves are those that were saved together.
+
+It guards against accidents, such as an edited `order` or the config of another checkpoint, by which curves would load
+as other functions; whoever changes a file on purpose can remove it.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kansformer.errors import CheckpointError
+from kansformer.files import atomic_write_text
+from kansformer.nn.curves import CURVE_PARAMETERS
+from kansformer.safe_io import open_tensors, read_json
+
+ENTRY = "digest"
+FIRST_VERSION = 3
+"""Of the format of `ConversionRecord`, with a digest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedDigest:
+    """What the settings of a checkpoint say about it.
+
+    Args:
+        fits_settings: whether the settings themselves are those that were saved.
+        curves: the digest of the saved curves.
+    """
+
+    fits_settings: bool
+    curves: str
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any], entry: object) -> "SavedDigest":
+        """From the settings as a file has them, and the digest in them.
+
+        Raises:
+            CheckpointError: the digest is not what `digest_of` returns.
+        """
+        if (
+            not isinstance(entry, dict)
+            or set(entry) != {"settings", "curves"}
+            or not all(map(_is_text, entry.values()))
+        ):
+            raise CheckpointError(
+                f"The digest of a checkpoint must have the texts settings and curves, got {entry!r:.80}."
+            )
+        return cls(fits_settings=entry["settings"] == _digest_of_settings(settings), curves=entry["curves"])
+
+    def check(self, files: Iterable[str | Path]) -> None:
+        """Check that settings and curves were saved together; curves in the safetensors files, if there are any.
+
+        Raises:
+            CheckpointError: one of both was changed.
+        """
+        files = list(files)
+        way_out = (
+            f"Take the files as they were saved; if the change is meant, remove {ENTRY!r} from the settings, and the "
+            "curves are taken as they are."
+        )
+        if not self.fits_settings:
+            raise CheckpointError(
+                f"The checkpoint's kansformer settings were changed after it was saved, so its curves would be other "
+                f"functions. {way_out}"
+            )
+        if files and self.curves != _digest_of_curves(files):
+            raise CheckpointError(
+                f"The checkpoint's curves are not those that were saved with its kansformer settings. {way_out}"
+            )
+
+
+def digest_of(settings: Mapping[str, Any], files: Iterable[str | Path]) -> dict[str, str]:
+    """SHA-256 of a record's settings, without the digest in them, and of all curves in safetensors files."""
+    return {"settings": _digest_of_settings(settings), "curves": _digest_of_curves(files)}
+
+
+def write_digest(config_file: Path, files: Iterable[str | Path]) -> None:
+    """Write the digest into the settings of a saved model's `config.json`."""
+    config = read_json(config_file)
+    settings = config["quantization_config"]
+    settings["format_version"] = FIRST_VERSION
+    settings[ENTRY] = digest_of(settings, files)
+    atomic_write_text(config_file, json.dumps(config, indent=2, sort_keys=True) + "\n")  # as transformers writes it
+
+
+def _digest_of_settings(settings: Mapping[str, Any]) -> str:
+    # As the file has them: what another version of this package makes of them may have more entries.
+    content = {name: value for name, value in settings.items() if name != ENTRY}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _digest_of_curves(files: Iterable[str | Path]) -> str:
+    files = list(files)
+    keys = {key for _, key, _ in open_tensors(files)}
+    owners = {key.removesuffix("coefficients") for key in keys if key.rpartition(".")[2] == "coefficients"}
+    curves = {owner + name for owner in owners for name in (*CURVE_PARAMETERS, "domain")}
+    digests = {}
+    for _, key, tensor in open_tensors(files):
+        if key in curves:
+            shape = tensor.get_shape()
+            digest = hashlib.sha256(f"{tensor.get_dtype()} {shape}".encode())
+            if math.prod(shape) and shape:
+                digest.update(tensor[:].contiguous().view(torch.uint8).numpy())
+            digests[key] = digest.hexdigest()
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
