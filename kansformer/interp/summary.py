@@ -30,10 +30,11 @@ from kansformer.interp.wording import (
     GOOD,
     MEASURES,
     PART_TEXTS,
-    SLOT_WORDS,
     conclude,
+    layer_of,
     loss_text,
     percent,
+    place_name,
 )
 from kansformer.symbolic import SymbolicFits
 
@@ -88,8 +89,7 @@ class SlotSummary:
     @property
     def layer(self) -> int | None:
         """The first number in the site's path."""
-        number = re.search(r"\d+", self.slot.site)
-        return int(number.group()) if number else None
+        return layer_of(self.slot.site)
 
     @property
     def stack(self) -> str:
@@ -270,10 +270,7 @@ class ModelSummary:
 
     def place_names(self) -> list[str]:
         """A name for each slot, such as "layer 0's activation"."""
-        names = []
-        for slot in self.slots:
-            word = SLOT_WORDS.get(slot.slot.name, repr(slot.slot.name))
-            names.append(word if slot.layer is None else f"layer {slot.layer}'s {word}")
+        names = [place_name(slot.slot) for slot in self.slots]
         repeated = Counter(names)
         sites = [slot.slot.site for slot in self.slots]
         return [f"{name} in {site}" if repeated[name] > 1 else name for name, site in zip(names, sites, strict=True)]

@@ -1,6 +1,9 @@
 """The words of an audit's pages: names, terms, the conclusion, and numbers as text, the same in all of them."""
 
 import math
+import re
+
+from kansformer.conversion.slots import CurveSlot
 
 # An R² from here on counts as a good fit.
 GOOD = 0.99
@@ -36,6 +39,18 @@ GLOSSARY = {
     "random curves": "the control: random learned curves of the same size around the same bases, fitted in the same "
     "way. What they reach too says nothing about training.",
 }
+
+
+def layer_of(site: str) -> int | None:
+    """The first number in a site's path."""
+    number = re.search(r"\d+", site)
+    return int(number.group()) if number else None
+
+
+def place_name(slot: CurveSlot) -> str:
+    """A name for a slot, such as "layer 0's activation"; two slots of a model may have the same."""
+    layer, word = layer_of(slot.site), SLOT_WORDS.get(slot.name, repr(slot.name))
+    return word if layer is None else f"layer {layer}'s {word}"
 
 
 def percent(share: float) -> str:
