@@ -9,7 +9,7 @@ it and writes the report, saves, loads and reverts it, fits and draws a small ne
 purpose in the middle of an audit, of a conversion and of a save. What is left after each round is a row of
 `results/soak.csv`. Ctrl-C stops; the same command goes on with the next round, in a new process with rows of its own
 (`--fresh` starts anew). Growth is judged within a process, between the middle and the last third of its rounds: all
-kinds have been there before. Linux only.
+kinds have been there before. Files in the cache of `datasets`, which stay by design, do not count. Linux only.
 """
 
 import argparse
@@ -195,7 +195,7 @@ def judge(rows: Sequence[dict[str, str]]) -> list[list[str]]:
     table = []
     for name in MEASURES:
         values = [float(row[name]) for row in rows]
-        middle, last = median(values[third : 2 * third]), median(values[2 * third :])
+        middle, last = median(values[third : 2 * third] or values), median(values[2 * third :])
         growth = (last - middle) / max(third, 1)
         grows = last > middle * (1 + MAX_GROWTH) and last > middle + 0.5
         verdict = "too few rounds" if len(rows) < MIN_ROUNDS else "grows" if grows else "does not grow"

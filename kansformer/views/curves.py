@@ -10,8 +10,8 @@ from kansformer.interp import EdgeCurves, EdgeRecords
 from kansformer.interp.wording import place_name
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
-    from matplotlib.container import BarContainer
     from matplotlib.figure import Figure
     from torch import Tensor
 
@@ -63,16 +63,16 @@ def plot_curves(curves: EdgeCurves, *, records: EdgeRecords | None = None, colum
     base_line, edge_line = grid[0].lines
     shown = [(edge_line, "edge"), (base_line, "base")]
     if records is not None:
-        shown.append((bars, "inputs (share)"))
+        shown.append((bars, "inputs (relative number)"))
     handles, labels = zip(*shown, strict=True)
     figure.legend(handles, labels, loc="outside lower right", ncols=len(shown), fontsize=8, frameon=False)
     return figure
 
 
-def _draw_inputs(axes: Axes, sample: Tensor, lower: float, upper: float) -> BarContainer:
+def _draw_inputs(axes: Axes, sample: Tensor, lower: float, upper: float) -> Artist:
     twin = axes.twinx()
-    _, _, bars = twin.hist(sample.float().numpy(), bins=30, range=(lower, upper), color=INPUTS, alpha=0.2)
+    twin.hist(sample.float().numpy(), bins=30, range=(lower, upper), color=INPUTS, alpha=0.2)
     twin.set_yticks([])
     axes.set_zorder(twin.get_zorder() + 1)
     axes.patch.set_visible(False)
-    return bars
+    return twin.patches[0]

@@ -31,6 +31,7 @@ def soak(monkeypatch):
         ("resident_mb", [500 + 3 * i for i in range(12)], "grows"),
         ("temporary_files", [0] * 6 + [0, 1, 2, 3, 4, 5], "grows"),
         ("tensors", [5] * 8, "too few rounds"),
+        ("tensors", [5], "too few rounds"),
     ],
 )
 def test_growth(soak, name, values, verdict):

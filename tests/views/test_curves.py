@@ -40,7 +40,7 @@ def test_axes_have_titles_units_and_a_legend(curves_and_records):
     assert figure.get_supxlabel() == "x, input of the edge (no unit)"
     assert figure.get_supylabel() == "φ(x), output of the edge (no unit)"
     assert figure.get_suptitle() == "layer 0's activation (layers.0.mlp)"
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["edge", "base", "inputs (share)"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["edge", "base", "inputs (relative number)"]
     without = plot_curves(curves)
     assert [text.get_text() for text in without.legends[0].get_texts()] == ["edge", "base"]
 
