@@ -88,12 +88,16 @@ def summarize(
     with replayable(batches) as again:
         reader = BatchReader(again, progress)
         audit = _Audit(model, LIBRARY if library is None else library, part, kept, progress, total)
-        for group in _groups(chosen):
-            audit.add(group, reader)
-        summaries = tuple(audit.summaries.values())
-        losses = []
-        if reader.labelled and total <= MAX_REPLACED:
-            losses = _losses_with_formulas(model, reader, summaries, replace)
+        try:
+            for group in _groups(chosen):
+                audit.add(group, reader)
+            summaries = tuple(audit.summaries.values())
+            losses = []
+            if reader.labelled and total <= MAX_REPLACED:
+                losses = _losses_with_formulas(model, reader, summaries, replace)
+        except BaseException:
+            audit.folder.remove()  # a traceback that somebody keeps would keep it
+            raise
     tokens = reader.tokens or audit.tokens
     seconds = time.perf_counter() - begin
     return ModelSummary(summaries, tokens, audit.loss if reader.labelled else None, tuple(losses), seconds)

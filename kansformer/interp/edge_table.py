@@ -25,7 +25,7 @@ class TableFolder:
     def __init__(self, parent: Path | None = None) -> None:
         self.path = Path(tempfile.mkdtemp(prefix="kansformer-audit-", dir=parent))
         self.count = 0
-        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+        self.remove = weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
     def new_file(self) -> Path:
         """A name that no file of the folder has yet."""
