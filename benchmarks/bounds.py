@@ -81,6 +81,26 @@ def summarize(length: int, folder: Path) -> Iterator[None]:
     summarize(model, stream(length))
 
 
+def edges(length: int, folder: Path) -> Iterator[None]:
+    """The audit of `length` edges, with little room for what is scored at once."""
+    from kansformer.interp import audit
+    from kansformer.symbolic import LIBRARY
+
+    audit.BUDGET = 2**21  # else the sums of all these edges fit it
+    config = transformers.LlamaConfig(
+        vocab_size=50, hidden_size=64, intermediate_size=length // 64, num_hidden_layers=1, num_attention_heads=2
+    )
+    model = convert(
+        transformers.AutoModelForCausalLM.from_config(config),
+        KANConfig(slots=("up",), edges="low_rank", rank=1, grid_size=2),
+    )
+    torch.nn.init.normal_(model.model.layers[0].mlp.up_proj.coefficients, std=0.1)
+    library = LIBRARY.subset(["x", "sin"])
+    audit.summarize(tiny_model(), stream(2), library=library)
+    yield
+    audit.summarize(model, stream(2), library=library)
+
+
 def evaluate(length: int, folder: Path) -> Iterator[None]:
     """`kansformer evaluate --text FILE --max-tokens 2048`."""
     from typer.testing import CliRunner
@@ -142,6 +162,7 @@ def converting(length: int, folder: Path) -> Iterator[None]:
 OPERATIONS = {
     "record": (record, 20, 100, "batches"),
     "summarize": (summarize, 20, 100, "batches"),
+    "edges": (edges, 2**16, 8, "edges"),
     "evaluate": (evaluate, MEGABYTE, 100, "bytes"),
     "stream": (streaming, 12 * MEGABYTE, 100, "bytes"),
     "files": (files, 4 * MEGABYTE, 10, "bytes"),

@@ -9,7 +9,7 @@ import typer
 
 from kansformer.cli.loading import BlockOption, ModelArgument, TextOption, load_model_and_blocks, load_text
 from kansformer.errors import CheckpointError, ConfigError
-from kansformer.files import atomic_file, atomic_write_text
+from kansformer.files import atomic_write_text
 from kansformer.progress import progress_bar
 
 FIT_CACHE = ".fits"
@@ -32,7 +32,7 @@ def explain_command(
         raise CheckpointError(f"--out {str(out)!r} is a file. Give the folder to write into.")
     from kansformer.conversion.slots import find_curve_slots
     from kansformer.interp import summarize
-    from kansformer.interp.summary import GOOD, MEASURES
+    from kansformer.interp.wording import GOOD, loss_text
     from kansformer.views import write_report
 
     documents, _ = load_text(text, max_tokens)
@@ -53,18 +53,19 @@ def explain_command(
     except KeyboardInterrupt:
         typer.echo(f"Stopped. The fits so far are in {cache}; the same command goes on from there.", err=True)
         raise
-    with atomic_file(out / "edges.parquet") as file:
-        summary.to_pandas().to_parquet(file, index=False)
+    summary.write_parquet(out / "edges.parquet")
     atomic_write_text(out / "summary.json", summary.to_json() + "\n")
     atomic_write_text(out / "summary.md", summary.to_markdown())
     write_report(summary, out / "report.html", title=f"The curves of {Path(model).name}")
-    shutil.rmtree(cache)
-    edges = sum(len(slot.fits) for slot in summary.slots)
-    typer.echo(f"{edges:,} edges in {time.perf_counter() - begin:.0f} s. Share that is a function of the library:")
-    for measure, points in MEASURES.items():
-        share, control = (f"{summary.coverage(measure, control=control):.1%}" for control in (False, True))
-        typer.echo(f"  {share} with R² ≥ {GOOD} {points}; of random curves {control}.")
+    typer.echo(f"{summary.conclusion}\n")
+    edges, seconds = summary.num_edges, time.perf_counter() - begin
+    typer.echo(
+        f"{edges:,} edges in {seconds:.0f} s, {summary.num_trained:,} of them trained. A function of the library is:"
+    )
+    for measure, share, control in summary.coverage_table():
+        typer.echo(f"  {share} with R² ≥ {GOOD} {measure}; of random curves {control}.")
     if summary.loss is not None and summary.replaced:
-        replaced, _, loss = summary.replaced[-1]
-        typer.echo(f"Loss {summary.loss:.4f}; with {replaced:.0%} of the edges computed by their formulas {loss:.4f}.")
+        share, _, loss = summary.loss_table()[-1]
+        typer.echo(f"Loss {loss_text(summary.loss)}; with {share} of the edges computed by their formulas {loss}.")
     typer.echo(f"Written: report.html, summary.md, summary.json and edges.parquet, in {out}")
+    shutil.rmtree(cache)

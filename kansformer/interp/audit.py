@@ -1,4 +1,8 @@
-"""The audit of a model: every edge with its range, scores and formula, beside a random baseline."""
+"""The audit of a model: every edge with its range, scores and formula, beside a random baseline.
+
+Memory does not grow with the number of edges. Slots are recorded and scored in groups that fit a budget, the edges of a
+group are named a chunk at a time, and the rows of a chunk go to files (`edge_table`).
+"""
 
 from __future__ import annotations
 
@@ -16,19 +20,26 @@ from kansformer.errors import ConfigError
 from kansformer.files import atomic_file
 from kansformer.interp.batches import BatchReader, mean_loss, replayable
 from kansformer.interp.curves import edge_curves, sample_points
-from kansformer.interp.edge_features import base_values, edge_bases
+from kansformer.interp.edge_features import base_values, edge_bases, edge_weights, num_terms
+from kansformer.interp.edge_table import EdgeTable, TableFolder
 from kansformer.interp.edits import Function, replace_edges
-from kansformer.interp.fidelity import Fidelity, RandomEdges, fidelity, recorded_points
-from kansformer.interp.recording import EdgeRecords, RecordedSlot, record_edges
-from kansformer.interp.scores import EdgeScores, edge_scores
-from kansformer.interp.summary import PART_TEXTS, POINTS, ModelSummary, SlotSummary
+from kansformer.interp.fidelity import RandomEdges, fidelity, recorded_points
+from kansformer.interp.recording import EdgeRecords, RecordedSlot, record_slots
+from kansformer.interp.scores import EdgeScores, attribute, check_reached, score_inputs
+from kansformer.interp.summary import PART_TEXTS, POINTS, ModelSummary, SlotSummary, edge_columns, input_columns
 from kansformer.progress import Progress
 from kansformer.symbolic import LIBRARY, SymbolicFits, SymbolLibrary, fit_symbolic
 
 # Edges that are sampled and fitted at once.
 EDGE_CHUNK = 65_536
+# Bytes that the records of inputs and the sums of attributions of a group of slots may take.
+BUDGET = 2**29
+# Of these, those of an edge, and those of an input beside its terms: its sample, its histogram and its range.
+EDGE_BYTES, INPUT_BYTES = 16, 4 * 1024 + 8 * 34 + 8
 # More edges than this are not evaluated one by one inside the model.
 MAX_REPLACED = 100_000
+
+Key = tuple[str, str]
 
 
 def summarize(
@@ -53,12 +64,12 @@ def summarize(
         part: `edge` names whole edges; `learned` what was learned on top of their bases, which are known functions.
         slots: (site, slot) pairs to audit; None is all.
         replace: shares of the edges, the best-fitted first, that are computed by their formulas to see the loss.
-        kept: a folder for the fits of every slot as they are made; a later call with the same model, inputs and library
-            takes them from there. None keeps nothing.
+        kept: a folder for the fits as they are made, from which a later call with the same model, inputs and library
+            takes them, and for the tables of the summary. None keeps no fits, and takes the system's temporary folder.
         progress: called as batches are read, slots fitted and shares replaced.
 
     Returns:
-        The summary.
+        The summary. Its tables are files in a temporary folder, which is removed with it.
 
     Raises:
         ConversionStateError: the model has no curves.
@@ -72,81 +83,143 @@ def summarize(
         raise ConfigError(f"Unknown part {part!r} of edges. Choose edge or learned.")
     chosen = _chosen_slots(model, slots)
     total = sum(slot.num_edges for slot in chosen.values())
+    if kept is not None:
+        kept.mkdir(parents=True, exist_ok=True)
     with replayable(batches) as again:
         reader = BatchReader(again, progress)
-        with record_edges(model) as records:
-            loss = mean_loss(model, reader.read("reading"))
-        labelled = reader.labelled
-        read_again = reader.read("scoring") if labelled else ()
-        scores = edge_scores(model, read_again, attribution=labelled, slots=chosen, records=records)
-        audit = _Audit(model, records, LIBRARY if library is None else library, part, kept, progress, total)
-        summaries = tuple(audit.summarize(slot, scores[key]) for key, slot in chosen.items())
-        losses = []
-        if labelled and total <= MAX_REPLACED:
-            losses = _losses_with_formulas(model, reader, summaries, replace)
-    tokens = reader.tokens or max(records[key].tokens for key in chosen)
+        audit = _Audit(model, LIBRARY if library is None else library, part, kept, progress, total)
+        try:
+            for group in _groups(chosen):
+                audit.add(group, reader)
+            summaries = tuple(audit.summaries.values())
+            losses = []
+            if reader.labelled and total <= MAX_REPLACED:
+                losses = _losses_with_formulas(model, reader, summaries, replace)
+        except BaseException:
+            audit.folder.remove()  # a traceback that somebody keeps would keep it
+            raise
+    tokens = reader.tokens or audit.tokens
     seconds = time.perf_counter() - begin
-    return ModelSummary(summaries, tokens, loss if labelled else None, tuple(losses), seconds)
+    return ModelSummary(summaries, tokens, audit.loss if reader.labelled else None, tuple(losses), seconds)
 
 
 @dataclass
 class _Audit:
-    """What naming the edges of a slot takes, and how many are named."""
+    """What naming the edges of slots takes, and how many are named."""
 
     model: nn.Module
-    records: EdgeRecords
     library: SymbolLibrary
     part: str
     cache: Path | None
     progress: Progress | None
     total: int
     done: int = 0
+    tokens: int = 0
+    loss: float | None = None
 
     def __post_init__(self) -> None:
         self.begin = time.perf_counter()
+        self.folder = TableFolder(self.cache)
+        self.summaries: dict[Key, SlotSummary] = {}
+        self.fingerprints: dict[Key, str] = {}
 
-    def summarize(self, slot: CurveSlot, scores: EdgeScores) -> SlotSummary:
-        """Name the edges of a slot and random ones, and judge the formulas."""
-        recorded = self.records[slot.site, slot.name]
-        fits = self._fit_slot(slot) if self.cache is None else self._cached_fits(slot, self.cache)
-        points_IS = recorded_points(recorded, POINTS)
-        judged = []
-        for chunk in _input_chunks(slot):
-            curves = edge_curves(self.model, slot.site, slot.name, inputs=chunk, at=points_IS[chunk])
-            of_chunk = fits[chunk.start * slot.num_outputs : chunk.stop * slot.num_outputs]
-            judged.append(fidelity(of_chunk, curves.x, curves.y, curves.learned, part=self.part))
+    def add(self, group: Mapping[Key, tuple[CurveSlot, slice]], reader: BatchReader) -> None:
+        """Audit the edges from some inputs of a few slots."""
+        slots = [slot for slot, _ in group.values()]
+        inputs = {key: chosen for key, (_, chosen) in group.items()}
+        with record_slots(slots) as records:
+            loss = mean_loss(self.model, reader.read("reading"))
+        self.loss = loss if self.loss is None else self.loss
+        check_reached(records)
+        scored = attribute(self.model, reader.read("scoring"), records, inputs) if reader.labelled else {}
+        for key, (slot, chosen) in group.items():
+            recorded = records[key]
+            self.tokens = max(self.tokens, recorded.tokens)
+            if key not in self.summaries:
+                self.summaries[key] = self._begin(slot, records)
+            node_variance_O = recorded.node_variances()
+            for chunk in _input_chunks(slot, chosen):
+                of_chunk = slice(chunk.start - chosen.start, chunk.stop - chosen.start)
+                attributions = scored[key][:, of_chunk] if key in scored else None
+                scores = score_inputs(recorded, chunk, node_variance_O, attributions)
+                self._add_edges(slot, records, chunk, scores)
+
+    def _begin(self, slot: CurveSlot, records: EdgeRecords) -> SlotSummary:
+        """The summary of a slot without its edges: its inputs, and random edges as a control."""
+        recorded = records[slot.site, slot.name]
         random = RandomEdges(slot)
-        control = self._fit(*random.at(sample_points(slot, self.records, POINTS)))
-        control_fidelity = fidelity(control, *random.at(points_IS), part=self.part)
-        return SlotSummary(slot, recorded, scores, self.part, fits, Fidelity.cat(judged), control, control_fidelity)
+        control = self._fit(*random.at(sample_points(slot, records, POINTS)))
+        control_fidelity = fidelity(control, *random.at(recorded_points(recorded, POINTS)), part=self.part)
+        if self.cache is not None:
+            self.fingerprints[slot.site, slot.name] = _fingerprint(slot, recorded, self.library, self.part)
+        inputs = EdgeTable(self.folder)
+        inputs.append(input_columns(recorded))
+        return SlotSummary(slot, inputs, EdgeTable(self.folder), self.part, control, control_fidelity)
 
-    def _cached_fits(self, slot: CurveSlot, folder: Path) -> SymbolicFits:
-        """The fits in a file of the folder, one per slot, so that an interrupted audit continues where it was."""
-        import pandas
+    def _add_edges(self, slot: CurveSlot, records: EdgeRecords, inputs: slice, scores: EdgeScores) -> None:
+        """Name the edges from some inputs of a slot, judge the formulas, and write the rows."""
+        fits = self._fit_inputs(slot, records, inputs)
+        points_IS = recorded_points(records[slot.site, slot.name], POINTS, inputs)
+        curves = edge_curves(self.model, slot.site, slot.name, inputs=inputs, at=points_IS)
+        judged = fidelity(fits, curves.x, curves.y, curves.learned, part=self.part)
+        trained = edge_weights(slot.module, inputs)[..., 1:].ne(0).any(-1).flatten().cpu()
+        self.summaries[slot.site, slot.name].edges.append(edge_columns(scores, fits, judged, trained))
 
-        file = folder / f"{_fingerprint(slot, self.records[slot.site, slot.name], self.library, self.part)}.parquet"
-        if file.exists():
-            self.done += slot.num_edges
-            return SymbolicFits.from_dict(pandas.read_parquet(file).to_dict("list"), self.library)
-        fits = self._fit_slot(slot)
-        folder.mkdir(parents=True, exist_ok=True)
-        with atomic_file(file) as partial:
-            pandas.DataFrame(fits.to_dict()).to_parquet(partial, index=False)
+    def _fit_inputs(self, slot: CurveSlot, records: EdgeRecords, inputs: slice) -> SymbolicFits:
+        """The fits of the edges from some inputs, from a file of the cache where there is one."""
+        file = None
+        if self.cache is not None:
+            file = self.cache / f"{self.fingerprints[slot.site, slot.name]}-{inputs.start}-{inputs.stop}.parquet"
+        if file is not None and file.exists():
+            fits = _read_fits(file, self.library)
+            self.done += len(fits)
+            return fits
+        curves = edge_curves(self.model, slot.site, slot.name, records=records, inputs=inputs, points=POINTS)
+        fits = self._fit(curves.x, curves.y, curves.learned)
+        if file is not None:
+            _write_fits(file, fits)
+        self.done += len(curves)
+        if self.progress is not None:
+            rate = self.done / (time.perf_counter() - self.begin)
+            self.progress(f"{slot.site}/{slot.name}", self.done, self.total, f"{rate:,.0f} edges/s")
         return fits
-
-    def _fit_slot(self, slot: CurveSlot) -> SymbolicFits:
-        parts = []
-        for chunk in _input_chunks(slot):
-            curves = edge_curves(self.model, slot.site, slot.name, records=self.records, inputs=chunk, points=POINTS)
-            parts.append(self._fit(curves.x, curves.y, curves.learned))
-            self.done += len(curves)
-            if self.progress is not None:
-                rate = self.done / (time.perf_counter() - self.begin)
-                self.progress(f"{slot.site}/{slot.name}", self.done, self.total, f"{rate:,.0f} edges/s")
-        return SymbolicFits.cat(parts)
 
     def _fit(self, x_ES: Tensor, y_ES: Tensor, learned_ES: Tensor) -> SymbolicFits:
         return fit_symbolic(x_ES, y_ES if self.part == "edge" else learned_ES, library=self.library)
+
+
+def _read_fits(file: Path, library: SymbolLibrary) -> SymbolicFits:
+    import pandas
+
+    return SymbolicFits.from_dict(pandas.read_parquet(file).to_dict("list"), library)
+
+
+def _write_fits(file: Path, fits: SymbolicFits) -> None:
+    import pandas
+
+    with atomic_file(file) as partial:
+        pandas.DataFrame(fits.to_dict()).to_parquet(partial, index=False)
+
+
+def _groups(slots: Mapping[Key, CurveSlot]) -> list[dict[Key, tuple[CurveSlot, slice]]]:
+    """Slots, or ranges of their inputs, in groups whose records and sums fit the budget."""
+    groups: list[dict[Key, tuple[CurveSlot, slice]]] = [{}]
+    room = BUDGET
+    for key, slot in slots.items():
+        terms = num_terms(slot.module)
+        records = slot.module.in_features * (INPUT_BYTES + 8 * terms * (terms + 1))
+        of_input = slot.num_outputs * EDGE_BYTES
+        start, inputs = 0, slot.module.in_features
+        while start < inputs:
+            if groups[-1] and room < records + of_input * min(inputs - start, _chunk_inputs(slot)):
+                groups.append({})
+                room = BUDGET
+            room -= records
+            stop = min(inputs, start + max(_chunk_inputs(slot), room // of_input))
+            groups[-1][key] = slot, slice(start, stop)
+            room -= (stop - start) * of_input
+            start = stop
+    return groups
 
 
 def _fingerprint(slot: CurveSlot, recorded: RecordedSlot, library: SymbolLibrary, part: str) -> str:
@@ -164,7 +237,8 @@ def _losses_with_formulas(
     model: nn.Module, reader: BatchReader, summaries: Sequence[SlotSummary], shares: Sequence[float]
 ) -> list[tuple[float, int, float]]:
     """Share, number of edges, and the loss with that share of the edges computed by their formulas, the best first."""
-    r2 = torch.cat([summary.fidelity.r2.where(summary.fidelity.varies, -1.0) for summary in summaries])
+    judged = [summary.fidelity for summary in summaries]
+    r2 = torch.cat([fidelity.r2.where(fidelity.varies, -1.0) for fidelity in judged])
     order = r2.argsort(descending=True, stable=True)
     refs = [ref for summary in summaries for ref in summary.slot.edges()]
     fits_of = {(summary.slot.site, summary.slot.name): summary.fits for summary in summaries}
@@ -183,7 +257,7 @@ def _losses_with_formulas(
     return losses
 
 
-def _chosen_slots(model: nn.Module, names: Collection[tuple[str, str]] | None) -> dict[tuple[str, str], CurveSlot]:
+def _chosen_slots(model: nn.Module, names: Collection[tuple[str, str]] | None) -> dict[Key, CurveSlot]:
     slots = {(slot.site, slot.name): slot for slot in find_curve_slots(model)}
     for key in names or ():
         if key not in slots:
@@ -191,6 +265,10 @@ def _chosen_slots(model: nn.Module, names: Collection[tuple[str, str]] | None) -
     return {key: slot for key, slot in slots.items() if names is None or key in names}
 
 
-def _input_chunks(slot: CurveSlot) -> list[slice]:
-    size, inputs = max(1, EDGE_CHUNK // slot.num_outputs), slot.module.in_features
-    return [slice(start, min(start + size, inputs)) for start in range(0, inputs, size)]
+def _chunk_inputs(slot: CurveSlot) -> int:
+    return max(1, EDGE_CHUNK // slot.num_outputs)
+
+
+def _input_chunks(slot: CurveSlot, inputs: slice) -> list[slice]:
+    size = _chunk_inputs(slot)
+    return [slice(start, min(start + size, inputs.stop)) for start in range(inputs.start, inputs.stop, size)]

@@ -14,7 +14,14 @@ from torch import Tensor, nn
 
 from kansformer.conversion.slots import CurveSlot, EdgeRef, find_curve_slot
 from kansformer.errors import ConfigError, ShapeError, SlotError
-from kansformer.interp.edge_features import edge_features, edge_weights, pair_weights, per_input, values_and_learned
+from kansformer.interp.edge_features import (
+    ALL,
+    edge_features,
+    edge_weights,
+    pair_weights,
+    per_input,
+    values_and_learned,
+)
 from kansformer.interp.recording import RecordedSlot
 
 if TYPE_CHECKING:
@@ -139,17 +146,14 @@ def edge_curves(
 
 
 @torch.no_grad()
-def pair_curves(
-    slot: CurveSlot, inputs: Tensor, outputs: Tensor, *, records: Records | None = None, points: int = 64
-) -> EdgeCurves:
-    """Sample single edges of a slot, in the order given; arguments as in `edge_curves`."""
+def pair_curves(slot: CurveSlot, inputs: Tensor, outputs: Tensor, *, at: Tensor) -> EdgeCurves:
+    """Sample single edges of a slot, in the order given, each at its own points, (E, S)."""
     module, device = slot.module, slot.module.coefficients.device
-    x_ES = sample_points(slot, records, points)[inputs]
     weights_EF = pair_weights(module, inputs.to(device), outputs.to(device)).cpu().double()
-    features_ESF = edge_features(module, x_ES.mT.to(device), inputs.to(device)).transpose(0, 1).cpu()
+    features_ESF = edge_features(module, at.mT.to(device), inputs.to(device)).transpose(0, 1).cpu()
     learned = torch.einsum("esf,ef->es", features_ESF[..., 1:], weights_EF[:, 1:])
     whole = features_ESF[..., 0] * weights_EF[:, :1] + learned
-    return EdgeCurves(slot, inputs, outputs, x_ES, whole.float(), learned.float())
+    return EdgeCurves(slot, inputs, outputs, at, whole.float(), learned.float())
 
 
 def sample_points(slot: CurveSlot, records: Records | None, points: int) -> Tensor:
@@ -158,15 +162,25 @@ def sample_points(slot: CurveSlot, records: Records | None, points: int) -> Tens
     Raises:
         DataError: the records hold no token for this slot.
     """
-    lower, upper = per_input(slot.module, slot.module.domain.double().cpu()).unbind(-1)
-    if records is not None:
-        recorded = records[slot.site, slot.name]
-        recorded.check_tokens()
-        min_width = MIN_SHARE * (upper - lower)
-        lower, upper = recorded.lower.double(), recorded.upper.double()
-        min_width = torch.maximum(min_width, MIN_RELATIVE * torch.maximum(lower.abs(), upper.abs()))
-        margin = (min_width - (upper - lower)).clamp(min=0) / 2
-        lower, upper = lower - margin, upper + margin
+    if records is None:
+        lower, upper = per_input(slot.module, slot.module.domain.double().cpu()).unbind(-1)
+        return _spaced(lower, upper, points)
+    recorded = records[slot.site, slot.name]
+    recorded.check_tokens()
+    return spread_points(slot, recorded.lower, recorded.upper, points)
+
+
+def spread_points(slot: CurveSlot, lower: Tensor, upper: Tensor, points: int, inputs: Tensor | slice = ALL) -> Tensor:
+    """Equally spaced points on the ranges of inputs, which are widened where they are very narrow; (I, S), float64."""
+    domain_I2 = per_input(slot.module, slot.module.domain.double().cpu())[inputs]
+    lower, upper = lower.double(), upper.double()
+    min_width = MIN_SHARE * (domain_I2[:, 1] - domain_I2[:, 0])
+    min_width = torch.maximum(min_width, MIN_RELATIVE * torch.maximum(lower.abs(), upper.abs()))
+    margin = (min_width - (upper - lower)).clamp(min=0) / 2
+    return _spaced(lower - margin, upper + margin, points)
+
+
+def _spaced(lower: Tensor, upper: Tensor, points: int) -> Tensor:
     unit_S = torch.linspace(0, 1, points, dtype=torch.float64)
     return lower[:, None] + (upper - lower)[:, None] * unit_S
 

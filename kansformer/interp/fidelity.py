@@ -10,15 +10,14 @@ Shape letters: E edges, S sample points, I inputs, O outputs, F features.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from kansformer.conversion.slots import CurveSlot
-from kansformer.interp.edge_features import edge_features, edge_weights, values_and_learned
-from kansformer.interp.recording import RecordedSlot
+from kansformer.interp.edge_features import ALL, edge_features, edge_weights, values_and_learned
+from kansformer.interp.recording import INPUT_CHUNK, RecordedSlot
 from kansformer.symbolic import SymbolicFits
 
 # A learned curve that varies less than this, relative to its edge, is straight to rounding.
@@ -38,23 +37,21 @@ class Fidelity:
         r2_learned: share of the learned curve's variance that the formula explains beyond the base, a constant apart,
             (E,); 0 if it explains no more than the base alone.
         varies: whether the edge varies there at all, (E,); where it does not, the others have no meaning.
+        bends: whether the learned curve varies there by more than rounding, (E,); where it does not, as where it was
+            never trained, `r2_learned` has no meaning.
     """
 
     r2: Tensor
     r2_learned: Tensor
     varies: Tensor
-
-    @classmethod
-    def cat(cls, parts: Sequence[Fidelity]) -> Fidelity:
-        """One table from several."""
-        return cls(*map(torch.cat, zip(*(vars(part).values() for part in parts), strict=True)))
+    bends: Tensor
 
 
-def recorded_points(recorded: RecordedSlot, points: int) -> Tensor:
+def recorded_points(recorded: RecordedSlot, points: int, inputs: slice = ALL) -> Tensor:
     """Inputs of the sample at even ranks, so that each stands for the same share of the tokens; (I, S), float64."""
-    sample_IS = recorded.sample.double().mT.sort(dim=1).values
-    ranks = (torch.arange(points) + 0.5) * sample_IS.shape[1] / points
-    return sample_IS[:, ranks.long()]
+    ranks = ((torch.arange(points) + 0.5) * len(recorded.sample) / points).long()
+    parts = recorded.sample[:, inputs].split(INPUT_CHUNK, dim=1)
+    return torch.cat([part.mT.sort(dim=1).values[:, ranks].double() for part in parts])
 
 
 def fidelity(fits: SymbolicFits, x_ES: Tensor, y_ES: Tensor, learned_ES: Tensor, *, part: str = "edge") -> Fidelity:
@@ -68,8 +65,10 @@ def fidelity(fits: SymbolicFits, x_ES: Tensor, y_ES: Tensor, learned_ES: Tensor,
         return (1 - error_E / torch.maximum(spread_E, rounding_E)).nan_to_num(MIN_R2).clamp(min=MIN_R2)
 
     spread_E = _spread(y_ES)
-    r2_learned = r2(_spread(error_ES), _spread(learned_ES))
-    return Fidelity(r2(error_ES.square().sum(-1), spread_E), r2_learned, spread_E > rounding_E)
+    learned_spread_E = _spread(learned_ES)
+    r2_learned = r2(_spread(error_ES), learned_spread_E)
+    bends = learned_spread_E > rounding_E
+    return Fidelity(r2(error_ES.square().sum(-1), spread_E), r2_learned, spread_E > rounding_E, bends)
 
 
 def _spread(values_ES: Tensor) -> Tensor:

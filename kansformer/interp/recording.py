@@ -6,7 +6,7 @@ Shape letters: N tokens, S sampled tokens, I inputs, O outputs, T terms, H bins.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from kansformer.checks import check_integer
 from kansformer.conversion.slots import CurveSlot, find_curve_slots
 from kansformer.errors import DataError, SlotError
-from kansformer.interp.edge_features import edge_terms, num_terms, per_input, term_weights
+from kansformer.interp.edge_features import ALL, edge_terms, num_terms, per_input, term_weights
 from kansformer.nn.curves import Curved, CurveSpec
 from kansformer.nn.transaction import undone_afterwards
 
@@ -54,7 +54,15 @@ def record_edges(model: nn.Module, *, bins: int = 32, sample: int = 1024, seed: 
     """
     check_integer("bins", bins, 1)
     check_integer("sample", sample, 1)
-    slots = find_curve_slots(model)
+    with record_slots(find_curve_slots(model), bins=bins, sample=sample, seed=seed) as records:
+        yield records
+
+
+@contextmanager
+def record_slots(
+    slots: Iterable[CurveSlot], *, bins: int = 32, sample: int = 1024, seed: int = 0
+) -> Iterator[EdgeRecords]:
+    """`record_edges` of these slots only."""
     records = EdgeRecords({(slot.site, slot.name): RecordedSlot(slot, bins, sample, seed) for slot in slots})
     with undone_afterwards() as hooks:
         for recorded in records.values():
@@ -109,42 +117,48 @@ class RecordedSlot:
         parts = self.sample.split(INPUT_CHUNK, dim=1)  # `quantile` takes 16 million numbers at most
         return torch.cat([torch.quantile(part, torch.tensor(levels), dim=0) for part in parts], dim=1)
 
-    def means(self, *, learned_only: bool = False) -> Tensor:
+    def means(self, *, learned_only: bool = False, inputs: slice = ALL) -> Tensor:
         """Mean of every edge, or of its learned curve alone, (I, O), float64; O is 1 where there are no weights.
 
-        Of the model as it is now. Where edges of an input share a curve (`channel`, `group`) and it was changed since,
-        the mean is that of the sample, else that of all tokens; so are variances and shares.
+        Of these inputs, and of the model as it is now. Where edges of an input share a curve (`channel`, `group`) and
+        it was changed since, the mean is that of the sample, else that of all tokens; so are variances and shares.
         """
-        return self._moments(learned_only)[0]
+        return torch.cat([mean_IO for mean_IO, _ in self._moments(learned_only, inputs)])
 
-    def variances(self, *, learned_only: bool = False) -> Tensor:
-        """Variance of every edge, or of its learned curve alone, (I, O), float64."""
-        return self._moments(learned_only)[1]
+    def variances(self, *, learned_only: bool = False, inputs: slice = ALL) -> Tensor:
+        """Variance of every edge from these inputs, or of its learned curve alone, (I, O), float64."""
+        return torch.cat([variance_IO for _, variance_IO in self._moments(learned_only, inputs)])
+
+    def node_variances(self) -> Tensor:
+        """The sum of the variances of all edges at every node, (O,), float64; (1,) where there are no weights."""
+        return torch.stack([variance_IO.sum(dim=0) for _, variance_IO in self._moments(False, ALL)]).sum(dim=0)
 
     def shares(self) -> Tensor:
         """Variance of every edge as a share of the sum at its node, (I, O); 1 where there are no weights.
 
         A node at which no edge varies has shares of 0.
         """
-        variances = self.variances()
+        return self.shares_of(self.variances(), self.node_variances())
+
+    def shares_of(self, variance_IO: Tensor, node_variance_O: Tensor) -> Tensor:
+        """Variances of edges as shares of the sums at their nodes, (I, O); 1 where there are no weights."""
         if not self.slot.has_weights:
-            return (variances > 0).double()
-        total = variances.sum(dim=0, keepdim=True)
-        return torch.where(total > 0, variances / total, 0.0)
+            return (variance_IO > 0).double()
+        return torch.where(node_variance_O > 0, variance_IO / node_variance_O, 0.0)
 
     @torch.no_grad()
-    def _moments(self, learned_only: bool) -> tuple[Tensor, Tensor]:
+    def _moments(self, learned_only: bool, inputs: slice) -> Iterator[tuple[Tensor, Tensor]]:
+        """Means and variances, a few inputs at a time."""
         self.check_tokens()
         mean_IT, covariance_ITT = self._term_moments()
-        means, variances = [], []
-        for start in range(0, len(mean_IT), INPUT_CHUNK):
-            chunk = slice(start, start + INPUT_CHUNK)
-            first = 1 if learned_only else 0
+        first = 1 if learned_only else 0
+        begin, end, _ = inputs.indices(len(mean_IT))
+        for start in range(begin, end, INPUT_CHUNK):
+            chunk = slice(start, min(start + INPUT_CHUNK, end))
             weights_IOT = term_weights(self.slot.module, chunk)[..., first:].cpu().double()
             mean_iT, covariance_iTT = mean_IT[chunk, first:], covariance_ITT[chunk, first:, first:]
-            means.append((weights_IOT @ mean_iT.unsqueeze(-1)).squeeze(-1))
-            variances.append(((weights_IOT @ covariance_iTT) * weights_IOT).sum(-1).clamp(min=0))
-        return torch.cat(means), torch.cat(variances)
+            variance_iO = ((weights_IOT @ covariance_iTT) * weights_IOT).sum(-1).clamp(min=0)
+            yield (weights_IOT @ mean_iT.unsqueeze(-1)).squeeze(-1), variance_iO
 
     def _term_moments(self) -> tuple[Tensor, Tensor]:
         """Means (I, T) and covariances (I, T, T) of the terms."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from kansformer.conversion.slots import CurveSlot
 from kansformer.errors import ConfigError, DataError
 from kansformer.interp.batches import batch_loss, replayable
-from kansformer.interp.edge_features import base_weights, edge_terms, num_terms, term_weights
+from kansformer.interp.edge_features import ALL, base_weights, edge_terms, num_terms, term_weights
 from kansformer.interp.recording import EdgeRecords, RecordedSlot, record_edges
 from kansformer.nn.curves import Curved
 from kansformer.nn.eval_mode import eval_mode
@@ -100,29 +100,63 @@ def edge_scores(
             return edge_scores(model, again, attribution=attribution, slots=slots, records=records)
     batches = [batches] if isinstance(batches, Mapping) else batches
     chosen = {key: recorded for key, recorded in records.items() if slots is None or key in slots}
-    unreached = [key for key, recorded in chosen.items() if not recorded.tokens]
-    if unreached:
-        site, slot = unreached[0]
-        raise DataError(f"No token of these batches reached {len(unreached)} slots, such as {site}/{slot}.")
-    attributions = _attributions(model, batches, chosen) if attribution else {}
+    check_reached(chosen)
+    inputs = {key: slice(0, recorded.slot.module.in_features) for key, recorded in chosen.items()}
+    attributions = attribute(model, batches, chosen, inputs) if attribution else {}
     return {
-        key: EdgeScores(
-            recorded.slot,
-            recorded.variances(),
-            recorded.shares(),
-            recorded.variances(learned_only=True),
-            *attributions.get(key, (None, None)),
-        )
+        key: score_inputs(recorded, inputs[key], recorded.node_variances(), attributions.get(key))
         for key, recorded in chosen.items()
     }
 
 
-def _attributions(
-    model: nn.Module, batches: Iterable[Mapping[str, Tensor]], records: Mapping[tuple[str, str], RecordedSlot]
-) -> dict[tuple[str, str], tuple]:
-    """|Σ_n g_no (φ_oi(x_ni) - mean φ_oi)| and |Σ_n g_no s_oi|, with g the slope of the mean loss by the output."""
-    means = {key: recorded.means() for key, recorded in records.items()}
-    sums = {key: torch.zeros(2, *mean_IO.shape, dtype=torch.float64) for key, mean_IO in means.items()}
+def check_reached(records: Mapping[tuple[str, str], RecordedSlot]) -> None:
+    """Raise a `DataError` if no token reached one of the slots."""
+    unreached = [key for key, recorded in records.items() if not recorded.tokens]
+    if unreached:
+        site, slot = unreached[0]
+        raise DataError(f"No token of these batches reached {len(unreached)} slots, such as {site}/{slot}.")
+
+
+def score_inputs(
+    recorded: RecordedSlot, inputs: slice, node_variance_O: Tensor, attributions_2IO: Tensor | None
+) -> EdgeScores:
+    """The scores of the edges from some inputs of a slot.
+
+    Args:
+        recorded: the slot's inputs.
+        inputs: which of them.
+        node_variance_O: of `RecordedSlot.node_variances`.
+        attributions_2IO: of `attribute`, for these inputs; None leaves them out.
+    """
+    variance_IO = recorded.variances(inputs=inputs)
+    learned_variance_IO = recorded.variances(learned_only=True, inputs=inputs)
+    attribution, learned_attribution = (None, None) if attributions_2IO is None else attributions_2IO
+    share_IO = recorded.shares_of(variance_IO, node_variance_O)
+    return EdgeScores(recorded.slot, variance_IO, share_IO, learned_variance_IO, attribution, learned_attribution)
+
+
+def attribute(
+    model: nn.Module,
+    batches: Iterable[Mapping[str, Tensor]],
+    records: Mapping[tuple[str, str], RecordedSlot],
+    inputs: Mapping[tuple[str, str], slice],
+) -> dict[tuple[str, str], Tensor]:
+    """|Σ_n g_no (φ_oi(x_ni) - mean φ_oi)| and |Σ_n g_no s_oi|, with g the slope of the mean loss by the output.
+
+    Args:
+        model: with curves.
+        batches: with labels.
+        records: of the slots, by site and slot.
+        inputs: of each slot the inputs whose edges are scored.
+
+    Returns:
+        (2, I, O) for each slot, float64.
+    """
+    sums, nodes = {}, {}
+    for key, recorded in records.items():
+        chosen, outputs_O = inputs[key], recorded.slot.num_outputs
+        sums[key] = torch.zeros(2, chosen.stop - chosen.start, outputs_O, dtype=torch.float64)
+        nodes[key] = torch.zeros(outputs_O if recorded.slot.has_weights else len(sums[key][0]), dtype=torch.float64)
     outputs: list[Tensor] = []
 
     def watch(key: tuple[str, str], slot: CurveSlot):
@@ -131,7 +165,8 @@ def _attributions(
 
             def add(gradient: Tensor) -> None:
                 g_NO = gradient.reshape(-1, gradient.shape[-1]).float()
-                sums[key] += _gradient_sums(slot.module, x_NI, g_NO, means[key])
+                _add_gradients(sums[key], slot.module, x_NI, g_NO, inputs[key])
+                nodes[key] += g_NO[:, ALL if slot.has_weights else inputs[key]].sum(dim=0).cpu().double()
 
             if not output.requires_grad:  # nothing before it is trained
                 output.requires_grad_()
@@ -154,25 +189,26 @@ def _attributions(
             torch.autograd.grad(loss, outputs, allow_unused=True)
             outputs.clear()
             count += 1
-    return {key: tuple(total.abs() / max(count, 1)) for key, total in sums.items()}
+    for key, recorded in records.items():
+        total_O = nodes[key] if recorded.slot.has_weights else nodes[key].unsqueeze(1)
+        sums[key][0] -= recorded.means(inputs=inputs[key]) * total_O
+        sums[key].abs_().div_(max(count, 1))
+    return sums
 
 
 @torch.no_grad()
-def _gradient_sums(module: Curved, x_NI: Tensor, g_NO: Tensor, mean_IO: Tensor) -> Tensor:
-    """Σ_n g_no (φ_oi(x_ni) - mean φ_oi) and Σ_n g_no s_oi(x_ni), (2, I, O), float64 on the CPU."""
-    parts = []
+def _add_gradients(sums_2IO: Tensor, module: Curved, x_NI: Tensor, g_NO: Tensor, inputs: slice) -> None:
+    """Add Σ_n g_no φ_oi(x_ni) and Σ_n g_no s_oi(x_ni) of these inputs."""
     diagonal = base_weights(module) is None
-    inputs = max(1, TERM_CHUNK // num_terms(module))
-    for start in range(0, module.in_features, inputs):
-        chunk = slice(start, start + inputs)
+    step = max(1, TERM_CHUNK // num_terms(module))
+    for start in range(inputs.start, inputs.stop, step):
+        chunk = slice(start, min(start + step, inputs.stop))
         terms_NIT = edge_terms(module, x_NI[:, chunk], chunk)
         if diagonal:
             products_IOT = (terms_NIT * g_NO[:, chunk].unsqueeze(-1)).sum(dim=0).unsqueeze(1)
         else:
             products_IOT = torch.einsum("nit,no->iot", terms_NIT, g_NO.to(terms_NIT))
         products_IOT = (products_IOT * term_weights(module, chunk)).cpu().double()
-        parts.append(torch.stack([products_IOT.sum(-1), products_IOT[..., 1:].sum(-1)]))
-    total_O = g_NO.sum(dim=0).cpu().double()
-    sums = torch.cat(parts, dim=1)
-    sums[0] -= mean_IO * (total_O.unsqueeze(1) if diagonal else total_O)
-    return sums
+        rows = slice(chunk.start - inputs.start, chunk.stop - inputs.start)
+        sums_2IO[0, rows] += products_IOT.sum(-1)
+        sums_2IO[1, rows] += products_IOT[..., 1:].sum(-1)

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 from kansformer.errors import ConfigError
 from kansformer.figure import figure_class
 from kansformer.interp import EdgeCurves, EdgeRecords
+from kansformer.interp.wording import place_name
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from torch import Tensor
@@ -48,19 +50,29 @@ def plot_curves(curves: EdgeCurves, *, records: EdgeRecords | None = None, colum
         x, y, learned = curves.x[index], curves.y[index], curves.learned[index]
         if records is not None:
             sample = records[curves.slot.site, curves.slot.name].sample[:, source]
-            _draw_inputs(axes, sample, float(x[0]), float(x[-1]))
+            bars = _draw_inputs(axes, sample, float(x[0]), float(x[-1]))
         axes.plot(x.numpy(), (y - learned).numpy(), color=BASE, linewidth=1.2, linestyle="--", zorder=2)
         axes.plot(x.numpy(), y.numpy(), color=CURVE, linewidth=1.8, zorder=3)
         axes.set_title(f"{source} → {target}" if has_weights else f"channel {source}", fontsize=9)
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.25)
-    figure.suptitle(f"{curves.slot.site}, {curves.slot.name}", fontsize=10)
+    place, site = place_name(curves.slot), curves.slot.site
+    figure.suptitle(f"{place} ({site})" if site else place, fontsize=10)
+    figure.supxlabel("x, input of the edge (no unit)", fontsize=9)
+    figure.supylabel("φ(x), output of the edge (no unit)", fontsize=9)
+    base_line, edge_line = grid[0].lines
+    shown = [(edge_line, "edge"), (base_line, "base")]
+    if records is not None:
+        shown.append((bars, "inputs (relative number)"))
+    handles, labels = zip(*shown, strict=True)
+    figure.legend(handles, labels, loc="outside lower right", ncols=len(shown), fontsize=8, frameon=False)
     return figure
 
 
-def _draw_inputs(axes: Axes, sample: Tensor, lower: float, upper: float) -> None:
+def _draw_inputs(axes: Axes, sample: Tensor, lower: float, upper: float) -> Artist:
     twin = axes.twinx()
     twin.hist(sample.float().numpy(), bins=30, range=(lower, upper), color=INPUTS, alpha=0.2)
     twin.set_yticks([])
     axes.set_zorder(twin.get_zorder() + 1)
     axes.patch.set_visible(False)
+    return twin.patches[0]

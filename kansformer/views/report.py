@@ -1,14 +1,18 @@
 """The audit as one HTML file that works offline: figures, pictures and a table of edges to search.
 
-The page is `report.html` with three insertions: plotly's script, the data as JSON, and the title. Colours of families
-and the layout are in that file; this one makes the data.
+The page is `report.html` with five insertions: the title, the conclusion, the glossary, the data as JSON, and plotly's
+script, which is compressed and would be most of the page else. Colours of families and the layout are in that file;
+this one makes the data. Its size has a bound, whatever the number of edges.
 """
 
 from __future__ import annotations
 
+import base64
+import gzip
 import importlib
 import json
 import math
+import re
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -19,16 +23,24 @@ from torch import Tensor
 from kansformer.errors import ConfigError
 from kansformer.files import atomic_write_text
 from kansformer.interp import ModelSummary, SlotSummary
-from kansformer.interp.curves import pair_curves
+from kansformer.interp.curves import pair_curves, spread_points
 from kansformer.interp.edge_features import per_input
-from kansformer.interp.summary import GOOD, MEASURES, PART_TEXTS, POINTS
+from kansformer.interp.summary import POINTS
+from kansformer.interp.wording import GLOSSARY, GOOD, PART_TEXTS, loss_text
 from kansformer.symbolic import SymbolicFits
 
 # Edges whose curves are in the page, the most important ones.
-MAX_SHOWN = 2000
+MAX_SHOWN = 1000
 # Points of the cloud of all edges; of more edges a random sample is shown.
-MAX_DOTS = 20_000
+MAX_DOTS = 10_000
+# Heights of a curve in the page: a picture has fewer pixels.
+HEIGHTS = 999
 SEED = 0
+# What a score measures, and its unit.
+SCORE_AXES = {
+    "attribution": "attribution: change of the mean loss without the edge (nats)",
+    "variance": "variance of the edge over the tokens (squared units of the slot's output)",
+}
 
 
 def write_report(summary: ModelSummary, path: str | Path, *, title: str = "What the curves are") -> Path:
@@ -51,35 +63,41 @@ def write_report(summary: ModelSummary, path: str | Path, *, title: str = "What 
         raise ConfigError("The report needs plotly. Install it: pip install 'kansformer[report]'.") from None
     template = (files("kansformer.views") / "report.html").read_text(encoding="utf-8")
     data = json.dumps(report_data(summary), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    page = template.replace("{{title}}", escape(title)).replace("{{data}}", data).replace("{{plotly}}", plotly_script)
+    packed_script = base64.b64encode(gzip.compress(plotly_script.encode(), mtime=0)).decode()
+    terms = "".join(f"<dt>{escape(term)}</dt><dd>{escape(meaning)}</dd>" for term, meaning in GLOSSARY.items())
+    parts = {"title": escape(title), "conclusion": escape(summary.conclusion), "glossary": terms}
+    parts |= {"data": data, "plotly": packed_script}
+    page = re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
     path = Path(path)
     atomic_write_text(path, page)
     return path
 
 
 def report_data(summary: ModelSummary) -> dict[str, object]:
-    """The data of the page, JSON-ready."""
-    score = "attribution" if summary.slots[0].scores.attribution is not None else "variance"
-    names, slots = list(summary.slots[0].fits.library.names), summary.slots
+    """The data of the page, JSON-ready; figures that the other files have too are text, made by the same code."""
+    slots = summary.slots
+    score = "attribution" if "attribution" in slots[0].score_names else "variance"
     stacks = {slot.stack for slot in slots}
     where = [slot.slot.site if slot.layer is None else str(slot.layer) for slot in slots]
     where = [f"{s.stack}.{layer}" if len(stacks) > 1 else layer for s, layer in zip(slots, where, strict=True)]
     return {
         "tokens": summary.tokens,
         "seconds": round(summary.seconds),
-        "loss": None if summary.loss is None else _number(summary.loss),
+        "loss": None if summary.loss is None else loss_text(summary.loss),
         "part": PART_TEXTS[slots[0].part],
         "good": GOOD,
-        "coverage": [
-            [text, _number(summary.coverage(measure)), _number(summary.coverage(measure, control=True))]
-            for measure, text in MEASURES.items()
-        ],
-        "replaced": [[share, count, _number(loss)] for share, count, loss in summary.replaced],
-        "functions": names,
+        "coverage": summary.coverage_table(),
+        "replaced": summary.loss_table(),
+        "edges_of_model": summary.num_edges,
+        "trained": summary.num_trained,
+        "functions": list(slots[0].control.library.names),
         "score": score,
+        "score_axis": SCORE_AXES[score],
         "slots": [
-            slot.aggregate() | {"where": place, "score": _number(slot.scores.columns()[score].sum())}
-            for slot, place in zip(slots, where, strict=True)
+            slot.aggregate()
+            | {"where": layer, "place": place, "weights": slot.slot.has_weights}
+            | {"score": _number(slot.totals.scores[score])}
+            for slot, layer, place in zip(slots, where, summary.place_names(), strict=True)
         ],
         "dots": _dots(summary, score),
         "edges": _edges(summary, score),
@@ -88,64 +106,90 @@ def report_data(summary: ModelSummary) -> dict[str, object]:
 
 def _dots(summary: ModelSummary, score: str) -> dict[str, list]:
     """Score, 1 - R² at recorded inputs, function and slot of all edges, or of a sample of them."""
-    values = torch.cat([slot.scores.columns()[score].flatten() for slot in summary.slots])
-    r2 = torch.cat([slot.fidelity.r2 for slot in summary.slots])
-    functions = torch.cat([slot.fits.symbols for slot in summary.slots])
-    slots = torch.cat([torch.full((len(slot.fits),), i) for i, slot in enumerate(summary.slots)])
-    if len(values) > MAX_DOTS:
-        chosen = torch.randperm(len(values), generator=torch.Generator().manual_seed(SEED))[:MAX_DOTS]
-        values, r2, functions, slots = (column[chosen] for column in (values, r2, functions, slots))
-    return {
-        "score": _short(values),
-        "miss": _short((1 - r2).clamp(1e-12, 2)),
-        "function": functions.tolist(),
-        "slot": slots.tolist(),
-    }
+    count = summary.num_edges
+    numbers = torch.arange(min(count, MAX_DOTS))
+    if count > MAX_DOTS:
+        numbers = torch.randint(count, (MAX_DOTS,), generator=torch.Generator().manual_seed(SEED)).unique()
+    dots: dict[str, list] = {"score": [], "miss": [], "function": [], "slot": []}
+    start = 0
+    for index, slot in enumerate(summary.slots):
+        for columns in slot.edges.parts([score, "r2_tokens", "symbol"]):
+            stop = start + len(columns[score])
+            rows = numbers[(numbers >= start) & (numbers < stop)] - start
+            dots["score"] += _short(columns[score][rows])
+            dots["miss"] += _short((1 - columns["r2_tokens"][rows]).clamp(1e-12, 2))
+            dots["function"] += columns["symbol"][rows].tolist()
+            dots["slot"] += [index] * len(rows)
+            start = stop
+    return dots
 
 
 def _edges(summary: ModelSummary, score: str) -> list[dict[str, object]]:
     """The most important edges, each with its curve, its fit and the histogram of its inputs."""
-    values = torch.cat([slot.scores.columns()[score].flatten() for slot in summary.slots])
-    starts = torch.tensor([0, *(len(slot.fits) for slot in summary.slots)]).cumsum(0)
-    order = values.argsort(descending=True)[:MAX_SHOWN]
-    of_slot = torch.bucketize(order, starts[1:], right=True)
-    rows: list[dict[str, object]] = [{}] * len(order)
+    best = torch.zeros(0, dtype=torch.float64)
+    of_slot, edges = torch.zeros(2, 0, dtype=torch.long)
+    for index, slot in enumerate(summary.slots):
+        start = 0
+        for columns in slot.edges.parts([score]):
+            stop = start + len(columns[score])
+            best = torch.cat([best, columns[score].double()])
+            of_slot = torch.cat([of_slot, torch.full((stop - start,), index)])
+            edges = torch.cat([edges, torch.arange(start, stop)])
+            order = best.argsort(descending=True, stable=True)[:MAX_SHOWN]
+            best, of_slot, edges = best[order], of_slot[order], edges[order]
+            start = stop
+    rows: list[dict[str, object]] = [{}] * len(best)
     for index in of_slot.unique().tolist():
         positions = (of_slot == index).nonzero()[:, 0]
-        of_index = _rows(summary.slots[index], order[positions] - starts[index], score)
+        of_index = _rows(summary.slots[index], edges[positions], score)
         for position, row in zip(positions.tolist(), of_index, strict=True):
             rows[position] = row | {"slot": index}
     return rows
 
 
 def _rows(slot: SlotSummary, edges: Tensor, score: str) -> list[dict[str, object]]:
-    where, width = slot.slot, slot.slot.num_outputs
-    inputs, outputs = edges // width, (edges % width if where.has_weights else edges)
-    fits, values = slot.fits[edges], slot.scores.columns()[score].flatten()[edges]
-    curves = pair_curves(where, inputs, outputs, records={(where.site, where.name): slot.recorded}, points=POINTS)
+    where = slot.slot
+    inputs, outputs = slot.ends(edges)
+    columns, of_inputs = slot.edges.rows(edges), slot.inputs.rows(inputs)
+    fits = slot.fits_of(columns)
+    points = spread_points(where, of_inputs["lower"], of_inputs["upper"], POINTS, inputs)
+    curves = pair_curves(where, inputs, outputs, at=points)
     base = curves.y - curves.learned
     fitted = fits.evaluate(curves.x) + (base if slot.part == "learned" else 0)
     domains = per_input(where.module, where.module.domain)[inputs]
     return [
         {
-            "name": str(ref),
-            "score": _number(values[e]),
+            "input": int(inputs[e]),
+            "output": int(outputs[e]),
+            "score": _number(columns[score][e]),
             "function": int(fits.symbols[e]),
             "r2": _number(fits.r2[e]),
-            "tokens": _number(slot.fidelity.r2[edge]),
-            "learned": _number(slot.fidelity.r2_learned[edge]),
+            "tokens": _number(columns["r2_tokens"][e]),
+            "learned": _number(columns["r2_learned"][e]) if columns["bends"][e] else None,
+            "trained": bool(columns["trained"][e]),
             "formula": ("base + " if slot.part == "learned" else "") + _formula(fits, e),
-            "outside": _number(slot.recorded.outside[ref.input]),
+            "outside": _number(of_inputs["outside"][e]),
             "from": _number(curves.x[e, 0]),
             "to": _number(curves.x[e, -1]),
-            "y": _short(curves.y[e]),
-            "base": _short(base[e]),
-            "fit": _short(fitted[e]),
+            **_heights({"y": curves.y[e], "base": base[e], "fit": fitted[e]}),
             "domain": _short(domains[e]),
-            "histogram": slot.recorded.histogram[ref.input].tolist(),
+            "histogram": of_inputs["histogram"][e].tolist(),
         }
-        for e, (edge, ref) in enumerate(zip(edges.tolist(), curves.refs, strict=True))
+        for e in range(len(edges))
     ]
+
+
+def _heights(curves: dict[str, Tensor]) -> dict[str, object]:
+    """Curves of one picture as whole numbers from 0, the lowest value of all, to `HEIGHTS`, the highest."""
+    values = torch.cat(list(curves.values())).double()
+    values = values[values.isfinite()]
+    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 0.0)
+    scale = HEIGHTS / (high - low) if high > low else 0.0
+    rounded = {
+        name: [round((value - low) * scale) if math.isfinite(value) else None for value in curve.tolist()]
+        for name, curve in curves.items()
+    }
+    return {"low": _number(low), "high": _number(high), **rounded}
 
 
 def _formula(fits: SymbolicFits, index: int) -> str:

@@ -1,6 +1,8 @@
 """`kansformer explain` writes the four files, keeps what it had when stopped, and says what is wrong."""
 
+import html
 import json
+import re
 
 import pandas
 import pytest
@@ -26,6 +28,14 @@ def test_four_files(run, bent, text, tmp_path):
     assert {file.name for file in (tmp_path / "out").iterdir()} == names
     figures = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert figures["edges"] == len(pandas.read_parquet(tmp_path / "out" / "edges.parquet"))
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S).group(1))
+    markdown = (tmp_path / "out" / "summary.md").read_text(encoding="utf-8")
+    for place in (result.output, markdown, html.unescape(page)):
+        assert figures["conclusion"] in place
+    for share, edges, loss in data["replaced"]:
+        assert f"| {share} | {edges} | {loss} |" in markdown
+    assert data["loss"] == f"{figures['loss']:.4f}" and f"Loss {data['loss']}; with 100%" in result.output
     assert f"{figures['edges']:,} edges in" in result.output and f"Loss {figures['loss']:.4f}" in result.output
 
 

@@ -30,7 +30,7 @@ def test_single_edges_are_those_of_the_layer(settings, make_bent):
     for place in find_curve_slots(make_bent("llama", CONFIGS[settings])):
         every = edge_curves(make_bent("llama", CONFIGS[settings]), place.site, place.name)
         chosen = torch.tensor([len(every) - 1, 0, len(every) // 3])
-        some = pair_curves(place, every.inputs[chosen], every.outputs[chosen])
+        some = pair_curves(place, every.inputs[chosen], every.outputs[chosen], at=every.x[chosen])
         assert some.refs == [every.refs[index] for index in chosen]
         for name in ("x", "y", "learned"):
             torch.testing.assert_close(getattr(some, name), getattr(every, name)[chosen])

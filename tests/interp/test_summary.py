@@ -1,16 +1,26 @@
 """The audit: every edge has a row, aggregates stand beside a random control, and the model stays as it is."""
 
+import gc
 import json
+import math
+import re
+import tempfile
+import warnings
 
+import pandas
 import pytest
 import torch
-from interp_models import CONFIGS
+import transformers
+from interp_models import CONFIGS, FAMILIES
 
+from kansformer import KANConfig, KANLinear, convert
 from kansformer.conversion.slots import find_curve_slots
 from kansformer.errors import ConfigError, ConversionStateError, DataError
-from kansformer.interp import EdgeRef, edge_curves, edit_curve, record_edges, summarize
+from kansformer.interp import EdgeRef, audit, edge_curves, edit_curve, record_edges, summarize
 from kansformer.interp.curves import sample_points
+from kansformer.interp.edge_table import EdgeTable
 from kansformer.interp.fidelity import RandomEdges
+from kansformer.interp.wording import conclude
 from kansformer.symbolic import KAN_LIBRARY, LIBRARY, fit_symbolic
 
 SHARES = ["10% as formulas", "50% as formulas", "100% as formulas"]
@@ -136,6 +146,109 @@ def test_the_control_is_as_bent_as_the_model(make_bent, batch):
         real = edge_curves(model, place.site, place.name, records=records)
         assert len(x) == min(len(real), 2048) or place.num_outputs == 1
         assert y.std(dim=-1).mean() == pytest.approx(real.y.std(dim=-1).mean().item(), rel=0.5)
+
+
+@pytest.mark.parametrize("part", ["edge", "learned"])
+def test_curves_that_were_never_trained_are_not_counted_as_explained(part, batch):
+    """A curve of zeros was explained to 100 % by a formula of its base."""
+    model = convert(transformers.AutoModelForCausalLM.from_config(FAMILIES["llama"]()).eval(), KANConfig())
+    summary = summarize(model, batch, part=part)
+    assert math.isnan(summary.coverage("r2_learned")) and math.isnan(summary.coverage("r2_learned", control=True))
+    assert summary.num_trained == 0 and not summary.to_pandas()["trained"].any()
+    figures = json.loads(summary.to_json())
+    assert figures["coverage_r2_learned"] is None and figures["trained"] == 0 == figures["slots"][0]["trained"]
+    assert summary.conclusion == figures["conclusion"] and summary.conclusion in summary.to_markdown()
+    assert re.match("No curve was trained: the learned part of all 48 edges is exactly zero", summary.conclusion)
+
+
+def test_only_trained_curves_are_judged_by_what_they_learned(make_bent, batch):
+    model = make_bent()
+    with torch.no_grad():
+        model.model.layers[0].mlp.act_fn.coefficients.zero_()
+        model.model.layers[1].mlp.act_fn.coefficients[:4] = 0
+    summary = summarize(model, batch)
+    assert [slot.totals.trained for slot in summary.slots] == [0, 20] and summary.num_trained == 20
+    assert summary.counts("r2_learned")[1] == 20 == int(summary.to_pandas()["trained"].sum())
+    assert "of the 20 of 48 edges that were trained" in summary.conclusion
+
+
+def test_the_conclusion_compares_with_chance():
+    figures = {"edges": 1000, "trained": 1000, "loss": 3.33434, "loss_with_formulas": 3.43456}
+    text = conclude(model=(90, 1000), control=(0.01, 2000), **figures)
+    assert text == (
+        "One known function explains what was learned on 9.0% of all 1,000 edges, more than by chance: of random "
+        "curves it explains 1.0%; with every edge computed by its formula the loss is 3.4346 nats instead of 3.3343."
+    )
+    assert "hardly more than by chance" in conclude(model=(45, 1000), control=(0.01, 2000), **figures)
+    assert "no more than by chance" in conclude(model=(12, 1000), control=(0.01, 2000), **figures)
+    assert "do not vary at the recorded inputs" in conclude(model=(0, 0), control=(math.nan, 0), **figures)
+
+
+def test_places_that_share_a_layer_and_a_slot_are_told_apart():
+    class Two(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = torch.nn.ModuleList([torch.nn.ModuleDict({"up": KANLinear(2, 3)})])
+            self.decoder = torch.nn.ModuleList([torch.nn.ModuleDict({"up": KANLinear(2, 3)})])
+            self.head = KANLinear(2, 1)
+
+        def forward(self, x):
+            return self.encoder[0]["up"](x), self.decoder[0]["up"](x), self.head(x)
+
+    names = summarize(Two(), {"x": torch.randn(9, 2)}).place_names()
+    assert names == ["layer 0's up projection in encoder.0", "layer 0's up projection in decoder.0", "'head'"]
+
+
+@pytest.mark.parametrize("settings", ["act", "full", "low rank"])
+def test_small_groups_and_chunks_give_the_same_audit(settings, make_bent, batch, monkeypatch, tmp_path):
+    model = make_bent("llama", CONFIGS[settings])
+    whole = summarize(model, batch)
+    monkeypatch.setattr(audit, "BUDGET", 150_000)
+    monkeypatch.setattr(audit, "EDGE_CHUNK", 100)
+    stages = []
+    parts = summarize(model, batch, progress=lambda stage, *_: stages.append(stage))
+    assert stages.count("reading") > 1
+    first, second = whole.to_pandas(), parts.to_pandas()
+    # The last digits of a fit depend on the curves that are fitted with it.
+    numbers = [name for name in first.select_dtypes("number") if name not in ("a", "b", "c", "d", "complexity")]
+    same = first["function"] == second["function"]
+    pandas.testing.assert_frame_equal(first.loc[same, numbers], second.loc[same, numbers], rtol=1e-3, atol=1e-4)
+    assert same.mean() > 0.98
+    assert parts.loss == whole.loss and parts.tokens == whole.tokens
+    parts.write_parquet(tmp_path / "edges.parquet")
+    pandas.testing.assert_frame_equal(pandas.read_parquet(tmp_path / "edges.parquet"), second)
+
+
+def test_no_table_of_edges_stays_in_memory(make_bent, batch, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    model = make_bent("llama", CONFIGS["low rank"])
+    largest = []
+    append = EdgeTable.append
+    monkeypatch.setattr(audit, "EDGE_CHUNK", 96)
+    monkeypatch.setattr(audit, "BUDGET", 2**16)
+
+    def append_and_look(self, columns):
+        append(self, columns)
+        if self.folder.count % 10 == 0:  # looking at all objects takes a while
+            largest.append(held())
+
+    monkeypatch.setattr(EdgeTable, "append", append_and_look)
+
+    def held():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of other libraries' objects that are looked at
+            known = {id(value) for value in (*model.parameters(), *model.buffers())}
+            alive = [value for value in gc.get_objects() if type(value) is torch.Tensor and id(value) not in known]
+        return max(value.numel() for value in alive if value.dtype == torch.float64 and value.ndim <= 1)
+
+    summary = summarize(model, batch)
+    assert (
+        summary.num_edges == 4 * 16 * 24 and len(largest) >= 2 and max(largest) <= 400
+    )  # of one chunk, or of one slot's random edges
+    assert list(tmp_path.iterdir())
+    del summary
+    gc.collect()
+    assert not list(tmp_path.iterdir())
 
 
 def test_dead_and_distant_channels_have_a_row(make_bent, batch):

@@ -1,5 +1,6 @@
 """What reads a stream holds little of it, however long it is; `benchmarks/bounds.py` measures how much."""
 
+import gc
 import tempfile
 import weakref
 
@@ -60,6 +61,9 @@ def test_the_audit_of_a_generator_is_that_of_a_list_and_holds_none_of_it(model, 
     assert streamed.tokens == listed.tokens == BATCHES * 32
     assert (streamed.loss, streamed.replaced) == (listed.loss, listed.replaced)
     assert streamed.to_pandas().equals(listed.to_pandas())
+    assert all(folder.name.startswith("kansformer-audit-") for folder in temporary.iterdir())  # tables of both
+    del streamed, listed
+    gc.collect()
     assert not list(temporary.iterdir())
 
 
@@ -74,8 +78,9 @@ def test_scores_of_a_generator_hold_none_of_it_and_leave_nothing_after_an_error(
         yield from Source()
         raise DataError("no more")
 
-    with pytest.raises(DataError, match="no more"):
+    with pytest.raises(DataError, match="no more") as kept:
         summarize(model, broken())
+    assert kept.tb is not None  # its frames are alive
     assert not list(temporary.iterdir())
 
 

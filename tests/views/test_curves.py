@@ -34,6 +34,17 @@ def test_every_channel_has_its_curve_its_base_and_its_inputs(curves_and_records,
     figure.savefig(tmp_path / "curves.png")
 
 
+def test_axes_have_titles_units_and_a_legend(curves_and_records):
+    curves, records = curves_and_records
+    figure = plot_curves(curves, records=records)
+    assert figure.get_supxlabel() == "x, input of the edge (no unit)"
+    assert figure.get_supylabel() == "φ(x), output of the edge (no unit)"
+    assert figure.get_suptitle() == "layer 0's activation (layers.0.mlp)"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["edge", "base", "inputs (relative number)"]
+    without = plot_curves(curves)
+    assert [text.get_text() for text in without.legends[0].get_texts()] == ["edge", "base"]
+
+
 def test_edges_of_a_layer_are_named_by_both_ends():
     curves = edge_curves(torch.nn.Sequential(KANLinear(3, 2)), "", "0")
     titles = [axes.get_title() for axes in plot_curves(curves, columns=3).axes]

@@ -1,17 +1,22 @@
 """The report is one file that works offline: in a real browser it loads without errors and its filters work."""
 
+import html
 import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 import torch
 from tiny_models import randomize_curves, tiny_llama
 
 from kansformer import KANConfig, convert
-from kansformer.interp import summarize
+from kansformer.interp import edge_curves, summarize
+from kansformer.symbolic import KAN_LIBRARY
+from kansformer.views import report as report_module
 from kansformer.views import write_report
+from kansformer.views.report import HEIGHTS, report_data
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -22,6 +27,10 @@ def summary():
     randomize_curves(convert(model, KANConfig(slots=("input", "act"))), 0.3)
     tokens = torch.randint(50, (3, 20))
     return summarize(model, {"input_ids": tokens, "labels": tokens})
+
+
+def data_of(page):
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S).group(1))
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +44,14 @@ def test_the_page_is_whole_and_asks_for_nothing(report, summary):
         r"<script>.*?</script>", "", page, flags=re.S
     )
     assert not re.search(r"""<(script|link|img)[^>]*(src|href)=""", page)
-    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S).group(1))
+    data = data_of(page)
     assert sum(slot["edges"] for slot in data["slots"]) == len(data["dots"]["score"]) == len(data["edges"]) == 120
     scores = [edge["score"] for edge in data["edges"]]
     assert scores == sorted(scores, reverse=True)
     edge, row = data["edges"][0], summary.to_pandas().sort_values("attribution", ascending=False).iloc[0]
-    assert edge["name"] == f"{row['site']}/{row['slot']}[{row['input']}->{row['output']}]"
+    place = data["slots"][edge["slot"]]
+    assert (place["site"], place["slot"]) == (row["site"], row["slot"])
+    assert (edge["input"], edge["output"]) == (row["input"], row["output"])
     assert data["functions"][edge["function"]] == row["function"] and edge["r2"] == pytest.approx(row["r2"], rel=1e-3)
 
 
@@ -52,14 +63,91 @@ def test_nothing_is_left_of_a_page_that_failed(summary, tmp_path, monkeypatch):
     assert [file.read_text() for file in tmp_path.iterdir()] == ["old"]
 
 
+def test_the_first_screen_has_a_conclusion_and_the_words(report, summary):
+    page = report.read_text(encoding="utf-8")
+    first_screen = html.unescape(page[: page.index("<h2>")])
+    assert summary.conclusion in first_screen and summary.conclusion.count(". ") == 0
+    for term in ("edge", "slot", "base", "attribution", "at tokens", "learned"):
+        assert re.search(f"<dt>{term}</dt><dd>.{{40,}}?</dd>", first_screen), term
+
+
+def test_the_page_has_the_digits_of_the_other_files(summary):
+    """4 significant digits of a loss, then 4 after the point, gave 3.3340 for the 3.3343 of the summary."""
+    replaced = ((0.5, 60, 3.43456), (1.0, 120, 3.55565))
+    changed = replace(summary, loss=3.33434, replaced=replaced)
+    data, markdown, figures = report_data(changed), changed.to_markdown(), json.loads(changed.to_json())
+    assert data["loss"] == "3.3343" and "| none | 0 | 3.3343 |" in markdown and f"{figures['loss']:.4f}" == "3.3343"
+    for row in data["replaced"]:
+        assert f"| {' | '.join(row)} |" in markdown
+    assert [row[2] for row in data["replaced"]] == ["3.3343", "3.4346", "3.5556"]
+    for row in data["coverage"]:
+        assert f"| {' | '.join(row)} |" in markdown
+
+
+def test_edges_are_named_by_layer_and_slot(report, summary):
+    assert summary.place_names() == [f"layer {n}'s {slot}" for n in range(3) for slot in ("activation", "input")]
+    assert {slot["place"] for slot in data_of(report.read_text(encoding="utf-8"))["slots"]} == {*summary.place_names()}
+    assert "layer 2's activation" in summary.to_markdown()
+
+
+def test_curves_are_drawn_where_they_are(summary):
+    edge = report_data(summary)["edges"][0]
+    slot = summary.slots[edge["slot"]]
+    curves = edge_curves(torch.nn.Sequential(slot.slot.module), "", "0", inputs=[edge["input"]], at=_points(edge))
+    drawn = torch.tensor(edge["y"]) / HEIGHTS * (edge["high"] - edge["low"]) + edge["low"]
+    assert (drawn - curves.y[0]).abs().max() < 2e-3 * (edge["high"] - edge["low"])
+    assert max(edge["y"] + edge["base"] + edge["fit"]) == HEIGHTS and min(edge["y"] + edge["base"] + edge["fit"]) == 0
+
+
+def _points(edge):
+    return torch.linspace(edge["from"], edge["to"], len(edge["y"]), dtype=torch.float64)[None]
+
+
+def test_the_page_of_a_large_model_stays_small(monkeypatch, tmp_path):
+    """Twice the edges give the same page: 4 MB is the bound at a thousand curves and ten thousand dots."""
+    monkeypatch.setattr(report_module, "MAX_SHOWN", 20)
+    monkeypatch.setattr(report_module, "MAX_DOTS", 100)
+    sizes = []
+    for width in (100, 400):
+        model = tiny_llama(vocab_size=50, num_hidden_layers=1, intermediate_size=width).eval()
+        randomize_curves(convert(model, KANConfig()), 0.3)
+        summary = summarize(model, {"input_ids": torch.arange(20)[None]}, library=KAN_LIBRARY)
+        data = report_data(summary)
+        assert len(data["edges"]) == 20 and len(data["dots"]["score"]) <= 100
+        sizes.append(write_report(summary, tmp_path / "report.html").stat().st_size)
+    assert sizes[1] < 1.02 * sizes[0]
+    data = json.dumps(data["edges"], separators=(",", ":")), json.dumps(data["dots"], separators=(",", ":"))
+    plotly = sizes[1] - sum(map(len, data))
+    assert plotly + 50 * len(data[0]) + 100 * len(data[1]) < 3.9e6
+
+
+def test_curves_that_were_never_trained_are_called_so(tmp_path):
+    model = convert(tiny_llama(vocab_size=50, num_hidden_layers=1).eval(), KANConfig())
+    summary = summarize(model, {"input_ids": torch.arange(20)[None]})
+    data = report_data(summary)
+    assert data["trained"] == 0 and data["coverage"][2][1:] == ["–", "–"]
+    assert not any(edge["trained"] for edge in data["edges"]) and {edge["learned"] for edge in data["edges"]} == {None}
+    page = write_report(summary, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "No curve was trained" in page[: page.index("<h2>")]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs the program chromium: apt-get install chromium")
 @pytest.mark.parametrize(
-    "filters", ["", "function=FIRST", "slot=act&layer=1", "r2=0.999", "search=mlp/input[3", "sort=worst"]
+    "filters",
+    [
+        "",
+        "function=FIRST",
+        "slot=act&layer=1",
+        "r2=0.999",
+        "search=mlp/input[3",
+        "search=channel 4 of layer 1's",
+        "sort=worst",
+    ],
 )
 def test_it_works_in_a_browser(filters, report):
     page = report.read_text(encoding="utf-8")
-    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S).group(1))
+    data = data_of(page)
     first = data["functions"][data["edges"][0]["function"]]
     filters = filters.replace("FIRST", first)
     wanted = dict(part.split("=") for part in filters.split("&") if part)
@@ -70,9 +158,9 @@ def test_it_works_in_a_browser(filters, report):
         and ("slot" not in wanted or data["slots"][edge["slot"]]["slot"] == wanted["slot"])
         and ("layer" not in wanted or str(data["slots"][edge["slot"]]["layer"]) == wanted["layer"])
         and ("r2" not in wanted or edge["r2"] >= float(wanted["r2"]))
-        and ("search" not in wanted or wanted["search"] in edge["name"])
+        and ("search" not in wanted or wanted["search"].lower() in name_of(data, edge).lower())
     ]
-    dom, log = _dump(f"{report.as_uri()}#{filters}")
+    dom, log = _dump(f"{report.as_uri()}#{filters.replace(' ', '%20')}")
     assert not re.search(r"Uncaught|ERROR:CONSOLE|SEVERE", log), log
     assert 'data-ready="yes"' in dom and dom.count("js-plotly-plot") >= 4
     rows = re.search(r'<tbody id="rows">(.*?)</tbody>', dom, re.S).group(1)
@@ -80,6 +168,25 @@ def test_it_works_in_a_browser(filters, report):
     if wanted.get("sort") == "worst":
         shown = [float(row[3]) for row in (re.findall(r"<td>(.*?)</td>", row) for row in rows.split("</tr>")) if row]
         assert shown == sorted(shown)
+
+
+def name_of(data, edge):
+    slot = data["slots"][edge["slot"]]
+    path = f"{slot['site']}/{slot['slot']}[{edge['input']}->{edge['output']}]"
+    return f"channel {edge['input']} of {slot['place']} {path}"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs the program chromium: apt-get install chromium")
+def test_pictures_have_titles_units_and_scales(report):
+    """The heat map, the bars, the dots and one curve."""
+    dom, _ = _dump(report.as_uri())
+    text = html.unescape(dom)
+    titles = ["layer (number)", "slot", "edges (%)", "share of the layer's edges (%)", "1 − R² at recorded inputs"]
+    titles += ["(nats)", "x, input of the edge (no unit)", "φ(x), output of the edge (no unit)", "inputs in a bar (%)"]
+    for title in titles:
+        assert re.search(rf"<text[^>]*>[^<]*{re.escape(title)}", text), title
+    assert "cbaxis" in dom and not re.search(r'id="too-old"(?![^>]*hidden)', dom)
 
 
 def _dump(address: str) -> tuple[str, str]:
