@@ -1,5 +1,7 @@
 """What the swap refuses, and that a model comes out of a failure as it went in."""
 
+import re
+
 import pytest
 import torch
 import transformers
@@ -64,6 +66,19 @@ def test_weights_that_are_not_in_memory_cannot_be_proved():
         model = transformers.AutoModel.from_config(MODELS["llama"]())
     with pytest.raises(ProofError, match="not in memory"):
         convert(model, KANConfig())
+    assert is_converted(convert(model, KANConfig(), verify=False))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("name", "weight"), [("llama", "layers.1.mlp.up_proj"), ("gpt2", "h.1.mlp.c_proj")])
+def test_weights_that_are_not_finite_are_named_and_leave_the_model_alone(name, weight, dtype):
+    model = make(name).to(dtype)
+    with torch.no_grad():
+        model.get_parameter(f"{weight}.weight")[3, 5] = float("nan")
+    before = snapshot(model)
+    with pytest.raises(ProofError, match=rf"1 of the \d+,\d+ values of {re.escape(weight)}\.weight is NaN or infinite"):
+        convert(model, KANConfig())
+    assert_same_state(model, before)
     assert is_converted(convert(model, KANConfig(), verify=False))
 
 
