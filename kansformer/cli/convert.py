@@ -8,7 +8,7 @@ import typer
 
 from kansformer.cli.loading import load_model, split_names
 from kansformer.errors import ConfigError
-from kansformer.files import atomic_folder, check_unused, folder_bytes
+from kansformer.files import atomic_folder, check_free_space, check_unused, check_writable, folder_bytes
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
@@ -54,6 +54,7 @@ def convert_command(
         raise ConfigError(f"Unknown dtype {dtype!r}. Choose one of: {', '.join(DTYPES)}.")
     if not plan_only:
         check_unused(output)
+        check_writable(output)
 
     begin = time.perf_counter()
     model = load_model(source, dtype)
@@ -62,6 +63,7 @@ def convert_command(
     typer.echo(f"{plan}\n")
     if plan_only:
         return
+    check_free_space(output, plan.bytes_after, "the model")
 
     begin = time.perf_counter()
     convert(model, config, verify=verify)

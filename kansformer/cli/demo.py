@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kansformer.cli.loading import quiet_transformers
-from kansformer.files import atomic_folder, check_unused, folder_bytes
+from kansformer.files import atomic_folder, check_free_space, check_unused, check_writable, folder_bytes
 from kansformer.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -84,6 +84,8 @@ def run_demo(source: Path, output: Path, steps: int) -> None:
     config = KANConfig(slots=("input", "act"), grid_size=8)
     if not (output / RESULTS).is_file():
         check_unused(output)
+    check_writable(output)
+    check_free_space(output, 2 * folder_bytes(source), "the model, beside what an earlier demo wrote,")
     begin = time.perf_counter()
     typer.echo("A language model of Python code gets better at English: all its weights stay, only curves are bent.")
 

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from kansformer.cli.loading import BlockOption, ModelArgument, TextOption, load_model_and_blocks, load_text
-from kansformer.errors import CheckpointError, ConfigError
-from kansformer.files import atomic_file, atomic_write_text
+from kansformer.errors import ConfigError
+from kansformer.files import atomic_file, atomic_write_text, check_folder, check_free_space, check_writable
 from kansformer.progress import progress_bar
 
 FIT_CACHE = ".fits"
@@ -28,8 +28,8 @@ def explain_command(
     sites: Annotated[str | None, typer.Option(help="Only sites whose path has this in it.", show_default="all")] = None,
 ) -> None:
     """Say of every edge of a model what goes into it, how much it matters, and which function it is."""
-    if out.exists() and not out.is_dir():
-        raise CheckpointError(f"--out {str(out)!r} is a file. Give the folder to write into.")
+    check_folder(out)
+    check_writable(out)
     from kansformer.conversion.slots import find_curve_slots
     from kansformer.interp import summarize
     from kansformer.interp.summary import GOOD, MEASURES

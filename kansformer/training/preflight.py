@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import shutil
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, get_args, get_type_hints
@@ -15,6 +14,7 @@ from torch.utils.data import IterableDataset
 from transformers import TrainingArguments
 
 from kansformer.errors import CheckpointError, ConfigError, DataError
+from kansformer.files import check_free_space
 from kansformer.safe_io import read_json
 from kansformer.training.data import PreparedData
 from kansformer.training.field_errors import config_errors
@@ -167,11 +167,5 @@ def check_enough_data(data: PreparedData, rows_per_step: int) -> None:
 
 def check_free_disk(output: Path, model: nn.Module) -> None:
     """Check that there is room for the model and one checkpoint with the two moments of Adam."""
-    folder = next(p for p in (output.absolute(), *output.absolute().parents) if p.exists())
     needed = sum(p.numel() * p.element_size() * (4 if p.requires_grad else 2) for p in model.parameters())
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise CheckpointError(
-            f"{str(folder)!r} has {free / 1e6:,.0f} MB free, and the run needs {needed / 1e6:,.0f} MB for model and "
-            "checkpoint. Choose another folder, or make room."
-        )
+    check_free_space(output, needed, "the run, for model and checkpoint,")

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from kansformer.errors import ConfigError, InterruptedRunError
-from kansformer.files import atomic_write_text, check_unused
+from kansformer.files import atomic_write_text, check_unused, check_writable
 from kansformer.nn import refine_grid, update_grid
 from kansformer.nn.optim import curve_parameters
 from kansformer.progress import Progress
@@ -128,6 +128,7 @@ def train(
     checkpoint = find_checkpoint(recipe, output) if resume else None
     if not resume:
         check_unused(output)
+    check_writable(output)
     arguments = training_arguments(recipe, output)
     check_combination(recipe, arguments)
 
