@@ -65,8 +65,8 @@ def check_free_space(folder: Path, needed: int, what: str) -> None:
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise CheckpointError(
-            f"{str(existing)!r} has {free / 1e6:,.0f} MB free, and {what} needs {math.ceil(needed / 1e6):,} MB. Choose another "
-            "folder, or make room."
+            f"{str(existing)!r} has {free / 1e6:,.0f} MB free, and {what} needs {math.ceil(needed / 1e6):,} MB. Choose "
+            "another folder, or make room."
         )
 
 

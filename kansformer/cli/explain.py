@@ -14,6 +14,9 @@ from kansformer.progress import progress_bar
 
 FIT_CACHE = ".fits"
 
+FIXED_BYTES, BYTES_PER_EDGE = 8_000_000, 500
+"""A bound of what is written: the report brings 4.8 MB of drawing code, a row of the table has up to 350 bytes."""
+
 
 def explain_command(
     model: ModelArgument,
@@ -41,6 +44,8 @@ def explain_command(
     chosen = [(slot.site, slot.name) for slot in slots if sites is None or sites in slot.site]
     if not chosen:
         raise ConfigError(f"No site of this model has {sites!r} in its path, such as {slots[0].site}.")
+    edges = sum(slot.num_edges for slot in slots if (slot.site, slot.name) in chosen)
+    check_free_space(out, FIXED_BYTES + edges * BYTES_PER_EDGE, "the report")
     batches = [{"input_ids": part, "labels": part} for part in blocks_NT.split(batch_size)]
     typer.echo(f"Reading {blocks_NT.numel():,} tokens with {model} ({type(language_model).__name__}).")
 

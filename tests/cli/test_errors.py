@@ -1,4 +1,4 @@
-"""Whatever goes wrong in a command is one sentence on stderr, and a command that cannot write says so before it works."""
+"""Whatever goes wrong in a command is one sentence on stderr; one that cannot write says so before it works."""
 
 import os
 import subprocess
