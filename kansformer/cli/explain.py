@@ -11,6 +11,7 @@ from kansformer.cli.loading import BlockOption, ModelArgument, TextOption, load_
 from kansformer.errors import ConfigError
 from kansformer.files import atomic_file, atomic_write_text, check_folder, check_free_space, check_writable
 from kansformer.progress import progress_bar
+from kansformer.wording import counted
 
 FIT_CACHE = ".fits"
 
@@ -47,7 +48,7 @@ def explain_command(
     edges = sum(slot.num_edges for slot in slots if (slot.site, slot.name) in chosen)
     check_free_space(out, FIXED_BYTES + edges * BYTES_PER_EDGE, "the report")
     batches = [{"input_ids": part, "labels": part} for part in blocks_NT.split(batch_size)]
-    typer.echo(f"Reading {blocks_NT.numel():,} tokens with {model} ({type(language_model).__name__}).")
+    typer.echo(f"Reading {counted(blocks_NT.numel(), 'token')} with {model} ({type(language_model).__name__}).")
 
     begin = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
@@ -65,7 +66,9 @@ def explain_command(
     write_report(summary, out / "report.html", title=f"The curves of {Path(model).name}")
     shutil.rmtree(cache)
     edges = sum(len(slot.fits) for slot in summary.slots)
-    typer.echo(f"{edges:,} edges in {time.perf_counter() - begin:.0f} s. Share that is a function of the library:")
+    typer.echo(
+        f"{counted(edges, 'edge')} in {time.perf_counter() - begin:.0f} s. Share that is a function of the library:"
+    )
     for measure, points in MEASURES.items():
         share, control = (f"{summary.coverage(measure, control=control):.1%}" for control in (False, True))
         typer.echo(f"  {share} with R² ≥ {GOOD} {points}; of random curves {control}.")

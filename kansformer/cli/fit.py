@@ -16,6 +16,7 @@ from kansformer.cli.table_files import read_cells
 from kansformer.cli.table_numbers import NumericTable, to_numbers
 from kansformer.errors import ConfigError
 from kansformer.files import atomic_file, atomic_write_text
+from kansformer.wording import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -119,7 +120,7 @@ def fit_command(
     spent = time.perf_counter() - begin
     train, other = _judge(model, x, y), _judge(model, other_x, other_y)
     unit = numbers.unit and f" {numbers.unit}"
-    sentences = [train.sentence("rows", unit), *([other.sentence("other rows", unit)] if len(other_x) else [])]
+    sentences = [train.sentence("row", unit), *([other.sentence("other row", unit)] if len(other_x) else [])]
     typer.echo(" ".join(sentences))
     is_worse = result.curves_rmse < train.rmse
     typer.echo(f"{f'Curves without names: RMSE {result.curves_rmse:.3g}{unit}. ' if is_worse else ''}{spent:.1f} s.")
@@ -158,7 +159,7 @@ class _Errors:
     def sentence(self, rows: str, unit: str) -> str:
         r2 = "R² unknown, as the target does not vary" if self.r2 is None else f"R² {self.r2:.6f}"
         undefined = f" (it has no value on {self.undefined} more)" if self.undefined else ""
-        return f"On {self.rows} {rows}: {r2}, RMSE {self.rmse:.3g}{unit}{undefined}."
+        return f"On {counted(self.rows, rows)}: {r2}, RMSE {self.rmse:.3g}{unit}{undefined}."
 
 
 def _split(numbers: NumericTable, test_share: float) -> Dataset:

@@ -8,7 +8,7 @@ from torch import nn
 
 from kansformer.config import KANConfig
 from kansformer.conversion.build import build_slot
-from kansformer.conversion.plan import ConversionPlan, plan_conversion
+from kansformer.conversion.plan import ConversionPlan, check_model, plan_conversion
 from kansformer.conversion.record import ConversionRecord, base_prefix, record_of, rooted_slot
 from kansformer.conversion.slots import check_no_adapters, recorded_modules
 from kansformer.conversion.transformers_patches import attach_record, detach_record
@@ -44,6 +44,7 @@ def convert(model: nn.Module, config: KANConfig | None = None, *, verify: bool =
         SlotError, ConfigError: the config asks for a slot, layer or group that is not there.
         ProofError: a site did not reproduce the original. The model is left as it was after any error.
     """
+    check_model(model)
     with transaction(model):
         plan = plan_conversion(model, KANConfig() if config is None else config)
         execute_plan(model, plan, verify=verify)
@@ -101,6 +102,7 @@ def revert(model: nn.Module) -> nn.Module:
     Raises:
         ConversionStateError: the model is not converted, or its original layers are gone.
     """
+    check_model(model)
     record = record_of(model)
     if record is None:
         raise ConversionStateError("The model is not converted, so there is nothing to revert.")
@@ -170,6 +172,7 @@ def remove_curves(
 
 def is_converted(model: nn.Module) -> bool:
     """Whether `convert`, or loading a converted checkpoint, put curves into this model."""
+    check_model(model)
     return record_of(model) is not None
 
 

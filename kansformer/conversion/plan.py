@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import nn
 
@@ -10,9 +11,10 @@ from kansformer.config import QUANT_METHOD, KANConfig, select_layers
 from kansformer.conversion.narrow import check_narrowable, linear_layers, with_hidden
 from kansformer.conversion.record import get_setting, quantization_method
 from kansformer.errors import ConfigError, ConversionStateError, NoSiteError, SlotError
-from kansformer.nn.curves import curved_modules
+from kansformer.nn.curves import check_rank, curved_modules
 from kansformer.sites import Site, Slot, find_sites
 from kansformer.sites.parts import CONVOLUTIONS, stacks_of
+from kansformer.wording import counted
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ class ConversionPlan:
             f"bytes {self.bytes_before:,} -> {self.bytes_after:,}"
         )
         reasons = Counter(reason for _, reason in self.skipped)
-        lines += [f"{count} sites stay as they are: {reason}" for reason, count in reasons.items()]
+        for reason, count in reasons.items():
+            lines.append(f"{counted(count, 'site')} {'stays as it is' if count == 1 else 'stay as they are'}: {reason}")
         return "\n".join(lines)
 
 
@@ -73,6 +76,8 @@ def plan_conversion(model: nn.Module, config: KANConfig, *, hidden: int | None =
         SlotError: no site has any of the slots, or one cannot be narrowed.
         ConfigError: a layer does not exist, the groups do not divide a width, or `hidden` is not a width for a site.
     """
+    check_model(model)
+    check_config(config)
     check_convertible(model)
     sites = find_sites(model)
     if not sites:
@@ -94,7 +99,8 @@ def plan_conversion(model: nn.Module, config: KANConfig, *, hidden: int | None =
     for name in config.slots:
         if not any(name in site.slots for site in planned):
             sites[0].slot(name)  # raises, with the reason
-            raise SlotError(f"None of the {len(sites)} sites in layers={config.layers!r} has a slot {name!r}.")
+            where = f"{counted(len(sites), 'site')} in layers={config.layers!r}"
+            raise SlotError(f"None of the {where} has a slot {name!r}.")
     parameters = list(model.parameters())
     before, size = sum(p.numel() for p in parameters), sum(p.numel() * p.element_size() for p in parameters)
     floating = next((p for p in parameters if p.is_floating_point()), None)
@@ -107,6 +113,32 @@ def plan_conversion(model: nn.Module, config: KANConfig, *, hidden: int | None =
         bytes_before=size,
         bytes_after=size + added * (floating.element_size() if floating is not None else 4),
     )
+
+
+def check_model(model: object) -> None:
+    """Check that a model was given.
+
+    Raises:
+        ConfigError: something else, such as its name.
+    """
+    if isinstance(model, nn.Module):
+        return
+    if isinstance(model, (str, Path)):
+        given = f"the name {str(model)!r}. Load it first: AutoModelForCausalLM.from_pretrained({str(model)!r})"
+    else:
+        given = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+    raise ConfigError(f"The model must be a torch.nn.Module, such as one of transformers; got {given}.")
+
+
+def check_config(config: object) -> None:
+    """Check that the settings are a `KANConfig`.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    if not isinstance(config, KANConfig):
+        advice = " Write KANConfig(**config)." if isinstance(config, dict) else ""
+        raise ConfigError(f"config must be a KANConfig, such as KANConfig(slots=('act',)); got {config!r:.80}.{advice}")
 
 
 def check_convertible(model: nn.Module) -> None:
@@ -164,8 +196,13 @@ def _chosen_slots(config: KANConfig, site: Site) -> tuple[Slot, ...]:
 
 
 def _curve_parameters(config: KANConfig, site: Site) -> int:
-    slots = _chosen_slots(config, site)
-    return sum(config.curve_spec(slot.name).num_parameters(slot.features, slot.out_features) for slot in slots)
+    total = 0
+    for slot in _chosen_slots(config, site):
+        spec = config.curve_spec(slot.name)
+        if spec.edges == "low_rank" and slot.out_features is not None:
+            check_rank(spec.rank, slot.features, slot.out_features)
+        total += spec.num_parameters(slot.features, slot.out_features)
+    return total
 
 
 def _row(config: KANConfig, site: Site) -> tuple[str, ...]:
@@ -185,8 +222,8 @@ def _why_no_site(model: nn.Module) -> str:
     linears = sum(isinstance(module, nn.Linear) for module in model.modules())
     if convolutions > linears:
         return (
-            f"{name} is a convolutional network ({convolutions} convolutions, {linears} linear layers): it has no "
-            "feed-forward network to convert."
+            f"{name} is a convolutional network ({counted(convolutions, 'convolution')}, "
+            f"{counted(linears, 'linear layer')}): it has no feed-forward network to convert."
         )
     experts = [path for path, module in model.named_modules() if len(stacks_of(module)) >= 2]
     if experts:
@@ -196,5 +233,5 @@ def _why_no_site(model: nn.Module) -> str:
         )
     return (
         f"{name} has no feed-forward network that kansformer recognises: linear layers d → m → d with an activation "
-        f"between them. It has {linears} linear layers and {convolutions} convolutions."
+        f"between them. It has {counted(linears, 'linear layer')} and {counted(convolutions, 'convolution')}."
     )

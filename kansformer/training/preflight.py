@@ -20,6 +20,7 @@ from kansformer.training.data import PreparedData
 from kansformer.training.field_errors import config_errors
 from kansformer.training.recipe import Recipe
 from kansformer.training.recipe_file import first_difference, read_recipe
+from kansformer.wording import counted
 
 RECIPE_FILE, RESULT_FILE = "recipe.yaml", "training.json"
 
@@ -159,9 +160,9 @@ def check_enough_data(data: PreparedData, rows_per_step: int) -> None:
     """Check that the data fill one optimizer step; streamed data are not counted."""
     if not isinstance(data.train, IterableDataset) and len(data.train) < rows_per_step:
         raise DataError(
-            f"The training data has {len(data.train)} rows, fewer than the {rows_per_step} of one step (batch size x "
-            "accumulation x processes). Take more data, a smaller training.per_device_train_batch_size or fewer "
-            "processes."
+            f"The training data has {counted(len(data.train), 'row')}, fewer than the {rows_per_step} of one step "
+            "(batch size x accumulation x processes). Take more data, a smaller training.per_device_train_batch_size or "
+            "fewer processes."
         )
 
 

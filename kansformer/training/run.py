@@ -47,6 +47,7 @@ from kansformer.training.recipe import Recipe
 from kansformer.training.recipe_file import write_recipe
 from kansformer.training.trainer import ASIDE, DistillationTrainer, KANTrainer
 from kansformer.version import __version__
+from kansformer.wording import counted
 
 LOSS_FILE = "losses.csv"
 # Enough tokens for the range of a channel, few enough to be read in seconds.
@@ -89,10 +90,10 @@ class TrainingResult:
         curves = f", {self.curve_parameters:,} of them in curves" if self.curve_parameters else ""
         rows = {
             "parameters": f"{self.parameters:,}{curves}; {self.trainable:,} trained",
-            "training": f"{self.steps:,} steps, {self.seconds:,.0f} s, {self.tokens_per_second:,.0f} per s",
+            "training": f"{counted(self.steps, 'step')}, {self.seconds:,.0f} s, {self.tokens_per_second:,.0f} per s",
         }
         if self.skipped_steps:
-            rows["skipped"] = f"{len(self.skipped_steps):,} non-finite steps"
+            rows["skipped"] = f"{counted(len(self.skipped_steps), 'non-finite step')}"
         if self.losses:
             rows["last loss"] = f"{self.losses[-1][1]:.4f}"
         rows |= {name: f"{value:.4f}" for name, value in self.evaluation.items()}

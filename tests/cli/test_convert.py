@@ -86,6 +86,7 @@ def test_the_plan_alone_writes_nothing(run, tiny, tmp_path):
         ("--layers 7", "There is no layer 7: choose from 0 to 1"),
         ("--layers first", "Unknown layers 'first'."),
         ("--edges group --groups 7", "groups=7 does not divide the 24 input channels."),
+        ("--slots down --edges low_rank --rank 17", "rank=17 is above 16, the smaller width of a layer from 24 to 16"),
         ("--dtype int8", "Unknown dtype 'int8'. Choose one of: auto, float32, float16, bfloat16."),
     ],
 )

@@ -7,9 +7,52 @@ import torch
 import transformers
 from tiny_models import MODELS, assert_same_state, make, run, snapshot
 
-from kansformer import KANConfig, convert, is_converted, revert
+from kansformer import KANConfig, KANLinear, convert, is_converted, plan_conversion, revert
 from kansformer.conversion import convert as convert_module
+from kansformer.conversion import replace_feed_forwards
 from kansformer.errors import ConfigError, ConversionStateError, NoSiteError, ProofError, SlotError
+
+NOT_A_MODEL = {
+    "gpt2": "must be a torch.nn.Module.*; got the name 'gpt2'. Load it first: AutoModelForCausalLM.from_pretrained",
+    None: "got a NoneType",
+    torch.nn.Linear: "got the class Linear",
+}
+
+
+@pytest.mark.parametrize("wrong", NOT_A_MODEL)
+@pytest.mark.parametrize(
+    "function",
+    [
+        convert,
+        revert,
+        is_converted,
+        lambda model: plan_conversion(model, KANConfig()),
+        lambda model: replace_feed_forwards(model, KANConfig(), hidden=4),
+    ],
+)
+def test_what_is_not_a_model_is_named(function, wrong):
+    with pytest.raises(ConfigError, match=NOT_A_MODEL[wrong]):
+        function(wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"slots": ["act"]}, KANConfig, "act"])
+def test_what_is_not_a_config_is_named(wrong):
+    for function in (convert, plan_conversion):
+        with pytest.raises(ConfigError, match=r"config must be a KANConfig, such as KANConfig\(slots"):
+            function(make("llama"), wrong)
+
+
+def test_a_rank_above_the_smaller_width_is_refused():
+    model = make("llama")
+    before = snapshot(model)
+    message = r"layers\.0\.mlp: rank=65 is above 64, the smaller width of a layer from 160 to 64\. Choose a rank of at"
+    with pytest.raises(ConfigError, match=message):
+        convert(model, KANConfig(slots=("down",), edges="low_rank", rank=65))
+    assert_same_state(model, before)
+    convert(model, KANConfig(slots=("down",), edges="low_rank", rank=64))
+    with pytest.raises(ConfigError, match="rank=16 is above 6, the smaller width of a layer from 6 to 20"):
+        KANLinear(6, 20, edges="low_rank")
+
 
 BAD = {
     "an unknown layer": (KANConfig(layers=[7]), ConfigError, "There is no layer 7: choose from 0 to 2"),
