@@ -161,8 +161,8 @@ def check_enough_data(data: PreparedData, rows_per_step: int) -> None:
     if not isinstance(data.train, IterableDataset) and len(data.train) < rows_per_step:
         raise DataError(
             f"The training data has {counted(len(data.train), 'row')}, fewer than the {rows_per_step} of one step "
-            "(batch size x accumulation x processes). Take more data, a smaller training.per_device_train_batch_size or "
-            "fewer processes."
+            "(batch size x accumulation x processes). Take more data, fewer processes or a smaller "
+            "training.per_device_train_batch_size."
         )
 
 

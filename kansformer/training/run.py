@@ -27,9 +27,9 @@ from kansformer.files import atomic_write_text, check_unused, check_writable
 from kansformer.nn import refine_grid, update_grid
 from kansformer.nn.optim import curve_parameters
 from kansformer.progress import Progress
-from kansformer.training.build import build_model, merge_lora, plain_model, shard_model
+from kansformer.training.build import build_model, check_model, merge_lora, plain_model, shard_model
 from kansformer.training.callbacks import CurvePenalties, CurveWarmUp, GridSchedule, Reporter, to_device
-from kansformer.training.data import PreparedData, prepare_data
+from kansformer.training.data import PreparedData, check_task, prepare_data
 from kansformer.training.data.spec import LANGUAGE_TASKS
 from kansformer.training.distill import distill_feed_forwards
 from kansformer.training.guard import check_finite
@@ -132,6 +132,8 @@ def train(
     check_writable(output)
     arguments = training_arguments(recipe, output)
     check_combination(recipe, arguments)
+    check_task(recipe.task, recipe.data)
+    check_model(recipe)
 
     set_seed(recipe.seed)
     with state.main_process_first():  # which tokenises and leaves the blocks for the others
