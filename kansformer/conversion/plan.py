@@ -11,7 +11,7 @@ from kansformer.config import QUANT_METHOD, KANConfig, select_layers
 from kansformer.conversion.narrow import check_narrowable, linear_layers, with_hidden
 from kansformer.conversion.record import get_setting, quantization_method
 from kansformer.errors import ConfigError, ConversionStateError, NoSiteError, SlotError
-from kansformer.nn.curves import check_rank, curved_modules
+from kansformer.nn.curves import curved_modules
 from kansformer.sites import Site, Slot, find_sites
 from kansformer.sites.parts import CONVOLUTIONS, stacks_of
 from kansformer.wording import counted
@@ -200,9 +200,23 @@ def _curve_parameters(config: KANConfig, site: Site) -> int:
     for slot in _chosen_slots(config, site):
         spec = config.curve_spec(slot.name)
         if spec.edges == "low_rank" and slot.out_features is not None:
-            check_rank(spec.rank, slot.features, slot.out_features)
+            _check_rank(spec.rank, slot.features, slot.out_features)
         total += spec.num_parameters(slot.features, slot.out_features)
     return total
+
+
+def _check_rank(rank: int, in_features: int, out_features: int) -> None:
+    """Check the rank of new `low_rank` edges; checkpoints that have a larger one still load.
+
+    Raises:
+        ConfigError: it is above the smaller width of the layer.
+    """
+    largest = min(in_features, out_features)
+    if rank > largest:
+        raise ConfigError(
+            f"rank={rank} is above {largest}, the smaller width of a layer from {in_features} to {out_features}. "
+            f"Choose a rank of at most {largest}, or edges='full'."
+        )
 
 
 def _row(config: KANConfig, site: Site) -> tuple[str, ...]:

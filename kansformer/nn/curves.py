@@ -104,20 +104,6 @@ class CurveSpec:
         return sum(math.prod(shape) for name, shape in shapes.items() if name in CURVE_PARAMETERS)
 
 
-def check_rank(rank: int, in_features: int, out_features: int) -> None:
-    """Check the rank of new `low_rank` edges; checkpoints that have more load all the same.
-
-    Raises:
-        ConfigError: it is above the smaller width of the layer.
-    """
-    largest = min(in_features, out_features)
-    if rank > largest:
-        raise ConfigError(
-            f"rank={rank} is above {largest}, the smaller width of a layer from {in_features} to {out_features}. "
-            f"Choose a rank of at most {largest}, or edges='full'."
-        )
-
-
 class Curved(Protocol):
     """What `attach_curves` makes of a module; `mix` is None except for `low_rank`, `denominator` except for rational
     curves."""

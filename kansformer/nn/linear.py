@@ -13,7 +13,6 @@ from kansformer.nn.curves import (
     add_edges,
     apply_curve,
     attach_curves,
-    check_rank,
     copy_as,
     curve_dtype,
     detach_curves,
@@ -100,8 +99,6 @@ class KANLinear(nn.Linear):
             rank=rank,
             groups=groups,
         )
-        if edges == "low_rank":
-            check_rank(spec.rank, in_features, out_features)
         super().__init__(in_features, out_features, bias=bias, device="meta", dtype=dtype)
         attach_curves(self, spec, in_features, out_features, device="meta", dtype=dtype)
         self.base = base
