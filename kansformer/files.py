@@ -55,6 +55,18 @@ def check_writable(folder: Path) -> None:
         ) from error
 
 
+def check_file(path: Path) -> None:
+    """Check that a file can be written in the folder that holds it. Nothing is left behind.
+
+    Raises:
+        CheckpointError: it is a folder, or nothing can be written there.
+    """
+    if path.is_dir():
+        raise CheckpointError(f"{str(path)!r} is a folder. Give the name of a file.")
+    if path.is_file() or not path.exists():  # a device or pipe is written to as it is
+        check_writable(path.absolute().parent)
+
+
 def check_free_space(folder: Path, needed: int, what: str) -> None:
     """Check that the disk of a folder, which may not exist yet, has room for a number of bytes.
 

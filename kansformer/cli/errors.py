@@ -55,9 +55,9 @@ def sentence_of(error: Exception, command: str) -> str:
         reason = error.strerror or message or type(error).__name__
         return reason if place is None else f"{reason}: {place}"
     if isinstance(error, ImportError):
-        if not isinstance(error, ModuleNotFoundError) or error.name is None:
+        package = (error.name or "").partition(".")[0]
+        if not isinstance(error, ModuleNotFoundError) or not package.isidentifier():
             return message
-        package = error.name.partition(".")[0]
         source = f"'kansformer[{EXTRAS[package]}]'" if package in EXTRAS else package
         return f"This needs {package}, which is not installed: pip install {source}."
     if isinstance(error, MemoryError) or any(part in message for part in OUT_OF_MEMORY):

@@ -15,7 +15,8 @@ from kansformer.cli.table_columns import Choices
 from kansformer.cli.table_files import read_cells
 from kansformer.cli.table_numbers import NumericTable, to_numbers
 from kansformer.errors import ConfigError
-from kansformer.files import atomic_file, atomic_write_text
+from kansformer.figure import check_format
+from kansformer.files import atomic_file, atomic_write_text, check_file
 from kansformer.wording import counted
 
 if TYPE_CHECKING:
@@ -84,6 +85,9 @@ def fit_command(
     for file, purpose in ((path, "figure"), (output, "output")):
         if file is not None and not file.parent.is_dir():
             raise ConfigError(f"There is no folder {str(file.parent)!r} for the {purpose}.")
+        if file is not None:
+            check_file(file)
+    picture_format = check_format(path)
     chosen = None if inputs is None else split_names(inputs)
     choices = Choices(chosen, split_names(exclude), drop_missing, impute, decimal, day_first)
     library = None if functions is None else ALL_SYMBOLS.subset(split_names(functions))
@@ -126,7 +130,7 @@ def fit_command(
     typer.echo(f"{f'Curves without names: RMSE {result.curves_rmse:.3g}{unit}. ' if is_worse else ''}{spent:.1f} s.")
     drawing = model.plot((x, y), variables=names, outputs=[name])
     with atomic_file(path) as file:
-        drawing.savefig(file, dpi=130, format=path.suffix[1:] or None)
+        drawing.savefig(file, dpi=130, format=picture_format)
     typer.echo(f"Drawn: {path}")
     if output is not None:
         alternatives = result.alternatives[0] if result.alternatives else []

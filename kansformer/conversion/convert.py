@@ -17,6 +17,7 @@ from kansformer.nn.curves import curved_modules
 from kansformer.nn.fused_gate import fuse_gate, unfuse_gates
 from kansformer.nn.transaction import transaction
 from kansformer.sites import Slot, verify_site
+from kansformer.sites.fused_paths import set_fused_paths
 from kansformer.sites.site import parent_of
 from kansformer.sites.surgery import fill_slot, restore_originals
 
@@ -88,6 +89,7 @@ def install(model: nn.Module, built: Collection[tuple[Slot, nn.Module]], record:
     # Input curves last: their host may be a layer that is itself replaced.
     for slot, module in sorted(built, key=lambda pair: pair[0].name == "input"):
         fill_slot(model, slot, module)
+    set_fused_paths(model)
     _mark_converted(model, record)
 
 
@@ -164,6 +166,7 @@ def remove_curves(
     `transaction`. The model becomes a plain one, unless there is a record of the `remaining` curves."""
     unfuse_gates(model)
     restore_originals(model, [module for _, module in curved_modules(model)] if modules is None else modules)
+    set_fused_paths(model)
     if remaining is None:
         detach_record(model)
     else:

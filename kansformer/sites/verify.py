@@ -13,6 +13,7 @@ from kansformer.errors import ProofError
 from kansformer.nn.curves import Curved
 from kansformer.nn.eval_mode import eval_mode
 from kansformer.sites.finite import check_finite_parameters, check_finite_weights
+from kansformer.sites.fused_paths import without_fused_paths
 from kansformer.sites.probe import BATCH, TOKENS, probes
 from kansformer.sites.site import Site, Slot, get_slot_target, runs
 from kansformer.sites.surgery import fill_slot, shadow
@@ -186,9 +187,15 @@ def _like(block: nn.Module, modules: Mapping[str, nn.Module]) -> Tensor:
 
 @contextmanager
 def undisturbed(block: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients or effects on the random state; everything is put back afterwards."""
+    """Evaluation mode, layer by layer, without gradients or effects on the random state; all is put back afterwards."""
     devices = sorted({p.device.index for p in block.parameters() if p.device.type == "cuda"})
-    with _random_state, eval_mode(block), torch.no_grad(), torch.random.fork_rng(devices=devices):
+    with (
+        _random_state,
+        without_fused_paths(),
+        eval_mode(block),
+        torch.no_grad(),
+        torch.random.fork_rng(devices=devices),
+    ):
         yield
 
 

@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from torch import nn
 from torch.utils.data import IterableDataset
 from transformers import TrainingArguments
+from transformers.integrations import get_reporting_integration_callbacks
 
 from kansformer.errors import CheckpointError, ConfigError, DataError
 from kansformer.files import check_free_space
@@ -68,9 +69,15 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
         values.setdefault("use_cpu", True)  # or several processes on CPUs would look for a GPU each
         values.setdefault("dataloader_pin_memory", False)
     try:
-        return TrainingArguments(output_dir=str(output), **values)  # type: ignore[arg-type]
-    except (ValueError, TypeError) as error:
+        arguments = TrainingArguments(output_dir=str(output), **values)  # type: ignore[arg-type]
+    except Exception as error:  # a wrong value, a missing package or file
         raise ConfigError(f"training: {error}") from error
+    try:
+        for callback in get_reporting_integration_callbacks(arguments.report_to):
+            callback()  # looks for its package
+    except Exception as error:
+        raise ConfigError(f"training.report_to: {error}") from error
+    return arguments
 
 
 def _check_fields(given: dict[str, JsonValue]) -> None:

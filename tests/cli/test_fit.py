@@ -79,6 +79,12 @@ BAD = {
         "no folder 'nowhere' for",
     ),
     "no folder": (lambda f: f, ["--target", "period", "--figure", "nowhere/x.png"], "no folder 'nowhere' for the"),
+    "a folder as figure": (lambda f: f, ["--target", "period", "--figure", "/"], "'/' is a folder. Give the name of a"),
+    "an unknown picture": (
+        lambda f: f,
+        ["--target", "period", "--figure", "x.foo"],
+        "'x.foo' is not a picture that can be written. Choose one of: ",
+    ),
     "unknown function": (
         lambda f: f.drop(columns="name"),
         ["--target", "period", "--functions", "sine"],

@@ -369,6 +369,8 @@ FRESH = [
 ]
 SWAPS = [
     ({"kan": {"edges": "group", "groups": 7}}, "groups=7 does not divide"),
+    ({"training": {"report_to": "foo"}}, "training.report_to: foo is not supported"),
+    ({"training": {"accelerator_config": "nowhere.json"}}, "training: .*nowhere.json"),
     ({"kan": {"layers": [5]}}, "There is no layer 5"),
     ({"kan": {"slots": ["down"], "edges": "low_rank", "rank": 64}}, "rank=64 is above 32"),
     ({"kan": {}, "trainable": "lora", "lora": {"r": "x"}}, "lora: "),
