@@ -13,7 +13,7 @@ from kansformer.conversion.record import get_setting, quantization_method
 from kansformer.errors import ConfigError, ConversionStateError, NoSiteError, SlotError
 from kansformer.nn.curves import curved_modules
 from kansformer.sites import Site, Slot, find_sites
-from kansformer.sites.parts import CONVOLUTIONS, stacks_of
+from kansformer.sites.parts import CONVOLUTIONS, linear_shape, linears_of, stacks_of
 from kansformer.wording import counted
 
 
@@ -233,7 +233,7 @@ def _why_no_slot(site: Site, names: tuple[str, ...]) -> str:
 def _why_no_site(model: nn.Module) -> str:
     name = type(model).__name__
     convolutions = sum(isinstance(module, CONVOLUTIONS) for module in model.modules())
-    linears = sum(isinstance(module, nn.Linear) for module in model.modules())
+    linears = sum(linear_shape(module) is not None for module in model.modules())
     if convolutions > linears:
         return (
             f"{name} is a convolutional network ({counted(convolutions, 'convolution')}, "
@@ -245,7 +245,34 @@ def _why_no_site(model: nn.Module) -> str:
             f"{name} keeps its feed-forward networks as stacks of experts, for instance at {experts[0]}, whose "
             "activation is written out inside the forward, where no module can replace it."
         )
+    own = [(path, module) for path, module in model.named_modules() if _is_own_linear(module)]
+    if len(own) > linears:
+        path, module = own[0]
+        return (
+            f"{name} computes its linear layers by a class of its own, {type(module).__name__}, for instance at "
+            f"{path}, which does something else with its weight."
+        )
+    mixers = [(path, module) for path, module in model.named_modules() if _is_state_space_mixer(module)]
+    if mixers:
+        path, module = mixers[0]
+        return (
+            f"{name} has state-space mixers ({type(module).__name__}, for instance at {path}), in which a convolution "
+            "and a scan stand between the linear layers, and no feed-forward network beside them."
+        )
     return (
         f"{name} has no feed-forward network that kansformer recognises: linear layers d → m → d with an activation "
         f"between them. It has {counted(linears, 'linear layer')} and {counted(convolutions, 'convolution')}."
     )
+
+
+def _is_own_linear(module: nn.Module) -> bool:
+    """Whether this looks like a linear layer and is not one that takes curves."""
+    weights = [parameter for name, parameter in module.named_parameters(recurse=False) if name == "weight"]
+    is_named_so = type(module).__name__.endswith("Linear")
+    return is_named_so and any(weight.ndim == 2 for weight in weights) and linear_shape(module) is None
+
+
+def _is_state_space_mixer(module: nn.Module) -> bool:
+    """Whether a convolution of one axis stands beside linear layers, with the hidden width of one of them."""
+    widths = {size for shape in linears_of(module).values() for size in shape}
+    return any(isinstance(child, nn.Conv1d) and child.in_channels in widths for child in module.children())

@@ -53,8 +53,8 @@ def trace_feed_forward(block: nn.Module) -> Traced | None:
     d → m → d with an activation on the way: of two first layers that are multiplied, the gate goes through it.
     """
     shapes = linears_of(block)
-    if len(shapes) < 2 or not runs(block):
-        return None
+    if not runs(block) or not any(_could_be_last(down, shapes) for down in shapes):
+        return None  # without running it
     found = {
         (tuple(sorted(origins, key=lambda origin: not origin.activated)), down)
         for down, origins in _layer_inputs(block, shapes)
@@ -73,6 +73,13 @@ def computes_activation(block: nn.Module) -> bool:
         return False
     outputs = [origins for name, origins in _layer_inputs(block, shapes) if name == ""]
     return any({o.layer for o in origins} == set(shapes) and any(o.activated for o in origins) for origins in outputs)
+
+
+def _could_be_last(down: str, shapes: dict[str, tuple[int, int]]) -> bool:
+    """Whether another layer has the shape of a first one; square layers only where there are no more than two."""
+    hidden, width = shapes[down]
+    others = [shape for name, shape in shapes.items() if name != down]
+    return (hidden != width or len(shapes) == 2) and bool({(width, hidden), (width, 2 * hidden)} & {*others})
 
 
 def _is_feed_forward(origins: frozenset[Origin], down: str, shapes: dict[str, tuple[int, int]]) -> bool:

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 import transformers
-from tiny_models import MODELS, assert_same_state, make, run, snapshot
+from tiny_models import MODELS, TINY, assert_same_state, make, run, snapshot
 
 from kansformer import KANConfig, convert, is_converted, plan_conversion, revert
 from kansformer.conversion import convert as convert_module
@@ -82,6 +82,42 @@ def test_a_convolutional_network_is_refused_by_that_name():
     config = transformers.ResNetConfig(hidden_sizes=[8, 16], depths=[1, 1], embedding_size=8)
     with pytest.raises(NoSiteError, match="ResNetModel is a convolutional network"):
         convert(transformers.AutoModel.from_config(config), KANConfig())
+
+
+NAMED = {
+    "gpt_oss": (
+        lambda: transformers.GptOssConfig(**TINY, num_key_value_heads=2, num_local_experts=4, pad_token_id=0),
+        r"GptOssModel keeps its .* as stacks of experts, .* at layers\.0\.mlp\.experts, whose activation is written",
+    ),
+    "mamba": (
+        lambda: transformers.MambaConfig(vocab_size=100, hidden_size=64, num_hidden_layers=2),
+        r"MambaModel has state-space mixers \(MambaMixer, for instance at layers\.0\.mixer\), in which a convolution",
+    ),
+    "ibert": (
+        lambda: transformers.IBertConfig(**TINY),
+        r"IBertModel computes its linear layers by a class of its own, QuantLinear, for instance at encoder\.layer\.0",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_what_has_no_place_for_curves_is_called_what_it_is(name):
+    make_config, message = NAMED[name]
+    with torch.device("meta"):
+        model = transformers.AutoModel.from_config(make_config())
+    with pytest.raises(NoSiteError, match=message):
+        plan_conversion(model, KANConfig())
+
+
+def test_the_channel_mixing_of_rwkv_takes_curves_but_on_its_activation():
+    config = transformers.RwkvConfig(vocab_size=100, hidden_size=64, num_hidden_layers=2, context_length=16)
+    model = transformers.AutoModel.from_config(config)
+    with pytest.raises(SlotError, match=r"blocks\.0\.feed_forward has no slot 'act': its activation is called as a"):
+        convert(model, KANConfig())
+    ids = torch.arange(8).reshape(1, 8)
+    with torch.no_grad():
+        before = model.eval()(ids)[0]
+        assert torch.equal(convert(model, KANConfig(slots=("input", "up", "down")))(ids)[0], before)
 
 
 def test_converting_twice_and_reverting_a_plain_model_are_errors():
