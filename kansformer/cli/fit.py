@@ -55,7 +55,7 @@ def fit_command(
         typer.Option("--day-first/--month-first", help="Whether 03/04/2020 is in April.", show_default="detected"),
     ] = None,
     functions: Annotated[
-        str | None, typer.Option(help="Functions that may occur in it, with commas.", show_default="all")
+        str | None, typer.Option(help="Functions that may occur in it beside lines, with commas.", show_default="all")
     ] = None,
     networks: Annotated[int, typer.Option(help="Networks to try at most.", min=1)] = 24,
     seconds: Annotated[
@@ -76,8 +76,8 @@ def fit_command(
     Dates become days since the first one, categories a column of 1 or 0 for every value, constant columns are left out,
     and each of these is said. Gaps and cells that do not fit their column are named by row.
     """
-    from kansformer.kan import find_formula, kan_from_formula
-    from kansformer.kan.linear_formulas import fitted_line, is_linear, length_of, linear_in
+    from kansformer.kan import find_formula
+    from kansformer.kan.linear_formulas import is_linear, linear_in
     from kansformer.kan.rounding import rounded
     from kansformer.symbolic import ALL_SYMBOLS
 
@@ -90,7 +90,7 @@ def fit_command(
     picture_format = check_format(path)
     chosen = None if inputs is None else split_names(inputs)
     choices = Choices(chosen, split_names(exclude), drop_missing, impute, decimal, day_first)
-    library = None if functions is None else ALL_SYMBOLS.subset(split_names(functions))
+    library = None if functions is None else ALL_SYMBOLS.subset(list(dict.fromkeys(["x", *split_names(functions)])))
     cells = read_cells(table)
     numbers = to_numbers(cells, target, choices)
     notes = [*cells.notes, *numbers.notes]
@@ -110,11 +110,7 @@ def fit_command(
         digits=None if indicators else digits,
     )  # fmt: skip
     model, formula = result.model, result.formulas[0]
-    line = fitted_line(x, y[:, 0], names)
-    length = length_of(model, result.train_rmse, y[:, 0])
-    if line is not None and line.length + is_linear(formula) <= length:  # one nat for round numbers in a line
-        model, formula = kan_from_formula(line.formula, variables=names), rounded(line.formula, digits, points)
-    elif indicators:
+    if indicators:
         formula = rounded(linear_in(formula, indicators, points), digits, points)
     typer.echo(f"{name} = {formula}")
     if is_linear(formula):

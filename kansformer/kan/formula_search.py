@@ -20,6 +20,7 @@ from kansformer.kan.data import Dataset, Scaling
 from kansformer.kan.edge_symbols import LAST_STEPS, SETTLED, name_one_by_one
 from kansformer.kan.fitting import fit, rmse
 from kansformer.kan.history import few_threads
+from kansformer.kan.linear_formulas import fitted_line
 from kansformer.kan.monomials import sums_of_monomials
 from kansformer.kan.network import KAN, Width
 from kansformer.kan.reductions import Reduction, find_reductions
@@ -275,17 +276,10 @@ class FormulaSearch:
                 self._keep(fit_constants(Formula.of(expression, self.names), self.x, self.y, steps=FIRST_STEPS))
 
     def _line(self) -> None:
-        """The straight line of all inputs; those that do not matter leave it when it is simplified."""
-        if "x" not in self.library.names:
-            return
-        rows = torch.cat([self.x, torch.ones_like(self.x[:, :1])], dim=1)
-        *slopes, constant = torch.linalg.lstsq(rows, self.y.unsqueeze(-1)).solution[:, 0].tolist()
-        terms = [
-            sympy.Float(slope) * sympy.Symbol(name) for slope, name in zip(slopes, self.names, strict=True) if slope
-        ]
-        line = Formula.of(sympy.Add(sympy.Float(constant), *terms), self.names)
-        if line.values.isfinite().all():
-            self._keep(fit_constants(line, self.x, self.y, steps=FIRST_STEPS))
+        """The straight line in the inputs that matter."""
+        line = fitted_line(self.x, self.y, self.names) if "x" in self.library.names else None
+        if line is not None and (formula := Formula.of(line, self.names)).values.isfinite().all():
+            self._keep(fit_constants(formula, self.x, self.y, steps=FIRST_STEPS))
 
     def _power_law(self) -> None:
         """The product of powers of all inputs, where these and the targets have one sign."""

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 
 import sympy
 import torch
 from torch import Tensor
 
-from kansformer.kan.network import KAN
 from kansformer.kan.rounding import evaluate
-from kansformer.kan.sparse import description_length
 
 MAX_GROWTH = 4
 """Operations that a line may add to a formula: exp(b)·x² becomes x² + 1.718·b·x²."""
@@ -25,15 +22,7 @@ MIN_SHARE = 1e-15
 """Unexplained share of the variance that is taken for rounding."""
 
 
-@dataclass(frozen=True)
-class Line:
-    """A least-squares line, and the nats that encode the targets with it."""
-
-    formula: sympy.Expr
-    length: float
-
-
-def fitted_line(x_NI: Tensor, y_N: Tensor, names: Sequence[str]) -> Line | None:
+def fitted_line(x_NI: Tensor, y_N: Tensor, names: Sequence[str]) -> sympy.Expr | None:
     """The line in the inputs that a Bayesian information criterion keeps (Schwarz, 1978), or None if it keeps none.
 
     Inputs are added one by one and then removed one by one, or only removed; the better of the two lines is returned.
@@ -66,17 +55,8 @@ def fitted_line(x_NI: Tensor, y_N: Tensor, names: Sequence[str]) -> Line | None:
     solution = torch.linalg.lstsq(columns, y_N.unsqueeze(-1), driver="gelsd").solution.squeeze(-1)
     slopes = solution[:-1] / spread_I[kept]
     shift = solution[-1] - slopes @ mean_I[kept]
-    rmse = (columns @ solution - y_N).square().mean().sqrt().item()
     terms = [sympy.Float(slope) * sympy.Symbol(names[i]) for i, slope in zip(kept, slopes.tolist(), strict=True)]
-    relative = rmse / y_N.std(correction=0).item()
-    return Line(sympy.Add(*terms, sympy.Float(shift.item())), description_length(relative, len(kept), len(y_N)))
-
-
-def length_of(model: KAN, rmse: float, y_N: Tensor) -> float:
-    """Nats that encode targets by a network of formulas with this error, counted as for a line."""
-    symbols = [symbol for formulas in model.formulas for symbol in formulas.symbols]
-    numbers = sum(1 + symbol.fit_scale + symbol.fit_shift for symbol in symbols)
-    return description_length(rmse / y_N.std(correction=0).item(), numbers, len(y_N))
+    return sympy.Add(*terms, sympy.Float(shift.item()))
 
 
 def is_linear(formula: sympy.Expr) -> bool:
