@@ -55,14 +55,14 @@ def trace_feed_forward(block: nn.Module) -> Traced | None:
     shapes = linears_of(block)
     if not runs(block) or not any(_could_be_last(down, shapes) for down in shapes):
         return None  # without running it
-    found = {
+    networks = {
         (tuple(sorted(origins, key=lambda origin: not origin.activated)), down)
         for down, origins in _layer_inputs(block, shapes)
         if down and _is_feed_forward(origins, down, shapes)
     }
-    if len(found) != 1:
+    if len(networks) != 1:
         return None
-    ((origins, down),) = found
+    ((origins, down),) = networks
     return Traced(tuple(str(origin.layer) for origin in origins), down)
 
 
