@@ -60,7 +60,9 @@ def _without_numpy(value: object) -> object:
         return value.tolist()
     if isinstance(value, dict):
         return {_without_numpy(name): _without_numpy(inner) for name, inner in value.items()}
-    return type(value)(map(_without_numpy, value)) if type(value) in (list, tuple) else value
+    if isinstance(value, list):
+        return [_without_numpy(inner) for inner in value]
+    return tuple(_without_numpy(inner) for inner in value) if type(value) is tuple else value
 
 
 @contextmanager
