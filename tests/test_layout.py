@@ -32,7 +32,7 @@ HOMES = {
     "matplotlib": {"figure", "kan", "views"},
     "datasets": {"training", "cli"},
     "accelerate": {"training"},
-    "peft": {"training"},
+    "peft": {"conversion", "hub", "training"},
     "yaml": {"training"},
     "pydantic": {"training"},
     "sympy": {"symbolic", "kan"},

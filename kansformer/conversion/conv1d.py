@@ -10,6 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from kansformer.nn.curves import (
     CurveSpec,
+    apply_curve,
     attach_curves,
     copy_as,
     curve_dtype,
@@ -53,10 +54,16 @@ class KANConv1D(Conv1D):
         del layer.in_features, layer.out_features
         return layer
 
+    def activate(self, x: Tensor) -> Tensor:
+        """What the linear part is applied to: x, with the curves if they are per channel, both (..., I)."""
+        return apply_curve(self, x, x) if self.curves.is_per_channel else x
+
     def project(self, activated: Tensor) -> Tensor:
         """The linear part: activated (..., I) to (..., O)."""
         return Conv1D.forward(self, activated)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (..., I) to (..., O)."""
+    def forward(self, x: Tensor, *, linear_part: bool = False) -> Tensor:
+        """x (..., I) to (..., O); with `linear_part`, `project` of an activated x (see `nn/adapted.py`)."""
+        if linear_part:
+            return self.project(x)
         return forward_with_curves(self, x)

@@ -40,7 +40,7 @@ def convert(model: nn.Module, config: KANConfig | None = None, *, verify: bool =
         The same model.
 
     Raises:
-        ConversionStateError: it is converted already, or quantised.
+        ConversionStateError: it is converted already, has adapters, or is quantised.
         NoSiteError: it has no feed-forward network.
         SlotError, ConfigError: the config asks for a slot, layer or group that is not there.
         ProofError: a site did not reproduce the original. The model is left as it was after any error.
@@ -102,7 +102,7 @@ def revert(model: nn.Module) -> nn.Module:
         The same model.
 
     Raises:
-        ConversionStateError: the model is not converted, or its original layers are gone.
+        ConversionStateError: the model is not converted, has adapters, or its original layers are gone.
     """
     check_model(model)
     record = record_of(model)
@@ -115,6 +115,7 @@ def revert(model: nn.Module) -> nn.Module:
             f"{base_prefix(model)}{path} by one with {hidden} hidden channels. The original layers are gone; load the "
             "original model instead."
         )
+    check_no_adapters(model)
     with transaction(model):
         remove_curves(model)
         return model

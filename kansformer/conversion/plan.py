@@ -10,6 +10,7 @@ from torch import nn
 from kansformer.config import QUANT_METHOD, KANConfig, select_layers
 from kansformer.conversion.narrow import check_narrowable, linear_layers, with_hidden
 from kansformer.conversion.record import get_setting, quantization_method
+from kansformer.conversion.slots import check_no_adapters_before_curves
 from kansformer.errors import ConfigError, ConversionStateError, NoSiteError, SlotError
 from kansformer.nn.curves import curved_modules
 from kansformer.sites import Site, Slot, find_sites
@@ -71,7 +72,7 @@ def plan_conversion(model: nn.Module, config: KANConfig, *, hidden: int | None =
         The plan.
 
     Raises:
-        ConversionStateError: the model is converted already, or quantised by someone else.
+        ConversionStateError: the model is converted already, has adapters, or is quantised by someone else.
         NoSiteError: the model has no feed-forward network that kansformer knows.
         SlotError: no site has any of the slots, or one cannot be narrowed.
         ConfigError: a layer does not exist, the groups do not divide a width, or `hidden` is not a width for a site.
@@ -142,7 +143,7 @@ def check_config(config: object) -> None:
 
 
 def check_convertible(model: nn.Module) -> None:
-    """Refuse a model that is converted already or that someone else's quantiser owns.
+    """Refuse a model that is converted already, has adapters, or that someone else's quantiser owns.
 
     Raises:
         ConversionStateError: it is.
@@ -152,6 +153,7 @@ def check_convertible(model: nn.Module) -> None:
             f"The model has curves already, for instance at {first[0] or 'its root'}. Call revert(model) first to "
             "convert it with other settings."
         )
+    check_no_adapters_before_curves(model)
     for path, module in model.named_modules():
         if hasattr(module, "_hf_hook"):
             raise ConversionStateError(
@@ -161,7 +163,7 @@ def check_convertible(model: nn.Module) -> None:
             )
     quantization = get_setting(get_setting(model, "config"), "quantization_config")
     method = quantization_method(quantization)
-    # Ours is in the config of a plain model that was made from_config, with the config of a converted one.
+    # Ours is in the config of a plain model that its class was called for, with the config of a converted one.
     if quantization is not None and method != QUANT_METHOD:
         raise ConversionStateError(
             f"The model is quantised with {method!r}. Load it dequantised (for GGUF files: "

@@ -51,7 +51,7 @@ def replace_feed_forwards(
         The same model. `plan_conversion(model, config, hidden=hidden)` says what it will cost.
 
     Raises:
-        ConversionStateError: it is converted already, or quantised.
+        ConversionStateError: it is converted already, has adapters, or is quantised.
         NoSiteError: it has no feed-forward network.
         SlotError: a network in these layers is of another kind, or has none of the slots.
         ConfigError: the config asks for a layer or group that is not there, or a setting is out of range.

@@ -1,5 +1,6 @@
 """The curve slots of a converted model: which modules have curves, under the names of site and slot."""
 
+import sys
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 
 from kansformer.conversion.record import ConversionRecord, get_setting, record_of, rooted_slot
 from kansformer.errors import ConversionStateError, SlotError
+from kansformer.nn.adapted import module_called_at
 from kansformer.nn.curves import CurvedModule, curved_modules
 from kansformer.sites.site import INPUT_CURVE, Slot, join_path, parent_of
 
@@ -40,12 +42,14 @@ class CurveSlot:
         name: `input`, `up`, `gate`, `act` or `down`; in a model that was not converted, the attribute's name.
         path: of the module with the curves.
         module: that module.
+        called: the module whose inputs and outputs are the slot's: that module, or the adapter around it.
     """
 
     site: str
     name: str
     path: str
     module: CurvedModule
+    called: nn.Module
 
     @property
     def has_weights(self) -> bool:
@@ -88,10 +92,12 @@ def find_curve_slots(model: nn.Module) -> list[CurveSlot]:
     names = {join_path(outer, slot.curve_path): slot.name for slot in recorded}
     slots = []
     for path, module in curved_modules(model):
-        adapted = path.removesuffix(".base_layer")  # where an adapter stands around it
+        adapted = path
+        while adapted.endswith(".base_layer"):  # where adapters stand around it
+            adapted = adapted.removesuffix(".base_layer")
         owner, attribute = parent_of(adapted)
         name = names.get(adapted, "input" if attribute == INPUT_CURVE else attribute)
-        slots.append(CurveSlot(owner, name, path, module))
+        slots.append(CurveSlot(owner, name, path, module, module_called_at(model, path)))
     if not slots:
         raise ConversionStateError(
             "The model has no curves to read. Convert it first, by kansformer.convert(model), or load a converted one."
@@ -129,10 +135,40 @@ def without_adapters(model: nn.Module) -> nn.Module:
 
 
 def check_no_adapters(model: nn.Module) -> None:
-    """Refuse a model with an adapter around it or around a layer with curves.
+    """Refuse a model with curves that has an adapter around it or around any of its layers.
 
     Raises:
         ConversionStateError: there is one.
     """
-    if without_adapters(model) is not model or any(path.endswith(".base_layer") for path, _ in curved_modules(model)):
+    if find_adapter(model) is not None:
         raise ConversionStateError("The model has adapters around its layers. Merge them first, by merge_and_unload().")
+
+
+def check_no_adapters_before_curves(model: nn.Module) -> None:
+    """Refuse curves for a model that has an adapter around it or around any of its layers.
+
+    Its layers are not where a feed-forward network has them, and what PEFT saves of it would have no curves.
+
+    Raises:
+        ConversionStateError: there is one.
+    """
+    path = find_adapter(model)
+    if path is not None:
+        where = f", for instance at {path}" if path else " around it"
+        raise ConversionStateError(
+            f"The model has adapters of PEFT{where}. Convert first, then add the adapter. "
+            "What can be converted is the plain model, or what merge_and_unload() returns."
+        )
+
+
+def find_adapter(model: nn.Module) -> str | None:
+    """Path of the first of PEFT's modules in a model, empty for the model itself; None where there is none."""
+    if without_adapters(model) is not model:
+        return ""
+    if "peft.tuners.tuners_utils" not in sys.modules:
+        return None
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
+
+    kinds = (BaseTunerLayer, ModulesToSaveWrapper)
+    return next((path for path, module in model.named_modules() if isinstance(module, kinds)), None)

@@ -6,6 +6,7 @@
 | entries of two tables there (`register_quantizer`) | the quantizer is the only object that `from_pretrained` calls between making a model and loading its weights | transformers lets a package change a model's modules while it loads |
 | `AutoHfQuantizer.merge_quantization_configs` (`register_quantizer`) | it compares class names only, so a second `quantization_config` gives an error that does not say what to do | it asks the configs themselves |
 | `_adjust_missing_and_unexpected_keys` of one model while it loads (`run_after_loading`) | a quantizer is asked only when the lists of missing keys are gone and accelerate's hooks are on the modules | a quantizer gets `loading_info` |
+| `PreTrainedModel._from_config` (`patch_from_config`) | `from_config` asks no quantizer: the config of a converted model would give a plain one, which saves what cannot be loaded | `from_config` calls quantizers too |
 | the quantizer's traces on a loaded model (`remove_quantizer`) | with them Trainer and `.half()` refuse, and `save_pretrained` drops a given state dict | the loader is not a quantizer |
 | `config.fusion_config` (`attach_record`) | without kansformer, transformers would load random feed-forward networks with a warning only | transformers refuses unknown values of `quant_method` |
 | `save_pretrained`, `model_tags` and `config` of one converted model (`attach_record`) | the modelling file for `trust_remote_code=True`; the tag on the Hub; a config that no other model shares | transformers writes `auto_map` for modules of other packages |
@@ -67,6 +68,23 @@ def register_quantizer(config_class: type, quantizer_class: type, merge: Callabl
     original = current.args[0] if isinstance(current, functools.partial) else current
     ours = staticmethod(functools.partial(merge, original))
     auto.AutoHfQuantizer.merge_quantization_configs = ours  # type: ignore[method-assign, assignment]
+
+
+def patch_from_config(from_config: Callable) -> None:
+    """Replace `PreTrainedModel._from_config` as soon as transformers' models are imported, now if they are.
+
+    `from_config(original, cls, config, **kwargs)` is called instead, with transformers' own function first.
+    """
+
+    def patch_class() -> None:
+        from transformers import PreTrainedModel
+
+        original = vars(PreTrainedModel)["_from_config"].__func__
+        if isinstance(original, functools.partial):  # by an earlier import of this package
+            original = original.args[0]
+        PreTrainedModel._from_config = classmethod(functools.partial(from_config, original))  # type: ignore[method-assign, assignment]
+
+    after_import("transformers.modeling_utils", patch_class)
 
 
 def run_after_loading(model: nn.Module, action: "Callable[[LoadStateDictInfo], None]") -> None:

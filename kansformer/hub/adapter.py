@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from kansformer.conversion import ConversionRecord
 from kansformer.conversion.rebuild import rebuild
 from kansformer.conversion.record import base_prefix, check_record, config_of, get_setting, record_of
-from kansformer.conversion.slots import check_no_adapters
+from kansformer.conversion.slots import check_no_adapters, check_no_adapters_before_curves
 from kansformer.errors import CheckpointError, ConfigError, ConversionStateError
 from kansformer.files import atomic_folder, check_unused
 from kansformer.hub.loading_checks import check_values
@@ -104,8 +104,9 @@ def load_curves(model: nn.Module, folder: str | Path, *, check_weights: bool = T
     if record.widths:  # the weights that would have to go are the model's own
         raise CheckpointError(f"{SETTINGS} speaks of narrower layers, which save_curves never writes. It was changed.")
     saved = ModelChecksum.from_dict(settings)
-    check_no_adapters(model)
     own = record_of(model)
+    check = check_no_adapters_before_curves if own is None else check_no_adapters
+    check(model)
     if own is None and get_setting(config_of(model), "quantization_config") is not None:
         raise ConversionStateError("The model is quantised. Load the curves into the float model and quantise that.")
     if own is not None and own.to_dict() != record.to_dict():

@@ -122,7 +122,7 @@ def replace_edges(
         slot = find_curve_slot(model, site, name)
         _check_edges(slot, pairs)
         inputs, outputs = torch.tensor(pairs).unbind(-1)
-        hooks.append((slot.module, _correction(slot, inputs, outputs, make_function(slot, inputs, outputs))))
+        hooks.append((slot.called, _correction(slot, inputs, outputs, make_function(slot, inputs, outputs))))
     with undone_afterwards() as undo:
         now = _replaced.setdefault(model, set())
         undo.callback(now.difference_update, edges)

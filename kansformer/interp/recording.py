@@ -58,7 +58,7 @@ def record_edges(model: nn.Module, *, bins: int = 32, sample: int = 1024, seed: 
     records = EdgeRecords({(slot.site, slot.name): RecordedSlot(slot, bins, sample, seed) for slot in slots})
     with undone_afterwards() as hooks:
         for recorded in records.values():
-            hooks.callback(recorded.slot.module.register_forward_pre_hook(recorded._hook).remove)
+            hooks.callback(recorded.slot.called.register_forward_pre_hook(recorded._hook).remove)
         yield records
 
 

@@ -138,7 +138,7 @@ def _attributions(
             output.register_hook(add)
             outputs.append(output)
 
-        return slot.module.register_forward_hook(hook)
+        return slot.called.register_forward_hook(hook)
 
     count = 0
     with undone_afterwards() as hooks, eval_mode(model), torch.enable_grad():

@@ -108,10 +108,11 @@ def find_formula(
     """Find formulas for samples of functions.
 
     First come structures: an output, transformed, as a sum of curves of inputs and of their differences, sums, products
-    and ratios, with a product of two curves; each is one linear fit, and the best ones are named. Where that is not
-    enough, networks of several shapes and seeds are fitted, made sparse and named, simple ones first. The constants of
-    all formulas are fitted to the samples and snapped to exact values within their errors; the shortest description of
-    the samples wins (Rissanen, 1978). Columns may have any units.
+    and ratios, with a product of two curves; each is one linear fit, and the best ones are named. Then the output times
+    powers of inputs is tried as a function of two of these combinations. Where that is not enough, networks of several
+    shapes and seeds are fitted, made sparse and named, simple ones first. The constants of all formulas are fitted to
+    the samples and snapped to exact values within their errors; the shortest description of the samples wins (Rissanen,
+    1978). Columns may have any units.
 
     Args:
         data: samples; targets have a column for each output.

@@ -37,8 +37,9 @@ from kansformer.symbolic.constants import TORCH_FUNCTIONS, Fitted, Formula, fit_
 # Structures that are named at most, steps of the first fits of their formulas, formulas of each structure that are
 # fitted to the end, and formulas that are looked at after one was exact.
 STRUCTURES, FIRST_STEPS, FINALISTS, AFTER_EXACT = 10, 10, 2, 3
-# Reductions to two variables that are named, and the share of the best formula's error that theirs must stay below.
-REDUCTIONS, MIN_PROGRESS = 2, 0.9
+# Reductions to two variables that are named; the share of the best formula's error that theirs must stay below, and
+# that of the error of structures below which they come first.
+REDUCTIONS, MIN_PROGRESS, MUCH_BETTER = 2, 0.9, 0.3
 # Errors up to which sums of curves of the inputs are named before others are looked for.
 LIKELY_SUM = 3e-3
 # Nats that an operation of a formula costs.
@@ -99,6 +100,16 @@ def shapes_for(inputs: int, outputs: int) -> list[Shape]:
         ([[3, 2]], False),
     ]  # fmt: skip
     return [Shape([inputs, *hidden, outputs], linear_products) for hidden, linear_products in shapes]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Inputs (N, I) with names, targets (N,), and what turns a formula of these into one of the original columns."""
+
+    x: Tensor
+    y: Tensor
+    names: Sequence[str]
+    back: Callable[[sympy.Expr], sympy.Expr]
 
 
 def points_around(x: Tensor) -> Tensor:
@@ -205,15 +216,24 @@ class FormulaSearch:
         self.kept.append(fit_constants(mean, self.x, self.y))
 
     def _structures(self) -> None:
-        """Name the best structures of the inputs, then of pairs of combinations that may be all that matters."""
+        """Name the best structures of the inputs, and of pairs of combinations that may be all that matters."""
         self._line()
         self._power_law()
         with few_threads(0):
-            self.min_error = self._name_structures(self.x, self.y, self.names, lambda e: e)
-            if self.best_error <= self.settings.exact or time.monotonic() >= self.deadline:
+            sums = find_structures(self.x, self.y, self.names, self.library, combine=False)
+            self._name_structures([s for s in sums if s.error < LIKELY_SUM])
+            if self.best_error <= self.settings.exact:
                 return
-            for reduction in find_reductions(self.x, self.y, self.names, self.library, self.deadline)[:REDUCTIONS]:
-                if reduction.error < MIN_PROGRESS * self.best_error:
+            structures = find_structures(self.x, self.y, self.names, self.library, self.deadline)
+            self.min_error = min((s.error for s in structures), default=math.inf)
+            reductions = find_reductions(self.x, self.y, self.names, self.library, self.deadline)[:REDUCTIONS]
+            better = [r for r in reductions if r.error < MUCH_BETTER * self.min_error]
+            for reduction in better:
+                self._reduced(reduction)
+            known = {s.key for s in sums if s.error < LIKELY_SUM}
+            self._name_structures([s for s in structures if s.key not in known][:STRUCTURES])
+            for reduction in reductions:
+                if reduction not in better and reduction.error < MIN_PROGRESS * self.best_error:
                     self._reduced(reduction)
 
     def _reduced(self, reduction: Reduction) -> None:
@@ -225,47 +245,33 @@ class FormulaSearch:
         names = [next(n for n in (f"{k}{'_' * i}" for i in count()) if n not in self.names) for k in ("u", "v")]
         meaning = dict(zip(map(sympy.Symbol, names), parts[:2], strict=True))
         x, y = torch.stack(columns, dim=-1), self.y * factor
-        if x.isfinite().all() and y.isfinite().all():
-            self._name_structures(x, y, names, lambda e: e.xreplace(meaning) / parts[2])
+        if self.is_done() or not (x.isfinite().all() and y.isfinite().all()):
+            return
+        structures = find_structures(x, y, names, self.library, self.deadline)[:STRUCTURES]
+        self._name_structures(structures, Problem(x, y, names, lambda e: e.xreplace(meaning) / parts[2]))
 
-    def _name_structures(
-        self, x: Tensor, y: Tensor, names: Sequence[str], back: Callable[[sympy.Expr], sympy.Expr]
-    ) -> float:
-        """Keep formulas of the best structures of (N, I) and (N,), and return the least error of curves.
-
-        Args:
-            x, y, names: the samples, or others that come of them.
-            back: gives the formula of the samples for one of x.
-        """
-        sums = find_structures(x, y, names, self.library, combine=False)
-        likely = [structure for structure in sums if structure.error < LIKELY_SUM]
-        for structure in likely:
-            self._name_structure(structure, x, y, names, back)
-            if self.best_error <= self.settings.exact:
-                return structure.error
-        structures = find_structures(x, y, names, self.library, self.deadline)
-        known = {structure.key for structure in likely}
-        for structure in [s for s in structures if s.key not in known][:STRUCTURES]:
-            if time.monotonic() >= self.deadline or self.best_error <= self.settings.exact:
-                break
-            self._name_structure(structure, x, y, names, back)
-        return min((s.error for s in structures), default=math.inf)
-
-    def _name_structure(
-        self, structure: Structure, x: Tensor, y: Tensor, names: Sequence[str], back: Callable[[sympy.Expr], sympy.Expr]
-    ) -> None:
-        """Keep the best formulas of a structure."""
+    def _name_structures(self, structures: Sequence[Structure], problem: Problem | None = None) -> None:
+        """Keep the best formulas of structures of a problem, None for the given one, until one is exact or time is over."""
+        problem = Problem(self.x, self.y, self.names, lambda e: e) if problem is None else problem
+        x, y, names = problem.x, problem.y, problem.names
         exact = self.settings.exact * self.deviation
-        first: list[Fitted] = []
-        after = 0  # formulas since one was exact
-        for expression in formulas_of(structure.at(x, names), x, y, names, self.library):
-            formula = Formula.of(back(expression), self.names)
-            first.append(fit_constants(formula, self.x, self.y, steps=FIRST_STEPS))
-            after += min(f.error for f in first) <= exact
-            if after > AFTER_EXACT or time.monotonic() >= self.deadline:
+        for structure in structures:
+            if self.is_done():
                 break
-        for fitted in sorted(first, key=self.length)[:FINALISTS]:
-            self._keep(fitted)
+            first: list[Fitted] = []
+            after = 0  # formulas since one was exact
+            for expression in formulas_of(structure.at(x, names), x, y, names, self.library):
+                formula = Formula.of(problem.back(expression), self.names)
+                first.append(fit_constants(formula, self.x, self.y, steps=FIRST_STEPS))
+                after += min(f.error for f in first) <= exact
+                if after > AFTER_EXACT or time.monotonic() >= self.deadline:
+                    break
+            for fitted in sorted(first, key=self.length)[:FINALISTS]:
+                self._keep(fitted)
+
+    def is_done(self) -> bool:
+        """Whether a formula is exact or the time is over."""
+        return self.best_error <= self.settings.exact or time.monotonic() >= self.deadline
 
     def _monomials(self) -> None:
         """Sums of products of powers."""

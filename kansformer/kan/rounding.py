@@ -53,6 +53,7 @@ def rounded(
     More digits stay where the function would change by more than the last of them at the points, or would not be finite
     at others around them where it is.
     """
+    expression = expression.replace(lambda part: part.is_number and isinstance(part, sympy.Function), sympy.N)
     compact = _without_traces(_with_small_phases(expression), points)
     expanded = _without_traces(sympy.expand_power_base(sympy.expand(compact)), points)
     forms = dict.fromkeys([expanded, compact, sympy.powsimp(compact), sympy.factor_terms(expanded)])

@@ -280,7 +280,8 @@ def _named(
 ) -> list[Named]:
     """Formulas of a column for its curve, the best first."""
     lower, upper = (float(end) for end in column.values.quantile(torch.tensor([ENDS, 1 - ENDS]).double()))
-    result = list[Named]()
+    result = dict[sympy.Expr, Named]()
+    is_explained = False
     for compose in (False, True):  # one function on any scale comes before compositions
         for coordinate_of, back, argument in _coordinates(column, lower):
             first, last = sorted(float(coordinate_of(torch.tensor(end).double())) for end in (lower, upper))
@@ -291,14 +292,18 @@ def _named(
                 return [Named(sympy.Float(float(y_S.mean())), 0.0, 1.0)]
             share, operations = min(noise / variance, MAX_NOISE), int(argument != column.expression)
             for named in named_curve(u_S, y_S, library=library, noise=share, top=top, compose=compose):
-                expression = sympy.powdenest(named.expression.xreplace({Z: argument}), force=lower > 0)
-                result.append(replace(named, expression=expression, cost=named.cost + operations * COORDINATE_COST))
-            if compose and max(named.r2 for named in result) > 1 - max(share, CLOSE):
+                expression = named.expression.xreplace({Z: argument})
+                if argument.is_Pow:  # (1/z)^p with z > 0
+                    expression = sympy.powdenest(expression, force=True)
+                result[expression] = replace(
+                    named, expression=expression, cost=named.cost + operations * COORDINATE_COST
+                )
+                is_explained |= named.r2 > 1 - max(share, CLOSE)
+            if compose and is_explained:
                 break
-        if result and max(named.r2 for named in result) > 1 - max(share, CLOSE):
+        if is_explained:
             break
-    result = list({named.expression: named for named in result}.values())
-    return sorted(result, key=lambda named: named.cost)[:top]
+    return sorted(result.values(), key=lambda named: named.cost)[:top]
 
 
 def _coordinates(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import sympy
@@ -56,8 +56,10 @@ FACTOR_POWERS = tuple(sympy.Rational(p) for p in ("-2", "-1", "-1/2", "1/2", "1"
 # Column sets and transformations that are tried with products of two curves, up to an error of all products of splines;
 # turns in which the two curves are fitted.
 PRODUCT_SETS, PRODUCT_TARGETS, MAX_PRODUCT_ERROR, TURNS = 3, 4, 0.3, 6
-# Grids of the product of two inputs, of which one may vary fast; transformations that are fitted with weights.
-PAIR_GRIDS, ALONE_TURNS, WEIGHTED = ((8, 8), (2, 24), (24, 2)), 30, 3
+# Grids of the product of two inputs, of which one may vary fast, transformations that are tried with it, and turns;
+# transformations that are fitted with weights, where there are few coefficients.
+MAX_WEIGHTED_NUMBERS = 80
+PAIR_GRIDS, ALONE_TARGETS, ALONE_TURNS, WEIGHTED = ((8, 8), (2, 24), (24, 2)), 16, 20, 3
 MAX_TARGET = 1e6
 
 
@@ -111,6 +113,12 @@ def find_structures(
                 search.add(search.structures_with_product(pair, pair))
         search.remove_idle_columns()
     return search.front()
+
+
+def _by_size(structures: Iterable[Structure]) -> list[list[Structure]]:
+    """Groups of one size, the smallest first, each with the lowest costs first."""
+    ranked = sorted(structures, key=lambda s: (s.size, s.cost))
+    return [list(group) for _, group in itertools.groupby(ranked, key=lambda s: s.size)]
 
 
 class _Search:
@@ -169,18 +177,13 @@ class _Search:
 
     def ranked(self) -> list[Structure]:
         """The best structures of every size, the lowest cost first."""
-        by_size = dict[int, list[Structure]]()
-        for structure in sorted(self.kept.values(), key=lambda s: s.cost):
-            by_size.setdefault(structure.size, []).append(structure)
-        return sorted((s for group in by_size.values() for s in group[:PER_SIZE]), key=lambda s: s.cost)
+        groups = _by_size(self.kept.values())
+        return sorted((s for group in groups for s in group[:PER_SIZE]), key=lambda s: s.cost)
 
     def front(self) -> list[Structure]:
         """The structures that no smaller one equals, two of each size, the lowest cost first."""
-        by_size = dict[int, list[Structure]]()
-        for structure in self.ranked():
-            by_size.setdefault(structure.size, []).append(structure)
         result, least = [], math.inf
-        for _, group in sorted(by_size.items()):
+        for group in _by_size(self.ranked()):
             result += [structure for structure in group if max(structure.error, MIN_ERROR) < least]
             least = min(least, MIN_PROGRESS * max(MIN_ERROR, min(structure.error for structure in group)))
         result = sorted(result, key=lambda s: s.cost)
@@ -219,7 +222,8 @@ class _Search:
             replace(target, columns=columns, error=self._error(target, fitted, basis_NC.shape[1]), product=None)
             for target, fitted in zip(targets, fitted_NR.unbind(dim=1), strict=True)
         ]
-        for place in sorted(range(len(result)), key=lambda place: result[place].error)[:WEIGHTED]:
+        count = WEIGHTED if basis_NC.shape[1] <= MAX_WEIGHTED_NUMBERS else 0
+        for place in sorted(range(len(result)), key=lambda place: result[place].error)[:count]:
             structure = result[place]
             if structure.error < EXPLAINED:
                 continue
@@ -257,10 +261,10 @@ class _Search:
         designs = [Splines(grid).design((column,)) for grid, column in zip(grids, pair, strict=True)]
         numbers = sum(design.shape[1] for design in designs)
         result = []
-        for target in self.targets:
+        for target in self.best_targets(ALONE_TARGETS):
             weight_N = target.weights(self.y)
             product = product_alone(designs, target.target(self.y), weight_N, ALONE_TURNS)
-            result.append(replace(target, error=self._error(target, product.fitted, numbers), product=pair))
+            result.append(replace(target, columns=(), error=self._error(target, product.fitted, numbers), product=pair))
         return sorted(result, key=lambda s: s.cost)[:PER_SIZE]
 
     def _product_error(

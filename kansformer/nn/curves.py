@@ -119,6 +119,8 @@ class Curved(Protocol):
 class CurvedLinear(Curved, Protocol):
     """A module with curves and a linear part."""
 
+    def activate(self, x: Tensor) -> Tensor: ...
+
     def project(self, activated: Tensor) -> Tensor: ...
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from kansformer.basis import refit_curves
 from kansformer.checks import check_number
 from kansformer.errors import ConfigError, DataError
+from kansformer.nn.adapted import module_called_at
 from kansformer.nn.curves import CurvedModule, CurveSpec, curve_tensors, require_curves
 from kansformer.nn.eval_mode import run_batches
 from kansformer.nn.transaction import undone_afterwards
@@ -109,7 +110,7 @@ def _record_ranges(
 ) -> dict[str, Tensor]:
     ranges: dict[str, Tensor] = {}
 
-    def record(path: str, module: CurvedModule, args: tuple) -> None:
+    def record(path: str, module: CurvedModule, _: nn.Module, args: tuple) -> None:
         x_NI = args[0].detach().reshape(-1, args[0].shape[-1])
         if not x_NI.numel():
             return
@@ -125,7 +126,8 @@ def _record_ranges(
 
     with undone_afterwards() as hooks:
         for path, module in modules.items():
-            hooks.callback(module.register_forward_pre_hook(partial(record, path)).remove)
+            called = module_called_at(model, path)
+            hooks.callback(called.register_forward_pre_hook(partial(record, path, module)).remove)
         run_batches(model, inputs)
     return ranges
 

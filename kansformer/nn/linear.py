@@ -143,20 +143,26 @@ class KANLinear(nn.Linear):
         noise = 0.0 if self.curves.is_per_channel else 0.1 * self.in_features**-0.5
         reset_curves(self, noise=noise)
 
+    def activate(self, x: Tensor) -> Tensor:
+        """What the linear part is applied to: σ(x), with the curves if they are per channel, all (..., I)."""
+        activated = base_function(self.base)(x)
+        return apply_curve(self, x, activated) if self.curves.is_per_channel else activated
+
     def project(self, activated: Tensor) -> Tensor:
         """The linear part: activated (..., I) to (..., O)."""
         return self.linear_class.forward(self, activated)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (..., I) to (..., O)."""
+    def forward(self, x: Tensor, *, linear_part: bool = False) -> Tensor:
+        """x (..., I) to (..., O); with `linear_part`, `project` of an activated x (see `adapted.py`)."""
+        if linear_part:
+            return self.project(x)
         if self.base == "identity":
             return forward_with_curves(self, x)
-        activation = base_function(self.base)
         if self.curves.is_per_channel:
-            return self.project(apply_curve(self, x, activation(x)))
+            return self.project(self.activate(x))
         if self.linear_class is not nn.Linear:
-            return add_edges(self, x, self.project(activation(x)))
-        return add_edges(self, x, recomputed_linear(activation, x, self.weight, self.bias))
+            return add_edges(self, x, self.project(self.activate(x)))
+        return add_edges(self, x, recomputed_linear(base_function(self.base), x, self.weight, self.bias))
 
     def extra_repr(self) -> str:
         basis = self.curves.basis

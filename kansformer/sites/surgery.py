@@ -8,9 +8,14 @@ from torch import Tensor, nn
 
 from kansformer.sites.site import INPUT_CURVE, Slot, get_slot_target, parent_of
 
+INPUT_IS_BENT = "input_is_bent"
+"""Argument by which an adapter around an `input` slot's host says that its input went through the curve already."""
+
 
 def apply_input_curve(host: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
     """Forward pre-hook of an `input` slot's host: its first tensor goes through the input curve."""
+    if INPUT_IS_BENT in kwargs:
+        return args, {name: value for name, value in kwargs.items() if name != INPUT_IS_BENT}
     curve = getattr(host, INPUT_CURVE)
     if args:
         return (curve(args[0]), *args[1:]), kwargs

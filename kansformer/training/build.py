@@ -239,22 +239,10 @@ def _freeze(model: nn.Module, recipe: Recipe, fresh: set[str]) -> None:
             inject_adapter_in_model(settings, model)
         except Exception as error:  # peft checks its fields in many ways
             raise ConfigError(f"lora: {error}") from error
-        _check_lora_inputs(model)
     if "curves" in recipe.trainable:
         trained += [parameter for _, parameter in curve_parameters(model)]
     for parameter in trained:
         parameter.requires_grad_(True)
-
-
-def _check_lora_inputs(model: nn.Module) -> None:
-    """LoRA's product sees a layer's input before curves of the layer's own bend it, and its weight sees it after."""
-    for path, module in curved_modules(model):
-        if path.endswith(".base_layer") and module.curves.is_per_channel:
-            raise ConfigError(
-                f"lora reaches {path.removesuffix('.base_layer')}, whose {module.curves.edges} curves bend its input, "
-                "so its product could not be added to the weight. Take other target_modules, edges full or low_rank, "
-                "or the slots input and act."
-            )
 
 
 def _check_sizes(model: PreTrainedModel, recipe: Recipe, vocabulary: int | None) -> None:

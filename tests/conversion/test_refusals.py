@@ -2,12 +2,13 @@
 
 import re
 
+import peft
 import pytest
 import torch
 import transformers
-from tiny_models import MODELS, TINY, assert_same_state, make, run, snapshot
+from tiny_models import MODELS, TINY, assert_same_state, make, run, snapshot, tiny_llama
 
-from kansformer import KANConfig, convert, is_converted, plan_conversion, revert
+from kansformer import KANConfig, convert, is_converted, load_curves, plan_conversion, revert, save_curves
 from kansformer.conversion import convert as convert_module
 from kansformer.conversion import replace_feed_forwards
 from kansformer.errors import ConfigError, ConversionStateError, NoSiteError, ProofError, SlotError
@@ -136,6 +137,36 @@ def test_a_quantised_model_is_refused():
     model.config.quantization_config = {"quant_method": "gptq", "bits": 4}
     with pytest.raises(ConversionStateError, match="quantised with 'gptq'"):
         convert(model, KANConfig())
+
+
+ADAPTERS = {
+    "around the model": lambda model: peft.get_peft_model(model, peft.LoraConfig(target_modules=["up_proj"])),
+    "on other layers": lambda model: peft.inject_adapter_in_model(peft.LoHaConfig(target_modules=["q_proj"]), model),
+    "a prompt": lambda model: peft.get_peft_model(
+        model, peft.PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM")
+    ),
+    "layers trained whole": lambda model: peft.inject_adapter_in_model(
+        peft.LoraConfig(target_modules=["q_proj"], modules_to_save=["up_proj"]), model
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize("case", ADAPTERS)
+@pytest.mark.parametrize("act", [convert, plan_conversion, load_curves])
+def test_a_model_with_adapters_is_refused(case, act, tmp_path):
+    curves = save_curves(convert(tiny_llama()), tmp_path / "curves")
+    model = ADAPTERS[case](tiny_llama())
+    before = snapshot(model)
+    with pytest.raises(ConversionStateError, match=r"has adapters.* Convert first, then add the adapter"):
+        act(model, curves if act is load_curves else KANConfig())
+    assert_same_state(model, before)
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_what_has_no_adapters_any_more_is_converted():
+    model = peft.get_peft_model(make("llama"), peft.LoraConfig(target_modules=["up_proj"])).merge_and_unload()
+    assert is_converted(convert(model))
 
 
 def test_weights_that_are_not_in_memory_cannot_be_proved():

@@ -221,9 +221,9 @@ def test_loading_with_a_config_that_was_loaded_already(make_converted, outputs, 
     assert is_converted(model) and model.config.fusion_config  # the config that was passed stays as it is
 
 
-def test_a_model_made_from_the_config_is_plain_and_can_be_converted(make_converted, tmp_path):
+def test_a_model_made_by_its_class_with_the_config_is_plain_and_can_be_converted(make_converted, tmp_path):
     model = make_converted()
-    fresh = AutoModelForCausalLM.from_config(model.config)
+    fresh = LlamaForCausalLM(model.config)
     assert not any("coefficients" in key for key in fresh.state_dict())
     assert is_converted(convert(fresh, KANConfig(basis="rbf")))
 

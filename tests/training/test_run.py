@@ -13,7 +13,7 @@ from kansformer import convert, is_converted, training
 from kansformer.config import KANConfig
 from kansformer.errors import CheckpointError, ConfigError, ConversionStateError, DataError, SlotError
 from kansformer.nn.curves import curved_modules
-from kansformer.training.build import plain_model
+from kansformer.training.build import merge_lora, plain_model
 from kansformer.training.recipe import ModelRecipe, Recipe
 from kansformer.training.run import train
 
@@ -133,6 +133,7 @@ def start(make, tmp_path):
     return tmp_path / "start"
 
 
+DOWN = "model.layers.0.mlp.down_proj.weight"
 PRETRAINED = {"tokenizer": "model", "block": 16}
 
 
@@ -327,7 +328,7 @@ def test_what_is_refused_before_anything_is_written(make, tmp_path, changes, err
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
-def test_lora_on_a_layer_whose_curves_bend_its_input_is_refused(make, start, text, tmp_path):
+def test_lora_on_a_layer_whose_curves_bend_its_input_is_merged(make, start, text, tmp_path, monkeypatch):
     recipe = make(
         model={"path": str(start)},
         data={"files": str(text), **PRETRAINED},
@@ -335,8 +336,22 @@ def test_lora_on_a_layer_whose_curves_bend_its_input_is_refused(make, start, tex
         trainable=["curves", "lora"],
         lora={"r": 2, "target_modules": ["q_proj", "down_proj"]},
     )
-    with pytest.raises(ConfigError, match=r"lora reaches model.layers.0.mlp.down_proj, whose group curves bend its"):
-        train(recipe, tmp_path / "run")
+    logits = []
+
+    @torch.no_grad()
+    def merge(model):
+        model.eval()
+        tokens = torch.arange(12).reshape(2, 6)
+        logits.append(model(input_ids=tokens).logits)
+        merge_lora(model)
+        logits.append(model(input_ids=tokens).logits)
+
+    monkeypatch.setattr("kansformer.training.run.merge_lora", merge)
+    train(recipe, tmp_path / "run")
+    trained, merged = logits
+    assert (merged - trained).norm() < 1e-5 * trained.norm()
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "run")
+    assert is_converted(loaded) and not torch.equal(state_of(start)[DOWN], state_of(tmp_path / "run")[DOWN])
 
 
 def test_a_converted_model_is_not_converted_again(make, start, text, tmp_path):

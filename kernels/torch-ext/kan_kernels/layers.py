@@ -41,5 +41,7 @@ class KANLinear(nn.Module):
     has_backward = True
     can_torch_compile = False
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *, linear_part: bool = False) -> Tensor:
+        if linear_part:  # asked by an adapter around the layer
+            return self.project(x)
         return sum_edges(x, **_curves(self), base=self.project(x))

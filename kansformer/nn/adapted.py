@@ -1,0 +1,81 @@
+"""Adapters around linear layers with curves: an adapter changes the weights, and the curves stay as they are.
+
+With an adapter around it a layer's output is y = W'·a + s. W' are the adapted weights, a = σ(x) + ψ(x) is what the
+weights are applied to, and s = Σ_i s_oi(x_i) are the curves on edges. So the adapter's own forward runs on a and on the
+linear part alone. Merged into the weight it gives the same function, whatever kind of adapter it is.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol, cast
+
+from torch import Tensor, nn
+
+from kansformer.nn.curves import CurvedLinear, CurveSpec, add_edges
+
+
+class Adapter(Protocol):
+    """What is used of PEFT's `BaseTunerLayer`: a module with the adapted layer, or another adapter, as its child
+    `base_layer`."""
+
+    def get_base_layer(self) -> nn.Module: ...
+
+
+@dataclass(frozen=True)
+class AdaptedForward:
+    """The forward of an adapter around a layer with curves, kept as its instance attribute `forward`."""
+
+    adapter: nn.Module
+
+    def __call__(self, x: Tensor, *args: object, linear_part: bool = False, **kwargs: object) -> Tensor:
+        forward = type(self.adapter).forward
+        layer = cast(Adapter, self.adapter).get_base_layer()
+        if not has_curves(layer):  # they were removed
+            return forward(self.adapter, x, *args, **kwargs)
+        if linear_part:  # inside another adapter
+            return forward(self.adapter, x, *args, linear_part=True, **kwargs)
+        curved = cast(CurvedLinear, layer)
+        activated = _in_memory(layer, curved.activate, x)
+        output = forward(self.adapter, activated, *args, linear_part=True, **kwargs)
+        return output if curved.curves.is_per_channel else _in_memory(layer, partial(add_edges, curved), x, output)
+
+
+def adapt_curves(adapter: nn.Module) -> None:
+    """Have an adapter act on the linear part of its layer, which may not have been assigned yet."""
+    adapter.__dict__["forward"] = AdaptedForward(adapter)
+    adapter.__dict__["_replicate_for_data_parallel"] = partial(_replicate, adapter)
+
+
+def has_curves(layer: nn.Module) -> bool:
+    """Whether a layer has curves and weights."""
+    return isinstance(vars(layer).get("curves"), CurveSpec) and "weight" in layer._parameters
+
+
+def module_called_at(model: nn.Module, path: str) -> nn.Module:
+    """The module whose inputs and outputs are those of the layer with curves at a path: the outermost adapter around
+    it, or the layer itself. Inside an adapter the layer is called with what the weights see."""
+    module = model.get_submodule(path)
+    while path.endswith("base_layer"):
+        path = path.removesuffix("base_layer").removesuffix(".")
+        owner = model.get_submodule(path)
+        if not isinstance(vars(owner).get("forward"), AdaptedForward):
+            break
+        module = owner
+    return module
+
+
+def _in_memory(layer: nn.Module, function: Callable[..., Tensor], *args: Tensor) -> Tensor:
+    """function(*args), which uses a layer's tensors, between the steps by which accelerate brings offloaded ones."""
+    hook = vars(layer).get("_hf_hook")
+    if hook is None:
+        return function(*args)
+    args, _ = hook.pre_forward(layer, *args)
+    return hook.post_forward(layer, function(*args))
+
+
+def _replicate(adapter: nn.Module) -> nn.Module:
+    """`_replicate_for_data_parallel` of an adapter: the replica's forward runs on the replica."""
+    replica = type(adapter)._replicate_for_data_parallel(adapter)
+    adapt_curves(replica)
+    return replica
