@@ -39,6 +39,15 @@ def check_integer(
     return number
 
 
+def check_seed(seed: object) -> int:
+    """Return a seed for torch as an int.
+
+    Raises:
+        ConfigError: it is not a whole number of 64 bits.
+    """
+    return check_integer("seed", seed, -(2**63), 2**64 - 1)
+
+
 def check_number(
     name: str,
     value: object,

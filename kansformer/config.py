@@ -1,6 +1,8 @@
 """The settings of a swap: which curves go where. One frozen dataclass that checks itself and goes through JSON."""
 
+import operator
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 
 from kansformer.basis import Basis
@@ -60,7 +62,9 @@ class KANConfig:
         object.__setattr__(self, "slots", tuple(slot for slot in SLOTS if slot in slots))
         object.__setattr__(self, "layers", _canonical_layers(self.layers))
         specs = [self.curve_spec(slot) for slot in self.slots]  # checks the curves
-        object.__setattr__(self, "domain", specs[0].domain)
+        own = {"grid_size": specs[0].basis.grid_size, "order": specs[0].basis.order, "domain": specs[0].domain}
+        for name, value in {**own, "rank": specs[0].rank, "groups": specs[0].groups}.items():
+            object.__setattr__(self, name, value)  # numpy's numbers become Python's, for JSON
         if all(spec.edges != self.edges for spec in specs):
             raise ConfigError(
                 f"edges={self.edges!r} need weights, which the slot {self.slots[0]!r} does not have. "
@@ -141,12 +145,10 @@ def _canonical_layers(layers) -> tuple[int, ...] | str | None:
         if layers not in NAMED_LAYERS:
             _parse_slice(layers)
         return layers
-    if isinstance(layers, int) and not isinstance(layers, bool):
-        return (layers,)
-    if isinstance(layers, Iterable):
-        indices = tuple(layers)
-        if indices and all(isinstance(i, int) and not isinstance(i, bool) for i in indices):
-            return indices
+    indices = tuple(layers) if isinstance(layers, Iterable) else (layers,)
+    with suppress(TypeError):  # an index is a whole number, numpy's too, but for booleans
+        if indices and not any(isinstance(index, bool) for index in indices):
+            return tuple(operator.index(index) for index in indices)
     raise ConfigError(
         f"Unknown layers {layers!r}. Choose None for all, indices, a slice such as '8:', or {', '.join(NAMED_LAYERS)}."
     )

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kansformer.errors import ConfigError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+def check_format(path: Path) -> str:
+    """The format of a picture by the ending of its file, such as "png", which is also that of a file without ending.
+
+    Raises:
+        ConfigError: matplotlib is not installed, or does not write such files.
+    """
+    choices = sorted(figure_class()().canvas.get_supported_filetypes())
+    name = path.suffix[1:].lower() or "png"
+    if name not in choices:
+        raise ConfigError(f"{str(path)!r} is not a picture that can be written. Choose one of: {', '.join(choices)}.")
+    return name
 
 
 def figure_class() -> type[Figure]:

@@ -1,8 +1,15 @@
 """The one protocol by which long work reports how far it is."""
 
+import os
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
+
+INTERVAL = 10.0
+"""Seconds between two lines where there is no terminal to draw a bar on."""
 
 
 class Progress(Protocol):
@@ -23,7 +30,7 @@ class Progress(Protocol):
 def progress_bar(
     description: str | None = None, total: int | None = None, unit: str = "it", *, stays: bool = False
 ) -> Iterator[Progress]:
-    """Yields a `Progress` that draws a bar, if there is a terminal.
+    """Yields a `Progress` that draws a bar; without a terminal it prints a line on stderr every ten seconds.
 
     Args:
         description: stands before the bar; None shows the stage.
@@ -32,7 +39,11 @@ def progress_bar(
     """
     from tqdm import tqdm
 
-    with tqdm(desc=description or "preparing", total=total, unit=unit, leave=stays, disable=None) as bar:
+    if not sys.stderr.isatty():
+        with _lines(description) as report:
+            yield report
+        return
+    with tqdm(desc=description or "preparing", total=total, unit=unit, leave=stays) as bar:
 
         def draw(stage: str, done: int, total: int | None, detail: str = "") -> None:
             if done < bar.n:  # the next stage
@@ -53,6 +64,43 @@ def progress_reporter(progress: bool | Progress, stage: str, total: int, unit: s
             yield bar
     else:
         yield (lambda stage, done, total, detail="": None) if progress is False else progress
+
+
+@contextmanager
+def progress_lines(description: str) -> Iterator[None]:
+    """Work that cannot say how far it is: without a terminal, a line every ten seconds says that it goes on."""
+    if sys.stderr.isatty():
+        yield
+    else:
+        with _lines(description):
+            yield
+
+
+@contextmanager
+def _lines(description: str | None) -> Iterator[Progress]:
+    """Yields a `Progress`; one of the processes prints its last report every `INTERVAL` seconds, new or not."""
+    begin, finished, stream = time.monotonic(), threading.Event(), sys.stderr
+    last = description or "preparing"
+
+    def report(stage: str, done: int, total: int | None, detail: str = "") -> None:
+        nonlocal last
+        share = f"{done:,}" if total is None else f"{done:,}/{total:,} ({done / max(total, 1):.0%})"
+        last = "  ".join(filter(None, (description or stage, share, detail)))
+
+    def print_lines() -> None:
+        while not finished.wait(INTERVAL):
+            print(f"{last}  {time.monotonic() - begin:.0f} s", file=stream, flush=True)
+
+    if os.environ.get("RANK", "0") != "0":  # of a run with several processes
+        yield report
+        return
+    printer = threading.Thread(target=print_lines, name="progress lines", daemon=True)
+    printer.start()
+    try:
+        yield report
+    finally:
+        finished.set()
+        printer.join()
 
 
 def loss_and_speed(loss: float, tokens_per_second: float) -> str:

@@ -11,7 +11,7 @@ PACKAGE = ROOT / "kansformer"
 
 # Rows from the foundation up; names in one row are peers that never import each other.
 ORDER = [
-    {"errors", "version", "_moved", "progress"},
+    {"errors", "version", "_moved", "progress", "wording"},
     {"files", "safe_io", "checks", "import_hooks", "embedded", "figure"},
     {"basis"},
     {"ops"},

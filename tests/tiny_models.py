@@ -80,4 +80,4 @@ def snapshot(model):
 def assert_same_state(model, before):
     after = model.state_dict()
     assert list(after) == list(before)
-    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert all(torch.allclose(after[name], before[name], rtol=0, atol=0, equal_nan=True) for name in before)

@@ -6,7 +6,7 @@ import typer
 
 from kansformer.cli.convert import convert_command
 from kansformer.cli.demo import demo_command
-from kansformer.cli.errors import SentenceGroup
+from kansformer.cli.errors import SentenceGroup, check_output_written
 from kansformer.cli.evaluate import evaluate_command
 from kansformer.cli.explain import explain_command
 from kansformer.cli.fit import fit_command
@@ -50,4 +50,7 @@ def _options(
 
 def main() -> None:
     """Entry point of the program."""
-    app(prog_name="kansformer")
+    try:
+        app(prog_name="kansformer")
+    finally:
+        check_output_written()

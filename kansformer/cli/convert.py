@@ -8,7 +8,9 @@ import typer
 
 from kansformer.cli.loading import load_model, split_names
 from kansformer.errors import ConfigError
-from kansformer.files import atomic_folder, check_unused, folder_bytes
+from kansformer.files import atomic_folder, check_free_space, check_unused, check_writable, folder_bytes
+from kansformer.progress import progress_lines
+from kansformer.wording import counted
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
@@ -54,6 +56,7 @@ def convert_command(
         raise ConfigError(f"Unknown dtype {dtype!r}. Choose one of: {', '.join(DTYPES)}.")
     if not plan_only:
         check_unused(output)
+        check_writable(output)
 
     begin = time.perf_counter()
     model = load_model(source, dtype)
@@ -62,15 +65,17 @@ def convert_command(
     typer.echo(f"{plan}\n")
     if plan_only:
         return
+    check_free_space(output, plan.bytes_after, "the model")
 
     begin = time.perf_counter()
-    convert(model, config, verify=verify)
+    with progress_lines("proving and converting"):
+        convert(model, config, verify=verify)
     proof = "each proved equal to the bit" if verify else "not proved"
-    typer.echo(f"Converted {len(plan.sites)} sites, {proof}, in {time.perf_counter() - begin:.1f} s.")
+    typer.echo(f"Converted {counted(len(plan.sites), 'site')}, {proof}, in {time.perf_counter() - begin:.1f} s.")
 
     begin = time.perf_counter()
     preprocessor = read_preprocessor(source)
-    with atomic_folder(output) as folder:
+    with progress_lines("saving"), atomic_folder(output) as folder:
         model.save_pretrained(folder)
         if preprocessor is not None:
             preprocessor.save_pretrained(folder)

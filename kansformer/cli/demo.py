@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kansformer.cli.loading import quiet_transformers
-from kansformer.files import atomic_folder, check_unused, folder_bytes
+from kansformer.files import atomic_folder, check_free_space, check_unused, check_writable, folder_bytes
 from kansformer.progress import progress_bar
+from kansformer.wording import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,6 +85,8 @@ def run_demo(source: Path, output: Path, steps: int) -> None:
     config = KANConfig(slots=("input", "act"), grid_size=8)
     if not (output / RESULTS).is_file():
         check_unused(output)
+    check_writable(output)
+    check_free_space(output, 2 * folder_bytes(source), "the model, beside what an earlier demo wrote,")
     begin = time.perf_counter()
     typer.echo("A language model of Python code gets better at English: all its weights stay, only curves are bent.")
 
@@ -113,11 +116,14 @@ def run_demo(source: Path, output: Path, steps: int) -> None:
     start = time.perf_counter()
     convert(model, config)
     seconds = time.perf_counter() - start
-    _say(f"{len(plan.sites)} sites, each proved equal to the bit, in {seconds:.1f} s")
+    _say(f"{counted(len(plan.sites), 'site')}, each proved equal to the bit, in {seconds:.1f} s")
     _say(f"max |Δ logits| to the original: {_difference(model, sample_NT, original)}")
 
     added = plan.parameters_after - plan.parameters_before
-    _title(5, f"Tune the curves: {added:,} numbers, {steps} steps on English and code; all other weights are frozen")
+    _title(
+        5,
+        f"Tune the curves: {added:,} numbers, {counted(steps, 'step')} on English and code; all else is frozen",
+    )
     english_NT = tokenize_blocks(language_reference_text("train"), tokenizer, TUNING_BLOCK)
     code_NT = tokenize_blocks(standard_library_documents("train")[::CODE_FILE_STRIDE], tokenizer, TUNING_BLOCK)
     # As many blocks of code, so that the curves do not forget it.

@@ -10,6 +10,7 @@ import typer
 from kansformer.cli.loading import BlockOption, ModelArgument, TextOption, load_model_and_blocks, load_text
 from kansformer.errors import ConfigError, ConversionStateError
 from kansformer.progress import progress_bar
+from kansformer.wording import counted
 
 if TYPE_CHECKING:
     from kansformer.training.evaluate import Evaluation
@@ -52,7 +53,7 @@ def evaluate_command(
         raise ConversionStateError(f"{model!r} is not converted, so there is nothing to compare. Leave out --compare.")
 
     typer.echo(f"model  {model} ({type(language_model).__name__})")
-    typer.echo(f"text   {source}: {blocks_NT.shape[0]:,} blocks of {block} tokens\n")
+    typer.echo(f"text   {source}: {counted(len(blocks_NT), 'block')} of {counted(block, 'token')}\n")
     typer.echo(f"{'':14}  {'loss':>9}  {'perplexity':>10}  {'tokens':>10}  {'seconds':>7}")
 
     def evaluate(name: str) -> Evaluation:

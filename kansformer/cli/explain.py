@@ -8,11 +8,15 @@ from typing import Annotated
 import typer
 
 from kansformer.cli.loading import BlockOption, ModelArgument, TextOption, load_model_and_blocks, load_text
-from kansformer.errors import CheckpointError, ConfigError
-from kansformer.files import atomic_write_text
+from kansformer.errors import ConfigError
+from kansformer.files import atomic_write_text, check_folder, check_free_space, check_writable
 from kansformer.progress import progress_bar
+from kansformer.wording import counted
 
 FIT_CACHE = ".fits"
+
+FIXED_BYTES, BYTES_PER_EDGE = 8_000_000, 500
+"""A bound of what is written: the report brings 4.8 MB of drawing code, a row of the table has up to 350 bytes."""
 
 
 def explain_command(
@@ -28,8 +32,8 @@ def explain_command(
     sites: Annotated[str | None, typer.Option(help="Only sites whose path has this in it.", show_default="all")] = None,
 ) -> None:
     """Say of every edge of a model what goes into it, how much it matters, and which function it is."""
-    if out.exists() and not out.is_dir():
-        raise CheckpointError(f"--out {str(out)!r} is a file. Give the folder to write into.")
+    check_folder(out)
+    check_writable(out)
     from kansformer.conversion.slots import find_curve_slots
     from kansformer.interp import summarize
     from kansformer.interp.wording import GOOD, loss_text
@@ -41,8 +45,10 @@ def explain_command(
     chosen = [(slot.site, slot.name) for slot in slots if sites is None or sites in slot.site]
     if not chosen:
         raise ConfigError(f"No site of this model has {sites!r} in its path, such as {slots[0].site}.")
+    edges = sum(slot.num_edges for slot in slots if (slot.site, slot.name) in chosen)
+    check_free_space(out, FIXED_BYTES + edges * BYTES_PER_EDGE, "the report")
     batches = [{"input_ids": part, "labels": part} for part in blocks_NT.split(batch_size)]
-    typer.echo(f"Reading {blocks_NT.numel():,} tokens with {model} ({type(language_model).__name__}).")
+    typer.echo(f"Reading {counted(blocks_NT.numel(), 'token')} with {model} ({type(language_model).__name__}).")
 
     begin = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
@@ -58,10 +64,8 @@ def explain_command(
     atomic_write_text(out / "summary.md", summary.to_markdown())
     write_report(summary, out / "report.html", title=f"The curves of {Path(model).name}")
     typer.echo(f"{summary.conclusion}\n")
-    edges, seconds = summary.num_edges, time.perf_counter() - begin
-    typer.echo(
-        f"{edges:,} edges in {seconds:.0f} s, {summary.num_trained:,} of them trained. A function of the library is:"
-    )
+    seconds, read = time.perf_counter() - begin, counted(summary.num_edges, "edge")
+    typer.echo(f"{read} in {seconds:.0f} s, {summary.num_trained:,} of them trained. A function of the library is:")
     for measure, share, control in summary.coverage_table():
         typer.echo(f"  {share} with R² ≥ {GOOD} {measure}; of random curves {control}.")
     if summary.loss is not None and summary.replaced:

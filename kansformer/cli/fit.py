@@ -15,7 +15,9 @@ from kansformer.cli.table_columns import Choices
 from kansformer.cli.table_files import read_cells
 from kansformer.cli.table_numbers import NumericTable, to_numbers
 from kansformer.errors import ConfigError
-from kansformer.files import atomic_file, atomic_write_text
+from kansformer.figure import check_format
+from kansformer.files import atomic_file, atomic_write_text, check_file
+from kansformer.wording import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,6 +85,9 @@ def fit_command(
     for file, purpose in ((path, "figure"), (output, "output")):
         if file is not None and not file.parent.is_dir():
             raise ConfigError(f"There is no folder {str(file.parent)!r} for the {purpose}.")
+        if file is not None:
+            check_file(file)
+    picture_format = check_format(path)
     chosen = None if inputs is None else split_names(inputs)
     choices = Choices(chosen, split_names(exclude), drop_missing, impute, decimal, day_first)
     library = None if functions is None else ALL_SYMBOLS.subset(list(dict.fromkeys(["x", *split_names(functions)])))
@@ -115,13 +120,13 @@ def fit_command(
     spent = time.perf_counter() - begin
     train, other = _judge(model, x, y), _judge(model, other_x, other_y)
     unit = numbers.unit and f" {numbers.unit}"
-    sentences = [train.sentence("rows", unit), *([other.sentence("other rows", unit)] if len(other_x) else [])]
+    sentences = [train.sentence("row", unit), *([other.sentence("other row", unit)] if len(other_x) else [])]
     typer.echo(" ".join(sentences))
     is_worse = result.curves_rmse < train.rmse
     typer.echo(f"{f'Curves without names: RMSE {result.curves_rmse:.3g}{unit}. ' if is_worse else ''}{spent:.1f} s.")
     drawing = model.plot((x, y), variables=names, outputs=[name])
     with atomic_file(path) as file:
-        drawing.savefig(file, dpi=130, format=path.suffix[1:] or None)
+        drawing.savefig(file, dpi=130, format=picture_format)
     typer.echo(f"Drawn: {path}")
     if output is not None:
         alternatives = result.alternatives[0] if result.alternatives else []
@@ -154,7 +159,7 @@ class _Errors:
     def sentence(self, rows: str, unit: str) -> str:
         r2 = "R² unknown, as the target does not vary" if self.r2 is None else f"R² {self.r2:.6f}"
         undefined = f" (it has no value on {self.undefined} more)" if self.undefined else ""
-        return f"On {self.rows} {rows}: {r2}, RMSE {self.rmse:.3g}{unit}{undefined}."
+        return f"On {counted(self.rows, rows)}: {r2}, RMSE {self.rmse:.3g}{unit}{undefined}."
 
 
 def _split(numbers: NumericTable, test_share: float) -> Dataset:

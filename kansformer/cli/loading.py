@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kansformer.errors import ConfigError
+from kansformer.progress import progress_lines
+from kansformer.wording import counted
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +42,8 @@ def load_model(source: str, dtype: torch.dtype | str = "auto") -> PreTrainedMode
     from kansformer.conversion.sources import read_model
 
     quiet_transformers()
-    return read_model(source, dtype=dtype)
+    with progress_lines(f"loading {source}"):
+        return read_model(source, dtype=dtype)
 
 
 def load_text(path: Path | None, max_tokens: int | None) -> tuple[str | list[str], str]:
@@ -70,10 +73,12 @@ def load_model_and_blocks(
     from kansformer.training.data.packing import tokenize_blocks
 
     if max_tokens is not None and max_tokens < block:
-        raise ConfigError(f"--max-tokens {max_tokens} is less than one block of {block} tokens.")
+        raise ConfigError(f"--max-tokens {max_tokens} is less than one block of {counted(block, 'token')}.")
     quiet_transformers()
-    model, tokenizer = read_language_model(source)
+    with progress_lines(f"loading {source}"):
+        model, tokenizer = read_language_model(source)
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if positions is not None and block > positions:
-        raise ConfigError(f"--block {block} is longer than the {positions} positions of this model.")
-    return model, tokenize_blocks(text, tokenizer, block)[: None if max_tokens is None else max_tokens // block]
+        raise ConfigError(f"--block {block} is longer than the {counted(positions, 'position')} of this model.")
+    with progress_lines("tokenizing"):
+        return model, tokenize_blocks(text, tokenizer, block)[: None if max_tokens is None else max_tokens // block]

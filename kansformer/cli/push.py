@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from kansformer.wording import counted
+
 
 def push_command(
     folder: Annotated[Path, typer.Argument(help="The folder of a model with curves.")],
@@ -26,6 +28,6 @@ def push_command(
     if result.left_out:
         typer.echo(f"Left out: {', '.join(result.left_out)}")
     typer.echo(
-        f"Pushed {len(result.files)} files, {result.size:,} bytes, to {result.name} in "
+        f"Pushed {counted(len(result.files), 'file')}, {counted(result.size, 'byte')}, to {result.name} in "
         f"{time.perf_counter() - begin:.1f} s: {result.url}"
     )

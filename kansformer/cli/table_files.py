@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kansformer.errors import ConfigError, DataError
+from kansformer.wording import counted
 
 if TYPE_CHECKING:
     import pandas
@@ -70,7 +71,7 @@ def _read_parquet(path: Path) -> Cells:
 
     frame = pandas.read_parquet(path)
     frame = frame.set_axis([str(name) for name in frame.columns], axis=1).reset_index(drop=True)
-    return Cells(path.name, frame, 1, None, [f"Read {path.name}: {len(frame)} rows."])
+    return Cells(path.name, frame, 1, None, [f"Read {path.name}: {counted(len(frame), 'row')}."])
 
 
 def _read_excel(path: Path) -> Cells:
@@ -90,7 +91,11 @@ def _read_excel(path: Path) -> Cells:
     texts = frame.astype(str).where(frame.notna(), "")
     headers = ["" if pandas.isna(cell) else str(cell) for cell in rows.iloc[header]]
     return Cells(
-        path.name, texts.set_axis(headers, axis=1), header + 2, None, [f"Read {path.name}: {len(texts)} rows."]
+        path.name,
+        texts.set_axis(headers, axis=1),
+        header + 2,
+        None,
+        [f"Read {path.name}: {counted(len(texts), 'row')}."],
     )
 
 
@@ -114,7 +119,7 @@ def _read_text(path: Path) -> Cells:
     frame.columns = headers
     frame = frame[(frame != "").any(axis=1)]  # blank lines were kept for the numbers of the rows
     separated = f"separated by {SEPARATORS.get(separator, repr(separator))}, " if len(headers) > 1 else ""
-    note = f"Read {path.name}: {len(frame)} rows, {separated}{_encoding_name(encoding)}."
+    note = f"Read {path.name}: {counted(len(frame), 'row')}, {separated}{_encoding_name(encoding)}."
     return Cells(path.name, frame, header + 2, separator, [note])
 
 

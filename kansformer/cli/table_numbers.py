@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from kansformer.cli.table_columns import Choices, Column, ColumnReader
 from kansformer.cli.table_files import Cells
 from kansformer.errors import ConfigError, DataError
+from kansformer.wording import counted
 
 if TYPE_CHECKING:
     import pandas
@@ -52,7 +53,7 @@ def to_numbers(cells: Cells, target: str, choices: Choices) -> NumericTable:
     target, headers = _chosen(cells, named, target, choices, reader.notes)
     texts = {header: reader.texts(header) for header in (target, *headers)}
     if len(cells.frame) < MIN_ROWS:
-        raise DataError(f"{cells.name} has {len(cells.frame)} rows; a formula takes {MIN_ROWS} or more.")
+        raise DataError(f"{cells.name} has {counted(len(cells.frame), 'row')}; a formula takes {MIN_ROWS} or more.")
     decimal = reader.decimal(texts)
     columns = [reader.column(header, column, *named[header], decimal) for header, column in texts.items()]
     columns = _without_constants(columns, choices, reader.notes)
@@ -194,7 +195,8 @@ def _without_gaps(columns: Sequence[Column], choices: Choices, reader: ColumnRea
         )
     if len(columns[0].values) < MIN_ROWS:
         raise DataError(
-            f"{len(columns[0].values)} rows of {reader.cells.name} have all values; a formula takes {MIN_ROWS} or more."
+            f"{reader.cells.name} has {counted(len(columns[0].values), 'row')} with all values; a formula takes "
+            f"{MIN_ROWS} or more."
         )
     return list(columns)
 
@@ -217,7 +219,7 @@ def _indicators(column: Column, notes: list[str]) -> dict[str, pandas.Series]:
         )
     name = column.name.removeprefix("[").removesuffix("]")
     named = {f"[{name} = {level}]": level for level in (levels if len(levels) > 2 else levels[1:])}
-    notes.append(f"{column.header}: 1 or 0 for {len(levels)} values, as {', '.join(named)}.")
+    notes.append(f"{column.header}: 1 or 0 for {counted(len(levels), 'value')}, as {', '.join(named)}.")
     return {own: (column.values == level).astype(float) for own, level in named.items()}
 
 
@@ -230,8 +232,8 @@ def _checked(variables: dict[str, pandas.Series], target: Column, name: str, not
         notes.append(f"{target.header}: days since {target.since}, as {target.name}.")
     if len(inputs) < inputs.shape[1] + 2:
         raise DataError(
-            f"{name} has {len(inputs)} rows for {inputs.shape[1]} inputs; even a straight line has more numbers. Name "
-            "fewer columns by --inputs."
+            f"{name} has {counted(len(inputs), 'row')} for {counted(inputs.shape[1], 'input')}; even a straight line "
+            "has more numbers. Name fewer columns by --inputs."
         )
     copies = int(inputs.assign(**{"": values}).duplicated().sum())
     if copies > MANY_COPIES * len(inputs):

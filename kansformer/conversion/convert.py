@@ -8,7 +8,7 @@ from torch import nn
 
 from kansformer.config import KANConfig
 from kansformer.conversion.build import build_slot
-from kansformer.conversion.plan import ConversionPlan, plan_conversion
+from kansformer.conversion.plan import ConversionPlan, check_model, plan_conversion
 from kansformer.conversion.record import ConversionRecord, base_prefix, record_of, rooted_slot
 from kansformer.conversion.slots import check_no_adapters, recorded_modules
 from kansformer.conversion.transformers_patches import attach_record, detach_record
@@ -17,6 +17,7 @@ from kansformer.nn.curves import curved_modules
 from kansformer.nn.fused_gate import fuse_gate, unfuse_gates
 from kansformer.nn.transaction import transaction
 from kansformer.sites import Slot, verify_site
+from kansformer.sites.fused_paths import set_fused_paths
 from kansformer.sites.site import parent_of
 from kansformer.sites.surgery import fill_slot, restore_originals
 
@@ -44,6 +45,7 @@ def convert(model: nn.Module, config: KANConfig | None = None, *, verify: bool =
         SlotError, ConfigError: the config asks for a slot, layer or group that is not there.
         ProofError: a site did not reproduce the original. The model is left as it was after any error.
     """
+    check_model(model)
     with transaction(model):
         plan = plan_conversion(model, KANConfig() if config is None else config)
         execute_plan(model, plan, verify=verify)
@@ -87,6 +89,7 @@ def install(model: nn.Module, built: Collection[tuple[Slot, nn.Module]], record:
     # Input curves last: their host may be a layer that is itself replaced.
     for slot, module in sorted(built, key=lambda pair: pair[0].name == "input"):
         fill_slot(model, slot, module)
+    set_fused_paths(model)
     _mark_converted(model, record)
 
 
@@ -101,6 +104,7 @@ def revert(model: nn.Module) -> nn.Module:
     Raises:
         ConversionStateError: the model is not converted, has adapters, or its original layers are gone.
     """
+    check_model(model)
     record = record_of(model)
     if record is None:
         raise ConversionStateError("The model is not converted, so there is nothing to revert.")
@@ -163,6 +167,7 @@ def remove_curves(
     `transaction`. The model becomes a plain one, unless there is a record of the `remaining` curves."""
     unfuse_gates(model)
     restore_originals(model, [module for _, module in curved_modules(model)] if modules is None else modules)
+    set_fused_paths(model)
     if remaining is None:
         detach_record(model)
     else:
@@ -171,6 +176,7 @@ def remove_curves(
 
 def is_converted(model: nn.Module) -> bool:
     """Whether `convert`, or loading a converted checkpoint, put curves into this model."""
+    check_model(model)
     return record_of(model) is not None
 
 

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import nn
 
@@ -13,7 +14,8 @@ from kansformer.conversion.slots import check_no_adapters_before_curves
 from kansformer.errors import ConfigError, ConversionStateError, NoSiteError, SlotError
 from kansformer.nn.curves import curved_modules
 from kansformer.sites import Site, Slot, find_sites
-from kansformer.sites.parts import CONVOLUTIONS, stacks_of
+from kansformer.sites.parts import CONVOLUTIONS, linear_shape, linears_of, stacks_of
+from kansformer.wording import counted
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ class ConversionPlan:
             f"bytes {self.bytes_before:,} -> {self.bytes_after:,}"
         )
         reasons = Counter(reason for _, reason in self.skipped)
-        lines += [f"{count} sites stay as they are: {reason}" for reason, count in reasons.items()]
+        for reason, count in reasons.items():
+            lines.append(f"{counted(count, 'site')} {'stays as it is' if count == 1 else 'stay as they are'}: {reason}")
         return "\n".join(lines)
 
 
@@ -74,6 +77,8 @@ def plan_conversion(model: nn.Module, config: KANConfig, *, hidden: int | None =
         SlotError: no site has any of the slots, or one cannot be narrowed.
         ConfigError: a layer does not exist, the groups do not divide a width, or `hidden` is not a width for a site.
     """
+    check_model(model)
+    check_config(config)
     check_convertible(model)
     sites = find_sites(model)
     if not sites:
@@ -95,7 +100,8 @@ def plan_conversion(model: nn.Module, config: KANConfig, *, hidden: int | None =
     for name in config.slots:
         if not any(name in site.slots for site in planned):
             sites[0].slot(name)  # raises, with the reason
-            raise SlotError(f"None of the {len(sites)} sites in layers={config.layers!r} has a slot {name!r}.")
+            where = f"{counted(len(sites), 'site')} in layers={config.layers!r}"
+            raise SlotError(f"None of the {where} has a slot {name!r}.")
     parameters = list(model.parameters())
     before, size = sum(p.numel() for p in parameters), sum(p.numel() * p.element_size() for p in parameters)
     floating = next((p for p in parameters if p.is_floating_point()), None)
@@ -108,6 +114,32 @@ def plan_conversion(model: nn.Module, config: KANConfig, *, hidden: int | None =
         bytes_before=size,
         bytes_after=size + added * (floating.element_size() if floating is not None else 4),
     )
+
+
+def check_model(model: object) -> None:
+    """Check that a model was given.
+
+    Raises:
+        ConfigError: something else, such as its name.
+    """
+    if isinstance(model, nn.Module):
+        return
+    if isinstance(model, (str, Path)):
+        given = f"the name {str(model)!r}. Load it first: AutoModelForCausalLM.from_pretrained({str(model)!r})"
+    else:
+        given = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+    raise ConfigError(f"The model must be a torch.nn.Module, such as one of transformers; got {given}.")
+
+
+def check_config(config: object) -> None:
+    """Check that the settings are a `KANConfig`.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    if not isinstance(config, KANConfig):
+        advice = " Write KANConfig(**config)." if isinstance(config, dict) else ""
+        raise ConfigError(f"config must be a KANConfig, such as KANConfig(slots=('act',)); got {config!r:.80}.{advice}")
 
 
 def check_convertible(model: nn.Module) -> None:
@@ -166,8 +198,27 @@ def _chosen_slots(config: KANConfig, site: Site) -> tuple[Slot, ...]:
 
 
 def _curve_parameters(config: KANConfig, site: Site) -> int:
-    slots = _chosen_slots(config, site)
-    return sum(config.curve_spec(slot.name).num_parameters(slot.features, slot.out_features) for slot in slots)
+    total = 0
+    for slot in _chosen_slots(config, site):
+        spec = config.curve_spec(slot.name)
+        if spec.edges == "low_rank" and slot.out_features is not None:
+            _check_rank(spec.rank, slot.features, slot.out_features)
+        total += spec.num_parameters(slot.features, slot.out_features)
+    return total
+
+
+def _check_rank(rank: int, in_features: int, out_features: int) -> None:
+    """Check the rank of new `low_rank` edges; checkpoints that have a larger one still load.
+
+    Raises:
+        ConfigError: it is above the smaller width of the layer.
+    """
+    largest = min(in_features, out_features)
+    if rank > largest:
+        raise ConfigError(
+            f"rank={rank} is above {largest}, the smaller width of a layer from {in_features} to {out_features}. "
+            f"Choose a rank of at most {largest}, or edges='full'."
+        )
 
 
 def _row(config: KANConfig, site: Site) -> tuple[str, ...]:
@@ -184,11 +235,11 @@ def _why_no_slot(site: Site, names: tuple[str, ...]) -> str:
 def _why_no_site(model: nn.Module) -> str:
     name = type(model).__name__
     convolutions = sum(isinstance(module, CONVOLUTIONS) for module in model.modules())
-    linears = sum(isinstance(module, nn.Linear) for module in model.modules())
+    linears = sum(linear_shape(module) is not None for module in model.modules())
     if convolutions > linears:
         return (
-            f"{name} is a convolutional network ({convolutions} convolutions, {linears} linear layers): it has no "
-            "feed-forward network to convert."
+            f"{name} is a convolutional network ({counted(convolutions, 'convolution')}, "
+            f"{counted(linears, 'linear layer')}): it has no feed-forward network to convert."
         )
     experts = [path for path, module in model.named_modules() if len(stacks_of(module)) >= 2]
     if experts:
@@ -196,7 +247,34 @@ def _why_no_site(model: nn.Module) -> str:
             f"{name} keeps its feed-forward networks as stacks of experts, for instance at {experts[0]}, whose "
             "activation is written out inside the forward, where no module can replace it."
         )
+    own = [(path, module) for path, module in model.named_modules() if _is_own_linear(module)]
+    if len(own) > linears:
+        path, module = own[0]
+        return (
+            f"{name} computes its linear layers by a class of its own, {type(module).__name__}, for instance at "
+            f"{path}, which does something else with its weight."
+        )
+    mixers = [(path, module) for path, module in model.named_modules() if _is_state_space_mixer(module)]
+    if mixers:
+        path, module = mixers[0]
+        return (
+            f"{name} has state-space mixers ({type(module).__name__}, for instance at {path}), in which a convolution "
+            "and a scan stand between the linear layers, and no feed-forward network beside them."
+        )
     return (
         f"{name} has no feed-forward network that kansformer recognises: linear layers d → m → d with an activation "
-        f"between them. It has {linears} linear layers and {convolutions} convolutions."
+        f"between them. It has {counted(linears, 'linear layer')} and {counted(convolutions, 'convolution')}."
     )
+
+
+def _is_own_linear(module: nn.Module) -> bool:
+    """Whether this looks like a linear layer and is not one that takes curves."""
+    weights = [parameter for name, parameter in module.named_parameters(recurse=False) if name == "weight"]
+    is_named_so = type(module).__name__.endswith("Linear")
+    return is_named_so and any(weight.ndim == 2 for weight in weights) and linear_shape(module) is None
+
+
+def _is_state_space_mixer(module: nn.Module) -> bool:
+    """Whether a convolution of one axis stands beside linear layers, with the hidden width of one of them."""
+    widths = {size for shape in linears_of(module).values() for size in shape}
+    return any(isinstance(child, nn.Conv1d) and child.in_channels in widths for child in module.children())

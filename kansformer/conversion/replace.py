@@ -9,11 +9,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from kansformer.checks import check_choice
+from kansformer.checks import check_choice, check_seed
 from kansformer.config import KANConfig
 from kansformer.conversion.convert import execute_plan
 from kansformer.conversion.narrow import linear_layers, narrow_site
-from kansformer.conversion.plan import plan_conversion
+from kansformer.conversion.plan import check_model, plan_conversion
 from kansformer.errors import ConfigError, DataError
 from kansformer.nn.eval_mode import run_batches
 from kansformer.nn.transaction import transaction, undone_afterwards
@@ -58,6 +58,7 @@ def replace_feed_forwards(
         DataError: the inputs do not reach a network, or are not finite there.
         ProofError: a block does not run with that width. The model is left as it was after any error.
     """
+    check_model(model)
     check_choice("start", start, get_args(Start))
     if inputs is not None and start == "random":
         raise ConfigError("inputs say which hidden channels to keep, and start='random' keeps none. Leave one out.")
@@ -65,7 +66,7 @@ def replace_feed_forwards(
         plan = plan_conversion(model, config, hidden=hidden)
         sites = plan.sites
         scores = weigh_channels(model, sites) if inputs is None else measure_channels(model, sites, inputs)
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(check_seed(seed))
         for site in sites:
             narrow_site(model, site, largest(scores[site.path], hidden))
             if start == "random":

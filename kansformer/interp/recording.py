@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from kansformer.checks import check_integer
+from kansformer.checks import check_integer, check_seed
 from kansformer.conversion.slots import CurveSlot, find_curve_slots
 from kansformer.errors import DataError, SlotError
 from kansformer.interp.edge_features import ALL, edge_terms, num_terms, per_input, term_weights
@@ -102,7 +102,7 @@ class RecordedSlot:
         self.sample = torch.zeros(0, inputs)
         self._sums_IT = torch.zeros(inputs, width, dtype=torch.float64)
         self._products_ITT = torch.zeros(inputs, width, width, dtype=torch.float64)  # its upper triangles
-        self._generator = torch.Generator().manual_seed(self.seed)
+        self._generator = torch.Generator().manual_seed(check_seed(self.seed))
         self._before = _curves_of(module)
 
     @property

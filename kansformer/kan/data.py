@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kansformer.checks import check_integer
+from kansformer.checks import check_integer, check_seed
 from kansformer.errors import ConfigError, DataError, ShapeError
 from kansformer.kan.names import given_names, symbol_name
 
@@ -141,7 +141,7 @@ def create_dataset(
 
 def random_points(range_I2: Tensor, count: int, seed: int) -> Tensor:
     """Random points in ranges, (N, I), float64."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(check_seed(seed))
     unit_NI = torch.rand(count, len(range_I2), generator=generator, dtype=torch.float64)
     return range_I2[:, 0] + (range_I2[:, 1] - range_I2[:, 0]) * unit_NI
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kansformer.basis import fit_curves
+from kansformer.checks import check_seed
 from kansformer.kan.data import even_points
 from kansformer.kan.edges import clear_edges
 from kansformer.kan.history import few_threads
@@ -78,7 +79,7 @@ def choose_start(model: KAN, starts: int, errors_of: Callable[[KAN], list[float]
 
 def restart(model: KAN, seed: int) -> None:
     """Draw new first coefficients for all curves that are left; formulas stay."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(check_seed(seed))
     for index, layer in enumerate(model.layers):
         draw_curves(layer, generator, model.init_scale)
         clear_edges(layer, ~model.curved(index))

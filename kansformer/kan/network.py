@@ -13,7 +13,7 @@ from typing import TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
-from kansformer.checks import check_number
+from kansformer.checks import check_number, check_seed
 from kansformer.errors import ConfigError, ShapeError
 from kansformer.kan import diagram, edge_curve, editing, fitting, pruning, saving, sparse, symbolic
 from kansformer.kan.data import Samples, Table, inputs_of, tensor_of
@@ -87,7 +87,7 @@ class KAN(nn.Module):
         if check_number("init_density", init_density, above=0) > 1:
             raise ConfigError(f"init_density must be a share from above 0 to 1, got {init_density!r}.")
         self.has_bias, self.init_scale = bias, init_scale
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(check_seed(seed))
         layers: list[KANLinear] = []
         with torch.random.fork_rng(devices=[]):
             for (sums, products), (next_sums, next_products) in pairwise(self.width):

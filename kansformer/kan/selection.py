@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from kansformer.checks import check_seed
 from kansformer.kan.data import Dataset
 from kansformer.kan.init import restart
 from kansformer.kan.linearize import layer_features
@@ -80,7 +81,7 @@ def make_folds(x: Tensor, y: Tensor, seed: int) -> list[Dataset]:
 
     Every fold has the same share of large and small targets, or of the classes; equal rows are in the same fold.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(check_seed(seed))
     rows = torch.randperm(len(x), generator=generator)[:MAX_ROWS]
     x, y = x[rows], y[rows]
     count = FOLDS if y.shape[1] == 1 and len(x) <= FEW_ROWS else FOLDS_OF_MANY

@@ -13,6 +13,7 @@ from torch import nn
 
 from kansformer.sites.parts import CONVOLUTIONS, activations_of, linears_of, stacks_of
 from kansformer.sites.site import Site, Slot, join_path, runs
+from kansformer.sites.trace import Traced, computes_activation, trace_feed_forward
 
 # Only tells which of two equal-shaped first layers goes through the activation; a name not listed is taken as `up`.
 GATE_NAMES = ("gate", "w1", "wi_0", "gate_proj", "linear_1", "fc1_g")
@@ -66,14 +67,27 @@ def _own_site(path: str, module: nn.Module) -> Site | None:
     # A convolution over the hidden channels makes it a state-space mixer (Mamba), whose activation is not an FFN's; one
     # over the model's channels stands before the network (ConvNeXt).
     convolutions = [child for child in module.children() if isinstance(child, CONVOLUTIONS)]
+    traced = None
+    if not activations and len(linears) > 1 and (traced := trace_feed_forward(module)) is not None:
+        layers = layers_of(traced, linears)
     if layers is None or any(child.out_channels != layers.width for child in convolutions):
         return None
     uses_all = {*layers.first, layers.down} == set(linears)
-    if not activations and not (FFN_CLASS.search(type(module).__name__) and uses_all):
+    if not activations and traced is None and not (FFN_CLASS.search(type(module).__name__) and uses_all):
         return None
     alone = not convolutions and not any(any(child.children()) for child in module.children())
+    alone = alone and (traced is None or uses_all)
     host = path if alone and runs(module) else None
-    return _linear_site(path, layers, host, path, activations)
+    return _linear_site(path, layers, host, path, activations, gate=traced.first[0] if traced is not None else None)
+
+
+def layers_of(traced: Traced, linears: dict[str, tuple[int, int]]) -> Layers:
+    """The layers of a feed-forward network that was read from what its block computes."""
+    hidden, width = linears[traced.down]
+    kind = "gated" if len(traced.first) == 2 else "plain"
+    if linears[traced.first[0]][1] != hidden:
+        kind = "fused"
+    return Layers(kind, traced.first, traced.down, width, hidden)
 
 
 def _split_sites(path: str, module: nn.Module) -> Iterator[Site]:
@@ -86,7 +100,9 @@ def _split_sites(path: str, module: nn.Module) -> Iterator[Site]:
     for name, child in children.items():
         activations = activations_of(child)
         linears = {f"{name}.{n}": shape for n, shape in linears_of(child).items()}
-        if not (activations or FFN_CLASS.search(type(child).__name__)) or len(linears) not in (1, 2):
+        if len(linears) not in (1, 2):
+            continue
+        if not (activations or FFN_CLASS.search(type(child).__name__) or computes_activation(child)):
             continue
         for down, shape in last.items():
             layers = read_layers(linears | {down: shape}) if down not in linears else None
@@ -140,11 +156,20 @@ def read_layers(linears: dict[str, tuple[int, int]]) -> Layers | None:
 
 
 def _linear_site(
-    path: str, layers: Layers, host: str | None, activation_owner: str, activations: dict, *, kind: str | None = None
+    path: str,
+    layers: Layers,
+    host: str | None,
+    activation_owner: str,
+    activations: dict,
+    *,
+    kind: str | None = None,
+    gate: str | None = None,
 ) -> Site:
     fused = layers.kind == "fused"
     width, hidden = layers.width, layers.hidden
-    first = sorted((join_path(path, name) for name in layers.first), key=_is_not_gate)
+    first = [join_path(path, name) for name in layers.first]
+    if gate is None:
+        first.sort(key=_is_not_gate)
     host = host if host is not None else (first[0] if len(first) == 1 else None)
     slots, missing = {}, {}
     if host is not None:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from kansformer.errors import ProofError
 from kansformer.nn.curves import Curved
 from kansformer.nn.eval_mode import eval_mode
+from kansformer.sites.finite import check_finite_parameters, check_finite_weights
+from kansformer.sites.fused_paths import without_fused_paths
 from kansformer.sites.probe import BATCH, TOKENS, probes
 from kansformer.sites.site import Site, Slot, get_slot_target, runs
 from kansformer.sites.surgery import fill_slot, shadow
@@ -46,13 +48,14 @@ def verify_site(model: nn.Module, site: Site, modules: Mapping[str, nn.Module]) 
         What was compared.
 
     Raises:
-        ProofError: an output differs, a curve has no effect on it, or the weights are not in memory.
+        ProofError: an output differs, a curve has no effect on it, or the weights are not in memory or not finite.
     """
     if any(parameter.is_meta for module in modules.values() for parameter in module.parameters()):
         raise ProofError(
             f"The weights of {site.path} are not in memory, so it cannot be proved. Load the model without offloading, "
             "or pass verify=False."
         )
+    check_finite_weights(model, site)
     # Input curves last: their host may be a layer that is itself replaced.
     slots = sorted((site.slot(name) for name in modules), key=lambda slot: slot.name == "input")
     generator = torch.Generator().manual_seed(SEED)
@@ -80,6 +83,8 @@ def verify_site(model: nn.Module, site: Site, modules: Mapping[str, nn.Module]) 
             return Proof(site.path, "block" if path == site.path else "layer")
         # A layer may have a second network for other tokens, which random ones alone do not reach.
         if path == site.path and site.kind != "split":
+            with undisturbed(block):
+                _check_finite_output(block, path, run(block))
             raise ProofError(_no_effect(site, idle[0]))
 
     for slot in slots:
@@ -115,6 +120,17 @@ def _compare(site: Site, slots: Sequence[Slot], modules, run_old: Callable, run_
             if same_bits(expected, run_new()):
                 idle.append(slot)
     return idle
+
+
+def _check_finite_output(block: nn.Module, path: str, output: object) -> None:
+    """Raise where NaN or infinite values hide the effect of curves."""
+    if all(bool(tensor.isfinite().all()) for tensor in _tensors(output)):
+        return
+    check_finite_parameters(block, path)
+    raise ProofError(
+        f"With curves and without, the output of {path or 'the model'} on random input is NaN or infinite, although "
+        "its weights are finite, so nothing can be compared. Convert the model in float32, or pass verify=False."
+    )
 
 
 def _no_effect(site: Site, slot: Slot) -> str:
@@ -171,9 +187,15 @@ def _like(block: nn.Module, modules: Mapping[str, nn.Module]) -> Tensor:
 
 @contextmanager
 def undisturbed(block: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients or effects on the random state; everything is put back afterwards."""
+    """Evaluation mode, layer by layer, without gradients or effects on the random state; all is put back afterwards."""
     devices = sorted({p.device.index for p in block.parameters() if p.device.type == "cuda"})
-    with _random_state, eval_mode(block), torch.no_grad(), torch.random.fork_rng(devices=devices):
+    with (
+        _random_state,
+        without_fused_paths(),
+        eval_mode(block),
+        torch.no_grad(),
+        torch.random.fork_rng(devices=devices),
+    ):
         yield
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import shutil
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from accelerate import PartialState
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from kansformer.conversion import convert, is_converted, replace_feed_forwards
-from kansformer.conversion.sources import read_model_and_keys
+from kansformer.conversion import convert, is_converted, plan_conversion, replace_feed_forwards
+from kansformer.conversion.record import get_setting
+from kansformer.conversion.sources import is_gguf, read_model_and_keys, source_arguments
 from kansformer.errors import CheckpointError, ConfigError, ConversionStateError
 from kansformer.nn.curves import curved_modules
 from kansformer.nn.init import spread_curves
@@ -52,6 +54,45 @@ def build_model(
     """
     model, fresh = _plain_model(recipe.model, recipe.task, vocabulary, label_names)
     _check_sizes(model, recipe, vocabulary)
+    _equip(model, recipe, fresh, pad_token, inputs)
+    return model
+
+
+def check_model(recipe: Recipe) -> None:
+    """Build the model of a recipe without memory for its weights, to see that the recipe's numbers go together.
+
+    A model that is read from somewhere is built by its config alone, and left to `build_model` where that cannot be.
+
+    Raises:
+        ConfigError, SlotError: a field of `model.config`, `kan` or `lora` is impossible.
+    """
+    with warnings.catch_warnings(), torch.device("meta"):
+        warnings.simplefilter("ignore")  # the model itself warns again
+        if recipe.model.source is None:
+            model = _fresh_model(recipe.model, recipe.task, {}, None)
+            empty = [name for name, parameter in model.named_parameters() if not parameter.numel()]
+            if empty:
+                raise ConfigError(f"model.config gives a weight without numbers, {empty[0]}: one of its sizes is 0.")
+        else:
+            try:
+                config = transformers.AutoConfig.from_pretrained(**source_arguments(recipe.model.source))
+                if is_gguf(recipe.model.source) or get_setting(config, "quantization_config") is not None:
+                    return
+                model = AUTO_CLASSES[recipe.task].from_config(config)
+            except Exception:  # reading the model says what is wrong, or finds it right
+                return
+        _check_sizes(model, recipe, None)
+        _equip(model, recipe, set(), None, None)
+
+
+def _equip(
+    model: PreTrainedModel,
+    recipe: Recipe,
+    fresh: set[str],
+    pad_token: int | None,
+    inputs: list[dict[str, Tensor]] | None,
+) -> None:
+    """Give a model its curves and adapters, and freeze what is not trained; `build_model` explains the arguments."""
     if recipe.task == "sequence-classification" and pad_token is not None:
         model.config.pad_token_id = pad_token
     if recipe.kan is not None:
@@ -60,8 +101,12 @@ def build_model(
                 f"model.path {recipe.model.path!r} has curves already. Take the section kan out to train those, or "
                 "give the plain model."
             )
+        is_meta = model.device.type == "meta"
         if recipe.kan.hidden is None:
-            convert(model, recipe.kan.config)
+            convert(model, recipe.kan.config, verify=not is_meta)
+        elif is_meta:
+            plan_conversion(model, recipe.kan.config, hidden=recipe.kan.hidden)
+            return
         else:
             replace_feed_forwards(model, recipe.kan.config, hidden=recipe.kan.hidden, inputs=inputs, seed=recipe.seed)
         if recipe.curves.spread is not None:
@@ -72,7 +117,6 @@ def build_model(
         )
     if "all" not in recipe.trainable:
         _freeze(model, recipe, fresh)
-    return model
 
 
 def plain_model(source: ModelRecipe, task: str) -> PreTrainedModel:
@@ -99,6 +143,16 @@ def _plain_model(
             return read_model_and_keys(recipe.source, auto_class, dtype=dtype, **labels)
         except CheckpointError as error:
             raise ConfigError(f"model.path {recipe.path!r} cannot be loaded for {task}: {error}") from error
+    model = _fresh_model(recipe, task, labels, vocabulary)
+    return model.to(dtype), set()  # some activations bring parameters in a dtype of their own
+
+
+def _fresh_model(recipe: ModelRecipe, task: str, labels: dict[str, object], vocabulary: int | None) -> PreTrainedModel:
+    """A model from the fields of a config, with random weights.
+
+    Raises:
+        ConfigError: transformers cannot build one from these fields.
+    """
     assert recipe.config is not None
     fields = {**labels, **recipe.config}
     model_type = str(fields.pop("model_type"))
@@ -106,17 +160,20 @@ def _plain_model(
         fields.setdefault("vocab_size", vocabulary)
     if model_type not in transformers.CONFIG_MAPPING:
         raise ConfigError(f"model.config has the model_type {model_type!r}, which transformers does not know.")
-    config = transformers.AutoConfig.for_model(model_type, **fields)
+    try:
+        config = transformers.AutoConfig.for_model(model_type, **fields)
+    except Exception as error:  # each config checks its fields in its own way
+        raise ConfigError(f"model.config: {' '.join(str(error).split()):.600}") from error
     known = {*type(config)().to_dict(), *inspect.signature(type(config).__init__).parameters, *config.attribute_map}
     if unknown := sorted(set(fields) - known - COMMON_FIELDS):
         raise ConfigError(f"Unknown field 'model.config.{unknown[0]}': {type(config).__name__} has none of that name.")
     try:
-        model = auto_class.from_config(config, dtype=dtype)
-    except ValueError as error:
-        raise ConfigError(
-            f"model.config has the model_type {model_type!r}, which does not suit {task}: {error}"
-        ) from error
-    return model.to(dtype), set()  # some activations bring parameters in a dtype of their own
+        return AUTO_CLASSES[task].from_config(config, dtype=getattr(torch, recipe.dtype))
+    except Exception as error:  # whatever the layers say of their sizes
+        sentence = f"model.config: {type(error).__name__}: {' '.join(str(error).split()):.600}"
+        if "Unrecognized configuration class" in str(error):
+            sentence = f"model.config has the model_type {model_type!r}, which does not suit {task}: {error}"
+        raise ConfigError(sentence) from error
 
 
 def merge_lora(model: nn.Module) -> None:
@@ -176,8 +233,11 @@ def _freeze(model: nn.Module, recipe: Recipe, fresh: set[str]) -> None:
         except ImportError:
             raise ConfigError("trainable has lora, which needs peft: pip install 'kansformer[lora]'.") from None
         try:
-            inject_adapter_in_model(LoraConfig(**(recipe.lora or {})), model)  # type: ignore[arg-type]
-        except (TypeError, ValueError) as error:
+            settings = LoraConfig(**(recipe.lora or {}))  # type: ignore[arg-type]
+            if model.device.type == "meta" and not isinstance(settings.init_lora_weights, bool):
+                return  # such a start is computed from the weights
+            inject_adapter_in_model(settings, model)
+        except Exception as error:  # peft checks its fields in many ways
             raise ConfigError(f"lora: {error}") from error
     if "curves" in recipe.trainable:
         trained += [parameter for _, parameter in curve_parameters(model)]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
-from kansformer.checks import check_integer, check_number
+from kansformer.checks import check_integer, check_number, check_seed
 from kansformer.conversion.record import narrowed_paths
 from kansformer.errors import ConfigError, DataError
 from kansformer.nn import optimizer_groups
@@ -180,7 +180,7 @@ def distill_feed_forwards(
 
 def draw_batches(blocks_NT: Tensor, batch_size: int, seed: int) -> Iterator[Tensor]:
     """Full batches without end: every epoch in a new order, which depends on the seed only."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(check_seed(seed))
     while True:
         order_N = torch.randperm(len(blocks_NT), generator=generator)
         for start in range(0, len(order_N) - batch_size + 1, batch_size):

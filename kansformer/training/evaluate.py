@@ -14,6 +14,7 @@ from kansformer.checks import check_integer
 from kansformer.errors import DataError
 from kansformer.nn.eval_mode import eval_mode
 from kansformer.progress import Progress, loss_and_speed
+from kansformer.wording import counted
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Evaluation:
     seconds: float
 
     def __str__(self) -> str:
-        return f"loss {self.loss:.4f}, perplexity {self.perplexity:.2f} on {self.tokens:,} tokens"
+        return f"loss {self.loss:.4f}, perplexity {self.perplexity:.2f} on {counted(self.tokens, 'token')}"
 
 
 def mean_loss(

@@ -7,6 +7,7 @@ from functools import wraps
 from itertools import takewhile
 from typing import Annotated, TypeVar, get_args, get_type_hints
 
+import numpy
 import pydantic
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -47,10 +48,21 @@ def section(cls: type[Section]) -> type[Section]:
     @wraps(construct)
     def checked(self: Section, /, **values: object) -> None:  # a recipe may have a field "self"
         with config_errors(cls):
-            construct(self, **values)
+            construct(self, **{name: _without_numpy(value) for name, value in values.items()})
 
     made.__init__ = checked  # type: ignore[method-assign, assignment]
     return made  # type: ignore[return-value]
+
+
+def _without_numpy(value: object) -> object:
+    """A value with Python's numbers and lists in the place of numpy's, at any depth."""
+    if isinstance(value, numpy.generic | numpy.ndarray):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {_without_numpy(name): _without_numpy(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_numpy(inner) for inner in value]
+    return tuple(_without_numpy(inner) for inner in value) if type(value) is tuple else value
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import shutil
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, get_args, get_type_hints
@@ -13,13 +12,16 @@ from pydantic.fields import FieldInfo
 from torch import nn
 from torch.utils.data import IterableDataset
 from transformers import TrainingArguments
+from transformers.integrations import get_reporting_integration_callbacks
 
 from kansformer.errors import CheckpointError, ConfigError, DataError
+from kansformer.files import check_free_space
 from kansformer.safe_io import read_json
 from kansformer.training.data import PreparedData
 from kansformer.training.field_errors import config_errors
 from kansformer.training.recipe import Recipe
 from kansformer.training.recipe_file import first_difference, read_recipe
+from kansformer.wording import counted
 
 RECIPE_FILE, RESULT_FILE = "recipe.yaml", "training.json"
 
@@ -67,9 +69,15 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
         values.setdefault("use_cpu", True)  # or several processes on CPUs would look for a GPU each
         values.setdefault("dataloader_pin_memory", False)
     try:
-        return TrainingArguments(output_dir=str(output), **values)  # type: ignore[arg-type]
-    except (ValueError, TypeError) as error:
+        arguments = TrainingArguments(output_dir=str(output), **values)  # type: ignore[arg-type]
+    except Exception as error:  # a wrong value, a missing package or file
         raise ConfigError(f"training: {error}") from error
+    try:
+        for callback in get_reporting_integration_callbacks(arguments.report_to):
+            callback()  # looks for its package
+    except Exception as error:
+        raise ConfigError(f"training.report_to: {error}") from error
+    return arguments
 
 
 def _check_fields(given: dict[str, JsonValue]) -> None:
@@ -159,19 +167,13 @@ def check_enough_data(data: PreparedData, rows_per_step: int) -> None:
     """Check that the data fill one optimizer step; streamed data are not counted."""
     if not isinstance(data.train, IterableDataset) and len(data.train) < rows_per_step:
         raise DataError(
-            f"The training data has {len(data.train)} rows, fewer than the {rows_per_step} of one step (batch size x "
-            "accumulation x processes). Take more data, a smaller training.per_device_train_batch_size or fewer "
-            "processes."
+            f"The training data has {counted(len(data.train), 'row')}, fewer than the {rows_per_step} of one step "
+            "(batch size x accumulation x processes). Take more data, fewer processes or a smaller "
+            "training.per_device_train_batch_size."
         )
 
 
 def check_free_disk(output: Path, model: nn.Module) -> None:
     """Check that there is room for the model and one checkpoint with the two moments of Adam."""
-    folder = next(p for p in (output.absolute(), *output.absolute().parents) if p.exists())
     needed = sum(p.numel() * p.element_size() * (4 if p.requires_grad else 2) for p in model.parameters())
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise CheckpointError(
-            f"{str(folder)!r} has {free / 1e6:,.0f} MB free, and the run needs {needed / 1e6:,.0f} MB for model and "
-            "checkpoint. Choose another folder, or make room."
-        )
+    check_free_space(output, needed, "the run, for model and checkpoint,")

@@ -23,13 +23,13 @@ from transformers import (
 )
 
 from kansformer.errors import ConfigError, InterruptedRunError
-from kansformer.files import atomic_write_text, check_unused
+from kansformer.files import atomic_write_text, check_unused, check_writable
 from kansformer.nn import refine_grid, update_grid
 from kansformer.nn.optim import curve_parameters
 from kansformer.progress import Progress
-from kansformer.training.build import build_model, merge_lora, plain_model, shard_model
+from kansformer.training.build import build_model, check_model, merge_lora, plain_model, shard_model
 from kansformer.training.callbacks import CurvePenalties, CurveWarmUp, GridSchedule, Reporter, to_device
-from kansformer.training.data import PreparedData, prepare_data
+from kansformer.training.data import PreparedData, check_task, prepare_data
 from kansformer.training.data.spec import LANGUAGE_TASKS
 from kansformer.training.distill import distill_feed_forwards
 from kansformer.training.guard import check_finite
@@ -47,6 +47,7 @@ from kansformer.training.recipe import Recipe
 from kansformer.training.recipe_file import write_recipe
 from kansformer.training.trainer import ASIDE, DistillationTrainer, KANTrainer
 from kansformer.version import __version__
+from kansformer.wording import counted
 
 LOSS_FILE = "losses.csv"
 # Enough tokens for the range of a channel, few enough to be read in seconds.
@@ -89,10 +90,10 @@ class TrainingResult:
         curves = f", {self.curve_parameters:,} of them in curves" if self.curve_parameters else ""
         rows = {
             "parameters": f"{self.parameters:,}{curves}; {self.trainable:,} trained",
-            "training": f"{self.steps:,} steps, {self.seconds:,.0f} s, {self.tokens_per_second:,.0f} per s",
+            "training": f"{counted(self.steps, 'step')}, {self.seconds:,.0f} s, {self.tokens_per_second:,.0f} per s",
         }
         if self.skipped_steps:
-            rows["skipped"] = f"{len(self.skipped_steps):,} non-finite steps"
+            rows["skipped"] = f"{counted(len(self.skipped_steps), 'non-finite step')}"
         if self.losses:
             rows["last loss"] = f"{self.losses[-1][1]:.4f}"
         rows |= {name: f"{value:.4f}" for name, value in self.evaluation.items()}
@@ -128,8 +129,11 @@ def train(
     checkpoint = find_checkpoint(recipe, output) if resume else None
     if not resume:
         check_unused(output)
+    check_writable(output)
     arguments = training_arguments(recipe, output)
     check_combination(recipe, arguments)
+    check_task(recipe.task, recipe.data)
+    check_model(recipe)
 
     set_seed(recipe.seed)
     with state.main_process_first():  # which tokenises and leaves the blocks for the others

@@ -1,5 +1,7 @@
 """`kansformer convert`: folders that load, sentences when something is wrong, and nothing half-written."""
 
+import json
+import shutil
 import sys
 
 import pytest
@@ -86,6 +88,7 @@ def test_the_plan_alone_writes_nothing(run, tiny, tmp_path):
         ("--layers 7", "There is no layer 7: choose from 0 to 1"),
         ("--layers first", "Unknown layers 'first'."),
         ("--edges group --groups 7", "groups=7 does not divide the 24 input channels."),
+        ("--slots down --edges low_rank --rank 17", "rank=17 is above 16, the smaller width of a layer from 24 to 16"),
         ("--dtype int8", "Unknown dtype 'int8'. Choose one of: auto, float32, float16, bfloat16."),
     ],
 )
@@ -111,6 +114,19 @@ def test_missing_sources_are_named(refused, tiny, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "empty" in refused("convert", tmp_path / "empty", kan)
     assert not kan.exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [None, {"hidden_size": "x"}, {"num_attention_heads": 0}, {"architectures": [3]}, {"dtype": "foo"}],
+    ids=str,
+)
+def test_a_damaged_config_is_a_sentence(refused, tiny, tmp_path, change):
+    shutil.copytree(tiny, tmp_path / "damaged")
+    file = tmp_path / "damaged" / "config.json"
+    file.write_text(json.dumps(change and json.loads(file.read_text()) | change))
+    assert "damaged' cannot be loaded: " in refused("convert", tmp_path / "damaged", tmp_path / "kan")
+    assert not (tmp_path / "kan").exists()
 
 
 def test_converting_twice_is_refused(run, refused, tiny, tmp_path):

@@ -66,5 +66,5 @@ def test_bad_requests_end_in_a_sentence(refused, bent, tiny, text, tmp_path):
     assert "No site of this model has 'decoder' in its path" in refused(
         "explain", bent, "--text", text, "--out", out, "--sites", "decoder"
     )
-    assert "is a file. Give the folder to write into" in refused("explain", bent, "--text", text, "--out", text)
+    assert "is a file. Choose another folder to write into" in refused("explain", bent, "--text", text, "--out", text)
     assert not out.exists()

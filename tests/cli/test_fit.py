@@ -57,7 +57,7 @@ BAD = {
         ["--target", "period"],
         "The column 'mass' has no value in row 8 (missing values in the table: 1)",
     ),
-    "one row": (lambda f: f.drop(columns="name")[:1], ["--target", "period"], "has 1 rows; a formula takes 20"),
+    "one row": (lambda f: f.drop(columns="name")[:1], ["--target", "period"], "has 1 row; a formula takes 20"),
     "constant target": (lambda f: f.drop(columns="name"), ["--target", "same"], "is 1.5 in every row"),
     "target as input": (lambda f: f, ["--target", "period", "--inputs", "period"], "other than the target 'period'"),
     "an input twice": (lambda f: f, ["--target", "period", "--inputs", "mass,mass"], "column 'mass' is there twice"),
@@ -78,6 +78,12 @@ BAD = {
         "no folder 'nowhere' for",
     ),
     "no folder": (lambda f: f, ["--target", "period", "--figure", "nowhere/x.png"], "no folder 'nowhere' for the"),
+    "a folder as figure": (lambda f: f, ["--target", "period", "--figure", "/"], "'/' is a folder. Give the name of a"),
+    "an unknown picture": (
+        lambda f: f,
+        ["--target", "period", "--figure", "x.foo"],
+        "'x.foo' is not a picture that can be written. Choose one of: ",
+    ),
     "unknown function": (
         lambda f: f.drop(columns="name"),
         ["--target", "period", "--functions", "sine"],
@@ -179,8 +185,8 @@ def test_rows_without_a_value_are_counted_and_no_nan_is_printed():
     x = torch.tensor([[1.0], [2.0], [3.0], [math.nan]], dtype=torch.float64)
     errors = fit._judge(model, x, x.nan_to_num())
     assert errors.rows == 3 and errors.undefined == 1 and math.isfinite(errors.rmse)
-    assert errors.sentence("rows", " m").endswith(" m (it has no value on 1 more).")
-    assert fit._judge(model, x[3:], x[3:].nan_to_num()).sentence("rows", "").startswith("On 0 rows: R² unknown")
+    assert errors.sentence("row", " m").endswith(" m (it has no value on 1 more).")
+    assert fit._judge(model, x[3:], x[3:].nan_to_num()).sentence("row", "").startswith("On 0 rows: R² unknown")
 
 
 @pytest.mark.parametrize(

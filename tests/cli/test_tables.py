@@ -231,7 +231,7 @@ def test_missing_values_are_either_dropped_or_filled():
 
 def test_too_few_rows_remain(write):
     path = write(rows(["x", *["NA" if i % 2 else i for i in range(30)]], ["y", *range(30)]))
-    with pytest.raises(DataError, match="15 rows of table.csv have all values; a formula takes 20 or more"):
+    with pytest.raises(DataError, match="table.csv has 15 rows with all values; a formula takes 20 or more"):
         numbers(path, drop_missing=True)
 
 

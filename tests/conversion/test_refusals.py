@@ -1,14 +1,57 @@
 """What the swap refuses, and that a model comes out of a failure as it went in."""
 
+import re
+
 import peft
 import pytest
 import torch
 import transformers
-from tiny_models import MODELS, assert_same_state, make, run, snapshot, tiny_llama
+from tiny_models import MODELS, TINY, assert_same_state, make, run, snapshot, tiny_llama
 
 from kansformer import KANConfig, convert, is_converted, load_curves, plan_conversion, revert, save_curves
 from kansformer.conversion import convert as convert_module
+from kansformer.conversion import replace_feed_forwards
 from kansformer.errors import ConfigError, ConversionStateError, NoSiteError, ProofError, SlotError
+
+NOT_A_MODEL = {
+    "gpt2": "must be a torch.nn.Module.*; got the name 'gpt2'. Load it first: AutoModelForCausalLM.from_pretrained",
+    None: "got a NoneType",
+    torch.nn.Linear: "got the class Linear",
+}
+
+
+@pytest.mark.parametrize("wrong", NOT_A_MODEL)
+@pytest.mark.parametrize(
+    "function",
+    [
+        convert,
+        revert,
+        is_converted,
+        lambda model: plan_conversion(model, KANConfig()),
+        lambda model: replace_feed_forwards(model, KANConfig(), hidden=4),
+    ],
+)
+def test_what_is_not_a_model_is_named(function, wrong):
+    with pytest.raises(ConfigError, match=NOT_A_MODEL[wrong]):
+        function(wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"slots": ["act"]}, KANConfig, "act"])
+def test_what_is_not_a_config_is_named(wrong):
+    for function in (convert, plan_conversion):
+        with pytest.raises(ConfigError, match=r"config must be a KANConfig, such as KANConfig\(slots"):
+            function(make("llama"), wrong)
+
+
+def test_a_rank_above_the_smaller_width_is_refused():
+    model = make("llama")
+    before = snapshot(model)
+    message = r"layers\.0\.mlp: rank=65 is above 64, the smaller width of a layer from 160 to 64\. Choose a rank of at"
+    with pytest.raises(ConfigError, match=message):
+        convert(model, KANConfig(slots=("down",), edges="low_rank", rank=65))
+    assert_same_state(model, before)
+    convert(model, KANConfig(slots=("down",), edges="low_rank", rank=64))
+
 
 BAD = {
     "an unknown layer": (KANConfig(layers=[7]), ConfigError, "There is no layer 7: choose from 0 to 2"),
@@ -40,6 +83,42 @@ def test_a_convolutional_network_is_refused_by_that_name():
     config = transformers.ResNetConfig(hidden_sizes=[8, 16], depths=[1, 1], embedding_size=8)
     with pytest.raises(NoSiteError, match="ResNetModel is a convolutional network"):
         convert(transformers.AutoModel.from_config(config), KANConfig())
+
+
+NAMED = {
+    "gpt_oss": (
+        lambda: transformers.GptOssConfig(**TINY, num_key_value_heads=2, num_local_experts=4, pad_token_id=0),
+        r"GptOssModel keeps its .* as stacks of experts, .* at layers\.0\.mlp\.experts, whose activation is written",
+    ),
+    "mamba": (
+        lambda: transformers.MambaConfig(vocab_size=100, hidden_size=64, num_hidden_layers=2),
+        r"MambaModel has state-space mixers \(MambaMixer, for instance at layers\.0\.mixer\), in which a convolution",
+    ),
+    "ibert": (
+        lambda: transformers.IBertConfig(**TINY),
+        r"IBertModel computes its linear layers by a class of its own, QuantLinear, for instance at encoder\.layer\.0",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_what_has_no_place_for_curves_is_called_what_it_is(name):
+    make_config, message = NAMED[name]
+    with torch.device("meta"):
+        model = transformers.AutoModel.from_config(make_config())
+    with pytest.raises(NoSiteError, match=message):
+        plan_conversion(model, KANConfig())
+
+
+def test_the_channel_mixing_of_rwkv_takes_curves_but_on_its_activation():
+    config = transformers.RwkvConfig(vocab_size=100, hidden_size=64, num_hidden_layers=2, context_length=16)
+    model = transformers.AutoModel.from_config(config)
+    with pytest.raises(SlotError, match=r"blocks\.0\.feed_forward has no slot 'act': its activation is called as a"):
+        convert(model, KANConfig())
+    ids = torch.arange(8).reshape(1, 8)
+    with torch.no_grad():
+        before = model.eval()(ids)[0]
+        assert torch.equal(convert(model, KANConfig(slots=("input", "up", "down")))(ids)[0], before)
 
 
 def test_converting_twice_and_reverting_a_plain_model_are_errors():
@@ -95,6 +174,19 @@ def test_weights_that_are_not_in_memory_cannot_be_proved():
         model = transformers.AutoModel.from_config(MODELS["llama"]())
     with pytest.raises(ProofError, match="not in memory"):
         convert(model, KANConfig())
+    assert is_converted(convert(model, KANConfig(), verify=False))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("name", "weight"), [("llama", "layers.1.mlp.up_proj"), ("gpt2", "h.1.mlp.c_proj")])
+def test_weights_that_are_not_finite_are_named_and_leave_the_model_alone(name, weight, dtype):
+    model = make(name).to(dtype)
+    with torch.no_grad():
+        model.get_parameter(f"{weight}.weight")[3, 5] = float("nan")
+    before = snapshot(model)
+    with pytest.raises(ProofError, match=rf"1 of the \d+,\d+ values of {re.escape(weight)}\.weight is NaN or infinite"):
+        convert(model, KANConfig())
+    assert_same_state(model, before)
     assert is_converted(convert(model, KANConfig(), verify=False))
 
 

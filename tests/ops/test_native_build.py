@@ -52,6 +52,20 @@ def test_a_compiler_that_fails_is_quoted_and_leaves_nothing_behind(monkeypatch, 
     assert not list(fresh_build.rglob("*.so"))
 
 
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ("g++ 'x", 'CXX is "g++ \'x", which is not a command: No closing quotation.'),
+        ("/nowhere/g++", "cannot be used: [Errno 2] No such file or directory: '/nowhere/g++'"),
+        ("/", "cannot be used: [Errno 13] Permission denied: '/'"),
+        (" ", "cannot be used: "),
+    ],
+)
+def test_a_wrong_compiler_is_a_sentence(monkeypatch, fresh_build, command, sentence):
+    monkeypatch.setenv("CXX", command)
+    assert sentence in build.reason_unavailable()
+
+
 def test_it_is_built_once_and_found_again(monkeypatch, compiler, fresh_build):
     monkeypatch.setenv("CXX", str(compiler))
     assert isinstance(build.library(), ctypes.CDLL)

@@ -104,3 +104,36 @@ def test_proving_leaves_no_trace():
     assert not model["ffn"]._forward_pre_hooks
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert all(not m.coefficients.any() for m in modules.values())
+
+
+@pytest.mark.parametrize(("layer", "value"), [("up", float("nan")), ("down", float("inf")), ("up", float("-inf"))])
+def test_weights_that_are_not_finite_are_named(layer, value):
+    model = nn.ModuleDict({"ffn": Block()})
+    with torch.no_grad():
+        model["ffn"].get_submodule(layer).weight[1, 2] = value
+    for slots in (("act",), ("input", "up", "act", "down")):
+        site, modules = modules_of(model, KANConfig(slots=slots))
+        message = rf"^1 of the 60 values of ffn\.{layer}\.weight is NaN or infinite.*Load the model again"
+        with pytest.raises(ProofError, match=message):
+            verify_site(model, site, modules)
+
+
+def test_a_block_whose_output_is_not_finite_is_not_blamed_on_its_activation():
+    model = nn.ModuleDict({"ffn": Block(lambda b, x: b.down(b.act(b.up(x))) * float("nan"))})
+    site, modules = modules_of(model, KANConfig())
+    with pytest.raises(ProofError, match="the output of ffn on random input is NaN or infinite, although its weights"):
+        verify_site(model, site, modules)
+
+
+def test_weights_beside_the_network_that_are_not_finite_are_named():
+    class Layer(Block):
+        def __init__(self):
+            super().__init__(lambda b, x: b.down(b.act(b.up(b.norm(x)))))
+            self.norm = nn.LayerNorm(6)
+
+    model = nn.ModuleDict({"ffn": Layer()})
+    with torch.no_grad():
+        model["ffn"].norm.bias.fill_(float("nan"))
+    site, modules = modules_of(model, KANConfig())
+    with pytest.raises(ProofError, match=r"^6 of the 6 values of ffn\.norm\.bias are NaN or infinite"):
+        verify_site(model, site, modules)

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -10,9 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from kansformer import convert, is_converted, training
 from kansformer.config import KANConfig
-from kansformer.errors import CheckpointError, ConfigError, ConversionStateError, DataError
+from kansformer.errors import CheckpointError, ConfigError, ConversionStateError, DataError, SlotError
 from kansformer.nn.curves import curved_modules
-from kansformer.training import preflight
 from kansformer.training.build import merge_lora, plain_model
 from kansformer.training.recipe import ModelRecipe, Recipe
 from kansformer.training.run import train
@@ -364,10 +364,56 @@ def test_a_converted_model_is_not_converted_again(make, start, text, tmp_path):
 
 
 def test_a_full_disk_is_seen_before_the_run(make, tmp_path, monkeypatch):
-    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
-    with pytest.raises(CheckpointError, match=r"has 0 MB free, and the run needs"):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    with pytest.raises(CheckpointError, match=r"has 0 MB free, and the run, for model and checkpoint, needs"):
         train(make(), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+FRESH = [
+    ({"hidden_size": "x"}, "model.config: .*'hidden_size' expected int, got str"),
+    ({"hidden_size": -32}, "model.config: "),
+    ({"hidden_size": 31}, "model.config: .*not a multiple of the number of attention heads"),
+    ({"num_attention_heads": 0}, "model.config: "),
+    ({"intermediate_size": 0}, "gives a weight without numbers, model.layers.0.mlp.gate_proj.weight: one of its sizes"),
+    ({"hidden_act": "foo"}, "model.config: KeyError: 'foo'"),
+    ({"rope_parameters": {"rope_type": "foo"}}, "model.config: "),
+    ({"max_position_embeddings": 8}, "data.block is 16, and LlamaForCausalLM has 8 positions"),
+    ({"foo": 3}, "Unknown field 'model.config.foo'"),
+    ({"model_type": "vit"}, "model.config"),
+]
+SWAPS = [
+    ({"kan": {"edges": "group", "groups": 7}}, "groups=7 does not divide"),
+    ({"training": {"report_to": "foo"}}, "training.report_to: foo is not supported"),
+    ({"training": {"accelerator_config": "nowhere.json"}}, "training: .*nowhere.json"),
+    ({"kan": {"layers": [5]}}, "There is no layer 5"),
+    ({"kan": {"slots": ["down"], "edges": "low_rank", "rank": 64}}, "rank=64 is above 32"),
+    ({"kan": {}, "trainable": "lora", "lora": {"r": "x"}}, "lora: "),
+    ({"kan": {}, "trainable": "lora", "lora": {"r": 0}}, "lora: .*should be a positive integer value"),
+    ({"kan": {}, "trainable": "lora", "lora": {"foo": 1}}, "lora: .*unexpected keyword argument 'foo'"),
+    ({"kan": {}, "trainable": "lora", "lora": {"target_modules": ["nothing"]}}, "lora: .*not found in the base model"),
+    ({"kan": {}, "trainable": "lora", "lora": {"lora_alpha": "x"}}, "lora: "),
+    ({"kan": {}, "trainable": "lora", "lora": {"lora_dropout": 5}}, "lora: .*dropout probability"),
+    ({"kan": {}, "trainable": "lora", "lora": {"target_modules": "("}}, "lora: "),
+]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"), [*(({"model": {"config": LLAMA | own}}, said) for own, said in FRESH), *SWAPS], ids=str
+)
+def test_the_fields_of_a_recipe_are_checked_before_data_and_model(make, tmp_path, monkeypatch, changes, sentence):
+    monkeypatch.setattr("kansformer.training.run.prepare_data", None)
+    recipe = make(**changes)
+    with pytest.raises((ConfigError, SlotError), match=sentence):
+        train(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_swap_of_a_pretrained_model_is_checked_before_data_and_model(make, start, tmp_path, monkeypatch):
+    monkeypatch.setattr("kansformer.training.run.prepare_data", None)
+    for kan, sentence in (({"groups": 7}, "groups=7 does not divide"), ({"hidden": 1000}, "from 1 to 48, got 1000")):
+        with pytest.raises(ConfigError, match=sentence):
+            train(make(model={"path": str(start)}, kan=kan), tmp_path / "run")
 
 
 @pytest.mark.parametrize(

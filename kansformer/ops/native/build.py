@@ -80,13 +80,15 @@ def _state() -> "ctypes.CDLL | str":
     command = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
     if command is None:
         return "no C++ compiler was found (c++, g++ or clang++). Install one, for example g++."
-    compiler = shlex.split(command)
     try:
+        compiler = shlex.split(command)
         loaded = ctypes.CDLL(str(_built(compiler)))
         for name in KERNELS:
             getattr(loaded, name).argtypes = [ctypes.POINTER(Arguments)]
     except subprocess.CalledProcessError as error:
         return f"{command} could not build it: {error.stderr.strip()[-500:]}"
+    except ValueError as error:
+        return f"CXX is {command!r}, which is not a command: {error}."
     except (OSError, AttributeError, subprocess.TimeoutExpired) as error:
         return f"the library built by {command} cannot be used: {error}"
     return loaded
