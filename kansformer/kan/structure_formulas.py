@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kansformer.kan.structures import (
     ORDER,
+    SURELY_NO_NOISE,
     TINY,
     Column,
     Splines,
@@ -153,8 +154,13 @@ class StructureFit:
 
 
 def fit_structure(structure: Structure, y: Tensor, grid: int) -> StructureFit:
-    """Fit the curves of a structure on grids of this size; those of a product alternately."""
-    target, splines, weight_N = structure.target(y), Splines(grid), structure.weights(y)
+    """Fit the curves of a structure on grids of this size; those of a product alternately.
+
+    Where there may be noise, samples count as much as in the target; else in the transformed one, so that curves are
+    close everywhere.
+    """
+    target, splines = structure.target(y), Splines(grid)
+    weight_N = structure.weights(y) if structure.error > SURELY_NO_NOISE else torch.ones_like(y)
     basis_NC = splines.design(structure.columns) if structure.columns else torch.ones(len(y), 1, dtype=torch.float64)
     basis_NC, goal = basis_NC * weight_N.unsqueeze(-1), target * weight_N
     product, rows_NC, zero = None, basis_NC, torch.zeros(1, dtype=torch.float64)

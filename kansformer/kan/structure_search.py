@@ -56,10 +56,8 @@ FACTOR_POWERS = tuple(sympy.Rational(p) for p in ("-2", "-1", "-1/2", "1/2", "1"
 # Column sets and transformations that are tried with products of two curves, up to an error of all products of splines;
 # turns in which the two curves are fitted.
 PRODUCT_SETS, PRODUCT_TARGETS, MAX_PRODUCT_ERROR, TURNS = 3, 4, 0.3, 6
-# Grids of the product of two inputs, of which one may vary fast, transformations that are tried with it, and turns;
-# transformations that are fitted with weights, where there are few coefficients.
-MAX_WEIGHTED_NUMBERS = 80
-PAIR_GRIDS, ALONE_TARGETS, ALONE_TURNS, WEIGHTED = ((8, 8), (2, 24), (24, 2)), 16, 20, 3
+# Grids of the product of two inputs, of which one may vary fast, transformations that are tried with it, and turns.
+PAIR_GRIDS, ALONE_TARGETS, ALONE_TURNS = ((8, 8), (2, 24), (24, 2)), 16, 20
 MAX_TARGET = 1e6
 
 
@@ -218,19 +216,10 @@ class _Search:
         basis_NC = self.splines.design(columns)
         transformed_NR = torch.stack([target.target(self.y) for target in targets], dim=1)
         fitted_NR = basis_NC @ coefficients(basis_NC, transformed_NR)
-        result = [
+        result = (
             replace(target, columns=columns, error=self._error(target, fitted, basis_NC.shape[1]), product=None)
             for target, fitted in zip(targets, fitted_NR.unbind(dim=1), strict=True)
-        ]
-        count = WEIGHTED if basis_NC.shape[1] <= MAX_WEIGHTED_NUMBERS else 0
-        for place in sorted(range(len(result)), key=lambda place: result[place].error)[:count]:
-            structure = result[place]
-            if structure.error < EXPLAINED:
-                continue
-            weight_N1 = structure.weights(self.y).unsqueeze(-1)
-            weights_C1 = coefficients(basis_NC * weight_N1, structure.target(self.y).unsqueeze(-1) * weight_N1)
-            error = self._error(structure, (basis_NC @ weights_C1)[:, 0], basis_NC.shape[1])
-            result[place] = replace(structure, error=min(error, structure.error))
+        )
         return sorted((s for s in result if math.isfinite(s.error)), key=lambda s: s.cost)
 
     def structures_with_product(self, columns: tuple[Column, ...], pair: tuple[Column, Column]) -> list[Structure]:

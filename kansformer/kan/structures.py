@@ -116,7 +116,7 @@ class Structure:
         """The number of curves and operations."""
         columns = {column.expression: column for column in (*self.columns, *(self.product or ()))}
         operations = sum(1 + column.operations for column in columns.values()) + self.transformation.complexity
-        return operations + (self.factor is not None) + (2 if self.product else 0)
+        return operations + (self.factor.operations if self.factor else 0) + (2 if self.product else 0)
 
     @property
     def cost(self) -> float:
