@@ -194,6 +194,11 @@ def detach_record(model: nn.Module) -> None:
         vars(model)["model_tags"] = tags
 
 
+def has_tripwire(config: object) -> bool:
+    """Whether a transformers config has the tripwire: it is not one from which a checkpoint is being loaded."""
+    return TRIPWIRE in (get_setting(config, "fusion_config") or {})
+
+
 def remove_tripwire(config: object) -> None:
     """Take the tripwire out of a transformers config; other fusions stay."""
     _keep_entries(config, "fusion_config", lambda name, _: name != TRIPWIRE)
