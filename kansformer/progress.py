@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 INTERVAL = 10.0
-"""Seconds between two lines where there is no terminal to draw a bar on."""
+"""Seconds between two lines, which take the place of a bar outside terminals."""
 
 
 class Progress(Protocol):

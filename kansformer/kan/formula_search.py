@@ -144,6 +144,7 @@ class FormulaSearch:
         scaled = self.scaling.apply(own)
         self.scaled_x, self.scaled_y = scaled.train_input, scaled.train_target
         self.kept: list[Fitted] = []
+        self.best: Fitted | None = None
         self.tried: Try | None = None
         self.best_length = self.min_error = math.inf
         self.unnamed = list[Try]()
@@ -174,13 +175,14 @@ class FormulaSearch:
     @property
     def best_error(self) -> float:
         """Of the best formula, relative to the target."""
-        return self.result().error / self.deviation if self.kept else math.inf
+        return self.best.error / self.deviation if self.best else math.inf
 
     def result(self) -> Fitted:
         """The formula with the shortest description."""
-        if not self.kept:
+        if self.best is None:
             self._constant()
-        return min(self.kept, key=self.length)
+        assert self.best is not None
+        return self.best
 
     def front(self) -> list[Fitted]:
         """The formulas that no smaller one equals, the smallest first."""
@@ -213,7 +215,7 @@ class FormulaSearch:
 
     def _constant(self) -> None:
         mean = Formula.of(sympy.Float(float(self.y.mean())), self.names)
-        self.kept.append(fit_constants(mean, self.x, self.y))
+        self._record(fit_constants(mean, self.x, self.y), None)
 
     def _structures(self) -> None:
         """Name the best structures of the inputs, and of pairs of combinations that may be all that matters."""
@@ -221,19 +223,20 @@ class FormulaSearch:
         self._power_law()
         with few_threads(0):
             sums = find_structures(self.x, self.y, self.names, self.library, combine=False)
-            self._name_structures([s for s in sums if s.error < LIKELY_SUM])
+            likely = [s for s in sums if s.error < LIKELY_SUM]
+            self._name_structures(likely)
             if self.best_error <= self.settings.exact:
                 return
             structures = find_structures(self.x, self.y, self.names, self.library, self.deadline)
             self.min_error = min((s.error for s in structures), default=math.inf)
             reductions = find_reductions(self.x, self.y, self.names, self.library, self.deadline)[:REDUCTIONS]
-            better = [r for r in reductions if r.error < MUCH_BETTER * self.min_error]
-            for reduction in better:
+            first = sum(r.error < MUCH_BETTER * self.min_error for r in reductions)  # the best ones come first
+            for reduction in reductions[:first]:
                 self._reduced(reduction)
-            known = {s.key for s in sums if s.error < LIKELY_SUM}
-            self._name_structures([s for s in structures if s.key not in known][:STRUCTURES])
-            for reduction in reductions:
-                if reduction not in better and reduction.error < MIN_PROGRESS * self.best_error:
+            named = {s.key for s in likely}
+            self._name_structures([s for s in structures if s.key not in named][:STRUCTURES])
+            for reduction in reductions[first:]:
+                if reduction.error < MIN_PROGRESS * self.best_error:
                     self._reduced(reduction)
 
     def _reduced(self, reduction: Reduction) -> None:
@@ -309,10 +312,14 @@ class FormulaSearch:
         if math.isfinite(fitted.error) and self.length(fitted) < self.best_length + WORTH_A_LOOK:
             simple = simplified(fitted, self.x, self.y, cost=self.length)
             simple = fit_constants(with_signs(simple.formula, self.x), self.x, self.y, steps=FIRST_STEPS)
-            self.kept.append(simple)
-            if self.length(simple) < self.best_length:
-                self.best_length, self.tried, self._since = self.length(simple), tried, 0
+            self._record(simple, tried)
+        self._record(fitted, tried)
+
+    def _record(self, fitted: Fitted, tried: Try | None) -> None:
         self.kept.append(fitted)
+        length = self.length(fitted)
+        if self.best is None or length < self.best_length:
+            self.best, self.best_length, self.tried, self._since = fitted, length, tried, 0
 
     def _network(self, shape: Shape, seed: int) -> None:
         """Try one more network."""

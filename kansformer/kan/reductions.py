@@ -17,14 +17,22 @@ import sympy
 import torch
 from torch import Tensor
 
-from kansformer.kan.structures import Column, Splines, coefficients, combinations, products
+from kansformer.kan.structures import (
+    RECIPROCALS,
+    Column,
+    Splines,
+    coefficients,
+    combinations,
+    power_factors,
+    products,
+    sampled,
+)
 from kansformer.symbolic import SymbolLibrary
 
 # Samples that are looked at, grids of the first fits and of the second ones, whose one axis is fine, and pairs that
 # get a second fit.
 MAX_ROWS, COARSE, FINE, SECOND_FITS = 400, 2, 18, 120
 MIN_INPUTS, MAX_INPUTS, RIDGE = 3, 6, 1e-6
-POWERS = tuple(sympy.Rational(p) for p in ("-2", "-1", "-1/2", "1/2", "1", "2"))
 
 
 @dataclass(frozen=True)
@@ -46,9 +54,7 @@ def find_reductions(
     x: Tensor, y: Tensor, names: Sequence[str], library: SymbolLibrary, deadline: float
 ) -> list[Reduction]:
     """Reductions of inputs (N, I) and targets (N,), the best first; none of few or many inputs."""
-    rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:MAX_ROWS]
-    x, y = x[rows], y[rows]
-    inputs = [Column(sympy.Symbol(name), x[:, i]) for i, name in enumerate(names) if x[:, i].min() < x[:, i].max()]
+    inputs, y = sampled(x, y, names, MAX_ROWS)
     if not MIN_INPUTS <= len(inputs) <= MAX_INPUTS or "x" not in library.names:
         return []
     columns = [*inputs, *combinations(list(itertools.combinations(inputs, 2)), library)]
@@ -64,19 +70,13 @@ def find_reductions(
 
 
 def _factors(inputs: Sequence[Column], library: SymbolLibrary) -> list[Column]:
-    """1, powers of inputs of one sign, and products and ratios of two of them."""
-    usable = [column for column in inputs if (column.values > 0).all() or (column.values < 0).all()]
-    result = [Column(sympy.Integer(1), torch.ones_like(inputs[0].values))]
-    for column in usable:
-        for power in POWERS:
-            if power.is_integer or ((column.values > 0).all() and "sqrt" in library.names):
-                result.append(Column(column.expression**power, column.values ** float(power)))
-    for a, b in itertools.combinations(usable, 2):
-        for p, q in itertools.product((-1, 1), repeat=2):
-            result.append(Column(a.expression**p * b.expression**q, a.values**p * b.values**q))
-    if "1/x" in library.names:
-        return result
-    return [factor for factor in result if all(p.exp < 0 for p in factor.expression.atoms(sympy.Pow))]
+    """1, powers of inputs, and products and ratios of two of them."""
+    pairs = [
+        Column(a.expression * b.expression, a.values * b.values, a.operations + b.operations)
+        for a, b in itertools.combinations(power_factors(inputs, library, RECIPROCALS), 2)
+        if a.expression.free_symbols != b.expression.free_symbols
+    ]
+    return [Column(sympy.Integer(1), torch.ones_like(inputs[0].values)), *power_factors(inputs, library), *pairs]
 
 
 class _Search:

@@ -91,30 +91,30 @@ class ProductFit:
     Args:
         values: of the curves at the samples, the first one times the samples' weights.
         fitted: of the whole, without weights.
+        error: mean square of its weighted error.
     """
 
     values: list[Tensor]
     fitted: Tensor
+    error: float
 
 
 def product_alone(splines: Sequence[Tensor], target: Tensor, weight_N: Tensor, turns: int) -> ProductFit:
     """The product of two curves that, with a constant, is closest to a target; begun from each curve alone."""
     weight_N1, goal_N1 = weight_N.unsqueeze(-1), (target * weight_N).unsqueeze(-1)
     weighted_NC = splines[0] * weight_N1
-    starts = [
-        [weight_N, splines[1] @ coefficients(splines[1] * weight_N1, goal_N1)[:, 0]],
-        [weighted_NC @ coefficients(weighted_NC, goal_N1)[:, 0], torch.ones_like(target)],
-    ]
-    best, least = None, math.inf
-    for start in starts:
-        _, values = alternated(weight_N1, (weighted_NC, splines[1]), start, goal_N1[:, 0], turns)
+
+    def begun_from(values: list[Tensor]) -> ProductFit:
+        _, values = alternated(weight_N1, (weighted_NC, splines[1]), values, goal_N1[:, 0], turns)
         rows_NC = torch.cat([weight_N1, (values[0] * values[1]).unsqueeze(-1)], dim=1)
-        fitted_N = rows_NC @ coefficients(rows_NC, goal_N1)[:, 0]
-        error = float((fitted_N - goal_N1[:, 0]).square().mean())
-        if best is None or error < least:
-            best, least = ProductFit(values, fitted_N / weight_N.clamp(min=TINY)), error
-    assert best is not None
-    return best
+        fitted_N1 = rows_NC @ coefficients(rows_NC, goal_N1)
+        error = float((fitted_N1 - goal_N1).square().mean())
+        return ProductFit(values, fitted_N1[:, 0] / weight_N.clamp(min=TINY), error)
+
+    second = splines[1] @ coefficients(splines[1] * weight_N1, goal_N1)[:, 0]
+    first = weighted_NC @ coefficients(weighted_NC, goal_N1)[:, 0]
+    fits = [begun_from([weight_N, second]), begun_from([first, torch.ones_like(target)])]
+    return min(fits, key=lambda fit: fit.error)
 
 
 def product_factors(weights: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor, float]:

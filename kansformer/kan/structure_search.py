@@ -30,6 +30,7 @@ from kansformer.kan.structure_formulas import (
 from kansformer.kan.structures import (
     MIN_ERROR,
     NOISE,
+    RECIPROCALS,
     TINY,
     TRANSFORMATIONS,
     Column,
@@ -37,7 +38,9 @@ from kansformer.kan.structures import (
     Structure,
     coefficients,
     combinations,
+    power_factors,
     products,
+    sampled,
 )
 from kansformer.symbolic import SymbolLibrary
 
@@ -52,7 +55,6 @@ EXPLAINED, MIN_PROGRESS = 1e-5, 0.7
 LIKELY = 0.03
 # Pairs of columns that are combined, and inputs whose powers may be factors.
 MAX_PAIRS, MAX_FACTORS = 21, 6
-FACTOR_POWERS = tuple(sympy.Rational(p) for p in ("-2", "-1", "-1/2", "1/2", "1", "2"))
 # Column sets and transformations that are tried with products of two curves, up to an error of all products of splines;
 # turns in which the two curves are fitted.
 PRODUCT_SETS, PRODUCT_TARGETS, MAX_PRODUCT_ERROR, TURNS = 3, 4, 0.3, 6
@@ -74,9 +76,7 @@ def find_structures(
 
     Without `combine` they are sums of curves of the inputs only, which takes an instant.
     """
-    rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:MAX_ROWS]
-    x, y = x[rows], y[rows]
-    inputs = [Column(sympy.Symbol(name), x[:, i]) for i, name in enumerate(names) if x[:, i].min() < x[:, i].max()]
+    inputs, y = sampled(x, y, names, MAX_ROWS)
     if not inputs:
         return []
     search = _Search(y, inputs, library)
@@ -128,16 +128,10 @@ class _Search:
         self.kept = dict[tuple[object, ...], Structure]()
         self.reduced = set[tuple[object, ...]]()
         factors: list[Column | None] = [None]
-        for column in inputs if 1 < len(inputs) <= MAX_FACTORS else ():
-            if (column.values > 0).all() or (column.values < 0).all():
-                for power in FACTOR_POWERS:
-                    if power.q > 1 and not ((column.values > 0).all() and "sqrt" in library.names):
-                        continue
-                    if power < 0 or "1/x" in library.names:
-                        factors.append(Column(column.expression**power, column.values ** float(power), 1))
-        for column in combinations([(inputs[0], inputs[1])], library) if len(inputs) == 2 else ():
-            if ((column.values > 0).all() or (column.values < 0).all()) and "1/x" in library.names:
-                factors += [Column(column.expression**p, column.values**p, 2) for p in (-1, 1)]
+        if 1 < len(inputs) <= MAX_FACTORS:
+            factors += power_factors(inputs, library)
+        if len(inputs) == 2:
+            factors += power_factors(list(combinations([(inputs[0], inputs[1])], library)), library, RECIPROCALS)
         self.targets = []
         known = [transformation for transformation in TRANSFORMATIONS if transformation.name in (*library.names, "x")]
         for factor, transformation in itertools.product(factors, known):

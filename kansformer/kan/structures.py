@@ -24,6 +24,8 @@ DECADE = 10.0
 # where it is that of the splines, which any curve more improves.
 NOISE_COST, OPERATION_COST, NOISE, SURELY_NO_NOISE, MIN_ERROR = 0.05, 0.3, 3e-3, 3e-5, 1e-9
 MAX_EXPONENT = 30.0
+FACTOR_POWERS = tuple(sympy.Rational(p) for p in ("-2", "-1", "-1/2", "1/2", "1", "2"))
+RECIPROCALS = (sympy.Integer(-1), sympy.Integer(1))
 # Of samples in fits of transformed targets, relative to the median.
 MAX_WEIGHT = 100.0
 
@@ -181,6 +183,29 @@ def combinations(pairs: Sequence[tuple[Column, Column]], library: SymbolLibrary)
         for expression, values in candidates:
             if values.isfinite().all() and values.std() > 1e-9 * values.abs().max():
                 yield Column(expression, values, operations)
+
+
+def sampled(x: Tensor, y: Tensor, names: Sequence[str], rows: int) -> tuple[list[Column], Tensor]:
+    """Columns of the inputs (N, I) that vary, and the targets (N,), at random samples, at most this number of them."""
+    chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:rows]
+    x, y = x[chosen], y[chosen]
+    varies = (x != x[:1]).any(dim=0).tolist()
+    return [Column(sympy.Symbol(name), x[:, i]) for i, name in enumerate(names) if varies[i]], y
+
+
+def power_factors(
+    columns: Sequence[Column], library: SymbolLibrary, powers: Sequence[sympy.Rational] = FACTOR_POWERS
+) -> list[Column]:
+    """Powers of columns by which a target may be multiplied; a formula is divided by them."""
+    result = []
+    for column in columns:
+        is_positive, is_negative = bool((column.values > 0).all()), bool((column.values < 0).all())
+        for power in powers if is_positive or is_negative else ():
+            if power.q > 1 and not (is_positive and "sqrt" in library.names):
+                continue
+            if power < 0 or "1/x" in library.names:
+                result.append(Column(column.expression**power, column.values ** float(power), column.operations + 1))
+    return result
 
 
 def coordinate(values: Tensor) -> Callable[[Tensor], Tensor]:

@@ -260,13 +260,13 @@ def _variants(x_S: Tensor, y_S: Tensor, names: Sequence[str]) -> Iterator[_Varia
         for constant, sign in ((lower - reach * distance, 1), (upper + reach * distance, -1)):
             for outer in outers:
                 yield _Variant(outer.name, outer.inverse(sign * (y_S - constant)), _around(outer, 0, sign, constant))
-    lowest, highest = int(y_S.argmin()), int(y_S.argmax())
-    for turn, sign in ((lowest, 1), (highest, -1)):
-        if "x^2" in names and 0 < turn < len(y_S) - 1:  # a square turns where what is squared changes its sign
+    square = next((outer for outer in outers if outer.name == "x^2"), None)
+    for turn, sign in ((int(y_S.argmin()), 1), (int(y_S.argmax()), -1)):
+        if square is not None and 0 < turn < len(y_S) - 1:  # what is squared changes its sign where the curve turns
             constant = _extremum(y_S, turn)
-            root_S = (sign * (y_S - constant)).clamp(min=0).sqrt()
+            root_S = square.inverse((sign * (y_S - constant)).clamp(min=0))
             root_S[:turn] *= -1
-            yield _Variant("turned x^2", root_S, _square(sign, constant))
+            yield _Variant("turned x^2", root_S, _around(square, 0, sign, constant))
     for power in (0, *powers):
         scaled_S = y_S * x_S ** -float(power)
         if power:
@@ -288,10 +288,6 @@ def _extremum(y_S: Tensor, at: int) -> float:
     before, here, after = y_S[at - 1 : at + 2].tolist()
     bend = before - 2 * here + after
     return here - (after - before) ** 2 / (8 * bend) if bend else here
-
-
-def _square(sign: int, constant: float) -> Callable[[sympy.Expr], sympy.Expr]:
-    return lambda g: sympy.Float(constant) + sign * g**2
 
 
 def _power_needs(power: sympy.Rational) -> str:

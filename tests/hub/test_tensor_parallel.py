@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from kansformer import KANConfig, convert
 
-pytest.importorskip("transformers.distributed.tensor_parallel")  # not in older versions
+pytest.importorskip("transformers.distributed.tensor_parallel", reason="needs transformers 5.24 or newer")
 pytestmark = pytest.mark.slow
 TOKENS = torch.arange(12).reshape(2, 6)
 EVERYWHERE = ("input", "up", "gate", "act", "down")

@@ -3,6 +3,7 @@
 import copy
 import io
 
+import accelerate
 import peft
 import pytest
 import torch
@@ -171,7 +172,6 @@ def test_adapters_on_plain_layers_are_left_alone():
 
 @pytest.mark.parametrize("case", ["channel", "full", "a host with curves of its own"])
 def test_offloaded_pickled_and_compiled(case):
-    accelerate = pytest.importorskip("accelerate")
     model = adapted(*CASES[case])
     expected = run(model)
     file = io.BytesIO()

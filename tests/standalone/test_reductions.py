@@ -45,6 +45,8 @@ def test_a_library_without_reciprocals_has_no_ratios():
     for reduction in find_reductions(x, y, NAMES, library, math.inf):
         for column in reduction.columns:
             assert all(power.exp > 0 for power in column.expression.atoms(sympy.Pow))
+        divisor = 1 / reduction.factor.expression  # of the target, so what the formula is multiplied by
+        assert all(power.exp > 0 for power in divisor.atoms(sympy.Pow))
 
 
 def test_damped_oscillations_are_found():
