@@ -18,7 +18,7 @@ from kansformer.symbolic.constants import size
 
 # Terms and factors that change their sum or product by less than this share at every point come from rounding.
 TRACE = 1e-10
-MAX_DIGITS = 17
+MAX_DIGITS, FLOAT_DIGITS = 17, 15
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sin": torch.sin, "cos": torch.cos, "tan": torch.tan, "tanh": torch.tanh, "exp": torch.exp, "log": torch.log,
@@ -101,6 +101,7 @@ def _without_traces(expression: sympy.Expr, points: Mapping[str, Tensor]) -> sym
 
 
 def _round(number: sympy.Float, digits: int) -> sympy.Expr:
-    value = sympy.Float(number, digits)
+    """The number that is read where this one is printed."""
+    value = sympy.Float(str(sympy.Float(number, digits)), max(digits, FLOAT_DIGITS))
     near = round(float(value))
     return sympy.Integer(near) if float(value) == near and abs(near) < 10**digits else value

@@ -100,3 +100,11 @@ def test_curves_that_do_not_fit_the_config(make_converted):
     config.quantization_config = config.quantization_config.to_dict() | {"format_version": 99}
     with pytest.raises(CheckpointError, match="format version 99"):
         AutoModelForCausalLM.from_config(config)
+
+
+def test_a_model_with_another_one_inside_gets_its_curves_once(make, tmp_path):
+    replace_feed_forwards(make("llama"), CONFIGS["full"], hidden=10).save_pretrained(tmp_path / "converted")
+    config = AutoConfig.from_pretrained(tmp_path / "converted", pad_token_id=0)
+    model = from_config(AutoModelForSequenceClassification, config)
+    paths = {f"model.layers.{layer}.mlp.{name}" for layer in (0, 1) for name in ("up_proj", "down_proj")}
+    assert set(dict(curved_modules(model))) == paths

@@ -163,3 +163,12 @@ def test_bad_input(quickstart):
         constant.fix_symbol(Edge(0, 0, 0), "sin")
     with pytest.raises(ConfigError, match="has 2 inputs, and 1 names were given"):
         model.formula(variables=["a"])
+
+
+def test_rounding_makes_no_pole_beyond_the_samples():
+    x = sympy.Symbol("x")
+    formula = 1 / (x - sympy.Float(1.00004))
+    inside, edge = {"x": torch.linspace(0, 0.5, 50).double()}, {"x": torch.tensor([1.0]).double()}
+    shown = rounded(formula, 4, inside)
+    assert shown == 1 / (x - 1) and not evaluate(shown, edge).isfinite()
+    assert evaluate(sympy.sympify(str(rounded(formula, 4, inside, edge))), edge).isfinite()
