@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kansformer.kan.structure_formulas import fit_structure, formulas_of
 from kansformer.kan.structure_search import find_structures
-from kansformer.kan.structures import Structure
+from kansformer.kan.structures import TRANSFORMATIONS, Structure
 from kansformer.symbolic import LIBRARY, SCIENCE_LIBRARY
 from kansformer.symbolic.constants import Formula, fit_constants
 
@@ -221,6 +221,13 @@ def test_weights_are_the_errors_of_targets():
     usual = y < 50 * y.median()
     torch.testing.assert_close(ratios[usual], ratios[usual][:1].expand(int(usual.sum())))
     assert (ratios[~usual] <= ratios[usual][0] * (1 + 1e-9)).all()
+
+
+def test_no_sample_outweighs_all_others():
+    y = torch.linspace(1e-9, 1, 101, dtype=torch.float64)  # squares hardly depend on the first one
+    root = next(t for t in TRANSFORMATIONS if t.name == "sqrt")
+    weights = Structure((), root, None, 1, 0.1).weights(y)
+    assert weights.isfinite().all() and weights[0] == pytest.approx(100 * float(weights.median()))
 
 
 def test_a_product_of_two_curves_of_which_one_varies_fast():
