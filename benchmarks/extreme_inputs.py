@@ -37,10 +37,15 @@ def judged(case: Case) -> tuple[Case, str, str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--share", type=float, default=1.0, help="of all cases, drawn with a fixed seed")
+    parser.add_argument(
+        "--part", type=int, nargs=2, default=(0, 1), metavar=("N", "OF"), help="of these, counted from 0"
+    )
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     options = parser.parse_args()
     cases = list(all_cases())
     cases = random.Random(0).sample(cases, round(options.share * len(cases)))
+    number, parts = options.part
+    cases = cases[number::parts]
     counts: Counter[tuple[str, str]] = Counter()
     lost: list[str] = []
     with ProcessPoolExecutor(options.processes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
@@ -56,6 +61,7 @@ def main() -> int:
     print(f"| all | {sum(totals)} | {' | '.join(map(str, totals))} |")
     for text in lost[:SHOWN]:
         print(f"Lost: {text}", file=sys.stderr)
+    print(f"tried {sum(totals)}, lost {len(lost)}")
     return 1 if lost else 0
 
 

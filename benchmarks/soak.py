@@ -211,6 +211,7 @@ def print_summary(rows: Iterable[dict[str, str]]) -> None:
         print("| | first round | middle third | last third | a round | |\n|---|---|---|---|---|---|")
         for cells in judge(of_process):
             print(f"| {' | '.join(cells)} |")
+        print(f"tried {len(of_process)}, lost {sum(cells[-1] == 'grows' for cells in judge(of_process))}")
 
 
 def read_rows(file: Path) -> list[dict[str, str]]:

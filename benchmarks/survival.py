@@ -99,6 +99,7 @@ def main() -> None:
             rows.append([processes, name, struck[kind], struck[kind] - lost[kind], lost[kind]])
             print(f"{processes} process(es)  {name:20} {struck[kind]:4} killed {lost[kind]:4} lost")
         print(f"{processes} process(es)  {sum(struck.values())} kills, {sum(lost.values())} lost, {seconds:.0f} s")
+    print(f"tried {sum(row[2] for row in rows)}, lost {sum(row[4] for row in rows)}")
     with RESULTS.open("w", newline="") as file:
         csv.writer(file).writerows([["processes", "killed at", "kills", "resumed to the same bits", "lost"], *rows])
 

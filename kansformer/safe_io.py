@@ -179,7 +179,7 @@ def count_numbers(files: Iterable[str | Path]) -> tuple[int, int]:
     """Numbers of tensors, and of values in them, of safetensors files, by their headers alone.
 
     Raises:
-        CheckpointError: one is not a safetensors file.
+        CheckpointError: one is missing, or not a safetensors file.
     """
     shapes = [tensor.get_shape() for _, _, tensor in open_tensors(files)]
     return len(shapes), sum(map(math.prod, shapes))
@@ -189,7 +189,7 @@ def open_tensors(files: Iterable[str | Path]) -> Iterator[tuple[str | Path, str,
     """File, name and safetensors' lazy slice of every tensor; only headers are read.
 
     Raises:
-        CheckpointError: one is not a safetensors file.
+        CheckpointError: one is missing, or not a safetensors file.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -198,7 +198,9 @@ def open_tensors(files: Iterable[str | Path]) -> Iterator[tuple[str | Path, str,
             with safe_open(file, framework="pt") as tensors:
                 for key in tensors.keys():  # noqa: SIM118 - not a dict
                     yield file, key, tensors.get_slice(key)
-        except SafetensorError as error:
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{str(file)!r} is not there, though the checkpoint's index names it.") from error
+        except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{str(file)!r} cannot be read: {error!s:.400}.") from error
 
 

@@ -102,7 +102,7 @@ def test_estimators_take_inputs_of_any_size():
 @pytest.mark.parametrize("name", ["one row", "constant targets"])
 def test_find_formula_of_a_constant(name):
     found = find_formula(TABLES[name], progress=False)
-    assert float(found.formulas[0]) == pytest.approx(TABLES[name][1][0].item(), rel=1e-6)
+    assert float(found.formulas[0]) == float(f"{TABLES[name][1][0].item():.4g}")  # four digits by default
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e-42, 1.0, 1e30, 1e200, 1e307])

@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from tiny_models import tiny_llama
-from transformers import LlamaForCausalLM
+import transformers
+from tiny_models import SMALL, tiny_llama
+from transformers import LlamaForCausalLM, PreTrainedModel
 
 from kansformer import KANConfig, convert, save_curves
 from kansformer.conversion import ConversionRecord, replace_feed_forwards
@@ -14,11 +16,28 @@ from kansformer.hub import write_card
 from kansformer.kan import KAN
 from kansformer.symbolic import ALL_SYMBOLS
 
+Model = TypeVar("Model", bound=PreTrainedModel)
 MODELS = {
     "rational": KANConfig(slots=("act", "down"), edges="group", basis="rational", groups=4),
     "low-rank": KANConfig(slots=("input", "up", "act"), edges="low_rank", rank=2, groups=4),
     "full": KANConfig(slots=("gate",), edges="full", basis="rbf", grid_size=3, extrapolation="clamp", layers=1),
 }
+FAMILIES = {
+    "encoder": ("BertForMaskedLM", transformers.BertConfig(**SMALL), KANConfig(slots=("input", "act"))),
+    "encoder-decoder": (
+        "T5ForConditionalGeneration",
+        transformers.T5Config(vocab_size=24, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2),
+        KANConfig(slots=("up", "act"), edges="low_rank", rank=2, groups=4),
+    ),
+    "experts": ("MixtralForCausalLM", transformers.MixtralConfig(**SMALL, num_key_value_heads=2, num_local_experts=2),
+                KANConfig()),
+    "vision": ("ViTForImageClassification", transformers.ViTConfig(**SMALL, image_size=8, patch_size=4),
+               KANConfig(basis="rational")),
+    "fused": ("Phi3ForCausalLM", transformers.Phi3Config(**SMALL, pad_token_id=0, bos_token_id=0, eos_token_id=0),
+              KANConfig(slots=("up", "act"), edges="group", groups=4)),
+}  # fmt: skip
+"""Models in several shards, by the name of their class."""
+
 NARROWED = "narrowed"
 """A model whose record has widths, beside those of `MODELS`."""
 
@@ -94,6 +113,13 @@ def make_corpus(folder: Path, recipes: Path) -> None:
         write_card(card)
         _write(card / "origin" / "kansformer.json", {"license": "mit"})
         (card / "origin" / "README.md").write_text(HEADER, encoding="utf-8")
+    for name, (class_name, config, curves) in FAMILIES.items():
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = _bent(convert(getattr(transformers, class_name)(config).eval(), curves))
+        family = folder / "family" / name
+        model.save_pretrained(family, max_shard_size="6KB")
+        (family / f"class-{class_name}").touch()
     network = KAN([2, [2, 1], 1], grid_size=3)
     network.formulas[0].add(0, 1, ALL_SYMBOLS.named("sin"), (1.0, 0.5, 2.0, 0.0))
     network.formulas[1].add(0, 0, ALL_SYMBOLS.named("x^2"), (1.0, 0.0, 1.0, 0.0))
@@ -133,7 +159,7 @@ def _write(path: Path, values: object) -> None:
 
 
 @torch.no_grad()
-def _bent(model: LlamaForCausalLM) -> LlamaForCausalLM:
+def _bent(model: Model) -> Model:
     generator = torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():
         if name.endswith(("coefficients", "mix", "denominator")):

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 SHARES = {
-    "model": 34, "curves": 16, "kan": 10, "card": 14, "kan-card": 3, "recipe": 10, "resume": 4, "record": 5, "table": 2,
+    "model": 20, "family": 14, "curves": 16, "kan": 10, "card": 14, "kan-card": 3, "recipe": 10, "resume": 4, "record": 5, "table": 2,
     "formula": 2,
 }  # fmt: skip
 """Of a hundred cases."""
@@ -35,17 +35,19 @@ class Report:
     Args:
         counts: of outcomes, by kind.
         bugs: a line for each.
+        grown: most bytes that a file took beyond twice its own size, by kind.
     """
 
     counts: dict[str, Counter] = field(default_factory=lambda: {kind: Counter() for kind in SHARES})
     bugs: list[dict] = field(default_factory=list)
+    grown: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        titles = ("tried", "right", "refused by us", "by transformers", "bugs")
+        titles = ("tried", "right", "refused by us", "by transformers", "bugs", "most memory")
         lines = [f"{'':10}" + "".join(f"{title:>17}" for title in titles)]
         total: Counter = Counter()
         for kind, counts in self.counts.items():
-            lines.append(self._row(kind, counts))
+            lines.append(f"{self._row(kind, counts)}{self.grown.get(kind, 0) / 2**20:14.1f} MB")
             total.update(counts)
         return "\n".join([*lines, self._row("all", total)])
 
@@ -125,6 +127,8 @@ def fuzz(count: int, seed: int, progress: Callable[[dict], None] = lambda answer
                 answer |= {"outcome": "bug", "bug": f"left {answer['new'][:3]} around its folder", "lost": True}
                 worker.end()
             report.counts[kind][answer["outcome"]] += 1
+            beyond = answer.get("grown", 0) - 2 * answer.get("declared", 0)
+            report.grown[kind] = max(report.grown.get(kind, 0), beyond)
             if answer["outcome"] == "bug":
                 report.bugs.append({"case": f"{kind} {index} {seed}", **answer})
             progress(answer)
@@ -149,6 +153,7 @@ def main() -> None:
     for bug in report.bugs:
         print(f"{bug['case']}: {bug['bug']}\n  {bug['error']}\n{bug.get('trace', '')}")
     print(report)
+    print(f"tried {sum(counts.total() for counts in report.counts.values())}, lost {len(report.bugs)}")
     sys.exit(bool(report.bugs))
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import sympy as sp
 import torch
+import transformers
 import yaml
 from safetensors.torch import load_file
 from strangers.corpus import make_plain
@@ -51,15 +52,8 @@ class OnlyConvertedError(WrongError):
 
 
 def read_model(folder: Path, rng: random.Random) -> None:
-    """A whole model, through transformers."""
-    try:
-        model = AutoModelForCausalLM.from_pretrained(folder)
-    except KansformerError:
-        raise
-    except Exception as error:
-        if TRIPWIRE not in str(error) and _loads_as_plain(folder):
-            raise OnlyConvertedError(f"{type(error).__name__}: {error}") from error
-        raise
+    """A whole model in one file, through transformers."""
+    model = _loaded(AutoModelForCausalLM, folder)
     file = load_file(folder / "model.safetensors")
     state = model.state_dict()
     places = {tensor.data_ptr() for name, tensor in state.items() if name in file and tensor.numel()}
@@ -70,6 +64,35 @@ def read_model(folder: Path, rng: random.Random) -> None:
         elif tensor.data_ptr() not in {state[other].data_ptr() for other in state if other != name}:
             _see(_same(tensor, file[name].to(tensor.dtype)), f"{name} is not what the file says")
     _check_curves(model)
+
+
+def read_family(folder: Path, rng: random.Random) -> None:
+    """A model of another family in several files; transformers may rename or merge its plain weights on the way."""
+    (class_name,) = (path.name.removeprefix("class-") for path in folder.glob("class-*"))
+    model = _loaded(getattr(transformers, class_name), folder)
+    stored = [(name, tensor) for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()]
+    state = model.state_dict()
+    for path, module in curved_modules(model):
+        for name in (*CURVE_PARAMETERS, "domain"):
+            if (key := f"{path}.{name}") in state:
+                same_name = [tensor for other, tensor in stored if other == key]
+                tensors = same_name or [tensor for other, tensor in stored if other.endswith(f".{name}")]
+                right = any(_same(state[key], tensor.to(state[key].dtype)) for tensor in tensors)
+                _see(right, f"{key} is not what the files say")
+    for name, tensor in state.items():
+        _see(not tensor.is_meta, f"{name} is on the meta device")
+    _check_curves(model)
+
+
+def _loaded(auto: Any, folder: Path) -> Any:
+    try:
+        return auto.from_pretrained(folder)
+    except KansformerError:
+        raise
+    except Exception as error:
+        if TRIPWIRE not in str(error) and _loads_as_plain(auto, folder):
+            raise OnlyConvertedError(f"{type(error).__name__}: {error}") from error
+        raise
 
 
 def read_curves(folder: Path, rng: random.Random) -> None:
@@ -164,6 +187,7 @@ def compile_a_formula(folder: Path, rng: random.Random) -> None:
 
 READERS: dict[str, Callable[[Path, random.Random], None]] = {
     "model": read_model,
+    "family": read_family,
     "curves": read_curves,
     "kan": read_network,
     "card": read_card,
@@ -253,7 +277,7 @@ def _expression(rng: random.Random, depth: int) -> Any:
     return one + other if kind == 1 else one * other
 
 
-def _loads_as_plain(folder: Path) -> bool:
+def _loads_as_plain(auto: Any, folder: Path) -> bool:
     """Whether transformers alone loads what these files say without their curves."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -265,7 +289,7 @@ def _loads_as_plain(folder: Path) -> bool:
     whole = (folder / "config.json").read_bytes()
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     try:
-        AutoModelForCausalLM.from_pretrained(folder)
+        auto.from_pretrained(folder)
     except Exception:
         return False
     finally:

@@ -16,7 +16,7 @@ from typing import Any
 ROOM = 1 << 30
 """Bytes that may be asked for on top of what the process has when it begins."""
 
-SLACK = 96 << 20
+SLACK = 16 << 20
 """Bytes that reading may take on top of twice the size of the files: code that is imported late, and Python's own."""
 
 SUFFIXES = (".json", ".jsonl", ".yaml", ".md", ".safetensors", ".csv")
@@ -175,7 +175,7 @@ def _outcome(read: Any, folder: Path, rng: random.Random, watch: Watch) -> dict[
 
 def _not_theirs(error: Any, read: Any) -> str:
     """Why an error that is not ours is a bug; empty for an ordinary one of transformers on a whole model."""
-    if read.__name__ != "read_model":
+    if read.__name__ not in ("read_model", "read_family"):
         return f"{type(error).__name__}: {error!s:.150}"
     frames = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
     if "/kansformer/" in frames[-1] and "/tests/" not in frames[-1]:

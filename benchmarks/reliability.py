@@ -1,0 +1,191 @@
+"""README.md's table "tried, survived, lost": every trial in parts, which can be stopped and gone on with.
+
+    pip install '.[test]' atheris
+    python benchmarks/reliability.py                        # all that has no row yet: hours
+    python benchmarks/reliability.py --only files threads --minutes 30
+    python benchmarks/reliability.py --summary
+
+A part is one command, which also runs by itself; its counts are a row of `results/reliability.csv`, with the commit
+that they belong to. Parts whose rows are there are not repeated (`--fresh` repeats the selected trials). The trials take
+turns, so that a run that is stopped has some parts of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "reliability.csv"
+COLUMNS = ["trial", "part", "tried", "lost", "seconds", "commit", "processor"]
+ENVIRONMENT = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+GUIDED = ("record", "curves", "curves-config", "network", "recipe", "card", "origin", "table")
+EXTREME_PARTS, FILE_PARTS, FILE_SEED = 40, 20, 301
+# How the trials end; the second is the guided fuzzer's own.
+COUNTS = re.compile(r"^(?:tried|stat::number_of_executed_units:) (\d+)(?: lost (\d+))?$", re.MULTILINE)
+Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is tried.
+
+    Args:
+        text: for the table.
+        parts: arguments of Python, for each part.
+    """
+
+    text: str
+    parts: tuple[list[str], ...]
+
+
+def main() -> None:
+    """Run the parts that are left, or print the table."""
+    options = _options()
+    rows = _read_rows(options.out)
+    if options.fresh:
+        rows = [row for row in rows if row["trial"] not in options.only]
+    end = time.monotonic() + 60 * options.minutes
+    done = {(row["trial"], int(row["part"])) for row in rows}
+    if not options.summary:
+        with options.out.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+            for name, part in _in_turns(options.only):
+                if (name, part) not in done and time.monotonic() < end:
+                    rows.append(_run(name, part))
+                    writer.writerow(rows[-1])
+                    file.flush()
+    print(_table(rows))
+    sys.exit(any(int(row["lost"]) for row in rows))
+
+
+def _in_turns(names: Iterable[str]) -> Iterator[tuple[str, int]]:
+    """The first part of every trial, then the second ones, and so on."""
+    numbered = ([(name, part) for part in range(len(TRIALS[name].parts))] for name in names)
+    for turn in zip_longest(*numbered):
+        yield from filter(None, turn)
+
+
+def _run(name: str, part: int) -> Row:
+    trial, begin = TRIALS[name], time.monotonic()
+    print(f"{name} {part + 1} of {len(trial.parts)}: python {' '.join(trial.parts[part])}", flush=True)
+    done = subprocess.run(
+        [sys.executable, *trial.parts[part]], cwd=ROOT, env=os.environ | ENVIRONMENT, text=True, capture_output=True
+    )
+    output = done.stdout + done.stderr
+    tried, lost = _counts(output, done.returncode)
+    if not tried or lost:
+        print(output[-5000:])
+    if not tried:
+        raise SystemExit(f"Part {part} of {name!r} ended with {done.returncode} and printed no counts; see above.")
+    cells = (name, part, tried, lost, round(time.monotonic() - begin), _commit(), _processor())
+    row = dict(zip(COLUMNS, map(str, cells), strict=True))
+    print(f"  tried {tried:,}, lost {lost:,}, {row['seconds']} s", flush=True)
+    return row
+
+
+def _table(rows: Iterable[Row]) -> str:
+    tried, lost, seconds, parts = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
+    for row in rows:
+        tried[row["trial"]] += int(row["tried"])
+        lost[row["trial"]] += int(row["lost"])
+        seconds[row["trial"]] += int(row["seconds"])
+        parts[row["trial"]] += 1
+    lines = ["| | tried | survived | lost | parts run | minutes |", "|---|---|---|---|---|---|"]
+    for name, trial in TRIALS.items():
+        counts = f"{tried[name]:,} | {tried[name] - lost[name]:,} | {lost[name]:,}"
+        minutes = f"{seconds[name] / 60:.0f}"
+        lines.append(f"| {trial.text} | {counts} | {parts[name]} of {len(trial.parts)} | {minutes} |")
+    return "\n".join(lines)
+
+
+def _counts(output: str, status: int) -> tuple[int, int]:
+    """Tried and lost: the sums of all lines that say so; a part that ends with an error lost one at least."""
+    numbers = [(int(tried), int(lost or 0)) for tried, lost in COUNTS.findall(output.replace(",", ""))]
+    return sum(tried for tried, _ in numbers), max(sum(lost for _, lost in numbers), int(status != 0))
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=7"]
+    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=True).stdout.strip()
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _read_rows(path: Path) -> list[Row]:
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=list(TRIALS), default=list(TRIALS), metavar="TRIAL")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="no part begins later")
+    parser.add_argument("--fresh", action="store_true", help="repeat the selected trials")
+    parser.add_argument("--summary", action="store_true", help="only print the table")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    return parser.parse_args()
+
+
+FAILURES = ["-m", "pytest", "-q", "-s", "-n", "0", "tests/load/test_failures.py", "--thorough", "-k"]
+THREADS = ["-m", "pytest", "-q", "-s", "-n", "0", "tests/load/test_threads.py", "--thorough"]
+TRIALS = {
+    "kills": Trial(
+        "`kill -9` of training in two processes and in one, at random times and inside saving, moving and refining of grids",
+        tuple(["benchmarks/survival.py", "--kills", "10", "--seed", str(seed)] for seed in range(3)),
+    ),
+    "files": Trial(
+        "untrusted files, changed: models of six families, curves, cards, recipes, formulas, tables",
+        tuple(["-m", "strangers.fuzz", "--count", "1000", "--seed", str(FILE_SEED + part)] for part in range(FILE_PARTS)),
+    ),
+    "guided": Trial(
+        "the same files, changed by a coverage-guided fuzzer",
+        tuple(["-m", "strangers.guided", target, "--seconds", "450"] for target in GUIDED),
+    ),
+    "extremes": Trial(
+        "extreme inputs: NaN, ±inf, subnormal, huge, constant, empty, far outside; domains of 1e-30 to 1e30; grids to 1,000",
+        tuple(
+            ["benchmarks/extreme_inputs.py", "--processes", "1", "--part", str(part), str(EXTREME_PARTS)]
+            for part in range(EXTREME_PARTS)
+        ),
+    ),
+    "failures": Trial(
+        "a failure or Ctrl-C before every line of changes, readings and savings of models",
+        tuple([*FAILURES, case] for case in ("convert", "revert", "load or replace", "prune or drop or reduce or edit",
+                                             "save or record or score or folder")),
+    ),
+    "threads": Trial(
+        "eight threads, each with a model of its own: convert, run, save, load, revert",
+        (THREADS,),
+    ),
+    "bounds": Trial(
+        "streams 100 times longer: audit, evaluation, training",
+        (["benchmarks/bounds.py"],),
+    ),
+    "soak": Trial(
+        "rounds of converting, training, auditing, saving and failing in one process, without growth",
+        (["benchmarks/soak.py", "--minutes", "60", "--fresh"],),
+    ),
+}  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
