@@ -72,7 +72,7 @@ def read_family(folder: Path, rng: random.Random) -> None:
     model = _loaded(getattr(transformers, class_name), folder)
     stored = [(name, tensor) for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()]
     state = model.state_dict()
-    for path, module in curved_modules(model):
+    for path, _ in curved_modules(model):
         for name in (*CURVE_PARAMETERS, "domain"):
             if (key := f"{path}.{name}") in state:
                 same_name = [tensor for other, tensor in stored if other == key]
