@@ -119,7 +119,8 @@ class ModelFolder:
         """Read a folder that holds a converted model, or a network that `KAN.save` wrote.
 
         Raises:
-            CheckpointError: it holds neither, or a file in it is broken.
+            CheckpointError: it holds neither, a file in it is broken, or its curves and their settings do not belong
+                together.
         """
         if not folder.is_dir():
             raise CheckpointError(f"There is no folder {str(folder)!r}.")
@@ -137,7 +138,9 @@ class ModelFolder:
         entries = config.get("auto_map", {}) if is_model else {}
         auto_map = {name: target for name, target in entries.items() if is_ours(target)}
         loaders = {name for name, target in auto_map.items() if target.rpartition(".")[2] == architecture}
-        training = folder / TRAINING_FILE
+        training, weights = folder / TRAINING_FILE, _read_weights(folder)
+        if record is not None and record.digest is not None:
+            record.digest.check(folder.glob("*.safetensors"))
         return cls(
             architecture=architecture,
             auto_class=next((name for name in PIPELINES if name in loaders), None),
@@ -146,7 +149,7 @@ class ModelFolder:
             and (folder / f"{MODULE_NAME}.py").is_file(),
             record=record,
             network=None if is_model else config,
-            weights=_read_weights(folder),
+            weights=weights,
             metadata=CardMetadata.read(folder),
             training=check_fields(read_json(training), TRAINING_FIELDS, TRAINING_FILE) if training.exists() else {},
             audit=_read_audit(folder),

@@ -93,6 +93,7 @@ def layers_of(traced: Traced, linears: dict[str, tuple[int, int]]) -> Layers:
 def _split_sites(path: str, module: nn.Module) -> Iterator[Site]:
     """The first layers and the activation live in one child, the last layer in a sibling (BERT) or beside it (CLVP)."""
     children = dict(module.named_children())
+    order = list(children)
     last = {name: shape for name, shape in linears_of(module).items() if "." not in name}
     for name, child in children.items():
         if not activations_of(child):
@@ -108,6 +109,8 @@ def _split_sites(path: str, module: nn.Module) -> Iterator[Site]:
             layers = read_layers(linears | {down: shape}) if down not in linears else None
             if layers is None or layers.down != down or set(layers.first) != set(linears):
                 continue
+            if layers.width == layers.hidden and order.index(down.partition(".")[0]) < order.index(name):
+                continue  # two square layers in the other order, such as a projection and a pooler (FNet)
             del last[down]  # a layer with two networks (text and query) pairs each with its own last layer
             owner = join_path(path, name)
             yield _linear_site(path, layers, owner, owner, activations, kind="split")

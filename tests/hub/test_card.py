@@ -103,6 +103,20 @@ def test_straight_curves_are_told(make, tmp_path):
     write_card(tmp_path)
     card = card_of(tmp_path)
     assert "**Its curves are all zero so far**" in card.text and card.data.pipeline_tag == "fill-mask"
+    put(tmp_path, "summary.json", AUDIT)
+    write_card(tmp_path)
+    assert "What the curves are" not in headings(card_of(tmp_path)), "shares of what was never learned"
+
+
+def test_curves_of_another_training_get_no_card(make_converted, tmp_path):
+    for name, value in (("one", 1.0), ("other", 2.0)):
+        model = make_converted("llama")
+        torch.nn.init.constant_(model.model.layers[0].mlp.act_fn.coefficients, value)
+        model.save_pretrained(tmp_path / name)
+    (tmp_path / "other" / "config.json").replace(tmp_path / "one" / "config.json")
+    with pytest.raises(CheckpointError, match="curves are not those that were saved"):
+        write_card(tmp_path / "one")
+    assert not (tmp_path / "one" / "README.md").exists()
 
 
 def test_training_and_audit_come_from_their_files(folder):

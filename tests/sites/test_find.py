@@ -17,6 +17,10 @@ FAMILIES = {
         "plain", "h.0.mlp", {"input", "up", "act", "down"},
     ),
     "bert": (transformers.BertConfig(**TINY), "split", "encoder.layer.0", {"input", "up", "act", "down"}),
+    "fnet": (  # with a projection of its embeddings and a pooler, square both
+        transformers.FNetConfig(**{name: n for name, n in TINY.items() if name != "num_attention_heads"}),
+        "split", "encoder.layer.0", {"input", "up", "act", "down"},
+    ),
     "phi3": (
         transformers.Phi3Config(**TINY, pad_token_id=0, eos_token_id=0, bos_token_id=0),
         "fused", "layers.0.mlp", {"input", "up", "act", "down"},
