@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from operator import is_
 from typing import Any
 
 from torch import Tensor, nn
@@ -74,8 +75,16 @@ def _owners(model: nn.Module) -> list[Any]:
 
 
 def _refill(value: Any, content: Any) -> None:
+    if _has_same_objects(value, content):  # which leaves tables alone that refuse changes, such as diffusers' configs
+        return
     if isinstance(value, list):
         value[:] = content
     else:
         value.clear()
         value.update(content)
+
+
+def _has_same_objects(value: Any, content: Any) -> bool:
+    """Whether a table has the same objects in the same order as its copy."""
+    same_keys = len(value) == len(content) and all(map(is_, value, content))
+    return same_keys and (not isinstance(value, dict) or all(map(is_, value.values(), content.values())))

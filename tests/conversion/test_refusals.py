@@ -225,3 +225,18 @@ def test_a_failure_at_the_very_end_leaves_the_model_as_it_was(monkeypatch):
     assert_same_state(model, before)
     assert [type(m) for m in model.modules()] == types
     assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+class FrozenTable(dict):
+    """A config as diffusers' models have it: whoever changes it gets an error."""
+
+    def update(self, *args, **kwargs):
+        raise TypeError("You cannot use update on a frozen table.")
+
+
+def test_a_refusal_leaves_tables_alone_that_refuse_changes():
+    model = tiny_llama()
+    model.settings = FrozenTable(sample_size=8)
+    with pytest.raises(ConfigError, match="layers"):
+        convert(model, KANConfig(layers=(7,)))
+    assert model.settings == {"sample_size": 8}
