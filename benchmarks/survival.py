@@ -7,10 +7,10 @@ Every run is killed several times, at a random time or inside something: half a 
 after its renaming, half of the grids moved or refined, old checkpoints about to go, the final model half in its place.
 In two processes one of them dies, or both. On nodes, each a `torchrun` launcher with two processes, a process or a
 launcher dies, and a launcher that ended is started again by the same command. A run is lost if it cannot be resumed, or
-if a single bit of the final weights differs. The last part stops a run and resumes it in another number of processes;
-it is lost if a loss differs by more than 1e-5. Writes `benchmarks/results/survival.csv`, where the rows of a part
-replace those of an earlier run. On two cores that do other things as well it takes five minutes, and the nodes half a
-minute more for every kill.
+if a single bit of the final weights differs. The last parts kill a run and resume it in another number of processes; it
+is lost if a loss differs by more than 1e-5. Writes `benchmarks/results/survival.csv`, where the rows of a part replace
+those of an earlier run. On two cores that do other things as well it takes five minutes, and the nodes one minute more
+for every kill.
 """
 
 import argparse
@@ -99,10 +99,12 @@ PARTS = (
     Part("2 nodes of 2 processes", 4, 12, GRIDS, WHOLE, nodes=2, seconds=4.0),
     Part("2 nodes of 2 processes, sharded", 4, 12, SHARDED, PARTS_OF_OPTIMIZER, nodes=2, seconds=4.0),
 )
-ANOTHER_NUMBER = "another number of processes"
-NUMBERS = (((2, 1), ()), ((1, 2), ()), ((4, 2), ()), ((2, 4), ()))
-NUMBERS_SHARDED = (((2, 1, 2), SHARDED), ((4, 2), SHARDED), ((2, 4), SHARDED))
-EQUAL_ROWS = ("rows_per_step=16", "model.config.attention_dropout=0.0", "training.max_steps=24")
+CHANGES_OF_NUMBER = {  # the processes of every start in turn
+    **{f"processes {a} -> {b}": ((a, b), ("training.max_steps=24",)) for a, b in ((2, 1), (1, 2), (4, 2), (2, 4))},
+    "processes 2 -> 1 -> 2, sharded": ((2, 1, 2), SHARDED),
+    **{f"processes {a} -> {b}, sharded": ((a, b), SHARDED) for a, b in ((4, 2), (2, 4))},
+}
+EQUAL_ROWS = ("rows_per_step=16", "model.config.attention_dropout=0.0")
 MAX_DIFFERENCE = 1e-5
 
 
@@ -144,24 +146,21 @@ def measure_kills(part: Part, kills: int, seed: int) -> list[list[object]]:
     return [[part.name, kind, struck[kind], struck[kind] - lost[kind], lost[kind]] for kind in sorted(struck)]
 
 
-def measure_numbers() -> list[list[object]]:
-    """A row for each sequence of numbers of processes: killed at every change, and whether its losses stay the same."""
-    rows = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+def measure_change(name: str) -> list[list[object]]:
+    """A row for a run that is killed before every change of its number of processes; lost if its losses change."""
+    numbers, changes = CHANGES_OF_NUMBER[name]
+    kills = ["after rename:2@0"] * (len(numbers) - 1)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         recipe = write_recipe_file(folder)
-        for numbers, changes in tqdm(NUMBERS + NUMBERS_SHARDED, desc=ANOTHER_NUMBER):
-            title = " -> ".join(map(str, numbers)) + (", sharded" if changes else "")
-            through, output = folder / f"{title} through", folder / title
-            kills = ["after rename:2@0"] * (len(numbers) - 1)
-            killed_run(recipe, through, *changes, *EQUAL_ROWS, processes=numbers[0])
-            killed_run(recipe, output, *changes, *EQUAL_ROWS, processes=numbers, kills=kills)
-            pairs = list(zip(loss_rows(through), loss_rows(output), strict=True))
-            largest = max((abs(one - other) for one, other in pairs), default=float("inf"))
-            is_lost = largest > MAX_DIFFERENCE or not (output / "training.json").exists()
-            print(f"{title}: largest difference of {len(pairs)} losses {largest:.1e}")
-            rows.append([ANOTHER_NUMBER, title, len(kills), len(kills) * (not is_lost), len(kills) * is_lost])
-    return rows
+        killed_run(recipe, folder / "through", *changes, *EQUAL_ROWS, processes=numbers[0])
+        killed_run(recipe, folder / "run", *changes, *EQUAL_ROWS, processes=numbers, kills=kills)
+        through, run = loss_rows(folder / "through"), loss_rows(folder / "run")
+        finished = (folder / "run" / "training.json").exists() and len(through) == len(run)
+        largest = max(abs(one - other) for one, other in zip(through, run, strict=True)) if finished else float("inf")
+    print(f"{name}: largest difference of {len(through)} losses {largest:.1e}")
+    lost = len(kills) if largest > MAX_DIFFERENCE else 0
+    return [[name, "after rename", len(kills), len(kills) - lost, lost]]
 
 
 def write_rows(part: str, rows: list[list[object]]) -> None:
@@ -180,16 +179,15 @@ def main() -> None:
     parser.add_argument("--kills", type=int, help="of each part")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    measures = {
-        part.name: lambda part=part: measure_kills(part, arguments.kills or part.kills, arguments.seed)
-        for part in PARTS
-    }
-    measures[ANOTHER_NUMBER] = measure_numbers
-    for name, measure in measures.items():
+    parts = {part.name: part for part in PARTS}
+    for name in [*parts, *CHANGES_OF_NUMBER]:
         if not name.startswith(arguments.part):
             continue
         begin = time.perf_counter()
-        rows = measure()
+        if name in parts:
+            rows = measure_kills(parts[name], arguments.kills or parts[name].kills, arguments.seed)
+        else:
+            rows = measure_change(name)
         write_rows(name, rows)
         for _, kind, struck, _, lost in rows:
             print(f"{name}  {kind:32} {struck:4} killed {lost:4} lost")

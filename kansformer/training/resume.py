@@ -23,9 +23,7 @@ def has_run(recipe: Recipe, output: Path) -> bool:
         CheckpointError: the folder holds something else, or the run of another recipe.
     """
     if not (output / RECIPE_FILE).is_file():
-        if output.is_dir() and all(name.startswith(LEFT_BY_CHECKS) for name in os.listdir(output)):
-            return False
-        if not output.exists():
+        if not output.exists() or (output.is_dir() and all(map(_is_leftover, os.listdir(output)))):
             return False
         raise CheckpointError(f"There is no run to resume in {str(output)!r}: it has no {RECIPE_FILE}.")
     begun = dataclasses.replace(read_recipe(output / RECIPE_FILE), non_finite=recipe.non_finite)
@@ -39,6 +37,10 @@ def has_run(recipe: Recipe, output: Path) -> bool:
             f"{output / RECIPE_FILE}, or train into another folder."
         )
     return True
+
+
+def _is_leftover(name: str) -> bool:
+    return name.startswith(LEFT_BY_CHECKS)
 
 
 def find_checkpoint(recipe: Recipe, output: Path) -> Path | None:
@@ -75,14 +77,16 @@ def check_rows(checkpoint: Path, rows_per_step: int) -> None:
     """Check that the steps of a run go on with the number of rows that those before its checkpoint had.
 
     Args:
-        checkpoint: in the folder of its run. One without states of random numbers is not checked: it does not tell the
-            number of processes.
+        checkpoint: in the folder of its run. One without states of random numbers, which tell the number of processes,
+            is not checked, nor one of a run that finds its batch size by itself.
         rows_per_step: of this start: batch size x accumulation x processes.
 
     Raises:
         CheckpointError: the numbers differ, most often since the number of processes does.
     """
     begun = read_recipe(checkpoint.parent / RECIPE_FILE)
+    if begun.training.get("auto_find_batch_size"):
+        return
     processes = len(list(checkpoint.glob("rng_state*.pth")))
     batch = read_json(checkpoint / "trainer_state.json").get("train_batch_size")
     accumulation = begun.training.get("gradient_accumulation_steps", 1)

@@ -39,7 +39,7 @@ from kansformer.training.processes import check_launcher, check_same_checkpoint,
 from kansformer.training.recipe import Recipe
 from kansformer.training.recipe_file import write_recipe
 from kansformer.training.resume import RECIPE_FILE, RESULT_FILE, check_rows, find_checkpoint, has_run, steps_of
-from kansformer.training.sharding import shard_model
+from kansformer.training.sharding import check_shardable, shard_model
 from kansformer.training.trainer import ASIDE, DistillationTrainer, KANTrainer
 from kansformer.version import __version__
 from kansformer.wording import counted
@@ -151,6 +151,8 @@ def train(
     batches = _calibration_batches(data)
 
     model = _prepare_model(recipe, data, batches, arguments.device, output, checkpoint)
+    if recipe.shard:
+        check_shardable(model)
     counts = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -167,6 +169,7 @@ def train(
     per_row = recipe.data.block if recipe.task in LANGUAGE_TASKS else 1
     reporter = Reporter(output / LOSS_FILE, rows_per_step * per_row, progress)
     trainer = _make_trainer(recipe, model, arguments, data, batches, reporter)
+    done, _ = (checkpoint and steps_of(checkpoint)) or (0, 0)
     seconds = _run_steps(trainer, output, checkpoint)
     check_finite(model, reporter.losses)
     if "lora" in recipe.trainable:
@@ -180,7 +183,7 @@ def train(
         evaluation=evaluation,
         steps=trainer.state.global_step,
         seconds=seconds,
-        tokens_per_second=(trainer.state.global_step - reporter.first) * reporter.tokens_per_step / seconds,
+        tokens_per_second=(trainer.state.global_step - done) * reporter.tokens_per_step / seconds,
         **counts,
         facts={
             "data": data.facts,

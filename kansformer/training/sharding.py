@@ -32,6 +32,23 @@ OPTIMIZER_FOLDER = "optimizer"
 BY_NAME = StateDictOptions(flatten_optimizer_state_dict=True)  # one entry per parameter and moment, by its full name
 
 
+def check_shardable(model: PreTrainedModel) -> None:
+    """Check that FSDP2 trains a model as one process would.
+
+    With transformers 5.24 a head that shares the weight of the embeddings goes on with the values of the first step:
+    the second loss of a small Llama was 3.257 in place of 3.239.
+
+    Raises:
+        ConfigError: its head shares the weight of its embeddings.
+    """
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    if isinstance(head, nn.Module) and getattr(head, "weight", None) is getattr(embeddings, "weight", head):
+        raise ConfigError(
+            "shard=true trains a head wrongly that shares the weight of the embeddings: it goes on with old values. "
+            "Set model.config.tie_word_embeddings=false, or train without sharding."
+        )
+
+
 def shard_model(model: PreTrainedModel, folder: Path, state: PartialState) -> PreTrainedModel:
     """The same model with its parameters spread over all processes by FSDP2, on any backend of torch.distributed.
 

@@ -108,6 +108,7 @@ def test_a_run_that_was_killed_after_its_last_step_takes_no_further_one(make, tm
         (tmp_path / "run" / name).unlink()
     again = train(recipe, tmp_path / "run", resume=True)
     assert again.steps == result.steps == 6 and again.evaluation == result.evaluation
+    assert again.tokens_per_second == 0 and float(rows_of(tmp_path / "run" / "losses.csv")[-1]["seconds"]) < 60
     assert all(torch.equal(value, expected[name]) for name, value in state_of(tmp_path / "run").items())
 
 
