@@ -150,7 +150,15 @@ THREADS = ["-m", "pytest", "-q", "-s", "-n", "0", "tests/load/test_threads.py", 
 TRIALS = {
     "kills": Trial(
         "`kill -9` of training in two processes and in one: at random times, inside saving and changing grids",
-        tuple(["benchmarks/survival.py", "--kills", "10", "--seed", str(seed)] for seed in range(3)),
+        (["benchmarks/survival.py", "--part", "2 processes"], ["benchmarks/survival.py", "--part", "1 process"]),
+    ),
+    "nodes": Trial(
+        "`torchrun`, two nodes of two processes: `kill -9` of a worker or a launcher; the same with FSDP2",
+        (["benchmarks/survival.py", "--part", "2 nodes"],),
+    ),
+    "processes": Trial(
+        "another number of processes after a kill, whole and sharded: losses equal to 1e-5",
+        (["benchmarks/survival.py", "--part", "processes"],),
     ),
     "files": Trial(
         "untrusted files, changed: models of six families, curves, cards, recipes, formulas, tables",

@@ -2,8 +2,9 @@
 
     python tests/killed_run.py RECIPE OUTPUT PROCESSES [field=value …] -- KILL …
 
-A kill is "moment:n@p": the n-th time that process p comes to the moment, or "after:s@p": s seconds after the first step
-that this start takes; process "all" is all of them. The last start is not killed. Prints the exit codes of every start.
+PROCESSES is their number, or one for every start, such as 4,2: the last one holds for all further starts. A kill is
+"moment:n@p": the n-th time that process p comes to the moment, or "after:s@p": s seconds after the first step that this
+start takes; process "all" is all of them. The last start is not killed. Prints the exit codes of every start.
 
 One server process imports everything and forks the others, so that a start takes a second.
 """
@@ -14,9 +15,11 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch.distributed.checkpoint
 import transformers.modeling_utils
 
 import kansformer.training.run
@@ -31,8 +34,8 @@ def kill_here() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def arm(moment: str, number: int) -> None:
-    """Have this process killed when it comes to the moment for the n-th time."""
+def arm(moment: str, number: int, kill: Callable[[], None] = kill_here) -> None:
+    """Have this process call `kill` when it comes to the moment for the n-th time."""
     left = number
 
     def due() -> bool:
@@ -44,7 +47,7 @@ def arm(moment: str, number: int) -> None:
         def write(content, file, *args, **kwargs):
             if part in str(file) and due():
                 Path(file).write_bytes(b"half of it")
-                kill_here()
+                kill()
             return save(content, file, *args, **kwargs)
 
         return write
@@ -53,10 +56,10 @@ def arm(moment: str, number: int) -> None:
         def call(*args, **kwargs):
             now = only(*args) and due()
             if now and not after:
-                kill_here()
+                kill()
             result = function(*args, **kwargs)
             if now:
-                kill_here()
+                kill()
             return result
 
         return call
@@ -68,6 +71,9 @@ def arm(moment: str, number: int) -> None:
         models.safe_save_file = half_written(models.safe_save_file, f"{aside}/model/")
     elif moment == "write optimizer":
         torch.save = half_written(torch.save, "optimizer")
+    elif moment == "write part of optimizer":  # of a sharded model, while other processes write theirs
+        writer = torch.distributed.checkpoint.HuggingFaceStorageWriter
+        writer.write_data = around(writer.write_data)
     elif moment == "write random state":
         torch.save = half_written(torch.save, "rng_state")
     elif moment in ("before rename", "after rename"):
@@ -155,8 +161,10 @@ def main() -> None:
     recipe_file, output, processes, *rest = sys.argv[1:]
     separator = rest.index("--")
     recipe = read_recipe(recipe_file, rest[:separator])
-    for kill in [*rest[separator + 1 :], ""]:
-        print(json.dumps({"kill": kill, "codes": start(recipe, Path(output), int(processes), kill)}), flush=True)
+    numbers = [int(number) for number in processes.split(",")]
+    for index, kill in enumerate([*rest[separator + 1 :], ""]):
+        codes = start(recipe, Path(output), numbers[min(index, len(numbers) - 1)], kill)
+        print(json.dumps({"kill": kill, "codes": codes}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A recipe whose run takes seconds and does everything: checkpoints, a moving grid, old checkpoints removed."""
 
+import csv
 import json
 import os
 import subprocess
@@ -35,11 +36,15 @@ def write_recipe_file(folder: Path) -> Path:
 
 
 def killed_run(
-    recipe_file: Path, output: Path, *changes: str, processes: int = 1, kills: Sequence[str] = ()
+    recipe_file: Path, output: Path, *changes: str, processes: int | Sequence[int] = 1, kills: Sequence[str] = ()
 ) -> list[dict]:
-    """Train, killed at each of `kills` and resumed; what `killed_run.py` printed."""
+    """Train, killed at each of `kills` and resumed, in one number of processes or several in turn.
+
+    Returns what `killed_run.py` printed.
+    """
     server = Path(__file__).with_name("killed_run.py")
-    command = [sys.executable, str(server), str(recipe_file), str(output), str(processes), *changes, "--", *kills]
+    numbers = str(processes) if isinstance(processes, int) else ",".join(map(str, processes))
+    command = [sys.executable, str(server), str(recipe_file), str(output), numbers, *changes, "--", *kills]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"kill"')]
@@ -51,3 +56,9 @@ def equal_weights(one: Path, other: Path) -> None:
     assert list(states[0]) == list(states[1])
     different = [name for name in states[0] if not torch.equal(states[0][name], states[1][name])]
     assert not different, different
+
+
+def loss_rows(output: Path) -> list[float]:
+    """The training losses of a run, one for each logged step."""
+    with (output / "losses.csv").open(newline="") as file:
+        return [float(row["loss"]) for row in csv.DictReader(file) if row["loss"]]

@@ -26,7 +26,7 @@ def train_command(
         str | None, typer.Option(help="The recipe, as an option.", show_default="the first argument")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="The folder to write.", show_default=f"{RUNS}/NAME")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of the folder.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's last checkpoint, if any.")] = False,
     show: Annotated[bool, typer.Option("--show", help="Print the recipe with its changes, and stop.")] = False,
 ) -> None:
     """Train a model by a recipe. Several processes: accelerate launch -m kansformer train RECIPE."""
@@ -41,11 +41,14 @@ def train_command(
     if show:
         typer.echo(dump_recipe(settings).rstrip())
         return
-    from kansformer.training.run import end_processes, is_main_process, train
+    from kansformer.training.processes import end_processes, is_main_process
+    from kansformer.training.resume import RESULT_FILE
+    from kansformer.training.run import train
 
     quiet_transformers()
     name = Path(recipe).stem
     folder = output or RUNS / name
+    finished = resume and (folder / RESULT_FILE).exists()
     with progress_bar(name) as progress:
         result = train(settings, folder, resume=resume, progress=progress)
     end_processes()
@@ -57,6 +60,12 @@ def train_command(
 
         write_card(folder, origin=_origin(settings), datasets=_datasets(settings))
         files = f"README.md, {files}"
+    if finished:
+        typer.echo(
+            f"{result}\nThe run in {folder} was finished already, and nothing was trained. To go on training its "
+            f"model, start a recipe with model.path={folder} in another folder."
+        )
+        return
     typer.echo(f"{result}\nWritten: {folder}, with {files}")
 
 

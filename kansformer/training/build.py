@@ -1,16 +1,13 @@
-"""Make the model of a recipe: read or fresh, with its curves, its trainable parameters chosen, and perhaps sharded."""
+"""Make the model of a recipe: read or fresh, with its curves, and its trainable parameters chosen."""
 
 from __future__ import annotations
 
 import inspect
-import shutil
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 import transformers
-from accelerate import PartialState
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -190,37 +187,6 @@ def merge_lora(model: nn.Module) -> None:
             model.set_submodule(path, module.get_base_layer())
         elif isinstance(module, ModulesToSaveWrapper):
             model.set_submodule(path, module.modules_to_save[module.active_adapters[0]])
-
-
-def shard_model(model: PreTrainedModel, folder: Path, state: PartialState) -> PreTrainedModel:
-    """The same model with its parameters spread over all processes by FSDP2, on any backend of torch.distributed.
-
-    accelerate's own FSDP needs an accelerator: on CPUs it silently keeps a whole model in every process. transformers
-    shards a model while it loads one, so the model is written to `folder`, loaded again, and removed.
-    """
-    if state.num_processes < 2:
-        raise ConfigError(
-            "shard=true spreads a model over processes, and there is one. Start several: accelerate launch."
-        )
-    try:
-        from transformers.distributed import DistributedConfig
-
-        layout = DistributedConfig(fsdp_size=state.num_processes)
-    except (ImportError, TypeError):
-        raise ConfigError("shard=true needs a newer transformers: pip install --upgrade transformers.") from None
-    try:
-        if state.is_main_process:
-            model.save_pretrained(folder)
-        state.wait_for_everyone()
-        trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-        sharded = type(model).from_pretrained(folder, distributed_config=layout, dtype=model.dtype)
-        for name, parameter in sharded.named_parameters():
-            parameter.requires_grad_(name in trained)
-        state.wait_for_everyone()
-    finally:
-        if state.is_main_process:
-            shutil.rmtree(folder, ignore_errors=True)
-    return sharded
 
 
 def _freeze(model: nn.Module, recipe: Recipe, fresh: set[str]) -> None:

@@ -147,7 +147,7 @@ class Reporter(TrainerCallback):
     ) -> None:
         self.path, self.tokens_per_step, self.progress, self.stage = path, tokens_per_step, progress, stage
         self.losses: list[tuple[int, float]] = []
-        self.began, self.first = 0.0, 0
+        self.began, self.first = time.perf_counter(), 0  # also of a run without a further step
 
     def attach(self, trainer: Trainer) -> None:
         """Take the place of transformers' own bar and printed losses."""

@@ -14,16 +14,12 @@ from torch.utils.data import IterableDataset
 from transformers import TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 
-from kansformer.errors import CheckpointError, ConfigError, DataError
+from kansformer.errors import ConfigError, DataError
 from kansformer.files import check_free_space
-from kansformer.safe_io import read_json
 from kansformer.training.data import PreparedData
 from kansformer.training.field_errors import config_errors
 from kansformer.training.recipe import Recipe
-from kansformer.training.recipe_file import first_difference, read_recipe
 from kansformer.wording import counted
-
-RECIPE_FILE, RESULT_FILE = "recipe.yaml", "training.json"
 
 DEFAULTS: dict[str, JsonValue] = {
     "report_to": "none",
@@ -77,7 +73,22 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
             callback()  # looks for its package
     except Exception as error:
         raise ConfigError(f"training.report_to: {error}") from error
+    if recipe.rows_per_step is not None:
+        arguments.gradient_accumulation_steps = _accumulation(recipe.rows_per_step, arguments)
     return arguments
+
+
+def _accumulation(rows_per_step: int, arguments: TrainingArguments) -> int:
+    """Batches that each process adds up in one optimizer step."""
+    at_once = arguments.train_batch_size * arguments.world_size
+    if rows_per_step % at_once:
+        processes = "1 process does" if arguments.world_size == 1 else f"{arguments.world_size} processes do"
+        raise ConfigError(
+            f"rows_per_step is {rows_per_step}, which {processes} not make up of batches of "
+            f"{arguments.train_batch_size} rows each: it is not a multiple of {at_once}. Change it, "
+            "training.per_device_train_batch_size or the number of processes."
+        )
+    return rows_per_step // at_once
 
 
 def _check_fields(given: dict[str, JsonValue]) -> None:
@@ -94,48 +105,12 @@ def _check_fields(given: dict[str, JsonValue]) -> None:
             adapter.validate_python(value, strict=not choices)
 
 
-def find_checkpoint(recipe: Recipe, output: Path) -> Path | None:
-    """The last complete checkpoint of an unfinished run of this recipe; None if it was stopped before the first."""
-    if not (output / RECIPE_FILE).is_file():
-        raise CheckpointError(f"There is no run to resume in {str(output)!r}: it has no {RECIPE_FILE}.")
-    begun = dataclasses.replace(read_recipe(output / RECIPE_FILE), non_finite=recipe.non_finite)
-    difference = first_difference(begun, recipe)
-    if difference is not None:
-        raise CheckpointError(
-            f"The run in {str(output)!r} has another recipe: {difference}. Resume it with its own, "
-            f"{output / RECIPE_FILE}, or train into another folder."
-        )
-    if (output / RESULT_FILE).exists():
-        raise CheckpointError(
-            f"The run in {str(output)!r} is finished. To go on training its model, start a recipe with "
-            f"model.path={output} in another folder."
-        )
-    numbered = [path for path in output.glob("checkpoint-*") if path.name[11:].isdecimal()]
-    complete = [path for path in numbered if steps_of(path) is not None]
-    keeps_checkpoints = recipe.early_stop is not None or recipe.training.get("save_strategy") not in (None, "no", False)
-    if not complete and not keeps_checkpoints:
-        raise CheckpointError(
-            f"The run in {str(output)!r} left no checkpoint. Set training.save_strategy=steps and save_steps, and "
-            "begin anew in another folder."
-        )
-    return max(complete, key=lambda path: int(path.name[11:]), default=None)
+def check_combination(recipe: Recipe, arguments: TrainingArguments, *, resumes: bool = False) -> None:
+    """Check that the recipe's fields go together, and with how the run was launched.
 
-
-def steps_of(checkpoint: Path) -> tuple[int, int] | None:
-    """Optimizer steps done in a checkpoint and those of the whole run; None for one that was cut off.
-
-    transformers writes the file that holds them last.
+    Args:
+        resumes: whether there is a checkpoint to go on from; one of a sharded model can also be read by one process.
     """
-    try:
-        state = read_json(checkpoint / "trainer_state.json")
-    except (OSError, CheckpointError):
-        return None
-    done, steps = (state.get(name) if isinstance(state, dict) else None for name in ("global_step", "max_steps"))
-    return (done, steps) if isinstance(done, int) and isinstance(steps, int) and min(done, steps) >= 0 else None
-
-
-def check_combination(recipe: Recipe, arguments: TrainingArguments) -> None:
-    """Check that the recipe's fields go together, and with how the run was launched."""
     by_accelerate = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true")
     if by_accelerate and arguments.device.type == "cpu":
         raise ConfigError(
@@ -152,6 +127,13 @@ def check_combination(recipe: Recipe, arguments: TrainingArguments) -> None:
             raise ConfigError(f"curves.{name} cannot work on sharded curves. {instead}")
     if sharded and "lora" in recipe.trainable:
         raise ConfigError("trainable has lora, which cannot be merged into a sharded model. Train it without sharding.")
+    if recipe.shard and arguments.world_size == 1 and not resumes:
+        raise ConfigError(
+            "shard=true spreads a model over processes, and there is one. Start several: accelerate launch."
+        )
+    if recipe.shard and arguments.load_best_model_at_end:
+        name = "training.load_best_model_at_end" if recipe.early_stop is None else "early_stop"
+        raise ConfigError(f"{name} takes back the best checkpoint, which shard=true cannot do. Choose one of them.")
     if recipe.early_stop is not None and curves.refine_grid_at:
         raise ConfigError(
             "early_stop takes back the best checkpoint, which may have a coarser grid than curves.refine_grid_at has "

@@ -167,6 +167,8 @@ class Recipe:
         distill: learning from the original model; None for none.
         shard: spread the parameters over all processes by FSDP2, through transformers; for CPUs, where accelerate does
             not. On GPUs launch with an accelerate config of FSDP instead.
+        rows_per_step: rows of an optimizer step in all processes together, from which the steps of accumulation follow:
+            a run so begun can be resumed by another number of processes. None leaves them to `training`.
         early_stop: evaluations without progress after which training ends and the best model is taken; None never.
         non_finite: what is done about a step whose loss or gradient is infinite or NaN: `stop` the run, or `skip` the
             step. Its batch is written to the run's folder.
@@ -186,6 +188,7 @@ class Recipe:
     lora: Table | None = None
     distill: DistillRecipe | None = None
     shard: Annotated[bool, Field(strict=True)] = False
+    rows_per_step: PositiveInteger | None = None
     early_stop: PositiveInteger | None = None
     non_finite: Literal["stop", "skip"] = "stop"
     training: Table = Field(default_factory=dict)
@@ -216,6 +219,9 @@ class Recipe:
             "distill.ffn_steps trains replaced networks, and none is: set kan.hidden.": steps and not replaces,
             "kan.hidden replaces pretrained layers. From scratch set the width in model.config.": replaces and scratch,
             f"training.{', '.join(own)} is set by train itself. Leave it out.": own,
+            "training.gradient_accumulation_steps follows from rows_per_step. Give one of them.": (
+                self.rows_per_step is not None and "gradient_accumulation_steps" in self.training
+            ),
         }
         for sentence, holds in contradictions.items():
             if holds:

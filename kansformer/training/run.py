@@ -22,29 +22,24 @@ from transformers import (
     set_seed,
 )
 
-from kansformer.errors import ConfigError, InterruptedRunError
+from kansformer.errors import CheckpointError, ConfigError, InterruptedRunError
 from kansformer.files import atomic_write_text, check_unused, check_writable
 from kansformer.nn import refine_grid, update_grid
 from kansformer.nn.optim import curve_parameters
 from kansformer.progress import Progress
-from kansformer.training.build import build_model, check_model, merge_lora, plain_model, shard_model
+from kansformer.safe_io import read_json
+from kansformer.training.build import build_model, check_model, merge_lora, plain_model
 from kansformer.training.callbacks import CurvePenalties, CurveWarmUp, GridSchedule, Reporter, to_device
 from kansformer.training.data import PreparedData, check_task, prepare_data
 from kansformer.training.data.spec import LANGUAGE_TASKS
 from kansformer.training.distill import distill_feed_forwards
 from kansformer.training.guard import check_finite
-from kansformer.training.preflight import (
-    RECIPE_FILE,
-    RESULT_FILE,
-    check_combination,
-    check_enough_data,
-    check_free_disk,
-    find_checkpoint,
-    steps_of,
-    training_arguments,
-)
+from kansformer.training.preflight import check_combination, check_enough_data, check_free_disk, training_arguments
+from kansformer.training.processes import check_launcher, check_same_checkpoint, end_with_launcher
 from kansformer.training.recipe import Recipe
 from kansformer.training.recipe_file import write_recipe
+from kansformer.training.resume import RECIPE_FILE, RESULT_FILE, check_rows, find_checkpoint, has_run, steps_of
+from kansformer.training.sharding import check_shardable, shard_model
 from kansformer.training.trainer import ASIDE, DistillationTrainer, KANTrainer
 from kansformer.version import __version__
 from kansformer.wording import counted
@@ -105,13 +100,16 @@ def train(
 ) -> TrainingResult:
     """Run a recipe and write the model, its tokenizer, `recipe.yaml`, `losses.csv` and `training.json`.
 
-    In a process that `accelerate launch` or `torchrun` started, it trains together with the others.
+    In a process that `accelerate launch` or `torchrun` started, it trains together with the others. With `resume` the
+    same command begins a run, goes on with it after a failure, and returns its result once it is finished, as launchers
+    that restart processes need it.
 
     Args:
         recipe: what to do.
-        output: folder to write; it must be new or empty, unless a run is resumed. Checkpoints lie in it.
-        resume: go on from the last checkpoint in `output`, with the same recipe; only `non_finite` may be another. A
-            run that was stopped before its first checkpoint begins anew.
+        output: folder to write; it must be new or empty, unless a run is resumed. Checkpoints lie in it. Processes on
+            several machines need it on a file system that all of them share.
+        resume: go on from the last checkpoint in `output`, with the same recipe; only `non_finite` may be another, and
+            `rows_per_step` be added. Without a checkpoint the run begins.
         progress: called after every step, in the main process.
 
     Returns:
@@ -119,46 +117,59 @@ def train(
 
     Raises:
         ConfigError: a field is impossible, or the loss or a gradient became infinite or NaN.
-        CheckpointError: `output` is in use, there is nothing to resume or it is another recipe's, or the disk is full.
+        CheckpointError: `output` is in use or another recipe's, the steps to resume had another number of rows, or the
+            disk is full.
         InterruptedRunError: SIGTERM came; the step was finished and a checkpoint saved.
         DataError: the data is unusable, or too little for the processes. Nothing is overwritten after any error.
     """
     output = Path(output)
+    check_launcher()
+    end_with_launcher()
     on_cpu = bool(recipe.training.get("use_cpu")) or not torch.accelerator.is_available()
     state = PartialState(cpu=on_cpu)
-    checkpoint = find_checkpoint(recipe, output) if resume else None
+    checkpoint = None
     if not resume:
         check_unused(output)
+    elif has_run(recipe, output):
+        if (output / RESULT_FILE).exists():
+            return _read_result(output)
+        checkpoint = find_checkpoint(recipe, output)
+    check_same_checkpoint(checkpoint, output)
     check_writable(output)
     arguments = training_arguments(recipe, output)
-    check_combination(recipe, arguments)
+    rows_per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * state.num_processes
+    check_combination(recipe, arguments, resumes=checkpoint is not None)
+    if checkpoint is not None:
+        check_rows(checkpoint, rows_per_step)
     check_task(recipe.task, recipe.data)
     check_model(recipe)
 
     set_seed(recipe.seed)
     with state.main_process_first():  # which tokenises and leaves the blocks for the others
         data = prepare_data(recipe.task, recipe.data, recipe.model.source, seed=recipe.seed)
-    rows_per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * state.num_processes
     check_enough_data(data, rows_per_step)
     batches = _calibration_batches(data)
 
     model = _prepare_model(recipe, data, batches, arguments.device, output, checkpoint)
+    if recipe.shard:
+        check_shardable(model)
     counts = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "curve_parameters": sum(p.numel() for _, p in curve_parameters(model)),
     }
     state.wait_for_everyone()
-    if recipe.shard:
+    if state.is_main_process:
+        output.mkdir(parents=True, exist_ok=True)
+        write_recipe(recipe, output / RECIPE_FILE)
+        shutil.rmtree(output / ASIDE, ignore_errors=True)  # of a run that was killed while it saved
+    if recipe.shard and state.num_processes > 1:
         model = shard_model(model, output / "start", state)
 
     per_row = recipe.data.block if recipe.task in LANGUAGE_TASKS else 1
     reporter = Reporter(output / LOSS_FILE, rows_per_step * per_row, progress)
     trainer = _make_trainer(recipe, model, arguments, data, batches, reporter)
-    if state.is_main_process:
-        output.mkdir(parents=True, exist_ok=True)
-        write_recipe(recipe, output / RECIPE_FILE)
-        shutil.rmtree(output / ASIDE, ignore_errors=True)  # of a run that was killed while it saved
+    done, _ = (checkpoint and steps_of(checkpoint)) or (0, 0)
     seconds = _run_steps(trainer, output, checkpoint)
     check_finite(model, reporter.losses)
     if "lora" in recipe.trainable:
@@ -172,7 +183,7 @@ def train(
         evaluation=evaluation,
         steps=trainer.state.global_step,
         seconds=seconds,
-        tokens_per_second=(trainer.state.global_step - reporter.first) * reporter.tokens_per_step / seconds,
+        tokens_per_second=(trainer.state.global_step - done) * reporter.tokens_per_step / seconds,
         **counts,
         facts={
             "data": data.facts,
@@ -190,14 +201,13 @@ def train(
     return result
 
 
-def is_main_process() -> bool:
-    """Whether this process speaks for all of them."""
-    return PartialState().is_main_process
-
-
-def end_processes() -> None:
-    """Close what connects the processes; one whose threads still run at its exit may be aborted."""
-    PartialState().destroy_process_group()
+def _read_result(output: Path) -> TrainingResult:
+    """The result of a finished run, without losses: none are of this call."""
+    values = read_json(output / RESULT_FILE)
+    try:
+        return TrainingResult(output, (), **{**values, "skipped_steps": tuple(values.get("skipped_steps", ()))})
+    except (AttributeError, TypeError):
+        raise CheckpointError(f"{str(output / RESULT_FILE)!r} is not the result of a run.") from None
 
 
 def _calibration_batches(data: PreparedData) -> list[dict[str, Tensor]]:

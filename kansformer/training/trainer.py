@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Trainer
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from kansformer.checks import check_number
@@ -23,6 +23,13 @@ from kansformer.files import sync, sync_tree
 from kansformer.nn.curves import curved_modules
 from kansformer.nn.optim import curve_parameters, split_curves
 from kansformer.training.guard import NonFiniteGuard
+from kansformer.training.sharding import (
+    OPTIMIZER_FOLDER,
+    optimizer_states_allowed,
+    read_optimizer,
+    read_weights,
+    write_optimizer,
+)
 
 ASIDE = ".partial"
 """Folder beside the checkpoints in which the next one is written."""
@@ -47,8 +54,11 @@ class KANTrainer(Trainer):
     def __init__(
         self, *args: Any, curve_lr_multiplier: float | None = None, non_finite: str = "stop", **kwargs: Any
     ) -> None:
-        super().__init__(*args, **kwargs)
+        arguments = kwargs.get("args", args[1] if len(args) > 1 else None)
+        with optimizer_states_allowed(arguments):
+            super().__init__(*args, **kwargs)
         self.curve_lr_multiplier = curve_lr_multiplier
+        self._optimizer_in_parts = self.is_distributed_loading_by_transformers
         self._aside: Path | None = None
         scaled = self.accelerator.scaler is not None  # which skips infinite gradients by itself
         self.guard = NonFiniteGuard(Path(str(self.args.output_dir)), non_finite, check_gradients=not scaled)
@@ -104,6 +114,34 @@ class KANTrainer(Trainer):
             sync(target)
             shutil.rmtree(aside, ignore_errors=True)
         self.accelerator.wait_for_everyone()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        model = self.model if model is None else model
+        if self.is_distributed_loading_by_transformers:
+            assert model is not None
+            read_weights(model, Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or not (Path(checkpoint) / OPTIMIZER_FOLDER).is_dir():
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        self._optimizer_in_parts = True  # also of a single process, which others may follow
+        assert self.model is not None and self.optimizer is not None and self.lr_scheduler is not None
+        read_optimizer(self.model, self.optimizer, Path(checkpoint))
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
+        for group, rate in zip(self.optimizer.param_groups, self.lr_scheduler.get_last_lr(), strict=True):
+            group["lr"] = rate
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self._optimizer_in_parts:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        assert self.model is not None and self.optimizer is not None and self.lr_scheduler is not None
+        write_optimizer(self.model, self.optimizer, Path(output_dir))
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"

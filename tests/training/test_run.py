@@ -108,6 +108,7 @@ def test_a_run_that_was_killed_after_its_last_step_takes_no_further_one(make, tm
         (tmp_path / "run" / name).unlink()
     again = train(recipe, tmp_path / "run", resume=True)
     assert again.steps == result.steps == 6 and again.evaluation == result.evaluation
+    assert again.tokens_per_second == 0 and float(rows_of(tmp_path / "run" / "losses.csv")[-1]["seconds"]) < 60
     assert all(torch.equal(value, expected[name]) for name, value in state_of(tmp_path / "run").items())
 
 
@@ -117,6 +118,27 @@ def test_a_checkpoint_that_was_cut_off_is_passed_over(make, tmp_path):
     (tmp_path / "run" / "training.json").unlink()
     (tmp_path / "run" / "checkpoint-6" / "trainer_state.json").write_text('{"global')
     assert train(recipe, tmp_path / "run", resume=True).losses == through.losses[4:]
+
+
+def test_a_step_keeps_its_rows_when_a_run_is_resumed(make, tmp_path):
+    """The checkpoint of two processes, as one process sees it that would take half of their rows."""
+    training = {"save_strategy": "steps", "save_steps": 2, "gradient_accumulation_steps": 2}
+    recipe = make(training=training)
+    through = train(recipe, tmp_path / "run")
+    (tmp_path / "run" / "training.json").unlink()
+    shutil.rmtree(tmp_path / "run" / "checkpoint-6")
+    last = tmp_path / "run" / "checkpoint-4"
+    rows = 2 * recipe.training["per_device_train_batch_size"]
+    shutil.copy(last / "rng_state.pth", last / "rng_state_1.pth")
+    with pytest.raises(CheckpointError, match=rf"took {2 * rows} rows, and would take {rows} now.*\(2 before"):
+        train(recipe, tmp_path / "run", resume=True)
+    (last / "rng_state_1.pth").unlink()
+    del training["gradient_accumulation_steps"]
+    with pytest.raises(CheckpointError, match=f"took {rows} rows, and would take {2 * rows} now"):
+        train(make(training=training, rows_per_step=2 * rows), tmp_path / "run", resume=True)
+    assert (
+        train(make(training=training, rows_per_step=rows), tmp_path / "run", resume=True).losses == through.losses[4:]
+    )
 
 
 def test_a_finer_grid_is_trained_on(make, tmp_path):
@@ -273,11 +295,24 @@ def test_nothing_is_overwritten(make, tmp_path):
     assert (tmp_path / "used" / "thesis.txt").read_text() == "precious"
 
 
+def test_the_same_command_begins_a_run_and_returns_the_result_of_a_finished_one(make, tmp_path):
+    """As a launcher needs it that restarts a command; files of a start that was killed are no other run."""
+    (tmp_path / "run" / ".kansformer-abc").mkdir(parents=True)
+    (tmp_path / "run" / ".recipe.yaml.partial-1-2").touch()
+    first = train(make(), tmp_path / "run", resume=True)
+    again = train(make(), tmp_path / "run", resume=True)
+    assert len(first.losses) == 6 and again.losses == ()
+    assert again.to_dict() == first.to_dict()
+
+
 def test_what_cannot_be_resumed(make, tmp_path):
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "thesis.txt").write_text("precious")
     with pytest.raises(CheckpointError, match=r"no run to resume .* it has no recipe.yaml"):
-        train(make(), tmp_path / "none", resume=True)
+        train(make(), tmp_path / "used", resume=True)
     train(make(), tmp_path / "run")
-    with pytest.raises(CheckpointError, match="is finished. To go on training its model"):
+    (tmp_path / "run" / "training.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="training.json' is not the result of a run"):
         train(make(), tmp_path / "run", resume=True)
     (tmp_path / "run" / "training.json").unlink()
     with pytest.raises(CheckpointError, match="left no checkpoint"):
@@ -320,6 +355,7 @@ def test_what_cannot_be_resumed(make, tmp_path):
         ({"early_stop": 3}, ConfigError, "early_stop needs evaluations"),
         ({"kan": {"groups": 5}}, ConfigError, "groups=5 does not divide"),
         ({"shard": True}, ConfigError, "shard=true spreads a model over processes, and there is one"),
+        ({"rows_per_step": 5}, ConfigError, "rows_per_step is 5, which 1 process does not make up of batches of 4"),
     ],
 )
 def test_what_is_refused_before_anything_is_written(make, tmp_path, changes, error, sentence):

@@ -1,0 +1,101 @@
+"""What a run goes on from: its folder, its last complete checkpoint, and whether recipe and processes fit them."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+from kansformer.errors import CheckpointError
+from kansformer.safe_io import read_json
+from kansformer.training.recipe import Recipe
+from kansformer.training.recipe_file import first_difference, read_recipe
+
+RECIPE_FILE, RESULT_FILE = "recipe.yaml", "training.json"
+LEFT_BY_CHECKS = (".kansformer-", f".{RECIPE_FILE}.partial-")
+"""How names begin that a run leaves in its folder when it is killed before it wrote its recipe."""
+
+
+def has_run(recipe: Recipe, output: Path) -> bool:
+    """Whether a folder holds a run of this recipe; False where it is new or empty, so that a run can begin there.
+
+    `non_finite` may be another than the run began with, and `rows_per_step` may be added.
+
+    Raises:
+        CheckpointError: the folder holds something else, or the run of another recipe.
+    """
+    if not (output / RECIPE_FILE).is_file():
+        if not output.exists() or (output.is_dir() and all(map(_is_leftover, os.listdir(output)))):
+            return False
+        raise CheckpointError(f"There is no run to resume in {str(output)!r}: it has no {RECIPE_FILE}.")
+    begun = dataclasses.replace(read_recipe(output / RECIPE_FILE), non_finite=recipe.non_finite)
+    if recipe.rows_per_step is not None and begun.rows_per_step is None:
+        training = {name: value for name, value in begun.training.items() if name != "gradient_accumulation_steps"}
+        begun = dataclasses.replace(begun, rows_per_step=recipe.rows_per_step, training=training)
+    difference = first_difference(begun, recipe)
+    if difference is not None:
+        raise CheckpointError(
+            f"The run in {str(output)!r} has another recipe: {difference}. Resume it with its own, "
+            f"{output / RECIPE_FILE}, or train into another folder."
+        )
+    return True
+
+
+def _is_leftover(name: str) -> bool:
+    return name.startswith(LEFT_BY_CHECKS)
+
+
+def find_checkpoint(recipe: Recipe, output: Path) -> Path | None:
+    """The last complete checkpoint of a run; None if it was stopped before the first.
+
+    Raises:
+        CheckpointError: the recipe saves none.
+    """
+    numbered = [path for path in output.glob("checkpoint-*") if path.name[11:].isdecimal()]
+    complete = [path for path in numbered if steps_of(path) is not None]
+    keeps_checkpoints = recipe.early_stop is not None or recipe.training.get("save_strategy") not in (None, "no", False)
+    if not complete and not keeps_checkpoints:
+        raise CheckpointError(
+            f"The run in {str(output)!r} left no checkpoint. Set training.save_strategy=steps and save_steps, and "
+            "begin anew in another folder."
+        )
+    return max(complete, key=lambda path: int(path.name[11:]), default=None)
+
+
+def steps_of(checkpoint: Path) -> tuple[int, int] | None:
+    """Optimizer steps done in a checkpoint and those of the whole run; None for one that was cut off.
+
+    transformers writes the file that holds them last.
+    """
+    try:
+        state = read_json(checkpoint / "trainer_state.json")
+    except (OSError, CheckpointError):
+        return None
+    done, steps = (state.get(name) if isinstance(state, dict) else None for name in ("global_step", "max_steps"))
+    return (done, steps) if isinstance(done, int) and isinstance(steps, int) and min(done, steps) >= 0 else None
+
+
+def check_rows(checkpoint: Path, rows_per_step: int) -> None:
+    """Check that the steps of a run go on with the number of rows that those before its checkpoint had.
+
+    Args:
+        checkpoint: in the folder of its run. One without states of random numbers, which tell the number of processes,
+            is not checked, nor one of a run that finds its batch size by itself.
+        rows_per_step: of this start: batch size x accumulation x processes.
+
+    Raises:
+        CheckpointError: the numbers differ, most often since the number of processes does.
+    """
+    begun = read_recipe(checkpoint.parent / RECIPE_FILE)
+    if begun.training.get("auto_find_batch_size"):
+        return
+    processes = len(list(checkpoint.glob("rng_state*.pth")))
+    batch = read_json(checkpoint / "trainer_state.json").get("train_batch_size")
+    accumulation = begun.training.get("gradient_accumulation_steps", 1)
+    before = begun.rows_per_step
+    if before is None and processes and isinstance(batch, int) and isinstance(accumulation, int):
+        before = batch * accumulation * processes
+    if before is not None and before != rows_per_step:
+        raise CheckpointError(
+            f"A step of the run in {str(checkpoint.parent)!r} took {before} rows, and would take {rows_per_step} "
+            f"now. Start the same number of processes ({processes} before), or resume with rows_per_step={before}, "
+            "which keeps the rows of a step with fewer or more processes."
+        )
