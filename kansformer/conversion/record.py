@@ -19,6 +19,9 @@ FORMAT_VERSION = 3
 """The newest format. Raised with every change of the format; all versions from 1 on load for ever. A checkpoint is
 written in the oldest one that can hold it: 2 brought `widths` and 3 the digest, which variants do not have."""
 
+CURVE_SETS = "curve_sets"
+"""Attribute of a converted model for its named sets of curves, which `kansformer.hub.curve_sets` keeps there."""
+
 MODULE_PATH = re.compile(r"(?=.{1,400}$)[\w-]+(\.[\w-]+)*")
 
 
