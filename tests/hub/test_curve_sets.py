@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from kansformer import KANConfig, convert, is_converted, load_curves, refine_grid, revert, save_curves, update_grid
 from kansformer.errors import ConfigError, ConversionStateError
 from kansformer.hub import disable_curves, list_curves, print_trainable_parameters, set_curves
+from kansformer.hub.curve_values import put_curves
 from kansformer.nn.curves import curved_modules
 
 PEFT_WARNING = "ignore:.*is_gradient_checkpointing:FutureWarning"  # of PEFT, under a transformers newer than itself
@@ -150,6 +151,7 @@ def test_sets_with_different_slots_and_grids_are_chosen_but_not_mixed(save, make
     assert_same(model, before)
     assert torch.equal(outputs(set_curves(model, None)), outputs(make("llama")))
     assert torch.equal(outputs(revert(model)), outputs(make("llama"))) and list_curves(model) == {}
+    assert list_curves(convert(model)) == {"default": 1.0}
 
 
 NOT_MIXED = {
@@ -275,19 +277,22 @@ def test_the_whole_model_saves_with_the_active_set(three, outputs, tmp_path):
     assert torch.equal(outputs(again.eval()), outputs(model)) and list_curves(again) == {"default": 1.0}
 
 
-def test_an_interruption_while_choosing_changes_nothing(three, monkeypatch):
+@pytest.mark.parametrize("name", ["law", "other"])
+def test_an_interruption_while_choosing_changes_nothing(name, three, save, monkeypatch):
     model, _ = three
+    load_curves(model, save("other", KANConfig(slots=("down",), grid_size=8)), name="other")
+    set_curves(model, "code")
     before, sets = state_of(model), list_curves(model)
-    monkeypatch.setattr("kansformer.hub.curve_sets.CurveSets", interrupt)
+
+    def put_and_stop(*arguments):
+        put_curves(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kansformer.hub.curve_sets.put_curves", put_and_stop)
     with pytest.raises(KeyboardInterrupt):
-        set_curves(model, "law")
-    monkeypatch.undo()
+        set_curves(model, name)
     assert_same(model, before)
     assert list_curves(model) == sets
-
-
-def interrupt(*arguments):
-    raise KeyboardInterrupt
 
 
 @pytest.mark.filterwarnings(PEFT_WARNING)

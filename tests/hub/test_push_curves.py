@@ -157,8 +157,10 @@ def test_curves_are_saved_again_beside_their_card(sets, tmp_path):
     assert load_curves(model, folder) is model
 
 
-def test_a_path_of_this_machine_is_not_a_base_model(tmp_path):
+@pytest.mark.parametrize("origin", [str(embedded_model_path()), "/home/someone/model"])
+def test_a_path_of_this_machine_is_not_a_base_model(origin, tmp_path):
     model = convert(AutoModelForCausalLM.from_pretrained(embedded_model_path()))
+    model.config._name_or_path = origin
     folder = save_curves(model, tmp_path / "x")
     assert "base_model" not in json.loads((folder / "curves.json").read_text())
     write_card(folder, name="me/x")
