@@ -50,7 +50,7 @@ def test_the_wheel_has_the_package_and_nothing_else(built):
         for path in (ROOT / folder).rglob("*"):
             if path.suffix in DATA and "__pycache__" not in path.parts:
                 expected.add(f"{inside}/{path.relative_to(ROOT / folder).as_posix()}")
-    expected |= {"kansformer/cards/__init__.py", "kansformer/cards/template.md"}
+    expected |= {"kansformer_autoload.py", "kansformer/cards/__init__.py", "kansformer/cards/template.md"}
     assert names == expected
     assert {"kansformer/py.typed", "kansformer/embedded/model.safetensors", "kansformer/recipes/tiny-cpu.yaml"} <= names
     assert built[".whl"].stat().st_size < LARGEST_WHEEL
