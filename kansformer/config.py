@@ -1,18 +1,32 @@
 """The settings of a swap: which curves go where. One frozen dataclass that checks itself and goes through JSON."""
 
+import json
 import operator
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 from kansformer.basis import Basis
-from kansformer.errors import ConfigError
+from kansformer.errors import CheckpointError, ConfigError
+from kansformer.files import atomic_write_text, check_folder
+from kansformer.hub_files import find_folder
 from kansformer.nn.curves import CurveSpec
+from kansformer.safe_io import read_json
 
 SLOTS = ("input", "up", "gate", "act", "down")
 WEIGHTLESS_SLOTS = ("input", "act")
 NAMED_LAYERS = ("last-third",)
 QUANT_METHOD = "kansformer"
+CONFIG_FILE = "kan_config.json"
+CONFIG_ENTRIES = {CONFIG_FILE: None, "curves.json": "conversion", "config.json": "quantization_config"}
+"""The files that hold settings, and their entry there: a config alone, curves alone, a converted model."""
+
+RECORD_ENTRIES = ("quant_method", "format_version", "sites", "widths", "digest")
+"""What stands beside the settings in these files."""
+
+MODULE_FILTERS = ("target_modules", "exclude_modules")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +48,10 @@ class KANConfig:
         slots: places that take curves: any of `input`, `up`, `gate`, `act`, `down`.
         layers: None for all layers; indices, negative ones from the end; a slice, or a string like "8:" or "4:12:2";
             or "last-third". In models with several stacks (encoder and decoder) it applies to each.
+        target_modules: of the slots in these layers, those at certain modules, as PEFT names them: a list of names,
+            of which one must be the end of the module's path ("act_fn", "3.mlp.up_proj"), or a regular expression for
+            the whole of it. The path of the feed-forward network ("mlp") stands for all of its slots. None for all.
+        exclude_modules: the same for slots to leave out.
 
     Raises:
         ConfigError: a value is not among the choices.
@@ -49,6 +67,8 @@ class KANConfig:
     extrapolation: str = "linear"
     slots: tuple[str, ...] = ("act",)
     layers: tuple[int, ...] | str | None = None
+    target_modules: tuple[str, ...] | str | None = None
+    exclude_modules: tuple[str, ...] | str | None = None
 
     def __post_init__(self) -> None:
         slots = (self.slots,) if isinstance(self.slots, str) else tuple(self.slots)
@@ -61,6 +81,8 @@ class KANConfig:
             raise ConfigError(f"A slot was named twice: {', '.join(slots)}.")
         object.__setattr__(self, "slots", tuple(slot for slot in SLOTS if slot in slots))
         object.__setattr__(self, "layers", _canonical_layers(self.layers))
+        for name in MODULE_FILTERS:
+            object.__setattr__(self, name, _canonical_modules(name, getattr(self, name)))
         specs = [self.curve_spec(slot) for slot in self.slots]  # checks the curves
         own = {"grid_size": specs[0].basis.grid_size, "order": specs[0].basis.order, "domain": specs[0].domain}
         for name, value in {**own, "rank": specs[0].rank, "groups": specs[0].groups}.items():
@@ -93,8 +115,10 @@ class KANConfig:
         return QUANT_METHOD
 
     def to_dict(self) -> dict:
-        """JSON-ready; `KANConfig.from_dict` is the inverse."""
+        """JSON-ready, without module filters that are None, which older versions do not know; `from_dict` is the
+        inverse."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values = {name: value for name, value in values.items() if value is not None or name not in MODULE_FILTERS}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
@@ -112,6 +136,61 @@ class KANConfig:
             return cls(**values)
         except TypeError as error:
             raise ConfigError(f"A setting has a value of the wrong type: {error}.") from None
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write the settings into `kan_config.json`.
+
+        Args:
+            folder: made if need be; other files in it stay.
+
+        Returns:
+            The file.
+
+        Raises:
+            CheckpointError: there is a file at this path.
+        """
+        folder = Path(folder)
+        check_folder(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        atomic_write_text(folder / CONFIG_FILE, json.dumps(self.to_dict(), indent=2) + "\n")
+        return folder / CONFIG_FILE
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        *,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+    ) -> "KANConfig":
+        """Read the settings that `save_pretrained` wrote, or those of a converted model or of curves alone.
+
+        Args:
+            folder: with `kan_config.json`, `curves.json` or a converted model's `config.json`; or "owner/name" on the
+                Hub.
+            revision: branch, tag or commit on the Hub; None is the main branch.
+            cache_dir: where the Hub's files are kept; None is huggingface_hub's own cache.
+            token: for private repositories; None is the one that is logged in.
+            local_files_only: take what is in the cache and do not ask the Hub.
+
+        Raises:
+            CheckpointError: there are no such settings.
+            ConfigError: a setting is unknown or has an impossible value.
+            HubError: the Hub has no such repository or revision, or could not be reached.
+        """
+        options = dict(revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only)
+        place = find_folder(folder, CONFIG_ENTRIES, **options)  # type: ignore[arg-type]
+        for name, entry in CONFIG_ENTRIES.items():
+            values = read_json(place / name) if (place / name).is_file() else None
+            if entry is not None and isinstance(values, dict):
+                values = values.get(entry)
+            if isinstance(values, dict) and (name != "config.json" or values.get("quant_method") == QUANT_METHOD):
+                return cls.from_dict({key: value for key, value in values.items() if key not in RECORD_ENTRIES})
+        raise CheckpointError(
+            f"{str(folder)!r} holds no settings of kansformer: there is none of {', '.join(CONFIG_ENTRIES)} with them."
+        )
 
 
 def select_layers(layers: tuple[int, ...] | str | None, count: int) -> list[int]:
@@ -134,6 +213,34 @@ def select_layers(layers: tuple[int, ...] | str | None, count: int) -> list[int]
     if not chosen:
         raise ConfigError(f"layers={layers!r} selects none of the {count} layers.")
     return chosen
+
+
+def matches_module(modules: tuple[str, ...] | str, path: str) -> bool:
+    """Whether `target_modules` or `exclude_modules` mean the module at a path, as in PEFT."""
+    if isinstance(modules, str):
+        return re.fullmatch(modules, path) is not None
+    return any(path == name or path.endswith(f".{name}") for name in modules)
+
+
+def _canonical_modules(field: str, modules) -> tuple[str, ...] | str | None:
+    if modules is None:
+        return None
+    if isinstance(modules, str):
+        try:
+            re.compile(modules)
+        except (re.error, RecursionError, OverflowError) as error:
+            raise ConfigError(f"{field}={modules!r:.200} is not a regular expression: {error}.") from None
+        return modules
+    names = tuple(sorted(modules) if isinstance(modules, (set, frozenset)) else modules) if _is_list(modules) else ()
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise ConfigError(
+            f"{field} must be a list of names such as ['up_proj'], a regular expression, or None; got {modules!r:.80}."
+        )
+    return tuple(dict.fromkeys(names))
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, (list, tuple, set, frozenset))
 
 
 def _canonical_layers(layers) -> tuple[int, ...] | str | None:

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import randomize_curves, tiny_bert, tiny_llama
 
 from kansformer import KANConfig, convert
+from kansformer.cli import autoload
 from kansformer.conversion import replace_feed_forwards
 from kansformer.kan import KAN, Edge
 
@@ -111,12 +112,47 @@ with torch.no_grad():
     save_file(logits, "imported.safetensors")
 """
 
+QUANTIZER_FIRST = """
+from kansformer.hub.quantizer import CurveLoader
+from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
+assert AUTO_QUANTIZER_MAPPING["kansformer"] is CurveLoader
+"""
+
+SERVED = f"""
+import sys
+import torch
+import kansformer.cli.serve
+from safetensors.torch import save_file
+from transformers.cli.serving.model_manager import ModelManager
+model = ModelManager(device="cpu", dtype="auto")._load_model(sys.argv[1] + "/llama@main")
+with torch.no_grad():
+    save_file({{"llama": model({TOKENS})[0]}}, "served.safetensors")
+"""
+
+AUTOLOADED = f"""
+import site, sys
+import torch
+site.addsitedir(sys.argv[1] + "/site-packages")
+assert "kansformer" not in sys.modules and "transformers" not in sys.modules
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+AutoConfig.from_pretrained(sys.argv[1] + "/llama")
+assert "kansformer" not in sys.modules, "a program that loads no model waits for nothing"
+llama = AutoModelForCausalLM.from_pretrained(sys.argv[1] + "/llama")
+assert "kansformer" in sys.modules
+from transformers import Trainer, pipeline
+with torch.no_grad():
+    save_file({{"llama": llama({TOKENS})[0]}}, "autoloaded.safetensors")
+"""
+
 
 @torch.no_grad()
 def test_kansformer_is_imported_first(checkpoints):
     network = KAN([2, 3, 1], seed=5)
     network.fix_symbol(Edge(1, 2, 0), "sin")
     network.save(checkpoints / "network")
+    (checkpoints / "site-packages").mkdir()
+    (checkpoints / "site-packages" / autoload.FILE).write_text(autoload.LINE)
     with FreshInterpreter(checkpoints) as fresh:
         fresh.check(CHEAP)
         fresh.check(NOTHING_BUILT)
@@ -127,6 +163,11 @@ def test_kansformer_is_imported_first(checkpoints):
         ]
         assert float(fresh.check(NETWORK, checkpoints)) == network(torch.ones(1, 2).double()).item()
         fresh.check(IMPORTED, checkpoints)
+        fresh.check(QUANTIZER_FIRST)
+        fresh.check(SERVED, checkpoints)
+        fresh.check(AUTOLOADED, checkpoints)
+    assert_expected(checkpoints, "served.safetensors", "llama")
+    assert_expected(checkpoints, "autoloaded.safetensors", "llama")
     assert_expected(checkpoints, "imported.safetensors", "llama", "bert", "narrow")
 
 

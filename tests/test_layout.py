@@ -12,7 +12,7 @@ PACKAGE = ROOT / "kansformer"
 # Rows from the foundation up; names in one row are peers that never import each other.
 ORDER = [
     {"errors", "version", "_moved", "progress", "wording"},
-    {"files", "safe_io", "checks", "import_hooks", "embedded", "figure"},
+    {"files", "safe_io", "checks", "import_hooks", "embedded", "figure", "hub_files", "autoload"},
     {"basis"},
     {"ops"},
     {"nn"},
@@ -41,7 +41,7 @@ HOMES = {
     "plotly": {"views"},
     "typer": {"cli"},
     "rich": {"cli"},
-    "huggingface_hub": {"hub"},
+    "huggingface_hub": {"hub", "hub_files"},
     "transformers": {"sites", "conversion", "training", "hub", "cli"},
 }
 

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from kansformer.cli.autoload import autoload_command
 from kansformer.cli.convert import convert_command
 from kansformer.cli.demo import demo_command
 from kansformer.cli.errors import SentenceGroup, check_output_written
@@ -11,8 +12,12 @@ from kansformer.cli.evaluate import evaluate_command
 from kansformer.cli.explain import explain_command
 from kansformer.cli.fit import fit_command
 from kansformer.cli.push import push_command
+from kansformer.cli.serve import serve_command
 from kansformer.cli.train import recipes_command, train_command
 from kansformer.version import __version__
+
+ANY_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True}
+"""Of a command that hands its arguments, --help too, to another program."""
 
 app = typer.Typer(
     name="kansformer",
@@ -30,6 +35,8 @@ app.command("evaluate")(evaluate_command)
 app.command("explain")(explain_command)
 app.command("fit")(fit_command)
 app.command("push")(push_command)
+app.command("serve", add_help_option=False, context_settings=ANY_ARGUMENTS)(serve_command)
+app.command("autoload")(autoload_command)
 
 
 def _print_version(given: bool) -> None:

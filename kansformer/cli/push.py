@@ -1,4 +1,4 @@
-"""`kansformer push`: upload a model's folder to the Hub."""
+"""`kansformer push`: upload a folder with curves to the Hub."""
 
 import time
 from pathlib import Path
@@ -10,7 +10,7 @@ from kansformer.wording import counted
 
 
 def push_command(
-    folder: Annotated[Path, typer.Argument(help="The folder of a model with curves.")],
+    folder: Annotated[Path, typer.Argument(help="The folder of a model with curves, or of curves alone.")],
     name: Annotated[str, typer.Argument(help="owner/model on the Hub, or model for one's own.")],
     private: Annotated[bool, typer.Option("--private", help="Make the new repository a private one.")] = False,
     revision: Annotated[
@@ -18,7 +18,7 @@ def push_command(
     ] = None,
     message: Annotated[str | None, typer.Option(help="Of the commit.", show_default="Upload with kansformer")] = None,
 ) -> None:
-    """Upload the folder of a model with curves, its card included, in one commit."""
+    """Upload the folder of a model with curves, or of curves alone, its card included, in one commit."""
     from kansformer.hub import push_folder
 
     begin = time.perf_counter()

@@ -84,7 +84,7 @@ def write_digest(config_file: Path, files: Iterable[str | Path]) -> None:
     """Write the digest into the settings of a saved model's `config.json`."""
     config = read_json(config_file)
     settings = config["quantization_config"]
-    settings["format_version"] = FIRST_VERSION
+    settings["format_version"] = max(FIRST_VERSION, settings["format_version"])
     settings[ENTRY] = digest_of(settings, files)
     atomic_write_text(config_file, json.dumps(config, indent=2, sort_keys=True) + "\n")  # as transformers writes it
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from kansformer.config import QUANT_METHOD, KANConfig, select_layers
+from kansformer.config import MODULE_FILTERS, QUANT_METHOD, KANConfig, matches_module, select_layers
 from kansformer.conversion.narrow import check_narrowable, linear_layers, with_hidden
 from kansformer.conversion.record import get_setting, quantization_method
 from kansformer.conversion.slots import check_no_adapters_before_curves
@@ -75,7 +75,8 @@ def plan_conversion(model: nn.Module, config: KANConfig, *, hidden: int | None =
         ConversionStateError: the model is converted already, has adapters, or is quantised by someone else.
         NoSiteError: the model has no feed-forward network that kansformer knows.
         SlotError: no site has any of the slots, or one cannot be narrowed.
-        ConfigError: a layer does not exist, the groups do not divide a width, or `hidden` is not a width for a site.
+        ConfigError: a layer does not exist, `target_modules` or `exclude_modules` match nothing or leave nothing, the
+            groups do not divide a width, or `hidden` is not a width for a site.
     """
     check_model(model)
     check_config(config)
@@ -84,13 +85,17 @@ def plan_conversion(model: nn.Module, config: KANConfig, *, hidden: int | None =
     if not sites:
         raise NoSiteError(_why_no_site(model))
     planned, skipped, added = [], [], 0
-    for site in _in_layers(sites, config.layers):
+    in_layers = _in_layers(sites, config.layers)
+    _check_filters(config, in_layers)
+    for site in in_layers:
         if hidden is not None:
             narrow = with_hidden(site, hidden)
             added -= _removed_parameters(model, site, hidden)
             site = narrow
-        if not _chosen_slots(config, site):
+        if not _slots_of_kind(config, site):
             skipped.append((site.path, _why_no_slot(site, config.slots)))
+            continue
+        if not _chosen_slots(config, site):
             continue
         try:
             added += _curve_parameters(config, site)
@@ -98,8 +103,13 @@ def plan_conversion(model: nn.Module, config: KANConfig, *, hidden: int | None =
             raise ConfigError(f"{site.path}: {error}") from error
         planned.append(site)
     for name in config.slots:
-        if not any(name in site.slots for site in planned):
+        if not any(slot.name == name for site in planned for slot in _chosen_slots(config, site)):
             sites[0].slot(name)  # raises, with the reason
+            if any(name in site.slots for site in in_layers):
+                raise ConfigError(
+                    f"{_filters(config)} leaves no slot {name!r}, which slots={config.slots!r} asks for. Take it "
+                    "out of the slots, or name a module that has it."
+                )
             where = f"{counted(len(sites), 'site')} in layers={config.layers!r}"
             raise SlotError(f"None of the {where} has a slot {name!r}.")
     parameters = list(model.parameters())
@@ -193,8 +203,48 @@ def _removed_parameters(model: nn.Module, site: Site, hidden: int) -> int:
     return sum((site.hidden - hidden) * (site.width + (name != "down" and x.bias is not None)) for name, x in layers)
 
 
-def _chosen_slots(config: KANConfig, site: Site) -> tuple[Slot, ...]:
+def _slots_of_kind(config: KANConfig, site: Site) -> tuple[Slot, ...]:
+    """The slots of a site by their kind alone, whatever their modules are called."""
     return tuple(site.slots[name] for name in config.slots if name in site.slots)
+
+
+def _chosen_slots(config: KANConfig, site: Site) -> tuple[Slot, ...]:
+    target, exclude = config.target_modules, config.exclude_modules
+    return tuple(
+        slot
+        for slot in _slots_of_kind(config, site)
+        if (target is None or _matches(target, site, slot)) and (exclude is None or not _matches(exclude, site, slot))
+    )
+
+
+def _matches(modules: tuple[str, ...] | str, site: Site, slot: Slot) -> bool:
+    return matches_module(modules, slot.path) or matches_module(modules, site.path)
+
+
+def _check_filters(config: KANConfig, sites: list[Site]) -> None:
+    """Check that every name in `target_modules` and `exclude_modules` means a slot, and that some slots are left.
+
+    Raises:
+        ConfigError: one does not; the message lists what there is.
+    """
+    slots = [(site, slot) for site in sites for slot in _slots_of_kind(config, site)]
+    if not slots:
+        return  # which is an error of its own
+    names = dict.fromkeys(path.rpartition(".")[2] for site, slot in slots for path in (slot.path, site.path) if path)
+    choices = f"Choose from: {', '.join(names)}; in full, such as {slots[0][1].path!r}."
+    kinds = f"the slots {', '.join(config.slots)}" if len(config.slots) > 1 else f"the slot {config.slots[0]}"
+    for field in MODULE_FILTERS:
+        modules = getattr(config, field)
+        for part in (modules,) if isinstance(modules, str) else modules or ():
+            if not any(_matches(part if part is modules else (part,), site, slot) for site, slot in slots):
+                raise ConfigError(f"{field}: {part!r:.200} matches no module of {kinds}. {choices}")
+    if not any(_chosen_slots(config, site) for site in sites):
+        raise ConfigError(f"{_filters(config)} leaves no module of {kinds}. {choices}")
+
+
+def _filters(config: KANConfig) -> str:
+    given = {field: getattr(config, field) for field in MODULE_FILTERS if getattr(config, field) is not None}
+    return ", ".join(f"{field}={modules!r:.200}" for field, modules in given.items())
 
 
 def _curve_parameters(config: KANConfig, site: Site) -> int:

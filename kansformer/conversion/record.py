@@ -8,16 +8,20 @@ from typing import Any
 from torch import nn
 
 from kansformer.checks import check_choice, check_integer
-from kansformer.config import QUANT_METHOD, SLOTS, KANConfig
+from kansformer.config import MODULE_FILTERS, QUANT_METHOD, SLOTS, KANConfig
 from kansformer.conversion.digest import ENTRY, FIRST_VERSION, SavedDigest
 from kansformer.errors import CheckpointError, ConfigError
 from kansformer.nn.curves import CurveSpec, curved_modules
 from kansformer.safe_io import check_json_value
 from kansformer.sites.site import Slot, parent_of
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """The newest format. Raised with every change of the format; all versions from 1 on load for ever. A checkpoint is
-written in the oldest one that can hold it: 2 brought `widths` and 3 the digest, which variants do not have."""
+written in the oldest one that can hold it: 2 brought `widths`, 3 the digest, which variants do not have, and 4
+`target_modules` and `exclude_modules` of the config."""
+
+CURVE_SETS = "curve_sets"
+"""Attribute of a converted model for its named sets of curves, which `kansformer.hub.curve_sets` keeps there."""
 
 MODULE_PATH = re.compile(r"(?=.{1,400}$)[\w-]+(\.[\w-]+)*")
 
@@ -44,6 +48,8 @@ class ConversionRecord:
     @property
     def format_version(self) -> int:
         """The oldest format that can hold this record, without a digest."""
+        if any(getattr(self.config, name) is not None for name in MODULE_FILTERS):
+            return 4
         return 2 if self.widths else 1
 
     def to_dict(self) -> dict:

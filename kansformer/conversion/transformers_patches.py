@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from kansformer.config import QUANT_METHOD
 from kansformer.conversion.digest import write_digest
-from kansformer.conversion.record import ConversionRecord, base_prefix, check_record, config_of, get_setting
+from kansformer.conversion.record import CURVE_SETS, ConversionRecord, base_prefix, check_record, config_of, get_setting
 from kansformer.conversion.remote_code import auto_map_of, is_ours, write_modeling_file
 from kansformer.errors import CheckpointError, ConfigError
 from kansformer.files import updated_folder
@@ -180,7 +180,8 @@ def attach_record(model: nn.Module, record: ConversionRecord) -> None:
 
 
 def detach_record(model: nn.Module) -> None:
-    """Remove everything that `attach_record` wrote."""
+    """Remove everything that `attach_record` wrote, and the sets of curves that the record described one of."""
+    vars(model).pop(CURVE_SETS, None)
     config = config_of(model)
     if config is None:
         del vars(model)["conversion_record"]

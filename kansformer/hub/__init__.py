@@ -4,6 +4,15 @@ from kansformer.hub.adapter import load_curves as load_curves
 from kansformer.hub.adapter import save_curves as save_curves
 from kansformer.hub.autoload import register_loader as register_loader
 from kansformer.hub.card import write_card
+from kansformer.hub.curve_sets import disable_curves, list_curves, set_curves
 from kansformer.hub.push import push_folder
+from kansformer.hub.trainable import print_trainable_parameters
 
-__all__ = ["push_folder", "write_card"]
+__all__ = [
+    "disable_curves",
+    "list_curves",
+    "print_trainable_parameters",
+    "push_folder",
+    "set_curves",
+    "write_card",
+]

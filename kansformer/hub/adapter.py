@@ -4,25 +4,26 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
 from kansformer.conversion import ConversionRecord
 from kansformer.conversion.digest import SavedDigest, digest_of
-from kansformer.conversion.rebuild import rebuild
-from kansformer.conversion.record import base_prefix, check_record, config_of, get_setting, record_of
+from kansformer.conversion.record import CURVE_SETS, check_record, config_of, get_setting, record_of
 from kansformer.conversion.slots import check_no_adapters, check_no_adapters_before_curves
 from kansformer.errors import CheckpointError, ConfigError, ConversionStateError
-from kansformer.files import atomic_folder, check_unused
+from kansformer.files import atomic_folder, check_unused, updated_folder
+from kansformer.hub.card_metadata import CARD_FILE, METADATA_FILE, CardMetadata
+from kansformer.hub.curve_files import FORMAT_VERSION, SETTINGS, TENSORS, read_curves
+from kansformer.hub.curve_sets import CurveSet, CurveSets, current_sets, list_curves
+from kansformer.hub.curve_values import curve_values, put_curves
 from kansformer.hub.loading_checks import check_values
 from kansformer.hub.weight_checksum import ModelChecksum, check_same_weights, checksum_of
-from kansformer.nn.curves import curve_tensors, curved_modules
+from kansformer.hub_files import HUB_ID, find_folder
 from kansformer.nn.transaction import transaction
-from kansformer.safe_io import read_tensors, read_versioned_json
 
-FORMAT_VERSION = 1
-SETTINGS, TENSORS = "curves.json", "curves.safetensors"
+CARD_FILES = {CARD_FILE, METADATA_FILE}
+"""Files that `push_folder` writes beside the curves."""
 
 
 def save_curves(model: nn.Module, folder: str | Path, *, also: Collection[str] = ()) -> Path:
@@ -33,7 +34,7 @@ def save_curves(model: nn.Module, folder: str | Path, *, also: Collection[str] =
 
     Args:
         model: converted, its weights in memory.
-        folder: where to write; curves that `save_curves` wrote there before are replaced.
+        folder: where to write; curves that `save_curves` wrote there before are replaced, their card stays.
         also: paths of further modules whose weights are written, such as the new head "score" of a classifier.
 
     Returns:
@@ -56,22 +57,25 @@ def save_curves(model: nn.Module, folder: str | Path, *, also: Collection[str] =
         )
     check_record(model)
     folder = Path(folder)
-    if not folder.is_dir() or {file.name for file in folder.iterdir()} != {SETTINGS, TENSORS}:
+    is_older = folder.is_dir() and {file.name for file in folder.iterdir()} - CARD_FILES == {SETTINGS, TENSORS}
+    if not is_older:
         check_unused(folder)
-    tensors = _curve_tensors(model, _tensors_below(model, also))
+    tensors = curve_values(model) | _tensors_below(model, also)
     checksum = checksum_of(model, without=tensors)
     for name, tensor in tensors.items():
         check_values(name, tensor)
+    base_model = _base_model(model)
     settings = {
         "format_version": FORMAT_VERSION,
         "architecture": type(model).__name__,
+        **({"base_model": base_model} if base_model else {}),
         "conversion": record.to_dict(),
         "also": sorted(also),
         **asdict(checksum),
     }
     from safetensors.torch import save_file
 
-    with atomic_folder(folder) as partial:
+    with updated_folder(folder, lambda name: False) if is_older else atomic_folder(folder) as partial:
         copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         save_file(copies, partial / TENSORS, metadata={"format": "pt"})
         settings["digest"] = digest_of(record.to_dict(), [partial / TENSORS])
@@ -79,7 +83,17 @@ def save_curves(model: nn.Module, folder: str | Path, *, also: Collection[str] =
     return folder
 
 
-def load_curves(model: nn.Module, folder: str | Path, *, check_weights: bool = True) -> nn.Module:
+def load_curves(
+    model: nn.Module,
+    folder: str | Path,
+    *,
+    name: str | None = None,
+    check_weights: bool = True,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+) -> nn.Module:
     """Give a plain model the curves that `save_curves` wrote, in place.
 
     On the weights beside which the curves were trained, in the same dtype, its outputs are those of the trained model,
@@ -87,21 +101,39 @@ def load_curves(model: nn.Module, folder: str | Path, *, check_weights: bool = T
 
     Args:
         model: the plain model that the curves were trained on, with any head; or one with the same curves already,
-            which take the new values.
-        folder: what `save_curves` wrote.
+            which take the new values. With a name, one with any other sets of curves.
+        folder: what `save_curves` wrote, or its "owner/name" on the Hub.
+        name: what `set_curves` calls these curves, beside others on the same model, which they then take the place of
+            until `set_curves` goes back; a set that has this name already is replaced. None is for a model that has one
+            set only.
         check_weights: refuse weights with other values than those that the curves were trained on. Without it any model
             of the same names and shapes takes them, such as another fine-tuning of the same model.
+        revision: branch, tag or commit on the Hub; None is the main branch.
+        cache_dir: where the Hub's files are kept; None is huggingface_hub's own cache.
+        token: for private repositories; None is the one that is logged in.
+        local_files_only: take what is in the cache and do not ask the Hub.
 
     Returns:
         The same model, converted.
 
     Raises:
         CheckpointError: the folder holds no curves, they do not fit the model, or its weights are others.
-        ConversionStateError: the model has other curves already, is quantised, or has adapters. It is left as it was
-            after any error.
-        ConfigError: it lacks a module whose weights were written with the curves.
+        HubError: the Hub has no such repository or revision, or could not be reached.
+        ConversionStateError: the model has other curves already and no name was given, is quantised, or has adapters.
+        ConfigError: it lacks a module whose weights were written with the curves; or these are to have a name, which
+            weights of other modules cannot have. The model is left as it was after any error.
     """
-    settings, tensors = _read(Path(folder))
+    if name is not None and not (isinstance(name, str) and name):
+        raise ConfigError(f"name must be a text, such as 'style', or None; got {name!r:.80}.")
+    folder = find_folder(
+        folder,
+        (SETTINGS, TENSORS),
+        revision=revision,
+        cache_dir=cache_dir,
+        token=token,
+        local_files_only=local_files_only,
+    )
+    settings, tensors = read_curves(folder)
     record = ConversionRecord.from_dict(settings["conversion"])
     if record.widths:  # the weights that would have to go are the model's own
         raise CheckpointError(f"{SETTINGS} speaks of narrower layers, which save_curves never writes. It was changed.")
@@ -112,44 +144,60 @@ def load_curves(model: nn.Module, folder: str | Path, *, check_weights: bool = T
     check(model)
     if own is None and get_setting(config_of(model), "quantization_config") is not None:
         raise ConversionStateError("The model is quantised. Load the curves into the float model and quantise that.")
-    if own is not None and own.to_dict() != record.to_dict():
-        raise ConversionStateError(
-            "The model has other curves already. Load them into the plain model: revert(model) gives it back."
+    others = _other_sets(model, own, record, name)
+    if name is not None and settings["also"]:
+        raise ConfigError(
+            f"These curves come with weights of {settings['also'][0]!r:.80}, which stay when others are chosen. Load "
+            "them without a name."
         )
     further = _tensors_below(model, settings["also"])
-    replaced = further if own is None else _curve_tensors(model, further)
+    replaced = curve_values(model) | further
     same_dtype = check_same_weights(saved, checksum_of(model, without=replaced), values=check_weights)
     with transaction(model, replaced=replaced.values()):
-        if own is None:
-            rebuild(model, record, max_numbers=sum(tensor.numel() for tensor in tensors.values()))
-        targets = _curve_tensors(model, further)
-        _check_fit(tensors, targets)
+        put_curves(model, record, tensors, further=further, keep_dtype=same_dtype)
         if digest is not None:
-            digest.check([Path(folder) / TENSORS])
-        new = {
-            name: tensors[name].to(device=target.device, dtype=tensors[name].dtype if same_dtype else target.dtype)
-            for name, target in targets.items()
-        }
-        for name, target in targets.items():
-            target.data = new[name]
+            digest.check([folder / TENSORS])
+        if name is not None:
+            values = {key: tensor.data for key, tensor in curve_values(model).items()}
+            named = CurveSets({**others, name: CurveSet(record, values)}, {name: 1.0})
+            vars(model)[CURVE_SETS] = named
         return model
 
 
-def _curve_tensors(model: nn.Module, further: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The model's tensors that a file holds, by their names in it, which count from the base model."""
-    tensors = {
-        f"{path}.{name}": tensor
-        for path, module in curved_modules(model)
-        for name, tensor in curve_tensors(module).items()
-    }
-    prefix = base_prefix(model)
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()} | dict(further)
+def _base_model(model: nn.Module) -> str | None:
+    """Hub id of the model that the curves belong to, as far as it is known; never a path of this machine."""
+    origin = CardMetadata.of_origin(get_setting(config_of(model), "name_or_path") or None).base_model
+    return origin if origin is not None and HUB_ID.fullmatch(origin) else None
+
+
+def _other_sets(
+    model: nn.Module, own: ConversionRecord | None, record: ConversionRecord, name: str | None
+) -> Mapping[str, CurveSet]:
+    """The sets that stay beside the one to load.
+
+    Raises:
+        ConversionStateError: without a name, the new curves would take the place of others.
+    """
+    if name is not None:
+        sets = current_sets(model)
+        return {} if sets is None else sets.sets
+    if get_setting(model, CURVE_SETS) is not None:
+        raise ConversionStateError(
+            f"The model has sets of curves with names: {', '.join(list_curves(model))}. Give these a name, too: "
+            "load_curves(model, folder, name=...)."
+        )
+    if own is not None and own.to_dict() != record.to_dict():
+        raise ConversionStateError(
+            "The model has other curves already. Load these beside them: load_curves(model, folder, name=...); or into "
+            "the plain model, which revert(model) gives back."
+        )
+    return {}
 
 
 def _tensors_below(model: nn.Module, paths: Collection[str]) -> dict[str, Tensor]:
     """The weights and saved buffers of further modules, without curves, by their names in the model."""
     result: dict[str, Tensor] = {}
-    curves = {id(tensor) for tensor in _curve_tensors(model, {}).values()}
+    curves = {id(tensor) for tensor in curve_values(model).values()}
     for path in paths:
         try:
             module = model.get_submodule(path)
@@ -162,35 +210,3 @@ def _tensors_below(model: nn.Module, paths: Collection[str]) -> dict[str, Tensor
             raise ConfigError(f"{path!r:.200} is not a part of {type(model).__name__} with weights of its own.")
         result |= {name: tensor for name, tensor in below.items() if id(tensor) not in curves}
     return result
-
-
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if not (folder / SETTINGS).is_file() or not (folder / TENSORS).is_file():
-        raise CheckpointError(f"{str(folder)!r} holds no curves: {SETTINGS} and {TENSORS} are what save_curves writes.")
-    settings = read_versioned_json(folder / SETTINGS, FORMAT_VERSION)
-    also = settings.get("also")
-    if not isinstance(also, list) or not all(isinstance(path, str) for path in also) or "conversion" not in settings:
-        raise CheckpointError(f"{SETTINGS} in {str(folder)!r} does not say which curves there are. Save them again.")
-    return settings, read_tensors(folder / TENSORS)
-
-
-def _check_fit(tensors: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
-    """Check that a file's tensors have the names, shapes and kinds of the model's, and usable values.
-
-    Raises:
-        CheckpointError: the first of them that does not.
-    """
-    for name in sorted({*tensors, *targets}):
-        tensor, target = tensors.get(name), targets.get(name)
-        if tensor is None:
-            fault = f"{name} is missing in the file"
-        elif target is None:
-            fault = f"it has no place for {name}"
-        elif tensor.shape != target.shape:
-            fault = f"{name} has shape {tuple(tensor.shape)} instead of {tuple(target.shape)}"
-        elif tensor.is_floating_point() != target.is_floating_point():
-            fault = f"{name} has the dtype {str(tensor.dtype).removeprefix('torch.')}"
-        else:
-            check_values(name, tensor)
-            continue
-        raise CheckpointError(f"The curves do not fit the model: {fault}.")

@@ -35,8 +35,8 @@ def write_card(
     """Write the card of a model with curves, its `README.md`; one that somebody wrote or edited stays as it is.
 
     Args:
-        folder: of a converted model, or of a network that `KAN.save` wrote.
-        name: for `from_pretrained`, such as "me/model"; None is the folder's own name.
+        folder: of a converted model, or what `save_curves` or `KAN.save` wrote.
+        name: for `from_pretrained` or `load_curves`, such as "me/model"; None is the folder's own name.
         origin: the Hub id or folder of the model that this one was made from. Its base model and licence, as far as
             they are known, go into the card and into `kansformer.json`.
         datasets: Hub ids of its training data; they go there too.
@@ -92,7 +92,9 @@ def _digest(text: str) -> str:
 def _header(contents: ModelFolder, title: str, results: list[dict[str, Any]]) -> "ModelCardData":
     from huggingface_hub import EvalResult, ModelCardData
 
-    known = contents.metadata.to_dict()
+    known = {name: value for name, value in contents.metadata.to_dict().items() if name != "results"}
+    if contents.is_adapter and "base_model" in known:
+        known["base_model_relation"] = "adapter"
     task = PIPELINES.get(contents.auto_class or "")
     scores = [
         EvalResult(
@@ -106,13 +108,13 @@ def _header(contents: ModelFolder, title: str, results: list[dict[str, Any]]) ->
         if task is not None
     ]
     return ModelCardData(
-        library_name="transformers" if contents.network is None else TAG,
+        library_name="transformers" if contents.network is None and not contents.is_adapter else TAG,
         pipeline_tag=task,
         tags=[TAG, "kan"],
         metrics=list(dict.fromkeys(row["metric"] for row in results)) or None,
         eval_results=scores or None,
         model_name=title if scores else None,
-        **{name: value for name, value in known.items() if name != "results"},
+        **known,
     )
 
 

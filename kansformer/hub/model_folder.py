@@ -11,6 +11,7 @@ from kansformer.conversion import ConversionRecord
 from kansformer.conversion.remote_code import MODULE_NAME, is_ours
 from kansformer.errors import CheckpointError
 from kansformer.hub.card_metadata import CardMetadata
+from kansformer.hub.curve_files import SETTINGS, read_curve_settings
 from kansformer.nn.curves import CURVE_PARAMETERS
 from kansformer.safe_io import LINE, NUMBER, TABLE, FieldKind, Fields, check_fields, is_number, open_tensors, read_json
 
@@ -94,6 +95,7 @@ class ModelFolder:
 
     Args:
         architecture: class of the model; "KAN" for a stand-alone network.
+        is_adapter: whether it holds the curves alone, without the weights of the model.
         auto_class: transformers' Auto class that loads it; None where only its own class does.
         trusted: whether the folder has the file that `trust_remote_code=True` opens.
         record: where its curves are; None for a stand-alone network.
@@ -105,6 +107,7 @@ class ModelFolder:
     """
 
     architecture: str
+    is_adapter: bool
     auto_class: str | None
     trusted: bool
     record: ConversionRecord | None
@@ -116,19 +119,21 @@ class ModelFolder:
 
     @classmethod
     def read(cls, folder: Path) -> "ModelFolder":
-        """Read a folder that holds a converted model, or a network that `KAN.save` wrote.
+        """Read a folder that holds a converted model, or what `save_curves` or `KAN.save` wrote.
 
         Raises:
-            CheckpointError: it holds neither, a file in it is broken, or its curves and their settings do not belong
-                together.
+            CheckpointError: it holds none of these, a file in it is broken, or its curves and their settings do not
+                belong together.
         """
         if not folder.is_dir():
             raise CheckpointError(f"There is no folder {str(folder)!r}.")
         is_model = (folder / MODEL_FILE).exists()
+        if not is_model and (folder / SETTINGS).exists():
+            return cls._read_adapter(folder)
         if not is_model and not (folder / NETWORK_FILE).exists():
             raise CheckpointError(
-                f"{str(folder)!r} holds no model: there is neither {MODEL_FILE} nor {NETWORK_FILE}. Give a folder that "
-                "kansformer convert, kansformer train, save_pretrained or KAN.save wrote."
+                f"{str(folder)!r} holds no model: there is neither {MODEL_FILE} nor {NETWORK_FILE} nor {SETTINGS}. "
+                "Give a folder that kansformer convert or train, save_pretrained, save_curves or KAN.save wrote."
             )
         file = MODEL_FILE if is_model else NETWORK_FILE
         config = check_fields(read_json(folder / file), {}, file)
@@ -138,11 +143,12 @@ class ModelFolder:
         entries = config.get("auto_map", {}) if is_model else {}
         auto_map = {name: target for name, target in entries.items() if is_ours(target)}
         loaders = {name for name, target in auto_map.items() if target.rpartition(".")[2] == architecture}
-        training, weights = folder / TRAINING_FILE, _read_weights(folder)
+        weights = _read_weights(folder)
         if record is not None and record.digest is not None:
             record.digest.check(folder.glob("*.safetensors"))
         return cls(
             architecture=architecture,
+            is_adapter=False,
             auto_class=next((name for name in PIPELINES if name in loaders), None),
             trusted=bool(auto_map)
             and not any("--" in target for target in auto_map.values())  # in another repository
@@ -151,7 +157,25 @@ class ModelFolder:
             network=None if is_model else config,
             weights=weights,
             metadata=CardMetadata.read(folder),
-            training=check_fields(read_json(training), TRAINING_FIELDS, TRAINING_FILE) if training.exists() else {},
+            training=_read_training(folder),
+            audit=_read_audit(folder),
+        )
+
+    @classmethod
+    def _read_adapter(cls, folder: Path) -> "ModelFolder":
+        settings = read_curve_settings(folder)
+        architecture = settings.get("architecture", "AutoModel")
+        heads = (name for name in PIPELINES if name != "AutoModel")
+        return cls(
+            architecture=architecture,
+            is_adapter=True,
+            auto_class=next((name for name in heads if architecture.endswith(name.removeprefix("AutoModel"))), None),
+            trusted=False,
+            record=ConversionRecord.from_dict(settings["conversion"]),
+            network=None,
+            weights=_read_weights(folder),
+            metadata=CardMetadata.read(folder).completed(CardMetadata(base_model=settings.get("base_model"))),
+            training=_read_training(folder),
             audit=_read_audit(folder),
         )
 
@@ -203,6 +227,11 @@ def _count_curves(key: str, shapes: Mapping[str, list[int]]) -> int:
     if len(shape) == 2:  # (I, C), else (I, C, O), or (I, C, R) beside a mix (R, O)
         return shape[0]
     return shape[0] * (mix[1] if len(mix) == 2 else shape[2])
+
+
+def _read_training(folder: Path) -> dict[str, Any]:
+    file = folder / TRAINING_FILE
+    return check_fields(read_json(file), TRAINING_FIELDS, TRAINING_FILE) if file.exists() else {}
 
 
 def _read_audit(folder: Path) -> dict[str, Any] | None:

@@ -1,7 +1,6 @@
 """Upload the folder of a model with curves to the Hub, as it is, in one commit."""
 
 import fnmatch
-import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from kansformer.errors import ConfigError, HubError
 from kansformer.hub.card import is_generated, write_card
 from kansformer.hub.card_metadata import CARD_FILE
 from kansformer.hub.model_folder import ModelFolder
+from kansformer.hub_files import reason_of
 
 # Left on the disk: hidden files and folders, and the checkpoints of a run with the pickles of its optimizer.
 LEFT_OUT = (".*", "checkpoint-*")
@@ -49,7 +49,7 @@ def push_folder(
     Hidden files and `checkpoint-*` folders are left out. huggingface_hub draws its bars meanwhile.
 
     Args:
-        folder: of a converted model, or of a network that `KAN.save` wrote. Its card is written first if there is
+        folder: of a converted model, or what `save_curves` or `KAN.save` wrote. Its card is written first if there is
             none, and again, with the new name, if it is one that kansformer wrote and nobody has edited.
         name: "owner/model" or, for one's own, "model"; the repository is created if it does not exist.
         private: make it a private one.
@@ -99,7 +99,7 @@ def push_folder(
             )
     except (HfHubHTTPError, HTTPError, RuntimeError) as error:
         raise HubError(
-            f"{name} was not uploaded: {_reason(error)} An upload is one commit, all or nothing; the same command "
+            f"{name} was not uploaded: {reason_of(error)} An upload is one commit, all or nothing; the same command "
             "tries again."
         ) from error
     size = sum((folder / path).stat().st_size for path in files)
@@ -124,14 +124,3 @@ def _files_of(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     kept = [folder / name for name in top if name not in left_out]
     files = [file for path in kept for file in ([path] if path.is_file() else sorted(path.rglob("*")))]
     return tuple(file.relative_to(folder).as_posix() for file in files if file.is_file()), tuple(left_out)
-
-
-def _reason(error: Exception) -> str:
-    """Its message and those of its causes: the outermost one of huggingface_hub names only the file."""
-    words: list[str] = []
-    cause: BaseException | None = error
-    while cause is not None:
-        text = " ".join(re.sub(r"For more information check: \S+", "", str(cause)).split()).rstrip(".")
-        words += [text] if text and not any(text in said for said in words) else []
-        cause = cause.__cause__
-    return f"{': '.join(words) or type(error).__name__}."

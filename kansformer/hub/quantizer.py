@@ -153,13 +153,13 @@ def merge_quantization_configs(original_merge: Callable, saved: Any, passed: Any
             "it. Load it dequantised, convert(model, config), save it, and quantise the result."
         )
     record = original_merge(saved, None)
-    settings = record.config.to_dict()
-    for name, value in passed.to_dict().items():
-        if settings.get(name) != value:
+    settings, asked = record.config.to_dict(), passed.to_dict()
+    for name in {**asked, **settings}:
+        if settings.get(name) != asked.get(name):
             raise ConversionStateError(
                 f"The checkpoint is converted already, with {name}={settings.get(name)!r}, and quantization_config "
-                f"asks for {name}={value!r}. Load it without quantization_config; for other curves revert(model) and "
-                "convert(model, config)."
+                f"asks for {name}={asked.get(name)!r}. Load it without quantization_config; for other curves "
+                "revert(model) and convert(model, config)."
             )
     return record
 

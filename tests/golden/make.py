@@ -135,6 +135,9 @@ def checkpoints() -> dict[str, Callable[[], torch.nn.Module]]:
     )
     made["mixtral"] = lambda: convert(make_mixtral(), KANConfig())
     made["digest"] = made["bfloat16"]  # and with a domain in float32, from the same version on
+    made["modules"] = lambda: convert(
+        make_llama(), KANConfig(slots=("up", "act"), target_modules=["up_proj", "act_fn"])
+    )
     return made
 
 

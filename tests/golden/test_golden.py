@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM
 
 import kansformer
 from kansformer import is_converted, load_curves, save_curves, set_backend
-from kansformer.conversion.record import FORMAT_VERSION
+from kansformer.conversion.digest import FIRST_VERSION
 from kansformer.errors import CheckpointError
 from kansformer.kan import KAN
 from kansformer.training.recipe_file import read_recipe, write_recipe
@@ -35,7 +35,7 @@ CHECKPOINTS, CURVES, NETWORKS, RECIPES = (sorted((FOLDER / kind).iterdir()) for 
 # The modules that read a format, and the files that hold its version.
 READERS = {
     "kansformer.conversion.record": [(path / "config.json", "quantization_config") for path in CHECKPOINTS],
-    "kansformer.hub.adapter": [(path / "curves" / "curves.json", None) for path in CURVES],
+    "kansformer.hub.curve_files": [(path / "curves" / "curves.json", None) for path in CURVES],
     "kansformer.kan.saving": [(path / "kan.json", None) for path in NETWORKS],
 }
 
@@ -84,7 +84,9 @@ def test_a_checkpoint(folder, tmp_path):
     assert_same_tensors(load_file(tmp_path / "model.safetensors"), old | wide)  # domains were once in 16 bits
     settings, before = (read(place / "config.json")["quantization_config"] for place in (tmp_path, folder))
     before.pop("digest", None)
-    assert settings.pop("digest") and settings == before | {"format_version": FORMAT_VERSION}
+    assert settings.pop("digest") and settings == before | {
+        "format_version": max(FIRST_VERSION, before["format_version"])
+    }
     assert torch.equal(logits_of(AutoModelForCausalLM.from_pretrained(tmp_path), expected["tokens"]), logits)
 
 
@@ -151,7 +153,7 @@ def test_a_newer_version_says_what_to_install(reader, tmp_path):
     before = [*plain.state_dict()]
     load = {
         "kansformer.conversion.record": AutoModelForCausalLM.from_pretrained,
-        "kansformer.hub.adapter": lambda folder: load_curves(plain, folder),
+        "kansformer.hub.curve_files": lambda folder: load_curves(plain, folder),
         "kansformer.kan.saving": KAN.load,
     }[reader]
     with pytest.raises(CheckpointError, match=rf"version {newest + 1}.*pip install --upgrade kansformer"):

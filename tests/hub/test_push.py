@@ -1,13 +1,9 @@
-"""Sharing through the real huggingface_hub: `push_to_hub`, `kansformer push` and `from_pretrained(name, revision=…)`.
-
-Clients are processes of their own, forked off one that has imported transformers: huggingface_hub reads the address of
-its Hub when it is imported.
-"""
+"""Sharing by the real huggingface_hub: `push_to_hub`, `kansformer push` and `from_pretrained(name, revision=…)`."""
 
 import pytest
 import torch
-from fresh_processes import FreshInterpreter
-from hub.loopback_hub import LoopbackHub, Repository
+from hub.clients import PROGRAM
+from hub.loopback_hub import Repository
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
@@ -19,18 +15,6 @@ from kansformer.embedded import embedded_model_path
 FILES = {"README.md", "config.json", "generation_config.json", "model.safetensors", "modeling_kansformer.py"}
 FILES |= {"tokenizer.json", "tokenizer_config.json"}
 
-# Several commands in one process. Between the tries of a broken upload the client waits up to 8 s; here it need not.
-PROGRAM = """
-import sys, time
-from kansformer.cli import app
-time.sleep = lambda seconds: None
-for command in sys.argv[1:]:
-    try:
-        app(command.split(), prog_name="kansformer")
-    except SystemExit as end:
-        print(f"exit code {end.code}", file=sys.stderr)
-"""
-IMPORTS = "import torch, transformers.trainer, transformers.models.llama.modeling_llama"
 TRIES = 6  # of the client, for one file
 
 PULL = """
@@ -69,21 +53,6 @@ with torch.no_grad():
     model.lm_head.weight.mul_(2)
 model.push_to_hub("me/pushed", revision="doubled", commit_message="Twice as sure")
 """
-
-
-@pytest.fixture(scope="module")
-def hub():
-    with LoopbackHub() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def client(hub, tmp_path_factory):
-    """client(code, *arguments): the finished process."""
-    threads = str(torch.get_num_threads())  # sums are rounded by how they are shared out
-    environment = {**hub.environment, "COLUMNS": "200", "OMP_NUM_THREADS": threads}
-    with FreshInterpreter(tmp_path_factory.mktemp("home"), IMPORTS, environment) as fresh:
-        yield fresh.run
 
 
 @pytest.fixture(scope="module")

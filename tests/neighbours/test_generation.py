@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import ContinuousBatchingConfig, GenerationConfig
 
 GREEDY = dict(max_new_tokens=8, do_sample=False)
 KINDS = {
@@ -34,3 +35,16 @@ def test_an_assistant_changes_no_token(kind, make_plain, make_bent, tokens):
     for model, assistant in ((bent, plain), (plain, bent)):
         expected = model.generate(tokens[:1], **GREEDY)
         assert torch.equal(model.generate(tokens[:1], assistant_model=assistant, **GREEDY), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_continuous_batching_gives_the_same_tokens(kind, make_bent):
+    model = make_bent(**KINDS[kind])
+    prompts = [[5, 9, 2], [7], [3, 4, 8, 1, 6]]
+    options = GenerationConfig(**GREEDY, eos_token_id=-1, pad_token_id=0)
+    small = ContinuousBatchingConfig(num_blocks=8, block_size=16, max_batch_tokens=32)
+    outputs = model.generate_batch(prompts, options, small)
+    answers = {tuple(output.prompt_ids): output.generated_tokens for output in outputs.values()}
+    for prompt in prompts:
+        expected = model.generate(torch.tensor([prompt]), **GREEDY, eos_token_id=-1)[0, len(prompt) :]
+        assert answers[tuple(prompt)] == expected.tolist()

@@ -1,0 +1,30 @@
+"""Import kansformer as soon as transformers is about to load a model, in any program of this Python.
+
+`kansformer autoload on` has Python run this file at its start, by a line in a `.pth` file; nothing else does. So it
+imports nothing but the standard library, and not its own package: that takes seconds.
+"""
+
+import importlib.util
+from pathlib import Path
+
+TRIGGER = "transformers.modeling_utils"
+"""What transformers imports before it loads a model. Not the module with the quantizers, which it imports midway: the
+class of models, which kansformer needs as well, would not be there yet."""
+
+
+def import_kansformer() -> None:
+    """Import the package, which registers the loader."""
+    import kansformer  # noqa: F401
+
+
+def wait_for_transformers() -> None:
+    """Have kansformer imported after transformers' module."""
+    spec = importlib.util.spec_from_file_location("kansformer_hooks", Path(__file__).with_name("import_hooks.py"))
+    assert spec is not None and spec.loader is not None
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    hooks.after_import(TRIGGER, import_kansformer)
+
+
+if __name__ == "__main__":
+    wait_for_transformers()
