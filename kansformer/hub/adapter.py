@@ -9,13 +9,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from kansformer.conversion import ConversionRecord
+from kansformer.conversion.curve_values import check_values
 from kansformer.conversion.digest import SavedDigest, digest_of
 from kansformer.conversion.rebuild import rebuild
 from kansformer.conversion.record import base_prefix, check_record, config_of, get_setting, record_of
 from kansformer.conversion.slots import check_no_adapters, check_no_adapters_before_curves
 from kansformer.errors import CheckpointError, ConfigError, ConversionStateError
 from kansformer.files import atomic_folder, check_unused
-from kansformer.hub.loading_checks import check_values
 from kansformer.hub.weight_checksum import ModelChecksum, check_same_weights, checksum_of
 from kansformer.nn.curves import curve_tensors, curved_modules
 from kansformer.nn.transaction import transaction
