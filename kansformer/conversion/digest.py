@@ -25,8 +25,8 @@ ENTRY = "digest"
 FIRST_VERSION = 3
 """Of the format of `ConversionRecord`, with a digest."""
 WAY_OUT = (
-    f"Take the files as they were saved; if the change is meant, remove {ENTRY!r} from the settings, and the curves are "
-    "taken as they are."
+    f"Take the files as they were saved; if the change is meant, remove {ENTRY!r} from the settings, and the curves "
+    "are taken as they are."
 )
 
 

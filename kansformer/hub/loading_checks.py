@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kansformer.conversion.curve_values import check_values
 from kansformer.conversion.record import get_setting, narrowed_paths
