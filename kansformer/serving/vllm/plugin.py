@@ -1,14 +1,18 @@
 """What vLLM calls, by the entry point `vllm.general_plugins`, in each of its processes before any model is made."""
 
 import functools
+import json
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from vllm.config import ModelConfig
 from vllm.engine.arg_utils import EngineArgs
 from vllm.model_executor.layers.quantization import register_quantization_config
+from vllm.transformers_utils.repo_utils import try_get_local_file
 
 from kansformer.config import QUANT_METHOD
-from kansformer.conversion.record import ConversionRecord
+from kansformer.conversion.record import ConversionRecord, quantization_method
 from kansformer.serving.vllm.quantization import CurveConfig
 from kansformer.serving.vllm.selection import check_adapters, select_classes
 
@@ -35,16 +39,27 @@ def select_model_class(original: Callable[[EngineArgs], ModelConfig]) -> Callabl
 
     @functools.wraps(original)
     def create_model_config(args: EngineArgs) -> ModelConfig:
-        config = original(args)
-        if config.quantization != QUANT_METHOD:
-            return config
-        record = ConversionRecord.from_dict(config.hf_config.quantization_config)
+        config = read_local_config(args)
+        if config is None:  # not downloaded yet
+            config = original(args).hf_config.to_dict()
+        settings = config.get("quantization_config")
+        if quantization_method(settings) != QUANT_METHOD:
+            return original(args)
+        record = ConversionRecord.from_dict(settings)
         CurveConfig(record)  # refuses changed settings here, before other processes are started
         if args.enable_lora:
             check_adapters(record)
-        selection = select_classes(record, config.architectures, args.model_impl)
+        selection = select_classes(record, config.get("architectures") or [], args.model_impl)
         args.model_impl = selection.model_impl
         args.model_class_overrides = selection.classes | args.model_class_overrides
         return original(args)
 
     return create_model_config
+
+
+def read_local_config(args: EngineArgs) -> dict[str, Any] | None:
+    """The model's `config.json`, if it is on this machine. vLLM's own config inspects the model's class, which takes
+    seconds, and here that class is not known yet."""
+    file = try_get_local_file(args.hf_config_path or args.model, "config.json", args.revision)
+    config = json.loads(file.read_text(encoding="utf-8")) if isinstance(file, Path) else None
+    return config if isinstance(config, dict) else None
