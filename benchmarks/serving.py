@@ -27,8 +27,8 @@ from served.refusals import REFUSALS, damage
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "serving.csv"
 COLUMNS = (
-    "part", "name", "class", "mode", "ranks", "dtype", "equal", "of", "passed", "ready_seconds", "message", "machine",
-    "vllm", "torch", "transformers", "kansformer",
+    "part", "name", "class", "mode", "ranks", "stages", "dtype", "equal", "of", "passed", "ready_seconds", "message",
+    "machine", "vllm", "torch", "transformers", "kansformer",
 )  # fmt: skip
 SEVEN = [name for name in CURVES if name not in ("plain", "act-one-group")]
 
@@ -56,9 +56,15 @@ PARTS = {
     "two ranks": Part([f"llama.{curves}" for curves in SEVEN], {"--ranks": "2"}),
     "two ranks, general": Part([f"llama.{curves}" for curves in SEVEN], {"--ranks": "2", "--impl": "transformers"}),
     "two ranks, families": Part([f"{family}.act" for family in ("mixtral", "phi3", "opt")], {"--ranks": "2"}),
+    "two stages": Part(["llama.act", "llama.low-rank-up-down"], {"--stages": "2"}),
+    "two stages, general": Part(["llama.act", "llama.low-rank-up-down"], {"--stages": "2", "--impl": "transformers"}),
+    "adapters": Part(["embedded.act.lora", "embedded.full-gate-down.lora", "embedded.input-act-groups.lora"]),
+    "adapters, general": Part(["embedded.act.lora"], {"--impl": "transformers"}),
+    "bfloat16": Part(["embedded.plain", "embedded.act"], {"--dtype": "bfloat16"}),
     "two ranks, compiled": Part(["llama.act", "llama.full-gate-down"], {"--ranks": "2", "--mode": "compiled"}),
 }
 REFUSED = "refused"
+DEFAULTS = {"mode": "eager", "ranks": "1", "stages": "1", "dtype": "float32"}
 
 
 def machine() -> dict[str, str]:
@@ -98,7 +104,7 @@ def make_missing(folder: Path, names: list[str]) -> None:
 def measure(folder: Path, part: str, missing: list[str]) -> Iterator[dict]:
     """The rows of a part, one by one; the engine's own messages go to a file in the folder."""
     options = PARTS[part].options
-    common = {"mode": options.get("--mode", "eager"), "ranks": options.get("--ranks", "1"), "dtype": "float32"}
+    common = {name: options.get(f"--{name}", default) for name, default in DEFAULTS.items()}
     make_missing(folder, missing)
     words = [word for pair in options.items() for word in pair]
     with (folder / f"{part.replace(', ', '-').replace(' ', '-')}.log").open("w") as log:
@@ -125,16 +131,18 @@ def refuse(folder: Path, name: str) -> dict:
     if not line:
         print(output[-6000:], file=sys.stderr)
     message = line[line.find(refusal.sentence) :] if line else output.strip()[-300:]
-    return {"name": name, "mode": "eager", "ranks": refusal.ranks, "passed": bool(line), "message": message[:300]}
+    return DEFAULTS | {"name": name, "ranks": refusal.ranks, "passed": bool(line), "message": message[:300]}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=(*PARTS, REFUSED), action="append", help="a part; may be repeated")
     parser.add_argument("--folder", type=Path, help="for checkpoints; None makes a temporary one")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--fresh", action="store_true", help="measure rows again that are there")
     arguments = parser.parse_args()
-    rows = list(csv.DictReader(RESULTS.open())) if RESULTS.exists() else []
+    out = arguments.out
+    rows = list(csv.DictReader(out.open())) if out.exists() else []
     chosen = arguments.only or [*PARTS, REFUSED]
     if arguments.fresh:
         rows = [row for row in rows if row["part"] not in chosen]
@@ -149,7 +157,7 @@ def main() -> None:
                 print(part, *(f"{key}={value}" for key, value in row.items()), sep="  ", flush=True)
                 rows = [old for old in rows if (old["part"], old["name"]) != (part, row["name"])]
                 rows.append({"part": part} | row | machine())
-                with RESULTS.open("w", newline="") as file:
+                with out.open("w", newline="") as file:
                     writer = csv.DictWriter(file, COLUMNS)
                     writer.writeheader()
                     writer.writerows(rows)

@@ -2,7 +2,8 @@
 
     cd benchmarks; python -m served.models FOLDER NAME …
 
-Writes each checkpoint to FOLDER/NAME, and beside it `expected.json`: the prompts, and what transformers makes of them.
+Writes each checkpoint, MODEL.CURVES, to FOLDER/NAME, and in it `expected.json`: the prompts, and what transformers
+makes of them. MODEL.CURVES.lora has a LoRA adapter in its folder `adapter`, and what PEFT makes of both.
 """
 
 import json
@@ -31,6 +32,7 @@ CURVES = {
 }
 PROMPTS = ("def read_file(path):\n    ", "class Queue:\n", "import os\n\nfor name in")
 NEW_TOKENS = 48
+ADAPTED = ["q_proj", "v_proj", "gate_proj", "up_proj", "down_proj"]
 
 SIZES = dict(vocab_size=2048, num_hidden_layers=2, max_position_embeddings=512, initializer_range=0.15)
 SPECIAL = dict(bos_token_id=0, eos_token_id=0, pad_token_id=0)
@@ -95,14 +97,20 @@ def expected_of(model: transformers.PreTrainedModel, tokenizer: transformers.Pre
 
 
 def make_checkpoint(folder: Path, name: str) -> None:
-    """Write the checkpoint MODEL.CURVES."""
-    model_name, curves = name.split(".")
+    """Write the checkpoint of that name."""
+    model_name, curves, *adapter = name.split(".")
     model = make_model(model_name)
     if CURVES[curves] is not None:
         bend(convert(model, CURVES[curves]))
     tokenizer = transformers.AutoTokenizer.from_pretrained(embedded_model_path())
     model.save_pretrained(folder / name)
     tokenizer.save_pretrained(folder / name)
+    if adapter:
+        from peft import LoraConfig, get_peft_model
+
+        torch.manual_seed(2)
+        model = get_peft_model(model, LoraConfig(r=8, target_modules=ADAPTED, init_lora_weights=False))
+        model.save_pretrained(folder / name / "adapter")
     (folder / name / "expected.json").write_text(json.dumps(expected_of(model, tokenizer)))
 
 
