@@ -125,6 +125,7 @@ def measure(folder: Path, way: str, arguments: argparse.Namespace) -> dict:
                     errors[name] += failed
                 print(f"{way}, round {number}, {name}: {rate:.0f} tokens/s, {failed} errors", flush=True)
     plain, curves = rates.values()
+    plain_errors, curve_errors = errors.values()
     ratios = [a / b for a, b in zip(curves, plain, strict=True)]
     return {
         "way": way,
@@ -133,8 +134,8 @@ def measure(folder: Path, way: str, arguments: argparse.Namespace) -> dict:
         "clients": arguments.clients,
         "requests": per_round * arguments.rounds,
         "tokens": arguments.tokens,
-        "errors_plain": list(errors.values())[0],
-        "errors": list(errors.values())[1],
+        "errors_plain": plain_errors,
+        "errors": curve_errors,
         "plain_tokens_per_second": round(statistics.median(plain)),
         "tokens_per_second": round(statistics.median(curves)),
         "ratio": round(statistics.median(ratios), 3),

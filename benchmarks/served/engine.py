@@ -14,6 +14,7 @@ ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
     "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # several ranks on one NUMA node
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # several models, one after the other, in one process
 }
 MAX_DIFFERENCE = 1e-4

@@ -112,7 +112,7 @@ class CurveDigest:
             return
         digest = hashlib.sha256(f"{dtype} {list(shape)}".encode())
         if math.prod(shape) and shape:
-            digest.update(read().contiguous().view(torch.uint8).numpy())
+            digest.update(read().contiguous().view(torch.uint8).numpy().data)
         self._digests[key] = digest.hexdigest()
 
     def hexdigest(self) -> str:

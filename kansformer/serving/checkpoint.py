@@ -125,23 +125,23 @@ class ServedCurves:
         """
         axes = split_axes(spec, by) if rank.count > 1 else {}
         parameters = {}
-        for slot in filter(None, slots):
+        present = [slot for slot in slots if slot is not None]
+        for slot in present:
             if slot.features != in_features:
                 raise CheckpointError(
                     f"The checkpoint has curves for {slot.features} channels at {slot.path}, where this model has "
                     f"{in_features}."
                 )
         for name, shape in spec.shapes(in_features, out_features).items():
-            first = next(filter(None, slots))
-            local = _local_shape(join_path(first.curve_path, name), shape, axes.get(name), rank)
+            local = _local_shape(join_path(present[0].curve_path, name), shape, axes.get(name), rank)
             wide = dtype if name in CURVE_PARAMETERS else torch.promote_types(dtype, torch.float32)
             size = (len(slots), *local) if stacked else local
             parameters[name] = nn.Parameter(torch.empty(size, dtype=wide, device=device), requires_grad=False)
-            for number, slot in enumerate(slots):
-                if slot is not None:
-                    self._destinations[join_path(slot.curve_path, name)] = Destination(
-                        parameters[name], number if stacked else None, shape, axes.get(name), rank
-                    )
+            for slot in present:
+                layer = slots.index(slot) if stacked else None
+                self._destinations[join_path(slot.curve_path, name)] = Destination(
+                    parameters[name], layer, shape, axes.get(name), rank
+                )
         return parameters
 
     def loading(

@@ -1,6 +1,6 @@
 """Modules of a served model that hold curves: activations and input curves, split as the layer after them."""
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +51,7 @@ class MergedGate:
 
 
 def serve_module(
-    module: CurvedModule,
+    module: nn.Module,
     slot: Slot,
     curves: ServedCurves,
     *,
@@ -65,12 +65,13 @@ def serve_module(
     Raises:
         CheckpointError: as `ServedCurves.make_parameters`.
     """
-    features, outputs = module.in_features, getattr(module, "out_features", None)
+    curved = cast(CurvedModule, module)
+    features, outputs = curved.in_features, getattr(module, "out_features", None)
     parameters = curves.make_parameters(
-        [slot], module.curves, features, outputs, by=by, rank=rank, dtype=dtype, device=device
+        [slot], curved.curves, features, outputs, by=by, rank=rank, dtype=dtype, device=device
     )
-    del module.domain  # a buffer, which servers do not load
+    del curved.domain  # a buffer; servers look for parameters
     for name, parameter in parameters.items():
         module.register_parameter(name, parameter)
     if by == "inputs":
-        module.in_features = features // rank.count
+        curved.in_features = features // rank.count

@@ -6,6 +6,7 @@ plain PyTorch; that is right everywhere, and slower than those kernels.
 Shape letters: N tokens, d model width, m hidden width, E experts, K experts per token.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -23,7 +24,11 @@ from kansformer.serving.checkpoint import Rank, ServedCurves
 from kansformer.serving.modules import serve_module
 from kansformer.sites.site import Slot, parent_of
 
-ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh"), "relu": F.relu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+}
 """By vLLM's name."""
 
 

@@ -7,16 +7,16 @@ Shape letters: `...` any, I inputs, O outputs, M layers that vLLM has merged int
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from vllm.model_executor.layers.linear import UnquantizedLinearMethod
+from torch import Tensor
+from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
 
 from kansformer.nn import LearnedActivation
 from kansformer.nn.base import identity
-from kansformer.nn.curves import CURVE_TENSORS, add_edges, apply_curve
+from kansformer.nn.curves import CURVE_TENSORS, Curved, add_edges, apply_curve
 from kansformer.nn.parallel import SplitBy
 from kansformer.serving.checkpoint import Rank, ServedCurves
 from kansformer.serving.modules import CurveView, serve_module
@@ -40,7 +40,7 @@ class CurvedLinearMethod(UnquantizedLinearMethod):
 
     def create_weights(
         self,
-        layer: nn.Module,
+        layer: LinearBase,
         input_size_per_partition: int,
         output_partition_sizes: list[int],
         input_size: int,
@@ -77,8 +77,15 @@ class CurvedLinearMethod(UnquantizedLinearMethod):
         if self.input_slot is not None:
             spec = self.curves.spec_of(self.input_slot)
             curve = LearnedActivation.from_activation(identity, input_size, spec, device="meta", dtype=params_dtype)
-            split = "inputs" if by == "inputs" else None
-            serve_module(curve, self.input_slot, self.curves, by=split, rank=rank, dtype=params_dtype)
+            by_inputs = by == "inputs"
+            serve_module(
+                curve,
+                self.input_slot,
+                self.curves,
+                by="inputs" if by_inputs else None,
+                rank=rank if by_inputs else Rank(),
+                dtype=params_dtype,
+            )
             setattr(layer, INPUT_CURVE, curve)
 
     @property
@@ -86,15 +93,15 @@ class CurvedLinearMethod(UnquantizedLinearMethod):
         """Whether the merged layers have inputs of their own, so that one product cannot compute them all."""
         return self.spec is not None and self.spec.is_per_channel and len(self.slots) > 1
 
-    def process_weights_after_loading(self, layer: nn.Module) -> None:
+    def process_weights_after_loading(self, layer: LinearBase) -> None:
         """Pack the weight as vLLM does, unless rows of it are needed one layer at a time."""
         if not self.bends_each:
             super().process_weights_after_loading(layer)
 
-    def apply(self, layer: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    def apply(self, layer: LinearBase, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """x (..., I) to (..., O), this rank's part of both."""
         if self.input_slot is not None:
-            x = getattr(layer, INPUT_CURVE)(x)
+            x = layer.get_submodule(INPUT_CURVE)(x)
         if self.spec is None:
             return super().apply(layer, x, bias)
         if self.bends_each:
@@ -113,7 +120,7 @@ class CurvedLinearMethod(UnquantizedLinearMethod):
             dim=-1,
         )
 
-    def _apply_each(self, layer: nn.Module, x: Tensor, bias: Tensor | None) -> Tensor:
+    def _apply_each(self, layer: LinearBase, x: Tensor, bias: Tensor | None) -> Tensor:
         weights = layer.weight.split(self.output_sizes)
         biases = [None] * len(weights) if bias is None else bias.split(self.output_sizes)
         outputs = []
@@ -122,9 +129,9 @@ class CurvedLinearMethod(UnquantizedLinearMethod):
             outputs.append(F.linear(bent, weights[number], biases[number]))
         return torch.cat(outputs, dim=-1)
 
-    def _view(self, layer: nn.Module, number: int) -> CurveView:
+    def _view(self, layer: LinearBase, number: int) -> Curved:
         """The curves of one of the merged layers."""
         tensors = {name: layer._parameters.get(name) for name in CURVE_TENSORS}
-        own = {name: None if tensor is None else tensor[number] for name, tensor in tensors.items()}
+        own: dict[str, Any] = {name: None if tensor is None else tensor[number] for name, tensor in tensors.items()}
         assert self.spec is not None
-        return CurveView(in_features=self.input_size, curves=self.spec, **own)
+        return cast(Curved, CurveView(in_features=self.input_size, curves=self.spec, **own))

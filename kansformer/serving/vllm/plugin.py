@@ -43,7 +43,7 @@ def select_model_class(original: Callable[[EngineArgs], ModelConfig]) -> Callabl
         if config is None:  # not downloaded yet
             config = original(args).hf_config.to_dict()
         settings = config.get("quantization_config")
-        if quantization_method(settings) != QUANT_METHOD:
+        if not isinstance(settings, dict) or quantization_method(settings) != QUANT_METHOD:
             return original(args)
         record = ConversionRecord.from_dict(settings)
         CurveConfig(record)  # refuses changed settings here, before other processes are started

@@ -48,8 +48,9 @@ OWN_CLASSES = {
     "Gemma3ForCausalLM": OwnClass("gemma3"),
     "GraniteForCausalLM": OwnClass("granite"),
     "OPTForCausalLM": OwnClass("opt"),
+    "GPT2LMHeadModel": OwnClass("gpt2", base="transformer"),
 }
-"""By architecture. A row is added when `benchmarks/serving.py` has shown equal tokens for it."""
+"""By architecture. A row is added when `benchmarks/serving.py` shows equal tokens for it."""
 
 
 @dataclass(frozen=True)
