@@ -12,8 +12,10 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from vllm.config import get_current_vllm_config
 from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
 
+from kansformer.errors import CheckpointError
 from kansformer.nn import LearnedActivation
 from kansformer.nn.base import identity
 from kansformer.nn.curves import CURVE_TENSORS, Curved, add_edges, apply_curve
@@ -48,7 +50,17 @@ class CurvedLinearMethod(UnquantizedLinearMethod):
         params_dtype: torch.dtype,
         **extra_weight_attrs: Any,
     ) -> None:
-        """The weight as vLLM makes it, and this rank's curves, which each have the M layers on a first axis."""
+        """The weight as vLLM makes it, and this rank's curves, which each have the M layers on a first axis.
+
+        Raises:
+            CheckpointError: as `ServedCurves.make_parameters`; or the layer is to take LoRA adapters, which vLLM would
+                give its input as it was before the input curve.
+        """
+        if self.input_slot is not None and get_current_vllm_config().lora_config is not None:
+            raise CheckpointError(
+                f"The checkpoint bends the input of the layer {self.input_slot.path}, and vLLM would give LoRA "
+                "adapters the straight one. Serve it without --enable-lora."
+            )
         super().create_weights(
             layer,
             input_size_per_partition,
