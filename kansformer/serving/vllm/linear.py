@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from vllm.config import get_current_vllm_config
 from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
 
@@ -107,7 +107,10 @@ class CurvedLinearMethod(UnquantizedLinearMethod):
 
     def process_weights_after_loading(self, layer: LinearBase) -> None:
         """Pack the weight as vLLM does, unless rows of it are needed one layer at a time."""
-        if not self.bends_each:
+        if self.bends_each:
+            # A plain parameter: torch.compile does not trace the split of vLLM's class of parameters.
+            layer.weight = nn.Parameter(layer.weight.data, requires_grad=False)
+        else:
             super().process_weights_after_loading(layer)
 
     def apply(self, layer: LinearBase, x: Tensor, bias: Tensor | None = None) -> Tensor:
