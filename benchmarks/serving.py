@@ -4,7 +4,8 @@
     python benchmarks/serving.py                     # all rows that are missing in results/serving.csv
     python benchmarks/serving.py --only "two ranks"  # those of one part
 
-Every part runs in a process of its own. Rows are kept: an interrupted run goes on. About 40 minutes on two cores.
+Every part runs in a process of its own. Rows are kept: an interrupted run goes on. Takes over an hour on two cores that
+do other things as well.
 """
 
 import argparse
