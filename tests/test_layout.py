@@ -19,7 +19,7 @@ ORDER = [
     {"symbolic", "config"},
     {"sites"},
     {"conversion"},
-    {"training", "hub", "interp", "kan"},
+    {"training", "hub", "interp", "kan", "serving"},
     {"fitting"},  # old names of kan
     {"views"},
     {"cli"},
@@ -42,6 +42,7 @@ HOMES = {
     "typer": {"cli"},
     "rich": {"cli"},
     "huggingface_hub": {"hub", "hub_files"},
+    "vllm": {"serving"},
     "transformers": {"sites", "conversion", "training", "hub", "cli"},
 }
 

@@ -7,21 +7,27 @@ as other functions; whoever changes a file on purpose can remove it.
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from kansformer.errors import CheckpointError
 from kansformer.files import atomic_write_text
-from kansformer.nn.curves import CURVE_PARAMETERS
+from kansformer.nn.curves import CURVE_TENSORS
 from kansformer.safe_io import open_tensors, read_json
 
 ENTRY = "digest"
 FIRST_VERSION = 3
 """Of the format of `ConversionRecord`, with a digest."""
+WAY_OUT = (
+    f"Take the files as they were saved; if the change is meant, remove {ENTRY!r} from the settings, and the curves "
+    "are taken as they are."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,20 +65,61 @@ class SavedDigest:
         Raises:
             CheckpointError: one of both was changed.
         """
-        files = list(files)
-        way_out = (
-            f"Take the files as they were saved; if the change is meant, remove {ENTRY!r} from the settings, and the "
-            "curves are taken as they are."
-        )
+        self.check_settings()
+        if files := list(files):
+            self.check_curves(_digest_of_curves(files))
+
+    def check_settings(self) -> None:
+        """Check that the settings are those that were saved.
+
+        Raises:
+            CheckpointError: they were changed.
+        """
         if not self.fits_settings:
             raise CheckpointError(
                 f"The checkpoint's kansformer settings were changed after it was saved, so its curves would be other "
-                f"functions. {way_out}"
+                f"functions. {WAY_OUT}"
             )
-        if files and self.curves != _digest_of_curves(files):
+
+    def check_curves(self, digest: str) -> None:
+        """Check a digest that `CurveDigest` made of the curves.
+
+        Raises:
+            CheckpointError: it is another one.
+        """
+        if self.curves != digest:
             raise CheckpointError(
-                f"The checkpoint's curves are not those that were saved with its kansformer settings. {way_out}"
+                f"The checkpoint's curves are not those that were saved with its kansformer settings. {WAY_OUT}"
             )
+
+
+class CurveDigest:
+    """The digest of a checkpoint's curves, which are added one by one in any order."""
+
+    def __init__(self) -> None:
+        self._digests: dict[str, str] = {}
+
+    def add(self, key: str, dtype: str, shape: Sequence[int], read: Callable[[], Tensor]) -> None:
+        """Add a tensor under its key in the file; those that cannot be a curve's are left out.
+
+        Args:
+            key: the tensor's full name.
+            dtype: as safetensors names it.
+            shape: of the tensor.
+            read: returns the tensor; not called where it is empty.
+        """
+        if key.rpartition(".")[2] not in CURVE_TENSORS:
+            return
+        digest = hashlib.sha256(f"{dtype} {list(shape)}".encode())
+        if math.prod(shape) and shape:
+            digest.update(read().contiguous().view(torch.uint8).numpy().data)
+        self._digests[key] = digest.hexdigest()
+
+    def hexdigest(self) -> str:
+        """SHA-256 of all curves that were added; tensors that do not stand beside coefficients are not curves."""
+        owners = {key.removesuffix("coefficients") for key in self._digests if _last(key) == "coefficients"}
+        curves = {key: value for key, value in self._digests.items() if key.removesuffix(_last(key)) in owners}
+        return hashlib.sha256(json.dumps(curves, sort_keys=True).encode()).hexdigest()
 
 
 def digest_of(settings: Mapping[str, Any], files: Iterable[str | Path]) -> dict[str, str]:
@@ -96,19 +143,14 @@ def _digest_of_settings(settings: Mapping[str, Any]) -> str:
 
 
 def _digest_of_curves(files: Iterable[str | Path]) -> str:
-    files = list(files)
-    keys = {key for _, key, _ in open_tensors(files)}
-    owners = {key.removesuffix("coefficients") for key in keys if key.rpartition(".")[2] == "coefficients"}
-    curves = {owner + name for owner in owners for name in (*CURVE_PARAMETERS, "domain")}
-    digests = {}
+    digest = CurveDigest()
     for _, key, tensor in open_tensors(files):
-        if key in curves:
-            shape = tensor.get_shape()
-            digest = hashlib.sha256(f"{tensor.get_dtype()} {shape}".encode())
-            if math.prod(shape) and shape:
-                digest.update(tensor[:].contiguous().view(torch.uint8).numpy())
-            digests[key] = digest.hexdigest()
-    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+        digest.add(key, tensor.get_dtype(), tensor.get_shape(), partial(tensor.__getitem__, slice(None)))
+    return digest.hexdigest()
+
+
+def _last(key: str) -> str:
+    return key.rpartition(".")[2]
 
 
 def _is_text(value: object) -> bool:

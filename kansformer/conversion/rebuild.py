@@ -27,7 +27,7 @@ def rebuild(model: nn.Module, record: ConversionRecord, *, max_numbers: int | No
         CheckpointError: the model has no such path, or its layer cannot take these curves or that width, or
             the curves would have far more numbers than the files, which is checked before memory is allocated.
     """
-    _narrow_as_recorded(model, record)
+    narrow_as_recorded(model, record)
     fill_recorded(model, record, max_numbers=max_numbers)
 
 
@@ -38,7 +38,7 @@ def fill_recorded(model: nn.Module, record: ConversionRecord, *, max_numbers: in
     for entry in record.slots:
         slot = rooted_slot(model, entry)
         target = recorded_target(model, slot)
-        shape = _checked_shape(model, slot, target)
+        shape = check_slot(model, slot, target)
         spec = record.config.curve_spec(slot.name)
         try:
             # Several paths may lead to the same layer, whose curves are there once.
@@ -57,8 +57,15 @@ def fill_recorded(model: nn.Module, record: ConversionRecord, *, max_numbers: in
     install(model, built, record)
 
 
-def _checked_shape(model: nn.Module, slot: Slot, target: object) -> tuple[int, int] | None:
-    """(in, out) of the linear layer in a recorded slot, None for a slot without weights."""
+def check_slot(model: nn.Module, slot: Slot, target: object) -> tuple[int, int] | None:
+    """Check what stands in a recorded slot of a plain model.
+
+    Returns:
+        (in, out) of the linear layer there, None for a slot without weights.
+
+    Raises:
+        CheckpointError: nothing is there, or something that cannot take the recorded curves.
+    """
     if target is None:
         raise CheckpointError(
             f"The checkpoint has curves at {slot.path}, but {type(model).__name__} has no such module."
@@ -76,7 +83,12 @@ def _checked_shape(model: nn.Module, slot: Slot, target: object) -> tuple[int, i
     return shape
 
 
-def _narrow_as_recorded(model: nn.Module, record: ConversionRecord) -> None:
+def narrow_as_recorded(model: nn.Module, record: ConversionRecord) -> None:
+    """Narrow the feed-forward networks of a plain model that the record calls narrower.
+
+    Raises:
+        CheckpointError: there is none at a recorded path, or it cannot have that width.
+    """
     prefix = base_prefix(model)
     sites = {site.path: site for site in find_sites(model)} if record.widths else {}
     for path, hidden in record.widths.items():

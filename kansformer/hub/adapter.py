@@ -11,13 +11,13 @@ from kansformer.conversion import ConversionRecord
 from kansformer.conversion.digest import SavedDigest, digest_of
 from kansformer.conversion.record import CURVE_SETS, check_record, config_of, get_setting, record_of
 from kansformer.conversion.slots import check_no_adapters, check_no_adapters_before_curves
+from kansformer.conversion.tensor_check import check_values
 from kansformer.errors import CheckpointError, ConfigError, ConversionStateError
 from kansformer.files import atomic_folder, check_unused, updated_folder
 from kansformer.hub.card_metadata import CARD_FILE, METADATA_FILE, CardMetadata
 from kansformer.hub.curve_files import FORMAT_VERSION, SETTINGS, TENSORS, read_curves
 from kansformer.hub.curve_sets import CurveSet, CurveSets, current_sets, list_curves
 from kansformer.hub.curve_values import curve_values, put_curves
-from kansformer.hub.loading_checks import check_values
 from kansformer.hub.weight_checksum import ModelChecksum, check_same_weights, checksum_of
 from kansformer.hub_files import HUB_ID, find_folder
 from kansformer.nn.transaction import transaction

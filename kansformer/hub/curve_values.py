@@ -8,8 +8,8 @@ from kansformer.conversion import ConversionRecord
 from kansformer.conversion.convert import remove_curves
 from kansformer.conversion.rebuild import rebuild
 from kansformer.conversion.record import base_prefix, record_of
+from kansformer.conversion.tensor_check import check_values
 from kansformer.errors import CheckpointError
-from kansformer.hub.loading_checks import check_values
 from kansformer.nn.curves import curve_tensors, curved_modules
 
 

@@ -6,18 +6,17 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kansformer.conversion.record import get_setting, narrowed_paths
+from kansformer.conversion.tensor_check import check_values
 from kansformer.errors import CheckpointError
 from kansformer.hub.tensor_parallel import local_part
-from kansformer.nn.curves import CURVE_PARAMETERS, curve_tensors, curved_modules
+from kansformer.nn.curves import CURVE_TENSORS, curve_tensors, curved_modules
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from transformers.utils.loading_report import LoadStateDictInfo
-
-CURVE_TENSORS = (*CURVE_PARAMETERS, "domain")
 
 LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers")
 MAX_LAYERS = 1000
@@ -103,24 +102,6 @@ def check_curves(model: nn.Module, expected: Shapes, loading_info: "LoadStateDic
     for path, module in curved_modules(model):
         for name, tensor in curve_tensors(module).items():
             check_values(f"{path}.{name}", local_part(tensor))
-
-
-def check_values(name: str, tensor: Tensor) -> None:
-    """Check that a tensor of curves is finite, and a domain has a width; tensors offloaded to disk are not checked.
-
-    Raises:
-        CheckpointError: it is not.
-    """
-    last = name.rpartition(".")[2]
-    if tensor.is_meta or not tensor.numel() or (last not in CURVE_TENSORS and not tensor.is_floating_point()):
-        return
-    if not tensor.is_floating_point():
-        kind = str(tensor.dtype).removeprefix("torch.")
-        raise CheckpointError(f"{name} has the dtype {kind}, so no model can use these curves.")
-    if not all(end.isfinite() for end in tensor.aminmax()):  # without a mask as large as the tensor
-        raise CheckpointError(f"{name} has non-finite values, so no model can use these curves.")
-    if last == "domain" and not (tensor[..., 0] < tensor[..., 1]).all():
-        raise CheckpointError(f"{name} has intervals without a width, so no model can use these curves.")
 
 
 def missing_weights(model: nn.Module, missing: set[str]) -> set[str]:

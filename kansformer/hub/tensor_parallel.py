@@ -1,15 +1,9 @@
 """Load a converted model with transformers' tensor parallelism (`tp_plan`): curves are split with their channels.
 
-A rule of the plan splits a linear layer's weight among processes, by outputs (`colwise`) or inputs (`rowwise`). Beside
-a weight, curves are split so:
-
-| layer | `channel`, `group` | `full` | `low_rank` |
-|---|---|---|---|
-| by outputs | whole | by outputs | coefficients whole, mix by outputs |
-| by inputs, and the activation before it | by channels | by inputs | coefficients by inputs, mix whole |
-
-Domains are whole in every process, which takes its channels' part of them. A feed-forward network to which this cannot
-be applied is kept whole in every process, with a warning, and everything else is split.
+A rule of the plan splits a linear layer's weight among processes, by outputs (`colwise`) or inputs (`rowwise`), and
+its curves as `nn/parallel.py` says. Only domains are whole in every process, which takes its channels' part of them. A
+feed-forward network to which this cannot be applied is kept whole in every process, with a warning, and everything else
+is split.
 """
 
 import warnings
@@ -24,6 +18,7 @@ from kansformer.conversion.record import get_setting
 from kansformer.errors import ConversionStateError
 from kansformer.nn import KANLinear, LearnedActivation
 from kansformer.nn.curves import CurvedModule, curved_modules
+from kansformer.nn.parallel import SplitBy, split_axes
 from kansformer.sites import Site
 
 if TYPE_CHECKING:
@@ -32,13 +27,9 @@ if TYPE_CHECKING:
 SELF_CONTAINED = ("colwise", "rowwise", "packed_colwise", "packed_rowwise", "local_params")
 """Rules of one linear layer. A network keeps its function when all of its layers are without them."""
 
-AXES = {
-    "up": {"weight": 0, "bias": 0, "mix": 1},
-    "down": {"weight": 1, "coefficients": 0, "denominator": 0},
-    "act": {"coefficients": 0, "denominator": 0},
-}
-"""The axis along which a slot's parameters are split; others are whole. `gate` is as `up`, whose coefficients have an
-axis of outputs where edges are `full`."""
+SPLIT_BY: dict[str, SplitBy] = {"up": "outputs", "gate": "outputs", "act": "inputs", "down": "inputs"}
+WEIGHT_AXES = {"outputs": {"weight": 0, "bias": 0}, "inputs": {"weight": 1}}
+"""The axis along which the parameters of a linear layer are split; others are whole."""
 
 
 def is_one_of_several() -> bool:
@@ -131,9 +122,7 @@ def _split(module: CurvedModule, name: str, mesh: "DeviceMesh") -> None:
     """Split the parameters of a module with curves, and have its forward compute this process's part."""
     from torch.distributed.tensor import Shard, distribute_tensor
 
-    axes = AXES["up" if name == "gate" else name]
-    if name in ("up", "gate") and module.curves.edges == "full":
-        axes = axes | {"coefficients": 2}
+    axes = WEIGHT_AXES[SPLIT_BY[name]] | split_axes(module.curves, SPLIT_BY[name])
     for key, parameter in module.named_parameters(recurse=False):
         if key in axes:
             split = distribute_tensor(parameter, mesh, [Shard(axes[key])], src_data_rank=None)

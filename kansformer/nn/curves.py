@@ -28,6 +28,8 @@ EDGES = ("full", "low_rank", "channel", "group")
 CURVE_PARAMETERS = ("coefficients", "mix", "denominator")
 """Names of the trainable tensors that curves add to a module; the buffer `domain` comes on top."""
 
+CURVE_TENSORS = (*CURVE_PARAMETERS, "domain")
+
 
 @dataclass(frozen=True, kw_only=True)
 class CurveSpec:

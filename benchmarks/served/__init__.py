@@ -1,0 +1,1 @@
+"""What `serving.py` serves, by which engine, and what must be refused."""

@@ -1,0 +1,149 @@
+"""Any architecture: vLLM's Transformers modelling backend, with curves.
+
+vLLM makes transformers' model on the meta device, replaces its layers by parallel ones of its own, and loads the
+weights. Curves of activations, input curves and those of GPT-2's transposed layers are put in before the replacement;
+`quantization.py` gives vLLM's linear layers theirs.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
+from vllm.model_executor.layers.linear import RowParallelLinear
+from vllm.model_executor.models import transformers as backend
+
+from kansformer.conversion.build import build_slot
+from kansformer.conversion.rebuild import check_slot, narrow_as_recorded
+from kansformer.conversion.record import recorded_target
+from kansformer.conversion.transformers_patches import remove_tripwire
+from kansformer.nn.fused_gate import GatedForward, fuse_gate
+from kansformer.serving.checkpoint import Rank, ServedCurves
+from kansformer.serving.modules import MergedGate, serve_module
+from kansformer.serving.vllm.quantization import CurveConfig
+from kansformer.serving.vllm.selection import GENERAL_CLASSES
+from kansformer.serving.vllm.stages import is_elsewhere
+from kansformer.sites import find_sites
+from kansformer.sites.site import Slot, parent_of
+from kansformer.sites.surgery import fill_slot
+
+
+@contextmanager
+def plain_config(config: Any) -> Iterator[None]:
+    """Context in which a transformers config describes the plain model: `from_config` would give it curves, too."""
+    names = ("quantization_config", "fusion_config")
+    kept = {name: vars(config)[name] for name in names if name in vars(config)}
+    vars(config).pop("quantization_config", None)
+    remove_tripwire(config)
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            setattr(config, name, value)
+
+
+class CurvesMixin:
+    """Before one of the backend's classes: the same model with a checkpoint's curves, or unchanged without them."""
+
+    model: Any
+    quant_config: Any
+
+    def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
+        with plain_config(vllm_config.model_config.hf_config):
+            super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
+
+    @property
+    def curves(self) -> ServedCurves | None:
+        """The checkpoint's curves; None of a plain one."""
+        return self.quant_config.curves if isinstance(self.quant_config, CurveConfig) else None
+
+    def recursive_replace(self) -> None:
+        """vLLM's replacement of layers, with curves before it and their split after it."""
+        if self.curves is None:
+            return super().recursive_replace()  # type: ignore[misc]
+        narrow_as_recorded(self.model, self.curves.record)
+        sites = [site.slots for site in find_sites(self.model)]
+        downs = {slots["act"].path: slots.get("down") for slots in sites if "act" in slots}
+        placed = [slot for slot in self.curves.record.slots if place_slot(self.model, slot, self.curves)]
+        gates = {slot.path: gate for slot in placed if (gate := _fused_gate(self.model, slot)) is not None}
+        super().recursive_replace()  # type: ignore[misc]
+        for slot in placed:
+            down = downs.get(slot.path)
+            is_split = down is not None and _is_split(self.model.get_submodule(down.path))
+            self._serve(slot, is_split=is_split)
+        for path, gate in gates.items():
+            _restore_gate(gate, parent_of(path)[1])
+        return None
+
+    def _serve(self, slot: Slot, *, is_split: bool) -> None:
+        assert self.curves is not None
+        ranks = Rank(get_tensor_model_parallel_rank(), get_tensor_model_parallel_world_size())
+        serve_module(
+            self.model.get_submodule(slot.curve_path),
+            slot,
+            self.curves,
+            by="inputs" if is_split else None,
+            rank=ranks if is_split else Rank(),
+            dtype=self.model_config.dtype,  # type: ignore[attr-defined]
+            device=self.device_config.device,  # type: ignore[attr-defined]
+        )
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
+        """vLLM's loading, with curves checked and stored on the way."""
+        if self.curves is None:
+            return super().load_weights(weights)  # type: ignore[misc]
+        rename = self.hf_to_vllm_mapper.get_rename_mapper().map_name  # type: ignore[attr-defined]
+        loaded = super().load_weights(self.curves.loading(weights, rename))  # type: ignore[misc]
+        return loaded | self.curves.names_of(self)  # type: ignore[arg-type]
+
+
+def place_slot(model: nn.Module, slot: Slot, curves: ServedCurves) -> bool:
+    """Fill a recorded slot of transformers' model, if that is not for one of vLLM's own layers to do.
+
+    Returns:
+        Whether there is a module with curves now.
+
+    Raises:
+        CheckpointError: the model has no such path, or something there that cannot take the recorded curves.
+    """
+    if is_elsewhere(model, slot.path):
+        curves.skip(slot)
+        return False
+    target = recorded_target(model, slot)
+    check_slot(model, slot, target)
+    owner = slot.path if slot.name == "input" else parent_of(slot.path)[0]
+    is_experts = any(parameter.ndim == 3 for parameter in model.get_submodule(owner).parameters(recurse=False))
+    if isinstance(target, nn.Linear) or is_experts:
+        return False
+    fill_slot(model, slot, build_slot(model, slot, curves.spec_of(slot), weights_at=owner))
+    return True
+
+
+def _is_split(layer: nn.Module) -> bool:
+    """Whether what goes into a layer is split among the ranks."""
+    return isinstance(layer, RowParallelLinear) and layer.input_is_parallel and layer.tp_size > 1
+
+
+def _fused_gate(model: nn.Module, slot: Slot) -> GatedForward | None:
+    """The forward of the gated block around a learned activation, with its children's names."""
+    owner, name = parent_of(slot.path)
+    block = model.get_submodule(owner)
+    return block.__dict__["forward"] if slot.name == "act" and fuse_gate(block, name) else None
+
+
+def _restore_gate(gate: GatedForward, act: str) -> None:
+    """Have a gated block compute activation, curve and product in one pass, also where vLLM has merged two layers."""
+    block = gate.block
+    if block.__dict__["forward"] is not gate:
+        merged = next(name for name, child in block.named_children() if hasattr(child, "output_sizes"))
+        block.__dict__["forward"] = MergedGate(block, merged=merged, act=act, down=gate.down)
+
+
+def _with_curves(name: str) -> type[nn.Module]:
+    """A class of the backend, under the same name, with the mixin in front."""
+    base = getattr(backend, name)
+    return type(name, (CurvesMixin, base), {"__module__": __name__, "__doc__": base.__doc__})
+
+
+globals().update({name: _with_curves(name) for name in GENERAL_CLASSES})
