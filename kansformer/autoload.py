@@ -4,6 +4,7 @@
 imports nothing but the standard library, and not its own package: that takes seconds.
 """
 
+import importlib
 import importlib.util
 from pathlib import Path
 
@@ -14,7 +15,7 @@ class of models, which kansformer needs as well, would not be there yet."""
 
 def import_kansformer() -> None:
     """Import the package, which registers the loader."""
-    import kansformer  # noqa: F401
+    importlib.import_module("kansformer")
 
 
 def wait_for_transformers() -> None:
