@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
+from comparison_settings import Curves, Training
 from torch import Tensor
 from transformers import (
     GenerationConfig,
@@ -17,7 +18,6 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
-from comparison_settings import Curves, Training
 from kansformer import optimizer_groups
 from kansformer.progress import Progress
 

@@ -10,14 +10,16 @@ from itertools import islice
 from pathlib import Path
 
 import numpy
+from comparison_settings import Data, Training
 from datasets import Dataset, IterableDataset, load_dataset
 
-from comparison_settings import Data, Training
 from kansformer.errors import DataError
 
 MAX_CHARACTERS = 1300
 """Of question and answer together; longer rows (6 % of MetaMathQA) are left out."""
 
+TRAINING_COLUMNS = ("query", "response")
+JUDGE_COLUMNS = ("question", "answer")
 VALIDATION_ROWS = 50
 UNRELATED_ROWS = 100
 BATCHES_PER_BUCKET = 20
@@ -31,7 +33,7 @@ def training_texts(data: Data, training: Training) -> list[str]:
     Raises:
         DataError: there are too few.
     """
-    rows = _rows(data.train, "train")
+    rows = _rows(data.train, "train", TRAINING_COLUMNS)
     texts = (
         training.query_template.format(query=row["query"]) + row["response"]
         for row in rows
@@ -57,7 +59,7 @@ def bucketed(token_rows: list[list[int]], batch_size: int) -> Iterator[list[list
 
 def validation_questions(data: Data) -> list[tuple[str, str]]:
     """Question and answer of the rows of GSM8K's training split that PEFT validates on."""
-    rows = _rows(data.judge, "train", "main")
+    rows = _rows(data.judge, "train", JUDGE_COLUMNS, "main")
     order = numpy.arange(len(rows))
     numpy.random.RandomState(0).shuffle(order)  # numpy's old generator: it gives PEFT's very rows
     return [(row["question"], row["answer"]) for row in rows.select(order[:VALIDATION_ROWS])]
@@ -65,12 +67,12 @@ def validation_questions(data: Data) -> list[tuple[str, str]]:
 
 def test_questions(data: Data) -> list[tuple[str, str]]:
     """Question and answer of GSM8K's whole test split."""
-    return [(row["question"], row["answer"]) for row in _rows(data.judge, "test", "main")]
+    return [(row["question"], row["answer"]) for row in _rows(data.judge, "test", JUDGE_COLUMNS, "main")]
 
 
 def unrelated_texts(data: Data) -> list[str]:
     """The first texts of Wikipedia, which the task says nothing about."""
-    return [row["text"] for row in islice(_rows(data.unrelated, "train", streaming=True), UNRELATED_ROWS)]
+    return [row["text"] for row in islice(_rows(data.unrelated, "train", ("text",), streaming=True), UNRELATED_ROWS)]
 
 
 def accuracy(texts: list[str], answers: list[str]) -> float:
@@ -103,12 +105,23 @@ def parse_answer(text: str) -> float | str | None:
         return answer
 
 
-def _rows(source: str, split: str, config: str | None = None, *, streaming: bool = False) -> Dataset | IterableDataset:
-    """The rows of a split, from a folder or from the Hub; `config` is the Hub's name of a part."""
+def _rows(
+    source: str, split: str, columns: tuple[str, ...], config: str | None = None, *, streaming: bool = False
+) -> Dataset | IterableDataset:
+    """The rows of a split, from a folder or from the Hub; `config` is the Hub's name of a part.
+
+    Raises:
+        DataError: the folder has no such split, or the rows lack one of the columns.
+    """
     folder = Path(source)
-    if not folder.is_dir():
-        return load_dataset(source, config, split=split, streaming=streaming)
-    file = folder / f"{split}.jsonl"
-    if not file.is_file():
-        raise DataError(f"The folder {source!r} has no {file.name}.")
-    return load_dataset("json", data_files=str(file), split="train", streaming=streaming)
+    if folder.is_dir():
+        file = folder / f"{split}.jsonl"
+        if not file.is_file():
+            raise DataError(f"The folder {source!r} has no {file.name}.")
+        rows = load_dataset("json", data_files=str(file), split="train", streaming=streaming)
+    else:
+        rows = load_dataset(source, config, split=split, streaming=streaming)
+    missing = [name for name in columns if name not in (rows.column_names or columns)]  # None: known to the rows only
+    if missing:
+        raise DataError(f"The rows of {source!r} have no {missing[0]!r}, only {', '.join(rows.column_names)}.")
+    return rows

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy
 import torch
-from huggingface_hub import HfApi
-
 from comparison_settings import Settings
 from curve_training import MemoryLog
+from huggingface_hub import HfApi
 
 PACKAGES = ("transformers", "peft", "datasets", "bitsandbytes", "torch", "kansformer")
 

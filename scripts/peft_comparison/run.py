@@ -5,8 +5,8 @@
 
 Llama-3.2-3B learns MetaMathQA and is judged by GSM8K. It needs a GPU with 32 GB or more, `pip install kansformer` and a
 login at the Hub that may read the model. Writes to `--output` the row, in a file named after the experiment, and beside
-it the curves alone, in a folder of that name, for `load_curves`. `--count` prints how many numbers would be trained, and
-stops: no weights are read.
+it the curves alone, in a folder of that name, for `load_curves`. `--count` prints how many numbers would be trained and
+stops, without reading the weights.
 """
 
 from __future__ import annotations
@@ -81,9 +81,7 @@ def run(settings: Settings, curves_folder: Path) -> dict:
             return accuracy(texts, [answer for _, answer in rows])
 
         batches = bucketed(token_rows, training.batch_size)
-        log = train_curves(
-            model, tokenizer, batches, training, curves, lambda: judge(validation), memory, progress
-        )
+        log = train_curves(model, tokenizer, batches, training, curves, lambda: judge(validation), memory, progress)
         save_curves(model, curves_folder)  # before the long evaluation, which may fail
         test_accuracy = judge(test)
     unrelated_after = loss_per_token(model, tokenizer, unrelated, training.batch_size)

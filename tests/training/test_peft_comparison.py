@@ -6,6 +6,7 @@ import runpy
 import sys
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 import transformers
@@ -22,14 +23,15 @@ model: {folder}/model
 data: {{train: {folder}/metamath, judge: {folder}/gsm8k, unrelated: {folder}/wiki}}
 kan: {{slots: [input, act], edges: channel, grid_size: 5, order: 3}}
 curves: {{calibration_batches: 2}}
-training: {{dtype: float32, batch_size: 2, batch_size_eval: 3, max_steps: 6, eval_steps: 3, lr: 1.5e-3, max_new_tokens: 4}}
+training: {{batch_size: 2, batch_size_eval: 3, max_steps: 6, eval_steps: 3, lr: 1.5e-3, max_new_tokens: 4}}
 """
 
 
 @pytest.fixture
-def script(monkeypatch):
+def script(monkeypatch, tmp_path):
     """Gives the modules beside the program by their names, as `python run.py` finds them."""
     monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     yield lambda name: runpy.run_path(str(FOLDER / f"{name}.py"))
     for name in MODULES:
         sys.modules.pop(name, None)
@@ -76,7 +78,7 @@ def test_a_run_writes_a_row_and_its_curves(script, experiment, tmp_path, capsys)
     assert run["peft_config"]["peft_type"] == "KANSFORMER" and run["peft_config"]["slots"] == ["input", "act"]
     assert run["peft_config"]["curve_learning_rates"] == [pytest.approx(30 * 1.5e-3)]
     assert run["train_config"]["model_id"] == str(tmp_path / "model") and run["train_config"]["batch_size"] == 2
-    plain = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    plain = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.bfloat16)
     assert train["num_trainable_params"] == trained
     assert train["num_total_params"] == plain.num_parameters() + trained
     assert train["status"] == "success" and train["train_time"] > 0
@@ -97,7 +99,7 @@ def test_a_run_writes_a_row_and_its_curves(script, experiment, tmp_path, capsys)
     assert train["file_size"] == (curves / "curves.safetensors").stat().st_size
     load_curves(plain, curves)  # whose weights it compares with those of training
     values = [value for name, value in plain.named_parameters() if name.endswith("coefficients")]
-    assert len(values) == 4 and all(value.any() for value in values)
+    assert len(values) == 4 and all(value.any() and value.dtype == torch.float32 for value in values)
 
     with pytest.raises(SystemExit, match="not empty"):
         main(experiment, output=tmp_path / "results")
@@ -115,7 +117,8 @@ def settings_of(script, experiment):
         (("slots: [input, act]", "slots: [inputs]"), "Unknown slot 'inputs'"),
         (("max_steps", "steps"), "Unknown field 'training.steps'"),
         (("kansformer/tiny", "tiny"), "experiment"),
-        (("/gsm8k", "/metamath"), "has no test.jsonl"),
+        (("/gsm8k", "/metamath"), "have no 'question', only type, query"),
+        (("/wiki", ""), "has no train.jsonl"),
     ],
 )
 def test_what_cannot_be_run_is_refused_before_training(change, message, script, experiment, tmp_path):
@@ -168,9 +171,10 @@ def test_accuracy_counts_equal_numbers_and_refuses_a_row_without_answer(script):
 def test_batches_are_sorted_within_their_bucket_only(script):
     rows = [[0] * (1 + i % 7) for i in range(90)]
     batches = list(script("math_task")["bucketed"](rows, 4))
-    lengths = [[len(row) for row in batch] for batch in batches]
-    assert sum(lengths[:20], []) == sorted((len(row) for row in rows[:80]), reverse=True)
-    assert sum(lengths[20:], []) == sorted((len(row) for row in rows[80:]), reverse=True)
+    assert [len(batch) for batch in batches] == [4] * 22 + [2]
+    lengths = [len(row) for batch in batches for row in batch]
+    assert lengths[:80] == sorted((len(row) for row in rows[:80]), reverse=True)
+    assert lengths[80:] == sorted((len(row) for row in rows[80:]), reverse=True)
 
 
 def test_of_the_padding_only_the_first_token_is_learned(script):
