@@ -96,12 +96,13 @@ class Settings:
     curves: Curves = Field(default_factory=Curves)
     training: Training = Field(default_factory=Training)
 
-    def __post_init__(self) -> None:
-        KANConfig.from_dict(self.kan)  # checks the curves
-
     @property
     def kan_config(self) -> KANConfig:
-        """The curves."""
+        """The curves.
+
+        Raises:
+            ConfigError: a field of `kan` is unknown or impossible.
+        """
         return KANConfig.from_dict(self.kan)
 
     @property

@@ -153,6 +153,7 @@ def test_the_experiments_train_the_stated_number(name, millions, script, monkeyp
         ("The answer is: 1/0", "1/0"),
         ("The answer is: 1,000", "1,000"),
         ("The final answer is 50%.", 50.0),
+        ("The answer is: 3. No, The answer is: 9", 9.0),
         ("#### 3 The answer is: 7", 7.0),
         ("It is 4.", None),
     ],
