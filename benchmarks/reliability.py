@@ -64,9 +64,9 @@ def main() -> None:
             writer.writeheader()
             writer.writerows(rows)
             for name, part in _in_turns(options.only):
-                if (name, part) not in done and time.monotonic() < end:
-                    rows.append(_run(name, part))
-                    writer.writerow(rows[-1])
+                if (name, part) not in done and time.monotonic() < end and (row := _run(name, part)):
+                    rows.append(row)
+                    writer.writerow(row)
                     file.flush()
     print(_table(rows))
     sys.exit(any(int(row["lost"]) for row in rows))
@@ -79,7 +79,8 @@ def _in_turns(names: Iterable[str]) -> Iterator[tuple[str, int]]:
         yield from filter(None, turn)
 
 
-def _run(name: str, part: int) -> Row:
+def _run(name: str, part: int) -> Row | None:
+    """The row of a part; None, after what it printed, where it did not come to its counts."""
     trial, begin = TRIALS[name], time.monotonic()
     print(f"{name} {part + 1} of {len(trial.parts)}: python {' '.join(trial.parts[part])}", flush=True)
     done = subprocess.run(
@@ -90,7 +91,8 @@ def _run(name: str, part: int) -> Row:
     if not tried or lost:
         print(output[-5000:])
     if not tried:
-        raise SystemExit(f"Part {part} of {name!r} ended with {done.returncode} and printed no counts; see above.")
+        print(f"Part {part + 1} of {name} ended with {done.returncode} and printed no counts; see above.", flush=True)
+        return None
     cells = (name, part, tried, lost, round(time.monotonic() - begin), _commit(), _processor())
     row = dict(zip(COLUMNS, map(str, cells), strict=True))
     print(f"  tried {tried:,}, lost {lost:,}, {row['seconds']} s", flush=True)

@@ -35,8 +35,8 @@ from kansformer.kan import KAN, kan_from_formula
 from kansformer.nn.curves import CURVE_PARAMETERS, curved_modules
 from kansformer.safe_io import read_json
 from kansformer.training.data.load import table_rows
-from kansformer.training.preflight import find_checkpoint
 from kansformer.training.recipe_file import dump_recipe, read_recipe
+from kansformer.training.resume import find_checkpoint, has_run
 
 LONGEST_SENTENCE = 1500
 PLAIN = make_plain()
@@ -157,7 +157,8 @@ def read_a_recipe(folder: Path, rng: random.Random) -> None:
 def resume(folder: Path, rng: random.Random) -> None:
     """The checkpoint of a run that goes on."""
     name = next(folder.glob("begun-*")).name.removeprefix("begun-")
-    found = find_checkpoint(read_recipe(name), folder)
+    recipe = read_recipe(name)
+    found = find_checkpoint(recipe, folder) if has_run(recipe, folder) else None
     _see(found is None or Path(found).parent == folder, f"{found} is elsewhere")
 
 
