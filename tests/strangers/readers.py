@@ -19,7 +19,7 @@ import transformers
 import yaml
 from safetensors.torch import load_file
 from strangers.corpus import make_plain
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from kansformer import load_curves
 from kansformer.cli.table_columns import Choices
@@ -90,7 +90,7 @@ def _loaded(auto: Any, folder: Path) -> Any:
     except KansformerError:
         raise
     except Exception as error:
-        if TRIPWIRE not in str(error) and _loads_as_plain(auto, folder):
+        if TRIPWIRE not in str(error) and _has_readable_config(folder) and _loads_as_plain(auto, folder):
             raise OnlyConvertedError(f"{type(error).__name__}: {error}") from error
         raise
 
@@ -276,6 +276,15 @@ def _expression(rng: random.Random, depth: int) -> Any:
         return rng.choice(FUNCTIONS)(_expression(rng, depth - 1))
     one, other = _expression(rng, depth - 1), _expression(rng, depth - 1)
     return one + other if kind == 1 else one * other
+
+
+def _has_readable_config(folder: Path) -> bool:
+    """Whether transformers reads config.json, which it does before it asks for any loader."""
+    try:
+        AutoConfig.from_pretrained(folder)
+    except Exception:
+        return False
+    return True
 
 
 def _loads_as_plain(auto: Any, folder: Path) -> bool:
