@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
 from vllm.model_executor.layers import activation as activations
 from vllm.model_executor.layers.linear import LinearBase, RowParallelLinear
+from vllm.model_executor.models.utils import PPMissingLayer
 
 from kansformer.errors import CheckpointError
 from kansformer.nn import LearnedActivation
-from kansformer.nn.base import identity
 from kansformer.ops.curves import ACTIVATIONS
+from kansformer.serving.backbone import is_elsewhere
 from kansformer.serving.checkpoint import Rank, ServedCurves
-from kansformer.serving.modules import GatedActivation, serve_module
+from kansformer.serving.modules import GatedActivation, make_input_curve, serve_module
 from kansformer.serving.vllm.quantization import CurveConfig
 from kansformer.serving.vllm.selection import OWN_CLASSES, OwnClass
-from kansformer.serving.vllm.stages import is_elsewhere
 from kansformer.sites.site import Slot, parent_of
 from kansformer.sites.surgery import fill_slot
 
@@ -57,7 +57,7 @@ def place_slot(base: nn.Module, slot: Slot, curves: ServedCurves, dtype: torch.d
     Raises:
         CheckpointError: the model has no such path, or something there that cannot take the recorded curves.
     """
-    if is_elsewhere(base, slot.path):
+    if is_elsewhere(base, slot.path, PPMissingLayer):
         curves.skip(slot)
         return
     path = slot.path if slot.name == "input" else parent_of(slot.path)[0]
@@ -71,11 +71,7 @@ def place_slot(base: nn.Module, slot: Slot, curves: ServedCurves, dtype: torch.d
     if slot.name == "act":
         _place_activation(base, host, slot, curves, dtype)
     elif slot.name == "input" and not isinstance(host, LinearBase):
-        curve = LearnedActivation.from_activation(
-            identity, slot.features, curves.spec_of(slot), device="meta", dtype=dtype
-        )
-        serve_module(curve, slot, curves, by=None, rank=Rank(), dtype=dtype)
-        fill_slot(base, slot, curve)
+        fill_slot(base, slot, make_input_curve(slot, slot.features, curves, by=None, rank=Rank(), dtype=dtype))
 
 
 def _place_activation(base: nn.Module, block: nn.Module, slot: Slot, curves: ServedCurves, dtype: torch.dtype) -> None:
