@@ -6,6 +6,7 @@ SGLang itself needs a GPU's libraries. Ranks here are numbers; their sums are fo
 import enum
 import sys
 from types import ModuleType, SimpleNamespace
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +44,7 @@ class LinearBase(nn.Module):
 
     def __init__(self, linear, quant_config, prefix):
         super().__init__()
-        rank, count = get_group_rank_size(self.now)
+        _, count = get_group_rank_size(self.now)
         inputs, outputs = linear.in_features, linear.out_features
         self.axis = {ColumnParallelLinear: 0, RowParallelLinear: 1}.get(type(self))
         self.tp_group = None if self.axis is None else self.now
@@ -87,7 +88,7 @@ class HookType(enum.Enum):
 
 
 class HookRegistry:
-    hooks = []
+    hooks: ClassVar[list] = []
 
     @classmethod
     def register(cls, target, hook, hook_type):

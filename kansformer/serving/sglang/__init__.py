@@ -1,7 +1,8 @@
 """Converted models in SGLang: the plug-in that SGLang finds by the entry point `sglang.srt.plugins`.
 
-Not run: written after SGLang 0.5.23's sources, and tested against stand-ins of what it uses of them. No server has
-generated with it yet. The checkpoint alone decides what happens: nothing for a plain model, for a converted one
+Never run on a GPU. SGLang 0.5.23's engine was run on a CPU, on one rank, with an empty module in place of its kernels
+(`benchmarks/served/sglang_engine.py`); the tests use stand-ins of SGLang. The checkpoint alone decides what happens:
+nothing for a plain model, for a converted one
 
 | file | what |
 |---|---|

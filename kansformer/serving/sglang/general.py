@@ -3,8 +3,6 @@
 SGLang makes transformers' model on the meta device, replaces its linear layers and norms by its own, and loads the
 weights. Curves of activations, input curves and those of GPT-2's transposed layers are put in before the replacement;
 `quantization.py` gives SGLang's linear layers theirs.
-
-Not run: see the package.
 """
 
 from collections.abc import Iterable
@@ -54,12 +52,10 @@ class CurvesMixin:
     def recursive_replace(self) -> None:
         """SGLang's replacement of layers, with curves before it and their split after it."""
         narrow_as_recorded(self.model, self.curves.record)
-        downs = {
-            site.slots["act"].path: site.slots.get("down") for site in find_sites(self.model) if "act" in site.slots
-        }
-        placed = [
-            slot for slot in self.curves.record.slots if place_slot(self.model, slot, self.curves, PPMissingLayer)
-        ]
+        sites = [site.slots for site in find_sites(self.model)]
+        downs = {slots["act"].path: slots.get("down") for slots in sites if "act" in slots}
+        slots = self.curves.record.slots
+        placed = [slot for slot in slots if place_slot(self.model, slot, self.curves, PPMissingLayer)]
         for slot in placed:
             if slot.name == "act":
                 owner, name = parent_of(slot.path)

@@ -3,8 +3,6 @@
 SGLang's layers call a method for their product before they add up what their ranks computed. The Transformers backend
 merges no layers, so that each layer has the curves of one slot at most.
 
-Not run: see the package.
-
 Shape letters: `...` any, I inputs, O outputs.
 """
 

@@ -1,7 +1,4 @@
-"""What SGLang calls, by the entry point `sglang.srt.plugins`, in each of its processes before any model is made.
-
-Not run: see the package.
-"""
+"""What SGLang calls, by the entry point `sglang.srt.plugins`, in each of its processes before any model is made."""
 
 from collections.abc import Callable
 from typing import Any

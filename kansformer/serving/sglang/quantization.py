@@ -1,7 +1,4 @@
-"""SGLang's idea of a converted checkpoint: a quantisation that quantises nothing, and gives layers their curves.
-
-Not run: see the package.
-"""
+"""SGLang's idea of a converted checkpoint: a quantisation that quantises nothing, and gives layers their curves."""
 
 from typing import Any
 
@@ -79,8 +76,8 @@ class CurveConfig(QuantizationConfig):
 
         if not self.has_model:
             raise CheckpointError(
-                "SGLang makes this converted checkpoint with a model class that would leave its curves out: its version "
-                "is not one that kansformer knows (0.5.23), or its log says why the plug-in was not applied."
+                "SGLang serves this converted checkpoint by a model class that would leave its curves out. Its log "
+                "says why the plug-in was not applied; kansformer knows SGLang 0.5.23."
             )
         if isinstance(layer, FusedMoE) and (slot := self._slot_inside(prefix)) is not None:
             raise CheckpointError(
