@@ -42,7 +42,7 @@ def choose_class(original: Callable[[Any], Choice], model_config: Any) -> Choice
         ConfigError: another `model_impl` was asked for.
     """
     settings = getattr(model_config.hf_config, "quantization_config", None)
-    if settings is None or quantization_method(settings) != QUANT_METHOD:
+    if quantization_method(settings) != QUANT_METHOD:
         return original(model_config)
     from kansformer.serving.sglang.general import with_curves  # the backend is heavy, and plain models need none of it
 
@@ -53,4 +53,4 @@ def choose_class(original: Callable[[Any], Choice], model_config: Any) -> Choice
         )
     model_config.model_impl = type(model_config.model_impl)("transformers")
     model_class, architecture = original(model_config)
-    return with_curves(model_class), architecture
+    return with_curves(model_class), architecture  # type: ignore[arg-type]  # mypy takes classes for unhashable
