@@ -43,6 +43,7 @@ HOMES = {
     "rich": {"cli"},
     "huggingface_hub": {"hub", "hub_files"},
     "vllm": {"serving"},
+    "sglang": {"serving"},
     "transformers": {"sites", "conversion", "training", "hub", "cli"},
 }
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from kansformer.nn import LearnedActivation
+from kansformer.nn.base import identity
 from kansformer.nn.curves import CurvedModule, CurveSpec
 from kansformer.nn.fused_gate import gated_product
 from kansformer.nn.parallel import SplitBy
@@ -75,3 +76,25 @@ def serve_module(
         module.register_parameter(name, parameter)
     if by == "inputs":
         curved.in_features = features // rank.count
+
+
+def make_input_curve(
+    slot: Slot, features: int, curves: ServedCurves, *, by: SplitBy | None, rank: Rank, dtype: torch.dtype
+) -> LearnedActivation:
+    """The module that a layer's input goes through first, with this process's part of its curves.
+
+    Args:
+        slot: an input slot.
+        features: of the layer's whole input.
+        curves: of the model.
+        by: how the layer is split among processes; only "inputs" splits the curves.
+        rank: this process among those that share the layer.
+        dtype: of the model.
+
+    Raises:
+        CheckpointError: as `ServedCurves.make_parameters`.
+    """
+    curve = LearnedActivation.from_activation(identity, features, curves.spec_of(slot), device="meta", dtype=dtype)
+    is_split = by == "inputs"
+    serve_module(curve, slot, curves, by="inputs" if is_split else None, rank=rank if is_split else Rank(), dtype=dtype)
+    return curve

@@ -9,6 +9,5 @@ The checkpoint alone decides what happens: nothing for a plain model, for a conv
 | `quantization.py` | a "quantisation" to vLLM, which quantises nothing and gives layers their curves |
 | `linear.py`, `experts.py` | layers with curves |
 | `general.py` | any architecture: vLLM's Transformers modelling backend |
-| `stages.py` | layers that another pipeline stage has |
 | `own_classes.py` | faster: vLLM's own classes, where their modules have transformers' names |
 """

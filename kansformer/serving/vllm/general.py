@@ -5,42 +5,24 @@ weights. Curves of activations, input curves and those of GPT-2's transposed lay
 `quantization.py` gives vLLM's linear layers theirs.
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
 from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
 from vllm.model_executor.layers.linear import RowParallelLinear
 from vllm.model_executor.models import transformers as backend
+from vllm.model_executor.models.utils import PPMissingLayer
 
-from kansformer.conversion.build import build_slot
-from kansformer.conversion.rebuild import check_slot, narrow_as_recorded
-from kansformer.conversion.record import recorded_target
-from kansformer.conversion.transformers_patches import remove_tripwire
+from kansformer.conversion.rebuild import narrow_as_recorded
 from kansformer.nn.fused_gate import GatedForward, fuse_gate
+from kansformer.serving.backbone import place_slot, plain_config
 from kansformer.serving.checkpoint import Rank, ServedCurves
 from kansformer.serving.modules import MergedGate, serve_module
 from kansformer.serving.vllm.quantization import CurveConfig
 from kansformer.serving.vllm.selection import GENERAL_CLASSES
-from kansformer.serving.vllm.stages import is_elsewhere
 from kansformer.sites import find_sites
 from kansformer.sites.site import Slot, parent_of
-from kansformer.sites.surgery import fill_slot
-
-
-@contextmanager
-def plain_config(config: Any) -> Iterator[None]:
-    """Context in which a transformers config describes the plain model: `from_config` would give it curves, too."""
-    names = ("quantization_config", "fusion_config")
-    kept = {name: vars(config)[name] for name in names if name in vars(config)}
-    vars(config).pop("quantization_config", None)
-    remove_tripwire(config)
-    try:
-        yield
-    finally:
-        for name, value in kept.items():
-            setattr(config, name, value)
 
 
 class CurvesMixin:
@@ -65,7 +47,9 @@ class CurvesMixin:
         narrow_as_recorded(self.model, self.curves.record)
         sites = [site.slots for site in find_sites(self.model)]
         downs = {slots["act"].path: slots.get("down") for slots in sites if "act" in slots}
-        placed = [slot for slot in self.curves.record.slots if place_slot(self.model, slot, self.curves)]
+        placed = [
+            slot for slot in self.curves.record.slots if place_slot(self.model, slot, self.curves, PPMissingLayer)
+        ]
         gates = {slot.path: gate for slot in placed if (gate := _fused_gate(self.model, slot)) is not None}
         super().recursive_replace()  # type: ignore[misc]
         for slot in placed:
@@ -96,28 +80,6 @@ class CurvesMixin:
         rename = self.hf_to_vllm_mapper.get_rename_mapper().map_name  # type: ignore[attr-defined]
         loaded = super().load_weights(self.curves.loading(weights, rename))  # type: ignore[misc]
         return loaded | self.curves.names_of(self)  # type: ignore[arg-type]
-
-
-def place_slot(model: nn.Module, slot: Slot, curves: ServedCurves) -> bool:
-    """Fill a recorded slot of transformers' model, if that is not for one of vLLM's own layers to do.
-
-    Returns:
-        Whether there is a module with curves now.
-
-    Raises:
-        CheckpointError: the model has no such path, or something there that cannot take the recorded curves.
-    """
-    if is_elsewhere(model, slot.path):
-        curves.skip(slot)
-        return False
-    target = recorded_target(model, slot)
-    check_slot(model, slot, target)
-    owner = slot.path if slot.name == "input" else parent_of(slot.path)[0]
-    is_experts = any(parameter.ndim == 3 for parameter in model.get_submodule(owner).parameters(recurse=False))
-    if isinstance(target, nn.Linear) or is_experts:
-        return False
-    fill_slot(model, slot, build_slot(model, slot, curves.spec_of(slot), weights_at=owner))
-    return True
 
 
 def _is_split(layer: nn.Module) -> bool:

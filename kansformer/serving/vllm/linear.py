@@ -16,12 +16,10 @@ from vllm.config import get_current_vllm_config
 from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
 
 from kansformer.errors import CheckpointError
-from kansformer.nn import LearnedActivation
-from kansformer.nn.base import identity
 from kansformer.nn.curves import CURVE_TENSORS, Curved, add_edges, apply_curve
 from kansformer.nn.parallel import SplitBy
 from kansformer.serving.checkpoint import Rank, ServedCurves
-from kansformer.serving.modules import CurveView, serve_module
+from kansformer.serving.modules import CurveView, make_input_curve
 from kansformer.sites.site import INPUT_CURVE, Slot
 
 
@@ -87,17 +85,7 @@ class CurvedLinearMethod(UnquantizedLinearMethod):
             for name, parameter in parameters.items():
                 layer.register_parameter(name, parameter)
         if self.input_slot is not None:
-            spec = self.curves.spec_of(self.input_slot)
-            curve = LearnedActivation.from_activation(identity, input_size, spec, device="meta", dtype=params_dtype)
-            by_inputs = by == "inputs"
-            serve_module(
-                curve,
-                self.input_slot,
-                self.curves,
-                by="inputs" if by_inputs else None,
-                rank=rank if by_inputs else Rank(),
-                dtype=params_dtype,
-            )
+            curve = make_input_curve(self.input_slot, input_size, self.curves, by=by, rank=rank, dtype=params_dtype)
             setattr(layer, INPUT_CURVE, curve)
 
     @property

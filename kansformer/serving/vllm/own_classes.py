@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
 from vllm.model_executor.layers import activation as activations
 from vllm.model_executor.layers.linear import LinearBase, RowParallelLinear
+from vllm.model_executor.models.utils import PPMissingLayer
 
 from kansformer.errors import CheckpointError
 from kansformer.nn import LearnedActivation
-from kansformer.nn.base import identity
 from kansformer.ops.curves import ACTIVATIONS
+from kansformer.serving.backbone import is_elsewhere
 from kansformer.serving.checkpoint import Rank, ServedCurves
-from kansformer.serving.modules import GatedActivation, serve_module
+from kansformer.serving.modules import GatedActivation, make_input_curve, serve_module
 from kansformer.serving.vllm.quantization import CurveConfig
 from kansformer.serving.vllm.selection import OWN_CLASSES, OwnClass
-from kansformer.serving.vllm.stages import is_elsewhere
 from kansformer.sites.site import Slot, parent_of
 from kansformer.sites.surgery import fill_slot
 
@@ -41,7 +41,7 @@ class OwnCurvesMixin:
         if self.curves is not None:
             base = getattr(self, self.own_class.base)
             for slot in self.curves.record.slots:
-                place_slot(base, slot, self.curves, vllm_config.model_config.dtype)
+                place_slot(base, slot, self.curves, vllm_config.model_config.dtype, self.own_class.activation)
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         """vLLM's loading, with curves checked and stored on the way."""
@@ -51,13 +51,22 @@ class OwnCurvesMixin:
         return loaded | self.curves.names_of(self)  # type: ignore[arg-type]
 
 
-def place_slot(base: nn.Module, slot: Slot, curves: ServedCurves, dtype: torch.dtype) -> None:
+def place_slot(
+    base: nn.Module, slot: Slot, curves: ServedCurves, dtype: torch.dtype, activation: str | None = None
+) -> None:
     """Fill a recorded slot of vLLM's model, if that is not for one of its linear layers to do.
+
+    Args:
+        base: vLLM's base model.
+        slot: of the checkpoint's record.
+        curves: of the model.
+        dtype: of the model.
+        activation: name of activations in the model; None is the recorded one.
 
     Raises:
         CheckpointError: the model has no such path, or something there that cannot take the recorded curves.
     """
-    if is_elsewhere(base, slot.path):
+    if is_elsewhere(base, slot.path, PPMissingLayer):
         curves.skip(slot)
         return
     path = slot.path if slot.name == "input" else parent_of(slot.path)[0]
@@ -69,17 +78,12 @@ def place_slot(base: nn.Module, slot: Slot, curves: ServedCurves, dtype: torch.d
             "it with --model-impl transformers."
         ) from None
     if slot.name == "act":
-        _place_activation(base, host, slot, curves, dtype)
+        _place_activation(host, activation or parent_of(slot.path)[1], slot, curves, dtype)
     elif slot.name == "input" and not isinstance(host, LinearBase):
-        curve = LearnedActivation.from_activation(
-            identity, slot.features, curves.spec_of(slot), device="meta", dtype=dtype
-        )
-        serve_module(curve, slot, curves, by=None, rank=Rank(), dtype=dtype)
-        fill_slot(base, slot, curve)
+        fill_slot(base, slot, make_input_curve(slot, slot.features, curves, by=None, rank=Rank(), dtype=dtype))
 
 
-def _place_activation(base: nn.Module, block: nn.Module, slot: Slot, curves: ServedCurves, dtype: torch.dtype) -> None:
-    name = parent_of(slot.path)[1]
+def _place_activation(block: nn.Module, name: str, slot: Slot, curves: ServedCurves, dtype: torch.dtype) -> None:
     kind, function = _read_activation(slot, getattr(block, name, None))
     down = next((child for child in block.children() if isinstance(child, RowParallelLinear)), None)
     features = slot.features if down is None else down.input_size
@@ -87,7 +91,7 @@ def _place_activation(base: nn.Module, block: nn.Module, slot: Slot, curves: Ser
     is_split = down is not None and down.tp_size > 1
     rank = Rank(get_tensor_model_parallel_rank(), get_tensor_model_parallel_world_size()) if is_split else Rank()
     serve_module(act, slot, curves, by="inputs" if is_split else None, rank=rank, dtype=dtype)
-    fill_slot(base, slot, act)
+    setattr(block, name, act)
 
 
 def _read_activation(slot: Slot, module: object) -> tuple[type[LearnedActivation], Callable[[Tensor], Tensor]]:

@@ -32,10 +32,12 @@ class OwnClass:
     Args:
         module: in `vllm.model_executor.models`.
         base: name of the base model in it.
+        activation: of a feed-forward block there, if transformers has another name for it.
     """
 
     module: str
     base: str = "model"
+    activation: str | None = None
 
 
 OWN_CLASSES = {
@@ -47,6 +49,7 @@ OWN_CLASSES = {
     "Gemma2ForCausalLM": OwnClass("gemma2"),
     "Gemma3ForCausalLM": OwnClass("gemma3"),
     "GraniteForCausalLM": OwnClass("granite"),
+    "Phi3ForCausalLM": OwnClass("phi3", activation="act_fn"),
     "OPTForCausalLM": OwnClass("opt"),
     "GPT2LMHeadModel": OwnClass("gpt2", base="transformer"),
 }
