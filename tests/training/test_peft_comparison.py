@@ -84,7 +84,9 @@ def test_a_run_writes_a_row_and_its_curves(script, experiment, tmp_path, capsys)
     assert train["status"] == "success" and train["train_time"] > 0
     assert train["accelerator_memory_max"] >= train["accelerator_memory_reserved_avg"] >= 0
     assert set(meta["dataset_info"]) == {"metamath", "gsm8k"} and meta["model_info"]["sha"] is None
-    assert meta["package_info"]["torch-version"] == torch.__version__ and "bitsandbytes-version" in meta["package_info"]
+    packages = meta["package_info"]  # versions as they were installed, which may leave out the build's name
+    assert torch.__version__.startswith(packages["torch-version"].partition("+")[0])
+    assert "bitsandbytes-version" in packages
 
     *validations, final = train["metrics"]
     assert [one["step"] for one in validations] == [3, 6]
