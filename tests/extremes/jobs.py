@@ -1,8 +1,8 @@
 """Everything that trains, fits or reads a model, small, and the digest of every number that comes out.
 
-    python tests/extremes/jobs.py THREADS FOLDER
+    python tests/extremes/jobs.py THREADS FOLDER ROUNDS
 
-runs all of it twice and prints the digests of both times as JSON.
+runs all of it in rounds and prints the digests of each as JSON.
 """
 
 import hashlib
@@ -122,5 +122,5 @@ def all_jobs(folder: Path) -> dict[str, str]:
 if __name__ == "__main__":
     torch.set_num_threads(int(sys.argv[1]))
     Path(sys.argv[2]).mkdir(exist_ok=True)
-    runs = [all_jobs(Path(sys.argv[2]) / name) for name in ("first", "second")]
+    runs = [all_jobs(Path(sys.argv[2]) / f"{n}") for n in range(int(sys.argv[3]))]
     print(json.dumps(runs))
