@@ -26,14 +26,13 @@ from pathlib import Path
 
 import torch
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM
 
 import kansformer  # noqa: F401 - the loader
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 from nodes import train_on_nodes  # noqa: E402
-from tiny_run import killed_run, loss_rows, write_recipe_file  # noqa: E402
+from tiny_run import killed_run, loss_rows, weights_of, write_recipe_file  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "survival.csv"
 COLUMNS = ["part", "killed at", "kills", "resumed to the same bits", "lost"]
@@ -108,10 +107,6 @@ EQUAL_ROWS = ("rows_per_step=16", "model.config.attention_dropout=0.0")
 MAX_DIFFERENCE = 1e-5
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return AutoModelForCausalLM.from_pretrained(folder).state_dict()
-
-
 def kind_of(kill: str) -> str:
     """Without number and process, such as "node: write weights"."""
     *who, place = kill.split(" ", 1) if kill.startswith(("worker ", "node ")) else [kill]
@@ -127,7 +122,7 @@ def measure_kills(part: Part, kills: int, seed: int) -> list[list[object]]:
         folder = Path(name)
         recipe = write_recipe_file(folder)
         killed_run(recipe, folder / "through", *part.changes, processes=part.processes)
-        expected = weights(folder / "through")
+        expected = weights_of(folder / "through")
         bar = tqdm(total=kills, desc=f"kills, {part.name}")
         for run in count():
             if struck.total() >= kills:  # some kills come too late: their run had ended
@@ -139,7 +134,7 @@ def measure_kills(part: Part, kills: int, seed: int) -> list[list[object]]:
                 kinds = list(map(kind_of, moments))
             struck.update(kinds)
             bar.update(len(kinds))
-            result = weights(output) if (output / "training.json").exists() else {}
+            result = weights_of(output) if (output / "training.json").exists() else {}
             if list(result) != list(expected) or not all(torch.equal(result[key], expected[key]) for key in expected):
                 lost.update(kinds)
                 print(f"LOST: {moments}\n{output.with_suffix('.log').read_text()[-2000:]}")

@@ -18,10 +18,10 @@ def find_folder(
     token: str | bool | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """A folder with these files, or those of them that there are: a local one, or a copy of one revision on the Hub.
+    """A folder with these files, as far as they exist: a local one, or a copy of one revision on the Hub.
 
     Args:
-        source: a folder, or "owner/name" on the Hub, which is asked where there is no such folder.
+        source: a folder; if none exists at this path, "owner/name" on the Hub.
         names: of the files, at the top of the repository.
         revision: branch, tag or commit on the Hub; None is the main branch.
         cache_dir: where the Hub's files are kept; None is huggingface_hub's own cache.

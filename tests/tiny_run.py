@@ -12,6 +12,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 ROOT = Path(__file__).resolve().parent.parent
+LLAMA = dict(
+    model_type="llama", hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+    num_key_value_heads=2, max_position_embeddings=32, bos_token_id=None, eos_token_id=None,
+)  # fmt: skip
+TEXT = "".join(f"{i} green bottles hanging on the wall, and {i * i} more.\n" for i in range(150))
 TWO_PROCESSES = ("-m", "accelerate.commands.launch", "--config_file", str(ROOT / "scripts/accelerate/two-cpu.yaml"))
 RECIPE = """
 task: causal-lm
@@ -29,7 +34,7 @@ training: {{max_steps: 8, per_device_train_batch_size: 4, learning_rate: 3e-3, l
 
 def write_recipe_file(folder: Path) -> Path:
     text = folder / "text.txt"
-    text.write_text("".join(f"{i} green bottles hanging on the wall, and {i * i} more.\n" for i in range(150)))
+    text.write_text(TEXT)
     path = folder / "recipe.yaml"
     path.write_text(RECIPE.format(text=text))
     return path
@@ -50,15 +55,25 @@ def killed_run(
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"kill"')]
 
 
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    """The state of the model in a folder."""
+    return AutoModelForCausalLM.from_pretrained(folder).state_dict()
+
+
 def equal_weights(one: Path, other: Path) -> None:
-    """See that two folders hold models with the same bits."""
-    states = [AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (one, other)]
+    """Check that two folders hold models with the same bits."""
+    states = [weights_of(folder) for folder in (one, other)]
     assert list(states[0]) == list(states[1])
     different = [name for name in states[0] if not torch.equal(states[0][name], states[1][name])]
     assert not different, different
 
 
+def log_rows(output: Path) -> list[dict[str, str]]:
+    """What a run wrote in `losses.csv`."""
+    with (output / "losses.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def loss_rows(output: Path) -> list[float]:
     """The training losses of a run, one for each logged step."""
-    with (output / "losses.csv").open(newline="") as file:
-        return [float(row["loss"]) for row in csv.DictReader(file) if row["loss"]]
+    return [float(row["loss"]) for row in log_rows(output) if row["loss"]]

@@ -70,7 +70,7 @@ def set_curves(model: nn.Module, curves: str | Mapping[str, float] | None) -> nn
         The same model.
 
     Raises:
-        ConfigError: there is no set of that name, a weight is not a finite number, or the sets cannot be added.
+        ConfigError: no set has that name, a weight is not a finite number, or the sets cannot be added.
         ConversionStateError: the model has no curves, or has adapters; or this is called inside `disable_curves`.
         CheckpointError: the set does not fit the model any more. After any error the model is as it was.
     """

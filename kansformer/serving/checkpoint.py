@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from kansformer.config import WEIGHTLESS_SLOTS
 from kansformer.conversion.digest import CurveDigest
 from kansformer.conversion.record import ConversionRecord
 from kansformer.conversion.tensor_check import check_values
@@ -32,6 +33,13 @@ class Rank:
 
     index: int = 0
     count: int = 1
+
+
+def split_of(sizes: tuple[int, int], whole: tuple[int, int]) -> SplitBy | None:
+    """How a layer is split among processes, from its (inputs, outputs) in this one and in all of them."""
+    if sizes[0] < whole[0]:
+        return "inputs"
+    return "outputs" if sizes[1] < whole[1] else None
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,11 @@ class ServedCurves:
             record.digest.check_settings()
         self.record = record
         self._slots = {slot.curve_path: slot for slot in record.slots}
+        self._expected = {  # names of all curve tensors that the checkpoint must have
+            join_path(slot.curve_path, name)
+            for slot in record.slots
+            for name in self.spec_of(slot).shapes(slot.features, None if slot.name in WEIGHTLESS_SLOTS else 1)
+        }
         self._destinations: dict[str, Destination] = {}
         self._absent: set[str] = set()
         self._loaded: set[str] = set()
@@ -170,7 +183,7 @@ class ServedCurves:
         self._loaded |= seen
         self._check_complete()
         expected = self.record.digest
-        if expected is not None and seen == self._expected():
+        if expected is not None and seen == self._expected:
             expected.check_curves(digest.hexdigest())
 
     def names_of(self, model: nn.Module) -> set[str]:
@@ -194,7 +207,7 @@ class ServedCurves:
         return join_path(slot.curve_path, tensor)
 
     def _store(self, name: str, key: str, tensor: Tensor) -> None:
-        if name not in self._expected():
+        if name not in self._expected:
             slot = self.slot_at(name.rpartition(".")[0])
             assert slot is not None
             raise CheckpointError(
@@ -218,21 +231,13 @@ class ServedCurves:
         destination.store(tensor)
 
     def _check_complete(self) -> None:
-        missing = sorted(self._expected() - self._loaded)
+        missing = sorted(self._expected - self._loaded)
         if missing:
             raise CheckpointError(
                 f"The checkpoint's weights do not fit its config: {missing[0]} is missing"
                 + (f" (and {len(missing) - 1} more)." if len(missing) > 1 else ".")
                 + " It was saved incompletely; save the converted model again."
             )
-
-    def _expected(self) -> set[str]:
-        """Names of all curve tensors that the checkpoint must have."""
-        return {
-            join_path(slot.curve_path, name)
-            for slot in self.record.slots
-            for name in self.spec_of(slot).shapes(slot.features, None if slot.name in ("input", "act") else 1)
-        }
 
     def _is_absent(self, name: str) -> bool:
         return name.rpartition(".")[0] in self._absent

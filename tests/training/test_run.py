@@ -1,12 +1,12 @@
-"""`train` on tiny models: what it writes, what it keeps frozen, that it resumes to the bit, and what it refuses."""
+"""`train` on tiny models: what it writes, what it keeps frozen, and what it refuses."""
 
-import csv
 import json
 import re
 import shutil
 
 import pytest
 import torch
+from tiny_run import LLAMA, log_rows, weights_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from kansformer import convert, is_converted, training
@@ -16,40 +16,6 @@ from kansformer.nn.curves import curved_modules
 from kansformer.training.build import merge_lora, plain_model
 from kansformer.training.recipe import ModelRecipe, Recipe
 from kansformer.training.run import train
-
-LLAMA = dict(
-    model_type="llama", hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
-    num_key_value_heads=2, max_position_embeddings=32, bos_token_id=None, eos_token_id=None,
-)  # fmt: skip
-
-
-@pytest.fixture
-def text(tmp_path):
-    path = tmp_path / "text.txt"
-    path.write_text("".join(f"{i} green bottles hanging on the wall, and {i * i} more.\n" for i in range(150)))
-    return path
-
-
-@pytest.fixture
-def make(text):
-    def make(**changes) -> Recipe:
-        values = {
-            "task": "causal-lm",
-            "model": {"config": LLAMA},
-            "kan": {"groups": 4},
-            "data": {"files": str(text), "tokenizer": "characters", "block": 16},
-            **changes,
-        }
-        training = {"max_steps": 6, "per_device_train_batch_size": 4, "learning_rate": 3e-3, "logging_steps": 1}
-        values["training"] = {**training, **changes.get("training", {})}
-        return Recipe.from_dict({k: v for k, v in values.items() if v is not None})
-
-    return make
-
-
-def rows_of(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_a_run_from_scratch_writes_a_model_that_loads_plainly(make, tmp_path):
@@ -66,7 +32,7 @@ def test_a_run_from_scratch_writes_a_model_that_loads_plainly(make, tmp_path):
     assert tokenizer.decode(tokenizer("7 green")["input_ids"]) == "7 green"
     written = json.loads((tmp_path / "run" / "training.json").read_text())
     assert written["evaluation"]["eval_loss"] == result.evaluation["eval_loss"] and written["facts"]["data"]
-    rows = rows_of(tmp_path / "run" / "losses.csv")
+    rows = log_rows(tmp_path / "run")
     assert [int(row["step"]) for row in rows] == [*range(1, 41), 40] and float(rows[-1]["eval_loss"])
     assert not list((tmp_path / "run").rglob("*.bin"))
 
@@ -75,70 +41,6 @@ def test_the_same_recipe_gives_the_same_bits(make, tmp_path):
     one, other = (train(make(), tmp_path / name) for name in ("one", "other"))
     assert one.losses == other.losses and one.evaluation == other.evaluation
     assert train(make(seed=1), tmp_path / "third").losses != one.losses
-
-
-def state_of(folder):
-    return AutoModelForCausalLM.from_pretrained(folder).state_dict()
-
-
-@pytest.mark.parametrize("curves", [None, {"refine_grid_at": {2: 10}, "warm_up": 3, "update_grid_at": [1]}])
-def test_a_killed_run_resumes_to_the_bit(make, tmp_path, curves):
-    recipe = make(curves=curves, training={"save_strategy": "steps", "save_steps": 3, "max_steps": 8})
-
-    def kill(stage, done, total, detail):
-        if done == 5:
-            raise KeyboardInterrupt
-
-    through = train(recipe, tmp_path / "through")
-    with pytest.raises(KeyboardInterrupt):
-        train(recipe, tmp_path / "killed", progress=kill)
-    resumed = train(recipe, tmp_path / "killed", resume=True)
-    assert resumed.losses == through.losses[3:] and resumed.steps == 8
-    expected, found = state_of(tmp_path / "through"), state_of(tmp_path / "killed")
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
-    losses = [[row["loss"] for row in rows_of(tmp_path / name / "losses.csv")] for name in ("through", "killed")]
-    assert losses[0] == losses[1]
-
-
-def test_a_run_that_was_killed_after_its_last_step_takes_no_further_one(make, tmp_path):
-    recipe = make(training={"save_strategy": "steps", "save_steps": 3})
-    result = train(recipe, tmp_path / "run")
-    expected = state_of(tmp_path / "run")
-    for name in ("training.json", "model.safetensors"):
-        (tmp_path / "run" / name).unlink()
-    again = train(recipe, tmp_path / "run", resume=True)
-    assert again.steps == result.steps == 6 and again.evaluation == result.evaluation
-    assert again.tokens_per_second == 0 and float(rows_of(tmp_path / "run" / "losses.csv")[-1]["seconds"]) < 60
-    assert all(torch.equal(value, expected[name]) for name, value in state_of(tmp_path / "run").items())
-
-
-def test_a_checkpoint_that_was_cut_off_is_passed_over(make, tmp_path):
-    recipe = make(training={"save_strategy": "steps", "save_steps": 2})
-    through = train(recipe, tmp_path / "run")
-    (tmp_path / "run" / "training.json").unlink()
-    (tmp_path / "run" / "checkpoint-6" / "trainer_state.json").write_text('{"global')
-    assert train(recipe, tmp_path / "run", resume=True).losses == through.losses[4:]
-
-
-def test_a_step_keeps_its_rows_when_a_run_is_resumed(make, tmp_path):
-    """The checkpoint of two processes, as one process sees it that would take half of their rows."""
-    training = {"save_strategy": "steps", "save_steps": 2, "gradient_accumulation_steps": 2}
-    recipe = make(training=training)
-    through = train(recipe, tmp_path / "run")
-    (tmp_path / "run" / "training.json").unlink()
-    shutil.rmtree(tmp_path / "run" / "checkpoint-6")
-    last = tmp_path / "run" / "checkpoint-4"
-    rows = 2 * recipe.training["per_device_train_batch_size"]
-    shutil.copy(last / "rng_state.pth", last / "rng_state_1.pth")
-    with pytest.raises(CheckpointError, match=rf"took {2 * rows} rows, and would take {rows} now.*\(2 before"):
-        train(recipe, tmp_path / "run", resume=True)
-    (last / "rng_state_1.pth").unlink()
-    del training["gradient_accumulation_steps"]
-    with pytest.raises(CheckpointError, match=f"took {rows} rows, and would take {2 * rows} now"):
-        train(make(training=training, rows_per_step=2 * rows), tmp_path / "run", resume=True)
-    assert (
-        train(make(training=training, rows_per_step=rows), tmp_path / "run", resume=True).losses == through.losses[4:]
-    )
 
 
 def test_a_finer_grid_is_trained_on(make, tmp_path):
@@ -171,7 +73,7 @@ def test_only_what_is_trainable_changes(make, start, text, tmp_path, trainable):
         lora=lora,
     )
     result = train(recipe, tmp_path / "run")
-    before, after = state_of(start), state_of(tmp_path / "run")
+    before, after = weights_of(start), weights_of(tmp_path / "run")
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     q_proj = {name for name in before if "q_proj" in name}
     assert changed == (q_proj if "lora" in trainable else set())
@@ -233,7 +135,7 @@ def test_early_stop_takes_the_best_model(make, tmp_path):
     )  # fmt: skip
     result = train(recipe, tmp_path / "run")
     assert result.steps < 30
-    evaluations = [float(row["eval_loss"]) for row in rows_of(tmp_path / "run" / "losses.csv") if row["eval_loss"]]
+    evaluations = [float(row["eval_loss"]) for row in log_rows(tmp_path / "run") if row["eval_loss"]]
     assert result.evaluation["eval_loss"] == pytest.approx(min(evaluations))
 
 
@@ -293,32 +195,6 @@ def test_nothing_is_overwritten(make, tmp_path):
     with pytest.raises(CheckpointError, match="not empty"):
         train(make(), tmp_path / "used")
     assert (tmp_path / "used" / "thesis.txt").read_text() == "precious"
-
-
-def test_the_same_command_begins_a_run_and_returns_the_result_of_a_finished_one(make, tmp_path):
-    """As a launcher needs it that restarts a command; files of a start that was killed are no other run."""
-    (tmp_path / "run" / ".kansformer-abc").mkdir(parents=True)
-    (tmp_path / "run" / ".recipe.yaml.partial-1-2").touch()
-    first = train(make(), tmp_path / "run", resume=True)
-    again = train(make(), tmp_path / "run", resume=True)
-    assert len(first.losses) == 6 and again.losses == ()
-    assert again.to_dict() == first.to_dict()
-
-
-def test_what_cannot_be_resumed(make, tmp_path):
-    (tmp_path / "used").mkdir()
-    (tmp_path / "used" / "thesis.txt").write_text("precious")
-    with pytest.raises(CheckpointError, match=r"no run to resume .* it has no recipe.yaml"):
-        train(make(), tmp_path / "used", resume=True)
-    train(make(), tmp_path / "run")
-    (tmp_path / "run" / "training.json").write_text("[]")
-    with pytest.raises(CheckpointError, match="training.json' is not the result of a run"):
-        train(make(), tmp_path / "run", resume=True)
-    (tmp_path / "run" / "training.json").unlink()
-    with pytest.raises(CheckpointError, match="left no checkpoint"):
-        train(make(), tmp_path / "run", resume=True)
-    with pytest.raises(CheckpointError, match="another recipe: seed is None in one and 4 in the other"):
-        train(make(seed=4), tmp_path / "run", resume=True)
 
 
 @pytest.mark.parametrize(
@@ -387,7 +263,7 @@ def test_lora_on_a_layer_whose_curves_bend_its_input_is_merged(make, start, text
     trained, merged = logits
     assert (merged - trained).norm() < 1e-5 * trained.norm()
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "run")
-    assert is_converted(loaded) and not torch.equal(state_of(start)[DOWN], state_of(tmp_path / "run")[DOWN])
+    assert is_converted(loaded) and not torch.equal(weights_of(start)[DOWN], weights_of(tmp_path / "run")[DOWN])
 
 
 def test_a_converted_model_is_not_converted_again(make, start, text, tmp_path):

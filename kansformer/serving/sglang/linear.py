@@ -16,8 +16,7 @@ from sglang.srt.layers.quantization.unquant import UnquantizedLinearMethod
 from torch import Tensor
 
 from kansformer.nn.curves import CURVE_TENSORS, Curved, add_edges, apply_curve
-from kansformer.nn.parallel import SplitBy
-from kansformer.serving.checkpoint import Rank, ServedCurves
+from kansformer.serving.checkpoint import Rank, ServedCurves, split_of
 from kansformer.serving.modules import CurveView, make_input_curve
 from kansformer.sites.site import INPUT_CURVE, Slot
 
@@ -63,11 +62,8 @@ class CurvedLinearMethod(LinearMethodBase):
             params_dtype,
             **extra_weight_attrs,
         )
-        by: SplitBy | None = None
-        if input_size_per_partition < input_size:
-            by = "inputs"
-        elif sum(output_partition_sizes) < output_size:
-            by = "outputs"
+        sizes = (input_size_per_partition, sum(output_partition_sizes))
+        by = split_of(sizes, (input_size, output_size))
         rank = Rank(*get_group_rank_size(layer.tp_group)) if by else Rank()
         self.input_size = input_size_per_partition
         if self.spec is not None:

@@ -91,7 +91,7 @@ class CurvedExpertsMethod(UnquantizedFusedMoEMethod):
         setattr(layer, self.name, act)
 
     def process_weights_after_loading(self, layer: RoutedExperts) -> None:
-        """Keep the weights as they are; there is no kernel to prepare them for."""
+        """Keep the weights as they were loaded, since no kernel wants them packed."""
 
     def apply(
         self,

@@ -17,8 +17,7 @@ from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMetho
 
 from kansformer.errors import CheckpointError
 from kansformer.nn.curves import CURVE_TENSORS, Curved, add_edges, apply_curve
-from kansformer.nn.parallel import SplitBy
-from kansformer.serving.checkpoint import Rank, ServedCurves
+from kansformer.serving.checkpoint import Rank, ServedCurves, split_of
 from kansformer.serving.modules import CurveView, make_input_curve
 from kansformer.sites.site import INPUT_CURVE, Slot
 
@@ -68,11 +67,8 @@ class CurvedLinearMethod(UnquantizedLinearMethod):
             params_dtype,
             **extra_weight_attrs,
         )
-        by: SplitBy | None = None
-        if input_size_per_partition < input_size:
-            by = "inputs"
-        elif sum(output_partition_sizes) < output_size:
-            by = "outputs"
+        sizes = (input_size_per_partition, sum(output_partition_sizes))
+        by = split_of(sizes, (input_size, output_size))
         rank = Rank(layer.tp_rank, layer.tp_size) if by else Rank()
         if len(self.slots) != len(output_partition_sizes):  # one layer in the file, several to vLLM
             output_partition_sizes = [sum(output_partition_sizes)]

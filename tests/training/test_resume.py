@@ -1,0 +1,96 @@
+"""A run that was stopped goes on to the same bits, by the command that began it; and what cannot be resumed."""
+
+import shutil
+
+import pytest
+import torch
+from tiny_run import log_rows, weights_of
+
+from kansformer.errors import CheckpointError
+from kansformer.training.run import train
+
+
+@pytest.mark.parametrize("curves", [None, {"refine_grid_at": {2: 10}, "warm_up": 3, "update_grid_at": [1]}])
+def test_a_killed_run_resumes_to_the_bit(make, tmp_path, curves):
+    recipe = make(curves=curves, training={"save_strategy": "steps", "save_steps": 3, "max_steps": 8})
+
+    def kill(stage, done, total, detail):
+        if done == 5:
+            raise KeyboardInterrupt
+
+    through = train(recipe, tmp_path / "through")
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "killed", progress=kill)
+    resumed = train(recipe, tmp_path / "killed", resume=True)
+    assert resumed.losses == through.losses[3:] and resumed.steps == 8
+    expected, found = weights_of(tmp_path / "through"), weights_of(tmp_path / "killed")
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    losses = [[row["loss"] for row in log_rows(tmp_path / name)] for name in ("through", "killed")]
+    assert losses[0] == losses[1]
+
+
+def test_a_run_that_was_killed_after_its_last_step_takes_no_further_one(make, tmp_path):
+    recipe = make(training={"save_strategy": "steps", "save_steps": 3})
+    result = train(recipe, tmp_path / "run")
+    expected = weights_of(tmp_path / "run")
+    for name in ("training.json", "model.safetensors"):
+        (tmp_path / "run" / name).unlink()
+    again = train(recipe, tmp_path / "run", resume=True)
+    assert again.steps == result.steps == 6 and again.evaluation == result.evaluation
+    assert again.tokens_per_second == 0 and float(log_rows(tmp_path / "run")[-1]["seconds"]) < 60
+    assert all(torch.equal(value, expected[name]) for name, value in weights_of(tmp_path / "run").items())
+
+
+def test_a_checkpoint_that_was_cut_off_is_passed_over(make, tmp_path):
+    recipe = make(training={"save_strategy": "steps", "save_steps": 2})
+    through = train(recipe, tmp_path / "run")
+    (tmp_path / "run" / "training.json").unlink()
+    (tmp_path / "run" / "checkpoint-6" / "trainer_state.json").write_text('{"global')
+    assert train(recipe, tmp_path / "run", resume=True).losses == through.losses[4:]
+
+
+def test_a_step_keeps_its_rows_when_a_run_is_resumed(make, tmp_path):
+    """The checkpoint of two processes, as one process sees it that would take half of their rows."""
+    training = {"save_strategy": "steps", "save_steps": 2, "gradient_accumulation_steps": 2}
+    recipe = make(training=training)
+    through = train(recipe, tmp_path / "run")
+    (tmp_path / "run" / "training.json").unlink()
+    shutil.rmtree(tmp_path / "run" / "checkpoint-6")
+    last = tmp_path / "run" / "checkpoint-4"
+    rows = 2 * recipe.training["per_device_train_batch_size"]
+    shutil.copy(last / "rng_state.pth", last / "rng_state_1.pth")
+    with pytest.raises(CheckpointError, match=rf"took {2 * rows} rows, and would take {rows} now.*\(2 before"):
+        train(recipe, tmp_path / "run", resume=True)
+    (last / "rng_state_1.pth").unlink()
+    del training["gradient_accumulation_steps"]
+    with pytest.raises(CheckpointError, match=f"took {rows} rows, and would take {2 * rows} now"):
+        train(make(training=training, rows_per_step=2 * rows), tmp_path / "run", resume=True)
+    assert (
+        train(make(training=training, rows_per_step=rows), tmp_path / "run", resume=True).losses == through.losses[4:]
+    )
+
+
+def test_the_same_command_begins_a_run_and_returns_the_result_of_a_finished_one(make, tmp_path):
+    """As a launcher needs it that restarts a command; files of a start that was killed are no other run."""
+    (tmp_path / "run" / ".kansformer-abc").mkdir(parents=True)
+    (tmp_path / "run" / ".recipe.yaml.partial-1-2").touch()
+    first = train(make(), tmp_path / "run", resume=True)
+    again = train(make(), tmp_path / "run", resume=True)
+    assert len(first.losses) == 6 and again.losses == ()
+    assert again.to_dict() == first.to_dict()
+
+
+def test_what_cannot_be_resumed(make, tmp_path):
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "thesis.txt").write_text("precious")
+    with pytest.raises(CheckpointError, match=r"no run to resume .* it has no recipe.yaml"):
+        train(make(), tmp_path / "used", resume=True)
+    train(make(), tmp_path / "run")
+    (tmp_path / "run" / "training.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="training.json' is not the result of a run"):
+        train(make(), tmp_path / "run", resume=True)
+    (tmp_path / "run" / "training.json").unlink()
+    with pytest.raises(CheckpointError, match="left no checkpoint"):
+        train(make(), tmp_path / "run", resume=True)
+    with pytest.raises(CheckpointError, match="another recipe: seed is None in one and 4 in the other"):
+        train(make(seed=4), tmp_path / "run", resume=True)
