@@ -4,6 +4,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from peft.tuners.tuners_utils import check_target_module_exists
 
 from kansformer import KANConfig
 from kansformer.config import matches_module, select_layers
@@ -74,9 +75,8 @@ def test_filters_are_written_where_there_are_any():
 )
 def test_modules_are_matched_as_peft_matches_them(modules, path, expected):
     assert matches_module(modules, path) is expected
-    utils = pytest.importorskip("peft.tuners.tuners_utils")
     target = modules if isinstance(modules, str) else set(modules)
-    assert bool(utils.check_target_module_exists(SimpleNamespace(target_modules=target), path)) is expected
+    assert bool(check_target_module_exists(SimpleNamespace(target_modules=target), path)) is expected
 
 
 def test_a_config_is_saved_and_read_again(tmp_path):

@@ -2,6 +2,7 @@
 
 import copy
 
+import peft
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -103,7 +104,6 @@ def test_disabled_curves_come_back(three, make, outputs):
 
 @pytest.mark.filterwarnings(PEFT_WARNING)
 def test_curves_are_disabled_under_an_adapter(three, make, outputs):
-    peft = pytest.importorskip("peft")
     model, _ = three
     adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"]))
     with disable_curves(adapted):
@@ -297,7 +297,6 @@ def test_an_interruption_while_choosing_changes_nothing(name, three, save, monke
 
 @pytest.mark.filterwarnings(PEFT_WARNING)
 def test_trainable_parameters_are_printed_as_peft_does(make, capsys):
-    peft = pytest.importorskip("peft")
     model = convert(make("llama"))
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.endswith("coefficients"))
