@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kansformer.config import WEIGHTLESS_SLOTS
 from kansformer.conversion.digest import CurveDigest
 from kansformer.conversion.record import ConversionRecord
 from kansformer.conversion.tensor_check import check_values
@@ -86,7 +85,7 @@ class ServedCurves:
         self._expected = {  # names of all curve tensors that the checkpoint must have
             join_path(slot.curve_path, name)
             for slot in record.slots
-            for name in self.spec_of(slot).shapes(slot.features, None if slot.name in WEIGHTLESS_SLOTS else 1)
+            for name in self.spec_of(slot).shapes(slot.features, 1)  # the names are the same for any outputs
         }
         self._destinations: dict[str, Destination] = {}
         self._absent: set[str] = set()

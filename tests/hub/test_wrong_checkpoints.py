@@ -274,6 +274,15 @@ def test_curves_that_were_not_saved_with_the_settings(change, checkpoint):
         load_fails(checkpoint, "curves are not those", **options)
 
 
+def test_a_shard_that_is_missing_is_named(make_converted, tmp_path):
+    make_converted().save_pretrained(tmp_path, max_shard_size="6KB")
+    lost = sorted(tmp_path.glob("model-*.safetensors"))[0]
+    lost.unlink()
+    index = tmp_path / "model.safetensors.index.json"  # transformers looks for the shards only where they are named so
+    index.write_text(index.read_text().replace(lost.name, f"../{tmp_path.name}/{lost.name}"))
+    load_fails(tmp_path, f"{lost.name}' is not there, though the checkpoint's index names it")
+
+
 def test_the_config_of_another_training_of_the_same_model(make_converted, tmp_path):
     model = make_converted()
     model.save_pretrained(tmp_path / "one")
