@@ -1,0 +1,226 @@
+"""The study's page and picture, made from its rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from activation_study.engine import Run
+from activation_study.rows import Row, losses
+from activation_study.variants import VARIANTS
+from contest.statistics import Difference, format_p, mean_and_deviation, paired_difference
+
+HEADER = (
+    "network",
+    "pairs",
+    "validation loss",
+    "Δ to SwiGLU (sd)",
+    "p",
+    "p, Holm",
+    "steps of SwiGLU for this loss",
+    "learned",
+    "ms a step",
+)
+NOT_SEEN = 0.008
+"""Nats below which the plan expects to see nothing."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that are compared: all variants of one setting.
+
+    Args:
+        phase, size, corpus, length, optimizer: of all of them.
+        lr: of all of them.
+    """
+
+    phase: str
+    size: str
+    corpus: str
+    length: float
+    optimizer: str
+    lr: float
+
+    @property
+    def title(self) -> str:
+        seeds = "confirming" if self.phase == "confirm" else "exploring"
+        return (
+            f"{self.length:g} tokens a parameter, {self.size}, {self.corpus}, {self.optimizer}, rate {self.lr:g}, "
+            f"{seeds} seeds"
+        )
+
+
+@dataclass(frozen=True)
+class Line:
+    """One variant of a group."""
+
+    variant: str
+    losses: dict[int, float]
+    difference: Difference
+    holm: float
+    speed: float
+    learned: int
+    step_ms: float
+
+
+def write_report(rows: Sequence[Row], folder: Path) -> str:
+    """Write `activations.md` and `activations.png`; the page."""
+    groups = {group: _lines(rows, group) for group in _groups(rows)}
+    parts = [
+        "# What is a curve worth? Results",
+        "",
+        "The plan: `../activation_study/PLAN.md`. Negative is better than SwiGLU.",
+        "",
+    ]
+    parts += ["## SwiGLU's rate", "", _rates(rows), ""]
+    for group, lines in groups.items():
+        if len(lines) > 1:
+            parts += [f"## {group.title}", "", _table(lines), ""]
+    parts += [_machines(rows), ""]
+    page = "\n".join(parts)
+    notes = folder / "activations_notes.md"
+    if notes.exists():
+        page = page.replace("\n\n", f"\n\n{notes.read_text(encoding='utf-8').strip()}\n\n", 1)
+    (folder / "activations.md").write_text(page, encoding="utf-8")
+    _plot(groups, folder / "activations.png")
+    return page
+
+
+def _groups(rows: Iterable[Row]) -> list[Group]:
+    names = [field.name for field in dataclasses.fields(Group)]
+    found = dict.fromkeys(Group(*(getattr(row.run, name) for name in names)) for row in rows)
+    return sorted(found, key=lambda group: (group.phase, group.optimizer, group.size, -group.length))
+
+
+def _lines(rows: Sequence[Row], group: Group) -> list[Line]:
+    """Best first; without SwiGLU in a group there is nothing to compare."""
+    settings = dataclasses.asdict(group)
+    baseline = losses(rows, Run(variant="swiglu", seed=0, **settings))
+    if not baseline:
+        return []
+    lines = []
+    for name in VARIANTS:
+        mine = [
+            row for row in rows if row.run == Run(**settings, variant=name, seed=row.run.seed, source=row.run.source)
+        ]
+        values = {row.run.seed: row.val_loss for row in mine}
+        if values:
+            lines.append(
+                Line(
+                    variant=name,
+                    losses=values,
+                    difference=paired_difference(values, baseline),
+                    holm=math.nan,
+                    speed=_speed(rows, group, values),
+                    learned=mine[0].learned,
+                    step_ms=sorted(row.step_ms for row in mine)[len(mine) // 2],
+                )
+            )
+    tested = sorted((line for line in lines if not math.isnan(line.difference.p)), key=lambda line: line.difference.p)
+    worst, corrected = 0.0, {}
+    for rank, line in enumerate(tested):
+        worst = max(worst, min(1.0, line.difference.p * (len(tested) - rank)))
+        corrected[line.variant] = worst
+    lines = [dataclasses.replace(line, holm=corrected.get(line.variant, math.nan)) for line in lines]
+    return sorted(lines, key=lambda line: line.difference.mean)
+
+
+def _speed(rows: Sequence[Row], group: Group, values: dict[int, float]) -> float:
+    """With how many times the steps SwiGLU reaches the mean loss; NaN where its losses at other lengths do not say."""
+    known: dict[float, list[float]] = {}
+    for row in rows:
+        run = row.run
+        if run.variant == "swiglu" and (run.size, run.corpus, run.optimizer) == (
+            group.size,
+            group.corpus,
+            group.optimizer,
+        ):
+            known.setdefault(run.length, []).append(row.val_loss)
+    points = sorted((math.log(length), min(found)) for length, found in known.items())
+    target = sum(values.values()) / len(values)
+    own = losses(rows, Run(variant="swiglu", seed=0, **dataclasses.asdict(group)))
+    shift = target - sum(own.values()) / len(own)
+    here = next(loss for length, loss in points if length == math.log(group.length))
+    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+        if min(y0, y1) <= here + shift <= max(y0, y1) and y0 != y1:
+            return math.exp(x0 + (here + shift - y0) / (y1 - y0) * (x1 - x0)) / group.length
+    return math.nan
+
+
+def _table(lines: Sequence[Line]) -> str:
+    body = []
+    for line in lines:
+        mean, _ = mean_and_deviation(list(line.losses.values()))
+        difference = line.difference
+        is_baseline = line.variant == "swiglu"
+        cells = (
+            VARIANTS[line.variant].title,
+            str(difference.pairs),
+            f"{mean:.4f}",
+            "0" if is_baseline else f"{difference.mean:+.4f} ({difference.deviation:.4f})",
+            "–" if is_baseline else format_p(difference.p),
+            "–" if is_baseline else format_p(line.holm),
+            "–" if is_baseline or math.isnan(line.speed) else f"× {line.speed:.2f}",
+            str(line.learned),
+            f"{line.step_ms:.0f}",
+        )
+        body.append(f"| {' | '.join(cells)} |")
+    return "\n".join([f"| {' | '.join(HEADER)} |", "|---" * len(HEADER) + "|", *body])
+
+
+def _rates(rows: Sequence[Row]) -> str:
+    found: dict[tuple[str, str, float], dict[float, list[float]]] = {}
+    for row in rows:
+        run = row.run
+        if (run.phase, run.variant, run.corpus) == ("explore", "swiglu", "python"):
+            found.setdefault((run.optimizer, run.size, run.length), {}).setdefault(run.lr, []).append(row.val_loss)
+    lines = ["| optimizer, size, tokens a parameter | validation loss by rate |", "|---|---|"]
+    for (optimizer, size, length), rates in sorted(found.items()):
+        if len(rates) > 1:
+            losses_by_rate = ", ".join(f"{lr:g}: {sum(v) / len(v):.4f}" for lr, v in sorted(rates.items()))
+            lines.append(f"| {optimizer}, {size}, {length:g} | {losses_by_rate} |")
+    return "\n".join(lines)
+
+
+def _machines(rows: Iterable[Row]) -> str:
+    found = sorted({f"{row.processor}, torch {row.torch}, code {row.commit}, text {row.text}" for row in rows})
+    return "Rows from: " + "; ".join(found) + "."
+
+
+def _plot(groups: dict[Group, list[Line]], path: Path) -> None:
+    """Mean paired difference to SwiGLU against tokens a parameter, with its standard error, for 0.8M and AdamW."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    points: dict[str, dict[float, tuple[float, float, int]]] = {}
+    for group, lines in groups.items():
+        if (group.size, group.corpus, group.optimizer) == ("0.8M", "python", "adamw"):
+            for line in lines:
+                pairs = line.difference.pairs
+                error = line.difference.deviation / math.sqrt(pairs) if pairs > 1 else 0.0
+                known = points.setdefault(line.variant, {}).get(group.length)
+                if line.variant != "swiglu" and (known is None or pairs > known[2]):
+                    points[line.variant][group.length] = (line.difference.mean, error, pairs)
+    shown = {name: at for name, at in points.items() if len(at) > 1}
+    figure, axes = pyplot.subplots(figsize=(9, 5.5))
+    axes.axhspan(-NOT_SEEN, NOT_SEEN, color="0.93", label=f"below {NOT_SEEN} nats")
+    axes.axhline(0, color="black", linewidth=0.8)
+    for name, at in sorted(shown.items(), key=lambda item: item[1][min(item[1])][0]):
+        lengths = sorted(at)
+        means, errors = [at[x][0] for x in lengths], [at[x][1] for x in lengths]
+        axes.errorbar(lengths, means, yerr=errors, marker="o", capsize=3, label=VARIANTS[name].title)
+    axes.set(
+        xscale="log",
+        xlabel="training tokens per parameter",
+        ylabel="validation loss minus SwiGLU's, nats per character",
+    )
+    axes.set_xticks([1, 3, 10, 20], ["1", "3", "10", "20"])
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
