@@ -21,8 +21,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
-
 from activation_study.check import compare_with_trainer
 from activation_study.corpora import read_corpus
 from activation_study.curve_sets import CurveSet
@@ -30,6 +28,7 @@ from activation_study.engine import Run, train
 from activation_study.report import write_report
 from activation_study.rows import Row, append_row, best_rate, read_rows
 from activation_study.stages import SOURCE, SOURCE_FILE, stages
+from tqdm import tqdm
 
 RESULTS = Path(__file__).parent / "results"
 ROWS = RESULTS / "activations.csv"

@@ -79,4 +79,4 @@ def _train_by_trainer(run: Run, corpus: Corpus) -> float:
             use_cpu=True,
         )
         KANTrainer(model=model, args=arguments, train_dataset=Blocks(corpus, run)).train()
-    return evaluate(model, corpus.validation_NT)
+    return evaluate(model, corpus.validation_blocks)

@@ -33,18 +33,18 @@ class Corpus:
 
     Args:
         name: of `CORPORA`.
-        train_NT, validation_NT: characters as numbers, in the text's order.
+        train_blocks, validation_blocks: characters as numbers, (N, T), in the text's order.
         digest: of the text; runs are paired only where it is the same.
     """
 
     name: str
-    train_NT: Tensor
-    validation_NT: Tensor
+    train_blocks: Tensor
+    validation_blocks: Tensor
     digest: str
 
     @property
     def train_tokens(self) -> int:
-        return self.train_NT.shape[0] * (BLOCK - 1)
+        return self.train_blocks.shape[0] * (BLOCK - 1)
 
     def batches(self, steps: int, batch: int, seed: int) -> Iterator[Tensor]:
         """Blocks of every step, (batch, T): drawn by the seed, none of them twice.
@@ -52,11 +52,11 @@ class Corpus:
         Raises:
             ValueError: the text is too short.
         """
-        wanted, there = steps * batch, self.train_NT.shape[0]
+        wanted, there = steps * batch, self.train_blocks.shape[0]
         if wanted > there:
             raise ValueError(f"{self.name} has {there:,} blocks, and {wanted:,} are needed without repeating any.")
         order = torch.randperm(there, generator=torch.Generator().manual_seed(seed))[:wanted]
-        return (self.train_NT[rows].long() for rows in order.view(steps, batch))
+        return (self.train_blocks[rows].long() for rows in order.view(steps, batch))
 
 
 @functools.cache

@@ -158,7 +158,7 @@ def train(run: Run, corpus: Corpus, given: CurveSet | None = None, *, fast: bool
             optimizer.step()
             schedule.step()
         times.append(time.perf_counter() - begin)
-    val_loss = evaluate(model, corpus.validation_NT)
+    val_loss = evaluate(model, corpus.validation_blocks)
     if not math.isfinite(val_loss):
         raise FloatingPointError(f"{run} ended with a loss of {val_loss}.")
     curves = CurveSet.of(model) if VARIANTS[run.variant].config else None

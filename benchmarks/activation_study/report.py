@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from contest.statistics import Difference, format_p, mean_and_deviation, paired_difference
+
 from activation_study.engine import Run
 from activation_study.rows import Row, losses
 from activation_study.variants import VARIANTS
-from contest.statistics import Difference, format_p, mean_and_deviation, paired_difference
 
 HEADER = (
     "network",
@@ -144,7 +146,7 @@ def _speed(rows: Sequence[Row], group: Group, values: dict[int, float]) -> float
     own = losses(rows, Run(variant="swiglu", seed=0, **dataclasses.asdict(group)))
     shift = target - sum(own.values()) / len(own)
     here = next(loss for length, loss in points if length == math.log(group.length))
-    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+    for (x0, y0), (x1, y1) in itertools.pairwise(points):
         if min(y0, y1) <= here + shift <= max(y0, y1) and y0 != y1:
             return math.exp(x0 + (here + shift - y0) / (y1 - y0) * (x1 - x0)) / group.length
     return math.nan

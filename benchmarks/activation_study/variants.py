@@ -1,6 +1,6 @@
 """Who takes part: what stands where a SwiGLU block has SiLU(gate) · up; everything else is the same model.
 
-The weights around a function are drawn before it is put in, so that gated networks of one seed begin with the same ones.
+The weights are drawn before a function is put in, so that gated networks of one seed begin with the same ones.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 from transformers import LlamaForCausalLM
 
