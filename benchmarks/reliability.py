@@ -63,6 +63,7 @@ def main() -> None:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(rows)
+            file.flush()  # a run that is killed keeps the rows it began with
             for name, part in _in_turns(options.only):
                 if (name, part) not in done and time.monotonic() < end and (row := _run(name, part)):
                     rows.append(row)

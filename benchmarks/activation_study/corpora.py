@@ -1,6 +1,6 @@
-"""Texts of the study, as characters: read once, nothing repeated, the same order of blocks for every variant of a seed.
+"""Texts of the study, as characters, or subwords on GPUs: nothing is read twice, and all runs of a seed read the same.
 
-Shape letters: N blocks, T characters of a block.
+Shape letters: N blocks, T tokens of a block.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ PACKAGES = ("torch", "sympy", "scipy", "sklearn", "pandas", "numpy", "matplotlib
 """Besides the standard library, where they are installed. Not transformers, whose models are copies of each other."""
 
 VALIDATION_BLOCKS = 4_000
+PIECE, TOKENIZER_PIECES = 100_000, 300
+"""Characters that are tokenized at once, and how many such pieces the tokenizer is trained on."""
+
 SEPARATOR = "\n\n"
 
 
@@ -33,7 +36,7 @@ class Corpus:
 
     Args:
         name: of `CORPORA`.
-        train_blocks, validation_blocks: characters as numbers, (N, T), in the text's order.
+        train_blocks, validation_blocks: tokens, (N, T), in the text's order.
         digest: of the text; runs are paired only where it is the same.
     """
 
@@ -41,10 +44,6 @@ class Corpus:
     train_blocks: Tensor
     validation_blocks: Tensor
     digest: str
-
-    @property
-    def train_tokens(self) -> int:
-        return self.train_blocks.shape[0] * (BLOCK - 1)
 
     def batches(self, steps: int, batch: int, seed: int) -> Iterator[Tensor]:
         """Blocks of every step, (batch, T): drawn by the seed, none of them twice.
@@ -74,7 +73,39 @@ def read_corpus(name: str, folder: str) -> Corpus:
     plain = text.replace("\t", "    ").encode("ascii", "ignore")
     tokens = codes[torch.frombuffer(bytearray(plain), dtype=torch.uint8).long()]
     tokens = tokens[tokens >= 0]
-    blocks_NT = tokens[: len(tokens) // BLOCK * BLOCK].view(-1, BLOCK)
+    return _split(name, tokens, BLOCK)
+
+
+def subword_corpus(vocabulary: int, block: int, cache: Path, characters: int | None = None) -> Corpus:
+    """Python source as tokens of a byte-level BPE that is trained on a part of it; made once and kept in a folder.
+
+    Args:
+        vocabulary: number of tokens.
+        block: their number in a block.
+        cache: folder.
+        characters: of the text; None takes all, which takes minutes to tokenize.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    kept = cache / f"python-{vocabulary}.pt"
+    if not kept.exists():
+        text = _python_source()[:characters]
+        pieces = [text[start : start + PIECE] for start in range(0, len(text), PIECE)]
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocabulary, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        )
+        tokenizer.train_from_iterator(pieces[:TOKENIZER_PIECES], trainer)
+        numbers = [number for piece in tokenizer.encode_batch_fast(pieces) for number in piece.ids]
+        cache.mkdir(parents=True, exist_ok=True)
+        torch.save(torch.tensor(numbers, dtype=torch.int32), kept)
+    return _split(f"python-{vocabulary}", torch.load(kept, weights_only=True), block)
+
+
+def _split(name: str, tokens: Tensor, block: int) -> Corpus:
+    blocks_NT = tokens[: len(tokens) // block * block].view(-1, block)
     held_out = min(VALIDATION_BLOCKS, len(blocks_NT) // 10)
     digest = hashlib.sha256(tokens.numpy().tobytes()).hexdigest()[:8]
     return Corpus(name, blocks_NT[:-held_out], blocks_NT[-held_out:], digest)

@@ -101,11 +101,11 @@ def _cosine(strength: float = 1.0, side: str | None = None) -> Callable[[int, in
 
 
 def _deeper(layer: int, layers: int) -> nn.Module:
-    return functions.AddedCosine(0.5 + layer / (layers - 1))
+    return functions.AddedCosine(0.5 + layer / max(1, layers - 1))
 
 
 def _shallower(layer: int, layers: int) -> nn.Module:
-    return functions.AddedCosine(1.5 - layer / (layers - 1))
+    return functions.AddedCosine(1.5 - layer / max(1, layers - 1))
 
 
 def _plain(kind: Callable[..., nn.Module], *arguments: float) -> Callable[[int, int], nn.Module]:
