@@ -29,50 +29,51 @@ class ActivationCurves:
     """Curves of one slot as tables; one's own tables do as well as those of `activation_curves`.
 
     Args:
-        x_S: points, the same for all curves.
-        y_ES: values of the curves there, with their base.
-        weights_ES: how often inputs near each point occur, at least 0; None weighs all alike.
+        x: points, the same for all curves, ascending, (S,).
+        y: values of the curves there, with their base, (E, S).
+        weights: how often inputs near each point occur, at least 0, (E, S); None weighs all alike.
         base: the fixed activation below the curves: `silu`, `gelu`, `gelu_tanh`, `relu`, `tanh`, `identity` or `zero`.
 
     Raises:
         ShapeError: the tables do not belong together, or there are fewer than 16 points.
-        DataError: a number is not finite, a weight is negative, or too few points have weight.
+        DataError: a number is not finite, points do not ascend, a weight is negative, or too few points have weight.
         ConfigError: the base is not one of these.
     """
 
-    x_S: Tensor
-    y_ES: Tensor
-    weights_ES: Tensor | None = None
+    x: Tensor
+    y: Tensor
+    weights: Tensor = None  # type: ignore[assignment]  # is filled on construction
     base: str = "silu"
 
     def __post_init__(self) -> None:
         check_choice("base", self.base, BASES)
-        x_S, y_ES = (torch.as_tensor(values).detach().cpu().double() for values in (self.x_S, self.y_ES))
-        weights_ES = torch.ones_like(y_ES) if self.weights_ES is None else self.weights_ES.detach().cpu().double()
-        if x_S.ndim != 1 or y_ES.ndim != 2 or y_ES.shape != weights_ES.shape or y_ES.shape[1] != len(x_S):
+        x, y = (torch.as_tensor(values).detach().cpu().double() for values in (self.x, self.y))
+        weights = torch.ones_like(y) if self.weights is None else torch.as_tensor(self.weights).detach().cpu().double()
+        if x.ndim != 1 or y.ndim != 2 or y.shape != weights.shape or y.shape[1] != len(x):
             raise ShapeError(
-                f"Curves are points (S,), values (curves, S) and weights (curves, S); got {tuple(x_S.shape)}, "
-                f"{tuple(y_ES.shape)} and {tuple(weights_ES.shape)}."
+                f"Curves are points (S,), values (curves, S) and weights (curves, S); got {tuple(x.shape)}, "
+                f"{tuple(y.shape)} and {tuple(weights.shape)}."
             )
-        if len(x_S) < MIN_POINTS or len(y_ES) < 1:
-            raise ShapeError(f"A closed form needs a curve and {MIN_POINTS} points, got {tuple(y_ES.shape)}.")
-        for name, values in (("x", x_S), ("y", y_ES), ("weights", weights_ES)):
+        if len(x) < MIN_POINTS or len(y) < 1:
+            raise ShapeError(f"A closed form needs a curve and {MIN_POINTS} points, got {tuple(y.shape)}.")
+        for name, values in (("x", x), ("y", y), ("weights", weights)):
             if not values.isfinite().all():
                 raise DataError(f"{name} has a value that is not finite.")
-        if (weights_ES < 0).any():
-            raise DataError(f"Weights must be at least 0, got {float(weights_ES.min()):g}.")
-        if int((weights_ES.sum(dim=0) > 0).sum()) < MIN_POINTS:
-            raise DataError(f"Fewer than {MIN_POINTS} points have weight, so that no closed form can be judged.")
-        for name, values in (("x_S", x_S), ("y_ES", y_ES), ("weights_ES", weights_ES)):
             object.__setattr__(self, name, values)
+        if not (x.diff() > 0).all():
+            raise DataError("The points x must ascend.")
+        if (weights < 0).any():
+            raise DataError(f"Weights must be at least 0, got {float(weights.min()):g}.")
+        if (count := int((weights.sum(dim=0) > 0).sum())) < MIN_POINTS:
+            raise DataError(f"Only {count} points have weight; a closed form is judged on {MIN_POINTS} or more.")
 
     def __len__(self) -> int:
-        return len(self.y_ES)
+        return len(self.y)
 
     @property
-    def learned_ES(self) -> Tensor:
-        """The curves without their base."""
-        return self.y_ES - BASES[self.base].function(self.x_S)
+    def learned(self) -> Tensor:
+        """The curves without their base, (E, S)."""
+        return self.y - BASES[self.base].function(self.x)
 
     @property
     def spread(self) -> float:
@@ -80,15 +81,10 @@ class ActivationCurves:
 
         0 if all curves are the same, 1 if they have nothing in common. One function for all explains at most the rest.
         """
-        learned_ES, weights_ES = self.learned_ES, _weights(self)
-        mean_S, weight_S = weighted_mean(learned_ES, weights_ES)
-        total = (weights_ES * (learned_ES - (mean_S * weight_S).sum() / weight_S.sum()).square()).sum()
-        return float((weights_ES * (learned_ES - mean_S).square()).sum() / total) if total > 0 else 0.0
-
-
-def _weights(curves: ActivationCurves) -> Tensor:
-    assert curves.weights_ES is not None  # filled on construction
-    return curves.weights_ES
+        mean_S, weight_S = weighted_mean(self.learned, self.weights)
+        centre = (mean_S * weight_S).sum() / weight_S.sum()
+        varied, differs = ((self.weights * (self.learned - part).square()).sum() for part in (centre, mean_S))
+        return float(differs / varied) if varied > 0 else 0.0
 
 
 def weighted_mean(values_ES: Tensor, weights_ES: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,9 +94,7 @@ def weighted_mean(values_ES: Tensor, weights_ES: Tensor) -> tuple[Tensor, Tensor
 
 
 @torch.no_grad()
-def activation_curves(
-    model: nn.Module, records: Records, *, slot: str = "act", points: int = 200
-) -> ActivationCurves:
+def activation_curves(model: nn.Module, records: Records, *, slot: str = "act", points: int = 200) -> ActivationCurves:
     """The curves of one slot of all layers, weighted by how often their recorded inputs occur.
 
         with record_edges(model) as records:
@@ -178,4 +172,3 @@ def _rows(slot: CurveSlot, x_NI: Tensor, x_S: Tensor) -> tuple[Tensor, Tensor]:
     curve_I = torch.arange(module.in_features) // size
     places = (curve_I * len(x_S) + position_NI)[inside_NI]
     return y_ES, torch.bincount(places, minlength=curves * len(x_S)).double().reshape(curves, len(x_S))
-

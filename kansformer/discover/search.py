@@ -14,18 +14,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from kansformer.checks import check_choice, check_integer, check_number
 from kansformer.discover.activation import ActivationErrors, NamedActivation
 from kansformer.discover.curves import ActivationCurves, weighted_mean
 from kansformer.discover.functions import ELEMENTARY
 from kansformer.discover.module import values
-from kansformer.discover.sums import Sum, SumFitter
+from kansformer.discover.sums import MIN_CURVES, Sum, SumFitter
 from kansformer.errors import ConfigError, DataError
 
 # Every fourth point is not fitted, and of 8 curves or more every fourth curve is not; these judge.
-HELD_OUT_EVERY, FIRST_HELD_OUT, MIN_CURVES = 4, 2, 8
+HELD_OUT_EVERY, FIRST_HELD_OUT = 4, 2
 # Sums that are carried on, and functions that are fitted to what each leaves.
 BEAM, PER_SUM = 3, 4
 # Relative to the curves: learned parts below it are rounding.
@@ -125,13 +124,10 @@ class _Judge:
     """The split of curves and points into those that are fitted and those that judge."""
 
     def __init__(self, curves: ActivationCurves) -> None:
-        assert curves.weights_ES is not None
-        learned_ES = curves.learned_ES
-        _, total_S = weighted_mean(learned_ES, curves.weights_ES)
-        seen = total_S > 0
-        self.curves, self.x_S = curves, curves.x_S[seen]
-        self.learned_ES, self.weights_ES = learned_ES[:, seen], curves.weights_ES[:, seen]
-        if self.learned_ES.std() <= NOTHING * curves.y_ES[:, seen].abs().max():
+        occurs = curves.weights.sum(dim=0) > 0
+        self.spread, self.x_S = curves.spread, curves.x[occurs]
+        self.learned_ES, self.weights_ES = curves.learned[:, occurs], curves.weights[:, occurs]
+        if self.learned_ES.std() <= NOTHING * curves.y[:, occurs].abs().max():
             raise DataError(f"The {len(curves)} curves are their base {curves.base!r}: nothing was learned on top.")
         self.unseen_S = torch.arange(len(self.x_S)) % HELD_OUT_EVERY == FIRST_HELD_OUT
         self.unseen_E = torch.arange(len(curves)) % HELD_OUT_EVERY == FIRST_HELD_OUT
@@ -142,9 +138,8 @@ class _Judge:
     def fitter(self) -> SumFitter:
         """Of the mean of the fitted curves at the fitted points."""
         learned_ES, weights_ES = (t[self.fitted_E][:, ~self.unseen_S] for t in (self.learned_ES, self.weights_ES))
-        mean_S, weight_S = weighted_mean(learned_ES, weights_ES)
-        occurs = weight_S > 0
-        return SumFitter(self.x_S[~self.unseen_S][occurs], mean_S[occurs], weight_S[occurs])
+        occurs = weights_ES.sum(dim=0) > 0
+        return SumFitter(self.x_S[~self.unseen_S][occurs], learned_ES[:, occurs], weights_ES[:, occurs])
 
     def errors(self, activation: NamedActivation) -> ActivationErrors:
         """Of a form at the unseen points of the unseen curves."""
@@ -165,7 +160,7 @@ class _Judge:
             rmse=math.sqrt(missed / total),
             explained=1 - missed / max(varied, tiny),
             explained_of_each=1 - missed_each / max(varied_each, tiny),
-            spread=self.curves.spread,
+            spread=self.spread,
         )
 
 
@@ -178,6 +173,7 @@ def _best_sums(fitter: SumFitter, functions: Sequence[str], max_terms: int) -> I
         different = {
             (*sorted(trial.sum.functions), f"{trial.error:.3e}"): trial
             for trial in sorted(trials, key=lambda trial: trial.error, reverse=True)
+            if fitter.is_visible(trial.sum)
         }
         beam = sorted(different.values(), key=lambda trial: trial.error)[:BEAM]
         if not beam:

@@ -1,6 +1,6 @@
-"""Sums m·x + n + Σ c·f(a·x + b) and their fit to one weighted curve.
+"""Sums m·x + n + Σ c·f(a·x + b) and their fit to the weighted mean of curves.
 
-Shape letters: S points, A candidates, T columns of a sum.
+Shape letters: E curves, S points, A candidates, T columns of a sum, C free numbers.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kansformer.discover.activation import ActivationTerm
+from kansformer.discover.curves import weighted_mean
 from kansformer.discover.functions import ELEMENTARY, PERIOD
 from kansformer.symbolic import ALL_SYMBOLS
 from kansformer.symbolic.constants import ROUNDING, Formula, exact_values, fit_constants
@@ -22,10 +23,16 @@ from kansformer.symbolic.constants import ROUNDING, Formula, exact_values, fit_c
 PHASES = 8
 # Candidates that are a sum of what is there already, to this share of their square, are not tried.
 MIN_NEW = 1e-6
-# Bits that a number may cost: a snapped or rounded one must not raise the error by more.
+# Bits that a snapped number saves: it must not raise the error by more.
 BITS_PER_NUMBER = 3.0
-# Relative to the curve's deviation: an error this much larger is not seen.
-NEGLIGIBLE = 1e-3
+# Errors that are not seen: relative to the mean curve's deviation, and, of rounding, to its standard error.
+NEGLIGIBLE, ROUNDED = 1e-3, 0.3
+# Curves from which standard errors can be taken.
+MIN_CURVES = 8
+# Largest scale, on points from -1 to 1, and shift: candidates have at most 32 and 42.
+MAX_SCALE, MAX_SHIFT = 64.0, 100.0
+# Step of central differences: the cube root of float64's rounding.
+DIFFERENCE = 6e-6
 SNAP_STEPS, MIN_DIGITS, MAX_DIGITS = 15, 2, 8
 LINE = 2  # numbers of the line, before those of the terms
 
@@ -88,6 +95,17 @@ class Sum:
             columns.append(ELEMENTARY[function].value_(scale * x_S + shift))
         return torch.stack(columns)
 
+    def values(self, x_S: Tensor) -> Tensor:
+        """The sum, (S,)."""
+        factors = [self.slope, self.constant, *(factor for factor, _, _ in self._triples())]
+        return torch.tensor(factors, dtype=x_S.dtype) @ self.columns(x_S)
+
+    def slope_of(self, place: int, x_S: Tensor) -> Tensor:
+        """The derivative of the sum by one of its numbers, (S,)."""
+        step = DIFFERENCE * max(1.0, abs(self.numbers[place]))
+        lower, upper = (self.with_numbers({place: self.numbers[place] + h}).values(x_S) for h in (-step, step))
+        return (upper - lower) / (2 * step)
+
     def canonical(self) -> Sum:
         """The same function with positive scales where f is even or odd, and phases between -π/2 and π/2."""
         numbers = list(self.numbers)
@@ -138,28 +156,49 @@ class FittedSum:
 
 
 class SumFitter:
-    """Fits sums to one curve.
+    """Fits sums to the weighted mean of curves.
 
     Args:
         x_S: points.
-        y_S: the curve.
-        weight_S: of the squared error at each point, above 0.
+        y_ES: the curves.
+        weights_ES: of the squared error of each curve at each point; above 0 for one curve at least.
     """
 
-    def __init__(self, x_S: Tensor, y_S: Tensor, weight_S: Tensor) -> None:
-        self.x_S, self.y_S = x_S, y_S
-        self.root_S = (weight_S / weight_S.mean()).sqrt()
-        centre = (weight_S * y_S).sum() / weight_S.sum()
-        self.deviation = float((weight_S * (y_S - centre).square()).sum().div(weight_S.sum()).sqrt())
+    def __init__(self, x_S: Tensor, y_ES: Tensor, weights_ES: Tensor) -> None:
+        self.x_S, self.y_ES, self.weights_ES = x_S, y_ES, weights_ES
+        self.y_S, self.weight_S = weighted_mean(y_ES, weights_ES)
+        self.root_S = (self.weight_S / self.weight_S.mean()).sqrt()
+        self.deviation = self._rms(self.y_S - (self.weight_S * self.y_S).sum() / self.weight_S.sum())
+        self.noise = self._rms((weights_ES * (y_ES - self.y_S)).norm(dim=0) / self.weight_S)
+        half = float(x_S[-1] - x_S[0]) / 2
+        self._largest_21 = torch.tensor([[MAX_SCALE / half], [MAX_SHIFT]], dtype=torch.float64)
         self._samples = torch.stack([x_S, self.root_S], dim=1)
 
     def fit(self, start: Sum, steps: int = 60) -> FittedSum:
         """The best free numbers from here on."""
         fitted = fit_constants(start.formula(), self._samples, self.root_S * self.y_S, steps=steps)
-        found = dict(zip(start.free, fitted.formula.values.tolist(), strict=True))
-        errors = dict(zip(start.free, fitted.deviations.tolist(), strict=True))
-        deviations = tuple(errors.get(place, 0.0) for place in range(len(start.numbers)))
-        return FittedSum(start.with_numbers(found), fitted.error, deviations)
+        best = start.with_numbers(dict(zip(start.free, fitted.formula.values.tolist(), strict=True)))
+        errors = torch.maximum(fitted.deviations, self._errors_from_curves(best))
+        deviations = dict(zip(start.free, errors.tolist(), strict=True))
+        return FittedSum(best, fitted.error, tuple(deviations.get(place, 0.0) for place in range(len(start.numbers))))
+
+    def _errors_from_curves(self, fitted: Sum) -> Tensor:
+        """Standard errors of the free numbers from how much each curve pulls at them (Liang and Zeger, 1986), (C,).
+
+        Curves differ smoothly, so that their points are not independent observations.
+        """
+        errors = torch.zeros(len(fitted.free), dtype=torch.float64)
+        if len(self.y_ES) < MIN_CURVES or not len(errors):
+            return errors
+        slopes_CS = torch.stack([fitted.slope_of(place, self.x_S) for place in fitted.free])
+        size_C1 = (slopes_CS * self.root_S).norm(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+        slopes_CS = slopes_CS / size_C1
+        pulls_CE = slopes_CS @ (self.weights_ES * (self.y_ES - fitted.values(self.x_S))).mT
+        shifts_CE = torch.linalg.pinv(slopes_CS * self.weight_S @ slopes_CS.mT, hermitian=True) @ pulls_CE
+        return shifts_CE.norm(dim=-1) / size_C1[:, 0]
+
+    def _rms(self, values_S: Tensor) -> float:
+        return float((self.root_S * values_S).square().mean().sqrt())
 
     def extended(self, present: Sum, functions: Sequence[str], count: int) -> Iterator[Sum]:
         """The sum with one more term, from the candidates of each function that explain most of what is left."""
@@ -181,11 +220,12 @@ class SumFitter:
             longer = present.with_term(function, scale, shift)
             columns_TS = longer.columns(self.x_S) * self.root_S
             factors = torch.linalg.lstsq(columns_TS.mT, target_S.unsqueeze(-1)).solution[:, 0].tolist()
-            yield longer.with_numbers({0: factors[0], 1: factors[1]} | {LINE + 3 * t: c for t, c in enumerate(factors[LINE:])})
+            places = [0, 1, *range(LINE, len(longer.numbers), 3)]
+            yield longer.with_numbers(dict(zip(places, factors, strict=True)))
 
     def snapped(self, fitted: FittedSum) -> FittedSum:
         """With numbers snapped to exact values within their standard errors, and the others rounded."""
-        best = self.fit(fitted.sum.canonical(), steps=SNAP_STEPS)
+        first = best = self.fit(fitted.sum.canonical(), steps=SNAP_STEPS)
         refused = set[tuple[int, float]]()
         while True:
             candidates = [
@@ -198,13 +238,15 @@ class SumFitter:
                 return self._rounded(best)
             _, place, value = min(candidates)
             trial = self.fit(best.sum.with_numbers({place: value}, exact=[place]), steps=SNAP_STEPS)
-            if self._is_as_good(trial.error, best.error, numbers=1):
+            if self._is_as_good(trial, first):
                 best = trial
             else:
                 refused.add((place, value))
 
     def _exact_values(self, fitted: FittedSum, place: int) -> Iterator[tuple[float, float]]:
         number, deviation = fitted.sum.numbers[place], fitted.deviations[place]
+        if not math.isfinite(deviation):
+            return  # others can take its place, so that nothing speaks for a value
         is_exact = fitted.error <= ROUNDING * self.deviation
         may_vanish = place < LINE or (place - LINE) % 3 == 2  # without factor or scale there would be no term
         for distance, value in exact_values(number, deviation, is_exact):
@@ -214,17 +256,26 @@ class SumFitter:
 
     def _rounded(self, fitted: FittedSum) -> FittedSum:
         """With the fewest digits that leave the error."""
+        fitted = replace(fitted, sum=fitted.sum.canonical())
         free = fitted.sum.free
         for digits in range(MIN_DIGITS, MAX_DIGITS + 1):
             rounded = {place: float(f"{fitted.sum.numbers[place]:.{digits}g}") for place in free}
             trial = self.fit(fitted.sum.with_numbers(rounded, exact=free), steps=0)
-            if self._is_as_good(trial.error, fitted.error, numbers=len(free)):
+            if trial.error <= math.hypot(fitted.error, max(ROUNDED * self.noise, NEGLIGIBLE * self.deviation)):
                 return trial
         return fitted
 
-    def _is_as_good(self, error: float, before: float, numbers: int) -> bool:
-        allowed = before * 2 ** (BITS_PER_NUMBER * numbers / len(self.x_S))
-        return error <= max(allowed, math.hypot(before, NEGLIGIBLE * self.deviation))
+    def _is_as_good(self, simple: FittedSum, first: FittedSum) -> bool:
+        """Whether numbers that were removed cost no more than their bits, or than the curves say about their mean."""
+        bits = BITS_PER_NUMBER * (len(simple.sum.exact) - len(first.sum.exact))
+        free = first.error * 2 ** (bits / len(self.x_S))
+        close = math.hypot(first.error, max(self.noise, NEGLIGIBLE * self.deviation))
+        return simple.error <= max(free, close) and self.is_visible(simple.sum)
+
+    def is_visible(self, fitted: Sum) -> bool:
+        """Whether every term varies over the points, and not between two of them only."""
+        numbers = torch.tensor([(scale, shift) for _, scale, shift in fitted._triples()], dtype=torch.float64)
+        return not len(numbers) or bool((numbers.abs().mT <= self._largest_21).all())
 
     def _candidates(self, function: str) -> tuple[Tensor, Tensor]:
         """Scales and shifts at which a function's fit may begin, (A, 2), and its values there, weighted, (A, S)."""
