@@ -144,7 +144,7 @@ class NamedActivation:
         words = "".join(part.capitalize() for part in re.split(r"[-_.]", self.name))
         parts = self._written("source")
         expression = " ".join(parts) if len(" ".join(parts)) <= MAX_LINE else "\n            ".join(parts)
-        comment = textwrap.fill(" ".join(self.source.split()), MAX_LINE, initial_indent="# ", subsequent_indent="# ")
+        comment = textwrap.fill(self.source, MAX_LINE, initial_indent="# ", subsequent_indent="# ")
         return _FILE.format(
             name=self.name,
             formula=self.formula,

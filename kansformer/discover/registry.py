@@ -54,9 +54,9 @@ def register_activation(activation: NamedActivation | str) -> NamedActivation:
 
     if not isinstance(activation, NamedActivation):
         activation = KNOWN_ACTIVATIONS[check_choice("activation", activation, KNOWN_ACTIVATIONS)]
-    present = dict.get(ACT2FN, activation.name)
+    present = dict.get(ACT2FN, activation.name)  # its own [] makes an instance
     if present is None:
-        dict.__setitem__(ACT2FN, activation.name, partial(ClosedForm, activation))
+        ACT2FN[activation.name] = partial(ClosedForm, activation)
     elif not (isinstance(present, partial) and present.func is ClosedForm and present.args == (activation,)):
         raise ConfigError(f"transformers has an activation named {activation.name!r} already. Choose another name.")
     return activation

@@ -23,8 +23,6 @@ from kansformer.symbolic.constants import ROUNDING, Formula, exact_values, fit_c
 PHASES = 8
 # Candidates that are a sum of what is there already, to this share of their square, are not tried.
 MIN_NEW = 1e-6
-# Bits that a snapped number saves: it must not raise the error by more.
-BITS_PER_NUMBER = 3.0
 # Errors that are not seen: relative to the mean curve's deviation, and, of rounding, to its standard error.
 NEGLIGIBLE, ROUNDED = 1e-3, 0.3
 # Curves from which standard errors can be taken.
@@ -191,6 +189,8 @@ class SumFitter:
         if len(self.y_ES) < MIN_CURVES or not len(errors):
             return errors
         slopes_CS = torch.stack([fitted.slope_of(place, self.x_S) for place in fitted.free])
+        if not slopes_CS.isfinite().all():
+            return torch.full_like(errors, math.inf)
         size_C1 = (slopes_CS * self.root_S).norm(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
         slopes_CS = slopes_CS / size_C1
         pulls_CE = slopes_CS @ (self.weights_ES * (self.y_ES - fitted.values(self.x_S))).mT
@@ -225,7 +225,7 @@ class SumFitter:
 
     def snapped(self, fitted: FittedSum) -> FittedSum:
         """With numbers snapped to exact values within their standard errors, and the others rounded."""
-        first = best = self.fit(fitted.sum.canonical(), steps=SNAP_STEPS)
+        best = self.fit(fitted.sum.canonical(), steps=SNAP_STEPS)
         refused = set[tuple[int, float]]()
         while True:
             candidates = [
@@ -238,7 +238,7 @@ class SumFitter:
                 return self._rounded(best)
             _, place, value = min(candidates)
             trial = self.fit(best.sum.with_numbers({place: value}, exact=[place]), steps=SNAP_STEPS)
-            if self._is_as_good(trial, first):
+            if self.is_visible(trial.sum):
                 best = trial
             else:
                 refused.add((place, value))
@@ -264,13 +264,6 @@ class SumFitter:
             if trial.error <= math.hypot(fitted.error, max(ROUNDED * self.noise, NEGLIGIBLE * self.deviation)):
                 return trial
         return fitted
-
-    def _is_as_good(self, simple: FittedSum, first: FittedSum) -> bool:
-        """Whether numbers that were removed cost no more than their bits, or than the curves say about their mean."""
-        bits = BITS_PER_NUMBER * (len(simple.sum.exact) - len(first.sum.exact))
-        free = first.error * 2 ** (bits / len(self.x_S))
-        close = math.hypot(first.error, max(self.noise, NEGLIGIBLE * self.deviation))
-        return simple.error <= max(free, close) and self.is_visible(simple.sum)
 
     def is_visible(self, fitted: Sum) -> bool:
         """Whether every term varies over the points, and not between two of them only."""

@@ -104,10 +104,11 @@ def test_functional_gradients_per_sample():
 
 def test_it_exports_as_plain_operators():
     x = torch.randn(3, 8)
-    program = torch.export.export(FULL.module(), (x,), dynamic_shapes={"x": {0: torch.export.Dim("n", min=2)}})
+    block = torch.nn.Sequential(torch.nn.Linear(8, 8), FULL.module())  # whose input requires gradients
+    program = torch.export.export(block, (x,), dynamic_shapes={"input": {0: torch.export.Dim("n", min=2)}})
     operators = {node.target for node in program.graph.nodes if isinstance(node.target, torch._ops.OpOverload)}
     assert {operator.namespace for operator in operators} == {"aten"}
-    torch.testing.assert_close(program.module()(x[:2]), FULL.module()(x[:2]))
+    torch.testing.assert_close(program.module()(x[:2]), block(x[:2]))
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning")

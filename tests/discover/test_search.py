@@ -78,14 +78,42 @@ def test_a_form_that_fits_the_seen_curves_only_is_refused():
         discover_activation(ActivationCurves(X, y, curves.weights), name="a", max_terms=1, functions=["tanh"])
 
 
+def test_curves_and_points_that_judge_do_not_move_the_numbers():
+    curves = noisy_curves(lambda x: F.silu(x) + torch.tanh(x), curves=16)
+    y = curves.y.clone()
+    y[2::4] += 0.5
+    y[:, 2::4] -= 0.25
+    before, after = (
+        discover_activation(ActivationCurves(X, values), name="a", max_terms=1, min_explained=0.2, functions=["tanh"])
+        for values in (curves.y, y)
+    )
+    assert before.activation.formula == after.activation.formula
+    assert after.activation.errors.rmse > before.activation.errors.rmse + 0.1
+
+
+def test_the_line_vanishes_from_one_noisy_curve_that_has_none():
+    noise = 0.05 * torch.randn(len(X), dtype=torch.float64, generator=torch.Generator().manual_seed(6))
+    curves = ActivationCurves(X, (torch.tanh(2 * X - 1) + noise)[None], base="zero")
+    activation = discover_activation(curves, name="a", max_terms=1, functions=["tanh"]).activation
+    assert (activation.slope, activation.constant) == (0.0, 0.0)
+    assert activation.terms == (ActivationTerm(function="tanh", factor=1.0, scale=2.0, shift=-1.0),)
+
+
+def test_phases_are_small_and_scales_positive():
+    curves = noisy_curves(lambda x: 0.5 * torch.cos(1.3 * x + 0.75), differ=0, noise=0)
+    fitter = SumFitter(X[40:120], curves.y[:, 40:120], curves.weights[:, 40:120])
+    fitted = fitter.fit(Sum().with_term("cos", -1.3, 4 * torch.pi + torch.pi - 0.7).with_numbers({2: -0.4}))
+    assert fitter.snapped(fitted).sum.terms == (ActivationTerm(function="cos", factor=0.5, scale=1.3, shift=0.75),)
+
+
 def test_the_spread_is_the_share_that_no_single_function_explains():
-    shape = torch.sin(X)
+    shape = torch.sin(X) + 3
     same = ActivationCurves(X, torch.stack([shape, shape]), base="zero")
-    opposite = ActivationCurves(X, torch.stack([shape, -shape]), base="zero")
-    half = ActivationCurves(X, torch.stack([2 * shape, 0 * shape]), base="zero")
+    opposite = ActivationCurves(X, torch.stack([shape, 6 - shape]), base="zero")
+    half = ActivationCurves(X, torch.stack([2 * shape - 3, 0 * shape + 3]), base="zero")
     assert (same.spread, opposite.spread) == pytest.approx((0.0, 1.0)) and half.spread == pytest.approx(0.5)
     weights = torch.stack([torch.ones_like(X), torch.zeros_like(X)])  # of the second no input occurs
-    assert ActivationCurves(X, torch.stack([shape, -shape]), weights, "zero").spread == pytest.approx(0.0)
+    assert ActivationCurves(X, torch.stack([shape, 6 - shape]), weights, "zero").spread == pytest.approx(0.0)
 
 
 def test_standard_errors_are_those_of_other_draws_of_curves():
