@@ -21,7 +21,7 @@ ORDER = [
     {"conversion"},
     {"training", "hub", "interp", "kan", "serving"},
     {"fitting"},  # old names of kan
-    {"views"},
+    {"views", "discover"},
     {"cli"},
 ]
 RANK = {name: rank for rank, row in enumerate(ORDER) for name in row}
@@ -35,7 +35,7 @@ HOMES = {
     "peft": {"conversion", "hub", "training"},
     "yaml": {"training"},
     "pydantic": {"training"},
-    "sympy": {"symbolic", "kan"},
+    "sympy": {"symbolic", "kan", "discover"},
     "scipy": {"interp"},
     "sklearn": {"kan", "training"},
     "plotly": {"views"},
@@ -44,7 +44,7 @@ HOMES = {
     "huggingface_hub": {"hub", "hub_files"},
     "vllm": {"serving"},
     "sglang": {"serving"},
-    "transformers": {"sites", "conversion", "training", "hub", "cli"},
+    "transformers": {"sites", "conversion", "training", "hub", "cli", "discover"},
 }
 
 

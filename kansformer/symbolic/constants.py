@@ -217,7 +217,7 @@ def simplified(fitted: Fitted, x: Tensor, y: Tensor, *, cost: Callable[[Fitted],
             for index, (constant, deviation) in enumerate(
                 zip(best.formula.values.tolist(), best.deviations.tolist(), strict=True)
             )
-            for distance, value in _exact_values(constant, deviation, best.error <= ROUNDING * scale)
+            for distance, value in exact_values(constant, deviation, best.error <= ROUNDING * scale)
             if (len(best.formula.values) - index, str(value)) not in refused
         ]
         if not candidates:
@@ -257,7 +257,7 @@ def with_signs(formula: Formula, x: Tensor) -> Formula:
     return replace(formula, tree=resolved(formula.tree))
 
 
-def _exact_values(constant: float, deviation: float, is_exact: bool) -> Iterator[tuple[float, sympy.Expr]]:
+def exact_values(constant: float, deviation: float, is_exact: bool) -> Iterator[tuple[float, sympy.Expr]]:
     """Exact values near a constant, with their costs: standard errors away, plus what they are worse than others."""
     if not math.isfinite(deviation):
         yield 0.25 + 0.25 * abs(constant) / (1 + abs(constant)), sympy.Integer(0)  # the smallest ones first

@@ -29,6 +29,7 @@ from typing import Any
 FILE = Path(__file__).resolve().with_suffix(".txt")
 MODULES = (
     "kansformer",
+    "kansformer.discover",
     "kansformer.embedded",
     "kansformer.errors",
     "kansformer.hub",

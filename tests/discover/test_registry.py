@@ -1,0 +1,72 @@
+"""Activations under their names in transformers, with and without this package."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import transformers
+from tiny_models import tiny_config
+from transformers.activations import ACT2FN
+
+from kansformer.discover import KNOWN_ACTIVATIONS, NamedActivation, register_activation
+from kansformer.discover.module import ClosedForm
+from kansformer.errors import ConfigError
+
+ALONE = """
+import sys
+sys.modules["kansformer"] = None  # an import of it is an ImportError
+import torch, transformers, silu_cosine
+model = transformers.AutoModelForCausalLM.from_pretrained("model")
+assert type(model.model.layers[0].mlp.act_fn).__module__ == "silu_cosine"
+logits = model(input_ids=torch.arange(12).reshape(2, 6)).logits
+torch.testing.assert_close(logits, torch.load("logits.pt", weights_only=True), rtol=1e-5, atol=1e-6)
+assert not any(name.startswith("kansformer.") for name in sys.modules)
+print("same logits")
+"""
+
+
+@pytest.fixture(autouse=True)
+def _own_names():
+    before = set(ACT2FN)
+    yield
+    for name in set(ACT2FN) - before:
+        del ACT2FN[name]
+
+
+def test_a_saved_model_runs_where_this_package_is_missing(tmp_path):
+    activation = register_activation("silu-cosine")
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(tiny_config(vocab_size=50, hidden_act="silu-cosine")).eval()
+    assert isinstance(model.model.layers[0].mlp.act_fn, ClosedForm)
+    model.save_pretrained(tmp_path / "model")
+    with torch.no_grad():
+        torch.save(model(input_ids=torch.arange(12).reshape(2, 6)).logits, tmp_path / "logits.pt")
+    (tmp_path / "silu_cosine.py").write_text(activation.python(), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.stdout.strip() == "same logits", done.stderr[-2000:]
+
+
+def test_registering_twice_is_fine_and_another_function_is_refused():
+    first = register_activation("silu-cosine")
+    assert register_activation(first) is first is KNOWN_ACTIVATIONS["silu-cosine"]
+    assert register_activation(NamedActivation.from_dict(first.to_dict())) == first
+    with pytest.raises(ConfigError, match="transformers has an activation named 'silu-cosine' already"):
+        register_activation(NamedActivation(name="silu-cosine", slope=1.0))
+    with pytest.raises(ConfigError, match="transformers has an activation named 'silu' already"):
+        register_activation(NamedActivation(name="silu"))
+    assert ACT2FN["silu-cosine"].activation == first and "silu-cosine" in list(ACT2FN)
+
+
+def test_an_unknown_name_shows_the_choices():
+    with pytest.raises(ConfigError, match="Unknown activation 'silu-sine'. Choose one of: silu-cosine, silu-gaussian"):
+        register_activation("silu-sine")
+    assert "silu-sine" not in ACT2FN
+
+
+def test_importing_registers_nothing():
+    assert not set(KNOWN_ACTIVATIONS) & set(ACT2FN)

@@ -1,0 +1,160 @@
+"""One closed form from many curves: planted ones come back, and what has none is refused."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from kansformer.discover import ActivationCurves, discover_activation
+from kansformer.discover.activation import ActivationTerm
+from kansformer.discover.sums import Sum, SumFitter
+from kansformer.errors import ConfigError, DataError, ShapeError
+
+X = torch.linspace(-5, 5, 160, dtype=torch.float64)
+
+
+def noisy_curves(function, *, curves=64, differ=0.1, noise=0.05, seed=0):
+    """Curves around a function that differ smoothly, and whose inputs lie elsewhere each and at some places never."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(*shape):
+        return torch.rand(*shape, generator=generator, dtype=torch.float64)
+
+    centre, width = random(curves, 1) - 0.5, 0.6 + 0.8 * random(curves, 1)
+    weights = torch.poisson(60 * torch.exp(-0.5 * ((X - centre) / width) ** 2), generator=generator)
+    wave = torch.sin(X * (1 + random(curves, 1)) + 6.3 * random(curves, 1))
+    each = differ * 3.4 * (random(curves, 1) - 0.5) * wave
+    rough = noise * torch.randn(curves, len(X), generator=generator, dtype=torch.float64)
+    return ActivationCurves(X, function(X) + each + rough, weights)
+
+
+def test_a_planted_form_comes_back_with_its_numbers():
+    curves = noisy_curves(lambda x: F.silu(x) - 0.5 * torch.cos(1.25 * x + 0.75) - 0.25 * x)
+    result = discover_activation(curves, name="planted", source="a test")
+    activation = result.activation
+    (term,) = activation.terms
+    assert (activation.name, activation.base, activation.source) == ("planted", "silu", "a test")
+    assert term.function == "cos" and activation.constant == 0
+    found = torch.tensor([term.factor, term.scale, term.shift, activation.slope])
+    torch.testing.assert_close(found, torch.tensor([-0.5, 1.25, 0.75, -0.25]), rtol=0.04, atol=0)
+    assert len(activation.formula) <= 53  # few digits
+    assert activation.errors.explained > 0.97 and activation.errors.rmse < 0.04
+    assert 0.03 < curves.spread < 0.15 and activation.errors.explained_of_each <= 1 - curves.spread + 0.02
+    assert [len(form.terms) for form in result.candidates] == [0, 1, 2, 3]
+    assert result.candidates[0].errors.explained < 0.2
+    assert activation.formula in str(result) and "differs from curve to curve" in str(result)
+
+
+def test_exact_numbers_come_back_exactly_from_curves_without_noise():
+    def form(x):
+        return F.silu(x) + torch.exp(-((2 * x - 1) ** 2)) - 0.5 * x
+
+    curves = noisy_curves(form, differ=0.0, noise=0.0, curves=8)
+    result = discover_activation(curves, name="exact", max_terms=1)
+    assert result.activation.terms == (ActivationTerm(function="gaussian", factor=1.0, scale=2.0, shift=-1.0),)
+    assert (result.activation.slope, result.activation.constant) == (-0.5, 0.0) and result.spread < 1e-20
+
+
+def test_two_terms_of_one_curve_without_weights():
+    y = 0.25 * X**2 - 1.5 * torch.tanh(X - 0.5)
+    result = discover_activation(
+        ActivationCurves(X, y[None], base="zero"), name="two", max_terms=2, functions=["x^2", "tanh"],
+        min_explained=0.9999,
+    )  # fmt: skip
+    assert result.activation.formula == "-1.5*tanh(x - 0.5) + 0.25*x**2"
+
+
+def test_a_shape_without_a_closed_form_is_refused_with_figures():
+    curves = noisy_curves(lambda x: F.silu(x) + 0.5 * ((3 * x) % 1))
+    with pytest.raises(DataError, match=r"up to 2 terms explains 95% of the mean of these 64 curves. .* on unseen"):
+        discover_activation(curves, name="saw", max_terms=2)
+
+
+def test_a_form_that_fits_the_seen_curves_only_is_refused():
+    # The curves that judge, every fourth, have another shape.
+    curves = noisy_curves(lambda x: F.silu(x) + torch.tanh(x), curves=16)
+    y = curves.y.clone()
+    y[2::4] = F.silu(X) - torch.tanh(X)
+    with pytest.raises(DataError, match="No closed form"):
+        discover_activation(ActivationCurves(X, y, curves.weights), name="a", max_terms=1, functions=["tanh"])
+
+
+def test_curves_and_points_that_judge_do_not_move_the_numbers():
+    curves = noisy_curves(lambda x: F.silu(x) + torch.tanh(x), curves=16)
+    y = curves.y.clone()
+    y[2::4] += 0.5 * torch.tanh(X)
+    y[:, 2::4] -= 0.25
+    before, after = (
+        discover_activation(
+            ActivationCurves(X, values), name="a", max_terms=1, min_explained=0.0, functions=["tanh"]
+        ).candidates[1]
+        for values in (curves.y, y)
+    )
+    assert before.formula == after.formula and before.terms
+    assert after.errors.rmse > before.errors.rmse + 0.1
+
+
+def test_the_line_vanishes_from_one_noisy_curve_that_has_none():
+    noise = 0.05 * torch.randn(len(X), dtype=torch.float64, generator=torch.Generator().manual_seed(6))
+    curves = ActivationCurves(X, (torch.tanh(2 * X - 1) + noise)[None], base="zero")
+    activation = discover_activation(curves, name="a", max_terms=1, functions=["tanh"]).activation
+    assert (activation.slope, activation.constant) == (0.0, 0.0)
+    assert activation.terms == (ActivationTerm(function="tanh", factor=1.0, scale=2.0, shift=-1.0),)
+
+
+def test_phases_are_small_and_scales_positive():
+    curves = noisy_curves(lambda x: 0.5 * torch.cos(1.3 * x + 0.75), differ=0, noise=0)
+    fitter = SumFitter(X[40:120], curves.y[:, 40:120], curves.weights[:, 40:120])
+    fitted = fitter.fit(Sum().with_term("cos", -1.3, 4 * torch.pi + torch.pi - 0.7).with_numbers({2: -0.4}))
+    assert fitter.snapped(fitted).sum.terms == (ActivationTerm(function="cos", factor=0.5, scale=1.3, shift=0.75),)
+
+
+def test_the_spread_is_the_share_that_no_single_function_explains():
+    shape = torch.sin(X) + 3
+    same = ActivationCurves(X, torch.stack([shape, shape]), base="zero")
+    opposite = ActivationCurves(X, torch.stack([shape, 6 - shape]), base="zero")
+    half = ActivationCurves(X, torch.stack([2 * shape - 3, 0 * shape + 3]), base="zero")
+    assert (same.spread, opposite.spread) == pytest.approx((0.0, 1.0)) and half.spread == pytest.approx(0.5)
+    weights = torch.stack([torch.ones_like(X), torch.zeros_like(X)])  # of the second no input occurs
+    assert ActivationCurves(X, torch.stack([shape, 6 - shape]), weights, "zero").spread == pytest.approx(0.0)
+
+
+def test_standard_errors_are_those_of_other_draws_of_curves():
+    estimates, errors = [], []
+    for seed in range(24):
+        curves = noisy_curves(lambda x: 0.5 * torch.tanh(2 * x), noise=0.01, seed=seed)
+        fitter = SumFitter(X[40:120], curves.y[:, 40:120], curves.weights[:, 40:120])
+        fitted = fitter.fit(Sum().with_term("tanh", 1.5, 0.1).with_numbers({2: 0.4}))
+        estimates.append(torch.tensor(fitted.sum.numbers))
+        errors.append(torch.tensor(fitted.deviations))
+    ratio = torch.stack(errors).median(dim=0).values / torch.stack(estimates).std(dim=0)
+    assert ((ratio > 0.5) & (ratio < 2)).all(), ratio
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((X, X), ShapeError, r"points \(S,\), values \(curves, S\)"),
+        ((X, X[None], torch.ones(2, len(X))), ShapeError, "got .160,., .1, 160. and .2, 160."),
+        ((X[:8], X[None, :8]), ShapeError, "a curve and 16 points"),
+        ((X, X[None].log()), DataError, "y has a value that is not finite"),
+        ((-X, X[None]), DataError, "must ascend"),
+        ((X, X[None], X[None]), DataError, "Weights must be at least 0, got -5"),
+        ((X, X[None], (X[None] > 4.5).double()), DataError, "Only 8 points have weight"),
+        ((X, X[None], None, "swish"), ConfigError, "Unknown base 'swish'"),
+    ],
+)
+def test_tables_that_are_none_of_curves_are_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
+        ActivationCurves(*arguments)
+
+
+def test_arguments_out_of_range():
+    curves = ActivationCurves(X, F.silu(X)[None])
+    with pytest.raises(DataError, match="The 1 curves are their base 'silu'"):
+        discover_activation(curves, name="a")
+    with pytest.raises(ConfigError, match="max_terms must be a whole number from 1 to 4, got 0"):
+        discover_activation(curves, name="a", max_terms=0)
+    with pytest.raises(ConfigError, match="Unknown function 'log'"):
+        discover_activation(curves, name="a", functions=["log"])
+    with pytest.raises(ConfigError, match="functions is empty"):
+        discover_activation(curves, name="a", functions=[])
