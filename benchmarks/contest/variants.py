@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from activation_study.functions import PolyNorm
 
 from kansformer import KANConfig
 from kansformer.errors import ConfigError
@@ -189,23 +190,8 @@ def count_ffn(values: dict[str, Any], width: int) -> int:
     return sum(parameter.numel() for parameter in model.model.layers[0].mlp.parameters())
 
 
-class PolyNorm(torch.nn.Module):
-    """Σ_k w_k x^k / rms(x^k) + b, k = 1, 2, 3 (Zhuo et al., Polynomial Composition Activations, 2024)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.full((3,), 1 / 3))
-        self.bias = torch.nn.Parameter(torch.zeros(1))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x (..., I) to (..., I)."""
-        powers = (x, x.square(), x.pow(3))
-        normed = (p * torch.rsqrt(p.square().mean(-1, keepdim=True) + 1e-6) for p in powers)
-        return sum((w * p for w, p in zip(self.weight, normed, strict=True)), start=self.bias)
-
-
 def register_activations() -> None:
     """Make PolyNorm known to transformers under its name."""
     from transformers.activations import ACT2FN
 
-    dict.__setitem__(ACT2FN, "polynorm", PolyNorm)
+    ACT2FN["polynorm"] = PolyNorm
