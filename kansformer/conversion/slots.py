@@ -7,9 +7,10 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from kansformer.conversion.record import ConversionRecord, get_setting, record_of, rooted_slot
-from kansformer.errors import ConversionStateError, SlotError
+from kansformer.errors import CheckpointError, ConfigError, ConversionStateError, SlotError
 from kansformer.nn.adapted import module_called_at
-from kansformer.nn.curves import CurvedModule, curved_modules
+from kansformer.nn.curves import CURVE_PARAMETERS, CurvedModule, curved_modules
+from kansformer.nn.sharing import check_alike, find_difference, tie_curves
 from kansformer.sites.site import INPUT_CURVE, Slot, join_path, parent_of
 
 
@@ -126,6 +127,37 @@ def recorded_modules(model: nn.Module, record: ConversionRecord) -> list[tuple[S
     """The slots of a converted model's record, with paths from its root, and their modules with curves."""
     slots = [rooted_slot(model, slot) for slot in record.slots]
     return [(slot, model.get_submodule(slot.curve_path)) for slot in slots]
+
+
+def tie_and_freeze(model: nn.Module, record: ConversionRecord) -> None:
+    """Have layers share the curves that the record says they share, and freeze curves that are not trained.
+
+    Raises:
+        ConfigError: curves that are trained together differ in shape, dtype or device.
+        CheckpointError: they have different values.
+    """
+    config = record.config
+    if not config.trainable:
+        for _, module in recorded_modules(model, record):
+            for name in CURVE_PARAMETERS:
+                if name in module._parameters:
+                    module._parameters[name].requires_grad_(False)
+    if config.share == "slot":
+        return
+    for name in config.slots:
+        modules = {slot.curve_path: module for slot, module in recorded_modules(model, record) if slot.name == name}
+        try:
+            check_alike(modules)
+        except ConfigError:
+            if config.trainable:
+                raise
+            continue  # a fixed function may be there several times
+        if (path := find_difference(modules)) is not None:
+            raise CheckpointError(
+                f"The layers share their curves (share='model'), and those at {next(iter(modules))} and {path} are "
+                "different. The checkpoint was changed after it was saved; save the converted model again."
+            )
+        tie_curves(modules)
 
 
 def without_adapters(model: nn.Module) -> nn.Module:

@@ -10,6 +10,7 @@ from kansformer.config import QUANT_METHOD, KANConfig
 from kansformer.conversion import ConversionRecord, convert
 from kansformer.conversion.rebuild import rebuild
 from kansformer.conversion.record import quantization_method, record_of
+from kansformer.conversion.slots import tie_and_freeze
 from kansformer.conversion.transformers_patches import (
     can_change_parallel_plans,
     change_parallel_plans,
@@ -107,6 +108,7 @@ class CurveLoader(HfQuantizer):
             check_curves(model, shapes, loading_info)
             if digest := self.quantization_config.digest:
                 digest.check(self._files)
+            tie_and_freeze(model, self.quantization_config)
         report_other_shapes(model, shapes, loading_info)
         if self.pre_quantized:
             return
