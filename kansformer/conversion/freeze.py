@@ -48,7 +48,7 @@ class FrozenCurves:
 
     def __str__(self) -> str:
         slots = ", ".join(f"{name} of {counted(count, 'layer')}" for name, count in self.slots.items())
-        lines = [f"frozen: {counted(self.numbers, 'number')} of curves in {slots}"]
+        lines = [f"frozen: {counted(self.numbers, 'curve coefficient')} in {slots}"]
         if self.path is not None and self.digest is not None:
             mean = f", the mean of {counted(self.mean_of, 'layer')}" if self.mean_of is not None else ""
             lines.append(f"{self.path}: {counted(self.written, 'number')}{mean}, SHA-256 {self.digest[:16]}")
