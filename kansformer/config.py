@@ -116,8 +116,8 @@ class KANConfig:
         check_choice("share", self.share, SHARES)
         if self.share == "model" and self.edges not in ("channel", "group"):
             raise ConfigError(
-                f"edges={self.edges!r} with share='model': layers share curves per channel only. Choose edges='channel' "
-                "or 'group', or share='slot'."
+                f"edges={self.edges!r} with share='model': layers share curves per channel only. Choose "
+                "edges='channel' or 'group', or share='slot'."
             )
         if isinstance(self.curves, os.PathLike):
             object.__setattr__(self, "curves", os.fspath(self.curves))

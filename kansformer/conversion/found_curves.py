@@ -21,7 +21,7 @@ from kansformer.config import KANConfig
 from kansformer.conversion.tensor_check import check_values
 from kansformer.errors import CheckpointError, ConfigError
 from kansformer.files import atomic_file
-from kansformer.nn.curves import CurvedModule, curve_tensors
+from kansformer.nn.curves import curve_tensors
 from kansformer.safe_io import LINE, TABLE, FieldKind, Fields, check_fields, read_metadata, read_tensors
 from kansformer.sites.site import Slot
 
@@ -68,7 +68,7 @@ class FoundCurves:
     figures: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, config: KANConfig, modules: Sequence[tuple[Slot, CurvedModule]], **origin: Any) -> "FoundCurves":
+    def of(cls, config: KANConfig, modules: Sequence[tuple[Slot, Any]], **origin: Any) -> "FoundCurves":
         """The curves of a model's modules, one set of them where the config's layers share it.
 
         Raises:
@@ -86,7 +86,9 @@ class FoundCurves:
             for name in found[0]:
                 layers = [values[name].detach().cpu() for values in found[: 1 if config.share == "model" else None]]
                 if len({layer.shape for layer in layers}) > 1:
-                    raise ConfigError(f"The layers of the slot {slot!r} have different widths, so no file can hold them.")
+                    raise ConfigError(
+                        f"The layers have different widths in the slot {slot!r}, so no file can hold them."
+                    )
                 tensors[f"{slot}.{name}"] = torch.stack(layers)
                 check_values(f"{slot}.{name}", tensors[f"{slot}.{name}"])
         return cls(config, tensors, **origin)
@@ -120,8 +122,8 @@ class FoundCurves:
             slot, _, kind = name.partition(".")
             if kind != "coefficients" and not (tensor == tensor[:1]).all():
                 raise ConfigError(
-                    f"The layers of the slot {slot!r} have different {kind}s, so the mean of their curves is no curve of "
-                    "this basis. Train them on one domain, without update_grid, or with share='model' from the start."
+                    f"The layers of the slot {slot!r} have different {kind}s, so the mean of their curves is not a "
+                    "curve of this basis. Train them on one domain, without update_grid, or with share='model'."
                 )
             means[name] = tensor.double().mean(dim=0, keepdim=True).to(tensor.dtype)
         layers = max(map(self.layers, self.config.slots))
@@ -152,7 +154,7 @@ class FoundCurves:
         for name in self.config.slots:
             chosen = [slot for slot in slots if slot.name == name]
             count, curves = self.layers(name), self.tensors[f"{name}.coefficients"].shape[1]
-            reduced = "Make one set of them: freeze_curves(model, path, share='model') on the model that they come from."
+            reduced = "Make one set of them: freeze_curves(model, path, share='model'), of the model they come from."
             if count > 1 and config.share == "model":
                 raise ConfigError(
                     f"share='model' needs one set of curves, and {self.name!r} has those of {count} layers. {reduced}"
@@ -171,7 +173,7 @@ class FoundCurves:
                     )
 
     @torch.no_grad()
-    def put(self, modules: Sequence[tuple[Slot, CurvedModule]]) -> None:
+    def put(self, modules: Sequence[tuple[Slot, Any]]) -> None:
         """Copy the values into a model's modules, whose slots `check_fit` has seen.
 
         Raises:
@@ -190,8 +192,15 @@ class FoundCurves:
         """Write the file; one that is there is replaced."""
         from safetensors.torch import save_file
 
-        origin = dict(model_type=self.model_type, mean_of=self.mean_of, source=self.source, figures=self.figures or None)
-        table = {"format_version": FORMAT_VERSION, "settings": self._settings(), "digest": self.digest, **origin}
+        table = {
+            "format_version": FORMAT_VERSION,
+            "settings": self._settings(),
+            "digest": self.digest,
+            "model_type": self.model_type,
+            "mean_of": self.mean_of,
+            "source": self.source,
+            "figures": dict(self.figures) or None,
+        }
         text = json.dumps({name: value for name, value in table.items() if value is not None}, sort_keys=True)
         with atomic_file(file) as partial:
             save_file(dict(self.tensors), partial, metadata={"format": "pt", METADATA_KEY: text})
@@ -207,8 +216,8 @@ class FoundCurves:
         values = check_fields(read_metadata(file, METADATA_KEY), ENTRIES, place, only=True)
         if values.get("format_version") != FORMAT_VERSION:
             raise CheckpointError(
-                f"{place} has format version {values.get('format_version')!r:.40}; this package reads {FORMAT_VERSION}. "
-                "If it is newer: pip install --upgrade kansformer."
+                f"{place} has format version {values.get('format_version')!r:.40}; this package reads {FORMAT_VERSION}."
+                " If it is newer: pip install --upgrade kansformer."
             )
         settings = values.get("settings", {})
         if set(settings) != set(CURVE_SETTINGS):
@@ -230,8 +239,8 @@ class FoundCurves:
     def _check_tensors(self, place: str) -> None:
         """Check names, shapes and values against the settings."""
         if self.config.edges not in ("channel", "group"):
-            raise CheckpointError(f"{place} has edges={self.config.edges!r}; curves in a file are per channel or group.")
-        expected = {}
+            raise CheckpointError(f"{place} has edges={self.config.edges!r}; its curves must be per channel or group.")
+        expected: dict[str, tuple[int, ...]] = {}
         for slot in self.config.slots:
             coefficients = self.tensors.get(f"{slot}.coefficients")
             layers, curves = (0, 0) if coefficients is None or coefficients.ndim != 3 else coefficients.shape[:2]

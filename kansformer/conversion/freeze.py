@@ -140,9 +140,7 @@ def _curves_for_file(
     return found.mean() if share == "model" else found
 
 
-def _result(
-    model: nn.Module, record: ConversionRecord, found: FoundCurves | None, path: Path | None
-) -> FrozenCurves:
+def _result(model: nn.Module, record: ConversionRecord, found: FoundCurves | None, path: Path | None) -> FrozenCurves:
     return FrozenCurves(
         slots=Counter(slot.name for slot in record.slots),
         numbers=sum(parameter.numel() for _, parameter in curve_parameters(model)),

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
@@ -40,7 +40,7 @@ class ConversionPlan:
     parameters_after: int
     bytes_before: int
     bytes_after: int
-    curves: FoundCurves | None = field(default=None, repr=False)
+    curves: FoundCurves | None = None
 
     def slots_of(self, site: Site) -> tuple[Slot, ...]:
         """The slots of a site that take curves: those of the config's slots that it has."""

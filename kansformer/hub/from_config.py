@@ -44,8 +44,8 @@ def from_config_with_curves(
     record = settings if isinstance(settings, ConversionRecord) else ConversionRecord.from_dict(settings)
     if record.config.curves is not None:
         raise ConversionStateError(
-            f"The config says that the model's curves were found before ({str(record.config.curves)!r:.100}), and it does "
-            "not have their values. Load the checkpoint with from_pretrained; or make a plain model, without "
+            f"The config says that the curves were found before ({str(record.config.curves)!r:.100}), and it does not "
+            "have their values. Load the checkpoint with from_pretrained; or make a plain model, without "
             "quantization_config in its config, and convert it with KANConfig(curves=FILE)."
         )
     if model_class.__module__.rpartition(".")[2] == MODULE_NAME:  # the checkpoint's own code, of trust_remote_code

@@ -89,8 +89,8 @@ def refine_grid(model: nn.Module, grid_size: int) -> nn.Module:
         The model.
 
     Raises:
-        ConfigError: the model has no curves, or fixed ones, the grid size is not a whole number of at least 1, or a curve is not
-            finite or would not be on the new grid; the model is left as it was.
+        ConfigError: the model has no curves, or fixed ones, the grid size is not a whole number of at least 1, or a
+            curve is not finite or would not be on the new grid; the model is left as it was.
     """
     modules = require_curves(model, ", so there is no grid to refine.")
     _check_not_fixed(model)
@@ -122,8 +122,8 @@ def _check_not_fixed(model: nn.Module) -> None:
     record = getattr(getattr(model, "config", None), "quantization_config", None)
     if isinstance(record, _Record) and record.is_fixed:
         raise ConfigError(
-            "The model's curves are fixed (trainable=False), and another grid would change them. Convert the model with "
-            "the same curves and trainable=True."
+            "The model's curves are fixed (trainable=False), and another grid would change them. Convert the plain "
+            "model with these curves and trainable=True."
         )
 
 

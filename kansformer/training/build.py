@@ -207,7 +207,7 @@ def _freeze(model: nn.Module, recipe: Recipe, fresh: set[str]) -> None:
             raise ConfigError(f"lora: {error}") from error
     if "curves" in recipe.trainable:
         if (record := record_of(model)) is not None and record.is_fixed:
-            raise ConfigError("trainable has curves, and the model's are fixed (kan.trainable is false). Leave one out.")
+            raise ConfigError("trainable has curves, and these are fixed (kan.trainable is false). Leave one out.")
         trained += [parameter for _, parameter in curve_parameters(model)]
     for parameter in trained:
         parameter.requires_grad_(True)

@@ -220,7 +220,7 @@ def test_files_of_the_package_are_found_by_name(file, monkeypatch):
 
 ARGUMENTS = {
     "plain model": (lambda model, path: freeze_curves(tiny_llama(), path), ConversionStateError, "is not converted"),
-    "suffix": (lambda model, path: freeze_curves(model, path.with_suffix(".bin")), ConfigError, r"end in \.safetensors"),
+    "suffix": (lambda model, path: freeze_curves(model, path.with_suffix(".bin")), ConfigError, r"end in \.safe"),
     "folder": (lambda model, path: freeze_curves(model, path / "x.safetensors"), CheckpointError, "cannot be written"),
     "share": (lambda model, path: freeze_curves(model, path, share="all"), ConfigError, "Choose one of: slot, model"),
     "source": (lambda model, path: freeze_curves(model, path, source="a\nb"), ConfigError, "source must be one line"),
@@ -266,6 +266,9 @@ def without(file, name):
     return {key: tensor for key, tensor in load_file(file).items() if key != name}
 
 
+GRID = torch.tensor([-1.0, 1.0]).expand(2, 4, 2).contiguous()
+
+
 def edited(file, **settings):
     return metadata_of(file)["settings"] | settings
 
@@ -278,7 +281,10 @@ CHANGED = {
     "edges": (lambda f: rewrite(f, settings=edited(f, edges="full")), "per channel or group"),
     "unknown": (lambda f: rewrite(f, more=1), "unknown entry 'more'"),
     "mean": (lambda f: rewrite(f, mean_of="x"), "mean_of in .* must be a number of layers"),
-    "a value": (lambda f: rewrite(f, tensors=load_file(f) | {"up.coefficients": torch.zeros(2, 4, 10)}), "were changed"),
+    "a value": (
+        lambda f: rewrite(f, tensors=load_file(f) | {"up.coefficients": torch.zeros(2, 4, 10)}),
+        "were changed",
+    ),
     "a shape": (lambda f: rewrite(f, tensors=load_file(f) | {"up.coefficients": torch.zeros(2, 4, 9)}), "do not fit"),
     "an axis": (lambda f: rewrite(f, tensors=load_file(f) | {"up.coefficients": torch.zeros(4, 10)}), "do not fit"),
     "missing": (lambda f: rewrite(f, tensors=without(f, "up.domain")), "do not fit its settings"),

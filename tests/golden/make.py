@@ -168,7 +168,9 @@ def make_curves(_: str, folder: Path) -> None:
 
 def make_found(_: str, folder: Path) -> None:
     """Curves in one file, and what a plain model gives with them."""
-    freeze_curves(bend(convert(make_llama(), KANConfig(**EDGES["group"]))), folder / "found.safetensors", source="a seed")
+    freeze_curves(
+        bend(convert(make_llama(), KANConfig(**EDGES["group"]))), folder / "found.safetensors", source="a seed"
+    )
     model = convert(make_llama(), KANConfig(curves=folder / "found.safetensors"))
     save_expected(folder, tokens=TOKENS, logits=logits_of(model))
 
