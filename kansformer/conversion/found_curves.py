@@ -82,14 +82,14 @@ class FoundCurves:
             )
         tensors = {}
         for slot in config.slots:
-            found = [curve_tensors(module) for kind, module in modules if kind.name == slot]
-            for name in found[0]:
-                layers = [values[name].detach().cpu() for values in found[: 1 if config.share == "model" else None]]
-                if len({layer.shape for layer in layers}) > 1:
+            layers = [curve_tensors(module) for kind, module in modules if kind.name == slot]
+            for name in layers[0]:
+                values = [layer[name].detach().cpu() for layer in layers[: 1 if config.share == "model" else None]]
+                if len({value.shape for value in values}) > 1:
                     raise ConfigError(
                         f"The layers have different widths in the slot {slot!r}, so no file can hold them."
                     )
-                tensors[f"{slot}.{name}"] = torch.stack(layers)
+                tensors[f"{slot}.{name}"] = torch.stack(values)
                 check_values(f"{slot}.{name}", tensors[f"{slot}.{name}"])
         return cls(config, tensors, **origin)
 
@@ -227,11 +227,11 @@ class FoundCurves:
         except ConfigError as error:
             raise CheckpointError(f"The settings in {place} are wrong: {error!s:.600}") from error
         origin = {name: values[name] for name in ("model_type", "mean_of", "source", "figures") if name in values}
-        found = cls(config, read_tensors(file), file.stem, **origin)
-        found._check_tensors(place)
-        if values.get("digest") != found.digest:
+        curves = cls(config, read_tensors(file), file.stem, **origin)
+        curves._check_tensors(place)
+        if values.get("digest") != curves.digest:
             raise CheckpointError(f"The settings or the curves in {place} were changed after it was written.")
-        return found
+        return curves
 
     def _settings(self) -> dict[str, Any]:
         return {name: value for name, value in self.config.to_dict().items() if name in CURVE_SETTINGS}

@@ -93,20 +93,19 @@ def freeze_curves(
         raise ConversionStateError("The model is not converted, so there are no curves to freeze.")
     check_no_adapters(model)
     check_record(model)
-    found = None
+    curves = None
     if path is not None:
-        found = _curves_for_file(model, record, Path(path), share, source, figures)
-        found.write(Path(path))
+        curves = _curves_for_file(model, record, Path(path), share, source, figures)
+        curves.write(Path(path))
     elif not (share is source is figures is None):
         raise ConfigError("share, source and figures are about the file. Give its path, or leave them out.")
     if not record.is_fixed:
-        whole = found is not None and found.mean_of is None
-        label = found.label if found is not None and whole else IN_PLACE
+        label = IN_PLACE if curves is None or curves.mean_of is not None else curves.label
         record = replace(record, config=replace(record.config, curves=label, trainable=False))
         with transaction(model):
             attach_record(model, record)
             tie_and_freeze(model, record)
-    return _result(model, record, found, None if path is None else Path(path))
+    return _result(model, record, curves, None if path is None else Path(path))
 
 
 def _curves_for_file(
@@ -129,7 +128,7 @@ def _curves_for_file(
     if not isinstance(table, Mapping):
         raise ConfigError(f"figures must be a table, such as {{'loss': 1.5}}, got {figures!r:.80}.")
     check_json_value(dict(table), "figures", ConfigError)
-    found = FoundCurves.of(
+    curves = FoundCurves.of(
         record.config,
         recorded_modules(model, record),
         name=path.stem,
@@ -137,15 +136,15 @@ def _curves_for_file(
         source=source,
         figures=dict(table),
     )
-    return found.mean() if share == "model" else found
+    return curves.mean() if share == "model" else curves
 
 
-def _result(model: nn.Module, record: ConversionRecord, found: FoundCurves | None, path: Path | None) -> FrozenCurves:
+def _result(model: nn.Module, record: ConversionRecord, curves: FoundCurves | None, path: Path | None) -> FrozenCurves:
     return FrozenCurves(
         slots=Counter(slot.name for slot in record.slots),
         numbers=sum(parameter.numel() for _, parameter in curve_parameters(model)),
         path=path,
-        written=0 if found is None else sum(tensor.numel() for tensor in found.tensors.values()),
-        mean_of=None if found is None else found.mean_of,
-        digest=None if found is None else found.digest,
+        written=0 if curves is None else sum(tensor.numel() for tensor in curves.tensors.values()),
+        mean_of=None if curves is None else curves.mean_of,
+        digest=None if curves is None else curves.digest,
     )
