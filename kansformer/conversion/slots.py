@@ -136,28 +136,38 @@ def tie_and_freeze(model: nn.Module, record: ConversionRecord) -> None:
         ConfigError: curves that are trained together differ in shape, dtype or device.
         CheckpointError: they have different values.
     """
-    config = record.config
-    if not config.trainable:
+    if record.is_fixed:
         for _, module in recorded_modules(model, record):
             for name in CURVE_PARAMETERS:
                 if name in module._parameters:
                     module._parameters[name].requires_grad_(False)
-    if config.share == "slot":
-        return
-    for name in config.slots:
+    for modules in shared_modules(model, record):
+        tie_curves(modules)
+
+
+def shared_modules(model: nn.Module, record: ConversionRecord) -> list[dict[str, CurvedModule]]:
+    """The modules, by path, that have one set of curves or equal copies of it, slot by slot; none for share='slot'.
+
+    Raises:
+        ConfigError, CheckpointError: as `tie_and_freeze`.
+    """
+    result = []
+    for name in record.config.slots if record.config.share == "model" else ():
         modules = {slot.curve_path: module for slot, module in recorded_modules(model, record) if slot.name == name}
         try:
             check_alike(modules)
         except ConfigError:
-            if config.trainable:
+            if not record.is_fixed:
                 raise
             continue  # a fixed function may be there several times
         if (path := find_difference(modules)) is not None:
             raise CheckpointError(
                 f"The layers share their curves (share='model'), and those at {next(iter(modules))} and {path} are "
-                "different. The checkpoint was changed after it was saved; save the converted model again."
+                "different. The checkpoint was changed after it was saved, or copies were trained apart, for instance "
+                "by PEFT's modules_to_save."
             )
-        tie_curves(modules)
+        result.append(modules)
+    return result
 
 
 def without_adapters(model: nn.Module) -> nn.Module:

@@ -37,6 +37,7 @@ from kansformer.conversion.record import (
     record_of,
 )
 from kansformer.conversion.remote_code import auto_map_of, is_ours, write_modeling_file
+from kansformer.conversion.slots import shared_modules
 from kansformer.errors import CheckpointError, ConfigError
 from kansformer.files import updated_folder
 from kansformer.import_hooks import after_import
@@ -234,7 +235,8 @@ def save_converted(
 
     Raises:
         ConfigError: `state_dict` and `push_to_hub` together.
-        CheckpointError: curves are not what the config says, so the checkpoint could not be loaded. Nothing is written.
+        CheckpointError: curves are not what the config says, so the checkpoint could not be loaded; or copies of shared
+            ones differ. Nothing is written.
     """
     if push_to_hub and state_dict is not None:
         raise ConfigError(
@@ -252,7 +254,7 @@ def save_converted(
     if not is_distributed and any(name == "config.json" or is_weights(name) for name in names):
         target = updated_folder(Path(save_directory), lambda name: not with_adapters and is_weights(name) is not None)
     record = record_of(model)
-    if record is not None and record.config.share == "model" and not with_adapters:  # safetensors holds no tensor twice
+    if record is not None and not with_adapters and shared_modules(model, record):  # safetensors has no tensor twice
         state_dict = _with_own_curves(model.state_dict() if state_dict is None else state_dict)
     with transaction(model), target as folder:
         if entries := auto_map_of(model):

@@ -209,6 +209,9 @@ class Recipe:
             "The recipe trains curves but has no kan section. Add kan: {}.": (
                 trains_curves and self.kan is None and scratch
             ),
+            "curves.spread draws curves, and kan.curves gives them. Leave one out.": (
+                self.curves.spread is not None and self.kan is not None and self.kan.config.curves is not None
+            ),
             "curves.sparsity and smoothness need trainable curves: add curves to trainable.": (
                 penalty and not {"all", "curves"} & set(self.trainable)
             ),

@@ -43,16 +43,25 @@ def check_shardable(model: PreTrainedModel) -> None:
     Raises:
         ConfigError: its head shares the weight of its embeddings, or its layers share their curves.
     """
-    if any(len(group) > 1 for group in sharing_modules(dict(curved_modules(model)))):
-        raise ConfigError(
-            "shard=true spreads every layer over the processes for itself, and these layers share their curves "
-            "(share='model'). Choose share='slot', or train without sharding."
-        )
+    check_own_curves(model)
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
     if isinstance(head, nn.Module) and getattr(head, "weight", None) is getattr(embeddings, "weight", head):
         raise ConfigError(
             "shard=true trains a head wrongly that shares the weight of the embeddings: it goes on with old values. "
             "Set model.config.tie_word_embeddings=false, or train without sharding."
+        )
+
+
+def check_own_curves(model: nn.Module) -> None:
+    """Check that every layer has curves of its own, as FSDP needs it.
+
+    Raises:
+        ConfigError: layers share their curves.
+    """
+    if any(len(group) > 1 for group in sharing_modules(dict(curved_modules(model)))):
+        raise ConfigError(
+            "FSDP spreads every layer over the processes for itself, and these layers share their curves "
+            "(share='model'). Choose share='slot', or train without FSDP (shard=false)."
         )
 
 

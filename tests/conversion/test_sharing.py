@@ -1,6 +1,7 @@
 """`share="model"`: one set of curves for the same slot of all layers, whatever is done to the model."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from kansformer import (
     update_grid,
 )
 from kansformer.errors import CheckpointError, ConfigError
+from kansformer.hub.model_folder import ModelFolder
 from kansformer.interp import prune
 from kansformer.nn.curves import curved_modules
 from kansformer.nn.optim import curve_parameters
@@ -91,6 +93,9 @@ def test_a_checkpoint_is_tied_again(case, tmp_path):
     ):
         assert_tied(loaded)
         assert torch.equal(loaded(IDS).logits, expected)
+    weights = ModelFolder.read(tmp_path / "whole").weights
+    assert weights.parameters == model.num_parameters()
+    assert weights.curve_parameters == sum(p.numel() for _, p in curve_parameters(model))
     keys = load_file(tmp_path / "whole" / "model.safetensors")
     assert set(keys) == set(model.state_dict())  # under the usual names, for servers
 
@@ -99,9 +104,18 @@ def test_layers_that_differ_in_a_file_are_refused(tmp_path):
     model = convert(tiny_llama().eval(), KANConfig())
     randomize_curves(model)
     record = model.config.quantization_config
-    object.__setattr__(record.config, "share", "model")
     model.save_pretrained(tmp_path / "whole")
     save_curves(model, tmp_path / "curves")
+    object.__setattr__(record.config, "share", "model")
+    for save in (model.save_pretrained, lambda folder: save_curves(model, folder)):
+        with pytest.raises(CheckpointError, match=r"are different.*copies were trained apart"):
+            save(tmp_path / "new")
+    for file, entry in (("whole/config.json", "quantization_config"), ("curves/curves.json", "conversion")):
+        values = json.loads((tmp_path / file).read_text())
+        for settings in (values, values[entry]):
+            settings.pop("digest", None)
+        values[entry] |= {"share": "model", "format_version": 5}
+        (tmp_path / file).write_text(json.dumps(values))
     with pytest.raises(CheckpointError, match=r"\.0\.mlp\.act_fn and model\.layers\.1\.mlp\.act_fn are different"):
         AutoModelForCausalLM.from_pretrained(tmp_path / "whole")
     plain = tiny_llama().eval()
@@ -149,10 +163,23 @@ def test_grids_are_moved_and_refined_once_for_all_layers():
 
 def test_what_needs_a_layer_of_its_own_is_refused():
     model = shared_model(KANConfig(share="model"))
-    with pytest.raises(ConfigError, match="shard=true spreads every layer"):
+    with pytest.raises(ConfigError, match="FSDP spreads every layer"):
         check_shardable(model)
     with pytest.raises(ConfigError, match="none can be straightened for one layer alone"):
         prune(model, {}, sparsity=0.5)
+
+
+def test_copies_that_were_trained_apart_are_not_saved(tmp_path):
+    model = shared_model(KANConfig(share="model"))
+    mlp = model.model.layers[1].mlp
+    mlp.act_fn = copy.deepcopy(mlp.act_fn)  # as PEFT's modules_to_save does
+    model.save_pretrained(tmp_path / "equal")
+    assert_tied(AutoModelForCausalLM.from_pretrained(tmp_path / "equal"))
+    with torch.no_grad():
+        mlp.act_fn.coefficients.add_(1.0)
+    with pytest.raises(CheckpointError, match="are different.*PEFT's modules_to_save"):
+        model.save_pretrained(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(
