@@ -125,7 +125,7 @@ class CurveLoader(HfQuantizer):
     def _tie(self, model: "PreTrainedModel") -> None:
         try:
             tie_and_freeze(model, self.quantization_config)
-        except ConfigError as error:  # which is no harm where nothing is trained
+        except ConfigError as error:  # which matters to training only
             warnings.warn(
                 f"Every layer has a copy of the curves that it shares, so do not train them: {error}", stacklevel=2
             )

@@ -20,6 +20,7 @@ from kansformer import (
     save_curves,
     update_grid,
 )
+from kansformer.conversion import slots
 from kansformer.errors import CheckpointError, ConfigError
 from kansformer.hub.model_folder import ModelFolder
 from kansformer.interp import prune
@@ -98,6 +99,22 @@ def test_a_checkpoint_is_tied_again(case, tmp_path):
     assert weights.curve_parameters == sum(p.numel() for _, p in curve_parameters(model))
     keys = load_file(tmp_path / "whole" / "model.safetensors")
     assert set(keys) == set(model.state_dict())  # under the usual names, for servers
+
+
+def test_layers_on_several_devices_load_as_copies_with_a_warning(tmp_path, monkeypatch):
+    model = shared_model()
+    model.save_pretrained(tmp_path)
+
+    def refuse(modules):
+        if not any(module.coefficients.is_meta for module in modules.values()):  # not yet loaded
+            raise ConfigError("on two devices")
+
+    monkeypatch.setattr(slots, "check_alike", refuse)
+    with pytest.warns(UserWarning, match="copy of the curves that it shares, so do not train them: on two devices"):
+        loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(loaded(IDS).logits, model(IDS).logits)
+    with pytest.raises(ConfigError, match="on two devices"):
+        convert(tiny_llama(), SHARED)
 
 
 def test_layers_that_differ_in_a_file_are_refused(tmp_path):
