@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from kansformer._moved import moved_names
 from kansformer.config import KANConfig
-from kansformer.conversion import convert, is_converted, plan_conversion, revert
+from kansformer.conversion import convert, freeze_curves, is_converted, plan_conversion, revert
 from kansformer.hub import load_curves, register_loader, save_curves
 from kansformer.interp import summarize
 from kansformer.nn import (
@@ -32,6 +32,7 @@ __all__ = [
     "KANTrainer",
     "LearnedActivation",
     "convert",
+    "freeze_curves",
     "is_converted",
     "load_curves",
     "optimizer_groups",

@@ -2,6 +2,7 @@
 
 import json
 import operator
+import os
 import re
 from collections.abc import Iterable
 from contextlib import suppress
@@ -9,15 +10,17 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from kansformer.basis import Basis
+from kansformer.checks import check_choice
 from kansformer.errors import CheckpointError, ConfigError
 from kansformer.files import atomic_write_text, check_folder
 from kansformer.hub_files import find_folder
 from kansformer.nn.curves import CurveSpec
-from kansformer.safe_io import read_json
+from kansformer.safe_io import LINE, read_json
 
 SLOTS = ("input", "up", "gate", "act", "down")
 WEIGHTLESS_SLOTS = ("input", "act")
 NAMED_LAYERS = ("last-third",)
+SHARES = ("slot", "model")
 QUANT_METHOD = "kansformer"
 CONFIG_FILE = "kan_config.json"
 CONFIG_ENTRIES = {CONFIG_FILE: None, "curves.json": "conversion", "config.json": "quantization_config"}
@@ -27,6 +30,9 @@ RECORD_ENTRIES = ("quant_method", "format_version", "sites", "widths", "digest")
 """What stands beside the settings in these files."""
 
 MODULE_FILTERS = ("target_modules", "exclude_modules")
+CURVE_ORIGIN = ("share", "curves", "trainable")
+NEWER_FIELDS = (*MODULE_FILTERS, *CURVE_ORIGIN)
+"""Which older versions do not know, and which are written only where they are not at their defaults."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +58,14 @@ class KANConfig:
             of which one must be the end of the module's path ("act_fn", "3.mlp.up_proj"), or a regular expression for
             the whole of it. The path of the feed-forward network ("mlp") stands for all of its slots. None for all.
         exclude_modules: the same for slots to leave out.
+        share: `slot` for curves of its own in every slot; `model` for one set of curves for the same slot of all
+            layers, which must have one width. It needs `channel` or `group` curves.
+        curves: None for straight curves at the start; a file that `freeze_curves` wrote, or the name of one that comes
+            with this package, for the curves in it. Its settings rule: leave basis, grid_size, order, domain, edges,
+            groups, extrapolation and slots out, or give the same. A converted model has the file's name and digest
+            here, never its path, and does not need the file.
+        trainable: whether these curves are the start of a training, or a fixed function without gradients. Only given
+            curves can be fixed; `freeze_curves` fixes those of a trained model.
 
     Raises:
         ConfigError: a value is not among the choices.
@@ -69,6 +83,9 @@ class KANConfig:
     layers: tuple[int, ...] | str | None = None
     target_modules: tuple[str, ...] | str | None = None
     exclude_modules: tuple[str, ...] | str | None = None
+    share: str = "slot"
+    curves: str | Path | None = None
+    trainable: bool = True
 
     def __post_init__(self) -> None:
         slots = (self.slots,) if isinstance(self.slots, str) else tuple(self.slots)
@@ -91,6 +108,27 @@ class KANConfig:
             raise ConfigError(
                 f"edges={self.edges!r} need weights, which the slot {self.slots[0]!r} does not have. "
                 f"Choose channel or group, or a slot among up, gate and down too."
+            )
+        self._check_origin()
+
+    def _check_origin(self) -> None:
+        """Check `share`, `curves` and `trainable`."""
+        check_choice("share", self.share, SHARES)
+        if self.share == "model" and self.edges not in ("channel", "group"):
+            raise ConfigError(
+                f"edges={self.edges!r} with share='model': layers share curves per channel only. Choose "
+                "edges='channel' or 'group', or share='slot'."
+            )
+        if isinstance(self.curves, os.PathLike):
+            object.__setattr__(self, "curves", os.fspath(self.curves))
+        if self.curves is not None and (not LINE.check(self.curves) or not self.curves):
+            raise ConfigError(f"curves must be a file, a name, or None; got {self.curves!r:.80}.")
+        if not isinstance(self.trainable, bool):
+            raise ConfigError(f"trainable must be True or False, got {self.trainable!r:.80}.")
+        if self.curves is None and not self.trainable:
+            raise ConfigError(
+                "trainable=False without curves would change nothing: straight curves stay straight. Give the curves: "
+                "curves=FILE of freeze_curves."
             )
 
     @classmethod
@@ -115,10 +153,11 @@ class KANConfig:
         return QUANT_METHOD
 
     def to_dict(self) -> dict:
-        """JSON-ready, without module filters that are None, which older versions do not know; `from_dict` is the
-        inverse."""
+        """JSON-ready, without fields at their defaults that older versions do not know; `from_dict` is the inverse."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        values = {name: value for name, value in values.items() if value is not None or name not in MODULE_FILTERS}
+        for field in fields(self):
+            if field.name in NEWER_FIELDS and values[field.name] == field.default:
+                del values[field.name]
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod

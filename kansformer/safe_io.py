@@ -175,6 +175,28 @@ def read_tensors(file: Path) -> "dict[str, Tensor]":
     return tensors
 
 
+def read_metadata(file: Path, key: str) -> Any:
+    """The JSON value that the metadata of a safetensors file have under a key.
+
+    Raises:
+        CheckpointError: the file cannot be read, or has no JSON there; or `check_json_value` refuses it.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            text = (tensors.metadata() or {}).get(key)
+        values = json.loads(text) if text is not None else None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{str(file)!r} cannot be read: {error!s:.400}.") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{key!r} in the metadata of {str(file)!r} is not JSON: {error!s:.200}.") from None
+    if values is None:
+        raise CheckpointError(f"{str(file)!r} has no metadata {key!r}, so it does not say what its tensors are.")
+    check_json_value(values, repr(str(file)))
+    return values
+
+
 def count_numbers(files: Iterable[str | Path]) -> tuple[int, int]:
     """Numbers of tensors, and of values in them, of safetensors files, by their headers alone.
 

@@ -2,6 +2,7 @@
 
 from kansformer._moved import moved_names
 from kansformer.conversion.convert import convert, is_converted, revert
+from kansformer.conversion.freeze import freeze_curves
 from kansformer.conversion.plan import ConversionPlan, plan_conversion
 from kansformer.conversion.record import FORMAT_VERSION, ConversionRecord
 from kansformer.conversion.replace import replace_feed_forwards
@@ -15,6 +16,7 @@ __all__ = [
     "convert",
     "find_curve_slot",
     "find_curve_slots",
+    "freeze_curves",
     "is_converted",
     "plan_conversion",
     "replace_feed_forwards",

@@ -10,7 +10,7 @@ from kansformer.config import KANConfig
 from kansformer.conversion.build import build_slot
 from kansformer.conversion.plan import ConversionPlan, check_model, plan_conversion
 from kansformer.conversion.record import ConversionRecord, base_prefix, record_of, rooted_slot
-from kansformer.conversion.slots import check_no_adapters, recorded_modules
+from kansformer.conversion.slots import check_no_adapters, recorded_modules, tie_and_freeze
 from kansformer.conversion.transformers_patches import attach_record, detach_record
 from kansformer.errors import ConversionStateError, SlotError
 from kansformer.nn.curves import curved_modules
@@ -26,7 +26,8 @@ def convert(model: nn.Module, config: KANConfig | None = None, *, verify: bool =
     """Give a pretrained transformer's feed-forward networks learned curves, in place, without changing its outputs.
 
     Every curve starts straight, so the logits are the same bit for bit; training then shapes the curves. The base
-    weights stay the same parameters under the same names.
+    weights stay the same parameters under the same names. With `curves` in the config the blocks are verified in the
+    same way, and then get those curves, which are another function.
 
     Args:
         model: any transformer with feed-forward networks.
@@ -42,7 +43,8 @@ def convert(model: nn.Module, config: KANConfig | None = None, *, verify: bool =
     Raises:
         ConversionStateError: it is converted already, has adapters, or is quantised.
         NoSiteError: it has no feed-forward network.
-        SlotError, ConfigError: the config asks for a slot, layer or group that is not there.
+        SlotError, ConfigError: the config asks for a slot, layer, group or file of curves that is not there.
+        CheckpointError: the file of curves is not one.
         ProofError: a site did not reproduce the original. The model is left as it was after any error.
     """
     check_model(model)
@@ -81,6 +83,8 @@ def execute_plan(
     prefix = base_prefix(model)
     recorded = tuple(replace(slot, path=slot.path.removeprefix(prefix), out_features=None) for slot, _ in built)
     hidden = {path.removeprefix(prefix): width for path, width in (widths or {}).items()}
+    if plan.curves is not None:
+        plan.curves.put(built)
     install(model, built, ConversionRecord(plan.config, recorded, hidden))
 
 
@@ -91,6 +95,7 @@ def install(model: nn.Module, built: Collection[tuple[Slot, nn.Module]], record:
         fill_slot(model, slot, module)
     set_fused_paths(model)
     _mark_converted(model, record)
+    tie_and_freeze(model, record)
 
 
 def revert(model: nn.Module) -> nn.Module:

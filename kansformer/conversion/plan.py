@@ -2,12 +2,14 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
 from kansformer.config import MODULE_FILTERS, QUANT_METHOD, KANConfig, matches_module, select_layers
+from kansformer.conversion.found_curves import FoundCurves, find_curves
 from kansformer.conversion.narrow import check_narrowable, linear_layers, with_hidden
 from kansformer.conversion.record import get_setting, quantization_method
 from kansformer.conversion.slots import check_no_adapters_before_curves
@@ -28,6 +30,7 @@ class ConversionPlan:
         skipped: path and reason of the sites in the chosen layers that have none of the config's slots.
         parameters_before, parameters_after: numbers of parameters; a shared one counts once.
         bytes_before, bytes_after: their size in memory.
+        curves: those that the slots get, found before; None for straight ones.
     """
 
     config: KANConfig
@@ -37,6 +40,7 @@ class ConversionPlan:
     parameters_after: int
     bytes_before: int
     bytes_after: int
+    curves: FoundCurves | None = None
 
     def slots_of(self, site: Site) -> tuple[Slot, ...]:
         """The slots of a site that take curves: those of the config's slots that it has."""
@@ -44,7 +48,8 @@ class ConversionPlan:
 
     def __str__(self) -> str:
         groups = Counter(_row(self.config, site) for site in self.sites)
-        rows: list[tuple[str, ...]] = [("sites", "where", "kind", "slots", "d", "m", "curve parameters each")]
+        unit = "curve parameters " + ("shared by all" if self.config.share == "model" else "each")
+        rows: list[tuple[str, ...]] = [("sites", "where", "kind", "slots", "d", "m", unit)]
         rows += [(str(count), *row) for row, count in groups.items()]
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -76,11 +81,15 @@ def plan_conversion(model: nn.Module, config: KANConfig, *, hidden: int | None =
         NoSiteError: the model has no feed-forward network that kansformer knows.
         SlotError: no site has any of the slots, or one cannot be narrowed.
         ConfigError: a layer does not exist, `target_modules` or `exclude_modules` match nothing or leave nothing, the
-            groups do not divide a width, or `hidden` is not a width for a site.
+            groups do not divide a width, `hidden` is not a width for a site, layers of different widths were to share
+            their curves, or `curves` are not there, contradict other settings or do not fit.
+        CheckpointError: the file of `curves` is not one.
     """
     check_model(model)
     check_config(config)
     check_convertible(model)
+    curves = None if config.curves is None else find_curves(config.curves)
+    config = config if curves is None else curves.config_for(config)
     sites = find_sites(model)
     if not sites:
         raise NoSiteError(_why_no_site(model))
@@ -98,10 +107,16 @@ def plan_conversion(model: nn.Module, config: KANConfig, *, hidden: int | None =
         if not _chosen_slots(config, site):
             continue
         try:
-            added += _curve_parameters(config, site)
+            own = _curve_parameters(config, _chosen_slots(config, site))
         except ConfigError as error:
             raise ConfigError(f"{site.path}: {error}") from error
+        added += own if config.share == "slot" else 0
         planned.append(site)
+    chosen = [slot for site in planned for slot in _chosen_slots(config, site)]
+    if config.share == "model":
+        added += _curve_parameters(config, _first_of_each(chosen))
+    if curves is not None:
+        curves.check_fit(config, chosen)
     for name in config.slots:
         if not any(slot.name == name for site in planned for slot in _chosen_slots(config, site)):
             sites[0].slot(name)  # raises, with the reason
@@ -123,6 +138,7 @@ def plan_conversion(model: nn.Module, config: KANConfig, *, hidden: int | None =
         parameters_after=before + added,
         bytes_before=size,
         bytes_after=size + added * (floating.element_size() if floating is not None else 4),
+        curves=curves,
     )
 
 
@@ -247,9 +263,26 @@ def _filters(config: KANConfig) -> str:
     return ", ".join(f"{field}={modules!r:.200}" for field, modules in given.items())
 
 
-def _curve_parameters(config: KANConfig, site: Site) -> int:
+def _first_of_each(slots: list[Slot]) -> list[Slot]:
+    """The first slot of every name, whose curves the others share.
+
+    Raises:
+        ConfigError: another one has another width.
+    """
+    first: dict[str, Slot] = {}
+    for slot in slots:
+        owner = first.setdefault(slot.name, slot)
+        if owner.features != slot.features:
+            raise ConfigError(
+                f"share='model' needs layers of one width: {owner.path} has {owner.features} channels and {slot.path} "
+                f"{slot.features}. Choose layers of one width by layers or target_modules, or share='slot'."
+            )
+    return list(first.values())
+
+
+def _curve_parameters(config: KANConfig, slots: Iterable[Slot]) -> int:
     total = 0
-    for slot in _chosen_slots(config, site):
+    for slot in slots:
         spec = config.curve_spec(slot.name)
         if spec.edges == "low_rank" and slot.out_features is not None:
             _check_rank(spec.rank, slot.features, slot.out_features)
@@ -273,8 +306,9 @@ def _check_rank(rank: int, in_features: int, out_features: int) -> None:
 
 def _row(config: KANConfig, site: Site) -> tuple[str, ...]:
     where = re.sub(r"\b\d+\b", "*", site.path) or "(the model)"
-    slots = ",".join(slot.name for slot in _chosen_slots(config, site))
-    return where, site.kind, slots, str(site.width), str(site.hidden), f"{_curve_parameters(config, site):,}"
+    slots = _chosen_slots(config, site)
+    names = ",".join(slot.name for slot in slots)
+    return where, site.kind, names, str(site.width), str(site.hidden), f"{_curve_parameters(config, slots):,}"
 
 
 def _why_no_slot(site: Site, names: tuple[str, ...]) -> str:

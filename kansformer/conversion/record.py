@@ -8,17 +8,17 @@ from typing import Any
 from torch import nn
 
 from kansformer.checks import check_choice, check_integer
-from kansformer.config import MODULE_FILTERS, QUANT_METHOD, SLOTS, KANConfig
+from kansformer.config import CURVE_ORIGIN, MODULE_FILTERS, QUANT_METHOD, SLOTS, KANConfig
 from kansformer.conversion.digest import ENTRY, FIRST_VERSION, SavedDigest
 from kansformer.errors import CheckpointError, ConfigError
 from kansformer.nn.curves import CurveSpec, curved_modules
 from kansformer.safe_io import check_json_value
 from kansformer.sites.site import Slot, parent_of
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 """The newest format. Raised with every change of the format; all versions from 1 on load for ever. A checkpoint is
-written in the oldest one that can hold it: 2 brought `widths`, 3 the digest, which variants do not have, and 4
-`target_modules` and `exclude_modules` of the config."""
+written in the oldest one that can hold it: 2 brought `widths`, 3 the digest, which variants do not have, 4
+`target_modules` and `exclude_modules` of the config, and 5 its `share`, `curves` and `trainable`."""
 
 CURVE_SETS = "curve_sets"
 """Attribute of a converted model for its named sets of curves, which `kansformer.hub.curve_sets` keeps there."""
@@ -48,7 +48,10 @@ class ConversionRecord:
     @property
     def format_version(self) -> int:
         """The oldest format that can hold this record, without a digest."""
-        if any(getattr(self.config, name) is not None for name in MODULE_FILTERS):
+        settings = self.config.to_dict()
+        if any(name in settings for name in CURVE_ORIGIN):
+            return 5
+        if any(name in settings for name in MODULE_FILTERS):
             return 4
         return 2 if self.widths else 1
 
@@ -99,6 +102,11 @@ class ConversionRecord:
         if len({(slot.name, slot.path) for slot in slots}) < len(slots):
             raise CheckpointError("The checkpoint's kansformer settings name a slot twice.")
         return cls(config, slots, widths, digest)
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the curves are a fixed function, which is not trained."""
+        return not self.config.trainable
 
     def with_grid_size(self, grid_size: int) -> "ConversionRecord":
         """The record of the same model on another grid."""

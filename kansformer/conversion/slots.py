@@ -7,9 +7,10 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from kansformer.conversion.record import ConversionRecord, get_setting, record_of, rooted_slot
-from kansformer.errors import ConversionStateError, SlotError
+from kansformer.errors import CheckpointError, ConfigError, ConversionStateError, SlotError
 from kansformer.nn.adapted import module_called_at
-from kansformer.nn.curves import CurvedModule, curved_modules
+from kansformer.nn.curves import CURVE_PARAMETERS, CurvedModule, curved_modules
+from kansformer.nn.sharing import check_alike, find_difference, tie_curves
 from kansformer.sites.site import INPUT_CURVE, Slot, join_path, parent_of
 
 
@@ -126,6 +127,47 @@ def recorded_modules(model: nn.Module, record: ConversionRecord) -> list[tuple[S
     """The slots of a converted model's record, with paths from its root, and their modules with curves."""
     slots = [rooted_slot(model, slot) for slot in record.slots]
     return [(slot, model.get_submodule(slot.curve_path)) for slot in slots]
+
+
+def tie_and_freeze(model: nn.Module, record: ConversionRecord) -> None:
+    """Have layers share the curves that the record says they share, and freeze curves that are not trained.
+
+    Raises:
+        ConfigError: curves that are trained together differ in shape, dtype or device.
+        CheckpointError: they have different values.
+    """
+    if record.is_fixed:
+        for _, module in recorded_modules(model, record):
+            for name in CURVE_PARAMETERS:
+                if name in module._parameters:
+                    module._parameters[name].requires_grad_(False)
+    for modules in shared_modules(model, record):
+        tie_curves(modules)
+
+
+def shared_modules(model: nn.Module, record: ConversionRecord) -> list[dict[str, CurvedModule]]:
+    """The modules, by path, that have one set of curves or equal copies of it, slot by slot; none for share='slot'.
+
+    Raises:
+        ConfigError, CheckpointError: as `tie_and_freeze`.
+    """
+    result = []
+    for name in record.config.slots if record.config.share == "model" else ():
+        modules = {slot.curve_path: module for slot, module in recorded_modules(model, record) if slot.name == name}
+        try:
+            check_alike(modules)
+        except ConfigError:
+            if not record.is_fixed:
+                raise
+            continue  # a fixed function may be there several times
+        if (path := find_difference(modules)) is not None:
+            raise CheckpointError(
+                f"The layers share their curves (share='model'), and those at {next(iter(modules))} and {path} are "
+                "different. The checkpoint was changed after it was saved, or copies were trained apart, for instance "
+                "by PEFT's modules_to_save."
+            )
+        result.append(modules)
+    return result
 
 
 def without_adapters(model: nn.Module) -> nn.Module:

@@ -27,11 +27,21 @@ from torch import Tensor, nn
 
 from kansformer.config import QUANT_METHOD
 from kansformer.conversion.digest import write_digest
-from kansformer.conversion.record import CURVE_SETS, ConversionRecord, base_prefix, check_record, config_of, get_setting
+from kansformer.conversion.record import (
+    CURVE_SETS,
+    ConversionRecord,
+    base_prefix,
+    check_record,
+    config_of,
+    get_setting,
+    record_of,
+)
 from kansformer.conversion.remote_code import auto_map_of, is_ours, write_modeling_file
+from kansformer.conversion.slots import shared_modules
 from kansformer.errors import CheckpointError, ConfigError
 from kansformer.files import updated_folder
 from kansformer.import_hooks import after_import
+from kansformer.nn.curves import CURVE_PARAMETERS
 from kansformer.nn.transaction import transaction
 
 if TYPE_CHECKING:
@@ -225,7 +235,8 @@ def save_converted(
 
     Raises:
         ConfigError: `state_dict` and `push_to_hub` together.
-        CheckpointError: curves are not what the config says, so the checkpoint could not be loaded. Nothing is written.
+        CheckpointError: curves are not what the config says, so the checkpoint could not be loaded; or copies of shared
+            ones differ. Nothing is written.
     """
     if push_to_hub and state_dict is not None:
         raise ConfigError(
@@ -242,6 +253,9 @@ def save_converted(
     names = os.listdir(save_directory) if writes and Path(save_directory).is_dir() else []
     if not is_distributed and any(name == "config.json" or is_weights(name) for name in names):
         target = updated_folder(Path(save_directory), lambda name: not with_adapters and is_weights(name) is not None)
+    record = record_of(model)
+    if record is not None and not with_adapters and shared_modules(model, record):  # safetensors has no tensor twice
+        state_dict = _with_own_curves(model.state_dict() if state_dict is None else state_dict)
     with transaction(model), target as folder:
         if entries := auto_map_of(model):
             model.config.auto_map = {**(get_setting(model.config, "auto_map") or {}), **entries}
@@ -254,6 +268,14 @@ def save_converted(
     if is_main_process and push_to_hub:  # not by transformers in the call above, which would leave the new file out
         push |= {name: kwargs[name] for name in ("token", "max_shard_size") if name in kwargs}
         model.push_to_hub(push.pop("repo_id", Path(save_directory).name), **push)
+
+
+def _with_own_curves(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict in which layers that share their curves have copies of them."""
+    return {
+        name: tensor.clone() if name.rpartition(".")[2] in CURVE_PARAMETERS else tensor
+        for name, tensor in state_dict.items()
+    }
 
 
 def _is_first_process() -> bool:

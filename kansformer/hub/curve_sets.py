@@ -25,8 +25,8 @@ from kansformer.nn.transaction import transaction, undone_afterwards
 UNNAMED, CHANGED = "default", "changed"
 """Names of curves that were on the model before any had a name, and of those that were changed while mixed or off."""
 
-PLACEMENT = ("domain", "layers", "target_modules", "exclude_modules")
-"""Settings of a `KANConfig` whose outcome is compared instead: the domains of the curves, and their slots."""
+PLACEMENT = ("domain", "layers", "target_modules", "exclude_modules", "curves", "trainable")
+"""Settings of a `KANConfig` whose outcome is compared instead: domains, slots and values of the curves."""
 
 
 _disabled: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from kansformer.conversion import ConversionRecord
@@ -52,12 +53,26 @@ def put_curves(
         rebuild(model, record, max_numbers=sum(tensor.numel() for tensor in tensors.values()))
     targets = curve_values(model) | dict(further or {})
     check_fit(tensors, targets)
+    _check_shared(tensors, targets)
     new = {
         name: tensors[name].to(device=target.device, dtype=tensors[name].dtype if keep_dtype else target.dtype)
         for name, target in targets.items()
     }
     for name, target in targets.items():
         target.data = new[name]
+
+
+def _check_shared(tensors: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
+    """Check that layers which share their curves are given equal ones.
+
+    Raises:
+        CheckpointError: they are not.
+    """
+    first: dict[int, str] = {}
+    for name, target in targets.items():
+        owner = first.setdefault(id(target), name)
+        if not torch.equal(tensors[owner], tensors[name]):
+            raise CheckpointError(f"The layers share their curves, and the file has different ones: {owner}, {name}.")
 
 
 def check_fit(tensors: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:

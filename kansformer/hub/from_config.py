@@ -12,6 +12,7 @@ from kansformer.conversion.rebuild import rebuild
 from kansformer.conversion.record import ConversionRecord, get_setting, quantization_method
 from kansformer.conversion.remote_code import MODULE_NAME
 from kansformer.conversion.transformers_patches import has_tripwire
+from kansformer.errors import ConversionStateError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -33,6 +34,7 @@ def from_config_with_curves(
     gets one of its own.
 
     Raises:
+        ConversionStateError: the curves were found before; a config does not have their values.
         CheckpointError: the settings are newer than this package, have an impossible value, or do not fit the model.
     """
     settings = get_setting(config, "quantization_config")
@@ -40,6 +42,12 @@ def from_config_with_curves(
     if quantization_method(settings) != QUANT_METHOD or is_part:  # of a model that gets its curves as a whole
         return original(model_class, config, **kwargs)
     record = settings if isinstance(settings, ConversionRecord) else ConversionRecord.from_dict(settings)
+    if record.config.curves is not None:
+        raise ConversionStateError(
+            f"The config says that the curves were found before ({str(record.config.curves)!r:.100}), and it does not "
+            "have their values. Load the checkpoint with from_pretrained; or make a plain model, without "
+            "quantization_config in its config, and convert it with KANConfig(curves=FILE)."
+        )
     if model_class.__module__.rpartition(".")[2] == MODULE_NAME:  # the checkpoint's own code, of trust_remote_code
         model_class = model_class.__bases__[0]
     token = _BUILDING.set(True)

@@ -1,7 +1,7 @@
 """The content of a folder that holds a model with curves: all that its card may state."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from kansformer.conversion.remote_code import MODULE_NAME, is_ours
 from kansformer.errors import CheckpointError
 from kansformer.hub.card_metadata import CardMetadata
 from kansformer.hub.curve_files import SETTINGS, read_curve_settings
-from kansformer.nn.curves import CURVE_PARAMETERS
+from kansformer.nn.curves import CURVE_PARAMETERS, CURVE_TENSORS
 from kansformer.safe_io import LINE, NUMBER, TABLE, FieldKind, Fields, check_fields, is_number, open_tensors, read_json
 
 MODEL_FILE, NETWORK_FILE, TRAINING_FILE, AUDIT_FILE = "config.json", "kan.json", "training.json", "summary.json"
@@ -143,7 +143,7 @@ class ModelFolder:
         entries = config.get("auto_map", {}) if is_model else {}
         auto_map = {name: target for name, target in entries.items() if is_ours(target)}
         loaders = {name for name, target in auto_map.items() if target.rpartition(".")[2] == architecture}
-        weights = _read_weights(folder)
+        weights = _read_weights(folder, record)
         if record is not None and record.digest is not None:
             record.digest.check(folder.glob("*.safetensors"))
         return cls(
@@ -165,15 +165,16 @@ class ModelFolder:
     def _read_adapter(cls, folder: Path) -> "ModelFolder":
         settings = read_curve_settings(folder)
         architecture = settings.get("architecture", "AutoModel")
+        record = ConversionRecord.from_dict(settings["conversion"])
         heads = (name for name in PIPELINES if name != "AutoModel")
         return cls(
             architecture=architecture,
             is_adapter=True,
             auto_class=next((name for name in heads if architecture.endswith(name.removeprefix("AutoModel"))), None),
             trusted=False,
-            record=ConversionRecord.from_dict(settings["conversion"]),
+            record=record,
             network=None,
-            weights=_read_weights(folder),
+            weights=_read_weights(folder, record),
             metadata=CardMetadata.read(folder).completed(CardMetadata(base_model=settings.get("base_model"))),
             training=_read_training(folder),
             audit=_read_audit(folder),
@@ -190,7 +191,7 @@ def _read_record(config: Mapping[str, Any], folder: Path) -> ConversionRecord:
     return ConversionRecord.from_dict(settings)
 
 
-def _read_weights(folder: Path) -> WeightStatistics:
+def _read_weights(folder: Path, record: ConversionRecord | None) -> WeightStatistics:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise CheckpointError(f"There are no weights in {str(folder)!r}: no file ends in .safetensors.")
@@ -208,17 +209,28 @@ def _read_weights(folder: Path) -> WeightStatistics:
                 )
             if straight and math.prod(shape):
                 straight = not tensor[:].any()
-    counts = {key: math.prod(shape) for key, shape in shapes.items() if _last(key) != "domain"}
+    copies = _copies(record, shapes)
+    counts = {key: math.prod(shape) for key, shape in shapes.items() if _last(key) != "domain" and key not in copies}
     if not sum(counts.values()):
         raise CheckpointError(f"There are no numbers in the weights of {str(folder)!r}.")
     return WeightStatistics(
         parameters=sum(counts.values()),
         curve_parameters=sum(count for key, count in counts.items() if _last(key) in CURVE_PARAMETERS),
-        curves=sum(_count_curves(key, shapes) for key in shapes if _last(key) == "coefficients"),
+        curves=sum(_count_curves(key, shapes) for key in counts if _last(key) == "coefficients"),
         straight=straight,
         dtypes=tuple(dtypes),
         size=sum(file.stat().st_size for file in files),
     )
+
+
+def _copies(record: ConversionRecord | None, keys: Collection[str]) -> set[str]:
+    """The keys of curves that a model has once, for all layers, and a file for every layer: all but the first."""
+    if record is None or record.config.share != "model":
+        return set()
+    first = {slot.name: slot.curve_path for slot in reversed(record.slots)}
+    later = tuple(slot.curve_path for slot in record.slots if slot.curve_path != first[slot.name])
+    owners = {key: key.rpartition(".")[0] for key in keys if _last(key) in CURVE_TENSORS}
+    return {key for key, owner in owners.items() if any(f".{owner}".endswith(f".{path}") for path in later)}
 
 
 def _count_curves(key: str, shapes: Mapping[str, list[int]]) -> int:

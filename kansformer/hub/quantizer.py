@@ -1,5 +1,6 @@
 """The object that transformers calls while it loads a model. It quantises nothing; it takes part in the loading."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from kansformer.config import QUANT_METHOD, KANConfig
 from kansformer.conversion import ConversionRecord, convert
 from kansformer.conversion.rebuild import rebuild
 from kansformer.conversion.record import quantization_method, record_of
+from kansformer.conversion.slots import tie_and_freeze
 from kansformer.conversion.transformers_patches import (
     can_change_parallel_plans,
     change_parallel_plans,
@@ -107,6 +109,7 @@ class CurveLoader(HfQuantizer):
             check_curves(model, shapes, loading_info)
             if digest := self.quantization_config.digest:
                 digest.check(self._files)
+            self._tie(model)
         report_other_shapes(model, shapes, loading_info)
         if self.pre_quantized:
             return
@@ -118,6 +121,14 @@ class CurveLoader(HfQuantizer):
         del model.config.quantization_config
         convert(model, self.quantization_config)
         self.quantization_config = record_of(model)
+
+    def _tie(self, model: "PreTrainedModel") -> None:
+        try:
+            tie_and_freeze(model, self.quantization_config)
+        except ConfigError as error:  # which matters to training only
+            warnings.warn(
+                f"Every layer has a copy of the curves that it shares, so do not train them: {error}", stacklevel=2
+            )
 
     def _process_model_after_weight_loading(self, model: "PreTrainedModel", **kwargs) -> "PreTrainedModel":
         check_action_ran(model)

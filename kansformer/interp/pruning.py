@@ -75,13 +75,15 @@ def prune(
         What was done, with `undo`.
 
     Raises:
-        ConfigError: a setting is out of range, or a slot has no such score.
+        ConfigError: a setting is out of range, a slot has no such score, or layers share their curves.
     """
     if not 0 <= sparsity <= 1:
         raise ConfigError(f"sparsity must be from 0 to 1, got {sparsity!r}.")
     if by not in ("learned_attribution", "learned_variance"):
         raise ConfigError(f"Unknown score {by!r}. Choose learned_attribution or learned_variance.")
     slots = find_curve_slots(model)
+    if len({id(slot.module.coefficients) for slot in slots}) < len(slots):
+        raise ConfigError("Layers share their curves (share='model'), so none can be straightened for one layer alone.")
     per_curve = [_curve_scores(slot, scores, by) for slot in slots]
     count = sum(score.numel() for score in per_curve)
     straight = (_least_slots if whole_slots else _least_curves)(per_curve, round(sparsity * count))

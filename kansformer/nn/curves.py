@@ -261,9 +261,10 @@ def curves_of(module: Curved) -> Curves:
     return Curves(module.coefficients, module.domain, module.denominator, module.curves.basis)
 
 
-def apply_curve(module: Curved, x: Tensor, base: Tensor) -> Tensor:
+def apply_curve(module: Curved, x: Tensor, base: Tensor | str) -> Tensor:
     """base + ψ(x) with the curves ψ of a `channel` or `group` module, all (..., I); rounded to the base's dtype.
 
+    The name of a function in `ACTIVATIONS` stands for that function of x, and costs less than its value.
     Where the curves are zero the sum is the base, bit for bit (a negative zero becomes a positive one).
     """
     check_input(module, x)
@@ -284,5 +285,5 @@ def add_edges(module: Curved, x: Tensor, base: Tensor) -> Tensor:
 def forward_with_curves(module: CurvedLinear, x: Tensor) -> Tensor:
     """The output of a linear module with curves on straight edges: its `project`, and the curves."""
     if module.curves.is_per_channel:
-        return module.project(apply_curve(module, x, x))
+        return module.project(apply_curve(module, x, "identity"))
     return add_edges(module, x, module.project(x))

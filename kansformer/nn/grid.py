@@ -17,6 +17,7 @@ from kansformer.errors import ConfigError, DataError
 from kansformer.nn.adapted import module_called_at
 from kansformer.nn.curves import CurvedModule, CurveSpec, curve_tensors, require_curves
 from kansformer.nn.eval_mode import run_batches
+from kansformer.nn.sharing import sharing_modules
 from kansformer.nn.transaction import undone_afterwards
 
 # The narrowest domain, relative to the numbers in it: half a width of 1/64 holds several inputs in bfloat16.
@@ -36,7 +37,8 @@ def update_grid(
     The curves stay as they are to the residual of a least-squares fit: straight curves exactly, bent ones as well as
     a grid of the same size can follow them on the new domain. So call it before training or early in it; a periodic
     (`fourier`) curve cannot be moved. Constant inputs get a narrow domain around them, at least 5 % of the old one.
-    Curves that no input reaches (an expert that was never chosen) keep their domain.
+    Curves that no input reaches (an expert that was never chosen) keep their domain. Curves that layers share get one
+    domain, for the inputs of all of them.
 
     Args:
         model: any model with curves, in place.
@@ -48,8 +50,8 @@ def update_grid(
         The model.
 
     Raises:
-        ConfigError: the model has no curves, `quantile` or `margin` is out of range, or a curve is not finite or would
-            not be on its new domain.
+        ConfigError: the model has no curves, or fixed ones; `quantile` or `margin` is out of range, or a curve is not
+            finite or would not be on its new domain.
         DataError: an input that reaches a curve is not finite, or none reaches any.
 
     Whatever is raised, the model is left as it was.
@@ -58,13 +60,17 @@ def update_grid(
     if not 0.5 < quantile <= 1.0:
         raise ConfigError(f"quantile must be above 0.5 and at most 1, got {quantile!r}.")
     check_number("margin", margin, 0)
-    ranges = _record_ranges(model, modules, inputs, quantile)
+    _check_not_fixed(model)
+    sharing = {next(iter(group)): group for group in sharing_modules(modules)}
+    owners = {path: owner for owner, group in sharing.items() for path in group}
+    ranges = _record_ranges(model, modules, owners, inputs, quantile)
     if not ranges:
         raise DataError("No input reached any curve, so there is no range to set the grids to.")
     moved = []
     for path, range_P2 in ranges.items():
         module = modules[path]
-        moved.append(_refit(path, module, module.curves, _widened(range_P2, margin, module.domain).to(module.domain)))
+        domain_P2 = _widened(range_P2, margin, module.domain).to(module.domain)
+        moved.append(_refit(path, [*sharing[path].values()], module.curves, domain_P2))
     for write in moved:
         write()
     return model
@@ -83,12 +89,16 @@ def refine_grid(model: nn.Module, grid_size: int) -> nn.Module:
         The model.
 
     Raises:
-        ConfigError: the model has no curves, the grid size is not a whole number of at least 1, or a curve is not
-            finite or would not be on the new grid; the model is left as it was.
+        ConfigError: the model has no curves, or fixed ones, the grid size is not a whole number of at least 1, or a
+            curve is not finite or would not be on the new grid; the model is left as it was.
     """
     modules = require_curves(model, ", so there is no grid to refine.")
-    specs = {path: replace(m.curves, basis=replace(m.curves.basis, grid_size=grid_size)) for path, m in modules.items()}
-    refined = [_refit(path, module, specs[path], module.domain) for path, module in modules.items()]
+    _check_not_fixed(model)
+    refined = []
+    for group in sharing_modules(modules):
+        path, module = next(iter(group.items()))
+        spec = replace(module.curves, basis=replace(module.curves.basis, grid_size=grid_size))
+        refined.append(_refit(path, [*group.values()], spec, module.domain))
     # A converted model says in its config what its curves are made of.
     config = getattr(model, "config", None)
     record = getattr(config, "quantization_config", None)
@@ -102,12 +112,29 @@ def refine_grid(model: nn.Module, grid_size: int) -> nn.Module:
 
 @runtime_checkable
 class _Record(Protocol):
+    @property
+    def is_fixed(self) -> bool: ...
+
     def with_grid_size(self, grid_size: int) -> object: ...
 
 
+def _check_not_fixed(model: nn.Module) -> None:
+    record = getattr(getattr(model, "config", None), "quantization_config", None)
+    if isinstance(record, _Record) and record.is_fixed:
+        raise ConfigError(
+            "The model's curves are fixed (trainable=False), and another grid would change them. Convert the plain "
+            "model with these curves and trainable=True."
+        )
+
+
 def _record_ranges(
-    model: nn.Module, modules: Mapping[str, CurvedModule], inputs: Tensor | Mapping | Iterable, quantile: float
+    model: nn.Module,
+    modules: Mapping[str, CurvedModule],
+    owners: Mapping[str, str],
+    inputs: Tensor | Mapping | Iterable,
+    quantile: float,
 ) -> dict[str, Tensor]:
+    """Ranges (P, 2) of the inputs of curves, by path of the first module with these curves: `owners[path]`."""
     ranges: dict[str, Tensor] = {}
 
     def record(path: str, module: CurvedModule, _: nn.Module, args: tuple) -> None:
@@ -119,10 +146,11 @@ def _record_ranges(
         curves = module.domain.shape[0]
         x_PS = x_NI.reshape(x_NI.shape[0], curves, -1).permute(1, 0, 2).reshape(curves, -1)
         range_P2 = _range(x_PS.to(torch.promote_types(x_PS.dtype, torch.float32)), quantile)
-        if path in ranges:
-            lower, upper = ranges[path].unbind(-1)
+        owner = owners[path]
+        if owner in ranges:
+            lower, upper = ranges[owner].unbind(-1)
             range_P2 = torch.stack([lower.minimum(range_P2[:, 0]), upper.maximum(range_P2[:, 1])], dim=-1)
-        ranges[path] = range_P2
+        ranges[owner] = range_P2
 
     with undone_afterwards() as hooks:
         for path, module in modules.items():
@@ -153,8 +181,10 @@ def _widened(range_P2: Tensor, margin: float, old_domain_P2: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _refit(path: str, module: CurvedModule, spec: CurveSpec, domain_P2: Tensor) -> Callable[[], None]:
-    """Fit a module's curves on another grid; a call of the result writes them, once all modules are fitted."""
+def _refit(path: str, sharing: list[CurvedModule], spec: CurveSpec, domain_P2: Tensor) -> Callable[[], None]:
+    """Fit the curves of a module, and of others that share them, on another grid; a call of the result writes them,
+    once all modules are fitted."""
+    module = sharing[0]
     per_edge = module.coefficients.unsqueeze(-1) if spec.is_per_channel else module.coefficients
     name = f"The curves of {path or 'the model'}"
     denominator = module.denominator
@@ -168,15 +198,17 @@ def _refit(path: str, module: CurvedModule, spec: CurveSpec, domain_P2: Tensor) 
             f"{name} would not be finite in {fitted.dtype} on a grid of {spec.basis.grid_size} from "
             f"{float(domain_P2[:, 0].min()):g} to {float(domain_P2[:, 1].max()):g}. The model is as it was."
         )
-    return partial(_write, module, spec, domain_P2, fitted.squeeze(-1) if spec.is_per_channel else fitted)
+    return partial(_write, sharing, spec, domain_P2, fitted.squeeze(-1) if spec.is_per_channel else fitted)
 
 
 @torch.no_grad()
-def _write(module: CurvedModule, spec: CurveSpec, domain_P2: Tensor, coefficients: Tensor) -> None:
-    old = module.coefficients
-    if coefficients.shape == old.shape:
-        old.copy_(coefficients)
+def _write(sharing: list[CurvedModule], spec: CurveSpec, domain_P2: Tensor, coefficients: Tensor) -> None:
+    parameter = sharing[0].coefficients
+    if coefficients.shape == parameter.shape:
+        parameter.copy_(coefficients)
     else:
-        module.coefficients = nn.Parameter(coefficients, requires_grad=old.requires_grad)
-    module.domain.copy_(domain_P2)
-    module.curves = spec
+        parameter = nn.Parameter(coefficients, requires_grad=parameter.requires_grad)
+    for module in sharing:
+        module.coefficients = parameter
+        module.domain.copy_(domain_P2)
+        module.curves = spec

@@ -28,10 +28,13 @@ def curve_parameters_of(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]
 
 
 def curve_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Names and parameters of all curves in a model; everything else are base weights."""
+    """Names and parameters of all curves in a model, shared ones once; everything else are base weights."""
+    seen: set[int] = set()
     for path, module in curved_modules(model):
         for name, parameter in curve_parameters_of(module):
-            yield f"{path}.{name}" if path else name, parameter
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield f"{path}.{name}" if path else name, parameter
 
 
 def optimizer_groups(

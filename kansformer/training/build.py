@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from kansformer.conversion import convert, is_converted, plan_conversion, replace_feed_forwards
-from kansformer.conversion.record import get_setting
+from kansformer.conversion.record import get_setting, record_of
 from kansformer.conversion.sources import is_gguf, read_model_and_keys, source_arguments
 from kansformer.errors import CheckpointError, ConfigError, ConversionStateError
 from kansformer.nn.curves import curved_modules
@@ -206,6 +206,8 @@ def _freeze(model: nn.Module, recipe: Recipe, fresh: set[str]) -> None:
         except Exception as error:  # peft checks its fields in many ways
             raise ConfigError(f"lora: {error}") from error
     if "curves" in recipe.trainable:
+        if (record := record_of(model)) is not None and record.is_fixed:
+            raise ConfigError("trainable has curves, and these are fixed (kan.trainable is false). Leave one out.")
         trained += [parameter for _, parameter in curve_parameters(model)]
     for parameter in trained:
         parameter.requires_grad_(True)

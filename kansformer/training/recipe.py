@@ -51,7 +51,7 @@ class KANRecipe:
     """The swap: in a recipe the fields of `KANConfig`, and for a replacement the new hidden width.
 
     Args:
-        config: which curves go where. What a recipe leaves out is as in training from scratch.
+        config: which curves go where. What a recipe leaves out is as in training from scratch, or as in its `curves`.
         hidden: None keeps all base weights, so that the swap is exact. A number replaces the feed-forward networks of
             the config's layers by fresh ones of that hidden width, to be distilled.
     """
@@ -65,8 +65,9 @@ class KANRecipe:
         if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
             return values
         settings = {name: value for name, value in values.items() if name != "hidden"}
+        start = {} if settings.get("curves") else KANConfig.from_scratch().to_dict()  # else the file of curves rules
         try:
-            config = KANConfig.from_dict({**KANConfig.from_scratch().to_dict(), **settings})
+            config = KANConfig.from_dict({**start, **settings})
         except ConfigError as error:
             raise ConfigError(f"kan: {error}") from error
         return {"config": config, "hidden": values.get("hidden")}
@@ -207,6 +208,9 @@ class Recipe:
             ),
             "The recipe trains curves but has no kan section. Add kan: {}.": (
                 trains_curves and self.kan is None and scratch
+            ),
+            "curves.spread draws curves, and kan.curves gives them. Leave one out.": (
+                self.curves.spread is not None and self.kan is not None and self.kan.config.curves is not None
             ),
             "curves.sparsity and smoothness need trainable curves: add curves to trainable.": (
                 penalty and not {"all", "curves"} & set(self.trainable)

@@ -24,6 +24,8 @@ from torch.distributed.checkpoint.state_dict import (
 from transformers import PreTrainedModel, TrainingArguments
 
 from kansformer.errors import ConfigError
+from kansformer.nn.curves import curved_modules
+from kansformer.nn.sharing import sharing_modules
 from kansformer.safe_io import read_json
 
 OPTIMIZER_FOLDER = "optimizer"
@@ -39,13 +41,27 @@ def check_shardable(model: PreTrainedModel) -> None:
     the second loss of a small Llama was 3.257 in place of 3.239.
 
     Raises:
-        ConfigError: its head shares the weight of its embeddings.
+        ConfigError: its head shares the weight of its embeddings, or its layers share their curves.
     """
+    check_own_curves(model)
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
     if isinstance(head, nn.Module) and getattr(head, "weight", None) is getattr(embeddings, "weight", head):
         raise ConfigError(
             "shard=true trains a head wrongly that shares the weight of the embeddings: it goes on with old values. "
             "Set model.config.tie_word_embeddings=false, or train without sharding."
+        )
+
+
+def check_own_curves(model: nn.Module) -> None:
+    """Check that every layer has curves of its own, as FSDP needs it.
+
+    Raises:
+        ConfigError: layers share their curves.
+    """
+    if any(len(group) > 1 for group in sharing_modules(dict(curved_modules(model)))):
+        raise ConfigError(
+            "FSDP spreads every layer over the processes for itself, and these layers share their curves "
+            "(share='model'). Choose share='slot', or train without FSDP (shard=false)."
         )
 
 

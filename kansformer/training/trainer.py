@@ -25,6 +25,7 @@ from kansformer.nn.optim import curve_parameters, split_curves
 from kansformer.training.guard import NonFiniteGuard
 from kansformer.training.sharding import (
     OPTIMIZER_FOLDER,
+    check_own_curves,
     optimizer_states_allowed,
     read_optimizer,
     read_weights,
@@ -57,6 +58,8 @@ class KANTrainer(Trainer):
         arguments = kwargs.get("args", args[1] if len(args) > 1 else None)
         with optimizer_states_allowed(arguments):
             super().__init__(*args, **kwargs)
+        if self.model is not None and self.is_fsdp_enabled:
+            check_own_curves(self.model)
         self.curve_lr_multiplier = curve_lr_multiplier
         self._optimizer_in_parts = self.is_distributed_loading_by_transformers
         self._aside: Path | None = None

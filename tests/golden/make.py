@@ -21,7 +21,7 @@ import transformers
 from safetensors.torch import save_file
 
 import kansformer
-from kansformer import KANConfig, convert, save_curves, set_backend
+from kansformer import KANConfig, convert, freeze_curves, save_curves, set_backend
 from kansformer.conversion import replace_feed_forwards
 from kansformer.files import atomic_folder
 from kansformer.kan import KAN, Edge
@@ -77,9 +77,10 @@ RECIPES = {
 }
 
 
-def make_llama(dtype: torch.dtype = torch.float32) -> torch.nn.Module:
+def make_llama(dtype: torch.dtype = torch.float32, layers: int = 1) -> torch.nn.Module:
     torch.manual_seed(SEED)
-    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES, **SPREAD, dtype=dtype)).to(dtype).eval()
+    sizes = SIZES | dict(num_hidden_layers=layers)
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, **SPREAD, dtype=dtype)).to(dtype).eval()
 
 
 def make_gpt2() -> torch.nn.Module:
@@ -138,7 +139,15 @@ def checkpoints() -> dict[str, Callable[[], torch.nn.Module]]:
     made["modules"] = lambda: convert(
         make_llama(), KANConfig(slots=("up", "act"), target_modules=["up_proj", "act_fn"])
     )
+    made["fixed"] = make_fixed
     return made
+
+
+def make_fixed() -> torch.nn.Module:
+    """Two layers that share curves which are not trained."""
+    model = convert(make_llama(layers=2), KANConfig(slots=("up", "act"), edges="group", groups=4, share="model"))
+    freeze_curves(model)
+    return model
 
 
 def make_checkpoint(name: str, folder: Path) -> None:
@@ -154,6 +163,15 @@ def make_curves(_: str, folder: Path) -> None:
     with torch.no_grad():
         model.lm_head.weight.mul_(1.5)
     save_curves(model, folder / "curves", also=("lm_head",))
+    save_expected(folder, tokens=TOKENS, logits=logits_of(model))
+
+
+def make_found(_: str, folder: Path) -> None:
+    """Curves in one file, and what a plain model gives with them."""
+    freeze_curves(
+        bend(convert(make_llama(), KANConfig(**EDGES["group"]))), folder / "found.safetensors", source="a seed"
+    )
+    model = convert(make_llama(), KANConfig(curves=folder / "found.safetensors"))
     save_expected(folder, tokens=TOKENS, logits=logits_of(model))
 
 
@@ -197,6 +215,7 @@ def make_recipe(name: str, folder: Path) -> None:
 KINDS: dict[str, tuple[Callable[[str, Path], None], list[str]]] = {
     "checkpoints": (make_checkpoint, [*checkpoints()]),
     "curves": (make_curves, ["channel"]),
+    "found": (make_found, ["group"]),
     "networks": (make_network, [*NETWORKS, "formulas"]),
     "recipes": (make_recipe, [*RECIPES]),
 }

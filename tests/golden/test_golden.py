@@ -22,19 +22,21 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import kansformer
-from kansformer import is_converted, load_curves, save_curves, set_backend
+from kansformer import KANConfig, convert, freeze_curves, is_converted, load_curves, save_curves, set_backend
 from kansformer.conversion.digest import FIRST_VERSION
 from kansformer.errors import CheckpointError
 from kansformer.kan import KAN
+from kansformer.safe_io import read_metadata
 from kansformer.training.recipe_file import read_recipe, write_recipe
 
 FOLDER = Path(__file__).resolve().parent
 # A whole model hands the rounding of one layer to the next, and Fourier curves make ten times as much of a last bit.
 WHOLE_MODEL = 5.0
-CHECKPOINTS, CURVES, NETWORKS, RECIPES = (sorted((FOLDER / kind).iterdir()) for kind in KINDS)
+CHECKPOINTS, CURVES, FOUND, NETWORKS, RECIPES = (sorted((FOLDER / kind).iterdir()) for kind in KINDS)
 # The modules that read a format, and the files that hold its version.
 READERS = {
     "kansformer.conversion.record": [(path / "config.json", "quantization_config") for path in CHECKPOINTS],
+    "kansformer.conversion.found_curves": [(path / "found.safetensors", None) for path in FOUND],
     "kansformer.hub.curve_files": [(path / "curves" / "curves.json", None) for path in CURVES],
     "kansformer.kan.saving": [(path / "kan.json", None) for path in NETWORKS],
 }
@@ -51,6 +53,8 @@ def reference():
 
 
 def read(path):
+    if path.suffix == ".safetensors":
+        return read_metadata(path, "kansformer")
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -105,6 +109,17 @@ def test_curves_without_their_model(folder, tmp_path):
     assert_same_tensors(load_file(again / "curves.safetensors"), load_file(folder / "curves" / "curves.safetensors"))
 
 
+@pytest.mark.parametrize("folder", FOUND, ids=lambda path: path.name)
+def test_curves_in_one_file(folder, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(CURVES[0] / "plain")
+    convert(model, KANConfig(curves=folder / "found.safetensors", trainable=False))
+    expected = load_file(folder / "expected.safetensors")
+    assert_expected(folder, logits_of(model, expected["tokens"]), expected["logits"], looser=WHOLE_MODEL)
+    freeze_curves(model, tmp_path / "found.safetensors", source=read(folder / "found.safetensors")["source"])
+    assert read(tmp_path / "found.safetensors") == read(folder / "found.safetensors")
+    assert_same_tensors(load_file(tmp_path / "found.safetensors"), load_file(folder / "found.safetensors"))
+
+
 @pytest.mark.parametrize("folder", NETWORKS, ids=lambda path: path.name)
 def test_a_network(folder, tmp_path):
     model = KAN.load(folder)
@@ -143,7 +158,7 @@ def test_every_version_of_every_format_has_a_file():
         assert versions == {*range(1, importlib.import_module(name).FORMAT_VERSION + 1)}, name
 
 
-@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("reader", [name for name in READERS if name != "kansformer.conversion.found_curves"])
 def test_a_newer_version_says_what_to_install(reader, tmp_path):
     path, entry = READERS[reader][0]
     newest = importlib.import_module(reader).FORMAT_VERSION

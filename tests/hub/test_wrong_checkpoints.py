@@ -102,8 +102,8 @@ def test_other_unexpected_weights_are_no_error(checkpoint):
 
 
 def test_a_newer_format(checkpoint):
-    change_settings(checkpoint, format_version=5)
-    load_fails(checkpoint, r"format version 5; this package reads up to 4\. Upgrade it: pip install --upgrade kansform")
+    change_settings(checkpoint, format_version=6)
+    load_fails(checkpoint, r"format version 6; this package reads up to 5\. Upgrade it: pip install --upgrade kansform")
 
 
 def test_an_unknown_setting(checkpoint):

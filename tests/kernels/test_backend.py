@@ -98,6 +98,25 @@ def test_functional_transforms_take_the_definition(device):
     torch.testing.assert_close(slopes, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_fixed_curves_launch_no_sums(device, monkeypatch):
+    import kan_kernels.activation as kernel
+
+    module = made("grouped activation", device)
+    expected = run(module, x := torch.randn(5, 24, device=device), torch.ones(5, 24, device=device))[1]["x"]
+    module.coefficients.requires_grad_(False)
+    grids, launch = [], kernel.activation_backward_kernel
+
+    class Watched:
+        def __getitem__(self, grid):
+            grids.append(grid)
+            return lambda *args, **constants: grids.append(constants["SUMS"]) or launch[grid](*args, **constants)
+
+    monkeypatch.setattr(kernel, "activation_backward_kernel", Watched())
+    x = x.requires_grad_()
+    assert torch.equal(torch.autograd.grad(module(x).sum(), x)[0], expected)
+    assert [grids[0][2], grids[1]] == [1, False] and len(grids) == 2
+
+
 def test_one_graph(device):
     module = made("gated", device)
     x = torch.randn(4, 24, device=device)

@@ -6,7 +6,8 @@ from numerics import assert_close_to_float64
 
 from kansformer.basis import Basis
 from kansformer.errors import ShapeError
-from kansformer.ops import Curves, apply_curves, reference, set_backend, sum_edges
+from kansformer.ops import Curves, apply_curves, cpu_local, reference, set_backend, sum_edges
+from kansformer.ops.native import kernels
 
 CALLS = {"apply_curves": apply_curves, "sum_edges": sum_edges}
 
@@ -151,3 +152,26 @@ def test_coefficients_of_the_other_operation_are_refused(make_case):
         apply_curves(edges.x, edges.curves)
     with pytest.raises(ShapeError, match=r"Coefficients of shape \(5, 8\)"):
         sum_edges(curves.x, curves.curves)
+
+
+def test_fixed_curves_cost_no_gradients_of_their_own(make_case, basis, operation, backend, monkeypatch):
+    """Only the input's gradient is computed, and it is the same; nothing of the curves' size is added up."""
+    case = make_case(basis, operation, tokens=40).to(torch.float32)
+    trained = case.curves.map(lambda tensor: tensor.clone().requires_grad_())._replace(domain=case.domain)
+    x = case.x.requires_grad_()
+    y = CALLS[operation](x, trained)
+    gradient = torch.linspace(-1, 1, y.numel()).reshape(y.shape)
+    expected = torch.autograd.grad(y, (x, trained.coefficients), gradient)[0]
+    asked = []
+    differentiate = kernels.call
+
+    def watch(kernel, settings, sizes, tensors, activation=0):
+        asked.extend(name for name, tensor in tensors.items() if tensor is not None and name.startswith("dco"))
+        return differentiate(kernel, settings, sizes, tensors, activation)
+
+    monkeypatch.setattr(kernels, "call", watch)
+    monkeypatch.setattr(cpu_local, "_factors_gradient", None)
+    y = CALLS[operation](x, case.curves)
+    (actual,) = torch.autograd.grad(y, x, gradient)
+    assert torch.allclose(actual, expected, rtol=1e-6, atol=1e-6)
+    assert not asked

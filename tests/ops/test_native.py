@@ -320,6 +320,25 @@ def test_a_group_s_curve_is_that_of_each_channel_to_the_bit(make_case, known_bas
     assert torch.equal(NATIVE["apply_curves"](x, case.curves), NATIVE["apply_curves"](x, Curves(*own, known_basis)))
 
 
+@pytest.mark.parametrize("grid_size", [1, 8, 14, 15])  # the last one has more intervals than a register holds
+@pytest.mark.parametrize("channels", [16, 43])
+def test_fixed_curves_of_groups_look_up_in_a_register(make_case, grid_size, channels):
+    """The same numbers as where every channel has its own copy, in forward to the bit, and no other gradients."""
+    basis = Basis(grid_size=grid_size)
+    case = make_case(basis, "apply_curves", inputs=4).to(torch.float32)
+    x = 2 * torch.randn(33, 4 * channels, generator=torch.Generator().manual_seed(1))
+    x[0, 0], x[1, 1], x[2, 2] = torch.nan, torch.inf, -1e30
+    gradient = torch.linspace(-1, 2, x.numel()).reshape(x.shape)
+    results = []
+    for curves in (case.curves, case.curves.per_channel(x.shape[1])):
+        leaf, factor = x.clone().requires_grad_(), gradient.flip(0).requires_grad_()
+        y = NATIVE["apply_curves"](leaf, curves, "silu", factor)
+        results.append([y.detach(), *torch.autograd.grad(y, (leaf, factor), gradient)])
+    for shared, own in zip(*results, strict=True):
+        assert torch.allclose(shared, own, rtol=2e-6, atol=1e-6, equal_nan=True)
+    assert torch.equal(results[0][0].nan_to_num(), results[1][0].nan_to_num())
+
+
 def test_leading_axes_are_not_flattened_on_the_way(make_case, known_basis):
     case = make_case(known_basis, "apply_curves", tokens=6).to(torch.float32)
     x = case.x.reshape(2, 3, 5).requires_grad_()

@@ -9,7 +9,7 @@ import transformers
 from tiny_models import SMALL, tiny_llama
 from transformers import LlamaForCausalLM, PreTrainedModel
 
-from kansformer import KANConfig, convert, save_curves
+from kansformer import KANConfig, convert, freeze_curves, save_curves
 from kansformer.conversion import ConversionRecord, replace_feed_forwards
 from kansformer.conversion.record import record_of
 from kansformer.hub import write_card
@@ -106,6 +106,10 @@ def make_corpus(folder: Path, recipes: Path) -> None:
         if name != NARROWED:
             save_curves(model, folder / "curves" / name)
             _write(folder / "record" / name / "record.json", _record(model).to_dict())
+        if name == "rational":
+            (folder / "found" / name).mkdir(parents=True)
+            freeze_curves(model, folder / "found" / name / "found.safetensors", source="a run", figures={"loss": 1.5})
+            model = _bent(convert(make_plain(), MODELS[name]))
         card = folder / "card" / name
         model.save_pretrained(card)
         for file, values in {"training.json": TRAINING, "summary.json": AUDIT, "kansformer.json": FACTS}.items():

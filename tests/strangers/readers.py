@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from strangers.corpus import make_plain
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from kansformer import load_curves
+from kansformer import KANConfig, convert, is_converted, load_curves
 from kansformer.cli.table_columns import Choices
 from kansformer.cli.table_files import read_cells
 from kansformer.cli.table_numbers import to_numbers
@@ -116,6 +116,19 @@ def read_curves(folder: Path, rng: random.Random) -> None:
         model(torch.arange(6)[None])
 
 
+def read_found(folder: Path, rng: random.Random) -> None:
+    """Curves in one file for a plain model, which a refusal leaves as it was."""
+    model = copy.deepcopy(PLAIN)
+    try:
+        convert(model, KANConfig(curves=folder / "found.safetensors", trainable=rng.random() < 0.5), verify=False)
+    except Exception:
+        state = model.state_dict()
+        _see(all(_same(state[name], own) for name, own in PLAIN_STATE.items()), "the refused model has other values")
+        _see(len(state) == len(PLAIN_STATE) and not is_converted(model), "the refused model counts as converted")
+        raise
+    _check_curves(model)
+
+
 def read_network(folder: Path, rng: random.Random) -> None:
     """A stand-alone network."""
     model = KAN.load(folder)
@@ -190,6 +203,7 @@ READERS: dict[str, Callable[[Path, random.Random], None]] = {
     "model": read_model,
     "family": read_family,
     "curves": read_curves,
+    "found": read_found,
     "kan": read_network,
     "card": read_card,
     "kan-card": read_card,

@@ -1,10 +1,15 @@
 """Recipes check themselves, go through YAML, and name the field that is wrong."""
 
+from dataclasses import replace
+
 import pytest
 import yaml
+from tiny_models import SMALL, tiny_llama
 
+from kansformer import convert, freeze_curves
 from kansformer.config import KANConfig
 from kansformer.errors import ConfigError
+from kansformer.training.build import check_model
 from kansformer.training.recipe import Penalty, Recipe
 from kansformer.training.recipe_file import (
     dump_recipe,
@@ -46,6 +51,23 @@ def test_a_recipe_says_only_what_differs_from_the_defaults():
 def test_the_curves_of_a_recipe_are_those_for_training_from_scratch_unless_it_says_otherwise():
     assert make(kan={}).kan.config == KANConfig.from_scratch()
     assert make(kan={"slots": ["act"], "grid_size": 3}).kan.config.edges == KANConfig.from_scratch().edges
+
+
+def test_given_curves_bring_their_settings():
+    recipe = make(kan={"curves": "a.safetensors", "trainable": False, "layers": [0]})
+    assert recipe.kan.config == KANConfig(curves="a.safetensors", trainable=False, layers=[0])
+    assert Recipe.from_dict(yaml.safe_load(dump_recipe(recipe))) == recipe
+    assert make(kan={"share": "model"}).kan.config == replace(KANConfig.from_scratch(), share="model")
+
+
+def test_fixed_curves_are_not_trained(tmp_path):
+    model = convert(tiny_llama(), KANConfig())
+    freeze_curves(model, tmp_path / "a.safetensors")
+    config = {"model_type": "llama", **SMALL}
+    kan = {"curves": str(tmp_path / "a.safetensors"), "trainable": False}
+    check_model(make(model={"config": config}, kan=kan))
+    with pytest.raises(ConfigError, match=r"these are fixed \(kan\.trainable is false\)"):
+        check_model(make(model={"config": config}, kan=kan, trainable="curves"))
 
 
 def test_fields_are_changed_on_the_command_line():
@@ -92,6 +114,7 @@ def test_fields_are_changed_on_the_command_line():
         ({"data": {"corpus": "standard-library", "block": "many"}}, "data.block must be a whole number, got 'many'"),
         ({"data": {"files": [3]}}, "data.files must be a text, got 3"),
         ({"data": {"corpus": "digits", "block": 1}}, "data.block must be at least 2, got 1"),
+        ({"kan": {"curves": "a"}, "curves": {"spread": 1.0}}, "curves.spread draws curves, and kan.curves gives them"),
         ({"trainable": []}, "trainable is empty. Choose any of: all"),
         ({"trainable": ["everything"]}, "trainable is 'everything'. Choose one of: all, curves, lora"),
     ],

@@ -1,11 +1,13 @@
 """KANTrainer and what `kan_trainer` makes give curves their own learning rate; a plain Trainer warns."""
 
+import warnings
+
 import pytest
 import torch
 from tiny_models import tiny_llama
-from transformers import Trainer, TrainingArguments
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
-from kansformer import KANConfig, convert
+from kansformer import KANConfig, convert, freeze_curves
 from kansformer.nn import LearnedActivation
 from kansformer.nn.optim import split_curves
 from kansformer.training.trainer import KANTrainer, kan_trainer
@@ -59,6 +61,34 @@ def test_it_resumes_with_these_groups(tmp_path):
     expected, found = through.state_dict(), resumed.state_dict()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert through.model.layers[0].mlp.act_fn.coefficients.abs().max() > 0.01  # 30 times the rate, 4 steps
+
+
+def test_shared_curves_are_trained_once_and_resume(tmp_path):
+    config = KANConfig(edges="group", groups=4, share="model")
+    through, resumed = (convert(tiny_llama(), config) for _ in range(2))
+    trainer = make_trainer(through, tmp_path / "run")
+    (curves,) = [group for group in trainer.create_optimizer().param_groups if group.get("name") == "curves x30"]
+    assert len(curves["params"]) == 1
+    trainer.train()
+    make_trainer(resumed, tmp_path / "again").train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
+    read = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "checkpoint-4")
+    for model in (through, resumed, read):
+        first, second = (layer.mlp.act_fn.coefficients for layer in model.model.layers)
+        assert first is second and first.abs().max() > 0.01
+        assert torch.equal(first, through.model.layers[0].mlp.act_fn.coefficients)
+
+
+def test_frozen_curves_have_no_group_and_stay(tmp_path):
+    model = convert(tiny_llama(), KANConfig())
+    torch.nn.init.normal_(model.model.layers[0].mlp.act_fn.coefficients, std=0.1)
+    before = model.model.layers[0].mlp.act_fn.coefficients.clone()
+    freeze_curves(model)
+    trainer = make_trainer(model, tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trainer.train()
+    assert not [group for group in trainer.optimizer.param_groups if "curves" in group.get("name", "")]
+    assert torch.equal(model.model.layers[0].mlp.act_fn.coefficients, before)
 
 
 def test_the_same_of_another_trainer_class(tmp_path):

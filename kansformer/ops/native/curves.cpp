@@ -48,7 +48,7 @@ void run_at_once(const Call& c, const Family& family) {
       for (int lane = 0; lane < alive; lane++) take(lane, i + lane);
     else
       for (int lane = 0; lane < alive; lane++) take(lane, c.curve_of(i + lane));
-    const Parameters p{nullptr, nullptr, lower, inverse_width};
+    const Parameters p{nullptr, nullptr, lower, inverse_width, nullptr, nullptr};
     for (int64_t n = 0; n < c.tokens; n++) {
       const int64_t row = n * c.inputs + i;
       const Spot spot(read(c.x + row, 0, alive), p, 0, family.extrapolation);
@@ -70,7 +70,8 @@ struct Block {
   const int64_t first;
   const int channels, padded;  // the second in whole vectors
   const int width, all_width;  // numbers of a channel: the family's, and the denominator's with them
-  Buffer<float> kept, sums, totals;
+  Buffer<float> kept, sums, totals, tables;
+  Buffer<char> uniform;
 
   Block(const Basis& basis, const Call& call, const Family& family, int64_t first, int channels)
       : basis(basis),
@@ -83,7 +84,9 @@ struct Block {
         all_width(width + family.denominators),
         kept((all_width + 2) * padded),
         sums(learns() ? all_width * padded : 0),
-        totals(learns() ? all_width * padded : 0) {
+        totals(learns() ? all_width * padded : 0),
+        tables(padded / LANES * Basis::TABLE),
+        uniform(padded / LANES) {
     float* denominators = &kept[width * padded];
     float *lower = &kept[all_width * padded], *inverse_width = lower + padded;
     for (int i = 0; i < padded; i++) {
@@ -94,19 +97,25 @@ struct Block {
       lower[i] = call.domain[2 * curve];
       inverse_width[i] = 1.f / (call.domain[2 * curve + 1] - lower[i]);
     }
+    std::memset(uniform.data, 0, padded / LANES);
     if (learns()) clear(sums), clear(totals);
+    if constexpr (Basis::TABLE > 0)
+      for (int i = 0; i < padded && basis.has_tables() && !learns(); i += LANES) {
+        uniform[i / LANES] = call.curve_of(first + i) == call.curve_of(first + std::min(i + LANES, channels) - 1);
+        if (uniform[i / LANES]) basis.tabulate(&tables[i / LANES * Basis::TABLE], kept.data, i);
+      }
   }
 
   bool learns() const { return call.dcoefficients || call.ddenominator; }
   void clear(Buffer<float>& buffer) { std::memset(buffer.data, 0, sizeof(float) * all_width * padded); }
   Parameters parameters() const {
     const float* lower = kept.data + all_width * padded;
-    return {kept.data, kept.data + width * padded, lower, lower + padded};
+    return {kept.data, kept.data + width * padded, lower, lower + padded, tables.data, uniform.data};
   }
 
   // use(channel, x, at) for every vector of a row. A processor looks about one vector ahead, and what it finds there
   // waits for the places of its factors; so these are made for several vectors before the first is used.
-  template <class Use>
+  template <bool TABLES, class Use>
   INLINE void ahead(const Parameters& p, const float* x, Use use) const {
     const Basis curves = basis;
     const int channels = this->channels;
@@ -120,8 +129,17 @@ struct Block {
     for (int first = 0; first < channels; first += Basis::AHEAD * LANES) {
       const int last = std::min(channels, first + Basis::AHEAD * LANES);
       typename Basis::At at[Basis::AHEAD];
-      for (int i = first, j = 0; i < last; i += LANES, j++) at[j] = curves.locate(p, i, read(x, i, channels));
-      for (int i = first, j = 0; i < last; i += LANES, j++) use(i, read(x, i, channels), at[j]);
+      for (int i = first, j = 0; i < last; i += LANES, j++)
+        if (!TABLES || !p.uniform[i / LANES]) at[j] = curves.locate(p, i, read(x, i, channels));
+      for (int i = first, j = 0; i < last; i += LANES, j++) {
+        const Lanes v = read(x, i, channels);
+        if constexpr (TABLES && Basis::TABLE > 0)
+          if (p.uniform[i / LANES]) {
+            use(i, v, curves.find(p, i, v));
+            continue;
+          }
+        use(i, v, at[j]);
+      }
     }
   }
 
@@ -132,7 +150,7 @@ struct Block {
     const Basis curves = basis;
     const int channels = this->channels;
     for (int64_t row = begin * c.inputs + first; row < end * c.inputs; row += c.inputs)
-      ahead(p, c.x + row, [&](int i, Lanes, const auto& at) {
+      ahead<true>(p, c.x + row, [&](int i, Lanes, const auto& at) {
         Lanes s, ds;
         curves.curve(p, i, at, &s, &ds);
         if (c.base) s = read(c.base + row, i, channels) + s;
@@ -141,15 +159,16 @@ struct Block {
       });
   }
 
+  void backward(int64_t begin, int64_t end) { learns() ? backward<true>(begin, end) : backward<false>(begin, end); }
+  template <bool LEARNS>
   void backward(int64_t begin, int64_t end) {
     const Parameters p = parameters();
     const Call c = call;
     const Basis curves = basis;
     const int channels = this->channels;
-    const bool learning = learns();
     Sums places{sums.data, sums.data + width * padded};
     for (int64_t row = begin * c.inputs + first; row < end * c.inputs; row += c.inputs)
-      ahead(p, c.x + row, [&](int i, Lanes x, const auto& at) {
+      ahead<!LEARNS>(p, c.x + row, [&](int i, Lanes x, const auto& at) {
         Lanes h = read(c.gradient + row, i, channels);
         Lanes s = {}, ds = {};
         if (c.dx || c.dfactor) {
@@ -167,7 +186,7 @@ struct Block {
         if (c.factor) h *= read(c.factor + row, i, channels);
         if (c.dx) write(c.dx + row, h * ds, i, channels);
         if (c.dbase) write(c.dbase + row, h, i, channels);
-        if (learning) curves.gradients(p, i, at, h, places);
+        if constexpr (LEARNS) curves.gradients(p, i, at, h, places);
       });
   }
 

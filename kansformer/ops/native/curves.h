@@ -5,6 +5,8 @@
 //   width()      numbers that it keeps of a channel's curve;
 //   take, give   fill them from the curve's coefficients, and turn the sums of their gradients into those of these;
 //   AHEAD        vectors that are located before the first is used;
+//   TABLE        numbers of the table that `tabulate` makes of a curve which all channels of a vector share, where nothing
+//                is learned; 0 for none. `find` is `locate` for such a vector;
 //   locate       what there is to know of a vector of inputs, once for the two that follow;
 //   curve        s and its derivative by x, outside the domain as well;
 //   gradients    add h ∂s to the sums.
@@ -18,8 +20,10 @@ struct Family {
 };
 
 // The numbers of neighbouring channels: `curve` in the family's own order, denominators in rows, the others one each.
+// Vector v has a table at v · TABLE if it is `uniform`: all of its channels share one curve.
 struct Parameters {
-  const float *curve, *denominator, *lower, *inverse_width;
+  const float *curve, *denominator, *lower, *inverse_width, *tables;
+  const char* uniform;
 };
 struct Sums {
   float *curve, *denominator;

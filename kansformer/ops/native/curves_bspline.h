@@ -4,14 +4,15 @@
 //
 // The factors f of all intervals are made once per call. A channel's lie together, interval by interval, so that every
 // lane looks up those of its interval as one quad (two for orders 4 and 5), and its gradients are added the same way:
-// the time does not depend on the grid.
+// the time does not depend on the grid. Where nothing is learned, a vector whose channels all share a curve looks up in a
+// table of each factor, which a register holds.
 #pragma once
 
 #include "curves.h"
 
 template <int K>
 struct BSpline {
-  static constexpr int AHEAD = 8;
+  static constexpr int AHEAD = 8, TABLE = (K + 1) * ENTRIES;
   static constexpr int WIDTH = (K + 4) / 4 * 4;  // numbers of an interval: its K + 1 factors in whole quads
   const Segments<K> segments;
   const int grid, coefficients, extrapolation;
@@ -44,6 +45,11 @@ struct BSpline {
     left[0] -= first[1], left[1] = first[1];
     for (int p = 1; p <= K; p++) right[1] += p * last[p];
   }
+  bool has_tables() const { return CAN_LOOK_UP && grid + 2 <= ENTRIES; }
+  void tabulate(float* table, const float* kept, int channel) const {
+    for (int p = 0; p <= K; p++)
+      for (int q = 0; q < grid + 2; q++) table[p * ENTRIES + q] = kept[channel * width() + q * WIDTH + p];
+  }
   void give(float* da, float* sums, int channel) const {
     float* dfactors = sums + channel * width();
     float *left = dfactors, *first = left + WIDTH, *last = dfactors + grid * WIDTH, *right = last + WIDTH;
@@ -65,12 +71,16 @@ struct BSpline {
     }
   }
 
+  struct Entry {
+    Lanes t, rate;      // rate: intervals per unit of x; 0 where the definition holds the input at MAX_DISTANCE
+    IntLanes interval;  // from 0, which lies left of the domain
+  };
   struct At {
-    Lanes t, rate;  // rate: intervals per unit of x; 0 where the definition holds the input at MAX_DISTANCE
+    Lanes t, rate;
     int places[LANES];
   };
-  INLINE At locate(const Parameters& p, int channel, Lanes x) const {
-    At at;
+  INLINE Entry find(const Parameters& p, int channel, Lanes x) const {
+    Entry at;
     const Lanes inverse_width = load(p.inverse_width + channel);
     const Lanes exact = (x - load(p.lower + channel)) * inverse_width;
     const Lanes unit = larger(all(-MAX_DISTANCE), smaller(all(MAX_DISTANCE), exact));
@@ -80,8 +90,14 @@ struct BSpline {
     // Without a slope outside, the end belongs to the domain; and NaN does, where powers of it reach the gradients.
     if (extrapolation != LINEAR) q = pick(scaled > float(grid), all(grid), smaller(q, all(grid - 1.f)));
     at.t = scaled - q;
-    const IntLanes interval = __builtin_convertvector(q, IntLanes) + 1;
-    const IntLanes places = (lane_numbers() + channel) * width() + interval * WIDTH;
+    at.interval = __builtin_convertvector(q, IntLanes) + 1;
+    return at;
+  }
+  INLINE At locate(const Parameters& p, int channel, Lanes x) const {
+    const Entry entry = find(p, channel, x);
+    At at;
+    at.t = entry.t, at.rate = entry.rate;
+    const IntLanes places = (lane_numbers() + channel) * width() + entry.interval * WIDTH;
     std::memcpy(at.places, &places, sizeof(places));
     asm("" : "+m"(at.places));  // to be read from there: taking numbers out of a register costs more
     return at;
@@ -89,12 +105,20 @@ struct BSpline {
   INLINE void curve(const Parameters& p, int, const At& at, Lanes* s, Lanes* ds) const {
     Lanes f[WIDTH];
     for (int quad = 0; quad < WIDTH; quad += 4) look_up_quads(p.curve + quad, at.places, f + quad);
+    polynomial(f, at.t, at.rate, s, ds);
+  }
+  INLINE void curve(const Parameters& p, int channel, const Entry& at, Lanes* s, Lanes* ds) const {
+    Lanes f[K + 1];
+    for (int k = 0; k <= K; k++) f[k] = look_up(p.tables + channel / LANES * TABLE + k * ENTRIES, at.interval);
+    polynomial(f, at.t, at.rate, s, ds);
+  }
+  INLINE void polynomial(const Lanes* f, Lanes t, Lanes rate, Lanes* s, Lanes* ds) const {
     Lanes value = f[K], slope = float(K) * f[K];
     for (int k = K - 1; k >= 0; k--) {
-      value = value * at.t + f[k];
-      if (k) slope = slope * at.t + float(k) * f[k];
+      value = value * t + f[k];
+      if (k) slope = slope * t + float(k) * f[k];
     }
-    *s = value, *ds = slope * at.rate;
+    *s = value, *ds = slope * rate;
   }
   // Higher powers outside the domain, infinite for far inputs, go where `give` does not look.
   INLINE void gradients(const Parameters&, int, const At& at, Lanes h, Sums& sums) const {

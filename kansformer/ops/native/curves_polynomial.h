@@ -9,7 +9,7 @@
 #include "curves.h"
 
 struct Plain {
-  static constexpr int AHEAD = 1;
+  static constexpr int AHEAD = 1, TABLE = 0;
   const int coefficients, extrapolation;
   explicit Plain(const Family& f) : coefficients(f.coefficients), extrapolation(f.extrapolation) {}
 

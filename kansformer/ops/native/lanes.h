@@ -119,6 +119,26 @@ INLINE void look_up_quads(const float* memory, const int* places, Lanes* v) {
   transpose_quads(v);
 }
 
+// A table that every lane looks up in: in registers, where there are instructions for it.
+constexpr int ENTRIES = 16;
+#if defined(__AVX512F__)
+constexpr bool CAN_LOOK_UP = true;
+INLINE Lanes look_up(const float* table, IntLanes entry) {
+  return _mm512_permutexvar_ps(reinterpret_cast<__m512i>(entry), load(table));
+}
+#elif defined(__AVX2__)
+constexpr bool CAN_LOOK_UP = true;
+INLINE Lanes look_up(const float* table, IntLanes entry) {
+  const __m256i places = reinterpret_cast<__m256i>(entry);  // of which the instruction reads three bits
+  const Lanes low = _mm256_permutevar8x32_ps(load(table), places);
+  const Lanes high = _mm256_permutevar8x32_ps(load(table + LANES), places);
+  return pick(entry >= LANES, high, low);
+}
+#else
+constexpr bool CAN_LOOK_UP = false;
+INLINE Lanes look_up(const float*, IntLanes) { return {}; }
+#endif
+
 // memory[places[lane] + p] += v[p] for every lane, no two of which have the same place.
 INLINE void add_to_quads(float* memory, const int* places, const Lanes* v) {
   Lanes joined[4] = {v[0], v[1], v[2], v[3]};
