@@ -5,7 +5,8 @@
     python benchmarks/serving_load.py --mode eager --requests 500 --tokens 16
 
 Two servers run side by side, one with the plain model and one with the converted one, and take turns: a round of
-requests by 16 clients at one, then at the other. A ratio is formed within a round. Writes a row for each way to
+requests by 16 clients at one, then at the other; the one whose turn it is not is stopped, since its threads wait busily
+for work. A ratio is formed within a round, whose first server is another one each time. Writes a row for each way to
 `benchmarks/results/serving_load.csv`.
 """
 
@@ -13,6 +14,7 @@ import argparse
 import csv
 import json
 import os
+import signal
 import socket
 import statistics
 import subprocess
@@ -22,6 +24,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -34,9 +37,26 @@ STARTING_SECONDS = 600
 WAYS = {"vLLM's own": "auto", "general": "transformers"}
 
 
+@dataclass(frozen=True)
+class Server:
+    """A running server, which leads a process group of its own."""
+
+    port: int
+    process: subprocess.Popen
+
+    @contextmanager
+    def running(self) -> Iterator[int]:
+        """The port, while the server runs; afterwards all of its processes are stopped."""
+        os.killpg(self.process.pid, signal.SIGCONT)
+        try:
+            yield self.port
+        finally:
+            os.killpg(self.process.pid, signal.SIGSTOP)
+
+
 @contextmanager
-def server(folder: Path, *, impl: str, mode: str, log: Path) -> Iterator[int]:
-    """The port of an OpenAI server for a checkpoint, once it answers."""
+def server(folder: Path, *, impl: str, mode: str, log: Path) -> Iterator[Server]:
+    """An OpenAI server for a checkpoint, stopped as soon as it answers."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -48,11 +68,15 @@ def server(folder: Path, *, impl: str, mode: str, log: Path) -> Iterator[int]:
     ]  # fmt: skip
     environment = os.environ | ENVIRONMENT | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
     with log.open("w") as file:
-        process = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
         try:
             wait_for(port, process, log)
-            yield port
+            os.killpg(process.pid, signal.SIGSTOP)
+            yield Server(port, process)
         finally:
+            os.killpg(process.pid, signal.SIGCONT)
             process.terminate()
             process.wait(60)
 
@@ -107,19 +131,20 @@ def round_of(port: int, numbers: range, *, clients: int, tokens: int) -> tuple[f
 def measure(folder: Path, way: str, arguments: argparse.Namespace) -> dict:
     """The row of one way."""
     with ExitStack() as stack:
-        ports = {
+        servers = {
             name: stack.enter_context(
                 server(folder / name, impl=WAYS[way], mode=arguments.mode, log=folder / f"{name}-{WAYS[way]}.log")
             )
             for name in (f"{arguments.model}.plain", f"{arguments.model}.act")
         }
         per_round = arguments.requests // arguments.rounds
-        rates: dict[str, list[float]] = {name: [] for name in ports}
-        errors = dict.fromkeys(ports, 0)
+        rates: dict[str, list[float]] = {name: [] for name in servers}
+        errors = dict.fromkeys(servers, 0)
         for number in range(-1, arguments.rounds):  # the first one warms up
             numbers = range(number * per_round, (number + 1) * per_round) if number >= 0 else range(arguments.clients)
-            for name, port in ports.items():
-                rate, failed = round_of(port, numbers, clients=arguments.clients, tokens=arguments.tokens)
+            for name in list(servers)[:: 1 if number % 2 else -1]:
+                with servers[name].running() as port:
+                    rate, failed = round_of(port, numbers, clients=arguments.clients, tokens=arguments.tokens)
                 if number >= 0:
                     rates[name].append(rate)
                     errors[name] += failed
