@@ -243,13 +243,13 @@ def read_texts(model: str, folder: Path) -> dict[str, Text]:
 
 def table(rows: Iterable[Row]) -> str:
     """Change of the loss on the text that was learned and on the other one, means over seeds, by blocks."""
-    found: dict[tuple[str, str, int], dict[str, list[Row]]] = {}
+    collected: dict[tuple[str, str, int], dict[str, list[Row]]] = {}
     for row in rows:
         if row.job.seed >= FIRST_SEED:
             key = (row.job.model, row.job.text, row.job.blocks)
-            found.setdefault(key, {}).setdefault(row.job.way, []).append(row)
+            collected.setdefault(key, {}).setdefault(row.job.way, []).append(row)
     lines = ["| model, text, blocks | " + " | ".join(WAYS) + " |", "|---" * (len(WAYS) + 1) + "|"]
-    for (model, text, blocks), ways in sorted(found.items()):
+    for (model, text, blocks), ways in sorted(collected.items()):
         cells = []
         for way in WAYS:
             mine = ways.get(way, [])

@@ -51,10 +51,10 @@ class Corpus:
         Raises:
             ValueError: the text is too short.
         """
-        wanted, there = steps * batch, self.train_blocks.shape[0]
-        if wanted > there:
-            raise ValueError(f"{self.name} has {there:,} blocks, and {wanted:,} are needed without repeating any.")
-        order = torch.randperm(there, generator=torch.Generator().manual_seed(seed))[:wanted]
+        needed, there = steps * batch, self.train_blocks.shape[0]
+        if needed > there:
+            raise ValueError(f"{self.name} has {there:,} blocks, and {needed:,} are needed without repeating any.")
+        order = torch.randperm(there, generator=torch.Generator().manual_seed(seed))[:needed]
         return (self.train_blocks[rows].long() for rows in order.view(steps, batch))
 
 

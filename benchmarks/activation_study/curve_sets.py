@@ -28,10 +28,10 @@ class CurveSet:
     @classmethod
     def of(cls, model: nn.Module) -> CurveSet:
         """The curves that a model has now."""
-        found: dict[str, list[Tensor]] = {}
+        collected: dict[str, list[Tensor]] = {}
         for path, module in curved_modules(model):
-            found.setdefault(path.rpartition(".")[2], []).append(module.coefficients.detach().clone())
-        return cls({slot: torch.stack(layers) for slot, layers in found.items()})
+            collected.setdefault(path.rpartition(".")[2], []).append(module.coefficients.detach().clone())
+        return cls({slot: torch.stack(layers) for slot, layers in collected.items()})
 
     @classmethod
     def read(cls, path: Path) -> CurveSet:

@@ -93,8 +93,8 @@ def write_report(rows: Sequence[Row], folder: Path) -> str:
 
 def _groups(rows: Iterable[Row]) -> list[Group]:
     names = [field.name for field in dataclasses.fields(Group)]
-    found = dict.fromkeys(Group(*(getattr(row.run, name) for name in names)) for row in rows)
-    return sorted(found, key=lambda group: (group.phase, group.optimizer, group.size, -group.length))
+    collected = dict.fromkeys(Group(*(getattr(row.run, name) for name in names)) for row in rows)
+    return sorted(collected, key=lambda group: (group.phase, group.optimizer, group.size, -group.length))
 
 
 def _lines(rows: Sequence[Row], group: Group) -> list[Line]:
@@ -141,7 +141,7 @@ def _speed(rows: Sequence[Row], group: Group, values: dict[int, float]) -> float
             group.optimizer,
         ):
             known.setdefault(run.length, []).append(row.val_loss)
-    points = sorted((math.log(length), min(found)) for length, found in known.items())
+    points = sorted((math.log(length), min(collected)) for length, collected in known.items())
     target = sum(values.values()) / len(values)
     own = losses(rows, Run(variant="swiglu", seed=0, **dataclasses.asdict(group)))
     shift = target - sum(own.values()) / len(own)
@@ -174,13 +174,13 @@ def _table(lines: Sequence[Line]) -> str:
 
 
 def _rates(rows: Sequence[Row]) -> str:
-    found: dict[tuple[str, str, float], dict[float, list[float]]] = {}
+    collected: dict[tuple[str, str, float], dict[float, list[float]]] = {}
     for row in rows:
         run = row.run
         if (run.phase, run.variant, run.corpus) == ("explore", "swiglu", "python"):
-            found.setdefault((run.optimizer, run.size, run.length), {}).setdefault(run.lr, []).append(row.val_loss)
+            collected.setdefault((run.optimizer, run.size, run.length), {}).setdefault(run.lr, []).append(row.val_loss)
     lines = ["| optimizer, size, tokens a parameter | validation loss by rate |", "|---|---|"]
-    for (optimizer, size, length), rates in sorted(found.items()):
+    for (optimizer, size, length), rates in sorted(collected.items()):
         if len(rates) > 1:
             losses_by_rate = ", ".join(f"{lr:g}: {sum(v) / len(v):.4f}" for lr, v in sorted(rates.items()))
             lines.append(f"| {optimizer}, {size}, {length:g} | {losses_by_rate} |")
@@ -188,8 +188,8 @@ def _rates(rows: Sequence[Row]) -> str:
 
 
 def _machines(rows: Iterable[Row]) -> str:
-    found = sorted({f"{row.processor}, torch {row.torch}, code {row.commit}, text {row.text}" for row in rows})
-    return "Rows from: " + "; ".join(found) + "."
+    collected = sorted({f"{row.processor}, torch {row.torch}, code {row.commit}, text {row.text}" for row in rows})
+    return "Rows from: " + "; ".join(collected) + "."
 
 
 def _plot(groups: dict[Group, list[Line]], path: Path) -> None:
