@@ -194,6 +194,8 @@ def _check_tensors(model: KAN, tensors: dict[str, Tensor]) -> None:
         if tensor.dtype != own.dtype:
             dtype, expected = (str(dtype).removeprefix("torch.") for dtype in (tensor.dtype, own.dtype))
             raise CheckpointError(f"The tensor {name} is {dtype}, where {CONFIG} says {expected}.")
+        if tensor.ndim != own.ndim:  # torch computes with 64 dimensions, and files may have more
+            raise CheckpointError(f"The tensor {name} has {tensor.ndim} dimensions, where {CONFIG} says {own.ndim}.")
         if not tensor.isfinite().all():
             raise CheckpointError(f"The tensor {name} is not finite.")
         if name.endswith(".domain") and tensor.shape == own.shape and not (tensor[:, 0] < tensor[:, 1]).all():

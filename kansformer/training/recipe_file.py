@@ -14,11 +14,9 @@ from kansformer.files import atomic_write_text
 from kansformer.safe_io import MAX_DEPTH, check_json_value
 from kansformer.training.recipe import Recipe, Table
 
-MAX_VALUES = 100_000
-"""Values of a recipe, aliases written out; a few lines of YAML can stand for billions."""
-
 MAX_CHARACTERS = 100_000
-"""Of a file; PyYAML needs a second for that many."""
+"""Of a file, also with its aliases written out, since a few lines of YAML can stand for gigabytes. PyYAML needs a
+second for that many."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -30,7 +28,7 @@ class _Loader(yaml.SafeLoader):
         self._depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
-        """One value, whose aliases count as the values that they stand for."""
+        """One value, whose aliases count as what they stand for."""
         mark = self.peek_event().start_mark
         is_alias = self.check_event(yaml.AliasEvent)
         if self._depth > MAX_DEPTH:  # before more is read: PyYAML takes the square of the depth
@@ -43,12 +41,16 @@ class _Loader(yaml.SafeLoader):
         if is_alias and id(node) not in self._sizes:
             raise ComposerError(None, None, "found a value that is part of itself", mark)
         if not is_alias:
-            inner = node.value if isinstance(node, yaml.CollectionNode) else []
-            parts = [part for entry in inner for part in (entry if isinstance(entry, tuple) else (entry,))]
-            self._sizes[id(node)] = 1 + sum(self._sizes[id(part)] for part in parts)
-        if self._sizes[id(node)] > MAX_VALUES:
-            raise ComposerError(None, None, f"found more than {MAX_VALUES} values, aliases written out", mark)
+            self._sizes[id(node)] = 1 + self._characters(node)
+        if self._sizes[id(node)] > MAX_CHARACTERS:
+            raise ComposerError(None, None, f"found more than {MAX_CHARACTERS} characters, aliases written out", mark)
         return node
+
+    def _characters(self, node: yaml.Node) -> int:
+        if not isinstance(node, yaml.CollectionNode):
+            return len(node.value)
+        parts = [part for entry in node.value for part in (entry if isinstance(entry, tuple) else (entry,))]
+        return sum(self._sizes[id(part)] for part in parts)
 
 
 class _Dumper(yaml.SafeDumper):

@@ -372,8 +372,10 @@ def _finite_and_right(
             documented = documented or f"{name}: the plain layer is not finite either"
         expected = same if narrow else right
         both = found.isfinite() & expected.isfinite() & asked
-        # By the largest, whose square would be infinite far outside.
-        scale = max(float(right[right.isfinite()].abs().max()) if right.isfinite().any() else 0.0, FLOOR)
+        # By the largest, whose square would be infinite far outside; of both, since a 16-bit product may put an input
+        # inside of a domain in which it is not.
+        sizes = torch.cat([right.flatten(), expected.flatten().double()]).abs()
+        scale = max(float(sizes[sizes.isfinite()].max()) if sizes.isfinite().any() else 0.0, FLOOR)
         error = float(((found[both].double() - expected[both].double()) / scale).norm())
         if error > tolerance:
             return Verdict(LOST, f"{name}: relative error {error:.1e}")

@@ -153,8 +153,9 @@ BOMB = "\n".join(f"b{n}: &b{n} [{f'*b{n - 1}, ' * 9 if n else ''}]" for n in ran
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        (BOMB, "found more than 100000 values, aliases written out"),
-        (BOMB.replace("[", "{<<: [").replace("]", "]}"), "found more than 100000 values, aliases written out"),
+        (BOMB, "found more than 100000 characters, aliases written out"),
+        (BOMB.replace("[", "{<<: [").replace("]", "]}"), "found more than 100000 characters, aliases written out"),
+        (f"a: &a {'x' * 5000}\nb: &b [{'*a, ' * 9}]\nc: [{'*b, ' * 9}]", "found more than 100000 characters, aliases"),
         ("x: &a [*a]", "found a value that is part of itself"),
         ("x: " + "[" * 5000, "found more than 64 levels of nesting"),
         ("x: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
@@ -163,7 +164,7 @@ BOMB = "\n".join(f"b{n}: &b{n} [{f'*b{n - 1}, ' * 9 if n else ''}]" for n in ran
         ("x: 2024-01-01", r"has a date, .*\. If it is meant as a text, quote it"),
         ("# " + "x" * 100_000, "a recipe has 100,000 at most"),
     ],
-    ids=["aliases", "merges", "cycle", "depth", "tag", "time", "number", "date", "length"],
+    ids=["aliases", "merges", "long texts", "cycle", "depth", "tag", "time", "number", "date", "length"],
 )
 def test_a_stranger_s_recipe_is_data_only(line, sentence, tmp_path):
     path = tmp_path / "strange.yaml"
