@@ -61,7 +61,8 @@ class Worker:
 
     def __init__(self, folder: Path, longest: float = LONGEST, files: bool = True) -> None:
         self.longest = longest
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1]), "OMP_NUM_THREADS": "1"}
+        tests = Path(__file__).resolve().parents[1]
+        environment = {**os.environ, "PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}", "OMP_NUM_THREADS": "1"}
         environment |= {"HF_HUB_OFFLINE": "1", "KANSFORMER_BACKEND": "cpu"}
         self.errors = (folder / "worker-errors.txt").open("a+")
         self.process = subprocess.Popen(
