@@ -162,7 +162,7 @@ def _table(lines: Sequence[Line]) -> str:
             VARIANTS[line.variant].title,
             str(difference.pairs),
             f"{mean:.4f}",
-            "0" if is_baseline else f"{difference.mean:+.4f} ({difference.deviation:.4f})",
+            "0" if is_baseline else _shown(difference),
             "–" if is_baseline else format_p(difference.p),
             "–" if is_baseline else format_p(line.holm),
             "–" if is_baseline or math.isnan(line.speed) else f"× {line.speed:.2f}",
@@ -171,6 +171,11 @@ def _table(lines: Sequence[Line]) -> str:
         )
         body.append(f"| {' | '.join(cells)} |")
     return "\n".join([f"| {' | '.join(HEADER)} |", "|---" * len(HEADER) + "|", *body])
+
+
+def _shown(difference: Difference) -> str:
+    spread = f" ({difference.deviation:.4f})" if difference.pairs > 1 else ""
+    return f"{difference.mean:+.4f}{spread}"
 
 
 def _rates(rows: Sequence[Row]) -> str:
@@ -208,7 +213,8 @@ def _plot(groups: dict[Group, list[Line]], path: Path) -> None:
                 known = points.setdefault(line.variant, {}).get(group.length)
                 if line.variant != "swiglu" and (known is None or pairs > known[2]):
                     points[line.variant][group.length] = (line.difference.mean, error, pairs)
-    shown = {name: at for name, at in points.items() if len(at) > 1}
+    most = max(map(len, points.values()), default=0)  # with a line, where there are lines
+    shown = {name: at for name, at in points.items() if len(at) >= min(most, 2) > 0}
     figure, axes = pyplot.subplots(figsize=(9, 5.5))
     axes.axhspan(-NOT_SEEN, NOT_SEEN, color="0.93", label=f"below {NOT_SEEN} nats")
     axes.axhline(0, color="black", linewidth=0.8)
