@@ -85,7 +85,7 @@ def arm(moment: str, number: int, kill: Callable[[], None] = kill_here) -> None:
         trainer_module.rotate_checkpoints = around(trainer_module.rotate_checkpoints)
     elif moment in ("move grid", "refine grid"):
         refines = moment == "refine grid"
-        is_one = lambda module, *args: (args[-1].shape != module.coefficients.shape) == refines  # noqa: E731
+        is_one = lambda sharing, *args: (args[-1].shape != sharing[0].coefficients.shape) == refines  # noqa: E731
         grid._write = around(grid._write, only=is_one)
     else:
         raise SystemExit(f"There is no moment {moment!r}.")
