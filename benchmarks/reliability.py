@@ -1,4 +1,4 @@
-"""README.md's table "tried, survived, lost": every trial in parts, which can be stopped and gone on with.
+"""The trials of `docs/reliability.md`, "tried, survived, lost", in parts that can be stopped and gone on with.
 
     pip install '.[test]' atheris
     python benchmarks/reliability.py                        # all that has no row yet: hours

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("kansformer", "kernels", "scripts", "benchmarks")
+FOLDERS = ("kansformer", "kernels", "scripts", "benchmarks", "docs")
 SUFFIXES = {".py", ".cpp", ".h", ".cu", ".yaml", ".md"}
 FILES = [ROOT / "README.md", *(p for f in FOLDERS for p in sorted((ROOT / f).rglob("*")) if p.suffix in SUFFIXES)]
 
