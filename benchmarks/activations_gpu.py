@@ -13,18 +13,17 @@ file in `--state`. Rows go to `results/activations_gpu.csv`, losses against toke
 from __future__ import annotations
 
 import argparse
-import csv
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from activation_study.corpora import subword_corpus
-from activation_study.curve_sets import CurveSet
 from activation_study.engine import SIZES, Run, train
-from activation_study.rows import Row, append_row, read_rows
+from activation_study.rows import Row
 from activation_study.stages import CONFIRM, SOURCE_FILE
 from activation_study.variants import VARIANTS
+from dataclass_csv import append_lines, append_row, read_rows
 
 RESULTS = Path(__file__).parent / "results"
 ROWS, TRACES = RESULTS / "activations_gpu.csv", RESULTS / "activations_gpu_traces.csv"
@@ -37,7 +36,7 @@ LENGTHS = {"14M": (3.0, 20.0), "124M": (1.0,), "toy-subwords": (0.5,)}
 def main() -> None:
     options = _options()
     deadline = time.monotonic() + 60 * options.minutes
-    done = {row.run for row in read_rows(options.rows)}
+    done = {row.run for row in read_rows(options.rows, Row)}
     for run in _runs(options):
         if run in done:
             continue
@@ -50,7 +49,7 @@ def main() -> None:
         if there < run.steps:
             print(f"Left out, the text has {there:,} steps of the {run.steps:,}: {run}")
             continue
-        given = CurveSet.read(RESULTS / "activation_curves" / f"{run.source}.safetensors") if run.source else None
+        given = RESULTS / "activation_curves" / f"{run.source}.safetensors" if run.source else None
         state = options.state / f"{run.variant}-{run.size}-{run.length:g}-{run.optimizer}-{run.seed}.pt"
         outcome = train(run, corpus, given, device=options.device, state_file=state, deadline=deadline)
         if outcome is None:
@@ -75,14 +74,9 @@ def _runs(options: argparse.Namespace) -> Iterator[Run]:
 
 
 def _append_trace(path: Path, run: Run, trace: list[tuple[int, float, float]]) -> None:
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        if new:
-            writer.writerow(["variant", "size", "length", "optimizer", "seed", "tokens", "seconds", "loss"])
-        for tokens, seconds, loss in trace:
-            key = (run.variant, run.size, run.length, run.optimizer, run.seed)
-            writer.writerow([*key, tokens, round(seconds, 2), round(loss, 4)])
+    key = [run.variant, run.size, run.length, run.optimizer, run.seed]
+    lines = [[*key, tokens, round(seconds, 2), round(loss, 4)] for tokens, seconds, loss in trace]
+    append_lines(path, ["variant", "size", "length", "optimizer", "seed", "tokens", "seconds", "loss"], lines)
 
 
 def _options() -> argparse.Namespace:

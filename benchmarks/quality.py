@@ -21,9 +21,10 @@ import json
 from pathlib import Path
 
 from contest.report import LENGTHS, code_versions, plot, table, tuning_table
-from contest.runs import Job, Row, append_rows, read_rows, run_all
+from contest.runs import Job, Row, run_all
 from contest.timing import step_ratios
 from contest.variants import DEFAULT, VARIANTS
+from dataclass_csv import append_lines, append_row, read_rows
 from tqdm import tqdm
 
 RESULTS = Path(__file__).parent / "results"
@@ -33,7 +34,6 @@ SEEDS, MANY_SEEDS = 5, 8
 CONTENDERS = ("swiglu", DEFAULT, "gelu", "gate-act-group", "gate-input-act-group", "edges-low-rank-act")
 LONG = ("swiglu", DEFAULT, "gate-act-group")
 TUNED_RATES = (7e-4, 1e-3, 2e-3, 3e-3)
-COLUMNS = [field.name for field in dataclasses.fields(Row)]
 CURVE_COLUMNS = ["variant", "steps", "seed", "lr", "step", "loss"]
 
 
@@ -42,14 +42,14 @@ def main() -> None:
     rows_file, curves_file = options.out / "quality.csv", options.out / "quality_curves.csv"
     times_file = options.out / "quality_times.json"
     if not options.report:
-        rows = read_rows(rows_file)
+        rows = read_rows(rows_file, Row)
         done = {row.job for row in rows}
         jobs = [job for job in _jobs(options) if job not in done]
         with tqdm(total=len(jobs), unit="run", disable=None) as bar:
             for row, losses in run_all(jobs, str(options.text), options.jobs):
-                append_rows(rows_file, COLUMNS, [list(dataclasses.astuple(row))])
+                append_row(rows_file, row)
                 key = list(dataclasses.astuple(row.job))
-                append_rows(curves_file, CURVE_COLUMNS, [[*key, step, round(loss, 4)] for step, loss in losses])
+                append_lines(curves_file, CURVE_COLUMNS, [[*key, step, round(loss, 4)] for step, loss in losses])
                 bar.set_postfix_str(f"{row.variant} {row.val_loss:.4f}")
                 bar.update()
         if options.rounds:
@@ -58,7 +58,7 @@ def main() -> None:
                 ratios = step_ratios(names, str(options.text), options.rounds, lambda done, _: bar.update())
             known = json.loads(times_file.read_text()) if times_file.exists() else {}
             times_file.write_text(json.dumps({**known, **ratios}, indent=1) + "\n")
-    rows = read_rows(rows_file)
+    rows = read_rows(rows_file, Row)
     ratios = json.loads(times_file.read_text()) if times_file.exists() else {}
     parts = ["# Quality at equal parameters", ""]
     for steps in LENGTHS:

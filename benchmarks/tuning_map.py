@@ -7,15 +7,13 @@
 
 FOLDER has `wikitext2_valid.txt`. A model is tuned on 20 to 1,000 blocks of 256 tokens of one text (there are no more in
 this one) and judged on held-out blocks of the same text, and of the other one: WikiText-2 and Python source. All ways
-take the same steps, 50 at least, each of 4 blocks; the rate of each is the best of four on another seed, by the
-held-out loss at 200 blocks. Rows go to `results/tuning_map.csv` as they come.
+take the same steps, 50 at least, each of 4 blocks; the rate of each is the best of four on another seed and on other
+held-out blocks, at 200 blocks. Rows go to `results/tuning_map.csv` as they come.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import dataclasses
 import functools
 import statistics
 import time
@@ -24,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from dataclass_csv import append_row, read_rows
 from served.models import source_of
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -104,15 +103,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Text:
-    """Blocks (N, T) to learn from, and those to judge by."""
+    """Blocks (N, T) to learn from, to choose rates by, and to judge by."""
 
     train: Tensor
+    tuning: Tensor
     held_out: Tensor
 
 
 def main() -> None:
     options = _options()
-    rows = _read_rows()
+    rows = read_rows(RESULTS, Row)
     if not options.report:
         torch.set_num_threads(options.threads)
         end = time.monotonic() + 60 * options.minutes
@@ -124,7 +124,7 @@ def main() -> None:
                 break
             row = run(job, options.texts)
             rows.append(row)
-            _append_row(row)
+            append_row(RESULTS, row)
             bar.set_postfix_str(f"{job.way} {job.text} {job.blocks}: {row.after:.4f}")
             bar.update()
     print(table(rows))
@@ -152,10 +152,10 @@ def best_rate(rows: Iterable[Row], model: str, way: str) -> float:
 
 def run(job: Job, folder: Path) -> Row:
     """Tune and judge one model."""
-    texts = read_texts(job.model, folder)
-    mine, other = texts[job.text], texts[next(name for name in TEXTS if name != job.text)]
+    other_text = next(name for name in TEXTS if name != job.text)
+    mine = read_texts(job.model, folder)[job.text]
+    blocks, other = blocks_to_judge(job, job.text, folder), blocks_to_judge(job, other_text, folder)
     model = read_model(source_of(job.model), dtype=torch.float32)
-    before, other_before = evaluate(model, mine.held_out), evaluate(model, other.held_out)
     torch.manual_seed(job.seed)
     model, groups = _equip(model, WAYS[job.way], job.lr, mine.train[:8])
     begin = time.perf_counter()
@@ -165,11 +165,29 @@ def run(job: Job, folder: Path) -> Row:
         job=job,
         trained=sum(parameter.numel() for group in groups for parameter in group["params"]),
         seconds=round(time.perf_counter() - begin, 1),
-        before=round(before, 4),
-        after=round(evaluate(model, mine.held_out), 4),
-        other_before=round(other_before, 4),
-        other_after=round(evaluate(model, other.held_out), 4),
+        before=round(plain_loss(job.model, job.text, is_tuning(job), folder), 4),
+        after=round(evaluate(model, blocks), 4),
+        other_before=round(plain_loss(job.model, other_text, is_tuning(job), folder), 4),
+        other_after=round(evaluate(model, other), 4),
     )
+
+
+def is_tuning(job: Job) -> bool:
+    """Whether a job is there to choose a rate, which other blocks do than those that judge."""
+    return job.seed == TUNING_SEED
+
+
+def blocks_to_judge(job: Job, text: str, folder: Path) -> Tensor:
+    """Those of a text that a job is judged by."""
+    blocks = read_texts(job.model, folder)[text]
+    return blocks.tuning if is_tuning(job) else blocks.held_out
+
+
+@functools.cache
+def plain_loss(model: str, text: str, tuning: bool, folder: Path) -> float:
+    """The loss of the model as it is."""
+    blocks = read_texts(model, folder)[text]
+    return evaluate(read_model(source_of(model), dtype=torch.float32), blocks.tuning if tuning else blocks.held_out)
 
 
 def _equip(model: PreTrainedModel, way: Way, lr: float, calibration: Tensor) -> tuple[nn.Module, list[dict]]:
@@ -237,7 +255,7 @@ def read_texts(model: str, folder: Path) -> dict[str, Text]:
     for name, read in readers.items():
         tokens = torch.tensor(tokenizer(read(), verbose=False).input_ids)
         blocks = tokens[: len(tokens) // BLOCK * BLOCK].view(-1, BLOCK)
-        texts[name] = Text(blocks[:-HELD_OUT], blocks[-HELD_OUT:])
+        texts[name] = Text(blocks[: -2 * HELD_OUT], blocks[-2 * HELD_OUT : -HELD_OUT], blocks[-HELD_OUT:])
     return texts
 
 
@@ -259,32 +277,6 @@ def table(rows: Iterable[Row]) -> str:
             cells.append(f"{statistics.mean(learned):+.3f}{spread}; {statistics.mean(forgotten):+.3f}" if mine else "–")
         lines.append(f"| {model}, {text}, {blocks} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-JOB_COLUMNS = {"model": str, "way": str, "text": str, "blocks": int, "lr": float, "seed": int}
-COLUMNS = {"trained": int} | dict.fromkeys(["seconds", "before", "after", "other_before", "other_after"], float)
-
-
-def _read_rows() -> list[Row]:
-    if not RESULTS.exists():
-        return []
-    with RESULTS.open(newline="", encoding="utf-8") as file:
-        return [
-            Row(
-                Job(**{name: kind(line[name]) for name, kind in JOB_COLUMNS.items()}),  # type: ignore[arg-type]
-                **{name: kind(line[name]) for name, kind in COLUMNS.items()},  # type: ignore[arg-type]
-            )
-            for line in csv.DictReader(file)
-        ]
-
-
-def _append_row(row: Row) -> None:
-    new = not RESULTS.exists()
-    with RESULTS.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        if new:
-            writer.writerow([*JOB_COLUMNS, *COLUMNS])
-        writer.writerow([*dataclasses.astuple(row.job), *(getattr(row, name) for name in COLUMNS)])
 
 
 def _options() -> argparse.Namespace:

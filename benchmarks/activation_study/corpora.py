@@ -37,7 +37,7 @@ class Corpus:
     Args:
         name: of `CORPORA`.
         train_blocks, validation_blocks: tokens, (N, T), in the text's order.
-        digest: of the text; runs are paired only where it is the same.
+        digest: of the text; a file of rows has those of one text.
     """
 
     name: str
@@ -76,6 +76,7 @@ def read_corpus(name: str, folder: str) -> Corpus:
     return _split(name, tokens, BLOCK)
 
 
+@functools.cache
 def subword_corpus(vocabulary: int, block: int, cache: Path, characters: int | None = None) -> Corpus:
     """Python source as tokens of a byte-level BPE that is trained on a part of it; made once and kept in a folder.
 
@@ -87,7 +88,7 @@ def subword_corpus(vocabulary: int, block: int, cache: Path, characters: int | N
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    kept = cache / f"python-{vocabulary}.pt"
+    kept = cache / f"python-{vocabulary}-{characters or 'all'}.pt"
     if not kept.exists():
         text = _python_source()[:characters]
         pieces = [text[start : start + PIECE] for start in range(0, len(text), PIECE)]
@@ -100,7 +101,9 @@ def subword_corpus(vocabulary: int, block: int, cache: Path, characters: int | N
         tokenizer.train_from_iterator(pieces[:TOKENIZER_PIECES], trainer)
         numbers = [number for piece in tokenizer.encode_batch_fast(pieces) for number in piece.ids]
         cache.mkdir(parents=True, exist_ok=True)
-        torch.save(torch.tensor(numbers, dtype=torch.int32), kept)
+        aside = kept.with_suffix(".new")
+        torch.save(torch.tensor(numbers, dtype=torch.int32), aside)
+        aside.replace(kept)
     return _split(f"python-{vocabulary}", torch.load(kept, weights_only=True), block)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import resource
-import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,6 @@ from transformers.models.arcee import ArceeConfig
 from transformers.models.llama import LlamaConfig
 
 from activation_study.corpora import BLOCK, VOCABULARY, Corpus
-from activation_study.curve_sets import CurveSet
 from activation_study.variants import VARIANTS
 from kansformer.nn import optimizer_groups
 
@@ -104,12 +102,12 @@ class Outcome:
     """What a run gave.
 
     Args:
-        val_loss: nats per character on the corpus's validation blocks, in float32.
+        val_loss: nats per character on the corpus's validation blocks, in float32; NaN of a run that diverged.
         parameters: of the model, with frozen ones.
         learned: of the function or curves alone.
-        step_ms: median time of a step; machines are shared, so compare only roughly.
+        step_ms: mean time of a step; machines are shared, so compare only roughly.
         peak_mb: of the process, or of the GPU.
-        curves: what the run learned, if it had curves.
+        model: as it was trained.
         trace: tokens, seconds of training, and the mean training loss since the entry before.
     """
 
@@ -118,7 +116,7 @@ class Outcome:
     learned: int
     step_ms: float
     peak_mb: int
-    curves: CurveSet | None
+    model: LlamaForCausalLM
     trace: list[tuple[int, float, float]]
 
 
@@ -150,7 +148,7 @@ def fresh_model(run: Run, device: str = "cpu") -> LlamaForCausalLM:
 def train(
     run: Run,
     corpus: Corpus,
-    given: CurveSet | None = None,
+    given: Path | None = None,
     *,
     fast: bool = True,
     device: str = "cpu",
@@ -162,18 +160,17 @@ def train(
     Args:
         run: what to train.
         corpus: its text.
-        given: curves of another run, where the variant takes some.
+        given: file of another run's curves, where the variant takes some.
         fast: compiled and with bfloat16 products; else as the Trainer computes, eager and in float32.
         device: of the model.
         state_file: where a run that the deadline stops is kept, and goes on from.
-        deadline: `time.monotonic()` after which no step begins.
+        deadline: `time.monotonic()` after which the run stops, at the next entry of its trace.
 
     Returns:
         None if the deadline came first.
 
     Raises:
         ValueError: the corpus is too short.
-        FloatingPointError: the loss is not finite.
     """
     size, variant = SIZES[run.size], VARIANTS[run.variant]
     model = fresh_model(run, device)
@@ -186,17 +183,15 @@ def train(
     parts |= {f"schedule{i}": part for i, part in enumerate(schedules)}
     first, trace = _read_state(state_file, parts) if state_file is not None and state_file.exists() else (0, [])
     trained, since = trace[-1][1] if trace else 0.0, time.perf_counter()
-    times: list[float] = []
     summed = torch.zeros((), device=device)
     every = max(1, run.steps // TRACE_ENTRIES)
     for step, batch_NT in enumerate(corpus.batches(run.steps, size.batch, run.seed)):
         if step < first:
             continue
-        if time.monotonic() > deadline:
+        if step % every == 0 and time.monotonic() > deadline:
             if state_file is not None:
                 _write_state(state_file, parts, step, trace)
             return None
-        begin = time.perf_counter()
         loss = compute(model, batch_NT.to(device), fast)
         model.zero_grad()
         loss.backward()
@@ -211,10 +206,8 @@ def train(
             trained += time.perf_counter() - since
             since = time.perf_counter()
             trace.append(((step + 1) * size.batch * (size.block - 1), trained, mean))
-        times.append(time.perf_counter() - begin)
+    trained += time.perf_counter() - since
     val_loss = evaluate(model, corpus.validation_blocks)
-    if not math.isfinite(val_loss):
-        raise FloatingPointError(f"{run} ended with a loss of {val_loss}.")
     if state_file is not None:
         state_file.unlink(missing_ok=True)
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
@@ -224,9 +217,9 @@ def train(
         learned=sum(
             p.numel() for group in groups if group["name"].startswith(("curves", "own")) for p in group["params"]
         ),
-        step_ms=1e3 * statistics.median(times),
+        step_ms=1e3 * trained / run.steps,
         peak_mb=_peak_mb(device),
-        curves=CurveSet.of(model) if variant.config else None,
+        model=model,
         trace=trace,
     )
 

@@ -12,20 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-class Bilinear(nn.Module):
-    """x: a gate without a function (Shazeer, GLU Variants Improve Transformer, 2020)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x
-
-
-class GELU(nn.Module):
-    """GELU (Hendrycks & Gimpel, 2016)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.gelu(x)
-
-
 class SquaredReLU(nn.Module):
     """relu(x)² (So et al., Primer, 2021); below 0 it is (slope·x)²."""
 
@@ -111,38 +97,18 @@ class ScaleShift(nn.Module):
         return self.scale[0] * functional.silu(self.scale[1] * x + self.shift[0]) + self.shift[1]
 
 
-class AddedCosine(nn.Module):
-    """SiLU(x) + strength·g(x), g(x) = -0.643 cos(1.249 x + 0.75) - 0.167 x, found on tinyshakespeare before this study.
+class OneSided(nn.Module):
+    """SiLU(x) and what a form adds to it, the latter on one side only: at x clamped to it.
 
     Args:
-        strength: 1 is the function that was found.
-        side: `left` keeps g to the left of 0 and its value at 0 to the right; `right` the reverse; None is both.
+        form: SiLU and what is added.
+        low, high: ends of the side.
     """
 
-    def __init__(self, strength: float = 1.0, side: str | None = None) -> None:
+    def __init__(self, form: nn.Module, low: float, high: float) -> None:
         super().__init__()
-        self.strength = strength
-        self.low = 0.0 if side == "right" else -math.inf
-        self.high = 0.0 if side == "left" else math.inf
+        self.form, self.low, self.high = form, low, high
 
     def forward(self, x: Tensor) -> Tensor:
         inside = x.clamp(self.low, self.high)
-        return functional.silu(x) - self.strength * (0.643 * torch.cos(1.249 * inside + 0.75) + 0.167 * inside)
-
-
-class AddedLine(nn.Module):
-    """SiLU(x) + slope·x + offset: what of a found function a line explains."""
-
-    def __init__(self, slope: float, offset: float) -> None:
-        super().__init__()
-        self.slope, self.offset = slope, offset
-
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.silu(x) + self.slope * x + self.offset
-
-
-class AddedGaussian(nn.Module):
-    """SiLU(x) - 0.635 exp(-(x + 0.432)²/0.592): the valley alone, found with the cosine."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.silu(x) - 0.635 * torch.exp((x + 0.432).square() / -0.592)
+        return functional.silu(x) + self.form(inside) - functional.silu(inside)

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from contest.statistics import Difference, format_p, mean_and_deviation, paired_difference
+from paired import Difference, format_p, mean_and_deviation, paired_difference
 
 from activation_study.engine import Run
-from activation_study.rows import Row, losses
+from activation_study.rows import Row, losses, rates_of
 from activation_study.variants import VARIANTS
 
 HEADER = (
@@ -24,7 +24,6 @@ HEADER = (
     "p, Holm",
     "steps of SwiGLU for this loss",
     "learned",
-    "ms a step",
 )
 NOT_SEEN = 0.008
 """Nats below which the plan expects to see nothing."""
@@ -65,7 +64,6 @@ class Line:
     holm: float
     speed: float
     learned: int
-    step_ms: float
 
 
 def write_report(rows: Sequence[Row], folder: Path) -> str:
@@ -105,20 +103,19 @@ def _lines(rows: Sequence[Row], group: Group) -> list[Line]:
         return []
     lines = []
     for name in VARIANTS:
-        mine = [
-            row for row in rows if row.run == Run(**settings, variant=name, seed=row.run.seed, source=row.run.source)
-        ]
-        values = {row.run.seed: row.val_loss for row in mine}
+        like = Run(variant=name, seed=0, **settings)
+        values = losses(rows, like)
         if values:
+            mine = [row for row in rows if dataclasses.replace(row.run, seed=0, source="") == like]
+            difference = paired_difference(values, baseline)
             lines.append(
                 Line(
                     variant=name,
                     losses=values,
-                    difference=paired_difference(values, baseline),
+                    difference=difference,
                     holm=math.nan,
-                    speed=_speed(rows, group, values),
+                    speed=_speed(rows, group, difference.mean),
                     learned=mine[0].learned,
-                    step_ms=sorted(row.step_ms for row in mine)[len(mine) // 2],
                 )
             )
     tested = sorted((line for line in lines if not math.isnan(line.difference.p)), key=lambda line: line.difference.p)
@@ -130,25 +127,17 @@ def _lines(rows: Sequence[Row], group: Group) -> list[Line]:
     return sorted(lines, key=lambda line: line.difference.mean)
 
 
-def _speed(rows: Sequence[Row], group: Group, values: dict[int, float]) -> float:
-    """With how many times the steps SwiGLU reaches the mean loss; NaN where its losses at other lengths do not say."""
-    known: dict[float, list[float]] = {}
-    for row in rows:
-        run = row.run
-        if run.variant == "swiglu" and (run.size, run.corpus, run.optimizer) == (
-            group.size,
-            group.corpus,
-            group.optimizer,
-        ):
-            known.setdefault(run.length, []).append(row.val_loss)
-    points = sorted((math.log(length), min(collected)) for length, collected in known.items())
-    target = sum(values.values()) / len(values)
-    own = losses(rows, Run(variant="swiglu", seed=0, **dataclasses.asdict(group)))
-    shift = target - sum(own.values()) / len(own)
-    here = next(loss for length, loss in points if length == math.log(group.length))
+def _speed(rows: Sequence[Row], group: Group, difference: float) -> float:
+    """With how many times the steps SwiGLU reaches a loss that differs by this from its own; NaN where its losses at
+    other lengths, each at its best rate, do not say."""
+    points = [
+        (math.log(length), min(rates.values())) for length, rates in rates_of(rows, group.size, group.optimizer).items()
+    ]
+    here = next((loss for length, loss in points if length == math.log(group.length)), math.nan)
+    target = here + difference
     for (x0, y0), (x1, y1) in itertools.pairwise(points):
-        if min(y0, y1) <= here + shift <= max(y0, y1) and y0 != y1:
-            return math.exp(x0 + (here + shift - y0) / (y1 - y0) * (x1 - x0)) / group.length
+        if min(y0, y1) <= target <= max(y0, y1) and y0 != y1:
+            return math.exp(x0 + (target - y0) / (y1 - y0) * (x1 - x0)) / group.length
     return math.nan
 
 
@@ -167,7 +156,6 @@ def _table(lines: Sequence[Line]) -> str:
             "–" if is_baseline else format_p(line.holm),
             "–" if is_baseline or math.isnan(line.speed) else f"× {line.speed:.2f}",
             str(line.learned),
-            f"{line.step_ms:.0f}",
         )
         body.append(f"| {' | '.join(cells)} |")
     return "\n".join([f"| {' | '.join(HEADER)} |", "|---" * len(HEADER) + "|", *body])
@@ -179,15 +167,10 @@ def _shown(difference: Difference) -> str:
 
 
 def _rates(rows: Sequence[Row]) -> str:
-    collected: dict[tuple[str, str, float], dict[float, list[float]]] = {}
-    for row in rows:
-        run = row.run
-        if (run.phase, run.variant, run.corpus) == ("explore", "swiglu", "python"):
-            collected.setdefault((run.optimizer, run.size, run.length), {}).setdefault(run.lr, []).append(row.val_loss)
     lines = ["| optimizer, size, tokens a parameter | validation loss by rate |", "|---|---|"]
-    for (optimizer, size, length), rates in sorted(collected.items()):
-        if len(rates) > 1:
-            losses_by_rate = ", ".join(f"{lr:g}: {sum(v) / len(v):.4f}" for lr, v in sorted(rates.items()))
+    for optimizer, size in sorted({(row.run.optimizer, row.run.size) for row in rows}):
+        for length, rates in rates_of(rows, size, optimizer).items():
+            losses_by_rate = ", ".join(f"{lr:g}: {loss:.4f}" for lr, loss in rates.items())
             lines.append(f"| {optimizer}, {size}, {length:g} | {losses_by_rate} |")
     return "\n".join(lines)
 

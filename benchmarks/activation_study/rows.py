@@ -1,16 +1,15 @@
-"""The rows of the study's CSV: one per run, written as it ends."""
+"""A row of the study for each run, and what stages and report ask of all rows."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import subprocess
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import get_type_hints
 
 import torch
+from paired import paired_difference
+from provenance import commit, processor
 
 from activation_study.engine import Outcome, Run
 
@@ -47,45 +46,45 @@ class Row:
             step_ms=round(outcome.step_ms, 1),
             peak_mb=outcome.peak_mb,
             text=text,
-            commit=_commit(),
+            commit=commit(),
             torch=torch.__version__,
-            processor=_processor(),
+            processor=processor(),
         )
 
 
-RUN_COLUMNS = [field.name for field in dataclasses.fields(Run)]
-OWN_COLUMNS = [field.name for field in dataclasses.fields(Row) if field.name != "run"]
+def check_text(rows: Iterable[Row], corpus: str, digest: str) -> None:
+    """Check that a corpus is the one of the rows that are there, since runs are compared.
 
-
-def read_rows(path: Path) -> list[Row]:
-    """All rows that are there."""
-    if not path.exists():
-        return []
-    run_kinds, kinds = get_type_hints(Run), get_type_hints(Row)
-    with path.open(newline="", encoding="utf-8") as file:
-        return [
-            Row(
-                run=Run(**{name: run_kinds[name](line[name]) for name in RUN_COLUMNS}),
-                **{name: kinds[name](line[name]) for name in OWN_COLUMNS},
-            )
-            for line in csv.DictReader(file)
-        ]
-
-
-def append_row(path: Path, row: Row) -> None:
-    """Add one line, and the header to a new file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        if new:
-            writer.writerow(RUN_COLUMNS + OWN_COLUMNS)
-        writer.writerow([*dataclasses.astuple(row.run), *(getattr(row, name) for name in OWN_COLUMNS)])
+    Raises:
+        SystemExit: it is another text.
+    """
+    others = sorted({row.text for row in rows if row.run.corpus == corpus} - {digest})
+    if others:
+        raise SystemExit(
+            f"The text {corpus!r} of this machine has the digest {digest}, and the rows are of {', '.join(others)}: "
+            "other versions of the packages. Begin a file of rows of your own with --out."
+        )
 
 
 def losses(rows: Iterable[Row], like: Run) -> dict[int, float]:
-    """Validation losses by seed of the runs that differ from one only in their seed."""
-    return {row.run.seed: row.val_loss for row in rows if dataclasses.replace(row.run, seed=like.seed) == like}
+    """Validation losses by seed of the runs that differ from one only in their seed and source."""
+    same = dict(seed=like.seed, source=like.source)
+    return {row.run.seed: row.val_loss for row in rows if dataclasses.replace(row.run, **same) == like}
+
+
+def rates_of(rows: Iterable[Row], size: str, optimizer: str) -> dict[float, dict[float, float]]:
+    """SwiGLU's mean exploring losses by length and rate, of the lengths at which several rates were tried."""
+    collected: dict[float, dict[float, list[float]]] = {}
+    for row in rows:
+        run = row.run
+        tuned = Run("explore", "swiglu", size, "python", run.length, optimizer, run.lr, run.seed)
+        if run == tuned and not math.isnan(row.val_loss):
+            collected.setdefault(run.length, {}).setdefault(run.lr, []).append(row.val_loss)
+    return {
+        length: {lr: sum(values) / len(values) for lr, values in sorted(rates.items())}
+        for length, rates in sorted(collected.items())
+        if len(rates) > 1
+    }
 
 
 def best_rate(rows: Iterable[Row], size: str, length: float, optimizer: str) -> float:
@@ -95,29 +94,31 @@ def best_rate(rows: Iterable[Row], size: str, length: float, optimizer: str) -> 
     Raises:
         LookupError: no rate was tried at this size with this optimizer.
     """
-    by_length: dict[float, dict[float, list[float]]] = {}
-    for row in rows:
-        run = row.run
-        if (run.phase, run.variant, run.corpus) == ("explore", "swiglu", "python") and (
-            (run.size, run.optimizer) == (size, optimizer) and run.length <= length
-        ):
-            by_length.setdefault(run.length, {}).setdefault(run.lr, []).append(row.val_loss)
-    tuned = {tried: rates for tried, rates in by_length.items() if len(rates) > 1}
-    if not tuned:
+    shorter = {at: rates for at, rates in rates_of(rows, size, optimizer).items() if at <= length}
+    if not shorter:
         raise LookupError(
             f"No learning rate was tried for {size} with {optimizer} up to {length:g} tokens a parameter."
         )
-    rates = tuned[max(tuned)]
-    return min(rates, key=lambda lr: sum(rates[lr]) / len(rates[lr]))
+    rates = shorter[max(shorter)]
+    return min(rates, key=lambda lr: rates[lr])
 
 
-def _commit() -> str:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=7"]
-    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "no commit"
+def best_variants(rows: Sequence[Row], names: Iterable[str], length: float, count: int) -> list[str]:
+    """The variants with the lowest mean paired difference to SwiGLU in exploring runs at 0.8M.
 
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+    Raises:
+        LookupError: fewer were tried at this length.
+    """
+    lr = best_rate(rows, "0.8M", length, "adamw")
+    plain = Run("explore", "swiglu", "0.8M", "python", length, "adamw", lr, 0)
+    baseline = losses(rows, plain)
+    means = {}
+    for name in names:
+        difference = paired_difference(losses(rows, dataclasses.replace(plain, variant=name)), baseline)
+        if difference.pairs and not math.isnan(difference.mean):
+            means[name] = difference.mean
+    if len(means) < count:
+        raise LookupError(
+            f"Only {len(means)} variants were tried at {length:g} tokens a parameter; {count} are needed."
+        )
+    return sorted(means, key=lambda name: means[name])[:count]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 from activation_study.engine import Run
+from activation_study.rows import Row, best_rate, best_variants
 from activation_study.variants import VARIANTS
 
 SOURCE = Run("explore", "curves", "0.8M", "tinyshakespeare", 1.2, "adamw", 2e-3, 7000)
@@ -13,48 +15,62 @@ RATES = (1e-3, 2e-3, 3e-3, 4e-3)
 EXPLORE, CONFIRM = 100, 2000
 TRANSFER = ("swiglu", "frozen", "frozen-one", "silu-cosine")
 CONTROLS = ("frozen-random", "frozen-permuted", "swiglu-gates-2", "silu-line", "silu-offset", "silu-cosine-left")
+CONTENDERS = [name for name in VARIANTS if name != "swiglu" and name not in CONTROLS]
+BEST, BEST_OF_SCREEN = 3, 8
 
-Rate = Callable[[str, float, str], float]
-"""SwiGLU's best rate at a size and length under an optimizer, from the rows that are there."""
-
-
-def stages(rate: Rate, best: Iterable[str], best_eight: Iterable[str]) -> dict[str, Iterator[Run]]:
-    """The runs of each stage.
-
-    Args:
-        rate: for stages that come after the tuning of the rate.
-        best: variants of the long runs.
-        best_eight: of the second screen.
-    """
-    long, second = ["swiglu", *best], ["swiglu", *best_eight, *CONTROLS]
-    return {
-        "rates": _tuning("0.8M", (1.0, 3.0), RATES, "adamw"),
-        "source": iter([SOURCE]),
-        "transfer": _runs("confirm", TRANSFER, "0.8M", 3.0, 8, rate),
-        "screen": _runs("explore", VARIANTS, "0.8M", 1.0, 2, rate),
-        "second-screen": _runs("explore", dict.fromkeys(second), "0.8M", 3.0, 2, rate),
-        "rates-long": _tuning("0.8M", (10.0, 20.0), RATES[:3], "adamw"),
-        "long": _runs("confirm", long, "0.8M", 20.0, 8, rate),
-        "middle": _runs("confirm", long, "0.8M", 10.0, 4, rate),
-        "rates-3M": _tuning("3M", (3.0,), RATES[:3], "adamw"),
-        "size": _runs("confirm", long, "3M", 3.0, 8, rate),
-        "rates-muon": _tuning("0.8M", (3.0,), (1e-3, 2e-3, 4e-3, 8e-3), "muon"),
-        "muon": _runs("confirm", long, "0.8M", 3.0, 8, rate, "muon"),
-    }
+Stage = Callable[[Sequence[Row]], Iterator[Run]]
+"""Runs, from the rows that are there."""
 
 
-def _tuning(size: str, lengths: Iterable[float], rates: Iterable[float], optimizer: str) -> Iterator[Run]:
+def _tuning(
+    size: str, lengths: Iterable[float], rates: Iterable[float], optimizer: str, _: Sequence[Row]
+) -> Iterator[Run]:
     for length in lengths:
         for lr in rates:
             yield Run("explore", "swiglu", size, "python", length, optimizer, lr, EXPLORE)
 
 
 def _runs(
-    phase: str, names: Iterable[str], size: str, length: float, seeds: int, rate: Rate, optimizer: str = "adamw"
+    names: Callable[[Sequence[Row]], Iterable[str]],
+    phase: str,
+    size: str,
+    length: float,
+    seeds: int,
+    optimizer: str,
+    rows: Sequence[Row],
 ) -> Iterator[Run]:
     """Seed by seed, so that what is there is always paired."""
-    names, first = list(names), EXPLORE if phase == "explore" else CONFIRM
+    chosen, lr = list(names(rows)), best_rate(rows, size, length, optimizer)
+    first = EXPLORE if phase == "explore" else CONFIRM
     for seed in range(first, first + seeds):
-        for name in names:
+        for name in chosen:
             source = SOURCE_FILE if VARIANTS[name].given else ""
-            yield Run(phase, name, size, "python", length, optimizer, rate(size, length, optimizer), seed, source)
+            yield Run(phase, name, size, "python", length, optimizer, lr, seed, source)
+
+
+def _best_of_screen(rows: Sequence[Row]) -> list[str]:
+    return ["swiglu", *best_variants(rows, CONTENDERS, 1.0, BEST_OF_SCREEN), *CONTROLS]
+
+
+def _best(rows: Sequence[Row]) -> list[str]:
+    return ["swiglu", *best_variants(rows, CONTENDERS, 3.0, BEST)]
+
+
+STAGES: dict[str, Stage] = {
+    "rates": partial(_tuning, "0.8M", (1.0, 3.0), RATES, "adamw"),
+    "source": lambda rows: iter([SOURCE]),
+    "transfer": partial(_runs, lambda rows: TRANSFER, "confirm", "0.8M", 3.0, 8, "adamw"),
+    "screen": partial(_runs, lambda rows: VARIANTS, "explore", "0.8M", 1.0, 2, "adamw"),
+    "second-screen": partial(_runs, _best_of_screen, "explore", "0.8M", 3.0, 2, "adamw"),
+    "rates-long": partial(_tuning, "0.8M", (10.0, 20.0), RATES[:3], "adamw"),
+    "long": partial(_runs, _best, "confirm", "0.8M", 20.0, 8, "adamw"),
+    "middle": partial(_runs, _best, "confirm", "0.8M", 10.0, 4, "adamw"),
+    "rates-3M": partial(_tuning, "3M", (3.0,), RATES[:3], "adamw"),
+    "size-3M": partial(_runs, _best, "confirm", "3M", 3.0, 8, "adamw"),
+    "rates-muon": partial(_tuning, "0.8M", (3.0,), (1e-3, 2e-3, 4e-3, 8e-3), "muon"),
+    "muon": partial(_runs, _best, "confirm", "0.8M", 3.0, 8, "muon"),
+    "long-3M": partial(_runs, _best, "confirm", "3M", 20.0, 1, "adamw"),
+    "rates-10M": partial(_tuning, "10M", (1.0,), RATES[:3], "adamw"),
+    "size-10M": partial(_runs, _best, "confirm", "10M", 1.0, 3, "adamw"),
+}
+"""A stage whose rates or variants other stages choose raises LookupError before those have run."""

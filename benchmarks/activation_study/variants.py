@@ -5,26 +5,28 @@ The weights are drawn before a function is put in, so that gated networks of one
 
 from __future__ import annotations
 
+import math
+import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from torch import nn
 from transformers import LlamaForCausalLM
 
-from activation_study import functions
-from activation_study.curve_sets import CurveSet
+from activation_study import functions, given_curves
 from kansformer import KANConfig, convert
+from kansformer.discover import KNOWN_ACTIVATIONS, NamedActivation
 from kansformer.nn import spread_curves
-from kansformer.nn.curves import curved_modules
 
 GROUPS = KANConfig.from_scratch()
 GATE = KANConfig(slots=("act",), edges="group", groups=8, grid_size=8)
-ONE = KANConfig(slots=("up", "act"), edges="group", groups=1, grid_size=8)
+ONE = KANConfig(slots=("up", "act"), edges="group", groups=1, grid_size=8, share="model")
 CHEBYSHEV = KANConfig(
     slots=("gate", "up"), edges="full", basis="chebyshev", order=2, domain=(-1.67, 1.67), extrapolation="clamp"
 )
 LOW_RANK = KANConfig(slots=("gate", "up", "act"), edges="low_rank", rank=4, groups=8, grid_size=6)
-Change = Callable[[CurveSet, int], CurveSet]
+COSINE, GAUSSIAN = KNOWN_ACTIVATIONS["silu-cosine"], KNOWN_ACTIVATIONS["silu-gaussian"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +39,8 @@ class Variant:
         config: curves instead.
         gated: a block with a gate, or a plain one.
         width: hidden width where the model is 128 wide; all blocks have as many weights, within 0.3 %.
-        given: curves of another run, changed by this, with the run's seed.
+        given: the curves of another run, changed by this, instead.
         trained: the given curves are learned on.
-        tied: all layers have the same curves.
         gate_scale: of the gate's initial weights.
         spread: standard deviation of the curves at the start, as in `spread_curves`.
         lr_multiplier: learning rate of a function's own numbers, over the base rate.
@@ -50,19 +51,18 @@ class Variant:
     config: KANConfig | None = None
     gated: bool = True
     width: int = 344
-    given: Change | None = None
+    given: given_curves.Change | None = None
     trained: bool = False
-    tied: bool = False
     gate_scale: float = 1.0
     spread: float | None = None
     lr_multiplier: float = 1.0
 
-    def equip(self, model: LlamaForCausalLM, given: CurveSet | None, seed: int) -> list[nn.Parameter]:
+    def equip(self, model: LlamaForCausalLM, given: Path | None, seed: int) -> list[nn.Parameter]:
         """Make this network of a fresh model, in place.
 
         Args:
             model: with SwiGLU blocks, or plain ones.
-            given: curves of another run.
+            given: file of another run's curves.
             seed: of curves that are drawn.
 
         Returns:
@@ -84,43 +84,46 @@ class Variant:
         if self.given is not None:
             if given is None:
                 raise ValueError(f"{self.title!r} needs the curves of another run.")
-            self.given(given, seed).put_into(model, frozen=not self.trained)
-        if self.tied:
-            _tie(model)
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder) / "given.safetensors"
+                given_curves.write_changed(given, file, self.given, seed)
+                convert(model, KANConfig(curves=file, trainable=self.trained), verify=False)
         return own
 
 
-def _tie(model: nn.Module) -> None:
-    first: dict[str, nn.Parameter] = {}
-    for path, module in curved_modules(model):
-        module.coefficients = first.setdefault(path.rpartition(".")[2], module.coefficients)
+def _form(activation: NamedActivation, strength: float = 1.0) -> nn.Module:
+    """SiLU and this part of what an activation adds to it."""
+    terms = tuple(replace(term, factor=strength * term.factor) for term in activation.terms)
+    slope, constant = strength * activation.slope, strength * activation.constant
+    return replace(activation, terms=terms, slope=slope, constant=constant).module()
 
 
-def _cosine(strength: float = 1.0, side: str | None = None) -> Callable[[int, int], nn.Module]:
-    return lambda layer, layers: functions.AddedCosine(strength, side)
+def _line(slope: float, constant: float) -> nn.Module:
+    return NamedActivation(name="silu-line", slope=slope, constant=constant).module()
 
 
 def _deeper(layer: int, layers: int) -> nn.Module:
-    return functions.AddedCosine(0.5 + layer / max(1, layers - 1))
+    return _form(COSINE, 0.5 + layer / max(1, layers - 1))
 
 
 def _shallower(layer: int, layers: int) -> nn.Module:
-    return functions.AddedCosine(1.5 - layer / max(1, layers - 1))
+    return _form(COSINE, 1.5 - layer / max(1, layers - 1))
 
 
-def _plain(kind: Callable[..., nn.Module], *arguments: float) -> Callable[[int, int], nn.Module]:
-    return lambda layer, layers: kind(*arguments)
+def _one_sided(low: float = -math.inf, high: float = math.inf) -> Callable[[int, int], nn.Module]:
+    return lambda layer, layers: functions.OneSided(_form(COSINE), low, high)
 
 
-def _same(curves: CurveSet, seed: int) -> CurveSet:
-    return curves
+def _plain(make: Callable[..., nn.Module], *arguments: object) -> Callable[[int, int], nn.Module]:
+    """The same function in every layer."""
+    return lambda layer, layers: make(*arguments)
 
 
 VARIANTS = {
     "swiglu": Variant(title="SwiGLU"),
     # gates without learned functions
-    "geglu": Variant(title="GEGLU", function=_plain(functions.GELU)),
-    "bilinear": Variant(title="bilinear", function=_plain(functions.Bilinear)),
+    "geglu": Variant(title="GEGLU", function=_plain(nn.GELU)),
+    "bilinear": Variant(title="bilinear", function=_plain(nn.Identity)),
     "relu2-glu": Variant(title="ReLU² gate", function=_plain(functions.SquaredReLU)),
     "leaky-relu2-glu": Variant(title="leaky ReLU² gate (½)", function=_plain(functions.SquaredReLU, 0.5)),
     "gcu-glu": Variant(title="GCU gate, x cos x", function=_plain(functions.GrowingCosine)),
@@ -143,37 +146,37 @@ VARIANTS = {
     # curves
     "curves": Variant(title="curves of 8 groups on gate and up, learned", config=GROUPS),
     "curves-gate": Variant(title="curves of 8 groups on the gate, learned", config=GATE),
-    "curves-tied": Variant(title="one pair of curves for the model, learned", config=ONE, tied=True),
-    "frozen": Variant(title="64 curves of another run, frozen", config=GROUPS, given=_same),
+    "curves-tied": Variant(title="one pair of curves for the model, learned", config=ONE),
+    "frozen": Variant(title="64 curves of another run, frozen", given=given_curves.same),
     "frozen-layer": Variant(
-        title="their means by layer, frozen", config=GROUPS, given=lambda curves, seed: curves.mean(over_layers=False)
+        title="their means by layer, frozen", given=given_curves.mean_of_layer
     ),
     "frozen-one": Variant(
-        title="their mean, frozen", config=GROUPS, given=lambda curves, seed: curves.mean(over_layers=True)
+        title="their mean, frozen", given=given_curves.mean_of_all
     ),
-    "frozen-start": Variant(title="64 curves of another run, learned on", config=GROUPS, given=_same, trained=True),
-    "frozen-permuted": Variant(title="64 curves permuted, frozen", config=GROUPS, given=CurveSet.permuted),
+    "frozen-start": Variant(title="64 curves of another run, learned on", given=given_curves.same, trained=True),
+    "frozen-permuted": Variant(title="64 curves permuted, frozen", given=given_curves.permuted),
     "frozen-random": Variant(
-        title="random curves of the same spectrum, frozen", config=GROUPS, given=CurveSet.random_like
+        title="random curves of the same spectrum, frozen", given=given_curves.random_phases
     ),
     # closed forms and their parts
-    "silu-cosine": Variant(title="SiLU - .643 cos(1.249x + .75) - .167x", function=_cosine()),
-    "silu-cosine-half": Variant(title="half of what is added", function=_cosine(0.5)),
-    "silu-cosine-double": Variant(title="twice what is added", function=_cosine(2.0)),
-    "silu-cosine-left": Variant(title="added to the left of 0 only", function=_cosine(side="left")),
-    "silu-cosine-right": Variant(title="added to the right of 0 only", function=_cosine(side="right")),
+    "silu-cosine": Variant(title="SiLU - .643 cos(1.249x + .75) - .167x", function=_plain(_form, COSINE)),
+    "silu-cosine-half": Variant(title="half of what is added", function=_plain(_form, COSINE, 0.5)),
+    "silu-cosine-double": Variant(title="twice what is added", function=_plain(_form, COSINE, 2.0)),
+    "silu-cosine-left": Variant(title="added to the left of 0 only", function=_one_sided(high=0.0)),
+    "silu-cosine-right": Variant(title="added to the right of 0 only", function=_one_sided(low=0.0)),
     "silu-cosine-deeper": Variant(title="½ to 1½ of it, first to last layer", function=_deeper),
     "silu-cosine-shallower": Variant(title="1½ to ½ of it, first to last layer", function=_shallower),
-    "silu-gaussian": Variant(title="SiLU - .635 exp(-(x + .432)²/.592)", function=_plain(functions.AddedGaussian)),
-    "silu-line": Variant(title="SiLU - .167x", function=_plain(functions.AddedLine, -0.167, 0.0)),
-    "silu-offset": Variant(title="SiLU - .47, the value added at 0", function=_plain(functions.AddedLine, 0.0, -0.47)),
+    "silu-gaussian": Variant(title="SiLU - .635 exp(-(x + .432)²/.592)", function=_plain(_form, GAUSSIAN)),
+    "silu-line": Variant(title="SiLU - .167x", function=_plain(_line, -0.167, 0.0)),
+    "silu-offset": Variant(title="SiLU - .47, the value added at 0", function=_plain(_line, 0.0, -0.47)),
     # initial weights
     "swiglu-gates-1.5": Variant(title="SwiGLU, gate weights × 1.5 at the start", gate_scale=1.5),
     "swiglu-gates-2": Variant(title="SwiGLU, gate weights × 2 at the start", gate_scale=2.0),
     "swiglu-gates-3": Variant(title="SwiGLU, gate weights × 3 at the start", gate_scale=3.0),
     # a curve per edge
     "edges-chebyshev": Variant(
-        title="Chebyshev 2 per edge, gate and up", config=CHEBYSHEV, function=_plain(functions.Bilinear), width=115,
+        title="Chebyshev 2 per edge, gate and up", config=CHEBYSHEV, function=_plain(nn.Identity), width=115,
         spread=0.5,
     ),
     "edges-low-rank": Variant(title="low-rank per edge, gate, up and act", config=LOW_RANK, width=312),

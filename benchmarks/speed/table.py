@@ -4,7 +4,6 @@ import csv
 import hashlib
 import os
 import platform
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timezone
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from provenance import processor
 
 from kansformer.errors import DataError
 from kansformer.version import __version__
@@ -99,7 +99,7 @@ class Environment:
 
 def describe_environment(device: str, backend: str) -> Environment:
     """Of this process."""
-    name = torch.cuda.get_device_name() if device == "cuda" else _processor()
+    name = torch.cuda.get_device_name() if device == "cuda" else processor()
     return Environment(
         device=name,
         machine=f"{platform.system()} {platform.machine()}",
@@ -221,15 +221,3 @@ def _version(distribution: str) -> str:
         return version(distribution)
     except PackageNotFoundError:
         return ""
-
-
-def _processor() -> str:
-    if sys.platform == "linux":
-        try:
-            lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        except OSError:
-            lines = []
-        for line in lines:
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

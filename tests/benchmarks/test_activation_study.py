@@ -40,44 +40,54 @@ def make_row(run, loss):
     return Row(run, loss, 1, 0, 1.0, 1, "text", "commit", "torch", "processor")
 
 
-def test_every_variant_has_as_many_weights_and_its_own_function():
-    from activation_study.curve_sets import CurveSet
+@pytest.fixture
+def curves_file(tmp_path):
+    """Random curves of a toy run."""
+    from activation_study.engine import fresh_model
+    from activation_study.variants import GROUPS
+
+    from kansformer import convert, freeze_curves
+    from kansformer.nn.curves import curved_modules
+
+    model = convert(fresh_model(make_run()), GROUPS)
+    generator = torch.Generator().manual_seed(0)
+    for _, module in curved_modules(model):
+        module.coefficients.data.normal_(generator=generator)
+    freeze_curves(model, tmp_path / "source.safetensors", source="a test")
+    return tmp_path / "source.safetensors"
+
+
+def test_every_variant_has_as_many_weights_and_its_own_function(curves_file):
     from activation_study.engine import evaluate, fresh_model
-    from activation_study.variants import GROUPS, VARIANTS
+    from activation_study.variants import VARIANTS
 
-    from kansformer import convert
-
-    learned = convert(fresh_model(make_run()), GROUPS)
-    curves = CurveSet.of(learned)
-    for coefficients in curves.slots.values():
-        coefficients.normal_(generator=torch.Generator().manual_seed(0))
     tokens = torch.randint(96, (2, 65), generator=torch.Generator().manual_seed(1))
     plain = fresh_model(make_run())
     weights = sum(parameter.numel() for parameter in plain.model.layers.parameters())
     results = {}
     for name, variant in VARIANTS.items():
         model = fresh_model(make_run(name))
-        variant.equip(model, curves, seed=3)
+        variant.equip(model, curves_file, seed=3)
         count = sum(parameter.numel() for parameter in model.model.layers.parameters())
         assert abs(count / weights - 1) < 0.003, name
         results[name] = round(evaluate(model, tokens), 6)
     same = [name for name in VARIANTS if results[name] == results["swiglu"]]
     assert same == ["swiglu", "swish-beta", "swish-beta-x3", "curves", "curves-gate", "curves-tied"]  # at the start
+    # In one layer the curves are permuted over groups only, and a form that is as strong as itself is itself.
+    assert results["silu-cosine-deeper"] == results["silu-cosine-half"]
 
 
-def test_given_curves_are_frozen_and_tied_ones_are_one_parameter():
-    from activation_study.curve_sets import CurveSet
+def test_given_curves_are_frozen_and_tied_ones_are_one_parameter(curves_file):
     from activation_study.engine import fresh_model
-    from activation_study.variants import GROUPS, VARIANTS
+    from activation_study.variants import VARIANTS
 
-    from kansformer import convert
     from kansformer.nn.curves import curved_modules
 
-    curves = CurveSet.of(convert(fresh_model(make_run()), GROUPS))
-    frozen, tied = fresh_model(make_run(size="0.8M")), fresh_model(make_run(size="0.8M"))
-    curves = CurveSet({slot: c.expand(4, -1, -1).clone() + 1 for slot, c in curves.slots.items()})
-    VARIANTS["frozen"].equip(frozen, curves, seed=0)
-    assert all(not m.coefficients.requires_grad and m.coefficients.eq(1).all() for _, m in curved_modules(frozen))
+    frozen, tied = fresh_model(make_run()), fresh_model(make_run(size="0.8M"))
+    VARIANTS["frozen"].equip(frozen, curves_file, seed=0)
+    assert not any(module.coefficients.requires_grad for _, module in curved_modules(frozen))
+    VARIANTS["frozen-start"].equip(started := fresh_model(make_run()), curves_file, seed=0)
+    assert all(module.coefficients.requires_grad for _, module in curved_modules(started))
     VARIANTS["curves-tied"].equip(tied, None, seed=0)
     assert sum(p.numel() for n, p in tied.named_parameters() if n.endswith("coefficients")) == 22
     with pytest.raises(ValueError, match="needs the curves of another run"):
@@ -85,15 +95,17 @@ def test_given_curves_are_frozen_and_tied_ones_are_one_parameter():
 
 
 def test_random_curves_keep_the_spectrum_and_permuted_ones_the_curves():
-    from activation_study.curve_sets import CurveSet
+    from activation_study.given_curves import mean_of_all, mean_of_layer, permuted, random_phases
 
-    curves = CurveSet({"act_fn": torch.randn(3, 4, 11, generator=torch.Generator().manual_seed(0))})
-    other = curves.random_like(1).slots["act_fn"]
-    spectrum = torch.fft.rfft(curves.slots["act_fn"]).abs()
-    torch.testing.assert_close(torch.fft.rfft(other).abs(), spectrum)
-    assert not torch.allclose(other, curves.slots["act_fn"])
-    permuted = curves.permuted(1).slots["act_fn"].flatten(0, 1)
-    assert sorted(permuted[:, 0].tolist()) == sorted(curves.slots["act_fn"].flatten(0, 1)[:, 0].tolist())
+    curves = torch.randn(3, 4, 11, generator=torch.Generator().manual_seed(0))
+    other = random_phases(curves, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(torch.fft.rfft(other).abs(), torch.fft.rfft(curves).abs())
+    assert not torch.allclose(other, curves)
+    shuffled = permuted(curves, torch.Generator().manual_seed(1))
+    assert not torch.equal(shuffled, curves)
+    assert sorted(shuffled[..., 0].flatten().tolist()) == sorted(curves[..., 0].flatten().tolist())
+    torch.testing.assert_close(mean_of_layer(curves, None)[1, 2], curves[1].mean(0))
+    torch.testing.assert_close(mean_of_all(curves, None)[1, 2], curves.mean((0, 1)))
 
 
 def test_no_block_is_read_twice_and_a_short_text_is_refused(corpus):
@@ -117,27 +129,62 @@ def test_a_stopped_run_goes_on_to_the_same_loss(corpus, tmp_path, monkeypatch, o
     rest = engine.train(run, corpus, fast=False, state_file=state)
     assert rest.val_loss == whole.val_loss and not state.exists()
     assert whole.learned == 176
-    assert [entry[0] for entry in rest.trace] == [entry[0] for entry in whole.trace]
+    assert [(tokens, loss) for tokens, _, loss in rest.trace] == [(tokens, loss) for tokens, _, loss in whole.trace]
 
 
-def test_rows_survive_the_file_and_say_the_best_rate(tmp_path):
-    from activation_study.rows import append_row, best_rate, losses, read_rows
+def test_a_run_that_diverges_has_a_row(corpus, monkeypatch):
+    from activation_study import engine
+    from activation_study.rows import Row
 
-    rows = [make_row(make_run(lr=lr, length=3.0), loss) for lr, loss in [(1e-3, 1.5), (2e-3, 1.4), (4e-3, 1.6)]]
-    for row in rows:
+    monkeypatch.setattr(engine, "evaluate", lambda model, blocks: math.nan)
+    outcome = engine.train(make_run(), corpus, fast=False)
+    assert math.isnan(Row.of(make_run(), outcome, "0").val_loss)
+
+
+def test_rows_survive_the_file_and_say_the_best_rate_and_variants(tmp_path):
+    from activation_study.rows import Row, best_rate, best_variants, check_text, losses
+    from dataclass_csv import append_row, read_rows
+
+    tried = [(1e-3, 1.5), (2e-3, 1.4), (4e-3, 1.6), (8e-3, math.nan)]
+    rows = [make_row(make_run(lr=lr, length=3.0, size="0.8M"), loss) for lr, loss in tried]
+    for row in rows[:3]:
         append_row(tmp_path / "rows.csv", row)
-    assert read_rows(tmp_path / "rows.csv") == rows
-    assert best_rate(rows, "toy", 20.0, "adamw") == 2e-3  # that of the nearest shorter length
-    with pytest.raises(LookupError, match="for toy with muon"):
-        best_rate(rows, "toy", 20.0, "muon")
+    assert read_rows(tmp_path / "rows.csv", Row) == rows[:3]
+    assert best_rate(rows, "0.8M", 20.0, "adamw") == 2e-3  # that of the nearest shorter length
+    with pytest.raises(LookupError, match="for 0.8M with muon"):
+        best_rate(rows, "0.8M", 20.0, "muon")
     more = make_row(dataclasses.replace(rows[0].run, seed=2), 1.7)
     assert losses([*rows, more], rows[0].run) == {1: 1.5, 2: 1.7}
+    gains = {"geglu": 0.02, "bilinear": -0.01, "frozen": 0.03}
+    for name, gain in gains.items():
+        source = "shakespeare" if name == "frozen" else ""
+        rows.append(make_row(make_run(name, lr=2e-3, length=3.0, size="0.8M", source=source), 1.4 - gain))
+    assert best_variants(rows, gains, 3.0, 2) == ["frozen", "geglu"]
+    with pytest.raises(LookupError, match="Only 3 variants were tried at 3 tokens a parameter; 4 are needed"):
+        best_variants(rows, gains, 3.0, 4)
+    check_text(rows, "python", "text")
+    with pytest.raises(SystemExit, match="has the digest other, and the rows are of text"):
+        check_text(rows, "python", "other")
+
+
+def test_stages_wait_for_those_that_choose_for_them():
+    from activation_study.stages import STAGES
+
+    assert len(list(STAGES["rates"]([]))) == 8
+    rows = [make_row(run, 1.0 + run.lr) for run in STAGES["rates"]([])]
+    transfer = list(STAGES["transfer"](rows))
+    assert len(transfer) == 32 and {run.lr for run in transfer} == {1e-3}
+    assert {run.variant for run in transfer[:4]} == {"swiglu", "frozen", "frozen-one", "silu-cosine"}
+    with pytest.raises(LookupError, match="variants were tried"):
+        list(STAGES["long"](rows))
 
 
 def test_the_report_pairs_corrects_and_says_how_much_longer(tmp_path):
     from activation_study.report import Group, _lines, write_report
 
     rows = []
+    for length, loss in [(1.0, 2.0), (10.0, 1.5)]:
+        rows += [make_row(make_run(length=length, lr=lr), loss + bad) for lr, bad in [(2e-3, 0.0), (4e-3, 0.1)]]
     for seed in range(4):
         for length, loss in [(1.0, 2.0), (10.0, 1.5)]:
             rows.append(make_row(make_run(seed=seed, length=length, phase="confirm"), loss + 0.01 * seed))

@@ -36,7 +36,7 @@ def test_the_default_is_that_of_the_library():
 
 
 def test_differences_are_paired_by_seed():
-    from contest.statistics import paired_difference
+    from paired import paired_difference
 
     found = paired_difference({1: 2.0, 2: 3.1, 3: 9.0}, {1: 1.0, 2: 2.0, 4: 0.0})
     assert found.pairs == 2 and found.mean == pytest.approx(1.05)
@@ -56,10 +56,11 @@ def test_at_equal_time_the_faster_one_trains_longer():
 
 
 def test_rows_survive_the_file(tmp_path):
-    from contest.runs import Row, append_rows, read_rows
+    from contest.runs import Row
+    from dataclass_csv import append_row, read_rows
 
     row = Row("swiglu", 1200, 1000, 2e-3, 1.7, 344, 132096, 800000, 99.5, "abc torch 2")
-    header = list(Row.__dataclass_fields__)
-    append_rows(tmp_path / "rows.csv", header, [[getattr(row, name) for name in header]])
-    assert read_rows(tmp_path / "rows.csv") == [row]
-    assert read_rows(tmp_path / "none.csv") == []
+    append_row(tmp_path / "rows.csv", row)
+    append_row(tmp_path / "rows.csv", row)
+    assert read_rows(tmp_path / "rows.csv", Row) == [row, row]
+    assert read_rows(tmp_path / "none.csv", Row) == []
