@@ -4,6 +4,7 @@
     python benchmarks/activations.py --texts FOLDER                  # every run without a row: many hours
     python benchmarks/activations.py --texts FOLDER --stages rates source transfer --minutes 60
     python benchmarks/activations.py --texts FOLDER --check          # the engine beside transformers' Trainer
+    python benchmarks/activations.py --texts FOLDER --times          # of a step, on a machine that does nothing else
     python benchmarks/activations.py --report                        # page and picture from the rows that are there
 
 FOLDER has `tinyshakespeare.txt` (of char-rnn and nanoGPT); the long text is Python source of this machine. A run is a
@@ -25,6 +26,8 @@ from activation_study.engine import Run, train
 from activation_study.report import write_report
 from activation_study.rows import Row, check_text
 from activation_study.stages import SOURCE, SOURCE_FILE, STAGES
+from activation_study.times import StepTime, time_step
+from activation_study.variants import VARIANTS
 from dataclass_csv import append_row, read_rows
 from provenance import commit
 from tqdm import tqdm
@@ -39,9 +42,13 @@ def main() -> None:
     if options.check:
         print(compare_with_trainer(options.texts))
         return
-    for stage in () if options.report else options.stages:
-        _run_stage(stage, options)
-    print(write_report(read_rows(_rows_file(options.out), Row), options.out))
+    if options.times is not None:
+        _time_steps(options)
+    elif not options.report:
+        for stage in options.stages:
+            _run_stage(stage, options)
+    rows, times = read_rows(_rows_file(options.out), Row), read_rows(_times_file(options.out), StepTime)
+    print(write_report(rows, times, options.out))
 
 
 def _run_stage(stage: str, options: argparse.Namespace) -> None:
@@ -81,8 +88,22 @@ def train_run(run: Run, texts: Path, out: Path, end: float) -> Row | None:
     return Row.of(run, outcome, corpus.digest)
 
 
+def _time_steps(options: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    corpus, known = read_corpus("tinyshakespeare", str(options.texts)), read_rows(_times_file(options.out), StepTime)
+    names = [name for name in options.times or VARIANTS if name not in {"swiglu", *(row.variant for row in known)}]
+    for name in tqdm(names, unit="network", disable=None):
+        run = Run("explore", name, "0.8M", "tinyshakespeare", 1.0, "adamw", 2e-3, 1)
+        given = _curves_file(options.out, SOURCE_FILE) if VARIANTS[name].given else None
+        append_row(_times_file(options.out), time_step(run, corpus, given))
+
+
 def _rows_file(out: Path) -> Path:
     return out / "activations.csv"
+
+
+def _times_file(out: Path) -> Path:
+    return out / "activation_times.csv"
 
 
 def _curves_file(out: Path, name: str) -> Path:
@@ -97,6 +118,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, one thread each")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of rows, curves, page and picture")
     parser.add_argument("--check", action="store_true", help="compare the engine with the Trainer")
+    parser.add_argument("--times", nargs="*", choices=VARIANTS, metavar="NETWORK", help="time their steps instead")
     parser.add_argument("--report", action="store_true", help="only write the page and the picture")
     options = parser.parse_args()
     options.end = time.monotonic() + 60 * options.minutes

@@ -11,6 +11,7 @@ import resource
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -145,6 +146,65 @@ def fresh_model(run: Run, device: str = "cpu") -> LlamaForCausalLM:
     return AutoModelForCausalLM.from_config(config).to(device)
 
 
+class Training:
+    """A network, its optimizers and schedules, and one step of training.
+
+    Args:
+        run: what is trained.
+        given: file of another run's curves, where the variant takes some.
+        fast: compiled and with bfloat16 products; else as the Trainer computes, eager and in float32.
+        device: of the model.
+    """
+
+    def __init__(self, run: Run, given: Path | None = None, *, fast: bool = True, device: str = "cpu") -> None:
+        self.model = fresh_model(run, device)
+        own = VARIANTS[run.variant].equip(self.model, given, run.seed)
+        self.optimizers = _optimizers(self.model, own, run)
+        self.schedules = [
+            torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step, run.steps))
+            for optimizer in self.optimizers
+        ]
+        self._fast, self._device = fast, device
+        self._compute = torch.compile(_loss, dynamic=False) if fast else _loss
+
+    def step(self, batch_NT: Tensor) -> Tensor:
+        """Train on one batch; its loss."""
+        loss = self._compute(self.model, batch_NT.to(self._device), self._fast)
+        self.model.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
+        for optimizer, schedule in zip(self.optimizers, self.schedules, strict=True):
+            optimizer.step()
+            schedule.step()
+        return loss.detach()
+
+    @property
+    def learned(self) -> int:
+        """Numbers of the function or curves alone that are trained."""
+        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        mine = [group for group in groups if group["name"].startswith(("curves", "own"))]
+        return sum(parameter.numel() for group in mine for parameter in group["params"])
+
+    def write(self, path: Path, step: int, trace: list[tuple[int, float, float]]) -> None:
+        """Keep everything in a file, so that a run that is stopped goes on."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(".new")
+        parts = {name: part.state_dict() for name, part in self._parts().items()}
+        torch.save({"step": step, "trace": trace, **parts}, aside)
+        aside.replace(path)
+
+    def read(self, path: Path) -> tuple[int, list[tuple[int, float, float]]]:
+        """Go on from what `write` kept: the next step, and the trace."""
+        state = torch.load(path, weights_only=True)
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        return state["step"], state["trace"]
+
+    def _parts(self) -> dict[str, Any]:
+        parts = {"model": self.model, **{f"optimizer{i}": part for i, part in enumerate(self.optimizers)}}
+        return parts | {f"schedule{i}": part for i, part in enumerate(self.schedules)}
+
+
 def train(
     run: Run,
     corpus: Corpus,
@@ -158,11 +218,8 @@ def train(
     """Train and evaluate one network.
 
     Args:
-        run: what to train.
+        run, given, fast, device: as in `Training`.
         corpus: its text.
-        given: file of another run's curves, where the variant takes some.
-        fast: compiled and with bfloat16 products; else as the Trainer computes, eager and in float32.
-        device: of the model.
         state_file: where a run that the deadline stops is kept, and goes on from.
         deadline: `time.monotonic()` after which the run stops, at the next entry of its trace.
 
@@ -172,16 +229,10 @@ def train(
     Raises:
         ValueError: the corpus is too short.
     """
-    size, variant = SIZES[run.size], VARIANTS[run.variant]
-    model = fresh_model(run, device)
-    own = variant.equip(model, given, run.seed)
-    optimizers = _optimizers(model, own, run)
-    schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: rate_at(step, run.steps)) for o in optimizers]
+    size = SIZES[run.size]
     torch.compiler.reset()  # a graph for each run: functions are constants in it
-    compute = torch.compile(_loss, dynamic=False) if fast else _loss
-    parts = {"model": model, **{f"optimizer{i}": part for i, part in enumerate(optimizers)}}
-    parts |= {f"schedule{i}": part for i, part in enumerate(schedules)}
-    first, trace = _read_state(state_file, parts) if state_file is not None and state_file.exists() else (0, [])
+    training = Training(run, given, fast=fast, device=device)
+    first, trace = training.read(state_file) if state_file is not None and state_file.exists() else (0, [])
     trained, since = trace[-1][1] if trace else 0.0, time.perf_counter()
     summed = torch.zeros((), device=device)
     every = max(1, run.steps // TRACE_ENTRIES)
@@ -190,16 +241,9 @@ def train(
             continue
         if step % every == 0 and time.monotonic() > deadline:
             if state_file is not None:
-                _write_state(state_file, parts, step, trace)
+                training.write(state_file, step, trace)
             return None
-        loss = compute(model, batch_NT.to(device), fast)
-        model.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        for optimizer, schedule in zip(optimizers, schedules, strict=True):
-            optimizer.step()
-            schedule.step()
-        summed += loss.detach()
+        summed += training.step(batch_NT)
         if (step + 1) % every == 0:
             mean = summed.item() / every  # waits for the device
             summed.zero_()
@@ -207,35 +251,18 @@ def train(
             since = time.perf_counter()
             trace.append(((step + 1) * size.batch * (size.block - 1), trained, mean))
     trained += time.perf_counter() - since
-    val_loss = evaluate(model, corpus.validation_blocks)
+    val_loss = evaluate(training.model, corpus.validation_blocks)
     if state_file is not None:
         state_file.unlink(missing_ok=True)
-    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     return Outcome(
         val_loss=val_loss,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        learned=sum(
-            p.numel() for group in groups if group["name"].startswith(("curves", "own")) for p in group["params"]
-        ),
+        parameters=sum(parameter.numel() for parameter in training.model.parameters()),
+        learned=training.learned,
         step_ms=1e3 * trained / run.steps,
         peak_mb=_peak_mb(device),
-        model=model,
+        model=training.model,
         trace=trace,
     )
-
-
-def _write_state(path: Path, parts: dict, step: int, trace: list) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".new")
-    torch.save({"step": step, "trace": trace, **{name: part.state_dict() for name, part in parts.items()}}, aside)
-    aside.replace(path)
-
-
-def _read_state(path: Path, parts: dict) -> tuple[int, list]:
-    state = torch.load(path, weights_only=True)
-    for name, part in parts.items():
-        part.load_state_dict(state[name])
-    return state["step"], state["trace"]
 
 
 def _peak_mb(device: str) -> int:

@@ -13,6 +13,7 @@ from paired import Difference, format_p, mean_and_deviation, paired_difference
 
 from activation_study.engine import Run
 from activation_study.rows import Row, losses, rates_of
+from activation_study.times import StepTime
 from activation_study.variants import VARIANTS
 
 HEADER = (
@@ -66,7 +67,7 @@ class Line:
     learned: int
 
 
-def write_report(rows: Sequence[Row], folder: Path) -> str:
+def write_report(rows: Sequence[Row], times: Iterable[StepTime], folder: Path) -> str:
     """Write `activations.md` and `activations.png`; the page."""
     groups = {group: _lines(rows, group) for group in _groups(rows)}
     parts = [
@@ -79,7 +80,7 @@ def write_report(rows: Sequence[Row], folder: Path) -> str:
     for group, lines in groups.items():
         if len(lines) > 1:
             parts += [f"## {group.title}", "", _table(lines), ""]
-    parts += [_machines(rows), ""]
+    parts += ["## Time of a step", "", _times(times), "", _machines(rows), ""]
     page = "\n".join(parts)
     notes = folder / "activations_notes.md"
     if notes.exists():
@@ -172,6 +173,13 @@ def _rates(rows: Sequence[Row]) -> str:
         for length, rates in rates_of(rows, size, optimizer).items():
             losses_by_rate = ", ".join(f"{lr:g}: {loss:.4f}" for lr, loss in rates.items())
             lines.append(f"| {optimizer}, {size}, {length:g} | {losses_by_rate} |")
+    return "\n".join(lines)
+
+
+def _times(times: Iterable[StepTime]) -> str:
+    lines = ["| network | time of a step over SwiGLU's (quartiles of rounds) |", "|---|---|"]
+    for row in sorted(times, key=lambda row: row.ratio):
+        lines.append(f"| {VARIANTS[row.variant].title} | {row.ratio:.2f} ({row.lower:.2f}–{row.upper:.2f}) |")
     return "\n".join(lines)
 
 

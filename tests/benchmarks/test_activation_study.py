@@ -15,7 +15,7 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 def study(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     yield
-    for name in [name for name in sys.modules if name.split(".")[0] in ("activation_study", "contest")]:
+    for name in [name for name in sys.modules if name.split(".")[0] in ("activation_study", "contest", "speed")]:
         del sys.modules[name]
 
 
@@ -181,6 +181,7 @@ def test_stages_wait_for_those_that_choose_for_them():
 
 def test_the_report_pairs_corrects_and_says_how_much_longer(tmp_path):
     from activation_study.report import Group, _lines, write_report
+    from activation_study.times import StepTime
 
     rows = []
     for length, loss in [(1.0, 2.0), (10.0, 1.5)]:
@@ -196,4 +197,13 @@ def test_the_report_pairs_corrects_and_says_how_much_longer(tmp_path):
     assert best.difference.mean == pytest.approx(-0.2515) and best.holm == pytest.approx(2 * best.difference.p)
     assert best.speed == pytest.approx(10 ** (0.2515 / 0.5), rel=1e-6)
     assert math.isnan(last.difference.p)
-    assert "curves of 8 groups" in write_report(rows, tmp_path) and (tmp_path / "activations.png").exists()
+    page = write_report(rows, [StepTime("curves", "toy", 1.0, 1.04, 1.1, 5, "commit", "torch", "processor")], tmp_path)
+    assert "curves of 8 groups" in page and "1.04 (1.00–1.10)" in page and (tmp_path / "activations.png").exists()
+
+
+def test_a_step_is_timed_beside_one_of_swiglu(corpus):
+    from activation_study.times import time_step
+
+    row = time_step(make_run("relu2-glu", length=1.0), corpus, None, rounds=2)
+    assert (row.variant, row.size, row.rounds) == ("relu2-glu", "toy", 2)
+    assert 0 < row.lower <= row.ratio <= row.upper
