@@ -201,9 +201,10 @@ def test_the_report_pairs_corrects_and_says_how_much_longer(tmp_path):
     assert "curves of 8 groups" in page and "1.04 (1.00–1.10)" in page and (tmp_path / "activations.png").exists()
 
 
-def test_a_step_is_timed_beside_one_of_swiglu(corpus):
+def test_a_step_is_timed_beside_one_of_swiglu(corpus, monkeypatch):
     from activation_study.times import time_step
 
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)  # compiling takes longer than all else
     row = time_step(make_run("relu2-glu", length=1.0), corpus, None, rounds=2)
     assert (row.variant, row.size, row.rounds) == ("relu2-glu", "toy", 2)
     assert 0 < row.lower <= row.ratio <= row.upper
