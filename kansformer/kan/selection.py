@@ -166,7 +166,8 @@ class Search:
         if self.linear and not hidden:
             tried = [at(smoothness) for smoothness in choices.smoothness]
         else:
-            tried = self._downhill([at(smoothness) for smoothness in choices.smoothness[SMOOTHEST::2]])
+            coarse = choices.smoothness[SMOOTHEST::2] or choices.smoothness
+            tried = self._downhill([at(smoothness) for smoothness in coarse])
         best = self._simplest(tried)
         for sparsity in choices.sparsity[1:]:
             sparser = replace(best, sparsity=sparsity)

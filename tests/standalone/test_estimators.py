@@ -241,6 +241,12 @@ def test_what_is_chosen_is_visible_and_the_same_when_given(estimator):
     np.testing.assert_array_equal(clone(model).fit(x, y).predict(x), model.predict(x))
 
 
+@pytest.mark.parametrize("given", [dict(hidden=(2,), smoothness=0.03), dict(hidden=(2,), smoothness=0.03, sparsity=0.0)])
+def test_what_is_given_is_not_chosen_and_the_rest_is(given, waves):
+    model = KANRegressor(steps=2, **given).fit(*waves)
+    assert all(getattr(model, f"{name}_") == value for name, value in given.items())
+
+
 def test_few_and_noisy_rows_get_a_smooth_and_small_network():
     random = np.random.RandomState(0)
     x = random.uniform(-1, 1, size=(50, 3))
