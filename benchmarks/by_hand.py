@@ -6,7 +6,7 @@ The flows, each on 1,000 samples and with a network of five hidden nodes:
 
 - `article, lm` and `article, lbfgs`: the quickstart of the KAN articles literally, exp(sin(πx) + y²) from [2, 5, 1]: a
   sparse fit, prune, fit, names from a library of ten, fit. All fits with one optimizer.
-- `README`: the block by hand of README.md, executed as it stands there, only with a seed.
+- `docs`: the block by hand of docs/kan.md, executed as it stands there, only with a seed.
 - `defaults`: the same formula by `fit, sparsify, fit_symbolic, fit` with nothing but defaults.
 - `five formulas`: the steps of `defaults` on five formulas of two and three variables, six seeds each.
 - `find_formula`: the same formula in one call, with the width [2, 5, 1] and one network, and with nothing but a seed.
@@ -42,7 +42,7 @@ from kansformer.kan.data import Dataset
 from kansformer.kan.fitting import rmse
 
 OUTPUT = Path(__file__).parent / "results" / "by_hand.csv"
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "kan.md"
 EXACT = 1e-6
 LIBRARY = ["x", "x^2", "x^3", "x^4", "exp", "log", "sqrt", "tanh", "sin", "abs"]
 QUICKSTART = "exp(sin(πx) + y²)"
@@ -81,18 +81,17 @@ def article(data: Dataset, seed: int, optimizer: str) -> Outcome:
     return _outcome(model, data, model.formula(digits=4))
 
 
-def readme(data: Dataset, seed: int) -> Outcome:
-    """The lines of README.md from its first `network = KAN(...)` in the block of `find_formula` to the block's end."""
-    text = README.read_text(encoding="utf-8")
-    blocks = [block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "find_formula(" in block]
-    match = re.search(r"^(\w+) = KAN\((.*?)\)", blocks[0], re.M) if blocks else None
+def documented(data: Dataset, seed: int) -> Outcome:
+    """The block of docs/kan.md that goes from `network = KAN(...)` to a formula."""
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
+    match = next(filter(None, (re.match(r"(\w+) = KAN\((.*?)\)", block) for block in blocks)), None)
     if match is None:
-        raise SystemExit("README.md has no block with find_formula and `network = KAN(...)` behind it.")
+        raise SystemExit("docs/kan.md has no block that begins with `network = KAN(...)`.")
     name, arguments = match.groups()
-    steps = f"{name} = KAN({arguments}, seed=seed){blocks[0][match.end() :]}"
+    steps = f"{name} = KAN({arguments}, seed=seed){match.string[match.end() :]}"
     namespace: dict[str, object] = {"KAN": KAN, "data": data, "seed": seed, "math": math, "torch": torch}
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        exec(compile(steps, "README.md", "exec"), namespace)  # noqa: S102 - our own text
+        exec(compile(steps, PAGE.name, "exec"), namespace)  # noqa: S102 - our own text
     model = namespace[name]
     assert isinstance(model, KAN)
     return _outcome(model, data, model.formula(digits=4), printed.getvalue())
@@ -141,7 +140,7 @@ class Row:
 FLOWS: dict[str, tuple[Flow, list[str], int]] = {
     "article, lm": (lambda data, seed: article(data, seed, "lm"), [QUICKSTART], 10),
     "article, lbfgs": (lambda data, seed: article(data, seed, "lbfgs"), [QUICKSTART], 10),
-    "README": (readme, [QUICKSTART], 10),
+    "docs": (documented, [QUICKSTART], 10),
     "defaults": (defaults, [QUICKSTART], 10),
     "five formulas": (defaults, [name for name in FORMULAS if name != QUICKSTART], 6),
     "find_formula, width": (discover_with_width, [QUICKSTART], 10),

@@ -195,8 +195,8 @@ def test_a_peer_offers_a_finite_formula(engine):
     assert np.isfinite(formulas.values_of(result.expression, equation, equation.dataset().test_input.numpy())).all()
 
 
-def test_the_readme_is_what_is_measured_by_hand():
-    row = by_hand.measure("README", by_hand.readme, by_hand.QUICKSTART, 0)
+def test_the_page_is_what_is_measured_by_hand():
+    row = by_hand.measure("docs", by_hand.documented, by_hand.QUICKSTART, 0)
     assert row.finite and row.test_rmse < 0.1, row.outcome
     assert "x_1" in row.outcome and "x_2" in row.outcome
 

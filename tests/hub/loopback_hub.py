@@ -53,7 +53,8 @@ class LoopbackHub:
     answered.
     """
 
-    def __init__(self):
+    def __init__(self, user=USER):
+        self.user = user
         self.repositories: dict[str, Repository] = {}
         self.large_files: dict[str, bytes] = {}
         self.requests: list[str] = []
@@ -145,8 +146,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def create(self):
         asked = json.loads(self.body())
-        owner = asked.get("organization") or USER
-        if not self.signed_in() or owner != USER:
+        owner = asked.get("organization") or self.hub.user
+        if not self.signed_in() or owner != self.hub.user:
             raise RefusedError(403, "Forbidden", f"You don't have the rights to create a model under {owner}")
         name = f"{owner}/{asked['name']}"
         exists = name in self.hub.repositories
@@ -157,7 +158,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_json({"url": f"{self.hub.url}/{name}"}, 409 if exists else 200)
 
     def who(self):
-        self.send_json({"name": USER, "type": "user", "orgs": []})
+        self.send_json({"name": self.hub.user, "type": "user", "orgs": []})
 
     def validate_card(self):
         self.body()

@@ -241,7 +241,9 @@ def test_what_is_chosen_is_visible_and_the_same_when_given(estimator):
     np.testing.assert_array_equal(clone(model).fit(x, y).predict(x), model.predict(x))
 
 
-@pytest.mark.parametrize("given", [dict(hidden=(2,), smoothness=0.03), dict(hidden=(2,), smoothness=0.03, sparsity=0.0)])
+@pytest.mark.parametrize(
+    "given", [dict(hidden=(2,), smoothness=0.03), dict(hidden=(2,), smoothness=0.03, sparsity=0.0)]
+)
 def test_what_is_given_is_not_chosen_and_the_rest_is(given, waves):
     model = KANRegressor(steps=2, **given).fit(*waves)
     assert all(getattr(model, f"{name}_") == value for name, value in given.items())

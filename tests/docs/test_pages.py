@@ -1,0 +1,70 @@
+"""Every code block and command of the README and of the site's pages runs, in a fresh folder, as a reader types it."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from docs.blocks import NOT_RUN, blocks_of
+from hub.loopback_hub import LoopbackHub, Repository
+
+from kansformer.embedded import embedded_model_path
+
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+RUN = [page for page in PAGES if any(block.not_run is None for block in blocks_of(page))]
+SLOW = {"train", "read", "get_started", "serve"}  # they train, or audit
+
+
+@pytest.fixture
+def hub():
+    """The Hub of the pages: the only model that they name there is, here, the one that comes with the package."""
+    with LoopbackHub(user="your-name") as hub:
+        hub.repositories["HuggingFaceTB/SmolLM2-135M"] = model = Repository()
+        files = {path.name: path.read_bytes() for path in embedded_model_path().iterdir() if path.is_file()}
+        model.commit("main", files, "the model")
+        yield hub
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, id=page.stem, marks=[pytest.mark.slow] if page.stem in SLOW else []) for page in RUN],
+)
+def test_the_blocks_run(page, hub, tmp_path):
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    places = {"PATH": programs, "HF_HOME": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    (tmp_path / "folder").mkdir()
+    job = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "docs" / "blocks.py"), str(page)],
+        cwd=tmp_path / "folder",
+        env={**os.environ, **hub.environment, **places},
+        capture_output=True,
+        text=True,
+    )
+    assert job.returncode == 0, f"{job.stdout[-3000:]}\n{job.stderr[-3000:]}"
+
+
+def test_what_is_not_run_says_why():
+    reasons = [block.not_run for page in PAGES for block in blocks_of(page) if block.not_run is not None]
+    assert {reason for reason in reasons if not reason.startswith(NOT_RUN)} == {"demo command", "test command"}
+    assert len(reasons) <= 9, reasons
+
+
+def test_the_readme_is_short_and_has_the_two_commands():
+    text = README.read_text(encoding="utf-8")
+    assert text.count("\n") <= 180
+    assert re.search(r"<!-- demo command -->\n```bash\npython3 -m venv .*kansformer demo\n```", text)
+    assert re.search(r"<!-- test command -->\n```bash\npython3 -m venv .*pytest -n auto\n```", text)
+
+
+def test_links_and_pictures_are_there():
+    """Of the README, which the site's own strict build does not read."""
+    targets = re.findall(r"\]\(([^)#:\s]+)", README.read_text(encoding="utf-8"))
+    targets += re.findall(r'(?:src|srcset)="([^"]+)"', README.read_text(encoding="utf-8"))
+    for page in (ROOT / "docs").glob("*.md"):
+        targets += [f"docs/{path}" for path in re.findall(r'(?:src|srcset)="([^"]+)"', page.read_text("utf-8"))]
+    missing = sorted({target for target in targets if not (ROOT / target).exists()})
+    assert not missing
