@@ -103,6 +103,7 @@ def _lines(description: str | None) -> Iterator[Progress]:
         printer.join()
 
 
-def loss_and_speed(loss: float, tokens_per_second: float) -> str:
-    """The detail that loops over tokens report."""
-    return f"loss {loss:.3f}  {tokens_per_second:,.0f} tokens/s"
+def loss_and_speed(loss: float | None, tokens_per_second: float) -> str:
+    """The detail that loops over tokens report; without a loss while none is known."""
+    speed = f"{tokens_per_second:,.0f} tokens/s"
+    return speed if loss is None else f"loss {loss:.3f}  {speed}"

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -181,7 +180,7 @@ class Reporter(TrainerCallback):
         if self.progress is not None and state.is_world_process_zero:
             taken = state.global_step - self.first
             speed = taken * self.tokens_per_step / max(1e-9, time.perf_counter() - self.began)
-            loss = self.losses[-1][1] if self.losses else math.nan
+            loss = self.losses[-1][1] if self.losses else None
             self.progress(self.stage, state.global_step, state.max_steps, loss_and_speed(loss, speed))
 
 

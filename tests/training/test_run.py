@@ -25,6 +25,7 @@ def test_a_run_from_scratch_writes_a_model_that_loads_plainly(make, tmp_path):
     assert result.losses[-1][1] < result.losses[0][1] - 0.3
     assert [(done, total) for _, done, total, _ in seen] == [(step, 40) for step in range(1, 41)]
     assert re.fullmatch(r"loss [\d.]+  [1-9][\d,]* tokens/s", seen[-1][3])
+    assert not any("nan" in detail for *_, detail in seen), "a loss that is not known yet"
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "run")
     assert is_converted(model) and result.parameters == sum(p.numel() for p in model.parameters())
     assert result.trainable == result.parameters and result.curve_parameters == 2 * 2 * 4 * 11
