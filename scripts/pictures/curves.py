@@ -13,7 +13,7 @@ ROWS, COLUMNS, BINS = 2, 3, 24
 
 def draw(theme: Theme) -> Figure:
     """Six channels of one layer: SiLU dashed, the learned curve, and the share of inputs behind them."""
-    curves = most_bent("act", ROWS * COLUMNS)
+    curves = most_bent(ROWS * COLUMNS)
     sample_NI = model_and_records()[1][SITE, "act"].sample
     figure = theme.figure(4.9)
     panels = figure.subplots(ROWS, COLUMNS).flat

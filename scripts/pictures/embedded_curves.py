@@ -32,17 +32,18 @@ def model_and_records() -> tuple[PreTrainedModel, EdgeRecords]:
 
 
 @cache
-def most_bent(slot: str, count: int) -> EdgeCurves:
-    """The curves of a slot of `SITE` whose learned part varies most over the tokens, in the order of channels."""
+def most_bent(count: int) -> EdgeCurves:
+    """The activations of `SITE` whose learned part varies most over the tokens, in the order of channels."""
     model, records = model_and_records()
-    variances_I = records[SITE, slot].variances(learned_only=True)[:, 0]
+    variances_I = records[SITE, "act"].variances(learned_only=True)[:, 0]
     channels = variances_I.topk(count).indices.sort().values.tolist()
-    return edge_curves(model, SITE, slot, records=records, inputs=channels)
+    return edge_curves(model, SITE, "act", records=records, inputs=channels)
 
 
 @cache
 def learned_activations(channels: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
-    """Points, curves there, and SiLU there, of channels of `SITE`, (E, S) each."""
-    model, records = model_and_records()
-    curves = edge_curves(model, SITE, "act", records=records, inputs=channels)
-    return curves.x, curves.y, curves.y - curves.learned
+    """Points (S,), the curves of channels of `SITE` there (E, S), and SiLU there (S,)."""
+    x_S = torch.linspace(-3.6, 3.6, 73)
+    at_ES = x_S.expand(len(channels), -1)
+    curves = edge_curves(model_and_records()[0], SITE, "act", inputs=channels, at=at_ES)
+    return x_S, curves.y, curves.y[0] - curves.learned[0]

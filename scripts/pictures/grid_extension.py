@@ -41,7 +41,7 @@ def draw(theme: Theme) -> Figure:
 
 
 def _function(x: Tensor) -> Tensor:
-    return torch.sin(3 * x) + 0.3 * torch.sin(16 * x)
+    return torch.sin(2 * torch.exp(1.1 * (x + 1)))  # finer to the right
 
 
 @cache

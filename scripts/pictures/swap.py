@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
@@ -12,16 +11,16 @@ from scripts.pictures.theme import LARGE, NORMAL, SMALL, Theme, empty_canvas, sm
 
 CHANNELS = (49, 352, 387)
 STAGES = (
-    ("pretrained", "one SiLU for all channels"),
-    ("converted", "a curve for each channel"),
+    ("pretrained", "one SiLU for all"),
+    ("converted", "a curve per channel"),
     ("trained", "the curves are bent"),
 )
 HEIGHT = 4.5
 # Inches, from the left and from the bottom.
-COLUMN, SPACE, LEFT = 1.72, 0.8, 0.12
+COLUMN, SPACE, LEFT = 1.66, 0.9, 0.11
 LOGITS, SECOND, ACTIVATION, FIRST, INPUT = 0.5, 1.0, 1.67, 3.18, 3.78
 LINEAR_HEIGHT, CELL_HEIGHT = 0.42, 1.25
-CELL, GAP = 0.52, 0.08
+CELL, GAP = 0.5, 0.08
 
 
 def draw(theme: Theme) -> Figure:
@@ -62,20 +61,19 @@ def _draw_linear(canvas: Axes, theme: Theme, left: float, bottom: float) -> None
 
 
 def _draw_activations(canvas: Axes, theme: Theme, index: int, left: float, cells: list[float]) -> None:
-    x_ES, y_ES, silu_ES = learned_activations(CHANNELS)
+    x_S, y_ES, silu_S = learned_activations(CHANNELS)
     if index == 0:
         box = small_curve(canvas, theme, left, ACTIVATION, COLUMN, CELL_HEIGHT)
-        x_S = torch.linspace(-6, 6, 61)
-        box.plot(x_S, torch.nn.functional.silu(x_S), color=theme.before, linewidth=2.6)
-        box.set(ylim=(-2.5, 7.5))
-        canvas.text(left + 0.14, ACTIVATION + CELL_HEIGHT - 0.3, "SiLU", color=theme.muted)
+        box.plot(x_S, silu_S, color=theme.before, linewidth=2.6)
+        box.set(ylim=(-1.5, 5.0))
+        box.text(0.08, 0.76, "SiLU", color=theme.muted, transform=box.transAxes)
         return
     for edge, cell in enumerate(cells):
         box = small_curve(canvas, theme, cell, ACTIVATION, CELL, CELL_HEIGHT)
         if index == 2:
-            box.plot(x_ES[edge], silu_ES[edge], "--", color=theme.before, linewidth=1.6)
-        box.plot(x_ES[edge], (silu_ES if index == 1 else y_ES)[edge], color=theme.curve, linewidth=2.6)
-        box.set(ylim=(-1.4, 5.2))
+            box.plot(x_S, silu_S, "--", color=theme.before, linewidth=1.6)
+        box.plot(x_S, silu_S if index == 1 else y_ES[edge], color=theme.curve, linewidth=2.6)
+        box.set(ylim=(-1.5, 5.0))
 
 
 def _draw_arrow(
