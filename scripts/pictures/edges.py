@@ -17,7 +17,7 @@ CELL, GAP = 0.56, 0.06  # inches
 WORDS = {
     "channel": ("4 curves", "one per input,", "times the weight of each edge"),
     "group": ("2 curves", "one per group of inputs,", "times the weight of each edge"),
-    "low_rank": ("8 curves, mixed", "R = 2 per input,", "mixed anew by each edge"),
+    "low_rank": ("8 curves, mixed", "R = 2 per input,", "mixed by weights of each edge"),
     "full": ("12 curves", "every edge", "has its own"),
 }
 SEED = 3

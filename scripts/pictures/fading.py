@@ -37,6 +37,7 @@ def draw(theme: Theme) -> Figure:
         words = f"{steps * TOKENS_A_STEP / _parameters():.1f} tokens a parameter"
         axes.text(place, -0.135, words, ha="center", transform=axes.get_xaxis_transform(), fontsize=SMALL)
     axes.set_ylabel("loss minus SwiGLU's (nats)", fontsize=SMALL)
+    words = f"mean of {' or '.join(map(str, sorted(numbers)))} paired seeds and its standard error"
     figure.text(0.5, 0.02, words, ha="center", fontsize=SMALL, color=theme.muted)
     axes.grid(axis="y")
     axes.tick_params(length=0)
