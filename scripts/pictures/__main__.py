@@ -1,7 +1,7 @@
 """Draw the pictures of the README and the documentation, each for light and for dark pages.
 
     pip install '.[plot]'
-    python -m scripts.pictures                  # all of them, under a minute
+    python -m scripts.pictures                  # all of them, about a minute
     python -m scripts.pictures swap kan         # these
     python -m scripts.pictures --out FOLDER     # elsewhere than docs/pictures
 
@@ -13,16 +13,27 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 
 import torch
 
+from scripts.pictures import bspline, curves, edges, fading, found, grid_extension, kan, quality, speed, swap
 from scripts.pictures.svg import write_svg
 from scripts.pictures.theme import THEMES, drawing_in
 
 ROOT = Path(__file__).resolve().parents[2]
-PICTURES = ("swap", "curves", "bspline", "grid-extension", "edges", "kan", "speed", "quality", "fading", "found")
+PICTURES = {
+    "swap": swap.draw,
+    "curves": curves.draw,
+    "bspline": bspline.draw,
+    "grid-extension": grid_extension.draw,
+    "edges": edges.draw,
+    "kan": kan.draw,
+    "speed": speed.draw,
+    "quality": quality.draw,
+    "fading": fading.draw,
+    "found": found.draw,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -35,11 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.error(f"unknown picture {name!r}; choose from: {', '.join(PICTURES)}")
     torch.set_num_threads(1)
     for name in options.names or PICTURES:
-        draw = import_module(f"scripts.pictures.{name.replace('-', '_')}").draw
         for theme in THEMES:
             path = options.out / f"{name}-{theme.name}.svg"
             with drawing_in(theme):
-                write_svg(draw(theme), path)
+                write_svg(PICTURES[name](theme), path)
             print(f"{path}: {path.stat().st_size / 1024:.0f} KiB")
 
 
