@@ -19,7 +19,7 @@ from kansformer.nn.curves import curved_modules
 from kansformer.nn.init import spread_curves
 from kansformer.nn.optim import curve_parameters
 from kansformer.training.data.spec import LANGUAGE_TASKS
-from kansformer.training.recipe import CurveRecipe, ModelRecipe, Recipe
+from kansformer.training.recipe import CurveRecipe, ModelRecipe, Recipe, check_fixed_curves
 
 AUTO_CLASSES = {
     "causal-lm": transformers.AutoModelForCausalLM,
@@ -112,6 +112,8 @@ def _equip(
         raise ConfigError(
             f"The recipe trains curves, and model.path {recipe.model.path!r} has none. Add a section kan: {{}}."
         )
+    if (record := record_of(model)) is not None and record.is_fixed:
+        check_fixed_curves(recipe, f"those of model.path {recipe.model.path!r} are frozen")
     if "all" not in recipe.trainable:
         _freeze(model, recipe, fresh)
 
@@ -206,8 +208,6 @@ def _freeze(model: nn.Module, recipe: Recipe, fresh: set[str]) -> None:
         except Exception as error:  # peft checks its fields in many ways
             raise ConfigError(f"lora: {error}") from error
     if "curves" in recipe.trainable:
-        if (record := record_of(model)) is not None and record.is_fixed:
-            raise ConfigError("trainable has curves, and these are fixed (kan.trainable is false). Leave one out.")
         trained += [parameter for _, parameter in curve_parameters(model)]
     for parameter in trained:
         parameter.requires_grad_(True)
