@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from kansformer.conversion import convert, is_converted, plan_conversion, replace_feed_forwards
 from kansformer.conversion.record import get_setting, record_of
-from kansformer.conversion.sources import is_gguf, read_model_and_keys, source_arguments
+from kansformer.conversion.sources import is_gguf, read_model_and_keys, source_arguments, unknown_activation
 from kansformer.errors import CheckpointError, ConfigError, ConversionStateError
 from kansformer.nn.curves import curved_modules
 from kansformer.nn.init import spread_curves
@@ -170,6 +170,8 @@ def _fresh_model(recipe: ModelRecipe, task: str, labels: dict[str, object], voca
         return AUTO_CLASSES[task].from_config(config, dtype=getattr(torch, recipe.dtype))
     except Exception as error:  # whatever the layers say of their sizes
         sentence = f"model.config: {type(error).__name__}: {' '.join(str(error).split()):.600}"
+        if (unknown := unknown_activation(error)) is not None:
+            sentence = f"model.config: {unknown}"
         if "Unrecognized configuration class" in str(error):
             sentence = f"model.config has the model_type {model_type!r}, which does not suit {task}: {error}"
         raise ConfigError(sentence) from error

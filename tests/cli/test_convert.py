@@ -65,6 +65,18 @@ def test_curves_of_a_file_are_shared_and_fixed(run, refused, tiny, tmp_path):
     assert "no curves 'valley'" in refused("convert", tiny, tmp_path / "new", "--curves", "valley")
 
 
+def test_models_with_named_activations_are_read_and_unknown_ones_named(run, refused, tiny, tmp_path):
+    shutil.copytree(tiny, tmp_path / "named")
+    file = tmp_path / "named" / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"hidden_act": "silu-cosine"}))
+    result = run("convert", tmp_path / "named", tmp_path / "kan")
+    assert result.exit_code == 0 and "each proved equal to the bit" in result.stdout, result.output
+    file.write_text(json.dumps(config | {"hidden_act": "silu-sine"}))
+    sentence = refused("convert", tmp_path / "named", tmp_path / "new")
+    assert "transformers does not know the activation 'silu-sine'. In Python, register it first, by" in sentence
+
+
 def test_only_no_verify_skips_the_proof(run, refused, tiny, tmp_path, monkeypatch):
     def fail(model, site, modules):
         raise ProofError(f"{site.path} differs.")

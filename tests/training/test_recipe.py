@@ -82,6 +82,12 @@ def test_fixed_curves_are_not_trained(tmp_path):
             build_model(make(model=source, **changes))
 
 
+def test_an_activation_that_transformers_does_not_know_is_named():
+    config = {"model_type": "llama", **SMALL, "hidden_act": "silu-sine"}
+    with pytest.raises(ConfigError, match=r"model\.config: transformers does not know the activation 'silu-sine'"):
+        check_model(make(model={"config": config}))
+
+
 @pytest.mark.parametrize(
     ("name", "value", "shown"),
     [
