@@ -170,8 +170,8 @@ def _fresh_model(recipe: ModelRecipe, task: str, labels: dict[str, object], voca
         return AUTO_CLASSES[task].from_config(config, dtype=getattr(torch, recipe.dtype))
     except Exception as error:  # whatever the layers say of their sizes
         sentence = f"model.config: {type(error).__name__}: {' '.join(str(error).split()):.600}"
-        if (unknown := unknown_activation(error)) is not None:
-            sentence = f"model.config: {unknown}"
+        if (advice := unknown_activation(error)) is not None:
+            sentence = f"model.config: {advice}"
         if "Unrecognized configuration class" in str(error):
             sentence = f"model.config has the model_type {model_type!r}, which does not suit {task}: {error}"
         raise ConfigError(sentence) from error
