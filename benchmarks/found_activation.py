@@ -43,7 +43,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, tqdm(total=4, unit="run", disable=None) as bar:
         folder = Path(name)
         source = f"curves of the gate after {options.steps:,} steps on {options.text.stem}, seed {SOURCE_SEED}"
-        learned_loss = _train(options, folder / "learned", SOURCE_SEED)
+        learned_loss = _train(options, folder / "learned", SOURCE_SEED, kan=VARIANTS[DEFAULT].kan)
         bar.update()
         model = AutoModelForCausalLM.from_pretrained(folder / "learned")
         tables = _tables(model, folder / "learned", options.text)
@@ -79,9 +79,18 @@ def main() -> None:
     print("\n".join(lines))
 
 
-def _train(options: argparse.Namespace, folder: Path, seed: int, activation: str = "silu", **changes: object) -> float:
-    """The evaluation's loss after a run of the contest's default, with another section kan where one is given."""
-    values = recipe_of(VARIANTS[DEFAULT], text=str(options.text), steps=options.steps, seed=seed).to_dict() | changes
+def _train(
+    options: argparse.Namespace,
+    folder: Path,
+    seed: int,
+    *,
+    kan: dict[str, object] | None,
+    activation: str = "silu",
+) -> float:
+    """The evaluation's loss after a run of the contest's default with this section kan, None for no curves."""
+    values = recipe_of(VARIANTS[DEFAULT], text=str(options.text), steps=options.steps, seed=seed).to_dict() | {
+        "kan": kan
+    }
     values["model"]["config"] |= {"intermediate_size": 344, "hidden_act": activation}
     recipe = Recipe.from_dict({name: value for name, value in values.items() if value is not None})
     return train(recipe, folder).evaluation["eval_loss"]

@@ -29,11 +29,19 @@ def convert_command(
     layers: Annotated[
         str | None, typer.Option(help="Numbers with commas, a slice such as 8:, or last-third.", show_default="all")
     ] = None,
+    share: Annotated[str, typer.Option(help="slot for curves in every layer, model for one set for all.")] = "slot",
+    curves: Annotated[
+        str | None,
+        typer.Option(help="A file of freeze_curves, whose settings rule.", show_default="straight curves"),
+    ] = None,
+    trainable: Annotated[
+        bool, typer.Option("--trainable/--fixed", help="Whether these curves are trained on, or a fixed function.")
+    ] = True,
     dtype: Annotated[str, typer.Option(help=f"Of the weights: {', '.join(DTYPES)}.")] = "auto",
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Prove every site before it is swapped.")] = True,
     plan_only: Annotated[bool, typer.Option("--plan-only", help="Print what would change, and stop.")] = False,
 ) -> None:
-    """Give a model's feed-forward networks learned curves, without changing its outputs, and save it."""
+    """Give a model's feed-forward networks learned curves, and save it. Only --curves changes the outputs."""
     from transformers import PreTrainedTokenizerBase
 
     from kansformer.config import KANConfig
@@ -51,6 +59,9 @@ def convert_command(
         groups=groups,
         slots=split_names(slots),
         layers=_parse_layers(layers),
+        share=share,
+        curves=curves,
+        trainable=trainable,
     )
     if dtype not in DTYPES:
         raise ConfigError(f"Unknown dtype {dtype!r}. Choose one of: {', '.join(DTYPES)}.")
@@ -71,6 +82,8 @@ def convert_command(
     with progress_lines("proving and converting"):
         convert(model, config, verify=verify)
     proof = "each proved equal to the bit" if verify else "not proved"
+    if plan.curves is not None:
+        proof += f", with the curves {plan.curves.label}"
     typer.echo(f"Converted {counted(len(plan.sites), 'site')}, {proof}, in {time.perf_counter() - begin:.1f} s.")
 
     begin = time.perf_counter()

@@ -32,6 +32,14 @@ def quiet_transformers() -> None:
     logging.disable_progress_bar()
 
 
+def register_known_activations() -> None:
+    """Let transformers make and load models with the activations of `KNOWN_ACTIVATIONS`."""
+    from kansformer.discover import KNOWN_ACTIVATIONS, register_activation
+
+    for activation in KNOWN_ACTIVATIONS.values():
+        register_activation(activation)
+
+
 def split_names(text: str) -> tuple[str, ...]:
     """The names in a list with commas."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
@@ -42,6 +50,7 @@ def load_model(source: str, dtype: torch.dtype | str = "auto") -> PreTrainedMode
     from kansformer.conversion.sources import read_model
 
     quiet_transformers()
+    register_known_activations()
     with progress_lines(f"loading {source}"):
         return read_model(source, dtype=dtype)
 
@@ -75,6 +84,7 @@ def load_model_and_blocks(
     if max_tokens is not None and max_tokens < block:
         raise ConfigError(f"--max-tokens {max_tokens} is less than one block of {counted(block, 'token')}.")
     quiet_transformers()
+    register_known_activations()
     with progress_lines(f"loading {source}"):
         model, tokenizer = read_language_model(source)
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)

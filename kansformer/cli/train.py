@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kansformer.cli.loading import quiet_transformers
+from kansformer.cli.loading import quiet_transformers, register_known_activations
 from kansformer.errors import ConfigError
 from kansformer.progress import progress_bar
 
@@ -46,6 +46,7 @@ def train_command(
     from kansformer.training.run import train
 
     quiet_transformers()
+    register_known_activations()
     name = Path(recipe).stem
     folder = output or RUNS / name
     finished = resume and (folder / RESULT_FILE).exists()

@@ -3,7 +3,7 @@
 Shape letters: H hidden channels kept.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor, nn
@@ -11,12 +11,16 @@ from torch import Tensor, nn
 from kansformer.conversion.convert import remove_curves
 from kansformer.conversion.narrow import narrow_site, narrowed_slot, with_hidden
 from kansformer.conversion.rebuild import fill_recorded
-from kansformer.conversion.record import ConversionRecord, base_prefix, record_of
-from kansformer.conversion.slots import check_no_adapters, recorded_modules
+from kansformer.conversion.record import ConversionRecord, base_prefix, record_of, rooted_slot
+from kansformer.conversion.slots import check_no_adapters, recorded_modules, tie_and_freeze
 from kansformer.errors import ConfigError, ConversionStateError, SlotError
+from kansformer.nn.curve_checks import sharing_error
 from kansformer.nn.curves import Curved, curve_tensors
 from kansformer.nn.transaction import snapshot, transaction
 from kansformer.sites import Site, Slot, find_sites
+
+HIDDEN_SLOTS = ("act", "down")
+"""Whose inputs are the hidden channels."""
 
 
 def converted_sites(model: nn.Module) -> list[Site]:
@@ -49,7 +53,8 @@ def keep_channels(model: nn.Module, channels: Mapping[str, Tensor]) -> nn.Module
     Raises:
         ConversionStateError: the model is not converted.
         SlotError: there is no such site, or its layers cannot be narrowed.
-        ConfigError: no channel is kept, or groups of channels share their curves there.
+        ConfigError: no channel is kept, groups of channels share their curves there, or layers with the same curve per
+            channel keep other channels.
         ProofError: a block does not run with fewer channels. The model is left as it was after any error.
     """
     record = _check_converted(model)
@@ -70,6 +75,8 @@ def keep_channels(model: nn.Module, channels: Mapping[str, Tensor]) -> nn.Module
                 )
             narrow_site(model, site, kept_H)
             kept_by_slot |= {slot.path: kept_H for slot in site.slots.values() if slot.name != "input"}
+        if record.config.share == "model":
+            _check_same_channels(curved, kept_by_slot)
         slots, tensors = [], []
         for entry, (slot, module) in zip(record.slots, curved, strict=True):
             kept = kept_by_slot.get(slot.path) if slot.name != "input" else None
@@ -80,7 +87,17 @@ def keep_channels(model: nn.Module, channels: Mapping[str, Tensor]) -> nn.Module
         fill_recorded(model, new_record)
         for (_, old), (_, new), values in zip(curved, recorded_modules(model, new_record), tensors, strict=True):
             _load(new, old, values)
+        tie_and_freeze(model, new_record)
         return model
+
+
+def sites_with_same_channels(model: nn.Module, sites: Sequence[Site]) -> list[str]:
+    """Paths of those sites of a converted model that share one curve per hidden channel, so must keep the same ones."""
+    record = record_of(model)
+    if record is None or record.config.share != "model":
+        return []
+    shared = {rooted_slot(model, slot).path for slot in record.slots if slot.name in HIDDEN_SLOTS}
+    return [site.path for site in sites if shared & {slot.path for slot in site.slots.values()}]
 
 
 def _check_converted(model: nn.Module) -> ConversionRecord:
@@ -91,13 +108,28 @@ def _check_converted(model: nn.Module) -> ConversionRecord:
     return record
 
 
+def _check_same_channels(curved: Sequence[tuple[Slot, Curved]], kept_by_slot: Mapping[str, Tensor]) -> None:
+    """Check that layers which share one curve per hidden channel keep the same channels."""
+    for name in HIDDEN_SLOTS:
+        paths = [slot.path for slot, _ in curved if slot.name == name]
+        kept = [kept_by_slot[path].tolist() if path in kept_by_slot else None for path in paths]
+        for path, channels in zip(paths, kept, strict=True):
+            if channels != kept[0]:
+                raise sharing_error(
+                    "Keeping other channels",
+                    paths[0],
+                    path,
+                    "Keep the same channels, in the same order, in all of them.",
+                )
+
+
 def _selected_tensors(slot: Slot, module: Curved, kept_H: Tensor | None) -> dict[str, Tensor]:
     """The tensors of a module's curves, reduced to the channels that stay."""
     tensors = curve_tensors(module)
     if kept_H is None:
         return tensors
     edges = module.curves.edges
-    if slot.name in ("act", "down"):
+    if slot.name in HIDDEN_SLOTS:
         if edges == "group":
             raise ConfigError(
                 f"Groups of channels share the curves at {slot.path}, so single channels cannot be taken out there."

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,24 @@ class FoundCurves:
     figures: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, config: KANConfig, modules: Sequence[tuple[Slot, Any]], **origin: Any) -> "FoundCurves":
-        """The curves of a model's modules, one set of them where the config's layers share it.
+    def of(
+        cls,
+        config: KANConfig,
+        modules: Sequence[tuple[Slot, Any]],
+        *,
+        one_set: bool,
+        name: str,
+        model_type: str | None,
+        source: str | None,
+        figures: Mapping[str, Any],
+    ) -> "FoundCurves":
+        """The curves of a model's modules.
+
+        Args:
+            config: of the model.
+            modules: with their slots.
+            one_set: take the curves of the first layer only, which the others share.
+            name, model_type, source, figures: as in the class.
 
         Raises:
             ConfigError: curves are per edge, or those of one slot have different shapes.
@@ -84,16 +101,16 @@ class FoundCurves:
         for slot in config.slots:
             layers = [curve_tensors(module) for kind, module in modules if kind.name == slot]
             for name in layers[0]:
-                values = [layer[name].detach().cpu() for layer in layers[: 1 if config.share == "model" else None]]
+                values = [layer[name].detach().cpu() for layer in layers[: 1 if one_set else None]]
                 if len({value.shape for value in values}) > 1:
                     raise ConfigError(
                         f"The layers have different widths in the slot {slot!r}, so no file can hold them."
                     )
                 tensors[f"{slot}.{name}"] = torch.stack(values)
                 check_values(f"{slot}.{name}", tensors[f"{slot}.{name}"])
-        return cls(config, tensors, **origin)
+        return cls(config, tensors, name=name, model_type=model_type, source=source, figures=figures)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of the settings and the values."""
         digest = hashlib.sha256(json.dumps(self._settings(), sort_keys=True).encode())

@@ -13,7 +13,7 @@ from kansformer.config import SHARES
 from kansformer.conversion.found_curves import SUFFIX, FoundCurves
 from kansformer.conversion.plan import check_model
 from kansformer.conversion.record import ConversionRecord, check_record, config_of, get_setting, record_of
-from kansformer.conversion.slots import check_no_adapters, recorded_modules, tie_and_freeze
+from kansformer.conversion.slots import check_equal_copies, check_no_adapters, recorded_modules, tie_and_freeze
 from kansformer.conversion.transformers_patches import attach_record
 from kansformer.errors import ConfigError, ConversionStateError
 from kansformer.files import check_file
@@ -93,6 +93,7 @@ def freeze_curves(
         raise ConversionStateError("The model is not converted, so there are no curves to freeze.")
     check_no_adapters(model)
     check_record(model)
+    check_equal_copies(model, record)
     curves = None
     if path is not None:
         curves = _curves_for_file(model, record, Path(path), share, source, figures)
@@ -128,15 +129,17 @@ def _curves_for_file(
     if not isinstance(table, Mapping):
         raise ConfigError(f"figures must be a table, such as {{'loss': 1.5}}, got {figures!r:.80}.")
     check_json_value(dict(table), "figures", ConfigError)
+    is_shared = record.config.share == "model"
     curves = FoundCurves.of(
         record.config,
         recorded_modules(model, record),
+        one_set=is_shared and share != "slot",
         name=path.stem,
         model_type=get_setting(config_of(model), "model_type"),
         source=source,
         figures=dict(table),
     )
-    return curves.mean() if share == "model" else curves
+    return curves.mean() if share == "model" and not is_shared else curves
 
 
 def _result(model: nn.Module, record: ConversionRecord, curves: FoundCurves | None, path: Path | None) -> FrozenCurves:

@@ -115,10 +115,8 @@ def plan_conversion(model: nn.Module, config: KANConfig, *, hidden: int | None =
     chosen = [slot for site in planned for slot in _chosen_slots(config, site)]
     if config.share == "model":
         added += _curve_parameters(config, _first_of_each(chosen))
-    if curves is not None:
-        curves.check_fit(config, chosen)
     for name in config.slots:
-        if not any(slot.name == name for site in planned for slot in _chosen_slots(config, site)):
+        if not any(slot.name == name for slot in chosen):
             sites[0].slot(name)  # raises, with the reason
             if any(name in site.slots for site in in_layers):
                 raise ConfigError(
@@ -127,6 +125,8 @@ def plan_conversion(model: nn.Module, config: KANConfig, *, hidden: int | None =
                 )
             where = f"{counted(len(sites), 'site')} in layers={config.layers!r}"
             raise SlotError(f"None of the {where} has a slot {name!r}.")
+    if curves is not None:
+        curves.check_fit(config, chosen)
     parameters = list(model.parameters())
     before, size = sum(p.numel() for p in parameters), sum(p.numel() * p.element_size() for p in parameters)
     floating = next((p for p in parameters if p.is_floating_point()), None)

@@ -11,6 +11,7 @@ from kansformer.checks import check_choice, check_integer
 from kansformer.config import CURVE_ORIGIN, MODULE_FILTERS, QUANT_METHOD, SLOTS, KANConfig
 from kansformer.conversion.digest import ENTRY, FIRST_VERSION, SavedDigest
 from kansformer.errors import CheckpointError, ConfigError
+from kansformer.nn.curve_checks import find_record
 from kansformer.nn.curves import CurveSpec, curved_modules
 from kansformer.safe_io import check_json_value
 from kansformer.sites.site import Slot, parent_of
@@ -117,8 +118,7 @@ def record_of(model: nn.Module) -> ConversionRecord | None:
     """The record of a converted model, None of any other, such as a plain one made with a converted one's config."""
     if next(curved_modules(model), None) is None:
         return None
-    config = config_of(model)
-    record = get_setting(model, "conversion_record") if config is None else get_setting(config, "quantization_config")
+    record = find_record(model)
     return record if isinstance(record, ConversionRecord) else None
 
 

@@ -1,6 +1,7 @@
 """The curve slots of a converted model: which modules have curves, under the names of site and slot."""
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -142,32 +143,46 @@ def tie_and_freeze(model: nn.Module, record: ConversionRecord) -> None:
                 if name in module._parameters:
                     module._parameters[name].requires_grad_(False)
     for modules in shared_modules(model, record):
-        tie_curves(modules)
-
-
-def shared_modules(model: nn.Module, record: ConversionRecord) -> list[dict[str, CurvedModule]]:
-    """The modules, by path, that have one set of curves or equal copies of it, slot by slot; none for share='slot'.
-
-    Raises:
-        ConfigError, CheckpointError: as `tie_and_freeze`.
-    """
-    result = []
-    for name in record.config.slots if record.config.share == "model" else ():
-        modules = {slot.curve_path: module for slot, module in recorded_modules(model, record) if slot.name == name}
         try:
             check_alike(modules)
         except ConfigError:
             if not record.is_fixed:
                 raise
             continue  # a fixed function may be there several times
-        if (path := find_difference(modules)) is not None:
-            raise CheckpointError(
-                f"The layers share their curves (share='model'), and those at {next(iter(modules))} and {path} are "
-                "different. The checkpoint was changed after it was saved, or copies were trained apart, for instance "
-                "by PEFT's modules_to_save."
-            )
-        result.append(modules)
-    return result
+        check_equal(modules)
+        tie_curves(modules)
+
+
+def shared_modules(model: nn.Module, record: ConversionRecord) -> list[dict[str, CurvedModule]]:
+    """The modules, by path, that are to have one set of curves, slot by slot; none for share='slot'."""
+    if record.config.share != "model":
+        return []
+    recorded = recorded_modules(model, record)
+    return [{slot.curve_path: module for slot, module in recorded if slot.name == name} for name in record.config.slots]
+
+
+def check_equal_copies(model: nn.Module, record: ConversionRecord) -> None:
+    """Check that modules that share their curves have equal ones, also where they have copies of them.
+
+    Raises:
+        CheckpointError: they differ.
+    """
+    for modules in shared_modules(model, record):
+        check_equal(modules)
+
+
+def check_equal(modules: Mapping[str, CurvedModule]) -> None:
+    """Check that the curves of modules, by path, have the same values.
+
+    Raises:
+        CheckpointError: they differ.
+    """
+    if (path := find_difference(modules)) is not None:
+        raise CheckpointError(
+            f"The layers share their curves (share='model'), and those at {next(iter(modules))} and {path} are "
+            "different. The checkpoint was changed after it was saved, or copies were trained apart, for instance "
+            "by PEFT's modules_to_save."
+        )
 
 
 def without_adapters(model: nn.Module) -> nn.Module:

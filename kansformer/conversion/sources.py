@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from traceback import walk_tb
 from typing import TYPE_CHECKING, TypedDict
 
 from kansformer.errors import CheckpointError, KansformerError
@@ -67,7 +68,7 @@ def read_model_and_keys(
     except KansformerError:
         raise
     except Exception as error:  # a damaged config fails in any way
-        raise CheckpointError(f"{source!r} cannot be loaded: {error}") from error
+        raise CheckpointError(f"{source!r} cannot be loaded: {unknown_activation(error) or error}") from error
     return model, set(info["missing_keys"]) | {entry[0] for entry in info["mismatched_keys"]}
 
 
@@ -106,6 +107,19 @@ def read_language_model(source: str) -> tuple[PreTrainedModel, PreTrainedTokeniz
     if tokenizer is None:
         raise CheckpointError(f"{source!r} has no tokenizer; save one beside the model.")
     return model, tokenizer
+
+
+def unknown_activation(error: Exception) -> str | None:
+    """What to do where transformers raised this since it does not know an activation; None for any other error."""
+    frames = [frame.f_globals.get("__name__") for frame, _ in walk_tb(error.__traceback__)]
+    if not isinstance(error, KeyError) or frames[-1:] != ["transformers.activations"]:
+        return None
+    name = error.args[0]
+    return (
+        f"transformers does not know the activation {name!r}. In Python, register it first, by "
+        f"kansformer.discover.register_activation({name!r}), or import the file that its NamedActivation.python() gave."
+        " Programs know those of transformers and of kansformer.discover.KNOWN_ACTIVATIONS."
+    )
 
 
 def _saved_class(source: str) -> type:

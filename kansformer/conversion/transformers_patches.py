@@ -37,7 +37,7 @@ from kansformer.conversion.record import (
     record_of,
 )
 from kansformer.conversion.remote_code import auto_map_of, is_ours, write_modeling_file
-from kansformer.conversion.slots import shared_modules
+from kansformer.conversion.slots import check_equal_copies
 from kansformer.errors import CheckpointError, ConfigError
 from kansformer.files import updated_folder
 from kansformer.import_hooks import after_import
@@ -254,7 +254,9 @@ def save_converted(
     if not is_distributed and any(name == "config.json" or is_weights(name) for name in names):
         target = updated_folder(Path(save_directory), lambda name: not with_adapters and is_weights(name) is not None)
     record = record_of(model)
-    if record is not None and not with_adapters and shared_modules(model, record):  # safetensors has no tensor twice
+    if record is not None and not with_adapters and record.config.share == "model":
+        check_equal_copies(model, record)
+        # safetensors has no tensor twice
         state_dict = _with_own_curves(model.state_dict() if state_dict is None else state_dict)
     with transaction(model), target as folder:
         if entries := auto_map_of(model):

@@ -6,7 +6,7 @@ import json
 import re
 import textwrap
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from kansformer.checks import check_choice, check_number
@@ -14,7 +14,7 @@ from kansformer.discover.functions import BASES, ELEMENTARY
 from kansformer.errors import ConfigError
 
 if TYPE_CHECKING:
-    from kansformer.discover.module import ClosedForm
+    from kansformer.discover.module import ClosedFormActivation
 
 NAME = re.compile(r"[a-z][a-z0-9]*([-_.][a-z0-9]+)*")
 MAX_NAME, MAX_TERMS, MAX_LINE = 64, 8, 96
@@ -129,15 +129,15 @@ class NamedActivation:
         """The closed form as one line, in SymPy's spelling; `silu`, `gelu` and `gelu_tanh` are those of torch."""
         return " ".join(self._written("formula"))
 
-    def module(self) -> ClosedForm:
+    def module(self) -> ClosedFormActivation:
         """An `nn.Module` without parameters that computes it with functions of torch, elementwise, any shape.
 
         It exports and compiles as plain operators. 16-bit inputs are computed in float32 and rounded once. In eager
         training it keeps its input only and differentiates in closed form.
         """
-        from kansformer.discover.module import ClosedForm
+        from kansformer.discover.module import ClosedFormActivation
 
-        return ClosedForm(self)
+        return ClosedFormActivation(self)
 
     def python(self) -> str:
         """The text of a Python file that registers the activation in transformers and does not need kansformer."""
@@ -201,9 +201,9 @@ def _signed(parts: list[tuple[float, str]], star: str) -> list[str]:
 
 
 def _checked(kind: type, values: object) -> Mapping[str, Any]:
-    """The fields of a dataclass, if all of them are known and none is missing."""
+    """The fields of a dataclass, if all of them are known and none without a default is missing."""
     known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
-    required = {"name", "function", "factor"} & known if kind is not ActivationErrors else known
+    required = {field.name for field in fields(kind) if field.default is MISSING}  # type: ignore[arg-type]
     if not isinstance(values, Mapping) or not required <= set(values) <= known:
         raise ConfigError(f"{kind.__name__} has the fields {', '.join(sorted(known))}; got {values!r:.200}.")
     return values
@@ -220,11 +220,11 @@ from torch.nn import functional as F
 from transformers.activations import ACT2FN
 
 
-{comment}class {words}(torch.nn.Module):
+{comment}class {words}Activation(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         dtype, x = x.dtype, x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         return ({expression}).to(dtype)
 
 
-ACT2FN["{name}"] = {words}
+ACT2FN["{name}"] = {words}Activation
 '''

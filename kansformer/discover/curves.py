@@ -20,8 +20,9 @@ from kansformer.nn.activation import LearnedActivation
 from kansformer.nn.base import kernel_name
 
 MIN_POINTS = 16
-# Ends of the points, as quantiles of all recorded inputs; and the numbers that `torch.quantile` takes at most.
-TAIL, MAX_QUANTILE = 0.001, 2**24
+# Ends of the points, as quantiles of all recorded inputs; and the number of those that the quantiles are taken of, half
+# of what `torch.quantile` takes at most.
+TAIL, MAX_QUANTILE = 0.001, 2**23
 
 
 @dataclass(frozen=True)
@@ -129,9 +130,9 @@ def activation_curves(model: nn.Module, records: Records, *, slot: str = "act", 
     for other in slots:
         recorded = records[other.site, other.name]
         recorded.check_tokens()
-        inputs.append(recorded.sample.double())
-    pooled = torch.cat([x_NI.flatten() for x_NI in inputs])
-    pooled = pooled[:: 1 + len(pooled) // MAX_QUANTILE]
+        inputs.append(recorded.sample)
+    step = 1 + sum(x_NI.numel() for x_NI in inputs) // MAX_QUANTILE
+    pooled = torch.cat([x_NI.flatten()[::step].double() for x_NI in inputs])
     lower, upper = pooled.quantile(torch.tensor([TAIL, 1 - TAIL], dtype=torch.float64)).tolist()
     if not lower < upper:
         raise DataError(f"All recorded inputs of {slot!r} are {lower:g}, so that no curve can be seen.")
@@ -167,7 +168,7 @@ def _rows(slot: CurveSlot, x_NI: Tensor, x_S: Tensor) -> tuple[Tensor, Tensor]:
     x_SE = x_S.to(module.coefficients.device).unsqueeze(-1).expand(-1, curves)
     y_ES = edge_terms(module, x_SE, first_E).sum(dim=-1).mT.double().cpu()
     width = x_S[1] - x_S[0]
-    position_NI = ((x_NI - x_S[0]) / width).round().long()
+    position_NI = ((x_NI.double() - x_S[0]) / width).round().long()
     inside_NI = (position_NI >= 0) & (position_NI < len(x_S))
     curve_I = torch.arange(module.in_features) // size
     places = (curve_I * len(x_S) + position_NI)[inside_NI]

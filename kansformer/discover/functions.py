@@ -28,6 +28,7 @@ class Elementary:
         value_: f, which may overwrite its argument.
         slope_: f', which may overwrite its argument.
         parity: 1 for an even function, -1 for an odd one, 0 for others.
+        period: up to which a shift is known; half of it turns the sign. None for functions that do not repeat.
         is_monomial: whether scale and shift stay 1 and 0, since other terms take their part.
     """
 
@@ -36,6 +37,7 @@ class Elementary:
     value_: Callable[[Tensor], Tensor]
     slope_: Callable[[Tensor], Tensor]
     parity: int = 0
+    period: float | None = None
     is_monomial: bool = False
 
 
@@ -46,7 +48,7 @@ def _silu_slope_(z: Tensor) -> Tensor:
 
 ELEMENTARY: dict[str, Elementary] = {
     "cos": Elementary(formula="cos({z})", source="torch.cos({z})", value_=lambda z: z.cos_(),
-                      slope_=lambda z: z.sin_().neg_(), parity=1),
+                      slope_=lambda z: z.sin_().neg_(), parity=1, period=2 * math.pi),
     "gaussian": Elementary(formula="exp(-({z})**2)", source="torch.exp(-torch.square({z}))",
                            value_=lambda z: z.square().neg_().exp_(),
                            slope_=lambda z: z.mul_(z.square().neg_().exp_()).mul_(-2), parity=1),
@@ -97,6 +99,3 @@ BASES: dict[str, Base] = {
     "zero": _base("zero", "0", "torch.zeros_like(x)", lambda g, x: torch.zeros_like(g)),
 }  # fmt: skip
 """By the names of bases of learned curves."""
-
-PERIOD = {"cos": 2 * math.pi}
-"""Of functions whose shift is known up to a period; half of it turns their sign."""

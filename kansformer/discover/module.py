@@ -17,7 +17,7 @@ from kansformer.discover.functions import BASES, ELEMENTARY
 NARROW = (torch.float16, torch.bfloat16)
 
 
-class ClosedForm(nn.Module):
+class ClosedFormActivation(nn.Module):
     """The module of a `NamedActivation`.
 
     Args:

@@ -4,12 +4,12 @@ from functools import partial
 
 from kansformer.checks import check_choice
 from kansformer.discover.activation import ActivationTerm, NamedActivation
-from kansformer.discover.module import ClosedForm
+from kansformer.discover.module import ClosedFormActivation
 from kansformer.errors import ConfigError
 
 _FOUND = (
     "Found on tinyshakespeare, 0.8M parameters, 1,200 steps, as the mean curve learned in the gate; gains fade with "
-    "length, see benchmarks/results/activations.md."
+    "length, see docs/results.md."
 )
 
 KNOWN_ACTIVATIONS: dict[str, NamedActivation] = {
@@ -56,7 +56,7 @@ def register_activation(activation: NamedActivation | str) -> NamedActivation:
         activation = KNOWN_ACTIVATIONS[check_choice("activation", activation, KNOWN_ACTIVATIONS)]
     present = dict.get(ACT2FN, activation.name)  # its own [] makes an instance
     if present is None:
-        ACT2FN[activation.name] = partial(ClosedForm, activation)
-    elif not (isinstance(present, partial) and present.func is ClosedForm and present.args == (activation,)):
+        ACT2FN[activation.name] = partial(ClosedFormActivation, activation)
+    elif not (isinstance(present, partial) and present.func is ClosedFormActivation and present.args == (activation,)):
         raise ConfigError(f"transformers has an activation named {activation.name!r} already. Choose another name.")
     return activation

@@ -37,7 +37,8 @@ class ActivationSearch:
 
     Args:
         activation: the chosen one.
-        candidates: the best closed form with 0 terms (a line added to the base), 1 term, and so on.
+        candidates: the best closed form with 0 terms (a line added to the base), 1 term, and so on; without those that
+            are worse than one with fewer terms on what judges them.
         spread: share of the variance of all curves that is not in their mean, see `ActivationCurves.spread`.
     """
 
@@ -99,14 +100,15 @@ def discover_activation(
         raise ConfigError(f"functions is empty. Choose from: {', '.join(ELEMENTARY)}.")
     blank = NamedActivation(name=name, base=curves.base, source=source)
     judge = _Judge(curves)
-    candidates = []
+    candidates = list[NamedActivation]()
     for form in _best_sums(judge.fitter(), chosen, max_terms):
         activation = replace(blank, terms=form.terms, slope=form.slope, constant=form.constant)
-        candidates.append(replace(activation, errors=judge.errors(activation)))
-    explained = [_explained(candidate) for candidate in candidates]
-    enough = [form for form, share in zip(candidates, explained, strict=True) if share >= min_explained]
+        activation = replace(activation, errors=judge.errors(activation))
+        if not candidates or _explained(activation) >= _explained(candidates[-1]):
+            candidates.append(activation)
+    enough = [form for form in candidates if _explained(form) >= min_explained]
     if not enough:
-        best = max(candidates, key=_explained)
+        best = candidates[-1]
         raise DataError(
             f"No closed form with up to {max_terms} terms explains {min_explained:.0%} of the mean of these "
             f"{len(curves)} curves. The best one explains {_explained(best):.1%} on unseen curves: {best.formula}. "

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from kansformer.discover.activation import ActivationTerm
 from kansformer.discover.curves import weighted_mean
-from kansformer.discover.functions import ELEMENTARY, PERIOD
+from kansformer.discover.functions import ELEMENTARY
 from kansformer.symbolic import ALL_SYMBOLS
-from kansformer.symbolic.constants import ROUNDING, Formula, exact_values, fit_constants
+from kansformer.symbolic.constants import MAX_DEVIATIONS, ROUNDING, Formula, exact_values, fit_constants
 
 # Phases of waves at which the search begins, in half periods; the factor's sign gives the other half.
 PHASES = 8
@@ -29,8 +29,8 @@ NEGLIGIBLE, ROUNDED = 1e-3, 0.3
 MIN_CURVES = 8
 # Largest scale, on points from -1 to 1, and shift: candidates have at most 32 and 42.
 MAX_SCALE, MAX_SHIFT = 64.0, 100.0
-# Step of central differences: the cube root of float64's rounding.
-DIFFERENCE = 6e-6
+# What a term must have beside a line, as a share of its size.
+MIN_BENT = 0.01
 SNAP_STEPS, MIN_DIGITS, MAX_DIGITS = 15, 2, 8
 LINE = 2  # numbers of the line, before those of the terms
 
@@ -100,9 +100,15 @@ class Sum:
 
     def slope_of(self, place: int, x_S: Tensor) -> Tensor:
         """The derivative of the sum by one of its numbers, (S,)."""
-        step = DIFFERENCE * max(1.0, abs(self.numbers[place]))
-        lower, upper = (self.with_numbers({place: self.numbers[place] + h}).values(x_S) for h in (-step, step))
-        return (upper - lower) / (2 * step)
+        if place < LINE:
+            return x_S if place == 0 else torch.ones_like(x_S)
+        number, kind = divmod(place - LINE, 3)
+        function, (factor, scale, shift) = ELEMENTARY[self.functions[number]], [*self._triples()][number]
+        z_S = scale * x_S + shift
+        if kind == 0:
+            return function.value_(z_S)
+        slope_S = factor * function.slope_(z_S)
+        return slope_S * x_S if kind == 1 else slope_S
 
     def canonical(self) -> Sum:
         """The same function with positive scales where f is even or odd, and phases between -π/2 and π/2."""
@@ -112,8 +118,8 @@ class Sum:
             parity = ELEMENTARY[function].parity
             if parity and scale < 0:
                 factor, scale, shift = parity * factor, -scale, -shift
-            if function in PERIOD:
-                half = PERIOD[function] / 2
+            if (period := ELEMENTARY[function].period) is not None:
+                half = period / 2
                 turns = round(shift / half)
                 factor, shift = factor * (-1) ** turns, shift - turns * half
             numbers[first : first + 3] = factor, scale, shift
@@ -224,8 +230,14 @@ class SumFitter:
             yield longer.with_numbers(dict(zip(places, factors, strict=True)))
 
     def snapped(self, fitted: FittedSum) -> FittedSum:
-        """With numbers snapped to exact values within their standard errors, and the others rounded."""
+        """With numbers snapped to exact values within their standard errors, and the others rounded.
+
+        Snapping may add an error of the mean curve's standard error, or as much as three standard errors of all numbers
+        do where points are independent; rounding a share of it.
+        """
         best = self.fit(fitted.sum.canonical(), steps=SNAP_STEPS)
+        independent = MAX_DEVIATIONS * best.error * math.sqrt(len(best.sum.free) / len(self.x_S))
+        limit = self._tolerated(best.error, max(self.noise, independent))
         refused = set[tuple[int, float]]()
         while True:
             candidates = [
@@ -238,7 +250,7 @@ class SumFitter:
                 return self._rounded(best)
             _, place, value = min(candidates)
             trial = self.fit(best.sum.with_numbers({place: value}, exact=[place]), steps=SNAP_STEPS)
-            if self.is_visible(trial.sum):
+            if trial.error <= limit and self.is_visible(trial.sum):
                 best = trial
             else:
                 refused.add((place, value))
@@ -256,19 +268,34 @@ class SumFitter:
 
     def _rounded(self, fitted: FittedSum) -> FittedSum:
         """With the fewest digits that leave the error."""
-        fitted = replace(fitted, sum=fitted.sum.canonical())
         free = fitted.sum.free
         for digits in range(MIN_DIGITS, MAX_DIGITS + 1):
             rounded = {place: float(f"{fitted.sum.numbers[place]:.{digits}g}") for place in free}
             trial = self.fit(fitted.sum.with_numbers(rounded, exact=free), steps=0)
-            if trial.error <= math.hypot(fitted.error, max(ROUNDED * self.noise, NEGLIGIBLE * self.deviation)):
+            if trial.error <= self._tolerated(fitted.error, ROUNDED * self.noise):
                 return trial
         return fitted
 
+    def _tolerated(self, error: float, unseen: float) -> float:
+        """The largest error that is taken for the same, where so much more would not be seen."""
+        return math.hypot(error, max(unseen, NEGLIGIBLE * self.deviation))
+
     def is_visible(self, fitted: Sum) -> bool:
-        """Whether every term varies over the points, and not between two of them only."""
+        """Whether every term bends over the points, and not between two of them only.
+
+        A piece of a function that is nearly straight there stands for a line or, with a large factor, for a parabola.
+        """
+        if not fitted.functions:
+            return True
         numbers = torch.tensor([(scale, shift) for _, scale, shift in fitted._triples()], dtype=torch.float64)
-        return not len(numbers) or bool((numbers.abs().mT <= self._largest_21).all())
+        if not (numbers.abs().mT <= self._largest_21).all():
+            return False
+        columns_TS = fitted.columns(self.x_S) * self.root_S
+        q_S2, _ = torch.linalg.qr(columns_TS[:LINE].mT)
+        terms_TS = columns_TS[LINE:]
+        bent_T = (terms_TS - (terms_TS @ q_S2) @ q_S2.mT).norm(dim=-1) / terms_TS.norm(dim=-1)
+        is_monomial_T = torch.tensor([ELEMENTARY[function].is_monomial for function in fitted.functions])
+        return bool(((bent_T >= MIN_BENT) | is_monomial_T).all())
 
     def _candidates(self, function: str) -> tuple[Tensor, Tensor]:
         """Scales and shifts at which a function's fit may begin, (A, 2), and its values there, weighted, (A, S)."""
@@ -281,8 +308,8 @@ class SumFitter:
             if not ALL_SYMBOLS.named(function).fit_scale:  # its sign matters only
                 scale_A, shift_A = scale_A * half, shift_A * half
             pairs_A2 = torch.stack([scale_A, shift_A], dim=-1)
-        if function in PERIOD:
-            phases = torch.arange(PHASES, dtype=torch.float64) * PERIOD[function] / 2 / PHASES
+        if (period := ELEMENTARY[function].period) is not None:
+            phases = torch.arange(PHASES, dtype=torch.float64) * period / 2 / PHASES
             shifted = torch.stack([torch.zeros_like(phases), phases], dim=-1)
             pairs_A2 = (pairs_A2.unsqueeze(1) + shifted).flatten(0, 1)
         z_AS = pairs_A2[:, :1] * self.x_S + pairs_A2[:, 1:]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from kansformer.conversion import ConversionRecord
 from kansformer.conversion.digest import SavedDigest, digest_of
 from kansformer.conversion.record import CURVE_SETS, check_record, config_of, get_setting, record_of
-from kansformer.conversion.slots import check_no_adapters, check_no_adapters_before_curves, shared_modules
+from kansformer.conversion.slots import check_equal_copies, check_no_adapters, check_no_adapters_before_curves
 from kansformer.conversion.tensor_check import check_values
 from kansformer.errors import CheckpointError, ConfigError, ConversionStateError
 from kansformer.files import atomic_folder, check_unused, updated_folder
@@ -57,7 +57,7 @@ def save_curves(model: nn.Module, folder: str | Path, *, also: Collection[str] =
             "whole model with save_pretrained."
         )
     check_record(model)
-    shared_modules(model, record)
+    check_equal_copies(model, record)
     folder = Path(folder)
     is_older = folder.is_dir() and {file.name for file in folder.iterdir()} - CARD_FILES == {SETTINGS, TENSORS}
     if not is_older:

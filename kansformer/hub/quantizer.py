@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from transformers.quantizers.base import HfQuantizer
@@ -9,6 +10,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from kansformer.config import QUANT_METHOD, KANConfig
 from kansformer.conversion import ConversionRecord, convert
+from kansformer.conversion.found_curves import find_curves
 from kansformer.conversion.rebuild import rebuild
 from kansformer.conversion.record import quantization_method, record_of
 from kansformer.conversion.slots import tie_and_freeze
@@ -164,12 +166,14 @@ def merge_quantization_configs(original_merge: Callable, saved: Any, passed: Any
             "it. Load it dequantised, convert(model, config), save it, and quantise the result."
         )
     record = original_merge(saved, None)
-    settings, asked = record.config.to_dict(), passed.to_dict()
-    for name in {**asked, **settings}:
-        if settings.get(name) != asked.get(name):
+    if passed.curves not in (None, record.config.curves):  # their file says what they are
+        passed = find_curves(passed.curves).config_for(passed)
+    for field in fields(passed):
+        saved_value, asked = getattr(record.config, field.name), getattr(passed, field.name)
+        if saved_value != asked:
             raise ConversionStateError(
-                f"The checkpoint is converted already, with {name}={settings.get(name)!r}, and quantization_config "
-                f"asks for {name}={asked.get(name)!r}. Load it without quantization_config; for other curves "
+                f"The checkpoint is converted already, with {field.name}={saved_value!r}, and quantization_config "
+                f"asks for {field.name}={asked!r}. Load it without quantization_config; for other curves "
                 "revert(model) and convert(model, config)."
             )
     return record

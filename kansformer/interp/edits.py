@@ -23,7 +23,8 @@ from kansformer.errors import ConfigError, DataError, ShapeError, SlotError
 from kansformer.interp.curves import EdgeCurves
 from kansformer.interp.edge_features import base_values, base_weights, edge_values
 from kansformer.interp.recording import EdgeRecords
-from kansformer.nn.curves import Curved
+from kansformer.nn.curve_checks import OWN_COPIES, check_not_fixed, check_not_shared
+from kansformer.nn.curves import Curved, curved_modules
 from kansformer.nn.transaction import undone_afterwards
 from kansformer.symbolic import SymbolicFits
 
@@ -175,7 +176,8 @@ def edit_curve(model: nn.Module, edge: EdgeRef, function: Function) -> CurveEdit
 
     Raises:
         SlotError: the edge does not exist.
-        ConfigError: the slot has `low_rank` edges, none of which has coefficients of its own.
+        ConfigError: the slot has `low_rank` edges, none of which has coefficients of its own, or the curves are fixed
+            or shared by layers.
         DataError: the function is not finite on the domain. The model is left as it was.
     """
     slot = find_curve_slot(model, edge.site, edge.slot)
@@ -184,6 +186,10 @@ def edit_curve(model: nn.Module, edge: EdgeRef, function: Function) -> CurveEdit
     curves, basis = module.curves, module.curves.basis
     if curves.edges == "low_rank":
         raise ConfigError(f"{slot.path} has low_rank edges, which share their coefficients. Use edit_edge there.")
+    check_not_fixed(model, "edit_curve")
+    check_not_shared(
+        dict(curved_modules(model)), "edit_curve", instead=f"Use edit_edge, within a context. {OWN_COPIES}"
+    )
     curve = edge.input * len(module.domain) // module.in_features
     domain_12 = module.domain[curve : curve + 1].double().cpu()
     unit_S = torch.linspace(0, 1, OVERSAMPLING * basis.num_coefficients, dtype=torch.float64)

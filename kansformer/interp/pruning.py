@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from kansformer.conversion.channels import converted_sites, keep_channels
+from kansformer.conversion.channels import converted_sites, keep_channels, sites_with_same_channels
 from kansformer.conversion.convert import drop_slots
 from kansformer.conversion.record import narrowed_paths
 from kansformer.conversion.replace import largest, measure_channels
 from kansformer.conversion.slots import CurveSlot, find_curve_slots
 from kansformer.errors import ConfigError
 from kansformer.interp.scores import EdgeScores
+from kansformer.nn.curve_checks import check_not_fixed, check_not_shared
 from kansformer.sites import Site
 
 if TYPE_CHECKING:
@@ -75,15 +76,15 @@ def prune(
         What was done, with `undo`.
 
     Raises:
-        ConfigError: a setting is out of range, a slot has no such score, or layers share their curves.
+        ConfigError: a setting is out of range, a slot has no such score, or the curves are fixed or shared by layers.
     """
     if not 0 <= sparsity <= 1:
         raise ConfigError(f"sparsity must be from 0 to 1, got {sparsity!r}.")
     if by not in ("learned_attribution", "learned_variance"):
         raise ConfigError(f"Unknown score {by!r}. Choose learned_attribution or learned_variance.")
     slots = find_curve_slots(model)
-    if len({id(slot.module.coefficients) for slot in slots}) < len(slots):
-        raise ConfigError("Layers share their curves (share='model'), so none can be straightened for one layer alone.")
+    check_not_fixed(model, "prune")
+    check_not_shared({slot.path: slot.module for slot in slots}, "prune")
     per_curve = [_curve_scores(slot, scores, by) for slot in slots]
     count = sum(score.numel() for score in per_curve)
     straight = (_least_slots if whole_slots else _least_curves)(per_curve, round(sparsity * count))
@@ -166,7 +167,8 @@ def prune_channels(
 
     A channel adds the root mean square of what arrives at the last layer times the norm of its weights there. The
     model is smaller and faster, saves as a converted model, and wants some training to recover. Networks of two or
-    three separate linear layers only, and not where groups of channels share curves.
+    three separate linear layers only, and not where groups of channels share curves. Layers that share one curve per
+    channel keep the same channels: those that add most in all of them together.
 
     Args:
         model: converted.
@@ -186,6 +188,9 @@ def prune_channels(
     sites = converted_sites(model)
     scores = measure_channels(model, sites, batches)
     widths = {site.path: _new_width(site, share, multiple_of) for site in sites}
+    if same := sites_with_same_channels(model, sites):
+        summed_m = torch.stack([scores[path] / scores[path].sum() for path in same]).sum(dim=0)
+        scores |= dict.fromkeys(same, summed_m)
     keep_channels(model, {site.path: largest(scores[site.path], widths[site.path]) for site in sites})
     return widths
 

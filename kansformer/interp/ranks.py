@@ -15,6 +15,7 @@ from kansformer.conversion.record import record_of
 from kansformer.conversion.slots import find_curve_slots, without_adapters
 from kansformer.conversion.transformers_patches import attach_record
 from kansformer.errors import ConfigError
+from kansformer.nn.curve_checks import check_not_fixed
 from kansformer.nn.transaction import transaction
 
 
@@ -34,11 +35,12 @@ def reduce_rank(model: nn.Module, rank: int) -> dict[tuple[str, str], float]:
 
     Raises:
         ConversionStateError: the model has no curves.
-        ConfigError: no layer has `low_rank` edges, or one has a lower rank already.
+        ConfigError: no layer has `low_rank` edges, the curves are fixed, or one layer has a lower rank already.
     """
     slots = [slot for slot in find_curve_slots(model) if slot.module.curves.edges == "low_rank"]
     if not slots:
         raise ConfigError("No layer of this model has low_rank edges, so there is no rank to reduce.")
+    check_not_fixed(model, "reduce_rank")
     check_integer("rank", rank, 1, min(slot.module.curves.rank for slot in slots))
     lost = {}
     with transaction(model):

@@ -6,7 +6,6 @@ Shape letters: N tokens, I inputs, P curves of the input axis, S samples.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from kansformer.basis import refit_curves
 from kansformer.checks import check_number
 from kansformer.errors import ConfigError, DataError
 from kansformer.nn.adapted import module_called_at
+from kansformer.nn.curve_checks import check_not_fixed, find_record, write_record
 from kansformer.nn.curves import CurvedModule, CurveSpec, curve_tensors, require_curves
 from kansformer.nn.eval_mode import run_batches
 from kansformer.nn.sharing import sharing_modules
@@ -60,7 +60,7 @@ def update_grid(
     if not 0.5 < quantile <= 1.0:
         raise ConfigError(f"quantile must be above 0.5 and at most 1, got {quantile!r}.")
     check_number("margin", margin, 0)
-    _check_not_fixed(model)
+    check_not_fixed(model, "update_grid")
     sharing = {next(iter(group)): group for group in sharing_modules(modules)}
     owners = {path: owner for owner, group in sharing.items() for path in group}
     ranges = _record_ranges(model, modules, owners, inputs, quantile)
@@ -93,38 +93,19 @@ def refine_grid(model: nn.Module, grid_size: int) -> nn.Module:
             curve is not finite or would not be on the new grid; the model is left as it was.
     """
     modules = require_curves(model, ", so there is no grid to refine.")
-    _check_not_fixed(model)
+    check_not_fixed(model, "refine_grid")
     refined = []
     for group in sharing_modules(modules):
         path, module = next(iter(group.items()))
         spec = replace(module.curves, basis=replace(module.curves.basis, grid_size=grid_size))
         refined.append(_refit(path, [*group.values()], spec, module.domain))
-    # A converted model says in its config what its curves are made of.
-    config = getattr(model, "config", None)
-    record = getattr(config, "quantization_config", None)
-    record = record.with_grid_size(grid_size) if isinstance(record, _Record) else None
+    record = find_record(model)
+    record = None if record is None else record.with_grid_size(grid_size)
     for write in refined:
         write()
-    if config is not None and record is not None:
-        config.quantization_config = record
+    if record is not None:  # a converted model says what its curves are made of
+        write_record(model, record)
     return model
-
-
-@runtime_checkable
-class _Record(Protocol):
-    @property
-    def is_fixed(self) -> bool: ...
-
-    def with_grid_size(self, grid_size: int) -> object: ...
-
-
-def _check_not_fixed(model: nn.Module) -> None:
-    record = getattr(getattr(model, "config", None), "quantization_config", None)
-    if isinstance(record, _Record) and record.is_fixed:
-        raise ConfigError(
-            "The model's curves are fixed (trainable=False), and another grid would change them. Convert the plain "
-            "model with these curves and trainable=True."
-        )
 
 
 def _record_ranges(

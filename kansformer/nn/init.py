@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from kansformer.checks import check_number
+from kansformer.nn.curve_checks import check_not_fixed
 from kansformer.nn.curves import curves_of, require_curves
 
 SAMPLES = 512
@@ -30,9 +31,10 @@ def spread_curves(model: nn.Module, gain: float = 0.1, *, generator: torch.Gener
         The model.
 
     Raises:
-        ConfigError: the model has no curves, or the gain is not a number above 0.
+        ConfigError: the model has no curves, or fixed ones, or the gain is not a number above 0.
     """
     check_number("gain", gain, above=0)
+    check_not_fixed(model, "spread_curves")
     modules = require_curves(model, " to spread. Call kansformer.convert(model) first.")
     levels = (torch.arange(SAMPLES) + 0.5) / SAMPLES
     normal_S = torch.special.ndtri(levels.double()).float()

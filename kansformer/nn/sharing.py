@@ -39,11 +39,15 @@ def tie_curves(modules: Mapping[str, CurvedModule]) -> None:
 
 
 def find_difference(modules: Mapping[str, CurvedModule]) -> str | None:
-    """Path of the first module whose curves have other values than those of the first one; None if all are equal."""
+    """Path of the first module whose curves have other values than those of the first one; None if all are equal.
+
+    Copies may be in other dtypes and on other devices.
+    """
     owner = curve_tensors(next(iter(modules.values())))
     for path, module in modules.items():
         for name, tensor in curve_tensors(module).items():
-            if not tensor.is_meta and not torch.equal(_local(tensor), _local(owner[name])):
+            first = _local(owner[name])
+            if not (tensor.is_meta or first.is_meta) and not torch.equal(_local(tensor).to(first), first):
                 return path
     return None
 

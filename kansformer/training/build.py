@@ -13,13 +13,13 @@ from transformers import PreTrainedModel
 
 from kansformer.conversion import convert, is_converted, plan_conversion, replace_feed_forwards
 from kansformer.conversion.record import get_setting, record_of
-from kansformer.conversion.sources import is_gguf, read_model_and_keys, source_arguments
+from kansformer.conversion.sources import is_gguf, read_model_and_keys, source_arguments, unknown_activation
 from kansformer.errors import CheckpointError, ConfigError, ConversionStateError
 from kansformer.nn.curves import curved_modules
 from kansformer.nn.init import spread_curves
 from kansformer.nn.optim import curve_parameters
 from kansformer.training.data.spec import LANGUAGE_TASKS
-from kansformer.training.recipe import CurveRecipe, ModelRecipe, Recipe
+from kansformer.training.recipe import CurveRecipe, ModelRecipe, Recipe, check_fixed_curves
 
 AUTO_CLASSES = {
     "causal-lm": transformers.AutoModelForCausalLM,
@@ -112,6 +112,8 @@ def _equip(
         raise ConfigError(
             f"The recipe trains curves, and model.path {recipe.model.path!r} has none. Add a section kan: {{}}."
         )
+    if (record := record_of(model)) is not None and record.is_fixed:
+        check_fixed_curves(recipe, f"those of model.path {recipe.model.path!r} are frozen")
     if "all" not in recipe.trainable:
         _freeze(model, recipe, fresh)
 
@@ -168,6 +170,8 @@ def _fresh_model(recipe: ModelRecipe, task: str, labels: dict[str, object], voca
         return AUTO_CLASSES[task].from_config(config, dtype=getattr(torch, recipe.dtype))
     except Exception as error:  # whatever the layers say of their sizes
         sentence = f"model.config: {type(error).__name__}: {' '.join(str(error).split()):.600}"
+        if (advice := unknown_activation(error)) is not None:
+            sentence = f"model.config: {advice}"
         if "Unrecognized configuration class" in str(error):
             sentence = f"model.config has the model_type {model_type!r}, which does not suit {task}: {error}"
         raise ConfigError(sentence) from error
@@ -206,8 +210,6 @@ def _freeze(model: nn.Module, recipe: Recipe, fresh: set[str]) -> None:
         except Exception as error:  # peft checks its fields in many ways
             raise ConfigError(f"lora: {error}") from error
     if "curves" in recipe.trainable:
-        if (record := record_of(model)) is not None and record.is_fixed:
-            raise ConfigError("trainable has curves, and these are fixed (kan.trainable is false). Leave one out.")
         trained += [parameter for _, parameter in curve_parameters(model)]
     for parameter in trained:
         parameter.requires_grad_(True)

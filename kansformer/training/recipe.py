@@ -218,6 +218,8 @@ class Recipe:
             "lora must be among trainable and have a section lora, or neither, e.g. lora: {r: 8}.": (
                 ("lora" in self.trainable) != (self.lora is not None)
             ),
+            "shard=true needs curves of its own in every layer, and kan.share is 'model'. Choose kan.share=slot or "
+            "shard=false.": self.shard and self.kan is not None and self.kan.config.share == "model",
             "distill needs model.path: a model trained from scratch has no original.": self.distill and scratch,
             f"distill works for causal-lm, not for {self.task}.": self.distill and self.task != "causal-lm",
             "distill.ffn_steps trains replaced networks, and none is: set kan.hidden.": steps and not replaces,
@@ -230,6 +232,8 @@ class Recipe:
         for sentence, holds in contradictions.items():
             if holds:
                 raise ConfigError(sentence)
+        if self.kan is not None and not self.kan.config.trainable:
+            check_fixed_curves(self, "kan.trainable is false")
 
     def to_dict(self) -> dict[str, JsonValue]:
         """Ready for YAML and JSON, without the fields that have their default; `from_dict` is the inverse."""
@@ -250,3 +254,28 @@ class Recipe:
         without_curves = "kan" in values and values["kan"] is None  # the twin of a recipe with curves
         left_out = {name for name, value in values.items() if value is None} | ({"curves"} if without_curves else set())
         return cls(**{name: value for name, value in values.items() if name not in left_out})  # type: ignore[arg-type]
+
+
+def check_fixed_curves(recipe: Recipe, reason: str) -> None:
+    """Check that the recipe trains no curves, where they are a fixed function.
+
+    Args:
+        recipe: of a model with such curves.
+        reason: why they are, the end of a sentence.
+
+    Raises:
+        ConfigError: a field of `curves` is not at its default, or `trainable` has curves.
+    """
+    default = CurveRecipe()
+    changed = [name for name, value in vars(recipe.curves).items() if value != getattr(default, name)]
+    if changed:
+        field, value = f"curves.{changed[0]}", getattr(recipe.curves, changed[0])
+        instead = f"Leave {field} out"
+    elif "curves" in recipe.trainable:
+        field, value, instead = "trainable", list(recipe.trainable), "Choose all or lora"
+    else:
+        return
+    raise ConfigError(
+        f"{field} is {getattr(value, 'weight', value)!r}, which is about curves that are trained, and these are a "
+        f"fixed function: {reason}. {instead}, or give the plain model these curves with kan.trainable=true."
+    )

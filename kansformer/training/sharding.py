@@ -24,8 +24,8 @@ from torch.distributed.checkpoint.state_dict import (
 from transformers import PreTrainedModel, TrainingArguments
 
 from kansformer.errors import ConfigError
+from kansformer.nn.curve_checks import check_not_shared
 from kansformer.nn.curves import curved_modules
-from kansformer.nn.sharing import sharing_modules
 from kansformer.safe_io import read_json
 
 OPTIMIZER_FOLDER = "optimizer"
@@ -58,11 +58,8 @@ def check_own_curves(model: nn.Module) -> None:
     Raises:
         ConfigError: layers share their curves.
     """
-    if any(len(group) > 1 for group in sharing_modules(dict(curved_modules(model)))):
-        raise ConfigError(
-            "FSDP spreads every layer over the processes for itself, and these layers share their curves "
-            "(share='model'). Choose share='slot', or train without FSDP (shard=false)."
-        )
+    instead = "Choose share='slot', or train without FSDP (shard=false)."
+    check_not_shared(dict(curved_modules(model)), "FSDP", instead=instead)
 
 
 def shard_model(model: PreTrainedModel, folder: Path, state: PartialState) -> PreTrainedModel:

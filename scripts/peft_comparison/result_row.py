@@ -54,13 +54,25 @@ def method_config(settings: Settings, curve_lrs: list[float]) -> dict[str, Any]:
     }
 
 
-def train_info(memory: MemoryLog, **figures: Any) -> dict[str, Any]:
+def train_info(
+    memory: MemoryLog,
+    *,
+    train_time: float,
+    file_size: int,
+    num_trainable_params: int,
+    num_total_params: int,
+    metrics: list[dict[str, float]],
+) -> dict[str, Any]:
     """Figures of a finished run, with the statistics of its memory."""
     return {
         "accelerator_memory_reserved_avg": int(numpy.mean(memory.reserved)),
         "accelerator_memory_max": memory.peak,
         "accelerator_memory_reserved_99th": int(numpy.percentile(memory.reserved, 99)),
-        **figures,
+        "train_time": train_time,
+        "file_size": file_size,
+        "num_trainable_params": num_trainable_params,
+        "num_total_params": num_total_params,
+        "metrics": metrics,
         "status": "success",
     }
 

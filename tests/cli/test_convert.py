@@ -6,9 +6,10 @@ import sys
 
 import pytest
 import torch
+from tiny_models import randomize_curves
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForSequenceClassification
 
-from kansformer import is_converted
+from kansformer import KANConfig, convert, freeze_curves, is_converted
 from kansformer.conversion.record import record_of
 from kansformer.errors import ProofError
 
@@ -47,6 +48,33 @@ def test_every_option_reaches_the_config(run, tiny, tmp_path):
     assert result.exit_code == 0, result.output
     config = record_of(AutoModelForCausalLM.from_pretrained(tmp_path / "ranks")).config
     assert (config.edges, config.rank, config.slots, config.layers) == ("low_rank", 2, ("down",), "1:")
+
+
+def test_curves_of_a_file_are_shared_and_fixed(run, refused, tiny, tmp_path):
+    source = convert(AutoModelForCausalLM.from_pretrained(tiny), KANConfig(edges="group", groups=4))
+    freeze_curves(randomize_curves(source), tmp_path / "found.safetensors", share="model")
+    given = ("--curves", tmp_path / "found.safetensors", "--share", "model")
+    result = run("convert", tiny, tmp_path / "kan", *given, "--fixed")
+    assert result.exit_code == 0, result.output
+    assert "proved equal to the bit, with the curves found@" in result.stdout
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "kan")
+    config, acts = record_of(model).config, [layer.mlp.act_fn for layer in model.model.layers]
+    assert (config.share, config.trainable, config.groups) == ("model", False, 4)
+    assert acts[0].coefficients is acts[1].coefficients and not acts[0].coefficients.requires_grad
+    assert "trainable=False without curves" in refused("convert", tiny, tmp_path / "new", "--fixed")
+    assert "no curves 'valley'" in refused("convert", tiny, tmp_path / "new", "--curves", "valley")
+
+
+def test_models_with_named_activations_are_read_and_unknown_ones_named(run, refused, tiny, tmp_path):
+    shutil.copytree(tiny, tmp_path / "named")
+    file = tmp_path / "named" / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"hidden_act": "silu-cosine"}))
+    result = run("convert", tmp_path / "named", tmp_path / "kan")
+    assert result.exit_code == 0 and "each proved equal to the bit" in result.stdout, result.output
+    file.write_text(json.dumps(config | {"hidden_act": "silu-sine"}))
+    sentence = refused("convert", tmp_path / "named", tmp_path / "new")
+    assert "transformers does not know the activation 'silu-sine'. In Python, register it first, by" in sentence
 
 
 def test_only_no_verify_skips_the_proof(run, refused, tiny, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from kansformer import KANConfig, convert, revert
 from kansformer.conversion.channels import converted_sites, keep_channels
 from kansformer.conversion.record import record_of
 from kansformer.errors import ConfigError, ConversionStateError, SlotError
+from kansformer.nn.curves import curved_modules
 from kansformer.sites import find_sites
 
 CONFIGS = {
@@ -100,3 +101,35 @@ def test_numbers_of_channels_are_checked_and_curves_stay_frozen():
 def test_a_plain_model_is_refused():
     with pytest.raises(ConversionStateError, match="The model is not converted"):
         keep_channels(make("llama"), {})
+
+
+SHARED = KANConfig(slots=("input", "act", "down"), share="model")
+
+
+def assert_tied(model):
+    """Every slot's curves are those of the first layer."""
+    modules = [module for _, module in curved_modules(model)]
+    kinds = len(modules) // len(model.layers)
+    for number, module in enumerate(modules):
+        assert module.coefficients is modules[number % kinds].coefficients
+
+
+@pytest.mark.parametrize("config", [SHARED, KANConfig(slots=("up",), edges="group", share="model")], ids=["all", "up"])
+def test_layers_go_on_sharing_their_curves(config, tmp_path):
+    model = randomize_curves(convert(make("llama"), config))
+    keep_channels(model, {site.path: torch.arange(0, 160, 2) for site in converted_sites(model)})
+    assert_tied(model)
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path)
+    assert_tied(loaded)
+    assert torch.equal(run(loaded), run(model)) and loaded.num_parameters() == model.num_parameters()
+
+
+@pytest.mark.parametrize("channels", [{"layers.0.mlp": [0, 1]}, {f"layers.{n}.mlp": [0, 1 + n] for n in range(3)}])
+def test_other_channels_in_layers_that_share_their_curves_are_refused(channels):
+    model = randomize_curves(convert(make("llama"), SHARED))
+    before = snapshot(model)
+    with pytest.raises(ConfigError, match=r"layers\.0\.mlp\.act_fn and layers\.1\.mlp\.act_fn share .*same channels"):
+        keep_channels(model, {path: torch.tensor(kept) for path, kept in channels.items()})
+    assert_same_state(model, before)
+    assert_tied(model)

@@ -28,6 +28,7 @@ from kansformer import (
 from kansformer.conversion import found_curves
 from kansformer.conversion.found_curves import FoundCurves
 from kansformer.errors import CheckpointError, ConfigError, ConversionStateError
+from kansformer.nn import spread_curves
 from kansformer.nn.curves import curve_tensors, curved_modules
 from kansformer.nn.optim import curve_parameters
 
@@ -89,8 +90,12 @@ def test_a_fixed_function_keeps_its_grid():
     model = trained()
     freeze_curves(model)
     before = snapshot(model)
-    for change in (lambda: update_grid(model, IDS), lambda: refine_grid(model, 16)):
-        with pytest.raises(ConfigError, match=r"curves are fixed \(trainable=False\)"):
+    changes = {
+        "update_grid": lambda: update_grid(model, IDS), "refine_grid": lambda: refine_grid(model, 16),
+        "spread_curves": lambda: spread_curves(model),
+    }  # fmt: skip
+    for name, change in changes.items():
+        with pytest.raises(ConfigError, match=rf"{name} changes curves, and the model's are fixed \(trainable=False\)"):
             change()
     assert_same_state(model, before)
 
@@ -166,6 +171,33 @@ def test_a_model_with_shared_curves_writes_one_set(tmp_path):
     assert all(torch.equal(module.coefficients, expected) for _, module in curved_modules(other))
 
 
+@pytest.mark.parametrize(("share", "layers"), [(None, 1), ("model", 1), ("slot", 2)])
+def test_a_model_with_shared_curves_writes_what_was_asked_for(share, layers, tmp_path):
+    model = trained(KANConfig(share="model"))
+    result = freeze_curves(model, tmp_path / "found.safetensors", share=share)
+    values = load_file(tmp_path / "found.safetensors")["act.coefficients"]
+    assert len(values) == layers and (values == model.model.layers[0].mlp.act_fn.coefficients).all()
+    assert result.mean_of is None and result.written == layers * 24 * (8 + 2)
+
+
+def test_copies_that_were_trained_apart_are_not_written(tmp_path):
+    model = trained(KANConfig(share="model"))
+    act = model.model.layers[1].mlp.act_fn
+    act.coefficients = torch.nn.Parameter(act.coefficients.detach() + 1)
+    with pytest.raises(CheckpointError, match=r"share='model'.*are different"):
+        freeze_curves(model, tmp_path / "found.safetensors")
+    assert not list(tmp_path.iterdir()) and frozen_names(model) == []
+
+
+def test_the_digest_is_computed_once(tmp_path, monkeypatch):
+    calls = []
+    sha256 = found_curves.hashlib.sha256
+    monkeypatch.setattr(found_curves.hashlib, "sha256", lambda *args: calls.append(args) or sha256(*args))
+    curves = freeze_curves(trained(), tmp_path / "found.safetensors")
+    of_curves = [args for args in calls if args and args[0].startswith(b"{")]
+    assert len(of_curves) == 1 and len(curves.digest) == 64
+
+
 REFUSED = {
     "another number of layers": (
         dict(num_hidden_layers=3), {}, r"curves of 2 layers in the slot 'up', and the model has 3.*share='model'",
@@ -173,6 +205,9 @@ REFUSED = {
     "one set of several": (dict(), dict(share="model"), r"share='model' needs one set of curves.*those of 2 layers"),
     "groups": (dict(intermediate_size=26), {}, r"groups=4 does not divide the 26 input channels"),
     "a setting": (dict(), dict(grid_size=7), r"grid_size=7 contradicts the curves in 'found', which have grid_size=8"),
+    "a slot that no layer has": (
+        dict(), dict(target_modules=["up_proj"]), r"target_modules=\('up_proj',\) leaves no slot 'act'",
+    ),
     "a slot": (dict(), dict(slots=("up",)), r"slots=\('up',\) contradicts the curves"),
 }  # fmt: skip
 

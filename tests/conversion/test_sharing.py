@@ -180,9 +180,9 @@ def test_grids_are_moved_and_refined_once_for_all_layers():
 
 def test_what_needs_a_layer_of_its_own_is_refused():
     model = shared_model(KANConfig(share="model"))
-    with pytest.raises(ConfigError, match="FSDP spreads every layer"):
+    with pytest.raises(ConfigError, match=r"FSDP needs curves of its own .*Choose share='slot', or train without FSDP"):
         check_shardable(model)
-    with pytest.raises(ConfigError, match="none can be straightened for one layer alone"):
+    with pytest.raises(ConfigError, match="prune needs curves of its own in every layer"):
         prune(model, {}, sparsity=0.5)
 
 

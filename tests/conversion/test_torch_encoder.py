@@ -7,8 +7,10 @@ import torch
 from tiny_models import randomize_curves
 from torch import nn
 
-from kansformer import KANConfig, convert, revert
+from kansformer import KANConfig, convert, freeze_curves, refine_grid, revert
 from kansformer.conversion.convert import drop_slots
+from kansformer.conversion.record import check_record, record_of
+from kansformer.errors import ConfigError
 
 SLOTS = [("act",), ("up", "down"), ("input",), ("input", "up", "act", "down")]
 
@@ -79,3 +81,13 @@ def test_the_switch_of_the_process_is_left_as_it_was():
         assert not torch.backends.mha.get_fastpath_enabled()
     finally:
         torch.backends.mha.set_fastpath_enabled(True)
+
+
+def test_a_record_without_a_config_follows_the_grid_and_guards_fixed_curves():
+    model = convert(encoder(), KANConfig(grid_size=4))
+    refine_grid(model, 8)
+    check_record(model)
+    assert record_of(model).config.grid_size == 8
+    freeze_curves(model)
+    with pytest.raises(ConfigError, match=r"refine_grid changes curves, and the model's are fixed"):
+        refine_grid(model, 16)

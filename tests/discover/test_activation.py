@@ -12,6 +12,7 @@ from kansformer.discover import KNOWN_ACTIVATIONS, ActivationErrors, ActivationT
 from kansformer.discover.functions import BASES, ELEMENTARY
 from kansformer.errors import ConfigError
 
+ONNX = "pip install onnx onnxscript onnxruntime"
 FULL = NamedActivation(
     name="all.of-them",
     base="gelu_tanh",
@@ -114,8 +115,8 @@ def test_it_exports_as_plain_operators():
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning")
 def test_onnxruntime_computes_the_same(tmp_path):
     for name in ("onnx", "onnxscript"):
-        pytest.importorskip(name, reason="ONNX is measured where it is installed")
-    onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX is measured where it is installed")
+        pytest.importorskip(name, reason=ONNX)
+    onnxruntime = pytest.importorskip("onnxruntime", reason=ONNX)
     x = torch.randn(3, 8)
     torch.onnx.export(FULL.module().eval(), (x,), tmp_path / "a.onnx", dynamo=True, verbose=False, input_names=["x"])
     (result,) = onnxruntime.InferenceSession(tmp_path / "a.onnx").run(None, {"x": x.numpy()})
@@ -128,6 +129,17 @@ def test_it_compiles_as_one_graph_also_in_training():
     (slope,) = torch.autograd.grad(compiled(x).sum(), x)
     (expected,) = torch.autograd.grad(FULL.module()(x).sum(), x)
     torch.testing.assert_close(slope, expected)
+
+
+def test_a_compiler_sees_plain_operators():
+    targets = []
+
+    def backend(graph, inputs):
+        targets.extend(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    torch.compile(FULL.module(), fullgraph=True, backend=backend)(torch.randn(5, requires_grad=True)).sum().backward()
+    assert targets and not any("autograd_function" in target for target in targets)
 
 
 def test_json_round_trip():

@@ -7,6 +7,7 @@ from tiny_models import tiny_config
 
 from kansformer import KANConfig, convert
 from kansformer.discover import activation_curves, discover_activation
+from kansformer.discover import curves as pooling
 from kansformer.errors import DataError, SlotError
 from kansformer.interp import record_edges
 from kansformer.nn.curves import curves_of
@@ -65,6 +66,19 @@ def test_weights_are_counts_of_inputs_near_the_points():
     width = curves.x[1] - curves.x[0]
     expected = ((half.unsqueeze(-1) - curves.x).abs() <= width / 2).sum(0)
     torch.testing.assert_close(curves.weights[0], expected.double())
+
+
+def test_no_more_inputs_are_pooled_than_the_quantiles_take(monkeypatch):
+    model = bent_model(slots=("act",), edges="group", groups=2)
+    with record_edges(model, sample=64) as records, torch.no_grad():
+        model(input_ids=TOKENS)
+    every = activation_curves(model, records)
+    pooled, cat = [], torch.cat
+    monkeypatch.setattr(pooling, "MAX_QUANTILE", 500)
+    monkeypatch.setattr(torch, "cat", lambda tensors, *args, **named: pooled.append(cat(tensors)) or cat(tensors))
+    some = activation_curves(model, records)
+    assert 400 < len(pooled[0]) < 510
+    torch.testing.assert_close(some.x[[0, -1]], every.x[[0, -1]], rtol=0.3, atol=0)
 
 
 def test_slots_without_such_curves_are_refused():

@@ -1,17 +1,19 @@
 """Activations under their names in transformers, with and without this package."""
 
 import os
+import runpy
 import subprocess
 import sys
 
 import pytest
 import torch
 import transformers
-from tiny_models import tiny_config
+from tiny_models import randomize_curves, tiny_config
 from transformers.activations import ACT2FN
 
+from kansformer import KANConfig, convert, revert
 from kansformer.discover import KNOWN_ACTIVATIONS, NamedActivation, register_activation
-from kansformer.discover.module import ClosedForm
+from kansformer.discover.module import ClosedFormActivation
 from kansformer.errors import ConfigError
 
 ALONE = """
@@ -29,7 +31,9 @@ print("same logits")
 
 @pytest.fixture(autouse=True)
 def _own_names():
-    before = set(ACT2FN)
+    before = set(ACT2FN) - set(KNOWN_ACTIVATIONS)  # which the program registers, and so do tests of it
+    for name in KNOWN_ACTIVATIONS:
+        ACT2FN.pop(name, None)
     yield
     for name in set(ACT2FN) - before:
         del ACT2FN[name]
@@ -39,7 +43,7 @@ def test_a_saved_model_runs_where_this_package_is_missing(tmp_path):
     activation = register_activation("silu-cosine")
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(tiny_config(vocab_size=50, hidden_act="silu-cosine")).eval()
-    assert isinstance(model.model.layers[0].mlp.act_fn, ClosedForm)
+    assert isinstance(model.model.layers[0].mlp.act_fn, ClosedFormActivation)
     model.save_pretrained(tmp_path / "model")
     with torch.no_grad():
         torch.save(model(input_ids=torch.arange(12).reshape(2, 6)).logits, tmp_path / "logits.pt")
@@ -62,6 +66,29 @@ def test_registering_twice_is_fine_and_another_function_is_refused():
     assert ACT2FN["silu-cosine"].activation == first and "silu-cosine" in list(ACT2FN)
 
 
+@pytest.mark.parametrize("way", ["register", "file"])
+def test_a_model_with_it_is_converted_saved_loaded_exported_and_reverted(way, tmp_path):
+    if way == "register":
+        register_activation("silu-cosine")
+    else:  # as one's own file defines it
+        (tmp_path / "silu_cosine.py").write_text(KNOWN_ACTIVATIONS["silu-cosine"].python(), encoding="utf-8")
+        runpy.run_path(str(tmp_path / "silu_cosine.py"))
+    torch.manual_seed(0)
+    config = tiny_config(vocab_size=50, hidden_act="silu-cosine", use_cache=False)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    tokens = torch.arange(12).reshape(2, 6)
+    plain = model(tokens).logits
+    convert(model, KANConfig())
+    assert torch.equal(model(tokens).logits, plain)
+    randomize_curves(model).save_pretrained(tmp_path / "model")
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
+    expected = model(tokens).logits
+    assert torch.equal(loaded(tokens).logits, expected)
+    program = torch.export.export(loaded, (tokens,), strict=False)
+    torch.testing.assert_close(program.module()(tokens).logits, expected)
+    assert torch.equal(revert(loaded)(tokens).logits, plain)
+
+
 def test_an_unknown_name_shows_the_choices():
     with pytest.raises(ConfigError, match="Unknown activation 'silu-sine'. Choose one of: silu-cosine, silu-gaussian"):
         register_activation("silu-sine")
@@ -69,4 +96,6 @@ def test_an_unknown_name_shows_the_choices():
 
 
 def test_importing_registers_nothing():
-    assert not set(KNOWN_ACTIVATIONS) & set(ACT2FN)
+    code = "import kansformer.discover as d, transformers.activations as a; print({*d.KNOWN_ACTIVATIONS} & {*a.ACT2FN})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "set()", done.stderr[-2000:]

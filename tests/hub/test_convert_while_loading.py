@@ -1,6 +1,7 @@
 """`from_pretrained(plain, quantization_config=KANConfig(...))`, and what else may stand in `quantization_config`."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from transformers import (
     TorchAoConfig,
 )
 
-from kansformer import KANConfig, is_converted, revert
+from kansformer import KANConfig, freeze_curves, is_converted, revert
 from kansformer.errors import ConfigError, ConversionStateError, NoSiteError
 
 AUTO = {"llama": AutoModelForCausalLM, "gpt2": AutoModelForCausalLM, "bert": AutoModelForMaskedLM}
@@ -88,6 +89,19 @@ def test_equal_settings_are_accepted_and_others_refused(make_converted, outputs,
         ConversionStateError, match=r"already, with grid_size=4, .* asks for grid_size=7\. Load it without"
     ):
         AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=KANConfig(grid_size=7))
+
+
+def test_the_same_given_curves_are_equal_settings(plain, make_converted, outputs, tmp_path):
+    trained = make_converted("llama", KANConfig(edges="group", groups=4))
+    freeze_curves(trained, tmp_path / "found.safetensors", share="model")
+    config = KANConfig(curves=tmp_path / "found.safetensors", share="model", trainable=False)
+    model = AutoModelForCausalLM.from_pretrained(plain, quantization_config=config)
+    model.save_pretrained(tmp_path / "model")
+    for same in (config, model.config.quantization_config.config):
+        loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model", quantization_config=same)
+        assert torch.equal(outputs(loaded), outputs(model))
+    with pytest.raises(ConversionStateError, match=r"with share='model', .* asks for share='slot'"):
+        AutoModelForCausalLM.from_pretrained(tmp_path / "model", quantization_config=replace(config, share="slot"))
 
 
 def test_another_quantisation_on_top_is_refused_with_the_way_to_combine(make_converted, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from interp_models import CONFIGS
 
-from kansformer import refine_grid
+from kansformer import KANConfig, freeze_curves, refine_grid
 from kansformer.conversion import find_curve_slots
 from kansformer.errors import ConfigError, DataError, SlotError
 from kansformer.interp import EdgeRef, edge_curves, edit_curve
@@ -81,3 +81,16 @@ def test_the_error_is_that_of_the_rounded_curve(make_bent):
     curve = edge_curves(model, place.site, place.name, inputs=[3], points=88)
     assert edit.error > 0.01
     assert (curve.y - 100 - curve.x).square().mean().sqrt().item() == pytest.approx(edit.error, rel=0.1)
+
+
+def test_curves_that_are_fixed_or_shared_are_not_edited(make_bent, batch):
+    fixed, shared = make_bent("llama"), make_bent("llama", KANConfig(share="model"))
+    freeze_curves(fixed)
+    for model, sentence in (
+        (fixed, r"edit_curve changes curves, and the model's are fixed"),
+        (shared, r"edit_curve needs curves of its own in every layer.*Use edit_edge, within a context"),
+    ):
+        before = model(**batch).logits
+        with pytest.raises(ConfigError, match=sentence):
+            edit_curve(model, EdgeRef("model.layers.0.mlp", "act", 3, 3), torch.sin)
+        assert torch.equal(model(**batch).logits, before)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from interp_models import CONFIGS
 
-from kansformer import KANConfig
+from kansformer import KANConfig, freeze_curves
 from kansformer.conversion import find_curve_slots
 from kansformer.errors import CheckpointError, ConfigError
 from kansformer.interp import drop_straight_curves, edge_scores, prune, prune_channels, reduce_rank, sparsity_curve
@@ -136,6 +136,40 @@ def test_channels_leave_the_model(make_bent, batch, tmp_path):
     assert torch.equal(type(model).from_pretrained(tmp_path)(**batch).logits, model(**batch).logits)
     with pytest.raises(ConfigError, match="share must be from 0 to below 1, got 1"):
         prune_channels(model, batch, share=1)
+
+
+def test_layers_that_share_their_curves_keep_the_same_channels(make_bent, batch, tmp_path):
+    model = make_bent("llama", KANConfig(share="model"))
+    mlp = [layer.mlp for layer in model.model.layers]
+    with torch.no_grad():  # channels that matter: 3 in one layer, 5 in the other, 9 a little in both
+        for layer, channel in zip(mlp, (3, 5), strict=True):
+            layer.down_proj.weight.mul_(1e-3)
+            layer.down_proj.weight[:, channel] = 1.0
+            layer.down_proj.weight[:, 9] = 0.1
+    rows = [layer.up_proj.weight[[3, 5, 9]].clone() for layer in mlp]
+    prune_channels(model, batch, share=0.9, multiple_of=3)
+    assert mlp[0].act_fn.coefficients is mlp[1].act_fn.coefficients
+    assert all(torch.equal(layer.up_proj.weight, kept) for layer, kept in zip(mlp, rows, strict=True))
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path)
+    assert torch.equal(loaded(**batch).logits, model(**batch).logits)
+    assert loaded.num_parameters() == model.num_parameters()
+
+
+@pytest.mark.parametrize("by", ["frozen", "shared"])
+def test_fixed_and_shared_curves_are_not_straightened(by, make_bent, batch):
+    model = make_bent("llama", KANConfig(share="model") if by == "shared" else KANConfig())
+    scores = edge_scores(model, batch)
+    if by == "frozen":
+        freeze_curves(model)
+    sentence = {
+        "frozen": r"prune changes curves, and the model's are fixed \(trainable=False\), for instance at model\.layers",
+        "shared": r"prune needs curves of its own .*0\.mlp\.act_fn and model\.layers\.1.*freeze_curves\(model, FILE\)",
+    }[by]
+    before = coefficients_of(model)
+    with pytest.raises(ConfigError, match=sentence):
+        prune(model, scores, sparsity=0.5)
+    assert all(torch.equal(now, then) for now, then in zip(coefficients_of(model), before, strict=True))
 
 
 def test_bad_input(make_bent, batch):

@@ -9,7 +9,7 @@ from tiny_models import SMALL, tiny_llama
 from kansformer import convert, freeze_curves
 from kansformer.config import KANConfig
 from kansformer.errors import ConfigError
-from kansformer.training.build import check_model
+from kansformer.training.build import build_model, check_model
 from kansformer.training.recipe import Penalty, Recipe
 from kansformer.training.recipe_file import (
     dump_recipe,
@@ -66,8 +66,47 @@ def test_fixed_curves_are_not_trained(tmp_path):
     config = {"model_type": "llama", **SMALL}
     kan = {"curves": str(tmp_path / "a.safetensors"), "trainable": False}
     check_model(make(model={"config": config}, kan=kan))
-    with pytest.raises(ConfigError, match=r"these are fixed \(kan\.trainable is false\)"):
-        check_model(make(model={"config": config}, kan=kan, trainable="curves"))
+    with pytest.raises(ConfigError, match=r"trainable is \['curves'\].*kan\.trainable is false\. Choose all or lora"):
+        make(model={"config": config}, kan=kan, trainable="curves")
+    model.save_pretrained(tmp_path / "model")
+    source = {"path": str(tmp_path / "model")}
+    build_model(make(model=source))
+    for changes, sentence in (
+        ({"trainable": "curves"}, "trainable is .*those of model.path '.*model' are frozen"),
+        (
+            {"curves": {"smoothness": 1e-3}},
+            r"curves\.smoothness is 0\.001, .* are frozen\. Leave curves\.smoothness out",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=sentence):
+            build_model(make(model=source, **changes))
+
+
+def test_an_activation_that_transformers_does_not_know_is_named():
+    config = {"model_type": "llama", **SMALL, "hidden_act": "silu-sine"}
+    with pytest.raises(ConfigError, match=r"model\.config: transformers does not know the activation 'silu-sine'"):
+        check_model(make(model={"config": config}))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("sparsity", 0.1, "0.1"),
+        ("smoothness", {"weight": 0.2, "begin": 5}, "0.2"),
+        ("update_grid_at", [5], r"\(5,\)"),
+        ("refine_grid_at", {5: 10}, "{5: 10}"),
+        ("domain", "data", "'data'"),
+        ("lr_multiplier", 3.0, "3.0"),
+        ("warm_up", 5, "5"),
+    ],
+)
+def test_what_trains_curves_contradicts_fixed_ones(name, value, shown):
+    kan = {"curves": "a.safetensors", "trainable": False}
+    with pytest.raises(
+        ConfigError, match=rf"curves\.{name} is {shown}, .*kan\.trainable is false\. Leave curves\.{name}"
+    ):
+        make(kan=kan, curves={name: value})
+    make(kan=kan | {"trainable": True}, curves={name: value})
 
 
 def test_fields_are_changed_on_the_command_line():
@@ -107,6 +146,7 @@ def test_fields_are_changed_on_the_command_line():
         ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"seed": "many"}, "seed must be a whole number, got 'many'"),
         ({"seed": True}, "seed must be a whole number, got True"),
+        ({"shard": True, "kan": {"share": "model"}}, "kan.share is 'model'. Choose kan.share=slot or shard=false"),
         ({"shard": "yes"}, "shard must be true or false, got 'yes'"),
         ({"kan": {"hidden": 1.5}}, "kan.hidden must be a whole number, got 1.5"),
         ({"curves": {"refine_grid_at": {"soon": 8}}, "kan": {}}, "curves.refine_grid_at.soon must be a whole number"),

@@ -1,0 +1,85 @@
+"""Checks before curves are changed: that they are no fixed function, and that every layer has its own."""
+
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+from torch import nn
+
+from kansformer.errors import ConfigError
+from kansformer.nn.curves import CurvedModule, curved_modules
+from kansformer.nn.sharing import sharing_modules
+
+OWN_COPIES = (
+    "Convert the plain model with share='slot'; to keep these curves, write them by freeze_curves(model, FILE) and "
+    "give curves=FILE, of which every layer gets a copy."
+)
+
+
+@runtime_checkable
+class CurveRecord(Protocol):
+    """What a converted model says of its curves: a `ConversionRecord`, as far as this package needs it."""
+
+    @property
+    def is_fixed(self) -> bool: ...
+
+    def with_grid_size(self, grid_size: int) -> "CurveRecord": ...
+
+
+def find_record(model: nn.Module) -> CurveRecord | None:
+    """The record of a converted model, which transformers' config has, or the model where it has no config."""
+    record = getattr(*_place_of_record(model), None)
+    return record if isinstance(record, CurveRecord) else None
+
+
+def write_record(model: nn.Module, record: CurveRecord) -> None:
+    """Replace what `find_record` found."""
+    owner, name = _place_of_record(model)
+    setattr(owner, name, record)
+
+
+def check_not_fixed(model: nn.Module, change: str) -> None:
+    """Refuse to change curves that are a fixed function.
+
+    Args:
+        change: what would change them, such as the function that was called.
+
+    Raises:
+        ConfigError: they are.
+    """
+    record = find_record(model)
+    if record is not None and record.is_fixed:
+        path = next((path for path, _ in curved_modules(model)), "")
+        raise ConfigError(
+            f"{change} changes curves, and the model's are fixed (trainable=False), for instance at {path}. Convert "
+            "the plain model with these curves and trainable=True."
+        )
+
+
+def check_not_shared(modules: Mapping[str, CurvedModule], change: str, *, instead: str = OWN_COPIES) -> None:
+    """Refuse what needs curves of its own in every layer, where layers share them.
+
+    Args:
+        modules: with curves, by path.
+        change: what needs them, such as the function that was called.
+        instead: sentences that say what to do.
+
+    Raises:
+        ConfigError: layers share them.
+    """
+    for group in sharing_modules(modules):
+        if len(group) > 1:
+            first, second, *_ = group
+            raise sharing_error(change, first, second, instead)
+
+
+def sharing_error(change: str, first: str, second: str, instead: str) -> ConfigError:
+    """What `check_not_shared` raises of the modules at two paths."""
+    return ConfigError(
+        f"{change} needs curves of its own in every layer, and {first} and {second} share theirs (share='model'). "
+        f"{instead}"
+    )
+
+
+def _place_of_record(model: nn.Module) -> tuple[object, str]:
+    config = getattr(model, "config", None)
+    return (config, "quantization_config") if hasattr(config, "to_dict") else (model, "conversion_record")
