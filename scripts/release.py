@@ -50,7 +50,9 @@ def check(path: Path, names: list[str], needed: tuple[str, ...]) -> None:
     missing = sorted(set(needed) - set(names))
     unwanted = [name for name in names if any(part in name for part in NOT_IN_EITHER)]
     if missing or unwanted or path.stat().st_size > LARGEST:
-        raise SystemExit(f"{path.name}: missing {missing}, not to be released {unwanted}, {path.stat().st_size:,} bytes.")
+        raise SystemExit(
+            f"{path.name}: missing {missing}, not to be released {unwanted}, {path.stat().st_size:,} bytes."
+        )
 
 
 def _age(path: Path) -> float:
