@@ -67,8 +67,8 @@ class Discovery:
         stopped: why the search ended early, or None.
     """
 
-    model: KAN
-    curves: KAN
+    model: KAN = field(repr=False)
+    curves: KAN = field(repr=False)
     formulas: list[sympy.Expr]
     train_rmse: float
     test_rmse: float

@@ -25,6 +25,7 @@ def test_the_quickstart_formula_is_found_to_the_last_digit(quickstart):
     found = find_formula(quickstart, width=[2, 5, 1], networks=2, **QUIET)
     assert str(found.formulas[0]) == "exp(x_2**2 + sin(pi*x_1))"  # what the README says
     assert found.test_rmse < 1e-12 and found.curves_rmse < 1e-3
+    assert "exp(x_2**2" in repr(found) and "KANLinear" not in repr(found)
     x_1, x_2 = sympy.symbols("x_1 x_2")
     values = sympy.lambdify((x_1, x_2), found.formulas[0], "numpy")(*quickstart.test_input.T.numpy())
     assert abs(torch.as_tensor(values) - quickstart.test_target[:, 0]).max() < 0.01  # numbers of four digits
