@@ -224,7 +224,8 @@ class Recipe:
             f"distill works for causal-lm, not for {self.task}.": self.distill and self.task != "causal-lm",
             "distill.ffn_steps trains replaced networks, and none is: set kan.hidden.": steps and not replaces,
             "kan.hidden replaces pretrained layers. From scratch set the width in model.config.": replaces and scratch,
-            f"training.{', '.join(own)} is set by train itself. Leave it out.": own,
+            f"training.{', '.join(own)} is set by train itself: seed is a field of the recipe, the folder an "
+            "argument. Leave it out.": own,
             "training.gradient_accumulation_steps follows from rows_per_step. Give one of them.": (
                 self.rows_per_step is not None and "gradient_accumulation_steps" in self.training
             ),
