@@ -111,7 +111,7 @@ def faithfulness(
         reader = BatchReader(again, progress)
         first = study.read_originals(reader)
         study.choose(study.changed_layers(first) if layers is None else layers, alive)
-        for batch in reader.read("replacing"):
+        for batch in reader.read("replacing layers"):
             study.measure(batch)
     return study.result(reader.tokens)
 
@@ -134,7 +134,7 @@ class _Study:
         totals: dict[str, Tensor] = {}
         counts: dict[str, int] = defaultdict(int)
         with record_slots(self.slots, bins=1, sample=1) as records:
-            for batch in reader.read("reading"):
+            for batch in reader.read("layers' means"):
                 first = batch if first is None else first
                 for path, y_NO in _Run(self.model, batch, self.candidates).rows_of_outputs():
                     total_O = y_NO.double().sum(dim=0)
