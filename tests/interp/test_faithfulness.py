@@ -227,6 +227,19 @@ def test_batches_may_be_of_any_size_and_kind(make_strong, batches):
     assert faithfulness(model, ablate(model, edges), iter(batches)).to_dict() == close(whole)
 
 
+@torch.no_grad()
+def test_every_label_counts_the_same(make_strong, batches):
+    model = make_strong()
+    batches = [*batches, {name: values[:1, :4] for name, values in batches[0].items()}]
+    result = faithfulness(model, ablate(model, []), batches)
+    losses, count = 0.0, 0
+    for batch in batches:
+        predicted, labels = model(**batch).logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten()
+        losses += torch.nn.functional.cross_entropy(predicted, labels, reduction="sum").item()
+        count += len(labels)
+    assert result.original.ce_loss == pytest.approx(losses / count, abs=1e-6)
+
+
 def test_padding_does_not_count(make_strong, batches):
     model = make_strong()
     edges = edges_of(model)
@@ -312,17 +325,25 @@ def test_the_layers_of_other_architectures(family):
     assert result.l0(result.original) > result.l0(result.replaced) > 0
 
 
+@contextmanager
+def halved(module):
+    """The module with half its output."""
+    handle = module.register_forward_hook(lambda module, args, output: output / 2)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def test_a_layer_that_runs_twice():
     config = transformers.AlbertConfig(**TINY | {"embedding_size": 16})
     torch.manual_seed(0)
     model = randomize_curves(convert(transformers.AlbertForMaskedLM(config).eval(), KANConfig()), 0.3)
     tokens = torch.arange(18).reshape(2, 9)
-    result = faithfulness(
-        model,
-        base_alone(model, edges_of(model, [s.site for s in find_curve_slots(model)])),
-        {"input_ids": tokens, "labels": tokens},
-    )
-    assert len(result.layers) == 1 and result.fvu > 0 and result.mean.fvu[result.layers[0]] == pytest.approx(1)
+    edit = halved(model.get_submodule("albert.encoder.albert_layer_groups.0.albert_layers.0.ffn_output"))
+    result = faithfulness(model, edit, {"input_ids": tokens, "labels": tokens})
+    (layer,) = result.layers
+    assert result.mean.fvu[layer] == pytest.approx(1) and result.fvu == pytest.approx(result.zero.fvu[layer] / 4)
 
 
 def test_models_of_ones_own_and_plain_models(batches):
@@ -343,15 +364,7 @@ def test_models_of_ones_own_and_plain_models(batches):
     assert json.loads(json.dumps(result.to_dict(), allow_nan=False))["replaced"]["kl_div_score"] is None
     plain = transformers.LlamaForCausalLM(transformers.LlamaConfig(**TINY)).eval()
 
-    @contextmanager
-    def half(path):
-        handle = plain.get_submodule(path).register_forward_hook(lambda module, args, output: output / 2)
-        try:
-            yield
-        finally:
-            handle.remove()
-
-    result = faithfulness(plain, half("model.layers.1.mlp.down_proj"), batches)
+    result = faithfulness(plain, halved(plain.model.layers[1].mlp.down_proj), batches)
     assert result.layers == ("model.layers.1.mlp",) and result.l0(result.replaced) is None
     assert isinstance(result, Faithfulness) and "–" in str(result)
     y = result.zero.fvu["model.layers.1.mlp"]
