@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from kansformer.conversion.channels import converted_sites
 from kansformer.conversion.record import record_of
-from kansformer.conversion.slots import find_curve_slots
+from kansformer.conversion.slots import find_adapter, find_curve_slots
 from kansformer.errors import DataError
 from kansformer.nn.adapted import module_called_at
 from kansformer.nn.curves import curved_modules
@@ -20,10 +20,10 @@ Intervention = Callable[[str, Tensor], Tensor | None]
 
 @dataclass(frozen=True)
 class Layer:
-    """A feed-forward network, or in a model of one's own a module with curves.
+    """A feed-forward network; in a model of one's own, or with adapters around its layers, a module with curves.
 
     Args:
-        path: of the network.
+        path: of the network or module.
         output: the module whose output is the network's: its last linear layer, so before any dropout, norm or
             residual; of a stack of experts the stack.
         curve_paths: of the places in it that can have curves.
@@ -39,15 +39,11 @@ def find_layers(model: nn.Module) -> dict[str, Layer]:
 
     Raises:
         NoSiteError: the model has neither feed-forward networks nor curves.
-        ConversionStateError: the model has adapters around it.
     """
-    if record_of(model) is not None:
-        sites = converted_sites(model)
-    elif any(True for _ in curved_modules(model)):
+    if any(True for _ in curved_modules(model)) and (record_of(model) is None or find_adapter(model) is not None):
         slots = find_curve_slots(model)
         return {slot.path: Layer(slot.path, slot.called, frozenset({slot.path})) for slot in slots}
-    else:
-        sites = find_sites(model)
+    sites = find_sites(model) if record_of(model) is None else converted_sites(model)
     return {site.path: _layer(model, site) for site in sites}
 
 

@@ -82,7 +82,8 @@ def faithfulness(
             in `summarize`.
         controls: other edits to compare with, by name: those of `kansformer.interp.controls`, or any.
         layers: paths of the feed-forward networks that the edit stands for, which the ablations remove. None is those
-            whose output it changes on the first batch, or all with curves if it changes none.
+            whose output it changes on the first batch, or all with curves if it changes none. In a model that `convert`
+            did not make, and with adapters around its layers, each module with curves is a layer.
         alive: share of the root mean square of its slot's edges from which a learned curve counts as alive at a token;
             0 counts every curve that is not zero.
         progress: called after every batch.
@@ -94,7 +95,6 @@ def faithfulness(
         SlotError: there is no layer of that path.
         ConfigError: `alive` is negative, two results would have one name, or an edit cannot be undone.
         DataError: there are no batches, or no token reaches a layer.
-        ConversionStateError: the model has adapters around it.
     """
     if not alive >= 0:
         raise ConfigError(f"alive must be 0 or more, got {alive!r}.")
@@ -137,7 +137,7 @@ class _Study:
             for batch in reader.read("layers' means"):
                 first = batch if first is None else first
                 for path, y_NO in _Run(self.model, batch, self.candidates).rows_of_outputs():
-                    total_O = y_NO.double().sum(dim=0)
+                    total_O = _wide(y_NO).sum(dim=0)
                     totals[path] = totals[path] + total_O if path in totals else total_O
                     counts[path] += len(y_NO)
         if first is None or not any(counts.values()):
@@ -179,12 +179,12 @@ class _Study:
         self.sums["original"].add_run(original, original)
         for path, y_NO in original.rows_of_outputs():
             if path in self.layers:
-                self.spread[path] += float((y_NO.double() - self.means[path]).square().sum())
+                self.spread[path] += float((_wide(y_NO) - self.means[path]).square().sum())
         for name, edit in self.edits.items():
             within(edit, partial(self._measure_edited, batch, original, self.sums[name]))
         ablations: dict[str, Callable[[str, Tensor], Tensor]] = {
             "zero": lambda path, y: torch.zeros_like(y),
-            "mean": lambda path, y: self.means[path].to(y).expand_as(y),
+            "mean": lambda path, y: self.means[path].to(y.dtype).to(y.device).expand_as(y),
         }
         for name, ablation in ablations.items():
             with intervene(self.layers, ablation):
@@ -265,7 +265,7 @@ class _Sums:
 
     def add_residual(self, path: str, edited: Tensor, y: Tensor, mask: Tensor | None) -> None:
         """Add the squared difference between a layer's output and the original's."""
-        self.residual[path] += float((_rows(edited, mask).double() - _rows(y, mask).double()).square().sum())
+        self.residual[path] += float((_wide(_rows(edited, mask)) - _wide(_rows(y, mask))).square().sum())
 
     def effect(self, spread: Mapping[str, float]) -> Effect:
         """The means."""
@@ -320,8 +320,13 @@ def _divergence(original_NV: Tensor, logits_NV: Tensor) -> float:
     for p_NV, q_NV in zip(original_NV.split(size), logits_NV.split(size), strict=True):
         log_p_NV, log_q_NV = (part.float().log_softmax(-1) for part in (p_NV, q_NV))
         d_NV = log_p_NV - log_q_NV
-        total += float((log_p_NV.exp() * (d_NV + torch.expm1(-d_NV))).sum(-1).double().sum())
+        total += float(_wide((log_p_NV.exp() * (d_NV + torch.expm1(-d_NV))).sum(-1)).sum())
     return total
+
+
+def _wide(values: Tensor) -> Tensor:
+    """In float64, which Apple's GPUs do not have."""
+    return (values.cpu() if values.device.type == "mps" else values).double()
 
 
 def _rows(values: Tensor, mask: Tensor | None) -> Tensor:

@@ -25,6 +25,7 @@ from kansformer.interp import (
     prune,
     record_edges,
     replace_by_symbol,
+    summarize,
 )
 from kansformer.interp.controls import base_alone, random_curves, random_edges, random_scores
 from kansformer.symbolic import KAN_LIBRARY, fit_symbolic
@@ -210,13 +211,21 @@ def test_l0_counts_the_learned_curves_that_are_alive(make_bent, batches):
         assert straight.l0(straight.original) == 0 and straight.alive(straight.original) == 0
 
 
-def test_of_many_edges_fewer_tokens_are_counted(make_bent, batches, monkeypatch):
+@torch.no_grad()
+def test_of_many_edges_fewer_tokens_are_counted(make_bent, batch, monkeypatch):
     model = make_bent()
-    whole = faithfulness(model, ablate(model, []), batches)
+    slot = find_curve_slots(model)[0]
     monkeypatch.setattr("kansformer.interp.activity.BUDGET", 24 * 10)
     monkeypatch.setattr("kansformer.interp.activity.CHUNK", 100)
-    part = faithfulness(model, ablate(model, []), batches)
-    assert part.l0(part.original) == pytest.approx(whole.l0(whole.original), rel=0.2)
+    result = faithfulness(model, ablate(model, []), batch, alive=0.8)
+    seen = []
+    handle = slot.module.register_forward_pre_hook(lambda _, args: seen.append(args[0].flatten(0, 1)))
+    model(**batch)
+    handle.remove()
+    whole, part = (edge_curves(model, slot.site, slot.name, at=x_NI.mT) for x_NI in (seen[0], seen[0][::6]))
+    alive = part.learned.abs() > 0.8 * whole.y.double().square().mean().sqrt()
+    assert result.original.l0[slot.path] == pytest.approx(alive.sum(0).double().mean().item())
+    assert 0 < alive.double().mean() < 0.9
 
 
 def test_batches_may_be_of_any_size_and_kind(make_strong, batches):
@@ -304,7 +313,17 @@ def test_controls(make_bent, batches):
     assert 0.3 < ratio < 3 and not torch.allclose(changed, own, atol=float(size.min()) / 10)
 
 
-@pytest.mark.parametrize("family", ["bert", "opt", "phi3", "bloom", "mixtral", "t5"])
+LAST_LAYERS = {
+    "bert": "bert.encoder.layer.2.output.dense",
+    "opt": "model.decoder.layers.1.fc2",
+    "phi3": "model.layers.2.mlp.down_proj",
+    "bloom": "transformer.h.1.mlp.dense_4h_to_h",
+    "mixtral": "model.layers.2.mlp.experts",
+    "t5": "decoder.block.1.layer.2.DenseReluDense.wo",
+}
+
+
+@pytest.mark.parametrize("family", LAST_LAYERS)
 def test_the_layers_of_other_architectures(family):
     if family == "t5":
         config = transformers.T5Config(
@@ -323,6 +342,8 @@ def test_the_layers_of_other_architectures(family):
     assert len(result.layers) == 1 and result.tokens == 18
     assert result.fvu > 0 and math.isfinite(result.fvu) and result.zero.kl_div > 0
     assert result.l0(result.original) > result.l0(result.replaced) > 0
+    half = faithfulness(model, halved(model.get_submodule(LAST_LAYERS[family])), batch)
+    assert half.layers == result.layers and half.fvu == pytest.approx(half.zero.fvu[half.layers[0]] / 4)
 
 
 @contextmanager
@@ -369,6 +390,21 @@ def test_models_of_ones_own_and_plain_models(batches):
     assert isinstance(result, Faithfulness) and "–" in str(result)
     y = result.zero.fvu["model.layers.1.mlp"]
     assert result.fvu == pytest.approx(y / 4)
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_with_adapters_a_slot_is_a_layer(make_bent, batches):
+    peft = pytest.importorskip("peft", reason="pip install peft")
+    model = make_bent()
+    without = faithfulness(model, ablate(model, edges_of(model)), batches, layers=SITES[:1])
+    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["up_proj", "down_proj"]))
+    slot = find_curve_slots(adapted)[0]
+    result = faithfulness(adapted, ablate(adapted, slot.edges()), batches, controls={"half": ablate(adapted, [])})
+    assert result.layers == (slot.path,) and result.replaced.fvu == pytest.approx(result.zero.fvu, rel=1e-4)
+    assert result.original.ce_loss == pytest.approx(without.original.ce_loss)  # LoRA starts at zero
+    assert result.replaced.ce_loss == pytest.approx(result.zero.ce_loss, abs=1e-6)
+    summary = summarize(adapted, batches, slots=[(slot.site, slot.name)], library=KAN_LIBRARY.subset(["x", "x^2"]))
+    assert summary.faithfulness.layers == (slot.path,)
 
 
 def test_bad_input(make_bent, batches):
