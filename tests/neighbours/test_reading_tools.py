@@ -19,6 +19,7 @@ INSTALL = {
     "transformer_lens": "pip install transformer-lens",
     "sae_lens": "pip install sae-lens",
     "nnsight": "pip install nnsight",
+    "circuit_tracer": "pip install circuit-tracer",
 }
 # A word of the block, and the package that it needs.
 RECIPES = {
@@ -27,6 +28,7 @@ RECIPES = {
     "enable_compatibility_mode": "transformer_lens",
     "HookedProxyLM": "sae_lens",
     "NNsight": "nnsight",
+    "TranscoderSet": "circuit_tracer",
 }
 
 
