@@ -347,9 +347,9 @@ def test_the_layers_of_other_architectures(family):
 
 
 @contextmanager
-def halved(module):
-    """The module with half its output."""
-    handle = module.register_forward_hook(lambda module, args, output: output / 2)
+def halved(module, change=lambda output: output / 2):
+    """The module with half its output, or a function of it."""
+    handle = module.register_forward_hook(lambda module, args, output: change(output))
     try:
         yield
     finally:
@@ -422,6 +422,10 @@ def test_bad_input(make_bent, batches):
             faithfulness(model, edit, batches, **call)
     with pytest.raises(ConfigError, match=r"An edit must be a context, or a function .* got 3"):
         faithfulness(model, lambda: 3, batches)
+    with pytest.raises(
+        DataError, match=r"the layer at 'model.layers.0.mlp' runs on other tokens, or has another width"
+    ):
+        faithfulness(model, halved(model.model.layers[0].mlp.down_proj, lambda output: output[..., :1]), batches)
     with pytest.raises(DataError, match="There are no batches"):
         faithfulness(model, edit, [])
     with pytest.raises(SlotError, match="act has no input 99"):
