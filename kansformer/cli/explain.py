@@ -36,7 +36,7 @@ def explain_command(
     check_writable(out)
     from kansformer.conversion.slots import find_curve_slots
     from kansformer.interp import summarize
-    from kansformer.interp.wording import GOOD, loss_text
+    from kansformer.interp.wording import GOOD, faithful_sentence, loss_text
     from kansformer.views import write_report
 
     documents, _ = load_text(text, max_tokens)
@@ -71,5 +71,7 @@ def explain_command(
     if summary.loss is not None and summary.replaced:
         share, _, loss = summary.loss_table()[-1]
         typer.echo(f"Loss {loss_text(summary.loss)}; with {share} of the edges computed by their formulas {loss}.")
+    if summary.faithfulness is not None:
+        typer.echo(faithful_sentence(summary.faithfulness))
     typer.echo(f"Written: report.html, summary.md, summary.json and edges.parquet, in {out}")
     shutil.rmtree(cache)

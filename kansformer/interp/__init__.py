@@ -5,9 +5,11 @@ from kansformer.conversion.slots import EdgeRef
 from kansformer.interp.audit import summarize as summarize
 from kansformer.interp.curves import EdgeCurves, edge_curves
 from kansformer.interp.edits import CurveEdit, ablate, edit_curve, edit_edge, replace_by_symbol
+from kansformer.interp.effects import Faithfulness
 from kansformer.interp.pruning import PruneResult, drop_straight_curves, prune, prune_channels, sparsity_curve
 from kansformer.interp.ranks import reduce_rank
 from kansformer.interp.recording import EdgeRecords, RecordedSlot, record_edges
+from kansformer.interp.recovery import faithfulness
 from kansformer.interp.scores import EdgeScores, edge_scores
 from kansformer.interp.summary import ModelSummary, SlotSummary
 
@@ -17,6 +19,7 @@ __all__ = [
     "EdgeRecords",
     "EdgeRef",
     "EdgeScores",
+    "Faithfulness",
     "ModelSummary",
     "PruneResult",
     "RecordedSlot",
@@ -27,6 +30,7 @@ __all__ = [
     "edge_scores",
     "edit_curve",
     "edit_edge",
+    "faithfulness",
     "prune",
     "prune_channels",
     "record_edges",

@@ -9,22 +9,27 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from kansformer.conversion.slots import CurveSlot, find_curve_slots
+from kansformer.conversion.slots import CurveSlot, EdgeRef, find_curve_slots
 from kansformer.errors import ConfigError
 from kansformer.files import atomic_file
+from kansformer.interp.activity import ALIVE, edge_size
 from kansformer.interp.batches import BatchReader, mean_loss, replayable
+from kansformer.interp.controls import base_alone, random_curves
 from kansformer.interp.curves import edge_curves, sample_points
 from kansformer.interp.edge_features import base_values, edge_bases, edge_weights, num_terms
 from kansformer.interp.edge_table import EdgeTable, TableFolder
 from kansformer.interp.edits import Function, replace_edges
+from kansformer.interp.effects import Faithfulness
 from kansformer.interp.fidelity import RandomEdges, fidelity, recorded_points
 from kansformer.interp.recording import EdgeRecords, RecordedSlot, record_slots
+from kansformer.interp.recovery import faithfulness
 from kansformer.interp.scores import EdgeScores, attribute, check_reached, score_inputs
 from kansformer.interp.summary import PART_TEXTS, POINTS, ModelSummary, SlotSummary, edge_columns, input_columns
 from kansformer.progress import Progress
@@ -38,6 +43,8 @@ BUDGET = 2**29
 EDGE_BYTES, INPUT_BYTES = 16, 4 * 1024 + 8 * 34 + 8
 # More edges than this are not evaluated one by one inside the model.
 MAX_REPLACED = 100_000
+# Tokens, or the first batch if it has more, on which all edges as formulas are measured in every metric: 12 passes.
+FAITHFUL_TOKENS = 2048
 
 Key = tuple[str, str]
 
@@ -92,15 +99,18 @@ def summarize(
             for group in _groups(chosen):
                 audit.add(group, reader)
             summaries = tuple(audit.summaries.values())
-            losses = []
-            if reader.labelled and total <= MAX_REPLACED:
-                losses = _losses_with_formulas(model, reader, summaries, replace)
+            losses, kept_by_formulas = [], None
+            if reader.labelled and total <= MAX_REPLACED and replace:
+                formulas = _Formulas(model, summaries)
+                losses = formulas.losses(reader, replace)
+                kept_by_formulas = formulas.faithfulness(reader)
         except BaseException:
             audit.folder.remove()  # a traceback that somebody keeps would keep it
             raise
     tokens = reader.tokens or audit.tokens
     seconds = time.perf_counter() - begin
-    return ModelSummary(summaries, tokens, audit.loss if reader.labelled else None, tuple(losses), seconds)
+    loss = audit.loss if reader.labelled else None
+    return ModelSummary(summaries, tokens, loss, tuple(losses), seconds, kept_by_formulas)
 
 
 @dataclass
@@ -122,6 +132,7 @@ class _Audit:
         self.folder = TableFolder(self.cache)
         self.summaries: dict[Key, SlotSummary] = {}
         self.fingerprints: dict[Key, str] = {}
+        self.sizes: dict[Key, float] = {}
 
     def add(self, group: Mapping[Key, tuple[CurveSlot, slice]], reader: BatchReader) -> None:
         """Audit the edges from some inputs of a few slots."""
@@ -152,6 +163,7 @@ class _Audit:
         control_fidelity = fidelity(control, *random.at(recorded_points(recorded, POINTS)), part=self.part)
         if self.cache is not None:
             self.fingerprints[slot.site, slot.name] = _fingerprint(slot, recorded, self.library, self.part)
+        self.sizes[slot.site, slot.name] = edge_size(recorded)
         inputs = EdgeTable(self.folder)
         inputs.append(input_columns(recorded))
         return SlotSummary(slot, inputs, EdgeTable(self.folder), self.part, control, control_fidelity)
@@ -163,7 +175,9 @@ class _Audit:
         curves = edge_curves(self.model, slot.site, slot.name, inputs=inputs, at=points_IS)
         judged = fidelity(fits, curves.x, curves.y, curves.learned, part=self.part)
         trained = edge_weights(slot.module, inputs)[..., 1:].ne(0).any(-1).flatten().cpu()
-        self.summaries[slot.site, slot.name].edges.append(edge_columns(scores, fits, judged, trained))
+        alive = (curves.learned.abs() > ALIVE * self.sizes[slot.site, slot.name]).float().mean(dim=1)
+        columns = edge_columns(scores, fits, judged, trained=trained, alive=alive)
+        self.summaries[slot.site, slot.name].edges.append(columns)
 
     def _fit_inputs(self, slot: CurveSlot, records: EdgeRecords, inputs: slice) -> SymbolicFits:
         """The fits of the edges from some inputs, from a file of the cache where there is one."""
@@ -233,28 +247,47 @@ def _fingerprint(slot: CurveSlot, recorded: RecordedSlot, library: SymbolLibrary
     return digest.hexdigest()[:16]
 
 
-def _losses_with_formulas(
-    model: nn.Module, reader: BatchReader, summaries: Sequence[SlotSummary], shares: Sequence[float]
-) -> list[tuple[float, int, float]]:
-    """Share, number of edges, and the loss with that share of the edges computed by their formulas, the best first."""
-    judged = [summary.fidelity for summary in summaries]
-    r2 = torch.cat([fidelity.r2.where(fidelity.varies, -1.0) for fidelity in judged])
-    order = r2.argsort(descending=True, stable=True)
-    refs = [ref for summary in summaries for ref in summary.slot.edges()]
-    fits_of = {(summary.slot.site, summary.slot.name): summary.fits for summary in summaries}
+class _Formulas:
+    """The formulas of all edges of an audit, in the place of the edges."""
 
-    def formulas(slot: CurveSlot, inputs: Tensor, outputs: Tensor) -> Function:
-        fits = fits_of[slot.site, slot.name][slot.edge_numbers(inputs, outputs)]
-        if summaries[0].part == "edge":
+    def __init__(self, model: nn.Module, summaries: Sequence[SlotSummary]) -> None:
+        self.model, self.part = model, summaries[0].part
+        judged = [summary.fidelity for summary in summaries]
+        r2 = torch.cat([fidelity.r2.where(fidelity.varies, -1.0) for fidelity in judged])
+        refs = [ref for summary in summaries for ref in summary.slot.edges()]
+        self.best_first = [refs[number] for number in r2.argsort(descending=True, stable=True).tolist()]
+        self.fits = {(summary.slot.site, summary.slot.name): summary.fits for summary in summaries}
+
+    def replace(self, edges: list[EdgeRef]) -> AbstractContextManager[nn.Module]:
+        """The model with these edges computed by their formulas."""
+        return replace_edges(self.model, edges, self._make_function)
+
+    def _make_function(self, slot: CurveSlot, inputs: Tensor, outputs: Tensor) -> Function:
+        fits = self.fits[slot.site, slot.name][slot.edge_numbers(inputs, outputs)]
+        if self.part == "edge":
             return fits.evaluate
         return lambda x_EN: fits.evaluate(x_EN) + edge_bases(slot.module, x_EN.mT, inputs, outputs).mT
 
-    losses = []
-    for share in shares:
-        best = order[: round(share * len(order))].tolist()
-        with replace_edges(model, [refs[number] for number in best], formulas):
-            losses.append((share, len(best), mean_loss(model, reader.read(f"{share:.0%} as formulas"))))
-    return losses
+    def losses(self, reader: BatchReader, shares: Sequence[float]) -> list[tuple[float, int, float]]:
+        """Share, number of edges, and the loss with that share of the edges as formulas, the best-fitted first."""
+        losses = []
+        for share in shares:
+            best = self.best_first[: round(share * len(self.best_first))]
+            with self.replace(best):
+                losses.append((share, len(best), mean_loss(self.model, reader.read(f"{share:.0%} as formulas"))))
+        return losses
+
+    def faithfulness(self, reader: BatchReader) -> Faithfulness:
+        """Of all edges as formulas, on the first batches."""
+        first, tokens = [], 0
+        for batch in reader.batches:
+            first.append(batch)
+            tokens += batch["input_ids"].numel() if "input_ids" in batch else 0
+            if tokens >= FAITHFUL_TOKENS:
+                break
+        edges = self.best_first
+        controls = {"base alone": base_alone(self.model, edges), "random curves": random_curves(self.model, edges)}
+        return faithfulness(self.model, self.replace(edges), first, controls=controls, progress=reader.progress)
 
 
 def _chosen_slots(model: nn.Module, names: Collection[tuple[str, str]] | None) -> dict[Key, CurveSlot]:

@@ -34,8 +34,8 @@ Function = Callable[[Tensor], Tensor]
 BUDGET = 2**24
 # Points per coefficient that a function is sampled at before it is fitted.
 OVERSAMPLING = 8
-# Edges that are replaced now: two corrections of one edge would add up.
-_replaced: WeakKeyDictionary[nn.Module, set[EdgeRef]] = WeakKeyDictionary()
+# Inputs and outputs of edges that are replaced now, by site and slot: two corrections of one edge would add up.
+_replaced: WeakKeyDictionary[nn.Module, dict[tuple[str, str], set[tuple[int, int]]]] = WeakKeyDictionary()
 
 
 def ablate(
@@ -113,24 +113,30 @@ def replace_edges(
         ConfigError: an edge is replaced already.
     """
     by_slot: dict[tuple[str, str], list[tuple[int, int]]] = {}
-    edges = list(dict.fromkeys(edges))
-    if taken := [ref for ref in edges if ref in _replaced.get(model, ())]:
-        raise ConfigError(f"{taken[0]} is replaced already. Leave that context before you replace it again.")
-    for ref in edges:
+    for ref in dict.fromkeys(edges):
         by_slot.setdefault((ref.site, ref.slot), []).append((ref.input, ref.output))
     hooks = []
     for (site, name), pairs in by_slot.items():
+        if taken := replaced_edges(model, site, name).intersection(pairs):
+            ref = EdgeRef(site, name, *min(taken))
+            raise ConfigError(f"{ref} is replaced already. Leave that context before you replace it again.")
         slot = find_curve_slot(model, site, name)
         _check_edges(slot, pairs)
         inputs, outputs = torch.tensor(pairs).unbind(-1)
         hooks.append((slot.called, _correction(slot, inputs, outputs, make_function(slot, inputs, outputs))))
     with undone_afterwards() as undo:
-        now = _replaced.setdefault(model, set())
-        undo.callback(now.difference_update, edges)
-        now.update(edges)
+        for key, pairs in by_slot.items():
+            now = _replaced.setdefault(model, {}).setdefault(key, set())
+            undo.callback(now.difference_update, pairs)
+            now.update(pairs)
         for module, hook in hooks:
             undo.callback(module.register_forward_hook(hook).remove)
         yield model
+
+
+def replaced_edges(model: nn.Module, site: str, slot: str) -> frozenset[tuple[int, int]]:
+    """Inputs and outputs of the edges of a slot that are computed by something else in a context now."""
+    return frozenset(_replaced.get(model, {}).get((site, slot), ()))
 
 
 @dataclass

@@ -21,6 +21,7 @@ from torch import Tensor
 from kansformer.conversion.slots import CurveSlot
 from kansformer.files import atomic_file
 from kansformer.interp.edge_table import EdgeTable
+from kansformer.interp.effects import HEADINGS, Faithfulness
 from kansformer.interp.fidelity import Fidelity
 from kansformer.interp.recording import RecordedSlot
 from kansformer.interp.scores import EdgeScores
@@ -31,6 +32,7 @@ from kansformer.interp.wording import (
     MEASURES,
     PART_TEXTS,
     conclude,
+    faithful_caption,
     layer_of,
     loss_text,
     percent,
@@ -47,17 +49,20 @@ SCORES = ("variance", "share", "learned_variance", "attribution", "learned_attri
 FITS = ("a", "b", "c", "d", "r2", "r2_fit", "best_r2")
 
 
-def edge_columns(scores: EdgeScores, fits: SymbolicFits, fidelity: Fidelity, trained: Tensor) -> dict[str, Tensor]:
+def edge_columns(
+    scores: EdgeScores, fits: SymbolicFits, fidelity: Fidelity, *, trained: Tensor, alive: Tensor
+) -> dict[str, Tensor]:
     """The rows of some edges for a table.
 
     Args:
         scores, fits, fidelity: of these edges.
         trained: whether the learned curve is not zero, (E,).
+        alive: the share of tokens at which it is alive, (E,).
     """
     columns = {name: values.flatten() for name, values in scores.columns().items()}
     columns |= {"symbol": fits.symbols} | {name: vars(fits)[name] for name in FITS}
     columns |= {"r2_tokens": fidelity.r2, "r2_learned": fidelity.r2_learned}
-    return columns | {"varies": fidelity.varies, "bends": fidelity.bends, "trained": trained}
+    return columns | {"varies": fidelity.varies, "bends": fidelity.bends, "trained": trained, "alive": alive}
 
 
 def input_columns(recorded: RecordedSlot) -> dict[str, Tensor]:
@@ -152,7 +157,7 @@ class SlotSummary:
             table.insert(0, "site", self.slot.site)
             table.insert(1, "slot", self.slot.name)
             table = table.join(self.fits_of(columns).to_pandas().rename(columns={"name": "function"}))
-            for name in ("r2_tokens", "r2_learned", "trained"):
+            for name in ("r2_tokens", "r2_learned", "trained", "alive"):
                 table[name] = columns[name].numpy()
             yield table
 
@@ -186,6 +191,8 @@ class SlotSummary:
             "stack": self.stack,
             "edges": len(self.edges),
             "trained": self.totals.trained,
+            "l0": self.totals.l0,
+            "share_alive": self.totals.ever_alive / len(self.edges),
             "outside": self.outside,
             **_coverages(self),
             "families": dict(self.totals.families.most_common()),
@@ -203,13 +210,16 @@ class SlotTotals:
 
     Attributes:
         trained: edges whose learned curve is not zero.
+        l0: mean number of curves alive at a token.
+        ever_alive: number of curves alive at one token or more.
         good, counted: by measure, edges with a good formula and edges that count.
         families: number of edges by function.
         scores: sums by score.
     """
 
     def __init__(self) -> None:
-        self.trained = 0
+        self.trained = self.ever_alive = 0
+        self.l0 = 0.0
         self.good, self.counted = dict.fromkeys(MEASURES, 0), dict.fromkeys(MEASURES, 0)
         self.families: Counter[str] = Counter()
         self.scores: dict[str, float] = {}
@@ -217,6 +227,8 @@ class SlotTotals:
     def add(self, columns: dict[str, Tensor], fits: SymbolicFits) -> None:
         """Count rows of the table of edges."""
         self.trained += int(columns["trained"].sum())
+        self.l0 += float(columns["alive"].double().sum())
+        self.ever_alive += int(columns["alive"].count_nonzero())
         self.families.update(fits.families())
         for measure in MEASURES:
             good, counted = _counts(measure, columns, fits)
@@ -238,6 +250,8 @@ class ModelSummary:
         replaced: loss when the best-fitted share of all edges is computed by its formulas: share, edges, loss; empty
             where there are too many edges, or no labels.
         seconds: of the whole audit.
+        faithfulness: of all edges computed by their formulas, on the first tokens, beside their bases alone and random
+            curves; None where `replaced` is empty.
     """
 
     slots: tuple[SlotSummary, ...]
@@ -245,6 +259,10 @@ class ModelSummary:
     loss: float | None
     replaced: tuple[tuple[float, int, float], ...]
     seconds: float
+    faithfulness: Faithfulness | None = None
+
+    def __str__(self) -> str:
+        return self.to_markdown()
 
     @property
     def num_edges(self) -> int:
@@ -310,6 +328,7 @@ class ModelSummary:
             "trained": self.num_trained,
             **_coverages(self),
             "replaced": [{"share": s, "edges": e, "loss": _finite(v)} for s, e, v in self.replaced],
+            "faithfulness": None if self.faithfulness is None else self.faithfulness.to_dict(),
             "slots": [slot.aggregate() for slot in self.slots],
         }
         return json.dumps(values, indent=1, allow_nan=False)
@@ -354,13 +373,16 @@ class ModelSummary:
         if self.replaced:
             columns = ["best-fitted edges computed by their formulas", "edges", "loss, nats"]
             lines += ["", *_table(columns, self.loss_table())]
+        if self.faithfulness is not None:
+            lines += ["", faithful_caption(self.faithfulness), "", *_table([*HEADINGS], self.faithfulness.table())]
         rows = []
         for summary, place in zip(self.slots, self.place_names(), strict=True):
             names = ", ".join(f"{name} {count:,}" for name, count in summary.totals.families.most_common(4))
             shares = [*_percents(summary, "r2_tokens"), *_percents(summary, "r2_learned")]
-            numbers = [f"{len(summary.edges):,}", f"{summary.totals.trained:,}", f"{summary.outside:.2%}"]
+            numbers = [f"{len(summary.edges):,}", f"{summary.totals.trained:,}", f"{summary.totals.l0:,.1f}"]
+            numbers.append(f"{summary.outside:.2%}")
             rows.append([place, *numbers, *shares, names])
-        columns = ["slot", "edges", "trained", "outside the domain"]
+        columns = ["slot", "edges", "trained", "L0", "outside the domain"]
         columns += ["R² at tokens", "control", "of what was learned", "control", "functions"]
         terms = [f"- **{term}**: {meaning}" for term, meaning in GLOSSARY.items()]
         return "\n".join([*lines, "", *_table(columns, rows), "", "## Terms", "", *terms]) + "\n"

@@ -4,6 +4,7 @@ import math
 import re
 
 from kansformer.conversion.slots import CurveSlot
+from kansformer.interp.effects import Effect, Faithfulness
 
 # An R² from here on counts as a good fit.
 GOOD = 0.99
@@ -36,6 +37,13 @@ GLOSSARY = {
     "spread evenly over the range of the input.",
     "attribution": "how much an edge matters: about how far the mean loss, in nats, would move if the edge always gave "
     "its mean. Without labels edges are sorted by variance instead.",
+    "CE, KL": "the model's loss, and how far its predictions are from the original's, both in nats. A score is the "
+    "share that is kept: 1 is the original model, 0 one whose layers give zero (or their mean, if the column says so).",
+    "FVU": "the share of the variance of a layer's output that is not explained, on the original's inputs; the mean of "
+    "the layers.",
+    "L0, alive": "a learned curve is alive at a token where it exceeds 1 % of the root mean square of its slot's "
+    "edges. L0 is the mean number of them at a token, and alive the share of curves that are at one token or more. An "
+    "edge computed by a formula has no curve alive.",
     "random curves": "the control: random learned curves of the same size around the same bases, fitted in the same "
     "way. What they reach too says nothing about training.",
 }
@@ -61,6 +69,31 @@ def percent(share: float) -> str:
 def loss_text(loss: float | None) -> str:
     """A loss as text."""
     return "–" if loss is None else f"{loss:.4f}"
+
+
+def faithful_caption(result: Faithfulness) -> str:
+    """What the rows of the standard metrics are."""
+    return (
+        f"In the metrics of work on sparse autoencoders, on {result.tokens:,} tokens: all edges computed by their "
+        "formulas (replaced), by their bases alone, and with random learned curves of the same size."
+    )
+
+
+def faithful_sentence(result: Faithfulness) -> str:
+    """The share of the loss that formulas keep, beside the controls', and the other metrics."""
+
+    def score(effect: Effect) -> str:
+        value = result.score(effect, "ce_loss")
+        return "–" if value is None or not math.isfinite(value) else f"{value:.4f}"
+
+    replaced = result.replaced
+    controls = ", ".join(f"{name} {score(effect)}" for name, effect in result.controls.items())
+    divergence = "–" if replaced.kl_div is None else f"{replaced.kl_div:.5f}"
+    return (
+        f"With all edges as formulas the loss recovered is {score(replaced)} ({controls}), KL {divergence} nats, FVU "
+        f"{replaced.mean_fvu:.5f}, on {result.tokens:,} tokens; "
+        f"L0 {result.l0(result.original):,.1f} of {sum(result.curves.values()):,} learned curves."
+    )
 
 
 def conclude(

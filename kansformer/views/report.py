@@ -25,8 +25,9 @@ from kansformer.files import atomic_write_text
 from kansformer.interp import ModelSummary, SlotSummary
 from kansformer.interp.curves import pair_curves, spread_points
 from kansformer.interp.edge_features import per_input
+from kansformer.interp.effects import HEADINGS
 from kansformer.interp.summary import POINTS
-from kansformer.interp.wording import GLOSSARY, GOOD, PART_TEXTS, loss_text
+from kansformer.interp.wording import GLOSSARY, GOOD, PART_TEXTS, faithful_caption, loss_text
 from kansformer.symbolic import SymbolicFits
 
 # Edges whose curves are in the page, the most important ones.
@@ -88,6 +89,7 @@ def report_data(summary: ModelSummary) -> dict[str, object]:
         "good": GOOD,
         "coverage": summary.coverage_table(),
         "replaced": summary.loss_table(),
+        "faithfulness": _faithfulness(summary),
         "edges_of_model": summary.num_edges,
         "trained": summary.num_trained,
         "functions": list(slots[0].control.library.names),
@@ -102,6 +104,12 @@ def report_data(summary: ModelSummary) -> dict[str, object]:
         "dots": _dots(summary, score),
         "edges": _edges(summary, score),
     }
+
+
+def _faithfulness(summary: ModelSummary) -> dict[str, object] | None:
+    """The table of the standard metrics, and its caption."""
+    result = summary.faithfulness
+    return None if result is None else {"caption": faithful_caption(result), "rows": [list(HEADINGS), *result.table()]}
 
 
 def _dots(summary: ModelSummary, score: str) -> dict[str, list]:

@@ -36,6 +36,9 @@ def test_four_files(run, bent, text, tmp_path):
     for share, edges, loss in data["replaced"]:
         assert f"| {share} | {edges} | {loss} |" in markdown
     assert data["loss"] == f"{figures['loss']:.4f}" and f"Loss {data['loss']}; with 100%" in result.output
+    rows = data["faithfulness"]["rows"]
+    assert [row[0] for row in rows][1:4] == ["original", "replaced", "base alone"] and rows[2][1] in markdown
+    assert f"the loss recovered is {rows[2][3]} (base alone {rows[3][3]}, random curves {rows[4][3]})" in result.output
     assert f"{figures['edges']:,} edges in" in result.output and f"Loss {figures['loss']:.4f}" in result.output
 
 

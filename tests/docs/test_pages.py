@@ -15,6 +15,7 @@ from kansformer.embedded import embedded_model_path
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES.remove(ROOT / "docs" / "reading_tools.md")  # each block is a test of tests/neighbours/test_reading_tools.py
 RUN = [page for page in PAGES if any(block.not_run is None for block in blocks_of(page))]
 SLOW = {"train", "read", "get_started", "serve"}  # they train, or audit
 

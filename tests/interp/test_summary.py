@@ -24,6 +24,7 @@ from kansformer.interp.wording import conclude
 from kansformer.symbolic import KAN_LIBRARY, LIBRARY, fit_symbolic
 
 SHARES = ["10% as formulas", "50% as formulas", "100% as formulas"]
+FAITHFUL = ["layers' means", "replacing layers"]
 
 
 @pytest.mark.parametrize("settings", CONFIGS)
@@ -36,7 +37,7 @@ def test_every_edge_has_a_row(settings, make_bent, batch):
     edges = sum(place.module.in_features * place.num_outputs for place in find_curve_slots(model))
     of_edges = [state for state in seen if state[3].endswith(" edges/s")]
     assert len(table) == edges == of_edges[-1][1] == of_edges[-1][2]
-    assert [state[0] for state in seen if state[3].endswith(" batches/s")] == ["reading", "scoring", *SHARES]
+    assert [state[0] for state in seen if state[3].endswith(" batches/s")] == ["reading", "scoring", *SHARES, *FAITHFUL]
     assert not table.drop(columns=["function"]).isna().any().any()
     figures = json.loads(summary.to_json())
     assert figures["edges"] == edges and figures["tokens"] == 60
@@ -109,6 +110,39 @@ def _loss_of_formulas(model, batch, summary):
     for handle in handles:
         handle.remove()
     return loss
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("settings", ["act", "full"])
+def test_the_formulas_are_measured_in_standard_metrics_too(settings, make_bent, batch, monkeypatch, tmp_path):
+    model = make_bent("llama", CONFIGS[settings])
+    monkeypatch.setattr(audit, "FAITHFUL_TOKENS", 50)
+    with torch.enable_grad():
+        summary = summarize(model, [batch, batch, batch], library=KAN_LIBRARY)
+    result = summary.faithfulness
+    assert result.tokens == 60 and list(result.controls) == ["base alone", "random curves"]
+    assert result.original.ce_loss == pytest.approx(summary.loss, rel=1e-6)
+    assert result.replaced.ce_loss == pytest.approx(summary.replaced[-1][2], rel=1e-6)
+    for slot in find_curve_slots(model):
+        slot.module.coefficients.zero_()
+    assert result.controls["base alone"].ce_loss == pytest.approx(model(**batch).loss.item(), rel=1e-5)
+    figures = json.loads(summary.to_json())
+    assert figures["faithfulness"] == result.to_dict()
+    for row in result.table():
+        assert f"| {' | '.join(row)} |" in summary.to_markdown()
+    summary.write_parquet(tmp_path / "edges.parquet")
+    table = pandas.read_parquet(tmp_path / "edges.parquet")
+    for slot in figures["slots"]:  # of the table at 64 of 60 tokens each, in the metrics at every token
+        rows = table[(table["site"] == slot["site"]) & (table["slot"] == slot["slot"])]
+        assert slot["l0"] == pytest.approx(rows["alive"].sum(), rel=1e-5)
+        assert slot["share_alive"] == (rows["alive"] > 0).mean()
+        path = next(s.slot.path for s in summary.slots if (s.slot.site, s.slot.name) == (slot["site"], slot["slot"]))
+        assert slot["l0"] == pytest.approx(result.original.l0[path], rel=0.03)
+
+
+def test_nothing_is_replaced_where_nothing_is_asked_for(make_bent, batch):
+    assert summarize(make_bent(), batch, library=KAN_LIBRARY, replace=()).faithfulness is None
+    assert summarize(make_bent(), {"input_ids": batch["input_ids"]}, library=KAN_LIBRARY).faithfulness is None
 
 
 @torch.no_grad()

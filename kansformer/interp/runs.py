@@ -1,0 +1,121 @@
+"""One run of a model on a batch, and sums over runs: loss, divergence from the original, error of layers' outputs.
+
+Shape letters: N tokens, V vocabulary, O outputs of a layer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from kansformer.interp.activity import Activity
+from kansformer.interp.batches import Batch
+from kansformer.interp.effects import Effect
+from kansformer.interp.layers import Layer, intervene
+
+# Logits that are compared at once.
+CHUNK = 2**23
+# The label that transformers' losses leave out.
+IGNORED = -100
+
+
+class Run:
+    """One run of a model on a batch: its logits and loss, and the outputs of layers, which may run several times."""
+
+    def __init__(self, model: nn.Module, batch: Batch, layers: Mapping[str, Layer] | None = None) -> None:
+        self.mask, self.num_labels = _mask(model, batch), _num_labels(model, batch)
+        self.outputs: dict[str, list[Tensor]] = {}
+        with intervene(layers or {}, self._keep):
+            result = model(**batch)
+        self.logits: Tensor | None = getattr(result, "logits", None)
+        self.loss: Tensor | None = getattr(result, "loss", None)
+
+    def _keep(self, path: str, y: Tensor) -> None:
+        self.outputs.setdefault(path, []).append(y)
+
+    def rows_of_outputs(self) -> Iterator[tuple[str, Tensor]]:
+        """Paths and outputs of the layers, (N, O), without padding."""
+        for path, several in self.outputs.items():
+            for y in several:
+                yield path, rows(y, self.mask)
+
+
+class RunSums:
+    """Sums over batches of one way to run the model."""
+
+    def __init__(self, activities: list[Activity]) -> None:
+        self.activities = activities
+        self.loss, self.labels = 0.0, 0
+        self.divergence, self.tokens = 0.0, 0
+        self.residual: dict[str, float] = defaultdict(float)
+
+    def add_run(self, run: Run, original: Run) -> None:
+        """Add the loss, and the divergence from the original."""
+        if run.loss is not None and run.num_labels:
+            self.loss += float(run.loss) * run.num_labels
+            self.labels += run.num_labels
+        if run.logits is not None and original.logits is not None:
+            logits_NV = rows(run.logits, run.mask)
+            self.divergence += 0.0 if run is original else _divergence(rows(original.logits, run.mask), logits_NV)
+            self.tokens += len(logits_NV)
+
+    def add_residual(self, path: str, edited: Tensor, y: Tensor, mask: Tensor | None) -> None:
+        """Add the squared difference between a layer's output and the original's."""
+        self.residual[path] += float((wide(rows(edited, mask)) - wide(rows(y, mask))).square().sum())
+
+    def effect(self, spread: Mapping[str, float]) -> Effect:
+        """The means."""
+        return Effect(
+            ce_loss=self.loss / self.labels if self.labels else None,
+            kl_div=self.divergence / self.tokens if self.tokens else None,
+            fvu={path: self.residual[path] / total if total else math.nan for path, total in spread.items()},
+            l0={activity.slot.path: activity.l0 for activity in self.activities},
+            alive={activity.slot.path: activity.num_alive for activity in self.activities},
+        )
+
+
+def _divergence(original_NV: Tensor, logits_NV: Tensor) -> float:
+    """Σ_n KL(original ‖ other) in nats.
+
+    With d = log p - log q it is Σ p·(d + e^-d - 1), since Σ q = Σ p: no term is negative, and where the two hardly
+    differ rounding of the logarithms does not matter as it does in Σ p·d.
+    """
+    total = 0.0
+    size = max(1, CHUNK // original_NV.shape[-1])
+    for p_NV, q_NV in zip(original_NV.split(size), logits_NV.split(size), strict=True):
+        log_p_NV, log_q_NV = (part.float().log_softmax(-1) for part in (p_NV, q_NV))
+        d_NV = log_p_NV - log_q_NV
+        total += float(wide((log_p_NV.exp() * (d_NV + torch.expm1(-d_NV))).sum(-1)).sum())
+    return total
+
+
+def wide(values: Tensor) -> Tensor:
+    """In float64, which Apple's GPUs do not have."""
+    return (values.cpu() if values.device.type == "mps" else values).double()
+
+
+def rows(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Values of tokens that are not padding, (..., O) to (N, O); of all where the axes are not those of the mask."""
+    if mask is not None and mask.shape == values.shape[:-1]:
+        return values[mask.to(values.device) != 0]
+    return values.reshape(-1, values.shape[-1])
+
+
+def _mask(model: nn.Module, batch: Batch) -> Tensor | None:
+    """The mask of padding; None where there is none, or it is that of an encoder's inputs."""
+    config = getattr(model, "config", None)
+    return None if getattr(config, "is_encoder_decoder", False) else batch.get("attention_mask")
+
+
+def _num_labels(model: nn.Module, batch: Batch) -> int:
+    """Labels that the loss of a batch is the mean over: a causal model does not predict the first token."""
+    labels = batch.get("labels")
+    if labels is None:
+        return 0
+    # transformers' name of the loss; where it has none, its loss is the causal one.
+    predicted = labels[..., 1:] if getattr(model, "loss_type", "") in (None, "ForCausalLM") else labels
+    return int((predicted != IGNORED).sum())
