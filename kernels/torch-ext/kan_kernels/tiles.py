@@ -5,8 +5,8 @@ are the dtype's and whose `outputs_below` (if any) is above O. What a tile's num
 
 | operation | rows | columns | depth | one program owns |
 |---|---|---|---|---|
-| forward | tokens | outputs | inputs per step | a tile of y |
-| expand | elements of x | – | – | their C basis values |
+| forward | tokens | outputs | (input, c) pairs per step | a tile of y |
+| expand | tokens per step | inputs | tokens per program | the C basis values of each |
 | input_gradient | tokens | coefficients, (input, c) pairs | outputs per step | a tile of dE, reduced to dx |
 | weight_gradient | inputs | outputs | tokens per step | a tile of dA for one c, over one split of the tokens |
 """
@@ -22,11 +22,14 @@ import torch
 from .curve import Curve
 
 OPERATIONS = ("forward", "expand", "input_gradient", "weight_gradient")
-PATHS = ("fused", "expand")
+PATHS = ("fused", "expand", "sparse")
 
 _FOLDER = Path(__file__).with_suffix("")
 # More inputs in a tile of the input gradient than these, and their sums over c do not fit beside the tile of dE.
 _MAX_INPUTS = 32
+
+# More coefficients in a step of the forward product, all held in registers, and it spills.
+_MAX_WIDTH = 32
 
 _TWO_PATHS = ("forward", "weight_gradient")
 
@@ -42,8 +45,8 @@ class Tile:
         depth: elements per step of the reduction, a power of two.
         warps: per program.
         stages: of the software pipeline.
-        together: coefficients per step of the forward product; the largest common divisor with C is taken.
-        programs: the launch splits its reduction until it has about this many programs; 0 never splits.
+        programs: the launch splits its tokens until it has about this many programs; 0 never splits.
+        workspace_mib: most memory that a chunk of the expanded activation takes, in MiB, unless 128 tokens need more.
     """
 
     path: str
@@ -52,8 +55,8 @@ class Tile:
     depth: int = 1
     warps: int = 4
     stages: int = 2
-    together: int = 1
     programs: int = 0
+    workspace_mib: int = 256
 
     def options(self) -> dict[str, object]:
         """Compiler options of the launch. Fusing multiply and add is the default that triton 3.10 gives up."""
@@ -82,6 +85,7 @@ def choose(
         gpu: architecture as `architecture_of` names it: `sm_90`, `gfx942`, `interpreter`. One without a file takes
             the conservative default.
         path: `fused` or `expand` instead of the file's choice, where the operation has both; None is the file's.
+            `sparse` is a path of `forward`, whose weight gradient expands.
 
     Raises:
         ValueError: the operation or the path does not exist.
@@ -89,7 +93,9 @@ def choose(
     if operation not in OPERATIONS:
         raise ValueError(f"Unknown operation {operation!r}. Choose one of: {', '.join(OPERATIONS)}.")
     check_path(path)
-    if path == "expand" and operation in _TWO_PATHS:
+    if path == "sparse" and operation == "forward":
+        return Tile(path="sparse")
+    if path in ("expand", "sparse") and operation in _TWO_PATHS:
         return Tile(path="expand")
     bits = torch.finfo(dtype).bits
     rules = [rule for rule in _rules(gpu)[operation] if rule.get("bits", bits) == bits]
@@ -127,11 +133,33 @@ def input_gradient_columns(curve: Curve, columns: int) -> tuple[int, int]:
     return min(columns, _MAX_INPUTS * width), width
 
 
+def forward_step(curve: Curve, depth: int) -> tuple[int, int]:
+    """Inputs in a step of the fused forward, and coefficients of each, both powers of two whose product is `depth`."""
+    width = min(1 << (curve.num_coefficients - 1).bit_length(), _MAX_WIDTH, depth)
+    return depth // width, width
+
+
+def tokens_per_program(tile: Tile, tokens: int, inputs: int) -> int:
+    """Tokens that a program of the expansion walks over: few where there are few, so that all processors work."""
+    tokens_for_all = -(-tokens * -(-inputs // tile.columns) // max(1, tile.programs))
+    return min(tile.depth, -(-tokens_for_all // tile.rows) * tile.rows)
+
+
 def splits_of_tokens(tile: Tile, tokens: int, inputs: int, outputs: int, coefficients: int) -> int:
     """Into how many parts the weight gradient cuts the tokens, so that a narrow layer fills the GPU too."""
     programs = -(-inputs // tile.rows) * -(-outputs // tile.columns) * coefficients
     longest = -(-tokens // (4 * tile.depth))  # at least four steps each
     return max(1, min(tile.programs // programs, longest))
+
+
+def processors_of(device: torch.device) -> int:
+    """Streaming multiprocessors or compute units of a GPU; 1 for the CPU."""
+    return 1 if device.type == "cpu" else _num_processors(device.index)
+
+
+@cache
+def _num_processors(index: int | None) -> int:
+    return torch.cuda.get_device_properties(index).multi_processor_count
 
 
 @cache
