@@ -4,9 +4,8 @@ import os
 
 import pytest
 import torch
-from kan_kernels import definition
+from kan_kernels import definition, edges_operations
 from kan_kernels.bases import num_coefficients, num_denominator
-from kan_kernels import edges_operations
 from kan_kernels.edges import sum_edges
 from numerics import assert_close_to_float64
 

@@ -82,7 +82,7 @@ def test_grouped_rows_are_the_order_of_the_columns():
 @pytest.mark.parametrize(
     ("curve", "inputs", "outputs", "dtype", "error", "message"),
     [
-        (Curve(basis="bspline", grid_size=4, order=3), 16, 8, torch.float16, ValueError, "grid_size=5 and order=3 only"),
+        (Curve(basis="bspline", grid_size=4, order=3), 16, 8, torch.float16, ValueError, "grid_size=5 and order=3"),
         (CURVE, 24, 8, torch.float16, ValueError, "a multiple of 16 and outputs of 8, got 24 and 8"),
         (CURVE, 16, 9, torch.float16, ValueError, "got 16 and 9"),
         (CURVE, 16, 8, torch.float32, ValueError, "serves float16 and bfloat16, got torch.float32"),

@@ -101,7 +101,7 @@ def input_gradient_kernel(
             expanded = tl.dot(dy, a, expanded, input_precision="ieee", out_dtype=COMPUTE)
         parts = split_by_coefficient(expanded, ROWS, COLUMNS, WIDTH)
         x_offset = n.to(tl.int64)[:, None] * I + i[None, :]
-        # Volatile where there are several turns: else the slopes are moved out of the loop and spill during the products.
+        # Volatile where there are several turns: else the slopes move out of the loop, and spill during the products.
         x = tl.load(x_ptr + x_offset, mask=valid_n & valid_i[None, :], other=0.0, volatile=TURNS > 1).to(COMPUTE)
         lower, scale = load_domain(domain_ptr, i, valid_i, COMPUTE)
         denominator = load_denominator_row(denominator_ptr, i, valid_i, D, COMPUTE)

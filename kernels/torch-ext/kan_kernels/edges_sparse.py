@@ -1,4 +1,4 @@
-"""The expanded activation in compressed 2:4 form, for the sparse tensor cores: cubic B-splines with 8 coefficients only.
+"""The expanded activation in compressed 2:4 form, for sparse tensor cores: cubic B-splines with 8 coefficients only.
 
 Of the 8 functions at most those of number m … m + 3 are not zero, m being the interval. With the even and the odd ones
 grouped, each group of four has two neighbours alive, from place p on: p = (m + 1) div 2 in the even, m div 2 in the odd
@@ -78,7 +78,7 @@ def expand_sparse_kernel(
 
 
 def check_sparse(x_NI: Tensor, outputs: int, curve: Curve) -> None:
-    """Raises ValueError where the 2:4 form does not serve a curve or size, RuntimeError where torch cannot multiply it."""
+    """Raises ValueError where the 2:4 form does not serve a curve or size, RuntimeError without cuSPARSELt."""
     inputs = x_NI.shape[1]
     if (curve.basis, curve.grid_size, curve.order) != ("bspline", 5, 3):
         raise ValueError(f"path 'sparse' serves the basis 'bspline' with grid_size=5 and order=3 only, got {curve}.")

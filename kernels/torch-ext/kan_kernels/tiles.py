@@ -101,10 +101,15 @@ def choose(
     rules = [rule for rule in _rules(gpu)[operation] if rule.get("bits", bits) == bits]
     if path == "fused" and operation in _TWO_PATHS:
         rules = [rule for rule in rules if rule["path"] == "fused"]
-        rule = next((rule for rule in rules if outputs < rule["outputs_below"]), rules[-1])
+        rule = next((rule for rule in rules if outputs < rule.get("outputs_below", math.inf)), rules[-1])
     else:
         rule = next(rule for rule in rules if outputs < rule.get("outputs_below", math.inf))
     return Tile(**{key: value for key, value in rule.items() if key not in ("bits", "outputs_below")})
+
+
+def rules_of(gpu: str) -> dict[str, list[dict]]:
+    """What `choose` reads for an architecture: its file on top of the default."""
+    return _rules(gpu)
 
 
 def check_path(path: str | None) -> None:
