@@ -1,4 +1,4 @@
-"""The first run on a GPU: two calls of under ten minutes each, on a bare machine with torch, triton and this repository.
+"""The first run on a GPU: two calls of under ten minutes each, on a bare machine with torch and this repository.
 
     python benchmarks/gpu_first_run.py --call 1 --budget 560 --out build/first_run
     python benchmarks/gpu_first_run.py --call 2 --budget 560 --out build/first_run

@@ -1,11 +1,14 @@
 """Sections of the first call: whole blocks, through the harness of `python -m benchmarks --suite gpu`."""
 
+from collections.abc import Callable
+
 import torch
 from speed.actions import conditions
 from speed.blocks import Variant, edge_kan, gated_kan, prepare
-from speed.sizes import SIZES
+from speed.sizes import SIZES, Size
 from speed.suites import Options, measure_size
 from speed.variants import variants_for
+from torch import nn
 
 from first_run.kernels import LIMIT
 from first_run.sections import Run
@@ -27,23 +30,27 @@ def gated(run: Run) -> None:
 def graphs(run: Run) -> None:
     """Both blocks in a CUDA graph: the same numbers, and a few tokens' time outside and inside of it."""
     for name, build in (("edges", edge_kan), ("gated", gated_kan)):
-        block, x_ND, _ = prepare(Variant(name=name, build=build), SIZES[f"{name}-gpu"], run.device)
-        x_ND = x_ND.detach()[:16].contiguous()
-        with torch.no_grad():
-            expected = block(x_ND)
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(3):
-                    block(x_ND)
-            torch.cuda.current_stream().wait_stream(stream)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                y_ND = block(x_ND)
-            graph.replay()
-            error = run.check(y_ND, expected, 1e-6)
-            run.add(f"{name}, 16 tokens", "eager", run.milliseconds(lambda block=block: block(x_ND)), "ms", error=error)
-            run.add(f"{name}, 16 tokens", "graph", run.milliseconds(graph.replay), "ms", error=error)
+        _graph(run, name, build)
+
+
+def _graph(run: Run, name: str, build: Callable[[Size], nn.Module]) -> None:
+    block, x_ND, _ = prepare(Variant(name=name, build=build), SIZES[f"{name}-gpu"], run.device)
+    x_ND = x_ND.detach()[:16].contiguous()
+    with torch.no_grad():
+        expected = block(x_ND)
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                block(x_ND)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            y_ND = block(x_ND)
+        graph.replay()
+        error = run.check(y_ND, expected, 1e-6)
+        run.add(f"{name}, 16 tokens", "eager", run.milliseconds(lambda: block(x_ND)), "ms", error=error)
+        run.add(f"{name}, 16 tokens", "graph", run.milliseconds(graph.replay), "ms", error=error)
 
 
 def _measure(run: Run, name: str) -> None:

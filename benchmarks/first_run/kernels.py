@@ -22,7 +22,7 @@ from speed.tile_search import PROBLEMS, TOY_PROBLEMS, candidates, sixteen_bits, 
 from torch import Tensor
 from torch.nn import functional as F
 
-from first_run.sections import Run, Unavailable
+from first_run.sections import Run, UnavailableError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -63,7 +63,7 @@ def environment(run: Run) -> None:
 def compiled_tests(run: Run) -> None:
     """`tests/kernels` compiled for this GPU, in 14 processes where pytest-xdist is there."""
     if importlib.util.find_spec("pytest") is None:
-        raise Unavailable("pytest is not installed")
+        raise UnavailableError("pytest is not installed")
     parallel = ["-n", "14"] if importlib.util.find_spec("xdist") else ["-p", "no:cacheprovider"]
     seconds = max(30.0, run.left - 300)
     command = [sys.executable, "-m", "pytest", "-q", "tests/kernels", *parallel, "-o", "filterwarnings=default"]
@@ -159,43 +159,47 @@ def _activation_peers(run: Run, measure, x: Tensor, factor: Tensor) -> None:
 
 def edge_kernels(run: Run) -> None:
     """Each part of a per-edge layer, beside the products of torch with as many weights."""
+    for size in TOY_EDGE_SIZES if run.toy else EDGE_SIZES:
+        _edge_kernels(run, *size)
+
+
+def _edge_kernels(run: Run, tokens: int, inputs: int, outputs: int) -> None:
     settings = CURVES["B-spline G5"]
     names = (*settings.values(), "linear")
     operations = torch.ops.kan_kernels
-    for tokens, inputs, outputs in TOY_EDGE_SIZES if run.toy else EDGE_SIZES:
-        x, dy, base = _normal(run, tokens, inputs), _normal(run, tokens, outputs), _normal(run, tokens, outputs)
-        a = _normal(run, inputs, 8, outputs)
-        domain = torch.tensor([[-2.0, 2.0]], device=run.device).repeat(inputs, 1)
-        case = f"{tokens} {inputs}->{outputs}"
-        few = slice(0, CHECKED_TOKENS)
-        leaf = x[few].float().requires_grad_()
-        expected = definition.sum_edges(leaf, a.float(), domain, **settings) + base[few].float()
-        (dx,) = torch.autograd.grad(expected, leaf, dy[few].float())
-        for path in ("expand", "fused"):
+    x, dy, base = _normal(run, tokens, inputs), _normal(run, tokens, outputs), _normal(run, tokens, outputs)
+    a = _normal(run, inputs, 8, outputs)
+    domain = torch.tensor([[-2.0, 2.0]], device=run.device).repeat(inputs, 1)
+    case = f"{tokens} {inputs}->{outputs}"
+    few = slice(0, CHECKED_TOKENS)
+    leaf = x[few].float().requires_grad_()
+    expected = definition.sum_edges(leaf, a.float(), domain, **settings) + base[few].float()
+    (dx,) = torch.autograd.grad(expected, leaf, dy[few].float())
+    for path in ("expand", "fused"):
 
-            def forward(path=path):
-                return sum_edges(x, a, domain, base=base, path=path, **settings)
+        def forward(path=path):
+            return sum_edges(x, a, domain, base=base, path=path, **settings)
 
-            error = run.check(forward()[few], expected.detach(), LIMIT)
-            run.add(case, f"forward, {path}", run.milliseconds(forward), "ms", error=error)
+        error = run.check(forward()[few], expected.detach(), LIMIT)
+        run.add(case, f"forward, {path}", run.milliseconds(forward), "ms", error=error)
 
-            def weights(path=path, rows=slice(None)):
-                return operations.sum_edges_weight_gradient(dy[rows], x[rows], domain, None, *names, path)
+        def weights(path=path, rows=slice(None)):
+            return operations.sum_edges_weight_gradient(dy[rows], x[rows], domain, None, *names, path)
 
-            values = definition.basis_values(x[few].float(), domain, *names).flatten(1)
-            da = (values.t() @ dy[few].float()).view_as(a)
-            error = run.check(weights(rows=few), da, LIMIT)
-            run.add(case, f"weight gradient, {path}", run.milliseconds(weights), "ms", error=error)
+        values = definition.basis_values(x[few].float(), domain, *names).flatten(1)
+        da = (values.t() @ dy[few].float()).view_as(a)
+        error = run.check(weights(rows=few), da, LIMIT)
+        run.add(case, f"weight gradient, {path}", run.milliseconds(weights), "ms", error=error)
 
-        def inputs_gradient():
-            return operations.sum_edges_input_gradient(dy, x, a, domain, None, *names)[0]
+    def inputs_gradient():
+        return operations.sum_edges_input_gradient(dy, x, a, domain, None, *names)[0]
 
-        error = run.check(inputs_gradient()[few], dx, LIMIT)
-        run.add(case, "input gradient", run.milliseconds(inputs_gradient), "ms", error=error)
-        dense, weight = _normal(run, tokens, 8 * inputs), a.view(-1, outputs)
-        run.add(case, "dense product with as many weights", run.milliseconds(lambda: dense @ weight), "ms")
-        run.add(case, "its weight gradient", run.milliseconds(lambda: dense.t() @ dy), "ms")
-        run.add(case, "its input gradient", run.milliseconds(lambda: dy @ weight.t()), "ms")
+    error = run.check(inputs_gradient()[few], dx, LIMIT)
+    run.add(case, "input gradient", run.milliseconds(inputs_gradient), "ms", error=error)
+    dense, weight = _normal(run, tokens, 8 * inputs), a.view(-1, outputs)
+    run.add(case, "dense product with as many weights", run.milliseconds(lambda: dense @ weight), "ms")
+    run.add(case, "its weight gradient", run.milliseconds(lambda: dense.t() @ dy), "ms")
+    run.add(case, "its input gradient", run.milliseconds(lambda: dy @ weight.t()), "ms")
 
 
 def tiles(run: Run) -> None:
@@ -218,36 +222,38 @@ def tiles(run: Run) -> None:
 def two_four(run: Run) -> None:
     """The compressed form beside cuSPARSELt's own, its product beside the dense one."""
     if not torch.backends.cusparselt.is_available():
-        raise Unavailable("torch has no cuSPARSELt here")
+        raise UnavailableError("torch has no cuSPARSELt here")
+    for size in ((8192, 2048, 1024), (8192, 1024, 2048)):
+        _two_four(run, *size)
+
+
+def _two_four(run: Run, tokens: int, inputs: int, outputs: int) -> None:
     settings = CURVES["B-spline G5"]
-    for tokens, inputs, outputs in ((8192, 2048, 1024), (8192, 1024, 2048)):
-        case = f"{tokens} {inputs}->{outputs}"
-        x, a = _normal(run, tokens, inputs), _normal(run, inputs, 8, outputs)
-        domain = torch.tensor([[-2.0, 2.0]], device=run.device).repeat(inputs, 1)
-        values = definition.basis_values(x.float(), domain, *settings.values()).bfloat16()
-        dense, weight = values.unflatten(2, (4, 2)).transpose(2, 3).reshape(tokens, -1), grouped_rows(a)
-        curve = Curve(**settings)
-        own, theirs = expand_sparse(x, domain, curve), torch._cslt_compress(dense)
-        same = (
-            float((own.view(torch.int16) == theirs.view(torch.int16)).float().mean()) if len(own) == len(theirs) else 0
-        )
-        run.add(case, "words equal to cuSPARSELt's", same, note="values may be stored in another order of equal worth")
-        expected = dense.float() @ weight.float()
-        fastest = (float("inf"), -1)
-        for algorithm in range(12):
-            try:
-                result = torch._cslt_sparse_mm(own, weight, alg_id=algorithm)
-            except RuntimeError:
-                break
-            error = run.check(result, expected, LIMIT)
-            taken = run.milliseconds(lambda algorithm=algorithm: torch._cslt_sparse_mm(own, weight, alg_id=algorithm))
-            fastest = min(fastest, (taken, algorithm))
-        run.add(case, "sparse product", fastest[0], "ms", error=error, note=f"the fastest algorithm, {fastest[1]}")
-        run.add(case, "dense product", run.milliseconds(lambda: dense @ weight), "ms")
-        run.add(case, "expansion, compressed", run.milliseconds(lambda: expand_sparse(x, domain, curve)), "ms")
-        for path in ("sparse", "expand"):
-            forward = run.milliseconds(lambda path=path: sum_edges(x, a, domain, path=path, **settings))
-            run.add(case, f"forward, {path}", forward, "ms")
+    case = f"{tokens} {inputs}->{outputs}"
+    x, a = _normal(run, tokens, inputs), _normal(run, inputs, 8, outputs)
+    domain = torch.tensor([[-2.0, 2.0]], device=run.device).repeat(inputs, 1)
+    values = definition.basis_values(x.float(), domain, *settings.values()).bfloat16()
+    dense, weight = values.unflatten(2, (4, 2)).transpose(2, 3).reshape(tokens, -1), grouped_rows(a)
+    curve = Curve(**settings)
+    own, theirs = expand_sparse(x, domain, curve), torch._cslt_compress(dense)
+    same = float((own.view(torch.int16) == theirs.view(torch.int16)).float().mean()) if len(own) == len(theirs) else 0
+    run.add(case, "words equal to cuSPARSELt's", same, note="values may be stored in another order of equal worth")
+    expected = dense.float() @ weight.float()
+    fastest = (float("inf"), -1)
+    for algorithm in range(12):
+        try:
+            result = torch._cslt_sparse_mm(own, weight, alg_id=algorithm)
+        except RuntimeError:
+            break
+        error = run.check(result, expected, LIMIT)
+        taken = run.milliseconds(lambda algorithm=algorithm: torch._cslt_sparse_mm(own, weight, alg_id=algorithm))
+        fastest = min(fastest, (taken, algorithm))
+    run.add(case, "sparse product", fastest[0], "ms", error=error, note=f"the fastest algorithm, {fastest[1]}")
+    run.add(case, "dense product", run.milliseconds(lambda: dense @ weight), "ms")
+    run.add(case, "expansion, compressed", run.milliseconds(lambda: expand_sparse(x, domain, curve)), "ms")
+    for path in ("sparse", "expand"):
+        forward = run.milliseconds(lambda path=path: sum_edges(x, a, domain, path=path, **settings))
+        run.add(case, f"forward, {path}", forward, "ms")
 
 
 def _normal(run: Run, *size: int) -> Tensor:

@@ -15,11 +15,11 @@ from speed.table import Environment, Row, write_rows
 from torch import Tensor
 
 
-class WrongNumbers(RuntimeError):
+class WrongNumbersError(RuntimeError):
     """A result is too far from its definition; it is not timed."""
 
 
-class Unavailable(RuntimeError):
+class UnavailableError(RuntimeError):
     """What a section needs is not there; the message says what."""
 
 
@@ -94,11 +94,11 @@ class Run:
         """The relative L2 error.
 
         Raises:
-            WrongNumbers: it is above the limit, or not a number.
+            WrongNumbersError: it is above the limit, or not a number.
         """
         error = float((result.double() - expected.double()).norm() / expected.double().norm())
         if not error <= limit:
-            raise WrongNumbers(f"relative error {error:.2e} against the definition, above {limit:.0e}")
+            raise WrongNumbersError(f"relative error {error:.2e} against the definition, above {limit:.0e}")
         return error
 
     def milliseconds(self, action: Callable[[], object], seconds: float = 0.05) -> float:
@@ -145,7 +145,7 @@ def run_sections(sections: Sequence[Section], run: Run) -> None:
 def _outcome(section: Section, run: Run) -> tuple[str, str]:
     try:
         section.run(run)
-    except Unavailable as reason:
+    except UnavailableError as reason:
         return "skipped", str(reason)
     except Exception as error:  # the others still count
         with (run.out / "failures.txt").open("a", encoding="utf-8") as file:

@@ -11,7 +11,7 @@ from speed.suites import Options
 from torch import nn
 
 from first_run.kernels import LIMIT
-from first_run.sections import Run, Unavailable
+from first_run.sections import Run, UnavailableError
 from kansformer import KANConfig, convert
 
 ORIGINAL, CURVES, RATIONAL = "original", "kansformer", "kansformer, rational"
@@ -141,10 +141,10 @@ def require_transformers(run: Run) -> None:
     """What both sections need.
 
     Raises:
-        Unavailable: transformers is not installed.
+        UnavailableError: transformers is not installed.
     """
     try:
         import transformers
     except ImportError:
-        raise Unavailable("transformers is not installed") from None
+        raise UnavailableError("transformers is not installed") from None
     run.add("transformers", "version", note=transformers.__version__)

@@ -141,8 +141,8 @@ def write_tiles(
     gpu = architecture_of(torch.device(options.device))
     report, rules = measure_tiles(options, problems, tried, clock, has_time)
     source = (
-        f"Measured on {environment.device}, {environment.date}: torch {environment.torch}, triton {environment.triton}, "
-        f"kansformer {environment.commit or environment.source}; `python -m benchmarks --suite tiles`."
+        f"Measured on {environment.device}, {environment.date}, torch {environment.torch}, triton {environment.triton},"
+        f" kansformer {environment.commit or environment.source}; `python -m benchmarks --suite tiles`."
     )
     write_tile_file(out / f"{gpu}.json", gpu, source, rules, rules_of(gpu))
     return report
@@ -216,10 +216,8 @@ def _measure(
     in_use = len(choices)
     choices |= {name: tensors.action(operation, tile) for name, tile in tiles.items() if tile is not used}
     for place, (name, action) in enumerate(choices.items()):
-        if place >= in_use and not has_time():
-            reason = "there was no time left"
-        else:
-            reason = _reason_to_skip(action, expected)
+        without_time = place >= in_use and not has_time()
+        reason = "there was no time left" if without_time else _reason_to_skip(action, expected)
         if reason is None:
             actions[name] = action
         else:

@@ -90,7 +90,9 @@ BASES = [
 @pytest.mark.parametrize(("basis", "grid_size", "order"), BASES)
 def test_bases_and_extrapolations(basis, grid_size, order, extrapolation, path):
     tensors, settings = case((9, 7, 5), torch.float32, basis, grid_size, order, spread=2.0)
-    check(tensors, dict(settings, extrapolation=extrapolation), torch.float32, path)
+    # A position in one of 40 intervals has 40 times the rounding of x's place in the domain.
+    looser = 2.0 if grid_size == 40 else 1.0
+    check(tensors, dict(settings, extrapolation=extrapolation), torch.float32, path, looser=looser)
 
 
 @pytest.mark.parametrize("path", ["fused", "expand"])

@@ -89,7 +89,7 @@ def test_wrong_numbers_are_not_timed(monkeypatch):
     report, rules = measure_tiles(QUICK, problems, tried, Clock())
     assert len(report.rows) == 1 and len(rules["expand"]) == 1
     wrong, failed = (skip.reason for skip in report.skips)
-    assert wrong.startswith("its numbers are wrong: relative error 2.0e-02") and 0.02 > MAX_ERROR
+    assert wrong.startswith("its numbers are wrong: relative error 2.0e-02") and MAX_ERROR < 0.02
     assert failed == "it failed with MemoryError: out of shared memory"
 
 
@@ -103,6 +103,9 @@ def test_wrong_numbers_are_not_timed(monkeypatch):
 )
 def test_rules_follow_from_the_fastest(fastest, expected):
     problems = [Problem(tokens=1, inputs=1, outputs=outputs) for outputs in (64, 128, 256)]
-    best = [(p, [Measured({"path": name}, 1.0), Measured({"path": "slow"}, 2.0)]) for p, name in zip(problems, fastest)]
+    best = [
+        (p, [Measured({"path": name}, 1.0), Measured({"path": "slow"}, 2.0)])
+        for p, name in zip(problems, fastest, strict=True)
+    ]
     rules = rules_from("forward", best)
     assert [(rule.get("outputs_below"), rule["path"]) for rule in rules] == expected

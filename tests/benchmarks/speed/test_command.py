@@ -83,7 +83,8 @@ def test_the_model_suite_takes_a_folder(tmp_path):
 def test_suites_of_a_gpu_need_one(suite, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     sentence = refused("--suite", suite, "--out", tmp_path / "new", code=2)
-    assert sentence == f"Suite '{suite}' needs a GPU that torch can use, and there is none. Choose cpu, model or backends."
+    expected = f"Suite '{suite}' needs a GPU that torch can use, and there is none. Choose cpu, model or backends."
+    assert sentence == expected
     assert not list(tmp_path.iterdir())
 
 
