@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import triton
-from triton.backends.compiler import GPUTarget
+from stand_in_driver import gpu_target, stand_in_driver
 from triton.compiler import ASTSource
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -55,7 +55,7 @@ class Resources:
 def compile_for(
     kernel, target: str, pointers: dict[str, str], constants: dict, warps: int, stages: int
 ) -> tuple[triton.compiler.CompiledKernel, float]:
-    """Compile as a launch would with sizes and addresses that are multiples of 16.
+    """Compile as a launch would with sizes and addresses that are multiples of 16, but those that are not specialised.
 
     Args:
         kernel: a function under `triton.jit`.
@@ -74,12 +74,16 @@ def compile_for(
         fn=kernel,
         signature=signature,
         constexprs={(names.index(name),): value for name, value in constants.items()},
-        attrs={(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name not in constants},
+        attrs={
+            (p.num,): [["tt.divisibility", 16]]
+            for p in kernel.params
+            if p.name not in constants and not p.do_not_specialize and not p.do_not_specialize_on_alignment
+        },
     )
-    gpu = GPUTarget("hip", target, 64) if target.startswith("gfx") else GPUTarget("cuda", int(target[3:]), 32)
     options = dict(num_warps=warps, num_stages=stages, enable_fp_fusion=True)
     start = time.perf_counter()
-    compiled = triton.compile(source, target=gpu, options=options)
+    with stand_in_driver(target):  # kernels may ask for it
+        compiled = triton.compile(source, target=gpu_target(target), options=options)
     return compiled, time.perf_counter() - start
 
 
@@ -89,7 +93,7 @@ def resources(compiled: triton.compiler.CompiledKernel, seconds: float) -> Resou
         return _resources_of_amd(compiled, seconds)
     cubin = compiled.asm["cubin"]
     usage = _run("cuobjdump", "--dump-resource-usage", cubin)
-    code = _run("nvdisasm", "-c", cubin)
+    code = machine_code(compiled)
     return Resources(
         registers=int(re.search(r"REG:(\d+)", usage).group(1)),
         spills=len(re.findall(r"\b(?:STL|LDL)\b", code)),
@@ -99,6 +103,11 @@ def resources(compiled: triton.compiler.CompiledKernel, seconds: float) -> Resou
         overlapped=overlapped_waits(code),
         compile_seconds=seconds,
     )
+
+
+def machine_code(compiled: triton.compiler.CompiledKernel) -> str:
+    """An NVIDIA kernel's instructions as text."""
+    return _run("nvdisasm", "-c", compiled.asm["cubin"])
 
 
 def loads_asynchronously(code: str) -> bool:

@@ -9,11 +9,12 @@ are the dtype's and whose `outputs_below` (if any) is above O. What a tile's num
 | expand | elements of x | – | – | their C basis values |
 | input_gradient | tokens | coefficients, (input, c) pairs | outputs per step | a tile of dE, reduced to dx |
 | weight_gradient | inputs | outputs | tokens per step | a tile of dA for one c, over one split of the tokens |
+| activation_forward, activation_backward | tokens | channels | – | a block of tokens, `turns` tiles at a time |
 """
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -22,11 +23,15 @@ import torch
 from .curve import Curve
 
 OPERATIONS = ("forward", "expand", "input_gradient", "weight_gradient")
+ACTIVATION_OPERATIONS = ("activation_forward", "activation_backward")
 PATHS = ("fused", "expand")
 
 _FOLDER = Path(__file__).with_suffix("")
 # More inputs in a tile of the input gradient than these, and their sums over c do not fit beside the tile of dE.
 _MAX_INPUTS = 32
+
+# Fewer channels in a tile than these, and its threads read scattered words.
+_LEAST_CHANNELS = 32
 
 _TWO_PATHS = ("forward", "weight_gradient")
 
@@ -44,6 +49,8 @@ class Tile:
         stages: of the software pipeline.
         together: coefficients per step of the forward product; the largest common divisor with C is taken.
         programs: the launch splits its reduction until it has about this many programs; 0 never splits.
+        turns: tiles per step of an activation, all of whose loads come first.
+        waves: how often an activation's programs fill the GPU.
     """
 
     path: str
@@ -54,6 +61,8 @@ class Tile:
     stages: int = 2
     together: int = 1
     programs: int = 0
+    turns: int = 1
+    waves: int = 1
 
     def options(self) -> dict[str, object]:
         """Compiler options of the launch. Fusing multiply and add is the default that triton 3.10 gives up."""
@@ -99,6 +108,27 @@ def choose(
     else:
         rule = next(rule for rule in rules if outputs < rule.get("outputs_below", math.inf))
     return Tile(**{key: value for key, value in rule.items() if key not in ("bits", "outputs_below")})
+
+
+def activation_tile(operation: str, channels: int, dtype: torch.dtype, gpu: str) -> Tile:
+    """The tile of a learned activation; where the channels do not fill its columns, it has more rows instead.
+
+    Args:
+        operation: one of `ACTIVATION_OPERATIONS`.
+        channels: I.
+        dtype: of x.
+        gpu: as in `choose`.
+
+    Raises:
+        ValueError: the operation does not exist.
+    """
+    if operation not in ACTIVATION_OPERATIONS:
+        raise ValueError(f"Unknown operation {operation!r}. Choose one of: {', '.join(ACTIVATION_OPERATIONS)}.")
+    bits = torch.finfo(dtype).bits
+    rule = next(rule for rule in _rules(gpu)[operation] if rule.get("bits", bits) == bits)
+    tile = Tile(path="fused", **{key: value for key, value in rule.items() if key != "bits"})
+    columns = min(tile.columns, max(_LEAST_CHANNELS, 1 << (channels - 1).bit_length()))
+    return replace(tile, columns=columns, rows=tile.rows * tile.columns // columns)
 
 
 def check_path(path: str | None) -> None:
