@@ -38,21 +38,15 @@ def device_types() -> tuple[str, ...]:
 def computes(activation: str, x: Tensor, curves: Curves, factor: Tensor | None) -> bool:
     """Whether the kernel's own activation function is PyTorch's, bit for bit, on this device.
 
-    For 16-bit dtypes the kernels try all 65,536 values, once per process.
+    For 16-bit dtypes the kernels try all 65,536 values of that function, once per process; not while a CUDA graph is
+    captured, where a function that was not tried before counts as another.
     """
     return serves_edges(x, curves) and _is_exact(activation, x.device, x.dtype)
 
 
 @constant_when_compiled
 def _is_exact(activation: str, device: torch.device, dtype: torch.dtype) -> bool:
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        return False  # nothing can be tried out while a graph is captured
-    return activation in _exact(device, dtype)
-
-
-def _exact(device: torch.device, dtype: torch.dtype) -> frozenset[str]:
-    with torch.inference_mode(False), torch.no_grad():
-        return kernels().exact_bases(device, dtype)
+    return kernels().is_exact(activation, device, dtype)
 
 
 def serves_curves(x: Tensor, curves: Curves, base: Tensor | str | None, factor: Tensor | None) -> bool:

@@ -9,8 +9,10 @@ import pytest
 import torch
 from kan_kernels.curve import Curve
 from kan_kernels.tiles import (
+    ACTIVATION_OPERATIONS,
     OPERATIONS,
     Tile,
+    activation_tile,
     choose,
     forward_step,
     input_gradient_columns,
@@ -101,7 +103,20 @@ def test_splits_fill_the_gpu_and_leave_work_for_each():
     assert splits_of_tokens(tile, 1, 1, 1, 1) == 1
 
 
+@pytest.mark.parametrize("gpu", GPUS)
+@pytest.mark.parametrize("operation", ACTIVATION_OPERATIONS)
+def test_every_activation_has_a_tile(operation, gpu):
+    for dtype, channels in product(DTYPES, (1, 37, 128, 3072)):
+        tile = activation_tile(operation, channels, dtype, gpu)
+        assert all(size & (size - 1) == 0 and size > 0 for size in (tile.rows, tile.columns))
+        assert tile.columns < 2 * max(channels, 17) and tile.turns > 0 and tile.waves > 0
+        if gpu != "interpreter":  # each thread has two elements or more, whole words of 16 bits
+            assert tile.rows * tile.columns >= 64 * tile.warps
+
+
 def test_errors_list_the_choices():
+    with pytest.raises(ValueError, match="Unknown operation 'activation'. Choose one of: activation_forward, "):
+        activation_tile("activation", 1, torch.float32, "sm_90")
     with pytest.raises(ValueError, match="Unknown operation 'backward'. Choose one of: forward, expand, "):
         choose("backward", 1, 1, 1, 1, torch.float32, "sm_90")
     with pytest.raises(ValueError, match="Unknown path 'quick'. Choose one of: fused, expand, sparse, or None."):

@@ -9,14 +9,13 @@ from instructions import Instructions, count_instructions
 from kan_kernels import (
     activation_kernels,
     activation_launch,
-    base_functions,
     edges_backward,
     edges_expand,
     edges_forward,
     edges_sparse,
 )
 from kan_kernels.curve import Curve
-from kan_kernels.tiles import choose, forward_step, input_gradient_columns
+from kan_kernels.tiles import activation_tile, choose, forward_step, input_gradient_columns
 from kan_kernels.workspace import expands_in_planes
 from triton.compiler import CompiledKernel
 
@@ -113,20 +112,8 @@ class Case:
         return constants, tile.warps, tile.stages
 
     def _activation(self) -> tuple[dict, int, int]:
-        capability = (9, 0) if self.target == "sm_90" else (0, 0)
-        tile = activation_launch.activation_tile(INPUTS, self.dtype.itemsize, capability)
-        constants = dict(
-            **self.curve.constants(),
-            BASE=base_functions.BASE_FUNCTIONS["silu"],
-            HAS_FACTOR=True,
-            FINE=self.curve.basis == "bspline" and self.curve.num_coefficients > activation_launch.MAX_HELD,
-            SUMS=True,
-            WIDTH=min(self.curve.num_coefficients, activation_launch.MAX_WIDTH),
-            COMPUTE=tl.float32,
-            TOKENS=tile.tokens,
-            CHANNELS=tile.channels,
-        )
-        return constants, tile.warps, 3
+        tile = activation_tile(self.kernel, INPUTS, self.dtype, self.target)
+        return activation_launch.constants_of(self.curve, self.dtype, "silu", True, True, tile), tile.warps, 3
 
 
 SPLINE = Curve(basis="bspline", grid_size=5, order=3)
@@ -146,7 +133,7 @@ CASES = [
     ),
     *(
         Case(kernel, target, Curve(basis="bspline", grid_size=grid, order=3))
-        for grid in (8, 20)
+        for grid in (8, 11, 20)  # the widest that is centred, and one whose coefficients are fetched
         for target in ("sm_90", "gfx942")
         for kernel in ("activation_forward", "activation_backward")
     ),

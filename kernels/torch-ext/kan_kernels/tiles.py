@@ -9,11 +9,12 @@ are the dtype's and whose `outputs_below` (if any) is above O. What a tile's num
 | expand | tokens per step | inputs | tokens per program | the C basis values of each |
 | input_gradient | tokens | coefficients, (input, c) pairs | outputs per step | a tile of dE, reduced to dx |
 | weight_gradient | inputs | outputs | tokens per step | a tile of dA for one c, over one split of the tokens |
+| activation_forward, activation_backward | tokens | channels | – | a block of tokens, `turns` tiles at a time |
 """
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -22,6 +23,7 @@ import torch
 from .curve import Curve
 
 OPERATIONS = ("forward", "expand", "input_gradient", "weight_gradient")
+ACTIVATION_OPERATIONS = ("activation_forward", "activation_backward")
 PATHS = ("fused", "expand", "sparse")
 
 _FOLDER = Path(__file__).with_suffix("")
@@ -30,6 +32,9 @@ _MAX_INPUTS = 32
 
 # More coefficients in a step of the forward product, all held in registers, and it spills.
 _MAX_WIDTH = 32
+
+# Fewer channels in a tile than these, and its threads read scattered words.
+_LEAST_CHANNELS = 32
 
 _TWO_PATHS = ("forward", "weight_gradient")
 
@@ -47,6 +52,8 @@ class Tile:
         stages: of the software pipeline.
         programs: the launch splits its tokens until it has about this many programs; 0 never splits.
         workspace_mib: most memory that a chunk of the expanded activation takes, in MiB, unless 128 tokens need more.
+        turns: tiles per step of an activation, all of whose loads come first.
+        waves: how often an activation's programs fill the GPU.
     """
 
     path: str
@@ -57,6 +64,8 @@ class Tile:
     stages: int = 2
     programs: int = 0
     workspace_mib: int = 256
+    turns: int = 1
+    waves: int = 1
 
     def options(self) -> dict[str, object]:
         """Compiler options of the launch. Fusing multiply and add is the default that triton 3.10 gives up."""
@@ -110,6 +119,27 @@ def choose(
 def rules_of(gpu: str) -> dict[str, list[dict]]:
     """What `choose` reads for an architecture: its file on top of the default."""
     return _rules(gpu)
+
+
+def activation_tile(operation: str, channels: int, dtype: torch.dtype, gpu: str) -> Tile:
+    """The tile of a learned activation; where the channels do not fill its columns, it has more rows instead.
+
+    Args:
+        operation: one of `ACTIVATION_OPERATIONS`.
+        channels: I.
+        dtype: of x.
+        gpu: as in `choose`.
+
+    Raises:
+        ValueError: the operation does not exist.
+    """
+    if operation not in ACTIVATION_OPERATIONS:
+        raise ValueError(f"Unknown operation {operation!r}. Choose one of: {', '.join(ACTIVATION_OPERATIONS)}.")
+    bits = torch.finfo(dtype).bits
+    rule = next(rule for rule in _rules(gpu)[operation] if rule.get("bits", bits) == bits)
+    tile = Tile(path="fused", **{key: value for key, value in rule.items() if key != "bits"})
+    columns = min(tile.columns, max(_LEAST_CHANNELS, 1 << (channels - 1).bit_length()))
+    return replace(tile, columns=columns, rows=tile.rows * tile.columns // columns)
 
 
 def check_path(path: str | None) -> None:
