@@ -7,6 +7,7 @@
 Call 1: the kernels' tests, exactness of the activations over all numbers of 16 bits, each kernel, tiles, edges against
 the MLP with as many parameters, CUDA graphs, 2:4. Call 2: a model of 1.2B parameters: training step, reading, writing,
 in CUDA graphs too, beside Liger and FlashKAT where they are installed. Numbers are checked before they are timed.
+What a bare machine may lack has to be carried as wheels: einops, pytest-xdist and liger-kernel, transformers from 5.19.
 
 `first_run.csv` gets a row as each comes, `bench_gpu.csv` the rows of `python -m benchmarks --suite gpu`, `failures.txt`
 the tracebacks, `tiles/` a file for `kan_kernels/tiles`. A section that fails does not stop the others; one that the

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 import triton
 from kan_kernels import definition, learned_activation, sum_edges
+from kan_kernels.base_functions import VARIANTS
 from kan_kernels.bases import num_coefficients, num_denominator
 from kan_kernels.curve import Curve
 from kan_kernels.edges_sparse import expand_sparse, grouped_rows
@@ -41,7 +42,7 @@ ACTIVATION_SIZE, EDGE_SIZES = (8192, 8192), ((8192, 2048, 1024), (8192, 1024, 20
 TOY_ACTIVATION_SIZE, TOY_EDGE_SIZES = (24, 32), ((24, 16, 8),)
 
 CHECKED_TOKENS = 512
-"""Of the large sizes, the definition computes the first so many tokens."""
+"""The definition computes only the first tokens of the large sizes, this number of them."""
 
 
 def environment(run: Run) -> None:
@@ -79,9 +80,9 @@ def compiled_tests(run: Run) -> None:
         note = f"stopped after {seconds:.0f} s"
     (run.out / "kernel_tests.txt").write_text(output, encoding="utf-8")
     for word in ("passed", "failed", "error"):
-        found = re.findall(rf"(\d+) {word}", output)
-        if found:
-            run.add("tests/kernels", word, int(found[-1]), "tests", note=note)
+        counts = re.findall(rf"(\d+) {word}", output)
+        if counts:
+            run.add("tests/kernels", word, int(counts[-1]), "tests", note=note)
     if process.returncode:
         raise RuntimeError(f"{' '.join(command[2:])} ended with {process.returncode}; see kernel_tests.txt. {note}")
 
@@ -95,11 +96,12 @@ def exactness(run: Run) -> None:
         coefficients = torch.zeros(channels, 8, device=run.device)
         domain = torch.tensor([[-4.0, 4.0]], device=run.device).repeat(channels, 1)
         for name, function in definition.BASE_FUNCTIONS.items():
-            result = learned_activation(x, coefficients, domain, **CURVES["B-spline G5"], base=name)
             expected = function(x)
-            # Zero coefficients add +0, which makes -0 to +0.
-            same = (result == expected) | (result.isnan() & (expected.isnan() | x.isnan()))
-            run.add(f"{name} {dtype}", "different numbers", int((~same).sum()), "of 65536")
+            for base in (name, *VARIANTS.get(name, ())):
+                result = learned_activation(x, coefficients, domain, **CURVES["B-spline G5"], base=base)
+                # Zero coefficients add +0, which makes -0 to +0.
+                same = (result == expected) | (result.isnan() & (expected.isnan() | x.isnan()))
+                run.add(f"{base} {dtype}", "different numbers", int((~same).sum()), "of 65536")
 
 
 def activations(run: Run) -> None:

@@ -11,7 +11,7 @@ from speed.suites import Options
 from torch import nn
 
 from first_run.kernels import LIMIT
-from first_run.sections import Run, UnavailableError
+from first_run.sections import Run, UnavailableError, WrongNumbersError
 from kansformer import KANConfig, convert
 
 ORIGINAL, CURVES, RATIONAL = "original", "kansformer", "kansformer, rational"
@@ -96,7 +96,12 @@ def _build(run: Run) -> tuple[dict[str, nn.Module], dict[str, str]]:
             run.add(name, "left out", note=f"{error.name} is not installed")
             continue
         with torch.no_grad():
-            error = run.check(model(input_ids=tokens).logits, expected, limit)
+            logits = model(input_ids=tokens).logits
+        try:
+            error = run.check(logits, expected, limit)
+        except WrongNumbersError as wrong:
+            run.add(name, "left out", note=str(wrong))
+            continue
         run.add(name, "logits checked", error=error, note="bit for bit" if limit == 0 else "")
         built[name] = bend_curves(model, noise=0.01) if name.startswith("kansformer") else model
         notes[name] = note
