@@ -31,6 +31,14 @@ def test_chunks_fill_their_waves():
     assert 16384 // old * -(-tiles(old, 1024) // 132) == 8
 
 
+def test_more_chunks_where_they_have_fewer_waves():
+    limit = 60 * 128  # rows of 128 tokens at a byte each
+    # 99 rows of 4 tiles: two chunks are 200 and 196 tiles, two waves each; three are 132 tiles, one wave each
+    assert tokens_per_chunk(99 * 128, 1024, 1, processors=132, limit=limit) == 33 * 128
+    # a wave in three chunks, and a short one, are as many as two equal chunks, which begin and end less often
+    assert tokens_per_chunk(100 * 128, 1024, 1, processors=132, limit=limit) == 50 * 128
+
+
 @pytest.mark.parametrize(("tokens", "outputs", "row_bytes"), [(1, 1, 1), (129, 300, 10**9), (5000, 40, 70_000)])
 def test_limits(tokens, outputs, row_bytes):
     chunk = tokens_per_chunk(tokens, outputs, row_bytes, **H100)

@@ -3,13 +3,15 @@
 Shape letters: N tokens, I inputs, O outputs, C coefficients.
 """
 
+from functools import lru_cache
+
 PRODUCT_TILE = (128, 256)
 """Tokens and outputs of a tile of torch's matrix product, as cuBLAS has it for large 16-bit products on sm_90."""
 
 # Waves that a chunk costs besides its own tiles: two launches, and the ends of two kernels.
 _WAVES_PER_CHUNK = 0.1
-# Chunks beyond the fewest that are tried; more never win by whole waves what their ends cost.
-_MORE_CHUNKS = 16
+# Chunks of more waves than these have ends too short to count.
+_MAX_WAVES = 16
 
 
 def expands_in_planes(tokens: int, outputs: int, coefficients: int) -> bool:
@@ -21,11 +23,12 @@ def expands_in_planes(tokens: int, outputs: int, coefficients: int) -> bool:
     return coefficients & (coefficients - 1) != 0 and 8 * tokens > outputs
 
 
+@lru_cache(maxsize=1024)
 def tokens_per_chunk(tokens: int, outputs: int, row_bytes: int, processors: int, limit: int) -> int:
     """Tokens whose E is written and multiplied at once.
 
-    A product runs in waves of one tile per processor, and the last wave of every chunk is seldom full. Of all numbers
-    of chunks whose E fits, the one with the fewest waves wins, and of equals the fewest chunks.
+    A product runs in waves of one tile per processor, and the last wave of every chunk is seldom full. Of the fewest
+    equal chunks whose E fits, and of chunks of whole waves, those with the fewest waves in all win, the larger of equals.
 
     Args:
         tokens: N ≥ 1.
@@ -44,9 +47,11 @@ def tokens_per_chunk(tokens: int, outputs: int, row_bytes: int, processors: int,
 
     def waves(each: int) -> float:
         whole, rest = divmod(total, each)
-        tiles = [each * across] * whole + [rest * across] * bool(rest)
-        return sum(-(-count // processors) + _WAVES_PER_CHUNK for count in tiles)
+        chunks = whole + bool(rest)
+        return whole * -(-each * across // processors) + -(-rest * across // processors) + _WAVES_PER_CHUNK * chunks
 
-    fewest = -(-total // most)
-    each = min((-(-total // count) for count in range(fewest, min(total, fewest + _MORE_CHUNKS) + 1)), key=waves)
+    even = -(-total // -(-total // most))
+    most_waves = min(min(most, total) * across // processors, _MAX_WAVES)
+    of_whole_waves = [count * processors // across for count in range(most_waves, 0, -1)]
+    each = min([even, *filter(None, of_whole_waves)], key=waves)
     return min(tokens, each * rows)
