@@ -28,7 +28,8 @@ def tokens_per_chunk(tokens: int, outputs: int, row_bytes: int, processors: int,
     """Tokens whose E is written and multiplied at once.
 
     A product runs in waves of one tile per processor, and the last wave of every chunk is seldom full. Of the fewest
-    equal chunks whose E fits, and of chunks of whole waves, those with the fewest waves in all win, the larger of equals.
+    equal chunks whose E fits, and of chunks of whole waves, those with the fewest waves in all are taken, the larger of
+    equals.
 
     Args:
         tokens: N ≥ 1.
