@@ -30,8 +30,8 @@ class Backend:
         edges: (x_NI, curves, base_NO) to (N, O).
         fallback: name of the backend that gets what these functions do not take.
         serves_curves, serves_edges: whether a function takes these arguments; None means that it takes all.
-        computes: (name, x, curves, factor), whether `curves` takes that key of `ACTIVATIONS` as the base, with the same
-            result, bit for bit; None means that it takes none.
+        computes: (name, x, curves, factor), whether `curves`, which serves these, takes that key of `ACTIVATIONS` as the
+            base, with the same result, bit for bit; None means that it takes none.
         keeps_dtypes: whether the functions take tensors of any dtypes.
         keeps_bfloat16: whether `edges` onto a bfloat16 base takes tensors of any dtypes; None means never.
         device_types: where it runs; None means on every device.
@@ -56,15 +56,17 @@ class Backend:
         self, x: Tensor, curves: Curves, base: Tensor | str | None = None, factor: Tensor | None = None
     ) -> Tensor:
         """(base + s(x)) · factor of tensors of any dtypes; arguments and result as in `kansformer.ops.apply_curves`."""
-        if isinstance(base, str) and not (self.computes and self.computes(base, x, curves, factor)):
-            base = ACTIVATIONS[base](x)
         if self.serves_curves and not self.serves_curves(x, curves, base, factor):
             return BACKENDS[self.fallback].apply_curves(x, curves, base, factor)
+        if isinstance(base, str) and not (self.computes and self.computes(base, x, curves, factor)):
+            base = ACTIVATIONS[base](x)
+        if self.keeps_dtypes:
+            return self.curves(x, curves, base, factor)
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        if not self.keeps_dtypes and not (x.dtype == dtype and curves.have_dtype(dtype)):
+        if not (x.dtype == dtype and curves.have_dtype(dtype)):
             x, curves = x.to(dtype), curves.to(dtype)
-        base_fits = self.keeps_dtypes or not isinstance(base, Tensor) or base.dtype == dtype
-        if base_fits and (self.keeps_dtypes or factor is None or factor.dtype == dtype):
+        base_fits = not isinstance(base, Tensor) or base.dtype == dtype
+        if base_fits and (factor is None or factor.dtype == dtype):
             return self.curves(x, curves, base, factor)
         y = self.curves(x, curves, None, None)
         y = _add(base, y) if isinstance(base, Tensor) else y

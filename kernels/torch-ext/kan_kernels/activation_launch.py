@@ -1,7 +1,7 @@
 """How the kernels of the learned activation are launched: what they are compiled for, and in how many programs.
 
-All of that is a `Plan`, made when a kind of call is first seen and found again by one look-up in a dict afterwards: a launch
-on a warm plan runs no more of Triton's Python than the launcher itself.
+All of that is a `Plan`, made when a kind of call is first seen and found again by one look-up in a dict afterwards: of
+Triton's Python, a launch on a known plan runs the launcher only.
 
 Shape letters: N tokens, I channels, C coefficients per curve, D denominator parameters, P curves; `...` any.
 """
@@ -40,6 +40,7 @@ class Plan(NamedTuple):
         compiled: the kernel, which takes a grid in brackets and then every argument in order; None in the interpreter.
         kernel: the same, not yet compiled.
         constants: of the kernel, by name, in the order of its last arguments.
+        values: the same without their names.
         options: of the compiler.
         rows: tokens of a tile.
         channel_blocks: programs along the channels.
@@ -51,6 +52,7 @@ class Plan(NamedTuple):
     compiled: triton.compiler.CompiledKernel | None
     kernel: triton.runtime.JITFunction
     constants: dict[str, object]
+    values: tuple
     options: dict[str, object]
     rows: int
     channel_blocks: int
@@ -69,10 +71,10 @@ class Plan(NamedTuple):
         if self.compiled is None:
             self.kernel[grid](*arguments, **self.constants, **self.options)
         elif self.device is None or torch.cuda.current_device() == self.device:
-            self.compiled[grid](*arguments, *self.constants.values())
+            self.compiled[grid](*arguments, *self.values)
         else:
             with torch.cuda.device(self.device):
-                self.compiled[grid](*arguments, *self.constants.values())
+                self.compiled[grid](*arguments, *self.values)
 
 
 def make_plan(
@@ -104,8 +106,23 @@ def make_plan(
     channel_blocks = triton.cdiv(channels, tile.columns)
     blocks = triton.cdiv(curve.num_coefficients, constants["WIDTH"]) if sums and "WIDTH" in constants else 1
     token_blocks = max(1, tile.waves * multiprocessors * resident // (channel_blocks * blocks))
-    device = x.device.index if x.device.type == "cuda" else None
-    return Plan(compiled, kernel, constants, options, tile.rows, channel_blocks, blocks, token_blocks, device)
+    return Plan(
+        compiled=compiled,
+        kernel=kernel,
+        constants=constants,
+        values=tuple(constants.values()),
+        options=options,
+        rows=tile.rows,
+        channel_blocks=channel_blocks,
+        coefficient_blocks=blocks,
+        token_blocks=token_blocks,
+        device=x.device.index if x.device.type == "cuda" else None,
+    )
+
+
+def runs_on(device: torch.device) -> bool:
+    """Whether kernels can be launched there."""
+    return device.type != "cpu" or INTERPRETED.value
 
 
 def form_of(curve: Curve, dtype: torch.dtype) -> str:
@@ -140,7 +157,7 @@ def constants_of(
 
 
 def row_stride(tensor: Tensor) -> int | None:
-    """Elements between neighbouring rows of (..., I) seen as (N, I); None where the kernels cannot step through them."""
+    """Elements between neighbouring rows of (..., I) seen as (N, I); None where the kernels cannot step through it."""
     if tensor.is_contiguous():
         return tensor.shape[-1]
     sizes, strides = tensor.shape, tensor.stride()
