@@ -219,7 +219,8 @@ def test_infinite_inputs_in_sixteen_bits(case, basis, extrapolation):
     y, gradients = run(learned_activation, tensors, settings)
     expected, expected_gradients = run(defined, in_double(tensors), settings)
     for token in range(4):
-        assert_close_to_float64(y[token], expected[token], torch.bfloat16)
+        # Three numbers: their roundings do not average out.
+        assert_close_to_float64(y[token], expected[token], torch.bfloat16, looser=1.3)
     assert_close_to_float64(gradients, expected_gradients, torch.bfloat16, gradient=True)
 
 

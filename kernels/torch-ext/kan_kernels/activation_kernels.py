@@ -59,7 +59,7 @@ from .centred_form import (
 from .rational_form import end_gradients, rational_sums, rational_value, rational_value_and_slope
 
 FORMS = {"centred": 0, "horner": 1, "alive": 2, "fetched": 3}
-"""Value of the constant FORM for each name; up to `horner` a curve is evaluated as a whole, not function by function."""
+"""Value of the constant FORM for each name; up to `horner` a curve is evaluated as a whole, not by basis functions."""
 
 CENTRED = tl.constexpr(0)
 HORNER = tl.constexpr(1)

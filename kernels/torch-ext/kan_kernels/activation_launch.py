@@ -7,12 +7,14 @@ Shape letters: N tokens, I channels, C coefficients per curve, D denominator par
 """
 
 import contextlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.runtime import driver
 
 from .activation_kernels import FORMS, activation_backward_kernel, activation_forward_kernel
 from .base_functions import BASE_FUNCTIONS, GIVEN, INTERPRETED, VARIANTS
@@ -38,6 +40,7 @@ class Plan(NamedTuple):
 
     Args:
         compiled: the kernel, which takes a grid in brackets and then every argument in order; None in the interpreter.
+        run: its launcher.
         kernel: the same, not yet compiled.
         constants: of the kernel, by name, in the order of its last arguments.
         values: the same without their names.
@@ -50,6 +53,7 @@ class Plan(NamedTuple):
     """
 
     compiled: triton.compiler.CompiledKernel | None
+    run: Callable[..., None] | None
     kernel: triton.runtime.JITFunction
     constants: dict[str, object]
     values: tuple
@@ -67,14 +71,22 @@ class Plan(NamedTuple):
 
     def launch(self, token_blocks: int, arguments: tuple) -> None:
         """Run the kernel; `arguments` are all but the constants."""
+        compiled = self.compiled
         grid = (token_blocks, self.channel_blocks, self.coefficient_blocks)
-        if self.compiled is None:
+        if compiled is None:
             self.kernel[grid](*arguments, **self.constants, **self.options)
-        elif self.device is None or torch.cuda.current_device() == self.device:
-            self.compiled[grid](*arguments, *self.values)
-        else:
+            return
+        if self.device is not None and torch.cuda.current_device() != self.device:
             with torch.cuda.device(self.device):
-                self.compiled[grid](*arguments, *self.values)
+                self.launch(token_blocks, arguments)
+            return
+        hooks = triton.knobs.runtime
+        if hooks.launch_enter_hook.calls or hooks.launch_exit_hook.calls:  # a profiler asks for more
+            compiled[grid](*arguments, *self.values)
+            return
+        stream = driver.active.get_current_stream(self.device)
+        code = (compiled.function, compiled.packed_metadata)
+        self.run(*grid, stream, *code, None, None, None, *arguments, *self.values)
 
 
 def make_plan(
@@ -101,13 +113,14 @@ def make_plan(
     with _current(x.device):
         if not INTERPRETED.value:
             compiled = kernel.warmup(*arguments, grid=(1,), **constants, **options)
-            _ = compiled[(1, 1, 1)]  # loads the code: its registers are known then
+            _ = compiled.run  # loads the code: its registers are known then
         multiprocessors, resident = _room(x.device, compiled, tile.warps)
     channel_blocks = triton.cdiv(channels, tile.columns)
     blocks = triton.cdiv(curve.num_coefficients, constants["WIDTH"]) if sums and "WIDTH" in constants else 1
     token_blocks = max(1, tile.waves * multiprocessors * resident // (channel_blocks * blocks))
     return Plan(
         compiled=compiled,
+        run=compiled and compiled.run,
         kernel=kernel,
         constants=constants,
         values=tuple(constants.values()),

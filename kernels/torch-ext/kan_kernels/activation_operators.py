@@ -38,7 +38,7 @@ def launch_forward(x, coefficients, domain, denominator, given, factor, base, ba
     x, x_stride, x_kind = _rows(x, shape)
     given, given_stride, given_kind = _ABSENT if given is None else _rows(given, shape)
     factor, factor_stride, factor_kind = _ABSENT if factor is None else _rows(factor, shape)
-    kinds = (x.device, x.numel() >> 31, x_kind, given_kind, factor_kind, *_kinds(coefficients, domain, denominator))
+    kinds = (x.numel() >> 31, x_kind, given_kind, factor_kind, *_kinds(coefficients, domain, denominator))
     key = (base, basis, grid_size, order, extrapolation, *kinds)
     plan = PLANS.get(key)
     if plan is None:
@@ -72,7 +72,7 @@ def launch_forward(x, coefficients, domain, denominator, given, factor, base, ba
 def launch_backward(
     gradient, x, coefficients, domain, denominator, given, factor, base, basis, grid_size, order, extrapolation, sums
 ):
-    """List of the gradients of x, of coefficients and denominator if `sums`, of given and of factor, of those there are."""
+    """List of the gradients of x, of coefficients and denominator if `sums`, of given and of factor if there are."""
     if not x.numel():
         return [t.zero_() for t in _empty_gradients(x, coefficients, denominator, given, factor, sums)]
     x_gradient = torch.empty_like(x, memory_format=torch.contiguous_format)
@@ -215,27 +215,33 @@ def check(
                 f"{name} must have x's shape {tuple(x.shape)} and dtype {x.dtype}, "
                 f"got {tuple(tensor.shape)} and {tensor.dtype}."
             )
+    tensors = dict(coefficients=coefficients, domain=domain, denominator=denominator, base=given, factor=factor)
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.device != x.device:
+            raise ValueError(f"{name} is on {tensor.device}, x on {x.device}. Move one to the other.")
     if not runs_on(x.device):
         raise RuntimeError("The kernels run on a CPU only with TRITON_INTERPRET=1; take kan_kernels.definition there.")
     return curve
 
 
 def _rows(tensor: Tensor, shape: torch.Size) -> tuple[Tensor, int, tuple]:
-    """A tensor that should have the shape, or a copy if the kernels cannot step through its rows; the step; and what the
-    check and the compiled code depend on.
-    """
+    """A tensor that should have the shape, or a copy if the kernels cannot step through its rows; the step; and what
+    the check and the compiled code depend on."""
     stride: int | None = shape[-1] if shape else 1
     if not tensor.is_contiguous():
         stride = row_stride(tensor)
         if stride is None:
             tensor, stride = tensor.contiguous(), shape[-1]
-    return tensor, stride, (tensor.dtype, shape[-1:], tensor.shape == shape, stride, tensor.data_ptr() % 16)
+    kind = (tensor.device, tensor.dtype, shape[-1:], tensor.shape == shape, stride, tensor.data_ptr() % 16)
+    return tensor, stride, kind
 
 
 def _kinds(coefficients: Tensor, domain: Tensor, denominator: Tensor | None) -> tuple:
     """What the check and the compiled code depend on in a call's curves."""
-    kinds = (coefficients.dtype, coefficients.shape, domain.dtype, domain.shape)
-    return kinds if denominator is None else (*kinds, denominator.dtype, denominator.shape)
+    shapes = (coefficients.shape, domain.shape, None if denominator is None else denominator.shape)
+    dtypes = (coefficients.dtype, domain.dtype, None if denominator is None else denominator.dtype)
+    devices = (coefficients.device, domain.device, None if denominator is None else denominator.device)
+    return shapes, dtypes, devices
 
 
 def _plan_of(key, operation, x, curve, base, has_factor, sums, arguments) -> Plan:
