@@ -11,7 +11,10 @@ from kan_kernels import activation_launch, activation_operators, definition, exa
 from kan_kernels.activation import learned_activation
 from kan_kernels.base_functions import INTERPRETED, VARIANTS
 from kan_kernels.bases import EXTRAPOLATIONS, MAX_ORDER, num_coefficients, num_denominator
+from kan_kernels.centred_form import is_centred, lost_bits
+from kan_kernels.tiles import Tile
 from numerics import assert_close_to_float64, relative_error
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from kansformer.basis import Basis
@@ -183,6 +186,63 @@ def test_fine_grids(case, grid_size):
 @pytest.mark.parametrize("base", ["silu", "given"])
 def test_many_tokens_are_shared_among_programs(case, base, few_programs):
     check(*case((300, 70), 35, basis="rational", order=3, base=base))
+
+
+@pytest.mark.parametrize("settings", [("bspline", 5, 3), ("rational", 1, 3), ("chebyshev", 1, 2)], ids=str)
+def test_several_tiles_a_turn(case, settings, few_programs, monkeypatch):
+    tile = Tile(path="fused", rows=4, columns=32, turns=3)
+    monkeypatch.setattr(activation_launch, "activation_tile", lambda *arguments: tile)
+    check(*case((61, 37), dtype=torch.bfloat16, basis=settings[0], grid_size=settings[1], order=settings[2]))
+
+
+@pytest.mark.parametrize("extrapolation", EXTRAPOLATIONS)
+@pytest.mark.parametrize(("grid_size", "order"), [(1, 2), (8, 2), (1, 3), (2, 3), (5, 3), (8, 3), (5, 4), (4, 5)])
+def test_the_centred_form_in_float32(case, grid_size, order, extrapolation, few_programs, monkeypatch):
+    # 16-bit inputs take it, whose rounding would hide an error: here its own is seen.
+    monkeypatch.setattr(activation_launch, "form_of", lambda curve, dtype: "centred")
+    tensors, settings = case((70, 6), 3, torch.float32, "bspline", grid_size, order, extrapolation)
+    check(tensors, settings, looser=2 ** max(0.0, lost_bits(grid_size, order) - 2))
+
+
+def test_what_is_centred():
+    assert [max(g for g in range(1, 40) if is_centred(g, order)) for order in range(2, 6)] == [22, 11, 8, 7]
+    assert not is_centred(5, 1)
+
+
+@pytest.mark.parametrize("extrapolation", EXTRAPOLATIONS)
+@pytest.mark.parametrize("basis", ["bspline", "rational"])
+def test_infinite_inputs_in_sixteen_bits(case, basis, extrapolation):
+    tensors, settings = case(
+        (4, 3), None, torch.bfloat16, basis, extrapolation=extrapolation, base="zero", factor=False
+    )
+    tensors["x"][:, 0] = torch.tensor([math.inf, -math.inf, 3e38, -1e4])
+    y, gradients = run(learned_activation, tensors, settings)
+    expected, expected_gradients = run(defined, in_double(tensors), settings)
+    for token in range(4):
+        # Three numbers: their roundings do not average out.
+        assert_close_to_float64(y[token], expected[token], torch.bfloat16, looser=1.3)
+    assert_close_to_float64(gradients, expected_gradients, torch.bfloat16, gradient=True)
+
+
+def test_a_factor_of_another_shape_is_refused_after_a_right_one(case):
+    tensors, settings = case((5, 6), 3)
+    learned_activation(**tensors, **settings)
+    with pytest.raises(ValueError, match=r"factor must have x's shape \(5, 6\)"):
+        learned_activation(**{**tensors, "factor": tensors["factor"][:4]}, **settings)
+
+
+def test_a_mode_sees_the_operators(case):
+    seen = []
+
+    class Watching(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            seen.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    with Watching():
+        run(learned_activation, *case((5, 6), 3))
+    assert "kan_kernels.learned_activation.default" in seen
+    assert "kan_kernels.learned_activation_backward.default" in seen
 
 
 def test_no_tokens(case):

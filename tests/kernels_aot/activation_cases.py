@@ -1,4 +1,4 @@
-"""Instructions per element of the learned activation's kernels on an H100, counted in machine code compiled ahead of time."""
+"""Instructions per element of the learned activation's kernels on an H100, counted in compiled machine code."""
 
 import re
 from collections import Counter

@@ -9,12 +9,12 @@ Shape letters: I channels, P curves, C coefficients per curve, D denominator par
 import torch
 from torch import Tensor
 
-from . import activation_operators, definition  # the import defines the operators
+from . import definition
+from .activation_operators import launch_backward, launch_forward
 
-__all__ = ["activation_operators", "learned_activation"]
+__all__ = ["learned_activation"]
 
-_forward = torch.ops.kan_kernels.learned_activation.default
-_backward = torch.ops.kan_kernels.learned_activation_backward.default
+_PLAIN_TYPES = frozenset({Tensor, torch.nn.Parameter, type(None), str, int, bool})
 
 
 def learned_activation(
@@ -67,6 +67,26 @@ def learned_activation(
     return _forward(x, coefficients, domain, denominator, given, factor, *names)
 
 
+def _forward(*arguments):
+    operator = torch.ops.kan_kernels.learned_activation.default
+    return operator(*arguments) if _is_dispatched(arguments) else launch_forward(*arguments)
+
+
+def _backward(*arguments):
+    operator = torch.ops.kan_kernels.learned_activation_backward.default
+    return operator(*arguments) if _is_dispatched(arguments) else launch_backward(*arguments)
+
+
+def _is_dispatched(arguments: tuple) -> bool:
+    """Whether anything but a launch may come of a call: a compiler, a mode or a subclass of tensors takes the operator.
+
+    Otherwise the dispatcher would cost about half as much as everything else.
+    """
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+        return True
+    return not _PLAIN_TYPES.issuperset(map(type, arguments))
+
+
 class _LearnedActivation(torch.autograd.Function):
     """The operator with its gradients, which can be differentiated again."""
 
@@ -82,19 +102,15 @@ class _LearnedActivation(torch.autograd.Function):
         _, _, _, denominator, given, factor = tensors
         sums = ctx.needs_input_grad[1] or ctx.needs_input_grad[3]
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            results = _Gradients.apply(gradient, *tensors, ctx.names, sums)
+            gradients = iter(_Gradients.apply(gradient, *tensors, ctx.names, sums))
         else:
-            results = _backward(gradient, *tensors, *ctx.names, sums)
-        x_gradient, coefficients_gradient, denominator_gradient, given_gradient, factor_gradient = results
-        return (
-            x_gradient,
-            coefficients_gradient if sums else None,
-            None,
-            denominator_gradient if sums and denominator is not None else None,
-            given_gradient if given is not None else None,
-            factor_gradient if factor is not None else None,
-            None,
-        )
+            gradients = iter(_backward(gradient, *tensors, *ctx.names, sums))
+        x_gradient = next(gradients)
+        coefficients_gradient = next(gradients) if sums else None
+        denominator_gradient = next(gradients) if sums and denominator is not None else None
+        given_gradient = next(gradients) if given is not None else None
+        factor_gradient = next(gradients) if factor is not None else None
+        return x_gradient, coefficients_gradient, None, denominator_gradient, given_gradient, factor_gradient, None
 
 
 class _Gradients(torch.autograd.Function):
@@ -104,7 +120,7 @@ class _Gradients(torch.autograd.Function):
     def forward(ctx, gradient, x, coefficients, domain, denominator, given, factor, names, sums):
         ctx.save_for_backward(gradient, x, coefficients, domain, denominator, given, factor)
         ctx.names, ctx.sums = names, sums
-        return _backward(gradient, x, coefficients, domain, denominator, given, factor, *names, sums)
+        return tuple(_backward(gradient, x, coefficients, domain, denominator, given, factor, *names, sums))
 
     @staticmethod
     def backward(ctx, *second_gradients):
@@ -124,7 +140,7 @@ class _Gradients(torch.autograd.Function):
                 factor=factor,
             )
             results = [x, coefficients if ctx.sums else None, denominator if ctx.sums else None, given, factor]
-            pairs = [(t, g) for t, g in zip(results, second_gradients, strict=True) if t is not None]
+            pairs = list(zip([t for t in results if t is not None], second_gradients, strict=True))
             first = torch.autograd.grad(y, [t for t, _ in pairs], gradient, create_graph=True, materialize_grads=True)
             parts = [(f, g) for f, (_, g) in zip(first, pairs, strict=True) if f.requires_grad]
         inputs = [t for t in leaves if t is not None and t is not domain]

@@ -59,7 +59,7 @@ from .centred_form import (
 from .rational_form import end_gradients, rational_sums, rational_value, rational_value_and_slope
 
 FORMS = {"centred": 0, "horner": 1, "alive": 2, "fetched": 3}
-"""Value of the constant FORM for each name."""
+"""Value of the constant FORM for each name; up to `horner` a curve is evaluated as a whole, not by basis functions."""
 
 CENTRED = tl.constexpr(0)
 HORNER = tl.constexpr(1)
@@ -198,7 +198,7 @@ def activation_backward_kernel(
     # Grid (token blocks, channel blocks, blocks of WIDTH coefficients). SUMS: the parameters' gradients are inside.
     dtype: tl.constexpr = x_gradient_ptr.dtype.element_ty
     # Σ h e on both sides and on the right.
-    HAS_TANGENTS: tl.constexpr = EXTRAPOLATION == LINEAR and (FORM == CENTRED or FORM == HORNER)
+    HAS_TANGENTS: tl.constexpr = EXTRAPOLATION == LINEAR and FORM <= HORNER
     channel = (tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS))[None, :]
     valid = channel < channels
     curve = channel // channels_per_curve
@@ -271,7 +271,7 @@ def activation_backward_kernel(
                 if HAS_TANGENTS:
                     right = tl.maximum(beyond, 0.0)
                     tangent_sums = (tangent_sums[0] + h * beyond, tangent_sums[1] + h * right)
-                if EXTRAPOLATION == ZERO and (FORM == CENTRED or FORM == HORNER):
+                if EXTRAPOLATION == ZERO and FORM <= HORNER:
                     h = tl.where(tl.abs(beyond) > 0.0, 0.0, h)
                 if FORM == CENTRED:
                     sums = centred_sums(sums, h, powers, WIDTH)
@@ -357,8 +357,8 @@ def _totals(sums, COUNT: tl.constexpr):
 
 @triton.jit
 def _place(x, lower, scale, FORM: tl.constexpr, G: tl.constexpr, NARROW: tl.constexpr):
-    """x in the form's coordinate (t, z, or the unit coordinate), the place in the domain, and the distance beyond it."""
-    if FORM == CENTRED or FORM == HORNER:
+    """x in the form's coordinate (t, z, or the unit coordinate), its place in the domain, and how far it is beyond."""
+    if FORM <= HORNER:
         width: tl.constexpr = G if FORM == CENTRED else 2
         origin: tl.constexpr = G // 2 if FORM == CENTRED else 1
         slant = scale * width

@@ -1,18 +1,20 @@
 """How the kernels of the learned activation are launched: what they are compiled for, and in how many programs.
 
-All of that is a `Plan`, made when a kind of call is first seen and found again by one look-up in a dict afterwards: a launch
-on a warm plan runs no more of Triton's Python than the launcher itself.
+All of that is a `Plan`, made when a kind of call is first seen and found again by one look-up in a dict afterwards: of
+Triton's Python, a launch on a known plan runs the launcher only.
 
 Shape letters: N tokens, I channels, C coefficients per curve, D denominator parameters, P curves; `...` any.
 """
 
 import contextlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.runtime import driver
 
 from .activation_kernels import FORMS, activation_backward_kernel, activation_forward_kernel
 from .base_functions import BASE_FUNCTIONS, GIVEN, INTERPRETED, VARIANTS
@@ -38,8 +40,10 @@ class Plan(NamedTuple):
 
     Args:
         compiled: the kernel, which takes a grid in brackets and then every argument in order; None in the interpreter.
+        run: its launcher.
         kernel: the same, not yet compiled.
         constants: of the kernel, by name, in the order of its last arguments.
+        values: the same without their names.
         options: of the compiler.
         rows: tokens of a tile.
         channel_blocks: programs along the channels.
@@ -49,8 +53,10 @@ class Plan(NamedTuple):
     """
 
     compiled: triton.compiler.CompiledKernel | None
+    run: Callable[..., None] | None
     kernel: triton.runtime.JITFunction
     constants: dict[str, object]
+    values: tuple
     options: dict[str, object]
     rows: int
     channel_blocks: int
@@ -65,14 +71,22 @@ class Plan(NamedTuple):
 
     def launch(self, token_blocks: int, arguments: tuple) -> None:
         """Run the kernel; `arguments` are all but the constants."""
+        compiled = self.compiled
         grid = (token_blocks, self.channel_blocks, self.coefficient_blocks)
-        if self.compiled is None:
+        if compiled is None:
             self.kernel[grid](*arguments, **self.constants, **self.options)
-        elif self.device is None or torch.cuda.current_device() == self.device:
-            self.compiled[grid](*arguments, *self.constants.values())
-        else:
+            return
+        if self.device is not None and torch.cuda.current_device() != self.device:
             with torch.cuda.device(self.device):
-                self.compiled[grid](*arguments, *self.constants.values())
+                self.launch(token_blocks, arguments)
+            return
+        hooks = triton.knobs.runtime
+        if hooks.launch_enter_hook.calls or hooks.launch_exit_hook.calls:  # a profiler asks for more
+            compiled[grid](*arguments, *self.values)
+            return
+        stream = driver.active.get_current_stream(self.device)
+        code = (compiled.function, compiled.packed_metadata)
+        self.run(*grid, stream, *code, None, None, None, *arguments, *self.values)
 
 
 def make_plan(
@@ -99,13 +113,29 @@ def make_plan(
     with _current(x.device):
         if not INTERPRETED.value:
             compiled = kernel.warmup(*arguments, grid=(1,), **constants, **options)
-            _ = compiled[(1, 1, 1)]  # loads the code: its registers are known then
+            _ = compiled.run  # loads the code: its registers are known then
         multiprocessors, resident = _room(x.device, compiled, tile.warps)
     channel_blocks = triton.cdiv(channels, tile.columns)
     blocks = triton.cdiv(curve.num_coefficients, constants["WIDTH"]) if sums and "WIDTH" in constants else 1
     token_blocks = max(1, tile.waves * multiprocessors * resident // (channel_blocks * blocks))
-    device = x.device.index if x.device.type == "cuda" else None
-    return Plan(compiled, kernel, constants, options, tile.rows, channel_blocks, blocks, token_blocks, device)
+    return Plan(
+        compiled=compiled,
+        run=compiled and compiled.run,
+        kernel=kernel,
+        constants=constants,
+        values=tuple(constants.values()),
+        options=options,
+        rows=tile.rows,
+        channel_blocks=channel_blocks,
+        coefficient_blocks=blocks,
+        token_blocks=token_blocks,
+        device=x.device.index if x.device.type == "cuda" else None,
+    )
+
+
+def runs_on(device: torch.device) -> bool:
+    """Whether kernels can be launched there."""
+    return device.type != "cpu" or INTERPRETED.value
 
 
 def form_of(curve: Curve, dtype: torch.dtype) -> str:
@@ -140,7 +170,7 @@ def constants_of(
 
 
 def row_stride(tensor: Tensor) -> int | None:
-    """Elements between neighbouring rows of (..., I) seen as (N, I); None where the kernels cannot step through them."""
+    """Elements between neighbouring rows of (..., I) seen as (N, I); None where the kernels cannot step through it."""
     if tensor.is_contiguous():
         return tensor.shape[-1]
     sizes, strides = tensor.shape, tensor.stride()

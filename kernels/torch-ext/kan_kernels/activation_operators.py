@@ -1,7 +1,7 @@
 """The two operators of the learned activation: their schemas, what they launch, and what they return to a compiler.
 
-They are no part of a graph of autograd; `activation.py` puts a function around them. Where σ(x) is a tensor, `given`, the
-name in `base` is `given`.
+They take no part in autograd; `activation.py` puts a function around them. Where σ(x) is a tensor, `given`, the name in
+`base` is `given`.
 
 Shape letters: N tokens, I channels, P curves, C coefficients per curve, D denominator parameters, B token blocks;
 `...` any.
@@ -10,8 +10,8 @@ Shape letters: N tokens, I channels, P curves, C coefficients per curve, D denom
 import torch
 from torch import Tensor
 
-from .activation_launch import Plan, make_plan, row_stride
-from .base_functions import BASE_FUNCTIONS, INTERPRETED, VARIANTS
+from .activation_launch import Plan, make_plan, row_stride, runs_on
+from .base_functions import BASE_FUNCTIONS, VARIANTS
 from .curve import Curve
 from .exact_bases import fastest_variant, is_capturing
 
@@ -22,36 +22,31 @@ _LIBRARY = torch.library.Library("kan_kernels", "FRAGMENT")
 _TAGS = (torch.Tag.pt2_compliant_tag,)
 _LIBRARY.define(f"learned_activation({_TENSORS}, {_NAMES}) -> Tensor", tags=_TAGS)
 _LIBRARY.define(
-    f"learned_activation_backward(Tensor gradient, {_TENSORS}, {_NAMES}, bool sums) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    f"learned_activation_backward(Tensor gradient, {_TENSORS}, {_NAMES}, bool sums) -> Tensor[]",
     tags=_TAGS,
 )
 
 PLANS: dict[tuple, Plan] = {}
 """By everything that a launch, or the check of its arguments, depends on, but for the number of tokens."""
 
+_ABSENT = (None, 0, None)
 
-def _forward(x, coefficients, domain, denominator, given, factor, base, basis, grid_size, order, extrapolation):
+
+def launch_forward(x, coefficients, domain, denominator, given, factor, base, basis, grid_size, order, extrapolation):
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
-    x, x_stride = _rows(x)
-    given_stride = factor_stride = 0
-    if given is not None:
-        given, given_stride = _rows(given)
-    if factor is not None:
-        factor, factor_stride = _rows(factor)
-    key = (
-        *_kind(x, coefficients, domain, denominator, given, factor),
-        *(x_stride, given_stride, factor_stride),
-        *(base, basis, grid_size, order, extrapolation),
-    )
+    shape = x.shape
+    x, x_stride, x_kind = _rows(x, shape)
+    given, given_stride, given_kind = _ABSENT if given is None else _rows(given, shape)
+    factor, factor_stride, factor_kind = _ABSENT if factor is None else _rows(factor, shape)
+    kinds = (x.numel() >> 31, x_kind, given_kind, factor_kind, *_kinds(coefficients, domain, denominator))
+    key = (base, basis, grid_size, order, extrapolation, *kinds)
     plan = PLANS.get(key)
     if plan is None:
         curve = check(x, coefficients, domain, denominator, given, factor, base, basis, grid_size, order, extrapolation)
-    if not y.numel():
-        return y
+        if not y.numel():
+            return y
     channels = x.shape[-1]
     tokens = x.numel() // channels
-    each, blocks = (tokens, 1) if plan is None else plan.split(tokens)
     arguments = (
         x,
         x if given is None else given,
@@ -62,47 +57,48 @@ def _forward(x, coefficients, domain, denominator, given, factor, base, basis, g
         coefficients if denominator is None else denominator.contiguous(),
         tokens,
         channels,
-        channels // len(coefficients),
+        channels // coefficients.shape[0],
         x_stride,
         given_stride,
         factor_stride,
     )
     if plan is None:
-        plan = _plan_of(key, "activation_forward", x, curve, base, factor is not None, False, (*arguments, each))
-        each, blocks = plan.split(tokens)
+        plan = _plan_of(key, "activation_forward", x, curve, base, factor is not None, False, (*arguments, tokens))
+    each, blocks = plan.split(tokens)
     plan.launch(blocks, (*arguments, each))
     return y
 
 
-def _backward(
+def launch_backward(
     gradient, x, coefficients, domain, denominator, given, factor, base, basis, grid_size, order, extrapolation, sums
 ):
-    """Gradients of x, coefficients, denominator, given and factor; empty where there is none or `sums` is off."""
-    results = _empty_gradients(x, coefficients, denominator, given, factor, sums)
-    x_gradient, coefficients_gradient, denominator_gradient, given_gradient, factor_gradient = results
+    """List of the gradients of x, of coefficients and denominator if `sums`, of given and of factor if there are."""
     if not x.numel():
-        if sums:
-            coefficients_gradient.zero_()
-            denominator_gradient.zero_()
-        return results
-    gradient, gradient_stride = _rows(gradient)
-    x, x_stride = _rows(x)
-    given_stride = factor_stride = 0
-    if given is not None:
-        given, given_stride = _rows(given)
-    if factor is not None:
-        factor, factor_stride = _rows(factor)
-    key = (
-        *_kind(x, coefficients, domain, denominator, given, factor),
-        *(gradient.dtype, gradient.shape == x.shape, gradient.data_ptr() % 16),
-        *(gradient_stride, x_stride, given_stride, factor_stride),
-        *(base, basis, grid_size, order, extrapolation, sums),
+        return [t.zero_() for t in _empty_gradients(x, coefficients, denominator, given, factor, sums)]
+    x_gradient = torch.empty_like(x, memory_format=torch.contiguous_format)
+    gradients = [x_gradient]
+    given_gradient = None if given is None else torch.empty_like(x_gradient)
+    factor_gradient = None if factor is None else torch.empty_like(x_gradient)
+    shape = x.shape
+    gradient, gradient_stride, gradient_kind = _rows(gradient, shape)
+    x, x_stride, x_kind = _rows(x, shape)
+    given, given_stride, given_kind = _ABSENT if given is None else _rows(given, shape)
+    factor, factor_stride, factor_kind = _ABSENT if factor is None else _rows(factor, shape)
+    kinds = (
+        x.device,
+        x.numel() >> 31,
+        gradient_kind,
+        x_kind,
+        given_kind,
+        factor_kind,
+        *_kinds(coefficients, domain, denominator),
     )
+    key = (base, basis, grid_size, order, extrapolation, sums, *kinds)
     plan = PLANS.get(key)
     channels = x.shape[-1]
     tokens = x.numel() // channels
     curves, width = coefficients.shape
-    depth = 0 if denominator is None else denominator.shape[1]
+    compute = torch.float64 if x.dtype == torch.float64 else torch.float32
 
     def arguments(partial_BIC: Tensor, partial_BID: Tensor, each: int) -> tuple:
         return (
@@ -114,8 +110,8 @@ def _backward(
             domain.contiguous(),
             coefficients if denominator is None else denominator.contiguous(),
             x_gradient,
-            given_gradient,
-            factor_gradient,
+            x_gradient if given_gradient is None else given_gradient,
+            x_gradient if factor_gradient is None else factor_gradient,
             partial_BIC,
             partial_BID,
             tokens,
@@ -128,7 +124,6 @@ def _backward(
             each,
         )
 
-    compute = torch.float64 if x.dtype == torch.float64 else torch.float32
     if plan is None:
         curve = check(x, coefficients, domain, denominator, given, factor, base, basis, grid_size, order, extrapolation)
         if gradient.shape != x.shape or gradient.dtype != x.dtype:
@@ -136,20 +131,26 @@ def _backward(
                 f"gradient must have x's shape {tuple(x.shape)} and dtype {x.dtype}, got {tuple(gradient.shape)} and "
                 f"{gradient.dtype}."
             )
-        example = torch.empty((1, 1, 1), dtype=compute, device=x.device)
+        example = torch.empty((1, 1, 1), dtype=compute, device=x.device) if sums else x_gradient
         first = arguments(example, example, tokens)
         plan = _plan_of(key, "activation_backward", x, curve, base, factor is not None, sums, first)
     each, blocks = plan.split(tokens)
-    partial_BIC = torch.empty((blocks if sums else 0, channels, width), dtype=compute, device=x.device)
-    partial_BID = partial_BIC
-    if depth and sums:
-        partial_BID = torch.empty((blocks, channels, depth), dtype=compute, device=x.device)
+    partial_BIC = partial_BID = x_gradient  # addresses that nothing is written to
+    if sums:
+        partial_BIC = torch.empty((blocks, channels, width), dtype=compute, device=x.device)
+        if denominator is not None:
+            shape = (blocks, channels, denominator.shape[1])
+            partial_BID = torch.empty(shape, dtype=compute, device=x.device)
     plan.launch(blocks, arguments(partial_BIC, partial_BID, each))
     if sums:
-        coefficients_gradient = _sum_per_curve(partial_BIC, curves).to(coefficients.dtype)
-        if depth:
-            denominator_gradient = _sum_per_curve(partial_BID, curves).to(denominator.dtype)
-    return x_gradient, coefficients_gradient, denominator_gradient, given_gradient, factor_gradient
+        gradients.append(_sum_per_curve(partial_BIC, curves, coefficients.dtype))
+        if denominator is not None:
+            gradients.append(_sum_per_curve(partial_BID, curves, denominator.dtype))
+    if given_gradient is not None:
+        gradients.append(given_gradient)
+    if factor_gradient is not None:
+        gradients.append(factor_gradient)
+    return gradients
 
 
 def _fake_forward(x, coefficients, domain, denominator, given, factor, *names):
@@ -162,8 +163,8 @@ def _fake_backward(gradient, x, coefficients, domain, denominator, given, factor
 
 
 for name, compute, fake in (
-    ("learned_activation", _forward, _fake_forward),
-    ("learned_activation_backward", _backward, _fake_backward),
+    ("learned_activation", launch_forward, _fake_forward),
+    ("learned_activation_backward", launch_backward, _fake_backward),
 ):
     for key in ("CPU", "CUDA"):
         _LIBRARY.impl(name, compute, key)
@@ -214,22 +215,33 @@ def check(
                 f"{name} must have x's shape {tuple(x.shape)} and dtype {x.dtype}, "
                 f"got {tuple(tensor.shape)} and {tensor.dtype}."
             )
-    if x.device.type == "cpu" and not INTERPRETED.value:
+    tensors = dict(coefficients=coefficients, domain=domain, denominator=denominator, base=given, factor=factor)
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.device != x.device:
+            raise ValueError(f"{name} is on {tensor.device}, x on {x.device}. Move one to the other.")
+    if not runs_on(x.device):
         raise RuntimeError("The kernels run on a CPU only with TRITON_INTERPRET=1; take kan_kernels.definition there.")
     return curve
 
 
-def _kind(x, coefficients, domain, denominator, given, factor) -> tuple:
-    """What the check and the compiled code depend on in a call's tensors, but for strides."""
-    shape = x.shape
-    return (
-        *(x.device, x.dtype, shape[-1:], x.data_ptr() % 16),
-        *(coefficients.dtype, coefficients.shape, domain.dtype, domain.shape),
-        None if denominator is None else (denominator.dtype, denominator.shape),
-        None if given is None else (given.dtype, given.shape == shape, given.data_ptr() % 16),
-        None if factor is None else (factor.dtype, factor.shape == shape, factor.data_ptr() % 16),
-        x.numel() >= 2**31,  # the number of tokens might need 64 bits
-    )
+def _rows(tensor: Tensor, shape: torch.Size) -> tuple[Tensor, int, tuple]:
+    """A tensor that should have the shape, or a copy if the kernels cannot step through its rows; the step; and what
+    the check and the compiled code depend on."""
+    stride: int | None = shape[-1] if shape else 1
+    if not tensor.is_contiguous():
+        stride = row_stride(tensor)
+        if stride is None:
+            tensor, stride = tensor.contiguous(), shape[-1]
+    kind = (tensor.device, tensor.dtype, shape[-1:], tensor.shape == shape, stride, tensor.data_ptr() % 16)
+    return tensor, stride, kind
+
+
+def _kinds(coefficients: Tensor, domain: Tensor, denominator: Tensor | None) -> tuple:
+    """What the check and the compiled code depend on in a call's curves."""
+    shapes = (coefficients.shape, domain.shape, None if denominator is None else denominator.shape)
+    dtypes = (coefficients.dtype, domain.dtype, None if denominator is None else denominator.dtype)
+    devices = (coefficients.device, domain.device, None if denominator is None else denominator.device)
+    return shapes, dtypes, devices
 
 
 def _plan_of(key, operation, x, curve, base, has_factor, sums, arguments) -> Plan:
@@ -239,25 +251,13 @@ def _plan_of(key, operation, x, curve, base, has_factor, sums, arguments) -> Pla
     return plan
 
 
-def _rows(tensor: Tensor) -> tuple[Tensor, int]:
-    """The tensor, or a copy whose rows the kernels can step through, and the step."""
-    if tensor.is_contiguous():
-        return tensor, tensor.shape[-1] if tensor.dim() else 1
-    stride = row_stride(tensor)
-    return (tensor.contiguous(), tensor.shape[-1]) if stride is None else (tensor, stride)
+def _empty_gradients(x, coefficients, denominator, given, factor, sums: bool) -> list[Tensor]:
+    of = (x, coefficients if sums else None, denominator if sums else None, given, factor)
+    return [torch.empty(t.shape, dtype=t.dtype, device=x.device) for t in of if t is not None]
 
 
-def _empty_gradients(x, coefficients, denominator, given, factor, sums: bool) -> tuple[Tensor, ...]:
-    outputs = ((x, True), (coefficients, sums), (denominator, sums), (given, True), (factor, True))
-    return tuple(
-        torch.empty(t.shape, dtype=t.dtype, device=x.device)
-        if t is not None and want
-        else torch.empty(0, dtype=x.dtype, device=x.device)
-        for t, want in outputs
-    )
-
-
-def _sum_per_curve(partial_BIC: Tensor, curves: int) -> Tensor:
-    """(P, C): over the blocks first, then over the channels that share a curve."""
-    sums_IC = partial_BIC.sum(0)
-    return sums_IC if len(sums_IC) == curves else sums_IC.unflatten(0, (curves, -1)).sum(1)
+def _sum_per_curve(partial_BIC: Tensor, curves: int, dtype: torch.dtype) -> Tensor:
+    """(P, C) in a dtype: over the blocks first, then over the channels that share a curve."""
+    sums_IC = partial_BIC.sum(0) if partial_BIC.shape[0] > 1 else partial_BIC[0]
+    sums_PC = sums_IC if sums_IC.shape[0] == curves else sums_IC.unflatten(0, (curves, -1)).sum(1)
+    return sums_PC if sums_PC.dtype == dtype else sums_PC.to(dtype)

@@ -19,8 +19,8 @@ GIVEN = tl.constexpr(7)
 """Value of the constant BASE where σ(x) is a tensor."""
 
 VARIANTS = {"silu": {"silu_branchless": 8}}
-"""Values of the constant BASE for faster computations of a σ that are not PyTorch's, but may agree with it on all 16-bit
-values of a device; `exact_bases.py` tries."""
+"""Values of the constant BASE for faster computations of a σ that are not PyTorch's, but may agree with it on all
+values of a 16-bit dtype; `exact_bases.py` tries."""
 
 IDENTITY = tl.constexpr(0)
 SILU = tl.constexpr(1)
@@ -59,7 +59,7 @@ def base_value(x, BASE: tl.constexpr):
 @triton.jit
 def base_value_and_slope(x, BASE: tl.constexpr):
     """σ(x), accurate but not exactly PyTorch's, and σ'(x)."""
-    if BASE == SILU or BASE == SILU_BRANCHLESS:
+    if BASE == SILU or BASE == SILU_BRANCHLESS:  # noqa: SIM109  (Triton has no `in`)
         sigmoid = _sigmoid(x)
         value = x * sigmoid
         slope = sigmoid + value * (1.0 - sigmoid)
@@ -111,8 +111,8 @@ def _sigmoid(x):
 def _silu_branchless(x):
     """x / (1 + exp(-x)) without the branches of an exact division: an approximate reciprocal and one Newton step.
 
-    Both sides are a quarter, so that the reciprocal is no subnormal number where exp(-x) is still finite. The step's
-    remainder is NaN where x or exp(-x) is infinite; the minimum takes a number there, which leaves the quotient as it is.
+    Both sides are a quarter, so that the reciprocal is not subnormal where exp(-x) is still finite. The remainder is
+    NaN where x or exp(-x) is infinite; the minimum takes a number there, which leaves the quotient as it is.
     """
     numerator = x * 0.25
     denominator = _exp(-x) * 0.25 + 0.25

@@ -4,11 +4,11 @@ With t = G·u - M, M = ⌊G/2⌋, clamped to the domain's [-M, G - M], knots at 
 
     r_k = max(t - (k - M), 0)  for k > M        r_k = max((k - M) - t, 0)  for k ≤ M
 
-    ψ = Σ_p b_p t^p + Σ_k d_k r_k^K        ψ' = Σ_p p b_p t^(p-1) ± K Σ_k d_k r_k^(K-1)     (+ right, - left of the middle)
+    ψ = Σ_p b_p t^p + Σ_k d_k r_k^K        ψ' = Σ_p p b_p t^(p-1) ± K Σ_k d_k r_k^(K-1)        (+ right, - left)
 
-b is the polynomial of interval M and d_k the (K + 1)-th difference of the coefficients over K!, with its sign turned left of
-the middle where K is even: G + K numbers, as many as there are coefficients, made once per program. What a gradient needs,
-Σ h t^p and Σ h r_k^K, is turned into the coefficients' gradients once per program, by the transpose of the same map.
+b is the polynomial of interval M and d_k the (K + 1)-th difference of the coefficients over K!, with its sign turned
+left of the middle where K is even: G + K numbers, as many as there are coefficients, made once per program. Gradients
+need Σ h t^p and Σ h r_k^K, which the transposed map turns into the coefficients' gradients, once per program.
 
 No term leaves (G/2)^K, so that float32 loses `lost_bits` of its 24: the form is for 16-bit inputs and coarse grids.
 
@@ -33,15 +33,15 @@ def lost_bits(grid_size: int, order: int) -> float:
 
 
 def is_centred(grid_size: int, order: int) -> bool:
-    """Whether 16-bit inputs take this form. Slopes of order 1 jump at the knots, where a side would be chosen by rounding."""
+    """Whether 16-bit inputs take this form. Of order 1, slopes jump at the knots: rounding would choose the side."""
     return order >= 2 and lost_bits(grid_size, order) <= _MAX_LOST_BITS
 
 
 def _flat_tables() -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Both at order·16 + side·8 + j, since Triton cannot index nested tuples.
 
-    Factors of coefficient k - 1 + j in d_k, side 1 being left of the middle; and slopes of the j-th alive B-spline at the
-    start of its interval, side 0, and at its end.
+    Factors of coefficient k - 1 + j in d_k, side 1 being left of the middle; and slopes of the j-th alive B-spline at
+    the start of its interval, side 0, and at its end.
     """
     orders = MAX_ORDER["bspline"] + 1
     differences, slopes = [0.0] * 16 * orders, [0.0] * 16 * orders

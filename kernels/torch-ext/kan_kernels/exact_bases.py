@@ -11,13 +11,14 @@ from .base_functions import VARIANTS
 _NO_ARITHMETIC = frozenset({"identity", "relu", "zero"})
 
 _AGREES: dict[tuple[str, torch.device, torch.dtype], bool] = {}
+_EXACT: dict[tuple[str, torch.device, torch.dtype], bool] = {}
 
 
 def is_exact(base: str, device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the kernels' σ is PyTorch's, bit for bit; NaN counts as equal to NaN, and -0 to 0.
 
-    Dtypes of more than 16 bits have too many values to try: only functions without arithmetic are exact there. Waits for
-    the device when something is first tried. While a CUDA graph is captured, what is not known counts as inexact.
+    Dtypes of more than 16 bits have too many values to try: only functions without arithmetic are exact there. Waits
+    for the device when something is first tried. While a CUDA graph is captured, what is not known counts as inexact.
 
     Args:
         base: a key of `definition.BASE_FUNCTIONS`.
@@ -28,15 +29,22 @@ def is_exact(base: str, device: torch.device, dtype: torch.dtype) -> bool:
         ValueError: there is no such function.
         RuntimeError: the device is the CPU and Triton's interpreter is off.
     """
+    known = _EXACT.get((base, device, dtype))
+    if known is not None:
+        return known
     if base not in definition.BASE_FUNCTIONS:
         raise ValueError(f"Unknown base {base!r}. Choose one of: {', '.join(definition.BASE_FUNCTIONS)}.")
-    if dtype.itemsize != 2:
-        return base in _NO_ARITHMETIC
-    return fastest_variant(base, device, dtype) != base or _agrees(base, base, device, dtype)
+    if dtype.itemsize == 2:
+        exact = fastest_variant(base, device, dtype) != base or _agrees(base, base, device, dtype)
+    else:
+        exact = base in _NO_ARITHMETIC
+    if not is_capturing(device):
+        _EXACT[base, device, dtype] = exact
+    return exact
 
 
 def fastest_variant(base: str, device: torch.device, dtype: torch.dtype) -> str:
-    """A faster computation of σ that agrees with PyTorch's on all values of a 16-bit dtype; `base` where there is none."""
+    """A faster computation of σ that agrees with PyTorch's on all 16-bit values; `base` itself where there is none."""
     if dtype.itemsize == 2:
         for variant in VARIANTS.get(base, ()):
             if _agrees(variant, base, device, dtype):

@@ -1,14 +1,14 @@
 """Rational curves P(z) / S(z), S = 1 + |Q(z)|, by Horner's rule, and every gradient from one pass of powers.
 
-z in [-1, 1] is the place in the domain and e what lies outside, in the same units: w(z + e) = w(z) + w'(z) e. There z is -1
-or 1, so that what e adds to the parameters' gradients is Σ h e on each side times constants of the curve, added once per
-program. With s = sign(Q):
+z in [-1, 1] is the place in the domain and e what lies outside, in the same units: w(z + e) = w(z) + w'(z) e. There z
+is -1 or 1, so that what e adds to the parameters' gradients is Σ h e on each side times constants of the curve, added
+once per program. With s = sign(Q):
 
     w' = (P' - w s Q') / S        ∂w/∂a_c = z^c / S                        ∂w/∂q_d = -s w z^d / S
     ∂w'/∂a_c = (c z^(c-1) - z^c s Q'/S) / S        ∂w'/∂q_d = -s [z^d (w' - w s Q'/S) + d z^(d-1) w] / S
 
-Tuples of tensors: a of K + 1 coefficients, q of D = max(1, K - 1) denominator parameters; sums are of h z^c / S for every c,
-then of -h s w z^d / S for every d.
+Tuples of tensors: a of K + 1 coefficients, q of D = max(1, K - 1) denominator parameters; sums are of h z^c / S for
+every c, then of -h s w z^d / S for every d.
 """
 
 import triton
