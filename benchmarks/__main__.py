@@ -4,7 +4,7 @@
     python -m benchmarks --suite cpu
 
 `--help` lists the options. The suite `cpu` takes about 20 minutes on two cores and 4 GB of memory, `model` 5; `gpu`
-needs a GPU.
+and `tiles`, which writes a tile file for the kernels of edges, need a GPU.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 RESULTS = Path(__file__).resolve().parent / "results"
-SUITES = ("cpu", "model", "gpu", "backends")
-ROUNDS = {"model": 5}
+SUITES = ("cpu", "model", "gpu", "backends", "tiles")
+NEED_GPU = ("gpu", "tiles")
+ROUNDS = {"model": 5, "tiles": 3}
 USUAL_ROUNDS = 9
 
 
@@ -66,29 +67,30 @@ def bench_command(
         raise ConfigError(f"Unknown suite {suite!r}. Choose one of: {', '.join(SUITES)}.")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {str(out)!r} is a file. Give the folder to write into.")
+    if shapes is not None and suite in ("model", "tiles"):
+        raise ConfigError(f"--shapes {shapes} belongs to blocks, and the suite {suite!r} has none. Leave it out.")
     import torch
 
-    if suite == "gpu" and not torch.cuda.is_available():
+    if suite in NEED_GPU and not torch.cuda.is_available():
         print_error(
-            "Error: Suite 'gpu' needs a GPU that torch can use, and there is none. Choose cpu, model or backends."
+            f"Error: Suite {suite!r} needs a GPU that torch can use, and there is none. Choose cpu, model or backends."
         )
         raise typer.Exit(2)
     from speed.plot import plot_rows, require_matplotlib
     from speed.sizes import DEFAULT_SIZES, choose_sizes
     from speed.suites import Options, Report, measure_size
     from speed.table import describe_environment, markdown, write_rows
+    from speed.tile_search import write_tiles
     from speed.variants import automatic_backend, backend_variants, variants_for
 
-    if shapes is not None and suite == "model":
-        raise ConfigError(f"--shapes {shapes} belongs to blocks, and the suite 'model' has none. Leave it out.")
     names = DEFAULT_SIZES.get(suite, ()) if shapes is None else tuple(s.strip() for s in shapes.split(",") if s.strip())
-    sizes = () if suite == "model" else choose_sizes(names)
+    sizes = () if suite in ("model", "tiles") else choose_sizes(names)
     if plot is not None:
         require_matplotlib()
     quiet_transformers()
     if threads is not None:
         torch.set_num_threads(threads)
-    device = "cuda" if suite == "gpu" or (suite == "backends" and torch.cuda.is_available()) else "cpu"
+    device = "cuda" if suite in NEED_GPU or (suite == "backends" and torch.cuda.is_available()) else "cpu"
     environment = describe_environment(device, automatic_backend(device))
     typer.echo(
         f"{environment.device}, {environment.threads} threads, torch {environment.torch}, kansformer "
@@ -119,6 +121,11 @@ def bench_command(
             report = _model_report(suite, model, tokens, replace(options, progress=progress))
         keep(report)
         _show(report.rows[0].shape, report)
+    if suite == "tiles":
+        with progress_bar() as progress:
+            report = write_tiles(out, environment, replace(options, progress=progress))
+        keep(report)
+        _show("tiles", report)
     if suite == "backends":
         _recommend(whole.rows, environment.backend)
     if plot is not None:

@@ -16,7 +16,7 @@ from kernels import get_local_kernel
 
 kernel = get_local_kernel(Path(sys.argv[1]))
 assert "kansformer" not in sys.modules
-assert {"sum_edges", "learned_activation", "exact_bases"} <= set(kernel.__all__)
+assert {"sum_edges", "learned_activation", "is_exact"} <= set(kernel.__all__)
 x, coefficients = torch.randn(5, 3), torch.randn(3, 8, 2)
 domain = torch.tensor([[-1.0, 1.0]]).repeat(3, 1)
 settings = dict(basis="bspline", grid_size=5, order=3)

@@ -1,6 +1,7 @@
 """A whole language model against itself converted: tokens per second of reading, training and writing."""
 
 import copy
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -41,14 +42,42 @@ def measure_model(
         raise ConfigError(f"{name} has {positions} positions, too few for {max(read, PROMPT + write)} tokens.")
     converted = bend_curves(convert(copy.deepcopy(model)))
     models = {ORIGINAL: model.eval(), CONVERTED: converted.eval()}
-    tokens = torch.randint(0, config.vocab_size, (1, read), generator=torch.Generator().manual_seed(0))
-    tokens_NT = tokens.to(options.device)
-
     added = sum(p.numel() for p in converted.parameters()) - sum(p.numel() for p in model.parameters())
-    note = f"KANConfig() with curves bent at random, {added:,} parameters more"
-    sizes = f"{read} tokens read, {write} written after {PROMPT}"
+    notes = {
+        ORIGINAL: "the baseline",
+        CONVERTED: f"KANConfig() with curves bent at random, {added:,} parameters more",
+    }
+    return measure_models(suite, name, models, notes, options, read=read, write=write)
+
+
+def measure_models(
+    suite: str,
+    name: str,
+    models: Mapping[str, nn.Module],
+    notes: Mapping[str, str],
+    options: Options,
+    *,
+    read: int,
+    write: int = WRITE,
+    sequences: int = 1,
+) -> Report:
+    """Time causal language models of one vocabulary against the first of them.
+
+    Args:
+        suite, name: of the rows.
+        models: by the variant's name, on the device and in evaluation mode.
+        notes: what a reader has to know, for each.
+        options: how to measure.
+        read, sequences: tokens of a sequence, and how many sequences, in a prefill and a training step.
+        write: tokens that generation adds, greedily, to a short prompt of one sequence.
+    """
+    baseline = next(iter(models))
+    vocabulary = models[baseline].config.get_text_config().vocab_size  # type: ignore[operator, union-attr]
+    tokens = torch.randint(0, vocabulary, (sequences, read), generator=torch.Generator().manual_seed(0))
+    tokens_NT = tokens.to(options.device)
+    sizes = f"{sequences} x {read} tokens read, {write} written after {PROMPT}"
     report = Report()
-    for measure, count in (("prefill", read), ("train", read), ("generate", write)):
+    for measure, count in (("prefill", sequences * read), ("train", sequences * read), ("generate", write)):
         actions = {key: _action(measure, each, tokens_NT, write) for key, each in models.items()}
         rounds = alternate(
             actions,
@@ -59,14 +88,14 @@ def measure_model(
             progress=options.progress,
         )
         for key, each in models.items():
-            speed = rounds.ratio(ORIGINAL, key)  # a ratio of speeds is the inverse one of times
+            speed = rounds.ratio(baseline, key)  # a ratio of speeds is the inverse one of times
             report.rows.append(
                 Row(
                     suite=suite,
                     shape=name,
                     variant=key,
                     measure=measure,
-                    baseline=ORIGINAL,
+                    baseline=baseline,
                     ratio=speed.median,
                     ratio_lower=speed.lower,
                     ratio_upper=speed.upper,
@@ -75,7 +104,7 @@ def measure_model(
                     parameters=sum(p.numel() for p in each.parameters()),
                     tokens_per_second=count / rounds.time(key).median,
                     milliseconds=1000 * rounds.time(key).median if options.device == "cuda" else None,
-                    note=f"{note}; {sizes}" if key == CONVERTED else f"the baseline; {sizes}",
+                    note=f"{notes[key]}; {sizes}",
                 )
             )
     return report
@@ -92,7 +121,7 @@ def _action(measure: str, model, tokens_NT: torch.Tensor, write: int) -> Action:
             return torch.autograd.grad(loss, parameters, allow_unused=True)
 
         return train
-    prompt_NT = tokens_NT[:, :PROMPT]
+    prompt_NT = tokens_NT[:1, :PROMPT]
     settings = dict(max_new_tokens=write, min_new_tokens=write, do_sample=False, temperature=None, top_p=None)
     mask_NT = torch.ones_like(prompt_NT)
     return lambda: model.generate(prompt_NT, attention_mask=mask_NT, top_k=None, pad_token_id=0, **settings)

@@ -47,8 +47,8 @@ class GatedForward:
         plain = isinstance(act, LearnedActivation) and not is_watched(act) and forward is self.replaces
         if len(args) != 1 or kwargs or not plain:
             return forward(self.block, *args, **kwargs)
-        gate, up, down = (children[name] for name in (self.gate, self.up, self.down))
-        return down(act.gated(gate(*args), up(*args)))
+        gated = act.gated(children[self.gate](*args), children[self.up](*args))
+        return children[self.down](gated)
 
 
 def fuse_gate(block: nn.Module, act: str) -> bool:

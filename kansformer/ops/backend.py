@@ -15,6 +15,7 @@ from kansformer.ops.curves import ACTIVATIONS, Curves
 from kansformer.ops.gradients import constant_when_compiled
 from kansformer.ops.native import build
 from kansformer.ops.native import operators as native
+from kansformer.ops.shapes import check_arguments
 
 ENVIRONMENT_VARIABLE = "KANSFORMER_BACKEND"
 
@@ -30,9 +31,10 @@ class Backend:
         edges: (x_NI, curves, base_NO) to (N, O).
         fallback: name of the backend that gets what these functions do not take.
         serves_curves, serves_edges: whether a function takes these arguments; None means that it takes all.
-        computes: (name, x, curves, factor), whether `curves` takes that key of `ACTIVATIONS` as the base, with the same
-            result, bit for bit; None means that it takes none.
+        computes: (name, x, curves, factor), whether `curves`, if it serves them, takes that key of `ACTIVATIONS` as the
+            base, with the same result, bit for bit; None means that it takes none.
         keeps_dtypes: whether the functions take tensors of any dtypes.
+        checks_shapes: `curves` checks shapes itself, once for each kind of call, and raises a ValueError.
         keeps_bfloat16: whether `edges` onto a bfloat16 base takes tensors of any dtypes; None means never.
         device_types: where it runs; None means on every device.
         reason_unavailable: says in a sentence what is missing on this machine, or returns None.
@@ -45,6 +47,7 @@ class Backend:
     serves_edges: Callable[..., bool] | None = None
     computes: Callable[[str, Tensor, Curves, Tensor | None], bool] | None = None
     keeps_dtypes: bool = False
+    checks_shapes: bool = False
     keeps_bfloat16: Callable[[], bool] | None = None
     device_types: tuple[str, ...] | None = None
     reason_unavailable: Callable[[], str | None] | None = None
@@ -56,15 +59,24 @@ class Backend:
         self, x: Tensor, curves: Curves, base: Tensor | str | None = None, factor: Tensor | None = None
     ) -> Tensor:
         """(base + s(x)) · factor of tensors of any dtypes; arguments and result as in `kansformer.ops.apply_curves`."""
+        serves = self.serves_curves is None or self.serves_curves(x, curves, base, factor)
+        if not (serves and self.checks_shapes):
+            check_arguments(x, curves, base, factor)
+        if not serves:
+            return BACKENDS[self.fallback].apply_curves(x, curves, base, factor)
         if isinstance(base, str) and not (self.computes and self.computes(base, x, curves, factor)):
             base = ACTIVATIONS[base](x)
-        if self.serves_curves and not self.serves_curves(x, curves, base, factor):
-            return BACKENDS[self.fallback].apply_curves(x, curves, base, factor)
+        if self.keeps_dtypes:
+            try:
+                return self.curves(x, curves, base, factor)
+            except ValueError:
+                check_arguments(x, curves, base, factor)  # says it in this package's words
+                raise
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        if not self.keeps_dtypes and not (x.dtype == dtype and curves.have_dtype(dtype)):
+        if not (x.dtype == dtype and curves.have_dtype(dtype)):
             x, curves = x.to(dtype), curves.to(dtype)
-        base_fits = self.keeps_dtypes or not isinstance(base, Tensor) or base.dtype == dtype
-        if base_fits and (self.keeps_dtypes or factor is None or factor.dtype == dtype):
+        base_fits = not isinstance(base, Tensor) or base.dtype == dtype
+        if base_fits and (factor is None or factor.dtype == dtype):
             return self.curves(x, curves, base, factor)
         y = self.curves(x, curves, None, None)
         y = _add(base, y) if isinstance(base, Tensor) else y
@@ -115,6 +127,7 @@ BACKENDS = {
         triton.serves_edges,
         computes=triton.computes,
         keeps_dtypes=True,
+        checks_shapes=True,
         device_types=triton.device_types(),
         reason_unavailable=triton.reason_unavailable,
     ),

@@ -10,9 +10,9 @@ Shape letters: `...` any, I inputs, O outputs, P curves.
 import torch
 from torch import Tensor
 
-from kansformer.errors import ShapeError
 from kansformer.ops.backend import backend_for
 from kansformer.ops.curves import Curves, flat
+from kansformer.ops.shapes import check_curves, check_like
 
 
 def apply_curves(x: Tensor, curves: Curves, base: Tensor | str | None = None, factor: Tensor | None = None) -> Tensor:
@@ -33,11 +33,6 @@ def apply_curves(x: Tensor, curves: Curves, base: Tensor | str | None = None, fa
     if is_autocast_enabled(x.device.type):
         with torch.autocast(x.device.type, enabled=False):
             return apply_curves(x, curves, base, factor)
-    _check_curves(x, curves, ("curves", "coefficients"))
-    if isinstance(base, Tensor):
-        _check_like("base", base, x, x.shape)
-    if factor is not None:
-        _check_like("factor", factor, x, x.shape)
     return backend_for(x).apply_curves(x, curves, base, factor)
 
 
@@ -58,10 +53,10 @@ def sum_edges(x: Tensor, curves: Curves, base: Tensor | None = None) -> Tensor:
     if is_autocast_enabled(x.device.type):
         with torch.autocast(x.device.type, enabled=False):
             return sum_edges(x, curves, base)
-    _check_curves(x, curves, ("inputs", "coefficients", "outputs"))
+    check_curves(x, curves, ("inputs", "coefficients", "outputs"))
     shape = (*x.shape[:-1], curves.coefficients.shape[2])
     if base is not None:
-        _check_like("base", base, x, shape)
+        check_like("base", base, x, shape)
     return backend_for(x).sum_edges(flat(x), curves, None if base is None else flat(base)).reshape(shape)
 
 
@@ -70,35 +65,3 @@ def is_autocast_enabled(device_type: str) -> bool:
     if not torch._C._is_any_autocast_enabled():
         return False
     return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
-
-
-def _check_like(name: str, tensor: Tensor, x: Tensor, shape: tuple[int, ...]) -> None:
-    if tensor.device != x.device:
-        raise ShapeError(f"The {name} is on {tensor.device}, the input on {x.device}. Move one to the other.")
-    if tensor.shape != shape:
-        raise ShapeError(f"The {name} of shape {tuple(tensor.shape)} does not fit the output of shape {tuple(shape)}.")
-
-
-def _check_curves(x: Tensor, curves: Curves, axes: tuple[str, ...]) -> None:
-    coefficients, domain, denominator, basis = curves
-    if coefficients.ndim != len(axes):
-        raise ShapeError(f"Coefficients of shape {tuple(coefficients.shape)} are not ({', '.join(axes)}).")
-    count, width = coefficients.shape[:2]
-    if width != basis.num_coefficients:
-        raise ShapeError(
-            f"Coefficients of shape {tuple(coefficients.shape)} do not have the {basis.num_coefficients} per curve "
-            f"that {basis} needs."
-        )
-    for tensor in (coefficients, denominator, domain):
-        if tensor is not None and tensor.device != x.device:
-            raise ShapeError(f"Curves on {tensor.device} cannot take an input on {x.device}. Move one to the other.")
-    shared = len(axes) == 2 and x.ndim and count and x.shape[-1] % count == 0
-    if not shared and (x.ndim == 0 or x.shape[-1] != count):
-        raise ShapeError(f"Input of shape {tuple(x.shape)} does not end in the {count} curve inputs.")
-    if domain.shape != (count, 2):
-        raise ShapeError(f"Domain of shape {tuple(domain.shape)} does not fit the curves: expected {(count, 2)}.")
-    actual = None if denominator is None else denominator.shape
-    expected = (count, basis.num_denominator) if basis.num_denominator else None
-    if actual != expected:
-        shape = None if actual is None else tuple(actual)
-        raise ShapeError(f"Denominator of shape {shape} does not fit {basis}: expected {expected}.")

@@ -4,9 +4,9 @@ import os
 
 import pytest
 import torch
-from kan_kernels import definition
+from kan_kernels import definition, edges_operations
 from kan_kernels.bases import num_coefficients, num_denominator
-from kan_kernels.edges import WORKSPACE_BYTES, sum_edges
+from kan_kernels.edges import sum_edges
 from numerics import assert_close_to_float64
 
 DEVICE = torch.device("cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda")
@@ -79,7 +79,7 @@ def test_shapes_and_dtypes(shape, dtype, path):
 
 
 BASES = [
-    *(("bspline", grid, order) for grid, order in [(1, 1), (3, 1), (2, 2), (5, 3), (3, 4), (1, 5), (12, 3)]),
+    *(("bspline", grid, order) for grid, order in [(1, 1), (3, 1), (2, 2), (5, 3), (3, 4), (1, 5), (12, 3), (40, 3)]),
     *(("chebyshev", 1, order) for order in (1, 3, 6)),
     *(("rational", 1, order) for order in (1, 2, 5)),
 ]
@@ -90,7 +90,9 @@ BASES = [
 @pytest.mark.parametrize(("basis", "grid_size", "order"), BASES)
 def test_bases_and_extrapolations(basis, grid_size, order, extrapolation, path):
     tensors, settings = case((9, 7, 5), torch.float32, basis, grid_size, order, spread=2.0)
-    check(tensors, dict(settings, extrapolation=extrapolation), torch.float32, path)
+    # A position in one of 40 intervals has 40 times the rounding of x's place in the domain.
+    looser = 2.0 if grid_size == 40 else 1.0
+    check(tensors, dict(settings, extrapolation=extrapolation), torch.float32, path, looser=looser)
 
 
 @pytest.mark.parametrize("path", ["fused", "expand"])
@@ -178,25 +180,26 @@ def test_the_same_numbers_every_time(path):
     assert all(torch.equal(first[1][name], second[1][name]) for name in first[1])
 
 
-def test_chunks_of_the_workspace_add_up(monkeypatch):
-    tensors, settings = case((23, 5, 4), torch.float16)
-    assert WORKSPACE_BYTES == 64 * 2**20
-    monkeypatch.setattr("kan_kernels.edges.WORKSPACE_BYTES", 8 * 5 * 5 * 2)  # eight tokens
+@pytest.mark.parametrize("grid_size", [1, 2], ids=["rows", "planes"])
+def test_chunks_of_the_workspace_add_up(grid_size, monkeypatch):
+    tensors, settings = case((23, 5, 4), torch.float16, grid_size=grid_size)
+    chunks = []
+    expand = edges_operations.expand
+    monkeypatch.setattr(edges_operations, "expand", lambda *a: chunks.append(len(a[0])) or expand(*a))
+    monkeypatch.setattr(edges_operations, "tokens_per_chunk", lambda *_: 8)
     check(tensors, settings, torch.float16, "expand")
+    assert chunks == [8, 8, 7] * 2
 
 
 @pytest.mark.parametrize("basis", ["bspline", "rational"])
 def test_opcheck(basis):
     tensors, settings = case((5, 3, 2), basis=basis)
-    leaves = [
-        None if tensors[name] is None else tensors[name].requires_grad_(name != "domain")
-        for name in ("x", "coefficients", "domain", "denominator", "base")
-    ]
-    arguments = (*leaves, *settings.values(), "linear")
-    torch.library.opcheck(torch.ops.kan_kernels.sum_edges, (*arguments, "fused"))
-    x, coefficients, domain, denominator, base = (None if t is None else t.detach() for t in leaves)
+    x, coefficients, domain, denominator, base = (
+        tensors[name] for name in ("x", "coefficients", "domain", "denominator", "base")
+    )
     rest = (*settings.values(), "linear")
     operations = torch.ops.kan_kernels
+    torch.library.opcheck(operations.sum_edges, (x, coefficients, domain, denominator, base, *rest, "fused"))
     torch.library.opcheck(
         operations.sum_edges_input_gradient, (torch.ones_like(base), x, coefficients, domain, denominator, *rest)
     )
@@ -262,7 +265,7 @@ def test_second_derivatives_are_refused():
     tensors, settings = case((4, 3, 2))
     x = tensors["x"].requires_grad_()
     (dx,) = torch.autograd.grad(sum_edges(**tensors, **settings).sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="does not require grad|not been registered|autograd"):
+    with pytest.raises(RuntimeError, match="sum_edges has no second derivatives. Take those of its definition"):
         torch.autograd.grad(dx.sum(), x)
 
 
@@ -273,7 +276,7 @@ def test_second_derivatives_are_refused():
         (dict(extrapolation="mirror"), "Unknown extrapolation 'mirror'. Choose one of: linear, clamp, zero."),
         (dict(order=6), "order must be from 1 to 5 for the basis 'bspline', got 6."),
         (dict(grid_size=0), "grid_size must be at least 1, got 0."),
-        (dict(path="quick"), "Unknown path 'quick'. Choose one of: fused, expand, or None."),
+        (dict(path="quick"), "Unknown path 'quick'. Choose one of: fused, expand, sparse, or None."),
         (dict(grid_size=3), r"coefficients must have shape \(4, 6, 3\) .* got \(4, 5, 3\)."),
         (dict(denominator=torch.ones(4, 2)), "denominator must have shape None"),
         (dict(base=torch.ones(5, 4)), r"base must have shape \(5, 3\)"),

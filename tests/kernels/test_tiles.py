@@ -8,7 +8,17 @@ import kan_kernels.tiles
 import pytest
 import torch
 from kan_kernels.curve import Curve
-from kan_kernels.tiles import OPERATIONS, Tile, choose, input_gradient_columns, splits_of_tokens
+from kan_kernels.tiles import (
+    ACTIVATION_OPERATIONS,
+    OPERATIONS,
+    Tile,
+    activation_tile,
+    choose,
+    forward_step,
+    input_gradient_columns,
+    splits_of_tokens,
+    tokens_per_program,
+)
 
 FOLDER = Path(kan_kernels.tiles.__file__).with_suffix("")
 FILES = sorted(FOLDER.glob("*.json"))
@@ -28,11 +38,11 @@ def test_no_architecture_has_two_files():
 @pytest.mark.parametrize("gpu", GPUS)
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_every_launch_has_a_tile(operation, gpu):
-    for dtype, outputs, path in product(DTYPES, (1, 64, 768, 16384), (None, "fused", "expand")):
+    for dtype, outputs, path in product(DTYPES, (1, 64, 768, 16384), (None, "fused", "expand", "sparse")):
         tile = choose(operation, 4096, 768, outputs, 8, dtype, gpu, path)
         assert all(size & (size - 1) == 0 and size > 0 for size in (tile.rows, tile.columns, tile.depth))
         if operation in ("forward", "weight_gradient") and path:
-            assert tile.path == path
+            assert tile.path == ("expand" if (operation, path) == ("weight_gradient", "sparse") else path)
         if tile.path == "fused":
             assert min(tile.rows, tile.columns, tile.depth) >= 16  # of tl.dot
 
@@ -63,6 +73,28 @@ def test_columns_of_the_input_gradient(curve, expected):
     assert input_gradient_columns(curve, 128) == expected
 
 
+@pytest.mark.parametrize(
+    ("curve", "expected"),
+    [
+        (Curve(basis="bspline", grid_size=5, order=3), (16, 8)),
+        (Curve(basis="bspline", grid_size=2, order=3), (16, 8)),  # three columns are zero
+        (Curve(basis="bspline", grid_size=16, order=3), (4, 32)),
+        (Curve(basis="bspline", grid_size=60, order=3), (4, 32)),  # two turns
+    ],
+    ids=str,
+)
+def test_a_step_of_the_forward(curve, expected):
+    assert forward_step(curve, 128) == expected
+    assert forward_step(curve, 16)[0] * forward_step(curve, 16)[1] == 16
+
+
+def test_few_tokens_are_spread_over_many_programs():
+    tile = Tile(path="expand", rows=2, columns=128, depth=32, programs=1024)
+    assert tokens_per_program(tile, 8192, 2048) == 32
+    assert tokens_per_program(tile, 16, 2048) == 2
+    assert tokens_per_program(tile, 1024, 1024) == 8
+
+
 def test_splits_fill_the_gpu_and_leave_work_for_each():
     tile = Tile(path="fused", rows=128, columns=128, depth=32, programs=264)
     assert splits_of_tokens(tile, 4096, 768, 768, 8) == 1  # 288 programs already
@@ -71,8 +103,21 @@ def test_splits_fill_the_gpu_and_leave_work_for_each():
     assert splits_of_tokens(tile, 1, 1, 1, 1) == 1
 
 
+@pytest.mark.parametrize("gpu", GPUS)
+@pytest.mark.parametrize("operation", ACTIVATION_OPERATIONS)
+def test_every_activation_has_a_tile(operation, gpu):
+    for dtype, channels in product(DTYPES, (1, 37, 128, 3072)):
+        tile = activation_tile(operation, channels, dtype, gpu)
+        assert all(size & (size - 1) == 0 and size > 0 for size in (tile.rows, tile.columns))
+        assert tile.columns < 2 * max(channels, 17) and tile.turns > 0 and tile.waves > 0
+        if gpu != "interpreter":  # each thread has two elements or more, whole words of 16 bits
+            assert tile.rows * tile.columns >= 64 * tile.warps
+
+
 def test_errors_list_the_choices():
+    with pytest.raises(ValueError, match="Unknown operation 'activation'. Choose one of: activation_forward, "):
+        activation_tile("activation", 1, torch.float32, "sm_90")
     with pytest.raises(ValueError, match="Unknown operation 'backward'. Choose one of: forward, expand, "):
         choose("backward", 1, 1, 1, 1, torch.float32, "sm_90")
-    with pytest.raises(ValueError, match="Unknown path 'quick'. Choose one of: fused, expand, or None."):
+    with pytest.raises(ValueError, match="Unknown path 'quick'. Choose one of: fused, expand, sparse, or None."):
         choose("forward", 1, 1, 1, 1, torch.float32, "sm_90", "quick")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import triton
-from triton.backends.compiler import GPUTarget
+from stand_in_driver import gpu_target, stand_in_driver
 from triton.compiler import ASTSource
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -55,7 +55,7 @@ class Resources:
 def compile_for(
     kernel, target: str, pointers: dict[str, str], constants: dict, warps: int, stages: int
 ) -> tuple[triton.compiler.CompiledKernel, float]:
-    """Compile as a launch would with sizes and addresses that are multiples of 16.
+    """Compile as a launch would with sizes and addresses that are multiples of 16, but those that are not specialised.
 
     Args:
         kernel: a function under `triton.jit`.
@@ -74,12 +74,16 @@ def compile_for(
         fn=kernel,
         signature=signature,
         constexprs={(names.index(name),): value for name, value in constants.items()},
-        attrs={(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name not in constants},
+        attrs={
+            (p.num,): [["tt.divisibility", 16]]
+            for p in kernel.params
+            if p.name not in constants and not p.do_not_specialize and not p.do_not_specialize_on_alignment
+        },
     )
-    gpu = GPUTarget("hip", target, 64) if target.startswith("gfx") else GPUTarget("cuda", int(target[3:]), 32)
     options = dict(num_warps=warps, num_stages=stages, enable_fp_fusion=True)
     start = time.perf_counter()
-    compiled = triton.compile(source, target=gpu, options=options)
+    with stand_in_driver(target):  # kernels may ask for it
+        compiled = triton.compile(source, target=gpu_target(target), options=options)
     return compiled, time.perf_counter() - start
 
 
@@ -89,7 +93,7 @@ def resources(compiled: triton.compiler.CompiledKernel, seconds: float) -> Resou
         return _resources_of_amd(compiled, seconds)
     cubin = compiled.asm["cubin"]
     usage = _run("cuobjdump", "--dump-resource-usage", cubin)
-    code = _run("nvdisasm", "-c", cubin)
+    code = machine_code(compiled)
     return Resources(
         registers=int(re.search(r"REG:(\d+)", usage).group(1)),
         spills=len(re.findall(r"\b(?:STL|LDL)\b", code)),
@@ -101,6 +105,11 @@ def resources(compiled: triton.compiler.CompiledKernel, seconds: float) -> Resou
     )
 
 
+def machine_code(compiled: triton.compiler.CompiledKernel) -> str:
+    """An NVIDIA kernel's instructions as text."""
+    return _run("nvdisasm", "-c", compiled.asm["cubin"])
+
+
 def loads_asynchronously(code: str) -> bool:
     """Whether a loop both issues copies to shared memory (LDGSTS, UTMALDG) and computes on tensor cores.
 
@@ -109,7 +118,7 @@ def loads_asynchronously(code: str) -> bool:
     """
     return any(
         re.search(r"\b(?:LDGSTS|UTMALDG)\b", body) and re.search(r"\b(?:HGMMA|UTC\w*MMA|HMMA)\b", body)
-        for body in _loops(code)
+        for body in innermost_loops(code)
     )
 
 
@@ -119,11 +128,11 @@ def overlapped_waits(code: str) -> int:
     `WARPGROUP.DEPBAR.LE gsb0, 0x0` blocks until no product is in flight. If every wait in the loop is one of those, the
     tensor cores idle while the next basis values are computed. A wait with 0x1 or more lets one run meanwhile.
     """
-    loops = "\n".join(body for body in _loops(code) if "HGMMA" in body)
+    loops = "\n".join(body for body in innermost_loops(code) if "HGMMA" in body)
     return len(re.findall(r"WARPGROUP\.DEPBAR\.LE gsb0, 0x[1-9a-f]", loops))
 
 
-def _loops(code: str) -> list[str]:
+def innermost_loops(code: str) -> list[str]:
     """The innermost loops: the code from a label to a jump back to it, without another such loop inside."""
     position = {match.group(1): match.start() for match in re.finditer(r"^(\.L_x_\d+):", code, re.M)}
     spans = []

@@ -1,19 +1,28 @@
 """What is compiled ahead of time: one row per kernel, GPU, dtype and basis, with the tile that a launch would take."""
 
-import math
 from dataclasses import dataclass
 
 import torch
-import triton
 import triton.language as tl
 from aot import SHARED_MEMORY, Resources, compile_for, resources
-from kan_kernels import activation_kernels, activation_launch, base_functions, edges_backward, edges_forward
+from instructions import Instructions, count_instructions
+from kan_kernels import (
+    activation_kernels,
+    activation_launch,
+    edges_backward,
+    edges_expand,
+    edges_forward,
+    edges_sparse,
+)
 from kan_kernels.curve import Curve
-from kan_kernels.tiles import choose, input_gradient_columns
+from kan_kernels.tiles import activation_tile, choose, forward_step, input_gradient_columns
+from kan_kernels.workspace import expands_in_planes
+from triton.compiler import CompiledKernel
 
 KERNELS = {
     "forward": edges_forward.sum_edges_fused_kernel,
-    "expand": edges_forward.expand_kernel,
+    "expand": edges_expand.expand_kernel,
+    "expand_sparse": edges_sparse.expand_sparse_kernel,
     "input_gradient": edges_backward.input_gradient_kernel,
     "weight_gradient": edges_backward.weight_gradient_kernel,
     "activation_forward": activation_kernels.activation_forward_kernel,
@@ -53,68 +62,88 @@ class Case:
 
     def compile(self) -> tuple[Resources, int, int]:
         """Resources, warps and stages of the compiled kernel."""
-        kernel = KERNELS[self.kernel]
-        constants, warps, stages = self._activation() if "activation" in self.kernel else self._edges()
-        constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
+        _, warps, stages = self._launch()
+        return resources(*self._compile()), warps, stages
+
+    def instructions(self) -> Instructions:
+        """Of an edge kernel: per input for the expansions and the input gradient, per basis value for the forward."""
+        constants, warps, _ = self._launch()
+        if self.kernel == "forward":
+            elements = constants["ROWS"] * constants["INPUTS"] * self.curve.num_coefficients
+        elif self.kernel == "expand":
+            elements = constants["TOKENS"] * constants["INPUTS"]
+        elif self.kernel == "expand_sparse":
+            elements = constants["ROWS"] * constants["INPUTS"]
+        else:
+            elements = constants["ROWS"] * constants["COLUMNS"] // constants["WIDTH"]
+        return count_instructions(self._compile()[0], elements, warps)
+
+    def _compile(self) -> tuple[CompiledKernel, float]:
+        constants, warps, stages = self._launch()
         fp32 = ("domain_ptr", "dq_ptr", "coefficient_sums_ptr", "denominator_sums_ptr")
+        types = {**dict.fromkeys(fp32, "fp32"), "metadata_ptr": "i16"}
+        kernel = KERNELS[self.kernel]
         pointers = {
-            name: f"*{'fp32' if name in fp32 else DTYPES[self.dtype]}"
-            for name in kernel.arg_names
-            if name.endswith("_ptr")
+            name: f"*{types.get(name, DTYPES[self.dtype])}" for name in kernel.arg_names if name.endswith("_ptr")
         }
-        return resources(*compile_for(kernel, self.target, pointers, constants, warps, stages)), warps, stages
+        return compile_for(kernel, self.target, pointers, constants, warps, stages)
+
+    def _launch(self) -> tuple[dict, int, int]:
+        """The constants that the kernel has, warps and stages."""
+        constants, warps, stages = self._activation() if "activation" in self.kernel else self._edges()
+        names = KERNELS[self.kernel].arg_names
+        return {name: value for name, value in constants.items() if name in names}, warps, stages
 
     def _edges(self) -> tuple[dict, int, int]:
         coefficients = self.curve.num_coefficients
+        common = dict(**self.curve.constants(), COMPUTE=tl.float32, HAS_BASE=True)
+        if self.kernel == "expand_sparse":
+            return dict(common, ROWS=edges_sparse.ROWS, INPUTS=edges_sparse.INPUTS), 4, 3
         path = "fused" if self.kernel in PRODUCTS else None
         tile = choose(self.kernel, TOKENS, INPUTS, self.outputs, coefficients, self.dtype, self.target, path)
-        constants = dict(
-            **self.curve.constants(),
-            COMPUTE=tl.float32,
-            HAS_BASE=True,
-            TOGETHER=math.gcd(coefficients, tile.together),
-            PADDED_C=triton.next_power_of_2(coefficients),
-            ROWS=tile.rows,
-            COLUMNS=tile.columns,
-            DEPTH=tile.depth,
-        )
-        if self.kernel == "input_gradient":
+        constants = dict(common, ROWS=tile.rows, COLUMNS=tile.columns, DEPTH=tile.depth)
+        if self.kernel == "forward":
+            constants["INPUTS"], constants["WIDTH"] = forward_step(self.curve, tile.depth)
+        elif self.kernel == "expand":
+            planes = expands_in_planes(TOKENS, self.outputs, coefficients)
+            constants = dict(common, PLANES=planes, TOKENS=tile.rows, INPUTS=tile.columns)
+        elif self.kernel == "input_gradient":
             constants["COLUMNS"], constants["WIDTH"] = input_gradient_columns(self.curve, tile.columns)
         return constants, tile.warps, tile.stages
 
     def _activation(self) -> tuple[dict, int, int]:
-        capability = (9, 0) if self.target == "sm_90" else (0, 0)
-        tile = activation_launch.activation_tile(INPUTS, self.dtype.itemsize, capability)
-        constants = dict(
-            **self.curve.constants(),
-            BASE=base_functions.BASE_FUNCTIONS["silu"],
-            HAS_FACTOR=True,
-            FINE=self.curve.basis == "bspline" and self.curve.num_coefficients > activation_launch.MAX_HELD,
-            SUMS=True,
-            WIDTH=min(self.curve.num_coefficients, activation_launch.MAX_WIDTH),
-            COMPUTE=tl.float32,
-            TOKENS=tile.tokens,
-            CHANNELS=tile.channels,
-        )
-        return constants, tile.warps, 3
+        tile = activation_tile(self.kernel, INPUTS, self.dtype, self.target)
+        return activation_launch.constants_of(self.curve, self.dtype, "silu", True, True, tile), tile.warps, 3
 
 
 SPLINE = Curve(basis="bspline", grid_size=5, order=3)
 CASES = [
     *(Case(kernel, target, SPLINE) for target in SHARED_MEMORY for kernel in KERNELS),
-    *(Case(kernel, "sm_90", SPLINE, dtype) for dtype in (torch.float16, torch.float32) for kernel in KERNELS),
+    *(
+        Case(kernel, "sm_90", SPLINE, dtype)
+        for dtype in (torch.float16, torch.float32)
+        for kernel in KERNELS
+        if (kernel, dtype) != ("expand_sparse", torch.float32)
+    ),
     *(
         Case(kernel, "sm_90", Curve(basis=basis, grid_size=1, order=order))
         for basis, order in (("chebyshev", 3), ("rational", 5))
         for kernel in KERNELS
+        if kernel != "expand_sparse"
     ),
     *(
         Case(kernel, target, Curve(basis="bspline", grid_size=grid, order=3))
-        for grid in (8, 20)
+        for grid in (8, 11, 20)  # the widest that is centred, and one whose coefficients are fetched
         for target in ("sm_90", "gfx942")
         for kernel in ("activation_forward", "activation_backward")
     ),
     *(Case("forward", target, SPLINE, outputs=32) for target in ("sm_80", "sm_90", "gfx942")),
+    # Nineteen coefficients: planes, several turns, and a forward whose step is 32 wide.
+    *(
+        Case(kernel, target, Curve(basis="bspline", grid_size=16, order=3))
+        for kernel in ("forward", "expand", "input_gradient")
+        for target in ("sm_90", "sm_120", "gfx942")
+    ),
     # Five coefficients do not fill a power of two: the input gradient takes three rounds.
     Case("input_gradient", "sm_90", Curve(basis="bspline", grid_size=2, order=3)),
 ]

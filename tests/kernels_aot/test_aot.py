@@ -3,7 +3,7 @@
 import pytest
 import torch
 from aot import SHARED_MEMORY, loads_asynchronously, overlapped_waits
-from cases import CASES, PRODUCTS
+from cases import CASES, KERNELS, PRODUCTS
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -20,6 +20,14 @@ def test_the_compiled_kernel_is_sound(case):
     # are asynchronous all the same. The other two must leave one in flight.
     if case.target == "sm_90" and case.kernel != "weight_gradient":
         assert found.overlapped > 0, found
+
+
+@pytest.mark.parametrize("kernel", [name for name in KERNELS if "activation" not in name])
+def test_ragged_batches_of_edges_are_one_compilation(kernel):
+    parameters = {p.name: p for p in KERNELS[kernel].params}
+    tokens = [p for name, p in parameters.items() if name in ("N", "tokens_per_program", "tokens_per_split")]
+    assert tokens and all(p.do_not_specialize and not p.is_constexpr for p in tokens)
+    assert not any(parameters[name].is_constexpr for name in ("I", "O") if name in parameters)
 
 
 LOOP = """

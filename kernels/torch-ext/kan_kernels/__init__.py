@@ -4,8 +4,9 @@
 """
 
 from . import definition, layers
-from .activation import exact_bases, learned_activation
+from .activation import learned_activation
 from .edges import sum_edges
+from .exact_bases import is_exact
 
 __version__ = "0.1.0"
-__all__ = ["definition", "exact_bases", "layers", "learned_activation", "sum_edges"]
+__all__ = ["definition", "is_exact", "layers", "learned_activation", "sum_edges"]

@@ -20,8 +20,15 @@ written are contiguous. A program owns CHANNELS neighbouring channels and walks 
 time, with the coefficients of its channels in registers. Sums over tokens need no atomics: every program writes its
 partial sums to (token blocks, I, C), which are added up afterwards in the same order each time.
 
-FINE: a B-spline with too many coefficients for that. Then K + 1 coefficients per element are fetched from memory, and
-in backward further programs sum up the gradients of further coefficients, WIDTH at a time.
+A program's turn is TURNS tiles of tokens, all of whose loads are issued before the first result is needed.
+
+How a curve is evaluated (FORM), each in a file of its own:
+
+    CENTRED   B-splines of 16-bit inputs on coarse grids, in truncated powers: `centred_form.py`
+    HORNER    rational curves: `rational_form.py`
+    ALIVE     the K + 1 functions alive at a point (`bases.py`) times coefficients that are chosen among those held
+    FETCHED   the same of a B-spline with too many coefficients to hold: they are fetched per element, and in backward
+              further programs sum up the gradients of further coefficients, WIDTH at a time
 """
 
 import triton
@@ -32,18 +39,38 @@ from .bases import (
     BSPLINE,
     CLAMP,
     LINEAR,
-    RATIONAL,
+    MAX_DISTANCE,
     ZERO,
     alive_functions,
     clamp_to_domain,
-    denominator_slopes,
     pick,
     pick_alive,
     unit_coordinates,
 )
+from .centred_form import (
+    centre,
+    centred_sums,
+    centred_value,
+    centred_value_and_slope,
+    end_slope_gradient,
+    end_slopes,
+    uncentre,
+)
+from .rational_form import end_gradients, rational_sums, rational_value, rational_value_and_slope
+
+FORMS = {"centred": 0, "horner": 1, "alive": 2, "fetched": 3}
+"""Value of the constant FORM for each name; up to `horner` a curve is evaluated as a whole, not by basis functions."""
+
+CENTRED = tl.constexpr(0)
+HORNER = tl.constexpr(1)
+FETCHED = tl.constexpr(3)
+
+_NOT_SPECIALIZED = ["tokens", "tokens_per_program"]
+# Read a few times per program, one number at a time.
+_ANY_ADDRESS = ["coefficients_ptr", "domain_ptr", "denominator_ptr"]
 
 
-@triton.jit(do_not_specialize=["tokens", "tokens_per_program"])
+@triton.jit(do_not_specialize=_NOT_SPECIALIZED, do_not_specialize_on_alignment=_ANY_ADDRESS)
 def activation_forward_kernel(
     x_ptr,
     base_ptr,
@@ -59,6 +86,7 @@ def activation_forward_kernel(
     base_stride,
     factor_stride,
     tokens_per_program,
+    FORM: tl.constexpr,
     BASIS: tl.constexpr,
     G: tl.constexpr,
     K: tl.constexpr,
@@ -67,10 +95,10 @@ def activation_forward_kernel(
     EXTRAPOLATION: tl.constexpr,
     BASE: tl.constexpr,
     HAS_FACTOR: tl.constexpr,
-    FINE: tl.constexpr,
     COMPUTE: tl.constexpr,
     TOKENS: tl.constexpr,
     CHANNELS: tl.constexpr,
+    TURNS: tl.constexpr,
 ):
     # Grid (token blocks, channel blocks).
     dtype: tl.constexpr = y_ptr.dtype.element_ty
@@ -79,39 +107,57 @@ def activation_forward_kernel(
     curve = channel // channels_per_curve
     lower, scale = _domain(domain_ptr, curve, valid, COMPUTE)
     denominator = _parameters(denominator_ptr, curve, valid, D, COMPUTE)
-    held = () if FINE else _parameters(coefficients_ptr, curve, valid, C, COMPUTE)
+    held = () if FORM == FETCHED else _parameters(coefficients_ptr, curve, valid, C, COMPUTE)
     coefficients_ptr += curve * C
-    if EXTRAPOLATION == LINEAR:
-        at_lower = tl.zeros_like(lower)
-        low = _slope(at_lower, held, coefficients_ptr, denominator, valid, BASIS, G, K, FINE)
-        high = _slope(at_lower + 1.0, held, coefficients_ptr, denominator, valid, BASIS, G, K, FINE)
+    low, high = _tangents(held, coefficients_ptr, denominator, lower, valid, FORM, BASIS, G, K, D)
+    if FORM == CENTRED:
+        held = centre(held, G, K)
 
+    row = tl.arange(0, TOKENS)[:, None]
     start = tl.program_id(0).to(tl.int64) * tokens_per_program
-    end = tl.minimum(start + tokens_per_program, tokens)
-    for position in range(start, end, TOKENS):
-        row = (position + tl.arange(0, TOKENS)).to(tl.int64)[:, None]
-        mask = (row < end) & valid
-        x = tl.load(x_ptr + row * x_stride + channel, mask=mask, other=0.0).to(COMPUTE)
-        unit = unit_coordinates(x, lower, scale)
-        inside = clamp_to_domain(unit)
-        first, values, _ = alive_functions(inside, denominator, BASIS, G, K, CLAMP)
-        psi = _combine(values, first, held, coefficients_ptr, mask, BASIS, G, K, FINE)
-        if EXTRAPOLATION == LINEAR:
-            psi += tl.where(unit > 1.0, high, low) * (unit - inside)
-        elif EXTRAPOLATION == ZERO:
-            psi = tl.where((unit < 0.0) | (unit > 1.0), 0.0, psi)
-        if BASE == GIVEN:
-            sigma = tl.load(base_ptr + row * base_stride + channel, mask=mask, other=0.0)
-        else:
-            sigma = base_value(x, BASE).to(dtype)
-        result = (sigma.to(COMPUTE) + psi).to(dtype)
-        if HAS_FACTOR:
-            factor = tl.load(factor_ptr + row * factor_stride + channel, mask=mask, other=0.0)
-            result = (result.to(COMPUTE) * factor.to(COMPUTE)).to(dtype)
-        tl.store(y_ptr + row * channels + channel, result, mask=mask)
+    count = tl.minimum(tokens - start, tokens_per_program).to(tl.int32)
+    x_ptr += (start + row) * x_stride + channel
+    base_ptr += (start + row) * base_stride + channel
+    factor_ptr += (start + row) * factor_stride + channel
+    y_ptr += (start + row) * channels + channel
+    for position in range(0, count, TOKENS * TURNS):
+        xs = ()
+        bases = ()
+        factors = ()
+        for turn in tl.static_range(TURNS):
+            mask = (row + (position + turn * TOKENS) < count) & valid
+            xs += (tl.load(x_ptr + turn * TOKENS * x_stride, mask=mask, other=0.0),)
+            if BASE == GIVEN:
+                bases += (tl.load(base_ptr + turn * TOKENS * base_stride, mask=mask, other=0.0),)
+            if HAS_FACTOR:
+                factors += (tl.load(factor_ptr + turn * TOKENS * factor_stride, mask=mask, other=0.0),)
+        for turn in tl.static_range(TURNS):
+            mask = (row + (position + turn * TOKENS) < count) & valid
+            x = xs[turn].to(COMPUTE)
+            _, place, beyond = _place(x, lower, scale, FORM, G, dtype.primitive_bitwidth == 16)
+            if FORM == CENTRED:
+                psi = centred_value(place, held, G, K)
+            elif FORM == HORNER:
+                psi = rational_value(place, held, denominator, K, D)
+            else:
+                first, values, _ = alive_functions(place, denominator, BASIS, G, K, CLAMP)
+                psi = _combine(values, first, held, coefficients_ptr, mask, FORM, BASIS, G, K)
+            if EXTRAPOLATION == LINEAR:
+                psi += tl.where(beyond > 0.0, high, low) * beyond
+            elif EXTRAPOLATION == ZERO:
+                psi = tl.where(tl.abs(beyond) > 0.0, 0.0, psi)
+            sigma = bases[turn] if BASE == GIVEN else base_value(x, BASE).to(dtype)
+            result = (sigma.to(COMPUTE) + psi).to(dtype)
+            if HAS_FACTOR:
+                result = (result.to(COMPUTE) * factors[turn].to(COMPUTE)).to(dtype)
+            tl.store(y_ptr + turn * TOKENS * channels, result, mask=mask)
+        x_ptr += TOKENS * TURNS * x_stride
+        base_ptr += TOKENS * TURNS * base_stride
+        factor_ptr += TOKENS * TURNS * factor_stride
+        y_ptr += TOKENS * TURNS * channels
 
 
-@triton.jit(do_not_specialize=["tokens", "tokens_per_program"])
+@triton.jit(do_not_specialize=_NOT_SPECIALIZED, do_not_specialize_on_alignment=_ANY_ADDRESS)
 def activation_backward_kernel(
     gradient_ptr,
     x_ptr,
@@ -133,6 +179,7 @@ def activation_backward_kernel(
     base_stride,
     factor_stride,
     tokens_per_program,
+    FORM: tl.constexpr,
     BASIS: tl.constexpr,
     G: tl.constexpr,
     K: tl.constexpr,
@@ -141,76 +188,136 @@ def activation_backward_kernel(
     EXTRAPOLATION: tl.constexpr,
     BASE: tl.constexpr,
     HAS_FACTOR: tl.constexpr,
-    FINE: tl.constexpr,
+    COMPUTE: tl.constexpr,
     SUMS: tl.constexpr,
     WIDTH: tl.constexpr,
-    COMPUTE: tl.constexpr,
     TOKENS: tl.constexpr,
     CHANNELS: tl.constexpr,
+    TURNS: tl.constexpr,
 ):
     # Grid (token blocks, channel blocks, blocks of WIDTH coefficients). SUMS: the parameters' gradients are inside.
     dtype: tl.constexpr = x_gradient_ptr.dtype.element_ty
+    # Σ h e on both sides and on the right.
+    HAS_TANGENTS: tl.constexpr = EXTRAPOLATION == LINEAR and FORM <= HORNER
     channel = (tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS))[None, :]
     valid = channel < channels
     curve = channel // channels_per_curve
     lower, scale = _domain(domain_ptr, curve, valid, COMPUTE)
     denominator = _parameters(denominator_ptr, curve, valid, D, COMPUTE)
-    held = () if FINE else _parameters(coefficients_ptr, curve, valid, C, COMPUTE)
+    held = () if FORM == FETCHED else _parameters(coefficients_ptr, curve, valid, C, COMPUTE)
     coefficients_ptr += curve * C
+    if FORM == CENTRED:
+        held = centre(held, G, K)
     coefficient_block = tl.program_id(2)
-    sums = _zeros(WIDTH if SUMS else 0, TOKENS, CHANNELS, COMPUTE)
-    denominator_sums = _zeros(D if SUMS else 0, TOKENS, CHANNELS, COMPUTE)
+    sums = _zeros(WIDTH + D if SUMS else 0, TOKENS, CHANNELS, COMPUTE)
+    tangent_sums = _zeros(2 if SUMS and HAS_TANGENTS else 0, TOKENS, CHANNELS, COMPUTE)
 
+    row = tl.arange(0, TOKENS)[:, None]
     start = tl.program_id(0).to(tl.int64) * tokens_per_program
-    end = tl.minimum(start + tokens_per_program, tokens)
-    for position in range(start, end, TOKENS):
-        row = (position + tl.arange(0, TOKENS)).to(tl.int64)[:, None]
-        mask = (row < end) & valid
-        at = row * channels + channel
-        x = tl.load(x_ptr + row * x_stride + channel, mask=mask, other=0.0).to(COMPUTE)
-        h = tl.load(gradient_ptr + row * gradient_stride + channel, mask=mask, other=0.0).to(COMPUTE)
-        unit = unit_coordinates(x, lower, scale)
-        first, values, slopes = alive_functions(unit, denominator, BASIS, G, K, EXTRAPOLATION)
-        slope = _combine(slopes, first, held, coefficients_ptr, mask, BASIS, G, K, FINE) * scale
-        if BASE == GIVEN:
+    count = tl.minimum(tokens - start, tokens_per_program).to(tl.int32)
+    gradient_ptr += (start + row) * gradient_stride + channel
+    x_ptr += (start + row) * x_stride + channel
+    base_ptr += (start + row) * base_stride + channel
+    factor_ptr += (start + row) * factor_stride + channel
+    x_gradient_ptr += (start + row) * channels + channel
+    base_gradient_ptr += (start + row) * channels + channel
+    factor_gradient_ptr += (start + row) * channels + channel
+    for position in range(0, count, TOKENS * TURNS):
+        xs = ()
+        gradients = ()
+        bases = ()
+        factors = ()
+        for turn in tl.static_range(TURNS):
+            mask = (row + (position + turn * TOKENS) < count) & valid
+            xs += (tl.load(x_ptr + turn * TOKENS * x_stride, mask=mask, other=0.0),)
+            gradients += (tl.load(gradient_ptr + turn * TOKENS * gradient_stride, mask=mask, other=0.0),)
             if HAS_FACTOR:
-                sigma = tl.load(base_ptr + row * base_stride + channel, mask=mask, other=0.0).to(COMPUTE)
-        else:
-            sigma, base_slope = base_value_and_slope(x, BASE)
-            slope += base_slope
-        if HAS_FACTOR:
-            psi = _combine(values, first, held, coefficients_ptr, mask, BASIS, G, K, FINE)
-            factor_gradient = h * (sigma + psi)
-            h *= tl.load(factor_ptr + row * factor_stride + channel, mask=mask, other=0.0).to(COMPUTE)
-        if coefficient_block == 0:
-            tl.store(x_gradient_ptr + at, (h * slope).to(dtype), mask=mask)
-            if HAS_FACTOR:
-                tl.store(factor_gradient_ptr + at, factor_gradient.to(dtype), mask=mask)
+                factors += (tl.load(factor_ptr + turn * TOKENS * factor_stride, mask=mask, other=0.0),)
+                if BASE == GIVEN:
+                    bases += (tl.load(base_ptr + turn * TOKENS * base_stride, mask=mask, other=0.0),)
+        for turn in tl.static_range(TURNS):
+            mask = (row + (position + turn * TOKENS) < count) & valid
+            x = xs[turn].to(COMPUTE)
+            h = gradients[turn].to(COMPUTE)
+            raw, place, beyond = _place(x, lower, scale, FORM, G, dtype.primitive_bitwidth == 16)
+            if FORM == CENTRED:
+                psi, slope, powers = centred_value_and_slope(place, held, G, K)
+                psi, slope = _extrapolate(psi, slope, beyond, EXTRAPOLATION, G)
+                slope *= scale * G
+            elif FORM == HORNER:
+                w, slope, quotient, sign, _ = rational_value_and_slope(place, held, denominator, K, D)
+                psi, slope = _extrapolate(w, slope, beyond, EXTRAPOLATION, 2)
+                slope *= scale * 2.0
+            else:
+                first, values, slopes = alive_functions(raw, denominator, BASIS, G, K, EXTRAPOLATION)
+                psi = _combine(values, first, held, coefficients_ptr, mask, FORM, BASIS, G, K)
+                slope = _combine(slopes, first, held, coefficients_ptr, mask, FORM, BASIS, G, K) * scale
             if BASE == GIVEN:
-                tl.store(base_gradient_ptr + at, h.to(dtype), mask=mask)
-        if SUMS:
-            previous, sums = sums, ()
-            for c in tl.static_range(WIDTH):
-                if FINE:
-                    value = pick(values, coefficient_block * WIDTH + c - first, K + 1)
+                if HAS_FACTOR:
+                    sigma = bases[turn].to(COMPUTE)
+            else:
+                sigma, base_slope = base_value_and_slope(x, BASE)
+                slope += base_slope
+            if HAS_FACTOR:
+                factor_gradient = h * (sigma + psi)
+                h *= factors[turn].to(COMPUTE)
+            if FORM != FETCHED or coefficient_block == 0:
+                tl.store(x_gradient_ptr + turn * TOKENS * channels, (h * slope).to(dtype), mask=mask)
+                if HAS_FACTOR:
+                    tl.store(factor_gradient_ptr + turn * TOKENS * channels, factor_gradient.to(dtype), mask=mask)
+                if BASE == GIVEN:
+                    tl.store(base_gradient_ptr + turn * TOKENS * channels, h.to(dtype), mask=mask)
+            if SUMS:
+                if HAS_TANGENTS:
+                    right = tl.maximum(beyond, 0.0)
+                    tangent_sums = (tangent_sums[0] + h * beyond, tangent_sums[1] + h * right)
+                if EXTRAPOLATION == ZERO and FORM <= HORNER:
+                    h = tl.where(tl.abs(beyond) > 0.0, 0.0, h)
+                if FORM == CENTRED:
+                    sums = centred_sums(sums, h, powers, WIDTH)
+                elif FORM == HORNER:
+                    sums = rational_sums(sums, h, place, w, quotient, sign, K, D)
                 else:
-                    value = pick_alive(values, first, c, BASIS, G, K)
-                sums += (previous[c] + h * value,)
-            if BASIS == RATIONAL:
-                by_denominator = denominator_slopes(unit, held, denominator, K, EXTRAPOLATION)
-                previous, denominator_sums = denominator_sums, ()
-                for d in tl.static_range(D):
-                    denominator_sums += (previous[d] + h * by_denominator[d],)
+                    previous, sums = sums, ()
+                    for c in tl.static_range(WIDTH):
+                        if FORM == FETCHED:
+                            value = pick(values, coefficient_block * WIDTH + c - first, K + 1)
+                        else:
+                            value = pick_alive(values, first, c, BASIS, G, K)
+                        sums += (previous[c] + h * value,)
+        gradient_ptr += TOKENS * TURNS * gradient_stride
+        x_ptr += TOKENS * TURNS * x_stride
+        base_ptr += TOKENS * TURNS * base_stride
+        factor_ptr += TOKENS * TURNS * factor_stride
+        x_gradient_ptr += TOKENS * TURNS * channels
+        base_gradient_ptr += TOKENS * TURNS * channels
+        factor_gradient_ptr += TOKENS * TURNS * channels
 
     if SUMS:
         place = tl.program_id(0).to(tl.int64) * channels + channel
-        for c in tl.static_range(WIDTH):
-            number = coefficient_block * WIDTH + c
-            inside = channel < tl.where(number < C, channels, 0)
-            tl.store(coefficient_sums_ptr + place * C + number, tl.sum(sums[c], axis=0)[None, :], mask=inside)
-        for d in tl.static_range(D):
-            total = tl.sum(denominator_sums[d], axis=0)[None, :]
-            tl.store(denominator_sums_ptr + place * D + d, total, mask=valid)
+        totals = _totals(sums, WIDTH + D)
+        if HAS_TANGENTS:
+            both, right = _totals(tangent_sums, 2)
+            left = both - right
+        if FORM == HORNER and HAS_TANGENTS:
+            one = tl.full((1, CHANNELS), 1.0, COMPUTE)
+            at_lower = end_gradients(-one, held, denominator, K, D)
+            at_upper = end_gradients(one, held, denominator, K, D)
+        for c in tl.static_range(WIDTH + D):
+            if FORM == CENTRED:
+                total = uncentre(totals, c, G, K)
+                if HAS_TANGENTS:
+                    total += end_slope_gradient(left, right, c, G, K)
+            else:
+                total = totals[c]
+                if HAS_TANGENTS:
+                    total += left * at_lower[c] + right * at_upper[c]
+            if c < WIDTH:
+                number = coefficient_block * WIDTH + c
+                inside = channel < tl.where(number < C, channels, 0)
+                tl.store(coefficient_sums_ptr + place * C + number, total, mask=inside)
+            else:
+                tl.store(denominator_sums_ptr + place * D + (c - WIDTH), total, mask=valid)
 
 
 @triton.jit
@@ -240,21 +347,94 @@ def _zeros(COUNT: tl.constexpr, TOKENS: tl.constexpr, CHANNELS: tl.constexpr, CO
 
 
 @triton.jit
+def _totals(sums, COUNT: tl.constexpr):
+    """Tuple of the COUNT sums over tokens, each (1, CHANNELS)."""
+    totals = ()
+    for c in tl.static_range(COUNT):
+        totals += (tl.sum(sums[c], axis=0)[None, :],)
+    return totals
+
+
+@triton.jit
+def _place(x, lower, scale, FORM: tl.constexpr, G: tl.constexpr, NARROW: tl.constexpr):
+    """x in the form's coordinate (t, z, or the unit coordinate), its place in the domain, and how far it is beyond."""
+    if FORM <= HORNER:
+        width: tl.constexpr = G if FORM == CENTRED else 2
+        origin: tl.constexpr = G // 2 if FORM == CENTRED else 1
+        slant = scale * width
+        # One instruction, whose error grows with the distance of the domain from zero, as the spacing of 16-bit x does.
+        raw = x * slant - (lower * slant + origin) if NARROW else (x - lower) * slant - origin
+        raw = _clamp(raw, -MAX_DISTANCE * width, MAX_DISTANCE * width)
+        place = _clamp(raw, -1.0 * origin, 1.0 * (width - origin))
+    else:
+        raw = unit_coordinates(x, lower, scale)
+        place = clamp_to_domain(raw)
+    return raw, place, raw - place
+
+
+@triton.jit
+def _clamp(x, LOW: tl.constexpr, HIGH: tl.constexpr):
+    """x in [LOW, HIGH], or NaN."""
+    x = tl.minimum(x, HIGH, propagate_nan=tl.PropagateNan.ALL)
+    return tl.maximum(x, LOW, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def _extrapolate(value, slope, beyond, EXTRAPOLATION: tl.constexpr, WIDTH: tl.constexpr):
+    """Value and slope `beyond` a domain of that width, from those at its end."""
+    if EXTRAPOLATION == LINEAR:
+        value += slope * beyond
+        slope = tl.where(tl.abs(beyond) >= MAX_DISTANCE * WIDTH, 0.0, slope)
+    else:
+        outside = tl.abs(beyond) > 0.0
+        slope = tl.where(outside, 0.0, slope)
+        if EXTRAPOLATION == ZERO:
+            value = tl.where(outside, 0.0, value)
+    return value, slope
+
+
+@triton.jit
+def _tangents(
+    held,
+    pointers,
+    denominator,
+    like,
+    mask,
+    FORM: tl.constexpr,
+    BASIS: tl.constexpr,
+    G: tl.constexpr,
+    K: tl.constexpr,
+    D: tl.constexpr,
+):
+    """ψ' at both ends of the domain, by the form's coordinate. What is not used costs nothing."""
+    zero = tl.zeros_like(like)
+    if FORM == CENTRED:
+        low, high = end_slopes(held, G, K)
+    elif FORM == HORNER:
+        _, low, _, _, _ = rational_value_and_slope(zero - 1.0, held, denominator, K, D)
+        _, high, _, _, _ = rational_value_and_slope(zero + 1.0, held, denominator, K, D)
+    else:
+        low = _slope(zero, held, pointers, denominator, mask, FORM, BASIS, G, K)
+        high = _slope(zero + 1.0, held, pointers, denominator, mask, FORM, BASIS, G, K)
+    return low, high
+
+
+@triton.jit
 def _combine(
     functions,
     first,
     held,
     pointers,
     mask,
+    FORM: tl.constexpr,
     BASIS: tl.constexpr,
     G: tl.constexpr,
     K: tl.constexpr,
-    FINE: tl.constexpr,
 ):
-    """Σ_j a_{first + j} functions_j. The coefficients are `held` in a tuple of C, or if FINE start at `pointers`."""
+    """Σ_j a_{first + j} functions_j. The coefficients are `held` in a tuple of C, or if FETCHED start at `pointers`."""
     total = tl.zeros_like(functions[0])
     for j in tl.static_range(K + 1):
-        if FINE:
+        if FORM == FETCHED:
             coefficient = tl.load(pointers + first.to(tl.int32) + j, mask=mask, other=0.0).to(total.dtype)
         else:
             coefficient = held[j]
@@ -272,11 +452,11 @@ def _slope(
     pointers,
     denominator,
     mask,
+    FORM: tl.constexpr,
     BASIS: tl.constexpr,
     G: tl.constexpr,
     K: tl.constexpr,
-    FINE: tl.constexpr,
 ):
     """ψ' by the unit coordinate, inside the domain."""
     first, _, slopes = alive_functions(inside, denominator, BASIS, G, K, CLAMP)
-    return _combine(slopes, first, held, pointers, mask, BASIS, G, K, FINE)
+    return _combine(slopes, first, held, pointers, mask, FORM, BASIS, G, K)

@@ -10,6 +10,7 @@ The interpreter has no such library. What is used there instead is as accurate, 
 import triton
 import triton.language as tl
 from triton.language.extra import libdevice
+from triton.language.target_info import is_cuda
 
 BASE_FUNCTIONS = {"identity": 0, "silu": 1, "gelu": 2, "gelu_tanh": 3, "relu": 4, "tanh": 5, "zero": 6}
 """Value of the constant BASE for each σ."""
@@ -17,14 +18,20 @@ BASE_FUNCTIONS = {"identity": 0, "silu": 1, "gelu": 2, "gelu_tanh": 3, "relu": 4
 GIVEN = tl.constexpr(7)
 """Value of the constant BASE where σ(x) is a tensor."""
 
+VARIANTS = {"silu": {"silu_branchless": 8}}
+"""Values of the constant BASE for faster computations of a σ that are not PyTorch's, but may agree with it on all
+values of a 16-bit dtype; `exact_bases.py` tries."""
+
 IDENTITY = tl.constexpr(0)
 SILU = tl.constexpr(1)
 GELU = tl.constexpr(2)
 GELU_TANH = tl.constexpr(3)
 RELU = tl.constexpr(4)
 TANH = tl.constexpr(5)
+SILU_BRANCHLESS = tl.constexpr(8)
 
 INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
+HAS_PTX = tl.constexpr(not INTERPRETED.value)
 
 
 @triton.jit
@@ -34,6 +41,8 @@ def base_value(x, BASE: tl.constexpr):
         value = x
     elif BASE == SILU:
         value = _divide(x, 1.0 + _exp(-x))
+    elif BASE == SILU_BRANCHLESS:
+        value = _silu_branchless(x)
     elif BASE == GELU:
         value = x * 0.5 * (1.0 + _erf(x * 0.7071067811865476))
     elif BASE == GELU_TANH:
@@ -50,8 +59,8 @@ def base_value(x, BASE: tl.constexpr):
 @triton.jit
 def base_value_and_slope(x, BASE: tl.constexpr):
     """σ(x), accurate but not exactly PyTorch's, and σ'(x)."""
-    if BASE == SILU:
-        sigmoid = 1.0 / (1.0 + tl.exp(-x))
+    if BASE == SILU or BASE == SILU_BRANCHLESS:  # noqa: SIM109  (Triton has no `in`)
+        sigmoid = _sigmoid(x)
         value = x * sigmoid
         slope = sigmoid + value * (1.0 - sigmoid)
     elif BASE == GELU:
@@ -60,7 +69,7 @@ def base_value_and_slope(x, BASE: tl.constexpr):
         slope = half + x * tl.exp(x * x * -0.5) * 0.3989422804014327
     elif BASE == GELU_TANH:
         # (1 + tanh(t)) / 2 is the sigmoid of 2t.
-        sigmoid = 1.0 / (1.0 + tl.exp(-1.5957691216057308 * (x + 0.044715 * (x * x * x))))
+        sigmoid = _sigmoid(1.5957691216057308 * (x + 0.044715 * (x * x * x)))
         value = x * sigmoid
         slope = sigmoid + value * (1.0 - sigmoid) * (1.5957691216057308 * (1.0 + 0.134145 * x * x))
     elif BASE == TANH:
@@ -74,6 +83,43 @@ def base_value_and_slope(x, BASE: tl.constexpr):
         elif BASE == RELU:
             slope = tl.where(x > 0.0, 1.0, slope)
     return value, slope
+
+
+@triton.jit
+def quick_reciprocal(x):
+    """1 / x to the last bit but one, for x of at least 2^-126; 0 where that is a subnormal number."""
+    # Triton's division scales for subnormal numbers, three instructions more.
+    if HAS_PTX and x.dtype == tl.float32 and is_cuda():
+        result = tl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, True, 1)
+    else:
+        result = 1.0 / x
+    return result
+
+
+@triton.jit
+def _sigmoid(x):
+    """1 / (1 + exp(-x)) with the fast exponential."""
+    if HAS_PTX and x.dtype == tl.float32 and is_cuda():
+        power = x * -1.4426950408889634
+        power = tl.inline_asm_elementwise("ex2.approx.ftz.f32 $0, $1;", "=f,f", [power], tl.float32, True, 1)
+    else:
+        power = tl.exp(-x)
+    return quick_reciprocal(1.0 + power)
+
+
+@triton.jit
+def _silu_branchless(x):
+    """x / (1 + exp(-x)) without the branches of an exact division: an approximate reciprocal and one Newton step.
+
+    Both sides are a quarter, so that the reciprocal is not subnormal where exp(-x) is still finite. The remainder is
+    NaN where x or exp(-x) is infinite; the minimum takes a number there, which leaves the quotient as it is.
+    """
+    numerator = x * 0.25
+    denominator = _exp(-x) * 0.25 + 0.25
+    reciprocal = quick_reciprocal(denominator)
+    quotient = numerator * reciprocal
+    remainder = tl.minimum(tl.fma(-quotient, denominator, numerator), 3e38)
+    return tl.fma(remainder, reciprocal, quotient)
 
 
 @triton.jit

@@ -7,7 +7,8 @@
 `input_gradient_kernel` computes a tile of dE with (input, c) pairs as its columns, which are consecutive rows of A; the
 slopes of the basis go into the epilogue, which sums over c and writes dx. dE never reaches memory. WIDTH, a power of
 two, of the c of an input stand side by side; where C is more there are several turns, and columns with c ≥ C are zero.
-The epilogue splits the tile by c: a thread then holds few columns, and with them few domains and denominators.
+The epilogue splits the tile by c: a thread then holds few columns, and with them few domains and denominators. The
+slopes alive at x are computed once per input and turn, after the product, where they hold no registers during it.
 The gradient of the denominator is summed over the tokens of each tile into a workspace, and over tiles afterwards.
 
 `weight_gradient_kernel` recomputes B_c of a block of inputs for a block of tokens, as the left factor of a product
@@ -25,9 +26,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .bases import basis_value_and_slope, denominator_slopes, unit_coordinates
+from .bases import (
+    alive_functions,
+    basis_value_and_slope,
+    denominator_slopes,
+    pick,
+    pick_alive,
+    unit_coordinates,
+)
 from .curve import Curve
-from .edges_forward import compute_dtype, grouped_tile, load_denominator_row, load_domain, to_storage
+from .edges_device import compute_dtype, grouped_tile, load_denominator_row, load_domain, to_storage
 from .tiles import Tile, input_gradient_columns, splits_of_tokens
 
 
@@ -46,7 +54,7 @@ def split_by_coefficient(expanded, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WI
     return parts
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N"])
 def input_gradient_kernel(
     dy_ptr,
     x_ptr,
@@ -71,6 +79,7 @@ def input_gradient_kernel(
     WIDTH: tl.constexpr,
 ):
     INPUTS: tl.constexpr = COLUMNS // WIDTH
+    TURNS: tl.constexpr = (C + WIDTH - 1) // WIDTH
     row, column = grouped_tile(tl.program_id(0), tl.cdiv(N, ROWS), tl.cdiv(I, INPUTS), 8)
     n = row * ROWS + tl.arange(0, ROWS)
     pair = tl.arange(0, COLUMNS)
@@ -80,7 +89,7 @@ def input_gradient_kernel(
     i = column * INPUTS + tl.arange(0, INPUTS)
     valid_i = i < I
     dx = tl.zeros((ROWS, INPUTS), dtype=COMPUTE)
-    for turn in range((C + WIDTH - 1) // WIDTH):
+    for turn in range(TURNS):
         c_of_pair = turn * WIDTH + pair % WIDTH
         valid_pair = ((i_of_pair < I) & (c_of_pair < C))[None, :]
         a_rows = coefficients_ptr + (i_of_pair.to(tl.int64) * C + c_of_pair)[None, :] * O
@@ -92,23 +101,29 @@ def input_gradient_kernel(
             expanded = tl.dot(dy, a, expanded, input_precision="ieee", out_dtype=COMPUTE)
         parts = split_by_coefficient(expanded, ROWS, COLUMNS, WIDTH)
         x_offset = n.to(tl.int64)[:, None] * I + i[None, :]
-        x = tl.load(x_ptr + x_offset, mask=valid_n & valid_i[None, :], other=0.0).to(COMPUTE)
+        # Volatile where there are several turns: else the slopes move out of the loop, and spill during the products.
+        x = tl.load(x_ptr + x_offset, mask=valid_n & valid_i[None, :], other=0.0, volatile=TURNS > 1).to(COMPUTE)
         lower, scale = load_domain(domain_ptr, i, valid_i, COMPUTE)
         denominator = load_denominator_row(denominator_ptr, i, valid_i, D, COMPUTE)
         unit = unit_coordinates(x, lower[None, :], scale[None, :])
+        first, _, slopes = alive_functions(unit, denominator, BASIS, G, K, EXTRAPOLATION)
         for j in tl.static_range(WIDTH):
-            _, slope = basis_value_and_slope(unit, turn * WIDTH + j, denominator, BASIS, G, K, EXTRAPOLATION)
-            dx += parts[j] * slope * scale[None, :]
+            if TURNS > 1:
+                dx += parts[j] * pick(slopes, turn * WIDTH + j - first, K + 1)
+            elif j < C:
+                dx += parts[j] * pick_alive(slopes, first, j, BASIS, G, K)
         if D > 0:  # all c are in `parts`: there is one turn
-            slopes = denominator_slopes(unit, parts, denominator, K, EXTRAPOLATION)
+            by_denominator = denominator_slopes(unit, parts, denominator, K, EXTRAPOLATION)
             for d in tl.static_range(D):
-                over_tokens = tl.sum(slopes[d], axis=0)
+                over_tokens = tl.sum(by_denominator[d], axis=0)
                 tl.store(dq_ptr + (row.to(tl.int64) * I + i) * D + d, over_tokens, mask=valid_i)
+    _, scale = load_domain(domain_ptr, i, valid_i, COMPUTE)
     dx_offset = n.to(tl.int64)[:, None] * I + i[None, :]
+    dx = dx * scale[None, :]
     tl.store(dx_ptr + dx_offset, dx.to(dx_ptr.dtype.element_ty), mask=valid_n & valid_i[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N", "tokens_per_split"])
 def weight_gradient_kernel(
     dy_ptr,
     x_ptr,

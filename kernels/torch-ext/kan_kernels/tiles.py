@@ -5,15 +5,16 @@ are the dtype's and whose `outputs_below` (if any) is above O. What a tile's num
 
 | operation | rows | columns | depth | one program owns |
 |---|---|---|---|---|
-| forward | tokens | outputs | inputs per step | a tile of y |
-| expand | elements of x | – | – | their C basis values |
+| forward | tokens | outputs | (input, c) pairs per step | a tile of y |
+| expand | tokens per step | inputs | tokens per program | the C basis values of each |
 | input_gradient | tokens | coefficients, (input, c) pairs | outputs per step | a tile of dE, reduced to dx |
 | weight_gradient | inputs | outputs | tokens per step | a tile of dA for one c, over one split of the tokens |
+| activation_forward, activation_backward | tokens | channels | – | a block of tokens, `turns` tiles at a time |
 """
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -22,11 +23,18 @@ import torch
 from .curve import Curve
 
 OPERATIONS = ("forward", "expand", "input_gradient", "weight_gradient")
-PATHS = ("fused", "expand")
+ACTIVATION_OPERATIONS = ("activation_forward", "activation_backward")
+PATHS = ("fused", "expand", "sparse")
 
 _FOLDER = Path(__file__).with_suffix("")
 # More inputs in a tile of the input gradient than these, and their sums over c do not fit beside the tile of dE.
 _MAX_INPUTS = 32
+
+# More coefficients in a step of the forward product, all held in registers, and it spills.
+_MAX_WIDTH = 32
+
+# Fewer channels in a tile than these, and its threads read scattered words.
+_LEAST_CHANNELS = 32
 
 _TWO_PATHS = ("forward", "weight_gradient")
 
@@ -42,8 +50,10 @@ class Tile:
         depth: elements per step of the reduction, a power of two.
         warps: per program.
         stages: of the software pipeline.
-        together: coefficients per step of the forward product; the largest common divisor with C is taken.
-        programs: the launch splits its reduction until it has about this many programs; 0 never splits.
+        programs: the launch splits its tokens until it has about this many programs; 0 never splits.
+        workspace_mib: most memory that a chunk of the expanded activation takes, in MiB, unless 128 tokens need more.
+        turns: tiles per step of an activation, all of whose loads come first.
+        waves: how often an activation's programs fill the GPU.
     """
 
     path: str
@@ -52,8 +62,10 @@ class Tile:
     depth: int = 1
     warps: int = 4
     stages: int = 2
-    together: int = 1
     programs: int = 0
+    workspace_mib: int = 256
+    turns: int = 1
+    waves: int = 1
 
     def options(self) -> dict[str, object]:
         """Compiler options of the launch. Fusing multiply and add is the default that triton 3.10 gives up."""
@@ -82,6 +94,7 @@ def choose(
         gpu: architecture as `architecture_of` names it: `sm_90`, `gfx942`, `interpreter`. One without a file takes
             the conservative default.
         path: `fused` or `expand` instead of the file's choice, where the operation has both; None is the file's.
+            `sparse` is a path of `forward`, whose weight gradient expands.
 
     Raises:
         ValueError: the operation or the path does not exist.
@@ -89,16 +102,44 @@ def choose(
     if operation not in OPERATIONS:
         raise ValueError(f"Unknown operation {operation!r}. Choose one of: {', '.join(OPERATIONS)}.")
     check_path(path)
-    if path == "expand" and operation in _TWO_PATHS:
+    if path == "sparse" and operation == "forward":
+        return Tile(path="sparse")
+    if path in ("expand", "sparse") and operation in _TWO_PATHS:
         return Tile(path="expand")
     bits = torch.finfo(dtype).bits
     rules = [rule for rule in _rules(gpu)[operation] if rule.get("bits", bits) == bits]
     if path == "fused" and operation in _TWO_PATHS:
         rules = [rule for rule in rules if rule["path"] == "fused"]
-        rule = next((rule for rule in rules if outputs < rule["outputs_below"]), rules[-1])
+        rule = next((rule for rule in rules if outputs < rule.get("outputs_below", math.inf)), rules[-1])
     else:
         rule = next(rule for rule in rules if outputs < rule.get("outputs_below", math.inf))
     return Tile(**{key: value for key, value in rule.items() if key not in ("bits", "outputs_below")})
+
+
+def rules_of(gpu: str) -> dict[str, list[dict]]:
+    """What `choose` reads for an architecture: its file on top of the default."""
+    return _rules(gpu)
+
+
+def activation_tile(operation: str, channels: int, dtype: torch.dtype, gpu: str) -> Tile:
+    """The tile of a learned activation; where the channels do not fill its columns, it has more rows instead.
+
+    Args:
+        operation: one of `ACTIVATION_OPERATIONS`.
+        channels: I.
+        dtype: of x.
+        gpu: as in `choose`.
+
+    Raises:
+        ValueError: the operation does not exist.
+    """
+    if operation not in ACTIVATION_OPERATIONS:
+        raise ValueError(f"Unknown operation {operation!r}. Choose one of: {', '.join(ACTIVATION_OPERATIONS)}.")
+    bits = torch.finfo(dtype).bits
+    rule = next(rule for rule in _rules(gpu)[operation] if rule.get("bits", bits) == bits)
+    tile = Tile(path="fused", **{key: value for key, value in rule.items() if key != "bits"})
+    columns = min(tile.columns, max(_LEAST_CHANNELS, 1 << (channels - 1).bit_length()))
+    return replace(tile, columns=columns, rows=tile.rows * tile.columns // columns)
 
 
 def check_path(path: str | None) -> None:
@@ -127,11 +168,33 @@ def input_gradient_columns(curve: Curve, columns: int) -> tuple[int, int]:
     return min(columns, _MAX_INPUTS * width), width
 
 
+def forward_step(curve: Curve, depth: int) -> tuple[int, int]:
+    """Inputs in a step of the fused forward, and coefficients of each, both powers of two whose product is `depth`."""
+    width = min(1 << (curve.num_coefficients - 1).bit_length(), _MAX_WIDTH, depth)
+    return depth // width, width
+
+
+def tokens_per_program(tile: Tile, tokens: int, inputs: int) -> int:
+    """Tokens that a program of the expansion walks over: few where there are few, so that all processors work."""
+    tokens_for_all = -(-tokens * -(-inputs // tile.columns) // max(1, tile.programs))
+    return min(tile.depth, -(-tokens_for_all // tile.rows) * tile.rows)
+
+
 def splits_of_tokens(tile: Tile, tokens: int, inputs: int, outputs: int, coefficients: int) -> int:
     """Into how many parts the weight gradient cuts the tokens, so that a narrow layer fills the GPU too."""
     programs = -(-inputs // tile.rows) * -(-outputs // tile.columns) * coefficients
     longest = -(-tokens // (4 * tile.depth))  # at least four steps each
     return max(1, min(tile.programs // programs, longest))
+
+
+def processors_of(device: torch.device) -> int:
+    """Streaming multiprocessors or compute units of a GPU; 1 for the CPU."""
+    return 1 if device.type == "cpu" else _num_processors(device.index)
+
+
+@cache
+def _num_processors(index: int | None) -> int:
+    return torch.cuda.get_device_properties(index).multi_processor_count
 
 
 @cache

@@ -79,20 +79,23 @@ def test_the_model_suite_takes_a_folder(tmp_path):
     assert "tokens/s" in result.stdout
 
 
-def test_the_gpu_suite_needs_a_gpu(tmp_path, monkeypatch):
+@pytest.mark.parametrize("suite", ["gpu", "tiles"])
+def test_suites_of_a_gpu_need_one(suite, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    sentence = refused("--suite", "gpu", "--out", tmp_path / "new", code=2)
-    assert sentence == "Suite 'gpu' needs a GPU that torch can use, and there is none. Choose cpu, model or backends."
+    sentence = refused("--suite", suite, "--out", tmp_path / "new", code=2)
+    expected = f"Suite '{suite}' needs a GPU that torch can use, and there is none. Choose cpu, model or backends."
+    assert sentence == expected
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ("--suite tpu", "Unknown suite 'tpu'. Choose one of: cpu, model, gpu, backends."),
+        ("--suite tpu", "Unknown suite 'tpu'. Choose one of: cpu, model, gpu, backends, tiles."),
         ("--shapes S,M", "Unknown shape 'M' in --shapes. Choose any of: S, L, narrow"),
         ("--shapes ,", "--shapes names no shape."),
         ("--suite model --shapes S", "--shapes S belongs to blocks, and the suite 'model' has none. Leave it out."),
+        ("--suite tiles --shapes S", "--shapes S belongs to blocks, and the suite 'tiles' has none. Leave it out."),
         ("--suite model --model ./nowhere", "There is no file or folder './nowhere'."),
         (f"--out {__file__}", "is a file. Give the folder to write into."),
     ],
