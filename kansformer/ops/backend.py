@@ -13,7 +13,7 @@ from kansformer.errors import BackendError
 from kansformer.ops import cpu, reference, triton
 from kansformer.ops.curves import ACTIVATIONS, Curves
 from kansformer.ops.gradients import constant_when_compiled
-from kansformer.ops.native import build
+from kansformer.ops.native import library
 from kansformer.ops.native import operators as native
 
 ENVIRONMENT_VARIABLE = "KANSFORMER_BACKEND"
@@ -104,7 +104,7 @@ BACKENDS = {
         computes=native.computes,
         keeps_bfloat16=native.multiplies_bfloat16,
         device_types=("cpu",),
-        reason_unavailable=build.reason_unavailable,
+        reason_unavailable=library.reason_unavailable,
     ),
     "cpu": Backend(cpu.apply_curves, cpu.sum_edges, "reference", cpu.serves, cpu.serves, device_types=("cpu",)),
     "triton": Backend(

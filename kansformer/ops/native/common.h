@@ -1,17 +1,16 @@
-// What all kernels share: vectors, threads, and the B-spline pieces of one grid interval.
+// What all kernels share: vectors, memory, and the B-spline pieces of one grid interval.
 //
 // Shape letters: N tokens, I inputs, O outputs, G grid intervals, K order, C = G + K coefficients per curve.
 #pragma once
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <cstdlib>
-#include <system_error>
-#include <thread>
 #include <vector>
+
+#include "threads.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -36,7 +35,7 @@ static inline float sum(Vector v) {
   return total;
 }
 
-// What every kernel gets; the same fields, in the same order, as `Arguments` in build.py. Pointers to what is absent or
+// What every kernel gets; the same fields, in the same order, as `Arguments` in library.py. Pointers to what is absent or
 // not wanted are null. In edges_bf16.cpp and edges_dense.cpp some of them lead to bfloat16.
 struct Arguments {
   int64_t size;  // of this struct, as Python knows it
@@ -129,31 +128,6 @@ struct Segments {
     }
   }
 };
-
-// Run body(task) for every task, on this many threads.
-template <class Body>
-static void parallel(int64_t tasks, int threads, Body body) {
-  if (threads <= 1 || tasks <= 1) {
-    for (int64_t task = 0; task < tasks; task++) body(task);
-    return;
-  }
-#if defined(_OPENMP)
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-  for (int64_t task = 0; task < tasks; task++) body(task);
-#else
-  std::atomic<int64_t> next{0};
-  auto work = [&] {
-    for (int64_t task; (task = next++) < tasks;) body(task);
-  };
-  std::vector<std::thread> others;
-  try {
-    for (int64_t i = 1; i < std::min<int64_t>(threads, tasks); i++) others.emplace_back(work);
-  } catch (const std::system_error&) {  // no more threads: those that run do the work
-  }
-  work();
-  for (std::thread& other : others) other.join();
-#endif
-}
 
 // Memory that a thread has used and will use again: asking the system for fresh pages on every call costs more than
 // many a kernel. A thread keeps KEPT_BYTES at most.

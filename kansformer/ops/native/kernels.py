@@ -14,7 +14,7 @@ from torch import Tensor
 from kansformer.basis import EXTRAPOLATIONS, Basis
 from kansformer.basis.bspline import SEGMENT_POLYNOMIALS
 from kansformer.ops.curves import ACTIVATIONS
-from kansformer.ops.native.build import Arguments, library
+from kansformer.ops.native.library import Arguments, library
 
 FAMILIES = {"bspline": 0, "chebyshev": 1, "rational": 2}
 
