@@ -33,12 +33,15 @@ def apply_curves(x: Tensor, curves: Curves, base: Tensor | str | None = None, fa
     if is_autocast_enabled(x.device.type):
         with torch.autocast(x.device.type, enabled=False):
             return apply_curves(x, curves, base, factor)
+    backend = backend_for(x)
+    if backend.infers is not None and (y := backend.infers(x, curves, base, factor)) is not None:
+        return y
     _check_curves(x, curves, ("curves", "coefficients"))
     if isinstance(base, Tensor):
         _check_like("base", base, x, x.shape)
     if factor is not None:
         _check_like("factor", factor, x, x.shape)
-    return backend_for(x).apply_curves(x, curves, base, factor)
+    return backend.apply_curves(x, curves, base, factor)
 
 
 def sum_edges(x: Tensor, curves: Curves, base: Tensor | None = None) -> Tensor:

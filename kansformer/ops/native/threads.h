@@ -6,9 +6,9 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <system_error>
 #include <thread>
-#include <vector>
 
 typedef void (*RunTeam)(void (*work)(void*), void* data, unsigned threads, unsigned flags);  // GOMP_parallel
 inline RunTeam run_team = nullptr;
@@ -26,11 +26,12 @@ static void parallel(int64_t tasks, int threads, Body body) {
   };
   const unsigned team = unsigned(std::min<int64_t>(threads, tasks));
   if (run_team) return run_team([](void* data) { (*static_cast<decltype(work)*>(data))(); }, &work, team, 0);
-  std::vector<std::thread> others;
+  const std::unique_ptr<std::thread[]> others(new std::thread[team - 1]);
+  unsigned started = 0;
   try {
-    for (unsigned i = 1; i < team; i++) others.emplace_back(work);
+    for (; started < team - 1; started++) others[started] = std::thread(work);
   } catch (const std::system_error&) {  // no more threads: those that run do the work
   }
   work();
-  for (std::thread& other : others) other.join();
+  for (unsigned i = 0; i < started; i++) others[i].join();
 }
