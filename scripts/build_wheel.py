@@ -2,9 +2,9 @@
 
     python scripts/build_wheel.py --out dist
 
-It compiles one library per level of processors (`kansformer.ops.native.prebuilt`), with CXX or the first of c++, g++ and
-clang++ (GCC 11 or Clang 12 at least), strips them, and packs them into a copy of the sources. The platform tag says the
-oldest Linux whose C and C++ libraries have all that they need. `python -m build` makes the pure wheel as ever.
+It compiles one library per level of processors (`kansformer.ops.native.prebuilt`), with CXX or the first of c++, g++
+and clang++ (GCC 11 or Clang 12 at least), strips them, and packs them into a copy of the sources. The platform tag says
+the oldest Linux whose C and C++ libraries have all that they need. `python -m build` makes the pure wheel as ever.
 """
 
 import argparse
