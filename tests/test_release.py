@@ -1,6 +1,7 @@
 """What is released: the wheel has the package and its data and nothing else, and runs without the repository."""
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -86,6 +87,51 @@ def test_the_wheel_runs_without_the_repository(built, tmp_path):
     job = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert job.returncode == 0, job.stderr
     assert str(tmp_path / "site") in job.stdout and "tiny-cpu" in job.stdout
+
+
+NUMBERS = """
+import torch
+from kansformer import LearnedActivation
+from kansformer.ops.native import library
+torch.manual_seed(0)
+activation = LearnedActivation(64)
+torch.nn.init.normal_(activation.coefficients)
+x = torch.randn(300, 64, requires_grad=True)
+y = activation(x)
+y.sum().backward()
+print(library.library()._name, y.double().sum().item(), x.grad.double().norm().item())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() != "x86_64", reason="the wheel is for Linux on x86-64"
+)
+def test_a_wheel_with_prebuilt_kernels_needs_no_compiler(tmp_path):
+    command = [sys.executable, str(ROOT / "scripts" / "build_wheel.py"), "--out", str(tmp_path / "dist")]
+    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    (wheel,) = (tmp_path / "dist").iterdir()
+    assert re.fullmatch(r"kansformer-[\d.]+-py3-none-manylinux_2_\d+_x86_64\.whl", wheel.name)
+    assert wheel.stat().st_size < LARGEST_WHEEL
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")  # noqa: S202 - our own
+        assert b"Root-Is-Purelib: false" in archive.read(f"kansformer-{__version__}.dist-info/WHEEL")
+    environment = {"HOME": str(tmp_path), "PATH": "", "OMP_NUM_THREADS": "1"}
+    printed = []
+    for site in (ROOT, tmp_path / "site"):
+        run_environment = os.environ if site is ROOT else environment
+        job = subprocess.run(
+            [sys.executable, "-c", NUMBERS],
+            cwd=tmp_path,
+            env={**run_environment, "PYTHONPATH": str(site)},
+            capture_output=True,
+            text=True,
+        )
+        assert job.returncode == 0, job.stderr
+        printed.append(job.stdout.split())
+    assert Path(printed[1][0]).parent == tmp_path / "site" / "kansformer" / "ops" / "native" / "prebuilt"
+    assert not list(tmp_path.glob(".cache/**/*.so"))
+    assert [float(n) for n in printed[1][1:]] == pytest.approx([float(n) for n in printed[0][1:]], rel=1e-6)
 
 
 def test_the_oldest_versions_that_are_allowed_are_those_that_ci_runs():

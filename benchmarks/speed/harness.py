@@ -7,7 +7,7 @@ runs backwards, so that nobody always follows the same neighbour.
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import quantiles
 from typing import Protocol
 
@@ -15,6 +15,7 @@ import torch
 
 from kansformer.errors import ConfigError
 from kansformer.progress import Progress
+from speed.allocator import page_faults
 
 Action = Callable[[], object]
 
@@ -75,10 +76,11 @@ class Quartiles:
 
 @dataclass(frozen=True)
 class Rounds:
-    """Seconds per call of every action, one number per round, and how many calls each number averages."""
+    """Seconds and page faults per call of every action, one number per round, and how many calls each averages."""
 
     seconds: Mapping[str, list[float]]
     calls: Mapping[str, int]
+    page_faults: Mapping[str, list[float]] = field(default_factory=dict)
 
     def ratio(self, name: str, baseline: str) -> Quartiles:
         """Time of one action in units of another's in the same round."""
@@ -121,12 +123,15 @@ def alternate(
         seconds = clock(action, 1)
         calls[name] = MAX_CALLS if seconds <= 0 else min(MAX_CALLS, max(1, math.ceil(least_seconds / seconds)))
     taken: dict[str, list[float]] = {name: [] for name in actions}
+    faults: dict[str, list[float]] = {name: [] for name in actions}
     for turn in range(rounds):
         for place, name in enumerate(order_of_round(list(actions), turn)):
+            before = page_faults()
             taken[name].append(clock(actions[name], calls[name]) / calls[name])
+            faults[name].append((page_faults() - before) / calls[name])
             if progress is not None:
                 progress(name, turn * len(actions) + place + 1, rounds * len(actions))
-    return Rounds(taken, calls)
+    return Rounds(taken, calls, faults)
 
 
 def order_of_round(names: list[str], turn: int) -> list[str]:

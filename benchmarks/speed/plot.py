@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from kansformer.errors import DataError
+from speed.allocator import KEPT
 from speed.table import Row
 
 OURS, PLAIN, PLAIN_TEXT, PEER = "#d1495b", "#9aa5b1", "#5f6b78", "#30638e"
@@ -17,13 +18,15 @@ MAX_RATIO = 2.5
 
 
 def plot_rows(rows: Sequence[Row], path: Path) -> None:
-    """Draw the time ratios of rows into a PNG.
+    """Draw the time ratios of rows into a PNG: those with memory kept where there are such.
 
     Raises:
         DataError: there is nothing to draw, or matplotlib is missing.
     """
     drawn = [row for row in rows if row.measure in MEASURES and row.ratio is not None]
     drawn = [row for row in drawn if row.variant not in (row.baseline, *LEFT_OUT)]
+    if any(row.allocator == KEPT for row in drawn):
+        drawn = [row for row in drawn if row.allocator == KEPT]
     if not drawn:
         raise DataError("There are no forward or step times to draw: the model suite has a table only.")
     require_matplotlib()

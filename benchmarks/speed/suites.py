@@ -4,6 +4,7 @@ import gc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from statistics import median
 
 from speed.actions import make_actions
 from speed.blocks import Variant, prepare
@@ -23,6 +24,7 @@ class Options:
         device: `cpu` or `cuda`.
         rounds, least_seconds: see `alternate`.
         memory: whether to measure it; on a CPU that takes one process per variant.
+        allocator: the state of this process's, for the rows of times; empty where nobody has set it.
         progress: see `alternate`.
     """
 
@@ -30,6 +32,7 @@ class Options:
     rounds: int = 9
     least_seconds: float = MIN_SECONDS
     memory: bool = True
+    allocator: str = ""
     progress: Progress | None = None
 
 
@@ -110,6 +113,8 @@ def _time_rows(common: dict, results: Mapping[str, Rounds], options: Options) ->
             ratio_upper=ratio.upper,
             rounds=options.rounds,
             calls=rounds.calls[name],
+            allocator=options.allocator,
+            page_faults=median(rounds.page_faults[name]) if options.device == "cpu" else None,
             milliseconds=1000 * rounds.time(name).median if options.device == "cuda" else None,
         )
 

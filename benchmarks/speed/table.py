@@ -18,6 +18,9 @@ from kansformer.errors import DataError
 from kansformer.version import __version__
 from speed.harness import Quartiles
 
+ADDED_COLUMNS = {"allocator", "page_faults"}
+"""Which older files do not have."""
+
 PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -32,6 +35,8 @@ class Row:
             of tokens per second for models (above 1 is faster). None where there is nothing to divide by.
         ratio_lower, ratio_upper: its quartiles.
         baseline: name of the variant that is 1.
+        allocator: one of `allocator.SETTINGS`, for times of the CPU suite; empty elsewhere.
+        page_faults: of a call, median of the rounds; None from a GPU.
         rounds, calls: how many timings, and how many calls each averages.
         parameters: numbers that a step gives a gradient.
         mib: bytes of memory, in MiB.
@@ -55,6 +60,13 @@ class Row:
     milliseconds: float | None = None
     tokens_per_second: float | None = None
     note: str = ""
+    allocator: str = ""
+    page_faults: float | None = None
+
+    @property
+    def column(self) -> str:
+        """Heading of the row's column in a table."""
+        return f"{self.measure}, {self.allocator}" if self.allocator else self.measure
 
     @property
     def quartiles(self) -> Quartiles | None:
@@ -132,10 +144,17 @@ def read_rows(path: Path) -> list[Row]:
     """
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        missing = {f.name for f in fields(Row)} - set(reader.fieldnames or ())
+        known = [f for f in fields(Row) if f.name in (reader.fieldnames or ())]
+        missing = {f.name for f in fields(Row)} - {f.name for f in known} - ADDED_COLUMNS
         if missing:
             raise DataError(f"{str(path)!r} is not a file of python -m benchmarks: it has no column {min(missing)!r}.")
-        return [Row(**{f.name: _value(f.type, line[f.name]) for f in fields(Row)}) for line in reader]
+        return [Row(**{f.name: _value(f.type, line[f.name]) for f in known}) for line in reader]
+
+
+def read_devices(path: Path) -> list[str]:
+    """Names of the processors or GPUs that the rows of a file are of."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(dict.fromkeys(line["device"] for line in csv.DictReader(file)))
 
 
 def cell(row: Row | None) -> str:
@@ -151,19 +170,21 @@ def cell(row: Row | None) -> str:
         return f"{ratio}, {row.milliseconds:.2f} ms"
     if row.tokens_per_second is not None:
         return f"{ratio}, {row.tokens_per_second:,.0f} tokens/s"
+    if row.allocator and row.page_faults is not None:
+        return f"{ratio}, {row.page_faults:,.0f} faults"
     return ratio
 
 
 def pivot(rows: Sequence[Row]) -> tuple[list[str], dict[str, dict[str, Row]]]:
-    """Measures in the order of appearance, and for each variant its rows by measure."""
+    """Columns in the order of appearance, and for each variant its rows by column."""
     table: dict[str, dict[str, Row]] = {}
     for row in rows:
-        table.setdefault(row.variant, {})[row.measure] = row
-    return list(dict.fromkeys(row.measure for row in rows)), table
+        table.setdefault(row.variant, {})[row.column] = row
+    return list(dict.fromkeys(row.column for row in rows)), table
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """One table per shape: a line per variant, a column per measure."""
+    """One table per shape: a line per variant, a column per measure and state of the allocator."""
     parts = []
     for shape in dict.fromkeys(row.shape for row in rows):
         measures, table = pivot([row for row in rows if row.shape == shape])

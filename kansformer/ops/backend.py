@@ -13,7 +13,7 @@ from kansformer.errors import BackendError
 from kansformer.ops import cpu, reference, triton
 from kansformer.ops.curves import ACTIVATIONS, Curves
 from kansformer.ops.gradients import constant_when_compiled
-from kansformer.ops.native import build
+from kansformer.ops.native import inference, library
 from kansformer.ops.native import operators as native
 from kansformer.ops.shapes import check_arguments
 
@@ -33,6 +33,8 @@ class Backend:
         serves_curves, serves_edges: whether a function takes these arguments; None means that it takes all.
         computes: (name, x, curves, factor), whether `curves`, if it serves them, takes that key of `ACTIVATIONS` as the
             base, with the same result, bit for bit; None means that it takes none.
+        infers: (x, curves, base, factor), `curves` in fewer steps where no graph is recorded; it checks the shapes by
+            itself, and returns None for what it does not take. None where there is no such function.
         keeps_dtypes: whether the functions take tensors of any dtypes.
         checks_shapes: `curves` checks shapes itself, once for each kind of call, and raises a ValueError.
         keeps_bfloat16: whether `edges` onto a bfloat16 base takes tensors of any dtypes; None means never.
@@ -46,6 +48,7 @@ class Backend:
     serves_curves: Callable[..., bool] | None = None
     serves_edges: Callable[..., bool] | None = None
     computes: Callable[[str, Tensor, Curves, Tensor | None], bool] | None = None
+    infers: Callable[..., Tensor | None] | None = None
     keeps_dtypes: bool = False
     checks_shapes: bool = False
     keeps_bfloat16: Callable[[], bool] | None = None
@@ -114,9 +117,10 @@ BACKENDS = {
         native.serves_curves,
         native.serves_edges,
         computes=native.computes,
+        infers=inference.serve,
         keeps_bfloat16=native.multiplies_bfloat16,
         device_types=("cpu",),
-        reason_unavailable=build.reason_unavailable,
+        reason_unavailable=library.reason_unavailable,
     ),
     "cpu": Backend(cpu.apply_curves, cpu.sum_edges, "reference", cpu.serves, cpu.serves, device_types=("cpu",)),
     "triton": Backend(
@@ -202,7 +206,9 @@ def _find_best(device_type: str) -> str:
 
 def backend_for(tensor: Tensor) -> Backend:
     """The backend for this tensor under the process's settings."""
-    return select_backend(_requested or os.environ.get(ENVIRONMENT_VARIABLE) or "auto", tensor.device.type)
+    requested = _requested or os.environ.get(ENVIRONMENT_VARIABLE)
+    # `select_backend` would say the same, a step later: one token of a generating model counts them.
+    return select_backend(requested, tensor.device.type) if requested else BACKENDS[_best(tensor.device.type)]
 
 
 def _check_name(name: str) -> str:

@@ -33,7 +33,10 @@ def apply_curves(x: Tensor, curves: Curves, base: Tensor | str | None = None, fa
     if is_autocast_enabled(x.device.type):
         with torch.autocast(x.device.type, enabled=False):
             return apply_curves(x, curves, base, factor)
-    return backend_for(x).apply_curves(x, curves, base, factor)
+    backend = backend_for(x)
+    if backend.infers is not None and (y := backend.infers(x, curves, base, factor)) is not None:
+        return y
+    return backend.apply_curves(x, curves, base, factor)
 
 
 def sum_edges(x: Tensor, curves: Curves, base: Tensor | None = None) -> Tensor:

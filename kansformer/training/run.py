@@ -34,6 +34,7 @@ from kansformer.training.data import PreparedData, check_task, prepare_data
 from kansformer.training.data.spec import LANGUAGE_TASKS
 from kansformer.training.distill import distill_feed_forwards
 from kansformer.training.guard import check_finite
+from kansformer.training.page_faults import watch_page_faults
 from kansformer.training.preflight import check_combination, check_enough_data, check_free_disk, training_arguments
 from kansformer.training.processes import check_launcher, check_same_checkpoint, end_with_launcher
 from kansformer.training.recipe import Recipe
@@ -170,7 +171,8 @@ def train(
     reporter = Reporter(output / LOSS_FILE, rows_per_step * per_row, progress)
     trainer = _make_trainer(recipe, model, arguments, data, batches, reporter)
     done, _ = (checkpoint and steps_of(checkpoint)) or (0, 0)
-    seconds = _run_steps(trainer, output, checkpoint)
+    with watch_page_faults(lambda: trainer.state.global_step - done):
+        seconds = _run_steps(trainer, output, checkpoint)
     check_finite(model, reporter.losses)
     if "lora" in recipe.trainable:
         merge_lora(model)

@@ -10,7 +10,7 @@ from kansformer.basis import EXTRAPOLATIONS, Basis
 from kansformer.ops import Curves
 from kansformer.ops.backend import BACKENDS
 from kansformer.ops.curves import ACTIVATIONS
-from kansformer.ops.native import build, edges_bf16, kernels
+from kansformer.ops.native import edges_bf16, kernels, library
 
 NATIVE = {"apply_curves": BACKENDS["native"].apply_curves, "sum_edges": BACKENDS["native"].sum_edges}
 REFERENCE = {"apply_curves": BACKENDS["reference"].apply_curves, "sum_edges": BACKENDS["reference"].sum_edges}
@@ -223,7 +223,7 @@ def test_tensors_without_memory_take_the_definition(known_basis, operation):
 @pytest.mark.parametrize("extrapolation", EXTRAPOLATIONS)
 @pytest.mark.parametrize(("tokens", "inputs", "outputs"), [(5, 3, 4), (90, 67, 3), (300, 3, 130)])
 def test_bfloat16(make_case, monkeypatch, bf16_form, order, extrapolation, tokens, inputs, outputs):
-    if bf16_form == "pairs" and not build.library().edges_bf16_supported():
+    if bf16_form == "pairs" and not library.library().edges_bf16_supported():
         pytest.skip("needs a processor with pairs of bfloat16 (AVX-512 BF16)")
     monkeypatch.setattr(edges_bf16, "form", lambda: bf16_form)
     monkeypatch.setattr(edges_bf16, "DENSE_CHUNK", 2**14)

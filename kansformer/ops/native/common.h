@@ -1,17 +1,15 @@
-// What all kernels share: vectors, threads, and the B-spline pieces of one grid interval.
+// What all kernels share: vectors, memory, and the B-spline pieces of one grid interval.
 //
 // Shape letters: N tokens, I inputs, O outputs, G grid intervals, K order, C = G + K coefficients per curve.
 #pragma once
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <cstdlib>
-#include <system_error>
-#include <thread>
-#include <vector>
+
+#include "threads.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -25,18 +23,20 @@ constexpr int LANES = 8;
 constexpr int LANES = 4;
 #endif
 
-// A vector register of floats at any address: the compiler turns its arithmetic into the machine's instructions.
-typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+// A vector register of floats: the compiler turns its arithmetic into the machine's instructions. It is read and written
+// at any address; GCC for Arm fails on functions that are passed vectors aligned to less than their size.
+typedef float Vector __attribute__((vector_size(4 * LANES)));
+typedef float VectorInMemory __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
-static inline Vector load(const float* p) { return *reinterpret_cast<const Vector*>(p); }
-static inline void store(float* p, Vector v) { *reinterpret_cast<Vector*>(p) = v; }
+static inline Vector load(const float* p) { return *reinterpret_cast<const VectorInMemory*>(p); }
+static inline void store(float* p, Vector v) { *reinterpret_cast<VectorInMemory*>(p) = v; }
 static inline float sum(Vector v) {
   float total = 0;
   for (int lane = 0; lane < LANES; lane++) total += v[lane];
   return total;
 }
 
-// What every kernel gets; the same fields, in the same order, as `Arguments` in build.py. Pointers to what is absent or
+// What every kernel gets; the same fields, in the same order, as `Arguments` in library.py. Pointers to what is absent or
 // not wanted are null. In edges_bf16.cpp and edges_dense.cpp some of them lead to bfloat16.
 struct Arguments {
   int64_t size;  // of this struct, as Python knows it
@@ -130,51 +130,29 @@ struct Segments {
   }
 };
 
-// Run body(task) for every task, on this many threads.
-template <class Body>
-static void parallel(int64_t tasks, int threads, Body body) {
-  if (threads <= 1 || tasks <= 1) {
-    for (int64_t task = 0; task < tasks; task++) body(task);
-    return;
-  }
-#if defined(_OPENMP)
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-  for (int64_t task = 0; task < tasks; task++) body(task);
-#else
-  std::atomic<int64_t> next{0};
-  auto work = [&] {
-    for (int64_t task; (task = next++) < tasks;) body(task);
-  };
-  std::vector<std::thread> others;
-  try {
-    for (int64_t i = 1; i < std::min<int64_t>(threads, tasks); i++) others.emplace_back(work);
-  } catch (const std::system_error&) {  // no more threads: those that run do the work
-  }
-  work();
-  for (std::thread& other : others) other.join();
-#endif
-}
-
 // Memory that a thread has used and will use again: asking the system for fresh pages on every call costs more than
-// many a kernel. A thread keeps KEPT_BYTES at most.
+// many a kernel. A thread keeps KEPT_BYTES at most, in KEPT_PIECES. No std::vector: its growth needs a C++ library of
+// 2021, which not every Linux has that wheels are made for.
 class Pool {
   struct Piece {
     void* memory;
     size_t size;
   };
   static constexpr size_t KEPT_BYTES = 8 << 20;
-  std::vector<Piece> pieces;
+  static constexpr int KEPT_PIECES = 32;
+  Piece pieces[KEPT_PIECES];
+  int count = 0;
   size_t kept = 0;
 
  public:
   ~Pool() {
-    for (const Piece& piece : pieces) std::free(piece.memory);
+    for (int i = 0; i < count; i++) std::free(pieces[i].memory);
   }
   void* take(size_t& size) {
-    for (size_t i = 0; i < pieces.size(); i++)
+    for (int i = 0; i < count; i++)
       if (pieces[i].size >= size && pieces[i].size <= 2 * size) {
         const Piece found = pieces[i];
-        pieces.erase(pieces.begin() + i);
+        pieces[i] = pieces[--count];
         kept -= size = found.size;
         return found.memory;
       }
@@ -182,8 +160,8 @@ class Pool {
     return std::aligned_alloc(64, size);
   }
   void give(void* memory, size_t size) {
-    if (kept + size > KEPT_BYTES) return std::free(memory);
-    pieces.push_back({memory, size});
+    if (kept + size > KEPT_BYTES || count == KEPT_PIECES) return std::free(memory);
+    pieces[count++] = {memory, size};
     kept += size;
   }
   static Pool& of_thread() {

@@ -136,9 +136,18 @@ struct BSpline {
     q = pick(near == near, q, all(0.f));
     const Lanes t = near - q;
     const IntLanes first = __builtin_convertvector(q, IntLanes);
-    float live[K + 1][LANES] = {};
-    for (int lane = 0; lane < alive; lane++)
-      for (int k = 0; k <= K; k++) live[k][lane] = a[lane][first[lane] + k];
+    Lanes live[K + 1];
+    if constexpr (K == 3) {  // a quad per lane
+      const float* quads[LANES];
+      for (int lane = 0; lane < LANES; lane++) quads[lane] = lane < alive ? a[lane] + first[lane] : a[0];
+      for (int j = 0; j < 4; j++) live[j] = join_quads(quads + j);
+      transpose_quads(live);
+    } else {
+      float rows[K + 1][LANES] = {};
+      for (int lane = 0; lane < alive; lane++)
+        for (int k = 0; k <= K; k++) rows[k][lane] = a[lane][first[lane] + k];
+      for (int k = 0; k <= K; k++) live[k] = load(rows[k]);
+    }
     Lanes value_sum = {}, slope_sum = {};
     for (int k = 0; k <= K; k++) {
       Lanes value = all(segments.factor[k][K]), slope = float(K) * value;
@@ -146,7 +155,7 @@ struct BSpline {
         value = value * t + segments.factor[k][p];
         if (p) slope = slope * t + p * segments.factor[k][p];
       }
-      value_sum += load(live[k]) * value, slope_sum += load(live[k]) * slope;
+      value_sum += live[k] * value, slope_sum += live[k] * slope;
     }
     *ds = slope_sum * float(grid);
     *s = extrapolation == LINEAR ? value_sum + *ds * (spot.unit - spot.near) : value_sum;

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from kansformer.ops.gradients import constant_when_compiled
-from kansformer.ops.native.build import library
 from kansformer.ops.native.kernels import Settings, call, sizes_of_edges
+from kansformer.ops.native.library import library
 
 DENSE_CHUNK = 2**21
 """Basis values that the dense form writes out at a time: 4 MiB of bfloat16."""

@@ -4,72 +4,121 @@
 //   expand      e[n, i·C + c] = B_c(x_ni)
 //   contract    ∂x_ni = Σ_c B_c'(x_ni) ∂e[n, i·C + c]
 //
+// A tile of tokens and inputs is put together in the cache, where its rows do not fall on the same few places, and then
+// copied row by row: basis values are rounded as vectors, and written as pairs.
+//
 // x and dx float32 (N, I), e bfloat16 (N, I·C).
 #include "edges.h"
 
 namespace {
 
-inline uint16_t round_to_bf16(float value) {
+typedef uint16_t bf16;
+
+constexpr int TILE = 1 << 15;  // numbers in a tile of e
+constexpr int APART = 32;      // numbers between its rows: a cache line
+
+inline uint32_t round_to_bf16(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, 4);
-  if (value != value) return 0x7fc0;
-  return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+  return value != value ? 0x7fc0 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
-inline float widen(uint16_t value) {
-  const uint32_t bits = uint32_t(value) << 16;
+inline float widen(uint32_t high_bits) {
   float result;
-  std::memcpy(&result, &bits, 4);
+  std::memcpy(&result, &high_bits, 4);
   return result;
 }
 
-// use(token, input, interval, basis values of that token: stride MASK)
-template <int K, bool SLOPE, class Use>
-void each(const float* x, const float* domain, const float* table, const Shape& s, int threads, Use use) {
-  const Segments<K> segments(table);
-  const int64_t per_task = std::min<int64_t>(TOKENS, std::max<int64_t>(MASK, (s.tokens + threads - 1) / threads));
-  parallel((s.tokens + per_task - 1) / per_task, threads, [&](int64_t task) {
-    Prepared<K> prepared(s.grid);
-    const int64_t first = task * per_task;
-    const int tokens = int(std::min(per_task, s.tokens - first));
-    for (int64_t i0 = 0; i0 < s.inputs; i0 += INPUTS) {
-      const int inputs = int(std::min<int64_t>(INPUTS, s.inputs - i0));
-      prepared.template fill<SLOPE>(x, domain, s, segments, first, tokens, i0, inputs);
-      for (int n0 = 0; n0 < tokens; n0 += MASK)
-        for (int i = 0; i < inputs; i++)
-          for (int q = 0; q < s.grid; q++)
-            for (uint64_t mask = prepared.masks_of(i, n0 / MASK)[q]; mask; mask &= mask - 1) {
-              const int n = __builtin_ctzll(mask);
-              use(first + n0 + n, i0 + i, q, prepared.basis_of(i, n0 / MASK) + n);
-            }
+struct Tile {
+  int64_t token, input;  // the first of each
+  int tokens, inputs, coefficients, stride;
+};
+
+// use(tile, x): for tiles of MASK tokens at most; x[input][token] of the tile, MASK apart.
+template <class Use>
+void each_tile(const float* x, const Shape& s, int coefficients, int threads, Use use) {
+  const int inputs = int(std::min<int64_t>(s.inputs, std::max(1, TILE / (MASK * coefficients))));
+  parallel((s.tokens + MASK - 1) / MASK, threads, [&](int64_t task) {
+    Buffer<float> columns(int64_t(inputs) * MASK);
+    Tile t{task * MASK, 0, int(std::min<int64_t>(MASK, s.tokens - task * MASK)), 0, coefficients,
+           inputs * coefficients + APART};
+    Buffer<bf16> memory(int64_t(MASK) * t.stride);
+    for (; t.input < s.inputs; t.input += inputs) {
+      t.inputs = int(std::min<int64_t>(inputs, s.inputs - t.input));
+      for (int n = 0; n < MASK; n++) {
+        const float* row = x + (t.token + std::min(n, t.tokens - 1)) * s.inputs + t.input;
+        for (int i = 0; i < t.inputs; i++) columns[i * MASK + n] = row[i];
+      }
+      use(t, columns.data, memory.data);
     }
   });
 }
 
 template <int K>
-void expand(uint16_t* e, const float* x, const float* domain, const float* table, const Shape s, int threads) {
-  const int coefficients = s.grid + K;
-  each<K, false>(x, domain, table, s, threads, [&](int64_t n, int64_t i, int q, const float* basis) {
-    uint16_t* row = e + (n * s.inputs + i) * coefficients;
-    std::memset(row, 0, coefficients * sizeof(uint16_t));
-    for (int k = 0; k <= K; k++) row[q + k] = round_to_bf16(basis[k * MASK]);
+void expand(bf16* e, const float* x, const float* domain, const float* table, const Shape s, int threads) {
+  constexpr int PAIRS = (K + 2) / 2;
+  const Segments<K> segments(table);
+  each_tile(x, s, s.grid + K, threads, [&](const Tile& t, const float* columns, bf16* memory) {
+    std::memset(memory, 0, sizeof(bf16) * t.tokens * t.stride);
+    for (int i = 0; i < t.inputs; i++) {
+      const float lower = domain[2 * (t.input + i)], width = domain[2 * (t.input + i) + 1] - lower;
+      Places<MASK> at;
+      at.locate(columns + i * MASK, lower, width, s.grid);
+      float basis[MASK], next[MASK];
+      uint32_t pairs[PAIRS][MASK];
+      for (int pair = 0; pair < PAIRS; pair++) {
+        const bool alone = 2 * pair == K;
+        segments.values(basis, 2 * pair, at, s.extrapolation, s.grid);
+        if (!alone) segments.values(next, 2 * pair + 1, at, s.extrapolation, s.grid);
+#pragma omp simd
+        for (int n = 0; n < MASK; n++)
+          pairs[pair][n] = round_to_bf16(basis[n]) | (alone ? 0 : round_to_bf16(next[n]) << 16);
+      }
+      for (int n = 0; n < t.tokens; n++) {
+        bf16* place = memory + n * t.stride + i * t.coefficients + int(at.interval[n]);
+        for (int pair = 0; pair < PAIRS; pair++)
+          std::memcpy(place + 2 * pair, &pairs[pair][n], 2 * pair == K ? sizeof(bf16) : 2 * sizeof(bf16));
+      }
+    }
+    for (int n = 0; n < t.tokens; n++)
+      std::memcpy(e + ((t.token + n) * s.inputs + t.input) * t.coefficients, memory + n * t.stride,
+                  sizeof(bf16) * t.inputs * t.coefficients);
   });
 }
 
 template <int K>
-void contract(float* dx, const uint16_t* de, const float* x, const float* domain, const float* table, const Shape s,
+void contract(float* dx, const bf16* de, const float* x, const float* domain, const float* table, const Shape s,
               int threads) {
-  const int coefficients = s.grid + K;
-  each<K, true>(x, domain, table, s, threads, [&](int64_t n, int64_t i, int q, const float* basis) {
-    const uint16_t* row = de + (n * s.inputs + i) * coefficients;
-    float total = 0;
-    for (int k = 0; k <= K; k++) total += basis[k * MASK] * widen(row[q + k]);
-    dx[n * s.inputs + i] = total;
+  constexpr int PAIRS = (K + 2) / 2;
+  const Segments<K> segments(table);
+  each_tile(x, s, s.grid + K, threads, [&](const Tile& t, float* columns, bf16* memory) {
+    for (int n = 0; n < t.tokens; n++)
+      std::memcpy(memory + n * t.stride, de + ((t.token + n) * s.inputs + t.input) * t.coefficients,
+                  sizeof(bf16) * t.inputs * t.coefficients);
+    for (int i = 0; i < t.inputs; i++) {
+      const float lower = domain[2 * (t.input + i)], width = domain[2 * (t.input + i) + 1] - lower;
+      Places<MASK> at;
+      at.locate(columns + i * MASK, lower, width, s.grid);
+      uint32_t pairs[PAIRS][MASK] = {};
+      for (int n = 0; n < t.tokens; n++) {
+        const bf16* place = memory + n * t.stride + i * t.coefficients + int(at.interval[n]);
+        for (int pair = 0; pair < PAIRS; pair++)
+          std::memcpy(&pairs[pair][n], place + 2 * pair, 2 * pair == K ? sizeof(bf16) : 2 * sizeof(bf16));
+      }
+      float slopes[MASK], totals[MASK] = {};
+      for (int k = 0; k <= K; k++) {
+        segments.slopes(slopes, k, at, s.extrapolation, s.grid / width);
+        const uint32_t* pair = pairs[k / 2];
+#pragma omp simd
+        for (int n = 0; n < MASK; n++) totals[n] += slopes[n] * widen(k % 2 ? pair[n] & 0xffff0000u : pair[n] << 16);
+      }
+      std::memcpy(columns + i * MASK, totals, sizeof(totals));  // x has been read
+    }
+    for (int n = 0; n < t.tokens; n++)
+      for (int i = 0; i < t.inputs; i++) dx[(t.token + n) * s.inputs + t.input + i] = columns[i * MASK + n];
   });
 }
 
 }  // namespace
 
-EXPORT int edges_expand(const Arguments* c) { RUN(expand, c, (uint16_t*)c->y, c->x, c->domain, c->table) }
-EXPORT int edges_contract(const Arguments* c) {
-  RUN(contract, c, c->dx, (const uint16_t*)c->gradient, c->x, c->domain, c->table)
-}
+EXPORT int edges_expand(const Arguments* c) { RUN(expand, c, (bf16*)c->y, c->x, c->domain, c->table) }
+EXPORT int edges_contract(const Arguments* c) { RUN(contract, c, c->dx, (const bf16*)c->gradient, c->x, c->domain, c->table) }

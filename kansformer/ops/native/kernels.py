@@ -14,12 +14,15 @@ from torch import Tensor
 from kansformer.basis import EXTRAPOLATIONS, Basis
 from kansformer.basis.bspline import SEGMENT_POLYNOMIALS
 from kansformer.ops.curves import ACTIVATIONS
-from kansformer.ops.native.build import Arguments, library
+from kansformer.ops.native.library import Arguments, library
 
 FAMILIES = {"bspline": 0, "chebyshev": 1, "rational": 2}
 
 SLOPES = {"zero": 0, "identity": 1, "relu": 2, "silu": 3, "gelu_tanh": 4, "tanh": 5}
 """Numbers of the activation functions whose slope the kernels compute."""
+
+MAX_GRID = 64
+"""The kernels make a table of every interval of the grid for each channel; a finer grid's would not fit a cache."""
 
 Settings = tuple[str, int, int, str]
 """Name, grid size, order and extrapolation of a basis: values that an operator of PyTorch takes."""
@@ -33,6 +36,11 @@ def settings_of(basis: Basis) -> Settings:
 def basis_of(name: str, grid_size: int, order: int, extrapolation: str) -> Basis:
     """The inverse of `settings_of`."""
     return Basis(name=name, grid_size=grid_size, order=order, extrapolation=extrapolation)
+
+
+def knows_curves(basis: Basis) -> bool:
+    """Whether there is a kernel for one such curve per channel."""
+    return basis.name in FAMILIES and (basis.name != "bspline" or basis.grid_size <= MAX_GRID)
 
 
 def call(
@@ -53,14 +61,13 @@ def call(
     """
     tokens, inputs, outputs, curves = sizes
     arguments = Arguments(
-        size=_SIZE,
         tokens=tokens,
         inputs=inputs,
         outputs=outputs,
         curves=curves,
         activation=activation,
         threads=torch.get_num_threads(),
-        **_basis_fields(*settings),
+        **argument_fields(*settings),
     )
     held = []  # copies live until the kernel is done
     for name, tensor in tensors.items():
@@ -71,13 +78,12 @@ def call(
         raise AssertionError("The library was built for other arguments, or for another processor.")
 
 
-_SIZE = ctypes.sizeof(Arguments)
-
-
 @lru_cache
-def _basis_fields(name: str, grid_size: int, order: int, extrapolation: str) -> dict[str, int]:
+def argument_fields(name: str, grid_size: int, order: int, extrapolation: str) -> dict[str, int]:
+    """The fields of `Arguments` that the settings of a basis decide, and its size."""
     basis = basis_of(name, grid_size, order, extrapolation)
     return dict(
+        size=ctypes.sizeof(Arguments),
         family=FAMILIES[name],
         grid=grid_size,
         order=order,

@@ -7,9 +7,10 @@
 
 #include "common.h"
 
-typedef float Lanes __attribute__((vector_size(4 * LANES)));
+typedef Vector Lanes;
 typedef int IntLanes __attribute__((vector_size(4 * LANES)));
 typedef float Quad __attribute__((vector_size(16), may_alias));
+typedef float QuadInMemory __attribute__((vector_size(16), aligned(4), may_alias));
 
 #define INLINE inline __attribute__((always_inline))
 
@@ -99,9 +100,9 @@ INLINE void transpose_quads(Lanes* v) {
   v[2] = shuffle_quads<0, 2, 0, 2>(right01, right23), v[3] = shuffle_quads<1, 3, 1, 3>(right01, right23);
 }
 
-// The quads at these places, every fourth.
-INLINE Lanes join_quads(const float* memory, const int* places) {
-  const auto quad = [&](int i) { return *reinterpret_cast<const Quad*>(memory + places[4 * i]); };
+// A register of quads.
+template <class Quads>
+INLINE Lanes join(Quads quad) {
 #if defined(__AVX512F__)
   __m512 v = _mm512_castps128_ps512(quad(0));
   v = _mm512_insertf32x4(v, quad(1), 1), v = _mm512_insertf32x4(v, quad(2), 2);
@@ -111,6 +112,14 @@ INLINE Lanes join_quads(const float* memory, const int* places) {
 #else
   return quad(0);
 #endif
+}
+
+// The quads at these places of a memory, every fourth, and those at any addresses.
+INLINE Lanes join_quads(const float* memory, const int* places) {
+  return join([&](int i) { return *reinterpret_cast<const Quad*>(memory + places[4 * i]); });
+}
+INLINE Lanes join_quads(const float* const* places) {
+  return join([&](int i) { return Quad(*reinterpret_cast<const QuadInMemory*>(places[4 * i])); });
 }
 
 // v[p] gets, in every lane, memory[places[lane] + p]. Places are multiples of 4, and so is the memory's address.
@@ -136,7 +145,7 @@ INLINE Lanes look_up(const float* table, IntLanes entry) {
 }
 #else
 constexpr bool CAN_LOOK_UP = false;
-INLINE Lanes look_up(const float*, IntLanes) { return {}; }
+INLINE Lanes look_up(const float*, IntLanes) { return Lanes{}; }
 #endif
 
 // memory[places[lane] + p] += v[p] for every lane, no two of which have the same place.

@@ -16,18 +16,13 @@ from kansformer.ops import reference
 from kansformer.ops.curves import ACTIVATIONS, Curves
 from kansformer.ops.gradients import gradients_of_definition, needs_definition
 from kansformer.ops.native import edges_bf16, kernels
-from kansformer.ops.native.kernels import FAMILIES, SLOPES, basis_of, settings_of
-
-MAX_GRID = 64
-"""The kernels make a table of every interval of the grid for each channel; a finer grid's would not fit a cache."""
+from kansformer.ops.native.kernels import MAX_GRID, SLOPES, basis_of, knows_curves, settings_of
 
 
 def serves_curves(x: Tensor, curves: Curves, base: Tensor | str | None = None, factor: Tensor | None = None) -> bool:
     """Whether the kernels know the basis and can read the tensors."""
     coefficients, domain, denominator, basis = curves
-    if basis.name not in FAMILIES or (basis.name == "bspline" and basis.grid_size > MAX_GRID):
-        return False
-    if x.dtype == torch.float64 or not x.numel() or not coefficients.numel():
+    if not knows_curves(basis) or x.dtype == torch.float64 or not x.numel() or not coefficients.numel():
         return False
     return not needs_definition(x, coefficients, denominator, domain, base, factor, has_operator=True)
 
@@ -69,7 +64,6 @@ def apply_curves(x: Tensor, curves: Curves, base: Tensor | str | None = None, fa
         return _curves(x, coefficients, denominator, base, factor, domain, *settings)
     if torch.is_grad_enabled():
         return _Curves.apply(x, coefficients, denominator, base, factor, domain, *settings, activation)
-    # One token of a generating model: every microsecond counts.
     return kernels.evaluate_curves(settings, activation, x, coefficients, denominator, base, factor, domain)
 
 

@@ -2,7 +2,12 @@
 
 import pytest
 import torch
+from provenance import processor
+from speed.processors import result_file
+from speed.sizes import SIZES
+from speed.suites import Options, measure_size
 from speed.table import read_rows
+from speed.variants import variants_for
 from tiny_models import tiny_llama
 from transformers.utils import logging
 from typer.testing import CliRunner
@@ -33,8 +38,8 @@ def refused(*arguments, code=1):
     return result.stderr.removeprefix("Error: ").rstrip("\n")
 
 
-def test_the_cpu_suite_writes_and_draws(tmp_path):
-    options = ["--shapes", "tiny,gated-tiny", "--no-peers", "--no-compiled", "--threads", 1, "--out", tmp_path / "new"]
+def test_the_cpu_suite_measures_in_two_processes_writes_and_draws(tmp_path):
+    options = ["--shapes", "tiny", "--no-peers", "--no-compiled", "--threads", 1, "--out", tmp_path / "new"]
     try:
         import matplotlib  # noqa: F401
     except ImportError:
@@ -43,12 +48,18 @@ def test_the_cpu_suite_writes_and_draws(tmp_path):
         options += ["--plot", tmp_path / "plot.png"]
     result = run(*QUICK, *options)
     assert result.exit_code == 0, result.output
-    rows = read_rows(tmp_path / "new" / "bench_cpu.csv")
-    assert {row.shape for row in rows} == {"tiny", "gated-tiny"} and {row.measure for row in rows} == {
-        "forward",
-        "step",
-    }
-    assert "| kansformer |" in (tmp_path / "new" / "bench_cpu.md").read_text()
+    path = result_file(tmp_path / "new", processor())
+    rows = read_rows(path)
+    variants = list(dict.fromkeys(row.variant for row in rows))
+    assert [(row.allocator, row.variant, row.measure) for row in rows] == [
+        (allocator, variant, measure)
+        for allocator in ("memory kept", "as it comes")
+        for variant in variants
+        for measure in ("forward", "step")
+    ]
+    assert all(row.page_faults is not None and row.calls for row in rows)
+    assert "| kansformer |" in path.with_suffix(".md").read_text()
+    assert f"| allocator: memory kept | {processor()} |" in (tmp_path / "new" / "bench_cpu.md").read_text()
     assert (
         "1 threads" in result.stdout and "tiny: per edge, N=24, d=8, hidden 6 (MLP 54), G=5, float32" in result.stdout
     )
@@ -56,11 +67,13 @@ def test_the_cpu_suite_writes_and_draws(tmp_path):
     assert (tmp_path / "plot.png").exists() == ("--plot" in options)
 
 
-def test_missing_peers_are_said(tmp_path, monkeypatch):
+def test_missing_peers_are_said(monkeypatch):
     monkeypatch.setattr("speed.peers.find_spec", lambda module: None)
-    result = run(*QUICK, "--shapes", "tiny", "--no-compiled", "--out", tmp_path)
-    assert result.exit_code == 0, result.output
-    assert "pykan is skipped: not installed; pip install pykan, or 'kansformer[bench]'" in result.stdout
+    variants = variants_for(SIZES["tiny"], "cpu", compiled=False)
+    skips = measure_size("cpu", SIZES["tiny"], variants, Options(rounds=1, least_seconds=0, memory=False)).skips
+    assert ("pykan", "not installed; pip install pykan, or 'kansformer[bench]'") in [
+        (skip.variant, skip.reason) for skip in skips
+    ]
 
 
 def test_the_backends_suite_says_what_auto_should_take(tmp_path):

@@ -1,6 +1,7 @@
 """Rows: there and back, as Markdown, and where they say they come from."""
 
 import csv
+from dataclasses import replace
 
 import pytest
 from speed.table import (
@@ -10,6 +11,7 @@ from speed.table import (
     commit_of,
     describe_environment,
     markdown,
+    read_devices,
     read_rows,
     source_digest,
     write_rows,
@@ -34,6 +36,20 @@ def test_there_and_back(tmp_path):
     assert [(line["device"], line["threads"], line["commit"]) for line in lines] == [("a CPU", "1", "abc")] * 2
 
 
+def test_older_files_have_no_allocator(tmp_path):
+    path = tmp_path / "rows.csv"
+    write_rows(path, [TIME], Environment(device="a CPU", machine="Linux", cpus=2, threads=1, backend="cpu"))
+    with path.open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(
+            file, [n for n in lines[0] if n not in ("allocator", "page_faults")], extrasaction="ignore"
+        )
+        writer.writeheader()
+        writer.writerows(lines)
+    assert read_rows(path) == [TIME] and read_devices(path) == ["a CPU"]
+
+
 def test_another_file_is_refused(tmp_path):
     path = tmp_path / "other.csv"
     path.write_text("model,case\n1,2\n")
@@ -51,6 +67,8 @@ def test_cells():
     base = Row(suite="", shape="", variant="a", measure="step", ratio=1.0, ratio_lower=1.0, ratio_upper=1.0,
                baseline="a", milliseconds=2.0)  # fmt: skip
     assert cell(base) == "1, 2.00 ms"
+    kept = replace(TIME, allocator="memory kept", page_faults=1234.0)
+    assert cell(kept) == "0.50 (0.25–0.75), 1,234 faults" and kept.column == "step, memory kept"
 
 
 def test_markdown_has_a_table_per_shape_and_a_dash_where_nothing_was_measured():

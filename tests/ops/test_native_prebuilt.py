@@ -1,0 +1,101 @@
+"""Libraries for levels of processors: which one is taken, what happens where it is damaged, and what each computes."""
+
+import logging
+import platform
+
+import pytest
+import torch
+from numerics import assert_close_to_float64
+
+from kansformer.basis import Basis
+from kansformer.ops.backend import BACKENDS
+from kansformer.ops.native import build, cache, edges_bf16, kernels, library, prebuilt
+from kansformer.ops.native.prebuilt import LEVELS, best_level
+
+HASWELL = "fpu sse sse2 avx avx2 bmi1 bmi2 f16c fma abm movbe"
+SKYLAKE = f"{HASWELL} avx512f avx512dq avx512bw avx512vl avx512cd"
+
+
+@pytest.mark.parametrize(
+    ("features", "name"),
+    [
+        ("flags : fpu sse sse2", "x86_64"),
+        ("", "x86_64"),
+        (HASWELL.replace(" fma", ""), "x86_64"),
+        (HASWELL, "avx2"),
+        (SKYLAKE.replace(" avx512vl", ""), "avx2"),
+        (SKYLAKE, "avx512"),
+        (f"{SKYLAKE} avx512_bf16 amx_bf16 amx_tile", "avx512_bf16"),
+    ],
+)
+def test_the_best_level_of_a_processor(features, name):
+    assert best_level(features).name == name
+
+
+@pytest.fixture
+def wheel(monkeypatch, tmp_path):
+    """A folder of prebuilt libraries, with one for every processor."""
+    monkeypatch.setattr(prebuilt, "FOLDER", tmp_path)
+    monkeypatch.setattr(prebuilt, "processor_features", lambda: HASWELL)
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    for level in LEVELS:
+        (tmp_path / "new").write_bytes(level.name.encode())
+        cache.store_library(tmp_path / "new", tmp_path, level.name)
+    return tmp_path
+
+
+def test_a_wheel_s_library_is_taken(wheel, monkeypatch):
+    assert prebuilt.find_prebuilt().read_bytes() == b"avx2"
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    assert prebuilt.find_prebuilt() is None
+    monkeypatch.setattr(prebuilt, "FOLDER", wheel / "missing")
+    assert prebuilt.find_prebuilt() is None
+
+
+def test_a_damaged_one_is_told_and_passed_over(wheel, caplog):
+    (taken,) = wheel.glob("avx2-*.so")
+    taken.write_bytes(b"")
+    with caplog.at_level(logging.WARNING):
+        assert prebuilt.find_prebuilt() is None
+    assert "has no undamaged library for avx2 processors: reinstall kansformer" in caplog.text
+
+
+def test_one_that_cannot_be_loaded_is_replaced_by_one_built_here(wheel, caplog):
+    library._state.cache_clear()
+    try:
+        with caplog.at_level(logging.WARNING):
+            assert library.reason_unavailable() is None
+    finally:
+        library._state.cache_clear()
+    assert "cannot be loaded" in caplog.text and "so kansformer builds its own" in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
+def test_every_level_computes_the_same(level, make_case, monkeypatch, tmp_path):
+    if platform.machine() != "x86_64" or not level.features <= set(build.processor_features().split()):
+        pytest.skip(f"this processor cannot run the library for {level.name}")
+    build.compile_library([build.compiler_command()], [*build.FLAGS, *level.flags], tmp_path / "native.so")
+    loaded = library.load_library(tmp_path / "native.so")
+    for module in (kernels, edges_bf16):
+        monkeypatch.setattr(module, "library", lambda: loaded)
+    for operation, names in (("apply_curves", ("bspline", "chebyshev", "rational")), ("sum_edges", ("bspline",))):
+        for name in names:
+            for order in (1, 3, 5):
+                for tokens in (1, 75):
+                    case = make_case(Basis(name=name, order=order), operation, tokens, 37, 35)
+                    _compare(operation, case)
+
+
+def _compare(operation, case):
+    results = []
+    for backend, dtype in (("native", torch.float32), ("reference", torch.float64)):
+        stored = case.to(torch.float32).to(dtype)
+        x, curves = stored.x.requires_grad_(), stored.curves
+        curves.coefficients.requires_grad_()
+        y = getattr(BACKENDS[backend], operation)(x, curves)
+        results.append((y, dict(zip(("x", "a"), torch.autograd.grad(y.sum(), (x, curves.coefficients)), strict=True))))
+    (y, gradients), (expected, expected_gradients) = results
+    looser = 2.0 if case.basis.name == "rational" else 1.0
+    assert_close_to_float64(y, expected, torch.float32, looser=looser)
+    assert_close_to_float64(gradients, expected_gradients, torch.float32, gradient=True, looser=looser)
