@@ -396,14 +396,16 @@ def test_exact_bases(device):
 
 def test_only_the_function_that_is_asked_for_is_tried(device, monkeypatch):
     tried = []
-    monkeypatch.setattr(exact_bases, "_AGREES", {})
+    for name in ("_AGREES", "_EXACT"):
+        monkeypatch.setattr(exact_bases, name, {})
     monkeypatch.setattr(exact_bases, "_try", lambda variant, *_: tried.append(variant) or variant == "silu")
     assert is_exact("silu", device, torch.bfloat16) and is_exact("silu", device, torch.bfloat16)
     assert tried == ["silu_branchless", "silu"]
 
 
 def test_what_is_known_holds_while_a_graph_is_captured(device, monkeypatch):
-    monkeypatch.setattr(exact_bases, "_AGREES", {})
+    for name in ("_AGREES", "_EXACT"):
+        monkeypatch.setattr(exact_bases, name, {})
     assert is_exact("relu", device, torch.bfloat16)
     monkeypatch.setattr(exact_bases, "is_capturing", lambda device: True)
     monkeypatch.setattr(exact_bases, "_try", None)

@@ -85,7 +85,7 @@ def test_the_kernel_computes_the_activation_only_where_it_is_exact(device, monke
     monkeypatch.setitem(ACTIVATIONS, "relu", lambda x: called.append(x) or x.relu())
     y = module(x)
     assert not called  # relu is exact everywhere
-    monkeypatch.setattr(triton, "_exact", lambda device, dtype: frozenset())
+    monkeypatch.setattr(triton, "_is_exact", lambda *arguments: False)
     assert torch.equal(module(x), y) and called
 
 
@@ -99,22 +99,17 @@ def test_functional_transforms_take_the_definition(device):
 
 
 def test_fixed_curves_launch_no_sums(device, monkeypatch):
-    import kan_kernels.activation as kernel
+    import kan_kernels.activation_operators as kernel
 
     module = made("grouped activation", device)
     expected = run(module, x := torch.randn(5, 24, device=device), torch.ones(5, 24, device=device))[1]["x"]
     module.coefficients.requires_grad_(False)
-    grids, launch = [], kernel.activation_backward_kernel
-
-    class Watched:
-        def __getitem__(self, grid):
-            grids.append(grid)
-            return lambda *args, **constants: grids.append(constants["SUMS"]) or launch[grid](*args, **constants)
-
-    monkeypatch.setattr(kernel, "activation_backward_kernel", Watched())
+    plans, make = [], kernel.make_plan
+    monkeypatch.setattr(kernel, "PLANS", {})
+    monkeypatch.setattr(kernel, "make_plan", lambda *arguments: plans.append(make(*arguments)) or plans[-1])
     x = x.requires_grad_()
     assert torch.equal(torch.autograd.grad(module(x).sum(), x)[0], expected)
-    assert [grids[0][2], grids[1]] == [1, False] and len(grids) == 2
+    assert len(plans) == 2 and plans[1].constants["SUMS"] is False and plans[1].coefficient_blocks == 1
 
 
 def test_one_graph(device):

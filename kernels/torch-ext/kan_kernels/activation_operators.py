@@ -43,8 +43,8 @@ def launch_forward(x, coefficients, domain, denominator, given, factor, base, ba
     plan = PLANS.get(key)
     if plan is None:
         curve = check(x, coefficients, domain, denominator, given, factor, base, basis, grid_size, order, extrapolation)
-        if not y.numel():
-            return y
+    if not y.numel():
+        return y
     channels = x.shape[-1]
     tokens = x.numel() // channels
     arguments = (

@@ -7,7 +7,7 @@ With t = G·u - M, M = ⌊G/2⌋, clamped to the domain's [-M, G - M], knots at 
     ψ = Σ_p b_p t^p + Σ_k d_k r_k^K        ψ' = Σ_p p b_p t^(p-1) ± K Σ_k d_k r_k^(K-1)        (+ right, - left)
 
 b is the polynomial of interval M and d_k the (K + 1)-th difference of the coefficients over K!, with its sign turned
-left of the middle where K is even: G + K numbers, as many as there are coefficients, made once per program. Gradients
+left of the middle where K is even: G + K numbers, the number of coefficients, made once per program. Gradients
 need Σ h t^p and Σ h r_k^K, which the transposed map turns into the coefficients' gradients, once per program.
 
 No term leaves (G/2)^K, so that float32 loses `lost_bits` of its 24: the form is for 16-bit inputs and coarse grids.
