@@ -138,11 +138,11 @@ def fit(
     metrics = {} if metrics is None else metrics
     for name, metric in metrics.items():
         _value(name, metric, model, dataset)
-    wanted = model.constraints if constraints is None else checked_constraints(constraints, model)
-    if wanted is not None:
-        checked_constraints(wanted.to_dict(), model)  # it may have formulas by now
-    if wanted != model.constraints:
-        model.constraints = wanted
+    expected = model.constraints if constraints is None else checked_constraints(constraints, model)
+    if expected is not None:
+        checked_constraints(expected.to_dict(), model)  # it may have formulas by now
+    if expected != model.constraints:
+        model.constraints = expected
         turn_towards(model)
     hold(model)
     if smoothness == "auto":
