@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from kansformer.conversion.slots import CurveSlot
-from kansformer.files import atomic_file
+from kansformer.interp.edge_file import write_edges
 from kansformer.interp.edge_table import EdgeTable
 from kansformer.interp.effects import HEADINGS, Faithfulness
 from kansformer.interp.fidelity import Fidelity
@@ -300,21 +300,11 @@ class ModelSummary:
         return pandas.concat([slot.to_pandas() for slot in self.slots], ignore_index=True)
 
     def write_parquet(self, path: str | Path) -> None:
-        """Write the rows of `to_pandas` into a Parquet file, without ever holding all of them."""
-        import pyarrow
-        import pyarrow.parquet
+        """Write the rows of `to_pandas` into a Parquet file, without ever holding all of them.
 
-        parts = (part for slot in self.slots for part in slot.pandas_parts())
-        with atomic_file(Path(path)) as partial:
-            writer = None
-            try:
-                for part in parts:
-                    table = pyarrow.Table.from_pandas(part, preserve_index=False)
-                    writer = writer or pyarrow.parquet.ParquetWriter(partial, table.schema)
-                    writer.write_table(table.cast(writer.schema))
-            finally:
-                if writer is not None:
-                    writer.close()
+        Numbers are rounded to what they mean: scores to 7 bits, a formula's numbers to 15 bits, R² to four decimals.
+        """
+        write_edges((part for slot in self.slots for part in slot.pandas_parts()), Path(path))
 
     def to_json(self) -> str:
         """The figures of the model and of every slot, without single edges."""

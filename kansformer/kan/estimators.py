@@ -6,7 +6,7 @@ Shape letters: N samples, I inputs, O outputs of the network.
 from __future__ import annotations
 
 import numbers
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal, TypeAlias
 
@@ -36,6 +36,9 @@ JUDGES = {"mse": ("lm", 12), "cross_entropy": ("lbfgs", 5)}
 # Weight of the edges' entropies beside a sparsity that is given.
 ENTROPY = 2.0
 
+# Directions of the outputs, where an input may be monotone.
+ONE_NUMBER, TWO_CLASSES = (1,), (-1, 1)
+
 Auto: TypeAlias = Literal["auto"]
 
 
@@ -53,6 +56,7 @@ class _Estimator(BaseEstimator):
     smoothness: float | Auto = "auto"
     optimizer: str = "lm"
     random_state: int | np.random.RandomState | None = None
+    monotonic_cst: ArrayLike | Mapping[str, int] | None = None
 
     model_: KAN = field(init=False)
     history_: FitHistory = field(init=False)
@@ -85,24 +89,46 @@ class _Estimator(BaseEstimator):
                 sparsity=setting.sparsity,
                 entropy=entropy,
                 smoothness=setting.smoothness,
+                constraints=constraints,
                 progress=False,
             )
 
         def fit_to_judge(model: KAN, data: Dataset, setting: Setting) -> None:
             fit(model, data, setting, judge_optimizer, min(judge_steps, most_steps))
 
+        constraints = self._constraints(y.shape[1], loss)
         choices, data = self._choices(), Dataset(x, y, x[:0], y[:0])
         setting = choices.first
         if choices.several and len(x) >= MIN_ROWS:
             model = make(setting)
             fit(model, data, setting, self.optimizer, steps=0)  # checks all settings
-            linear = loss == "mse" and model.layers[0].denominator is None
+            linear = loss == "mse" and model.layers[0].denominator is None and model.constraints is None
             setting = Search(make_folds(x, y, seed), make, fit_to_judge, loss, linear).choose(choices)
         model = make(setting)
         history = fit(model, data, setting, self.optimizer, self.steps)
         self.model_, self.history_ = model, history
         self.hidden_, self.grid_size_, self.smoothness_, self.sparsity_ = vars(setting).values()
         self.input_center_, self.input_reach_ = center_I, reach_I
+
+    def _constraints(self, outputs: int, loss: str) -> Mapping[str, object]:
+        """What `KAN.fit` is to hold the network to; for two classes the logits run apart."""
+        if self.monotonic_cst is None:
+            return {}
+        if isinstance(self.monotonic_cst, Mapping):
+            names = list(getattr(self, "feature_names_in_", ()))
+            unknown = [name for name in self.monotonic_cst if name not in names]
+            if unknown:
+                raise ConfigError(
+                    f"monotonic_cst names {unknown[0]!r:.80}, which is not a column. Choose from: {', '.join(names)}."
+                    if names
+                    else "monotonic_cst by names takes inputs with named columns, such as a pandas.DataFrame."
+                )
+            directions = [self.monotonic_cst.get(name, 0) for name in names]
+        else:
+            directions = np.asarray(self.monotonic_cst).tolist()
+        if loss == "cross_entropy" and outputs != len(TWO_CLASSES):
+            raise ConfigError(f"monotonic_cst is of two classes, whose second one it is about; there are {outputs}.")
+        return {"monotone": directions, "outputs": TWO_CLASSES if loss == "cross_entropy" else ONE_NUMBER * outputs}
 
     def _choices(self) -> Choices:
         if not isinstance(self.hidden, str) and np.iterable(self.hidden):
@@ -151,6 +177,8 @@ class KANRegressor(RegressorMixin, _Estimator):
             3e-2 for a few hundred noisy ones; `auto` chooses from 1 to 1e-6.
         optimizer: `lm`, `lbfgs` or `adam`, as in `fit`; the latter takes some hundred steps.
         random_state: seed of the first coefficients, or a `numpy.random.RandomState` to draw it from; None is seed 0.
+        monotonic_cst: for every column 1 (predictions never fall when it rises), -1 (they never rise) or 0, or a
+            mapping of columns' names to these; exact for all inputs. None leaves all columns free.
 
     Attributes:
         model_: the network, of scaled inputs and targets.
@@ -210,6 +238,7 @@ class KANClassifier(ClassifierMixin, _Estimator):
 
     Args:
         hidden, grid_size, order, basis, random_state: as in `KANRegressor`.
+        monotonic_cst: as in `KANRegressor`, of the probability of the second of two classes.
         sparsity, smoothness: as in `KANRegressor`; `auto` chooses by the cross entropy of three folds.
         steps: optimizer steps, as in `fit`. More of them overfit the probabilities.
         optimizer: `lbfgs`, or `adam`, which takes about 100 steps.

@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from kansformer.checks import check_choice, check_integer, check_number
 from kansformer.errors import ConfigError, DataError
+from kansformer.kan.constraints import checked_constraints, hold, turn_towards, without_base
 from kansformer.kan.data import Dataset, Pair, Samples, as_dataset, check_squares, dataset_for, is_pair, of_mapping
 from kansformer.kan.history import COLUMNS, FitHistory, Run, few_threads
 from kansformer.kan.init import choose_start
@@ -59,6 +60,7 @@ def fit(
     lr: float | None = None,
     tolerance: float = 1e-6,
     starts: int = 1,
+    constraints: Mapping[str, object] | None = None,
     callback: Callback | None = None,
     metrics: Mapping[str, Metric] | None = None,
     progress: bool | Progress = True,
@@ -86,6 +88,11 @@ def fit(
         batch_size: of Adam; None takes all samples, or the batches of a DataLoader, which are read once.
         lr: learning rate of Adam (1e-2) and L-BFGS (1.0).
         tolerance: a fit by lm or lbfgs ends when four steps improve the training error by less than this share.
+        constraints: shapes that the network has exactly, everywhere, from now on: `monotone`, for every input 1 (the
+            outputs rise with it), -1 (they fall) or 0; `curvature`, 1 (convex), -1 (concave) or 0, without hidden
+            layers; `outputs`, 1 or -1 for every output, which turns its `monotone`. A sequence, or a mapping of
+            numbers from 0, such as {"monotone": {0: 1}}. Edges held so have no base unless it obeys. {} ends all; None
+            keeps those of the fit before. Of B-splines only.
         starts: number of networks with different first coefficients that make a fifth of the steps; the best goes on.
         callback: called after every step with its number from 1, the network and the history, to draw a picture, say.
         metrics: functions of the network and the `Dataset` by name, such as {"accuracy": …}; their values after every
@@ -128,6 +135,16 @@ def fit(
         _check_probabilities(dataset)
     check_squares(dataset.train_target, "train targets")
     check_squares(dataset.test_target, "test targets")
+    metrics = {} if metrics is None else metrics
+    for name, metric in metrics.items():
+        _value(name, metric, model, dataset)
+    expected = model.constraints if constraints is None else checked_constraints(constraints, model)
+    if expected is not None:
+        checked_constraints(expected.to_dict(), model)  # it may have formulas by now
+    if expected != model.constraints:
+        model.constraints = expected
+        turn_towards(model)
+    hold(model)
     if smoothness == "auto":
 
         def fit_to_judge(trial: KAN, fold: Dataset, setting: Setting) -> None:
@@ -150,10 +167,6 @@ def fit(
     penalties = Penalties(sparsity, entropy, given, idle=1.0 if optimizer == "lbfgs" else 0.0)
     measure = MEASURES[loss]
     x, y, test_x, test_y = vars(dataset).values()
-
-    metrics = {} if metrics is None else metrics
-    for name, metric in metrics.items():
-        _value(name, metric, model, dataset)
 
     def watch(history: FitHistory) -> None:
         for name, metric in metrics.items():
@@ -319,6 +332,8 @@ def _descend(
                 return value.item()
 
             stepper.step(closure)
+            if hold(model) and optimizer == "lbfgs":
+                stepper = _torch_optimizer(optimizer, model, lr)  # what it remembers is of other points
         error = measure(model, data.train_input, data.train_target)
         if not math.isfinite(error):
             model.load_state_dict(best)
@@ -370,6 +385,6 @@ def _clear_gradients_of_fixed_numbers(model: KAN) -> None:
             formulas.affine.grad[formulas.frozen] = 0
         gone_IO = ~model.curved(index)
         if layer.weight.grad is not None:
-            layer.weight.grad[gone_IO.mT] = 0
+            layer.weight.grad[(gone_IO | without_base(model, index)).mT] = 0
         if layer.coefficients.grad is not None:
             layer.coefficients.grad.transpose(1, 2)[gone_IO] = 0

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from kansformer.figure import figure_class
+from kansformer.kan.constraints import hold
 from kansformer.nn import update_grid
 from kansformer.progress import Progress
 
@@ -134,6 +135,7 @@ class Run:
         due = bool(every) and step % every == 0 and step <= MOVING * self.steps
         if due:
             update_grid(self.model, self.points, margin=GRID_MARGIN)
+            hold(self.model)
         return due
 
     @torch.no_grad()

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kansformer.basis import fit_curves
 from kansformer.checks import check_seed
+from kansformer.kan.constraints import hold, turn_towards
 from kansformer.kan.data import even_points
 from kansformer.kan.edges import clear_edges
 from kansformer.kan.history import few_threads
@@ -83,3 +84,5 @@ def restart(model: KAN, seed: int) -> None:
     for index, layer in enumerate(model.layers):
         draw_curves(layer, generator, model.init_scale)
         clear_edges(layer, ~model.curved(index))
+    turn_towards(model)
+    hold(model)

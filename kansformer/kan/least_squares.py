@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kansformer.kan.constraints import hold
 from kansformer.kan.history import Run
 from kansformer.kan.linearize import Parameters
 
@@ -58,8 +59,9 @@ def levenberg_marquardt(run: Run, evaluate: Callable[[], Linearization]) -> None
                 change_P = solve(damping)
                 if change_P is not None:
                     parameters.write(now_P - change_P)
+                    moved_P = parameters.read() if hold(model) else now_P - change_P
                     there = evaluate()
-                    after = _objective(there.residuals, now_P - change_P, quadratic)
+                    after = _objective(there.residuals, moved_P, quadratic)
                     if after < before:
                         improved, damping, here = True, max(LESS * damping, MIN_DAMPING), there
                         break

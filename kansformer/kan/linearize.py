@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from kansformer.basis import elementwise_derivatives, fit_curves
+from kansformer.kan.constraints import without_base
 from kansformer.kan.edges import SymbolicEdges
 from kansformer.nn import KANLinear
 from kansformer.nn.base import base_function
@@ -56,11 +57,21 @@ class Parameters:
         self.model = model
         self.edges = [model.curved(index).nonzero(as_tuple=True) for index in range(len(model.layers))]
         free_P = self._vector(_is_free, [_is_free(f.affine) & ~f.frozen.unsqueeze(-1) for f in model.formulas])
+        free_P &= self._with_base()
         self.free_P = None if free_P.all() else free_P
 
     def read(self) -> Tensor:
         """The vector, (P,)."""
         return self._vector(Tensor.detach, [formulas.affine.detach() for formulas in self.model.formulas])
+
+    def _with_base(self) -> Tensor:
+        """False at the base weights of edges whose constraints leave them without their base, (P,)."""
+        parts = []
+        for index, ((i, o), layer, formulas) in enumerate(self._layers()):
+            free = torch.ones(len(i), layer.coefficients.shape[1] + 1, dtype=torch.bool, device=i.device)
+            free[:, 0] = ~without_base(self.model, index)[i, o]
+            parts += [free.flatten(), torch.ones(len(layer.bias) + formulas.affine.numel()).bool().to(i.device)]
+        return torch.cat(parts)
 
     def _vector(self, part: Callable[[Tensor], Tensor], affines: list[Tensor]) -> Tensor:
         parts = []

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from kansformer.checks import check_number, check_seed
 from kansformer.errors import ConfigError, ShapeError
 from kansformer.kan import diagram, edge_curve, editing, fitting, pruning, saving, sparse, symbolic
+from kansformer.kan.constraints import Constraints, hold
 from kansformer.kan.data import Samples, Table, inputs_of, tensor_of
 from kansformer.kan.edges import Edge, SymbolicEdges, clear_edges
 from kansformer.kan.init import draw_curves, draw_edges
@@ -45,6 +46,7 @@ class KAN(nn.Module):
     Attributes:
         layers: the curves.
         formulas: for each layer, its edges that are formulas.
+        constraints: the shapes that `fit` was told to hold the network to, or None.
         alive: for each layer the mask of its edges that are not pruned, (I, O), buffers `alive_0` and so on.
 
     Raises:
@@ -87,6 +89,7 @@ class KAN(nn.Module):
         if check_number("init_density", init_density, above=0) > 1:
             raise ConfigError(f"init_density must be a share from above 0 to 1, got {init_density!r}.")
         self.has_bias, self.init_scale = bias, init_scale
+        self.constraints: Constraints | None = None
         generator = torch.Generator().manual_seed(check_seed(seed))
         layers: list[KANLinear] = []
         with torch.random.fork_rng(devices=[]):
@@ -135,6 +138,7 @@ class KAN(nn.Module):
             The network.
         """
         refine_grid(self, grid_size)
+        hold(self)
         return self
 
     def update_grid(self, data: Samples | Table, *, margin: float = 0.05, quantile: float = 1.0) -> KAN:
@@ -148,6 +152,7 @@ class KAN(nn.Module):
             The network.
         """
         update_grid(self, inputs_of(self, data), margin=margin, quantile=quantile)
+        hold(self)
         return self
 
     @property

@@ -16,6 +16,7 @@ from kansformer.basis import Basis
 from kansformer.checks import check_choice
 from kansformer.errors import CheckpointError, ConfigError
 from kansformer.files import atomic_file, atomic_write_text
+from kansformer.kan.constraints import checked_constraints
 from kansformer.nn.base import BASE_FUNCTIONS
 from kansformer.safe_io import read_tensors, read_versioned_json
 from kansformer.symbolic import ALL_SYMBOLS, SymbolLibrary
@@ -42,12 +43,15 @@ class NetworkConfig:
     symbols: list[list[str]]
     frozen: list[list[bool]] | None = None
     bias: bool = True
+    constraints: dict[str, list[int]] | None = None
 
     def __post_init__(self) -> None:
         kinds = {"grid_size": int, "order": int, "width": list, "symbols": list, "bias": bool}
         for name, value in vars(self).items():
             kind = kinds.get(name, str)
-            if name != "frozen" and (not isinstance(value, kind) or isinstance(value, bool) != (kind is bool)):
+            if name not in ("frozen", "constraints") and (
+                not isinstance(value, kind) or isinstance(value, bool) != (kind is bool)
+            ):
                 raise CheckpointError(f"{CONFIG} has {name}={value!r:.120}, which must be of type {kind.__name__}.")
         check_choice("base", self.base[:80], BASE_FUNCTIONS, CheckpointError)
         check_choice("dtype", self.dtype[:80], DTYPES, CheckpointError)
@@ -99,6 +103,7 @@ def save(model: KAN, folder: str | Path) -> Path:
         symbols=[[symbol.name for symbol in formulas.symbols] for formulas in model.formulas],
         frozen=frozen if any(map(any, frozen)) else None,
         bias=model.has_bias,
+        constraints=None if model.constraints is None else model.constraints.to_dict(),
     )
     old = set(folder.glob("kan-*.safetensors"))
     with atomic_file(folder / config.tensors) as partial:
@@ -144,6 +149,8 @@ def load(kind: type[KAN], folder: str | Path, *, library: SymbolLibrary = ALL_SY
                 config.width, basis=config.basis, grid_size=config.grid_size, order=config.order, base=config.base,
                 bias=config.bias, dtype=DTYPES[config.dtype],
             )  # fmt: skip
+        if config.constraints is not None:
+            model.constraints = checked_constraints(config.constraints, model)
     except ConfigError as error:
         raise CheckpointError(f"{CONFIG} does not describe a network: {error!s:.600}") from None
     frozen = config.frozen or [[False] * len(names) for names in config.symbols]
@@ -165,7 +172,7 @@ def load(kind: type[KAN], folder: str | Path, *, library: SymbolLibrary = ALL_SY
 def _read_config(path: Path) -> NetworkConfig:
     values = read_versioned_json(path, FORMAT_VERSION)
     names = [field.name for field in fields(NetworkConfig)]
-    if missing := [name for name in names if name not in values and name not in ("frozen", "bias")]:
+    if missing := [name for name in names if name not in values and name not in ("frozen", "bias", "constraints")]:
         raise CheckpointError(f"{CONFIG} has no {missing[0]!r}.")
     return NetworkConfig(**{name: values[name] for name in names if name in values})
 

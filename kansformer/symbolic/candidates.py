@@ -16,7 +16,7 @@ def wide_shifts() -> Tensor:
 
 def inner_shifts() -> Tensor:
     """f(u + b) with its kink at -b inside the interval; outside, a kinked function is a line."""
-    return _with_scale(1.0, torch.linspace(-0.96, 0.96, 97, dtype=torch.float64))
+    return _with_scale(1.0, torch.linspace(-0.99, 0.99, 97, dtype=torch.float64))
 
 
 def mirrored_inner_shifts() -> Tensor:

@@ -34,7 +34,9 @@ class Dictionary:
     def __init__(self, library: SymbolLibrary, u_S: Tensor) -> None:
         self.library = library
         points = tuple(u_S.double().round(decimals=DECIMALS).tolist())
-        pairs, atoms = zip(*(_atoms_of(symbol, points) for symbol in library), strict=True)
+        pairs, atoms, steps = zip(*(_atoms_of(symbol, points) for symbol in library), strict=True)
+        self.steps = [number for number, is_step in enumerate(steps) if is_step]
+        """Numbers of the functions that are flat but for jumps, which are placed between points and not refined."""
         self._pairs: tuple[Tensor, ...] = pairs
         self._sizes = [len(block) for block in atoms]
         self._atoms_AS = torch.cat(atoms)
@@ -75,23 +77,28 @@ def _by_pair(symbol: Symbol, squares_AE: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=256)
-def _atoms_of(symbol: Symbol, points: tuple[float, ...]) -> tuple[Tensor, Tensor]:
-    """Pairs (a, b) and their candidates, then the candidates of the partner if there is one; in float32."""
+def _atoms_of(symbol: Symbol, points: tuple[float, ...]) -> tuple[Tensor, Tensor, bool]:
+    """Pairs (a, b); their candidates, then those of the partner if there is one, in float32; and if f is a step."""
     u_S = torch.tensor(points, dtype=torch.float64)
     pairs = symbol.candidates().to(torch.float64)
     z_AS = pairs[:, :1] * u_S + pairs[:, 1:]
+    is_step = not (symbol.fit_scale or symbol.fit_shift or symbol.slope(z_AS, symbol_values(symbol, z_AS)).any())
+    if is_step:  # a jump at 0, between every two points
+        between_S = (u_S[1:] + u_S[:-1]) / 2
+        pairs = torch.cat([pairs, torch.stack([torch.ones_like(between_S), -between_S], dim=-1)])
+        z_AS = pairs[:, :1] * u_S + pairs[:, 1:]
     inside = ((z_AS > symbol.domain[0]) & (z_AS < symbol.domain[1])).all(-1)
     atoms, varies = normalised(symbol_values(symbol, z_AS))
     usable = inside & varies
     if not usable.any():
         raise ConfigError(f"The function {symbol.name!r} is not finite, or does not vary, for any of its candidates.")
     if symbol.partner is None:
-        return pairs[usable], atoms[usable].float()
+        return pairs[usable], atoms[usable].float(), is_step
     partner = symbol.partner.function(z_AS[usable])
     partner = partner - partner.mean(-1, keepdim=True)
     along = (partner * atoms[usable]).sum(-1, keepdim=True)
     partners, _ = normalised(partner - along * atoms[usable])
-    return pairs[usable], torch.cat([atoms[usable], partners]).float()
+    return pairs[usable], torch.cat([atoms[usable], partners]).float(), is_step
 
 
 def normalised(values: Tensor) -> tuple[Tensor, Tensor]:

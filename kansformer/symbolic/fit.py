@@ -125,12 +125,29 @@ class _Search:
         """The fits with one chosen function for every curve."""
         chosen = chosen.masked_fill(~varies, IS_CONSTANT)
         a, b, r2_fit = fits_3FE[:, chosen, torch.arange(len(y_ES))]
+        for index in self.dictionary.steps:
+            rows = (chosen == index).nonzero()[:, 0]
+            if len(rows):
+                a[rows], b[rows], r2_fit[rows] = self._placed(index, y_ES[rows], a[rows], b[rows])
         ones, zeros = torch.ones_like(a), torch.zeros_like(a)
         shapes = SymbolicFits(self.library, chosen, a, b, ones, zeros, zeros, zeros, zeros)
         c, d, r2 = self._judged(shapes.evaluate(self.u_S.expand(len(y_ES), -1)), y_ES, varies)
         a, b = (values.masked_fill(constant, 0.0) for values in (a, b))
         r2, r2_fit, best_r2 = (v.masked_fill(constant, 1.0) for v in (r2, r2_fit, fits_3FE[2].amax(dim=0)))
         return SymbolicFits(self.library, chosen, a, b, c * unit_E, d * unit_E, r2, r2_fit, best_r2)
+
+    def _placed(self, index: int, y_ES: Tensor, a_E: Tensor, b_E: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """a, b and R² on the points of the fit of a step function, with its jump placed by all points.
+
+        Those of the fit leave open on which side of the jump a point between them is.
+        """
+        symbol = self.library[index]
+        placed_a, placed_b = Dictionary(SymbolLibrary([symbol]), self.u_S).start(0, normalised(y_ES)[0].float())
+        f_ES, varies = normalised(symbol.function(placed_a[:, None] * self.fitted_S + placed_b[:, None]))
+        a_E, b_E = placed_a.where(varies, a_E), placed_b.where(varies, b_E)
+        f_ES, _ = normalised(symbol.function(a_E[:, None] * self.fitted_S + b_E[:, None]))
+        y_ES, _ = normalised(y_ES[:, ~self.held_out])
+        return a_E, b_E, (f_ES * y_ES).sum(-1).square()
 
     def _refined(self, y_ES: Tensor, floor: float) -> Tensor:
         """a, b and R² in float64, (3, F, E); an R² of -1 for functions that were not refined."""

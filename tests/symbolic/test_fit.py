@@ -186,3 +186,33 @@ def test_sharp_bends_are_found_wherever_they_are(name):
     library = LIBRARY.subset([name])
     fits = fit_symbolic(x, library[0].function(a * x + b), library=library, refined=None)
     assert (fits.r2_fit > 0.99).all()
+
+
+@pytest.mark.parametrize("points", [16, 63, 64, 257])
+def test_a_jump_anywhere_is_placed_between_the_right_points(points):
+    u = torch.linspace(-1, 1, points, dtype=torch.float64)
+    places = 2 * torch.rand(100, 1, generator=torch.Generator().manual_seed(3), dtype=torch.float64) - 1
+    y = 2 * torch.sign(u - places) + 1
+    fits = fit_symbolic(u.expand(100, -1), y)
+    placed = torch.tensor([name == "sign" for name in fits.names])
+    assert placed.sum() >= 96  # a jump next to the last point can be seen by the points that judge only
+    torch.testing.assert_close(fits.evaluate(u.expand(100, -1))[placed], y[placed])
+    assert fits.r2[placed].min() == pytest.approx(1.0) and fits.r2_fit[placed].min() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("name", ["abs", "relu", "leaky_relu", "relu^2"])
+def test_a_kink_anywhere_is_found(name):
+    u = torch.linspace(-1, 1, POINTS, dtype=torch.float64)
+    places = 1.8 * torch.rand(100, 1, generator=torch.Generator().manual_seed(3), dtype=torch.float64) - 0.9
+    fits = fit_symbolic(u.expand(100, -1), LIBRARY.named(name).function(u - places))
+    assert fits.r2.min() > 0.999
+
+
+def test_the_r2_of_a_jump_in_noise_is_of_its_place():
+    u = torch.linspace(-1, 1, POINTS, dtype=torch.float64)
+    noise = torch.randn(50, POINTS, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    y = torch.sign(u - 0.2) + 0.5 * noise
+    fits = fit_symbolic(u.expand(50, -1), y, library=KAN_LIBRARY.subset(["sign"]))
+    fitted = torch.arange(POINTS) % 4 != 2
+    f, y = (normalised(v[:, fitted])[0] for v in (fits.evaluate(u.expand(50, -1)), y))
+    torch.testing.assert_close(fits.r2_fit, (f * y).sum(-1).square())

@@ -1,0 +1,204 @@
+"""Networks that are held to shapes obey them everywhere, after every way of training and of changing them."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from kansformer.basis.shapes import convex, nearest_rising
+from kansformer.errors import CheckpointError, ConfigError
+from kansformer.kan import KAN, KANClassifier, KANRegressor
+
+ROUNDING = 1e-12
+RISING = {"monotone": {0: 1}}
+
+
+def samples(rows, noise=0.2, seed=0):
+    """A target that rises with the first input and falls with the second, with flat parts, and waves in the third."""
+    generator = torch.Generator().manual_seed(seed)
+    x = 2 * torch.rand(rows, 3, generator=generator, dtype=torch.float64) - 1
+    y = torch.tanh(4 * x[:, [0]]) - x[:, [1]].clamp(min=0) ** 2 + torch.sin(3 * x[:, [2]])
+    return x, y + noise * torch.randn(rows, 1, generator=generator, dtype=torch.float64)
+
+
+def random_points(rows=10_000):
+    """Also far outside of all domains."""
+    return 6 * torch.rand(rows, 3, generator=torch.Generator().manual_seed(7), dtype=torch.float64) - 3
+
+
+def r2(model):
+    x, y = samples(4000, noise=0.0, seed=1)
+    return 1 - float((model.predict(x) - y).square().mean() / y.var())
+
+
+def slopes(model, index):
+    """Of the output by an input at random points; where a curve is flat, the rounding of its values is taken away."""
+    slopes = model.derivatives(random_points())[:, 0, index]
+    return slopes.where(slopes.abs() > ROUNDING, 0.0)
+
+
+@pytest.mark.parametrize("width", [[3, 1], [3, 4, 1], [3, 3, 3, 1]], ids=str)
+@pytest.mark.parametrize(("optimizer", "steps"), [("lm", 20), ("lbfgs", 10), ("adam", 200)])
+def test_a_held_network_obeys_at_all_points_and_fits_as_well(width, optimizer, steps):
+    data, settings = samples(600), dict(optimizer=optimizer, steps=steps, progress=False)
+    free, held = KAN(width), KAN(width)
+    free.fit(data, **settings)
+    held.fit(data, **settings, constraints={"monotone": [1, -1, 0]})
+    assert (slopes(held, 0) >= 0).all() and (slopes(held, 1) <= 0).all()
+    assert (slopes(free, 0) < 0).any() and (slopes(held, 2) < 0).any()
+    assert r2(held) > r2(free) - 2e-3
+
+
+@pytest.mark.parametrize("base", ["silu", "identity", "tanh"])
+@pytest.mark.parametrize("order", [1, 2, 3, 5])
+def test_every_order_and_base_is_held(order, base):
+    model = KAN([3, 2, 1], order=order, base=base)
+    model.fit(samples(200, noise=1.0), steps=5, progress=False, constraints=RISING)
+    assert (slopes(model, 0) >= 0).all()
+
+
+@pytest.mark.parametrize(("sign", "direction"), [(1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)])
+def test_convex_and_concave_curves_with_a_direction(sign, direction):
+    x, _ = samples(300)
+    y = torch.exp(1.5 * x[:, [0]]) + 0.3 * torch.randn(len(x), 1, generator=torch.Generator().manual_seed(2)).double()
+    model = KAN([3, 1])
+    constraints = {"curvature": [sign, 0, 0], "monotone": [direction, 0, 0]}
+    model.fit((x, y), progress=False, constraints=constraints)
+    line = torch.zeros(4001, 3, dtype=torch.float64)
+    line[:, 0] = torch.linspace(-3, 3, 4001, dtype=torch.float64)
+    values = sign * model.predict(line)[:, 0]
+    assert values.diff().diff().min() > -ROUNDING
+    if direction:
+        assert (sign * direction * values.diff() >= -ROUNDING).all()
+    if sign > 0 and direction >= 0:
+        truth = torch.exp(1.5 * x[:, [0]])
+        assert 1 - (model.predict(x) - truth).square().mean() / truth.var() > 0.99
+
+
+def test_grids_that_change_keep_the_shape(tmp_path):
+    model, data = KAN([3, 3, 1]), samples(300)
+    model.fit(data, steps=10, progress=False, constraints=RISING)
+    for change in (lambda: model.refine(7), lambda: model.update_grid(data, margin=0.4), lambda: model.refine(14)):
+        change()
+        assert (slopes(model, 0) >= 0).all()
+    model.fit(data, steps=5, progress=False)  # no word of constraints: those of before
+    assert (slopes(model, 0) >= 0).all()
+    model.fit(data, steps=5, progress=False, constraints={})
+    assert model.constraints is None and (slopes(model, 0) < 0).any()
+
+
+def test_several_starts_pruning_and_smoothing_keep_the_shape():
+    model, data = KAN([3, 4, 1]), samples(300)
+    model.fit(data, steps=10, progress=False, constraints=RISING, starts=3, sparsity=1e-2, smoothness=1e-3)
+    model.prune(data)
+    assert (slopes(model, 0) >= 0).all()
+    model.fit(data, steps=3, progress=False, smoothness="auto")
+    assert (slopes(model, 0) >= 0).all()
+
+
+def test_constraints_are_saved(tmp_path):
+    model = KAN([3, 2, 1])
+    model.fit(samples(200), steps=3, progress=False, constraints=RISING)
+    model.save(tmp_path)
+    loaded = KAN.load(tmp_path)
+    assert loaded.constraints == model.constraints
+    loaded.fit(samples(200, noise=2.0), steps=5, progress=False)
+    assert (slopes(loaded, 0) >= 0).all()
+    values = json.loads((tmp_path / "kan.json").read_text())
+    (tmp_path / "kan.json").write_text(json.dumps(values | {"constraints": {"monotone": [1, 2, 3]}}))
+    with pytest.raises(CheckpointError, match="3 numbers of -1, 0 and 1"):
+        KAN.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("model", "constraints", "message"),
+    [
+        (KAN([3, 1]), {"rising": [0]}, "keys monotone, curvature, outputs"),
+        (KAN([3, 1]), {"monotone": [1]}, "must be 3 numbers"),
+        (KAN([3, 1]), {"monotone": [1, 0, 2]}, "must be 3 numbers"),
+        (KAN([3, 1]), {"monotone": "up!"}, "must be 3 numbers"),
+        (KAN([3, 1]), {"monotone": {3: 1}}, "names 3; numbers are 0 to 2"),
+        (KAN([3, 1]), {"monotone": {0: 1}, "outputs": [0]}, "-1 or 1"),
+        (KAN([3, 2, 1]), {"curvature": [1, 0, 0]}, "without hidden layers"),
+        (KAN([3, [1, 1], 1]), RISING, "product nodes"),
+        (KAN([3, 1], basis="chebyshev"), RISING, "'chebyshev'"),
+    ],
+)
+def test_what_cannot_be_held_is_refused(model, constraints, message):
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(ConfigError, match=message):
+        model.fit(samples(200), steps=1, progress=False, constraints=constraints)
+    assert model.constraints is None
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_formulas_are_not_held_and_a_fit_says_so():
+    model, data = KAN([3, 1]), samples(200)
+    model.fit(data, steps=3, progress=False, constraints=RISING)
+    model.fix_symbol((0, 0, 0), "sin", data)
+    with pytest.raises(ConfigError, match="with formulas cannot be held"):
+        model.fit(data, steps=1, progress=False)
+    model.fit(data, steps=1, progress=False, constraints={})
+
+
+def test_the_nearest_rising_coefficients_are_those_of_isotonic_regression():
+    from sklearn.isotonic import isotonic_regression
+
+    curves = torch.randn(50, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = np.stack([isotonic_regression(curve) for curve in curves.numpy()])
+    torch.testing.assert_close(nearest_rising(curves), torch.from_numpy(expected))
+    assert (nearest_rising(curves).diff() >= 0).all()
+    bent = convex(curves)
+    assert (bent.diff().diff() > -1e-14).all()
+    torch.testing.assert_close(bent.mean(-1), curves.mean(-1))
+    torch.testing.assert_close(convex(bent), bent)
+
+
+def table(rows=300, seed=0):
+    import pandas
+
+    x, y = samples(rows, seed=seed)
+    return pandas.DataFrame(x.numpy(), columns=["dose", "age", "wave"]), y[:, 0].numpy()
+
+
+@pytest.mark.parametrize("directions", [{"dose": 1, "age": -1}, [1, -1, 0], np.array([1, -1, 0])], ids=type)
+@pytest.mark.parametrize("hidden", [(), (3,)])
+def test_a_regressor_takes_the_forms_of_scikit_learn(directions, hidden):
+    x, y = table()
+    settings = dict(hidden=hidden, grid_size=5, sparsity=0.0, smoothness=1e-4)
+    estimator = KANRegressor(**settings, monotonic_cst=directions).fit(x, y)
+    more = x + [[1.3, 0.0, 0.0]] * np.random.default_rng(0).uniform(size=(len(x), 1))
+    assert (estimator.predict(more) >= estimator.predict(x) - ROUNDING).all()
+    free = KANRegressor(**settings).fit(x, y)
+    other = samples(4000, noise=0.0, seed=1)
+    inputs, truth = type(x)(other[0].numpy(), columns=x.columns), other[1][:, 0].numpy()
+    assert estimator.score(inputs, truth) > free.score(inputs, truth) - 1e-3
+
+
+def test_a_classifier_is_monotone_in_the_second_class():
+    x, y = table()
+    estimator = KANClassifier(
+        hidden=(2,), grid_size=5, sparsity=0.0, smoothness=1e-3, monotonic_cst={"dose": 1, "age": -1}
+    ).fit(x, np.where(y > 0, "yes", "no"))
+    more = x + [[1.3, -0.4, 0.0]] * np.random.default_rng(0).uniform(size=(len(x), 1))
+    assert (estimator.predict_proba(more)[:, 1] >= estimator.predict_proba(x)[:, 1] - ROUNDING).all()
+    assert estimator.score(x, np.where(y > 0, "yes", "no")) > 0.8
+
+
+@pytest.mark.parametrize(
+    ("directions", "message"),
+    [
+        ({"x": 1}, "'x', which is not a column. Choose from: dose, age, wave"),
+        ([1], "must be 3 numbers"),
+        (3, "must be 3 numbers"),
+        (["up", 0, 0], "must be 3 numbers"),
+    ],
+)
+def test_an_estimator_refuses_unknown_directions(directions, message):
+    with pytest.raises(ConfigError, match=message):
+        KANRegressor(monotonic_cst=directions).fit(*table())
+    with pytest.raises(ConfigError, match="named columns"):
+        KANRegressor(monotonic_cst={"dose": 1}).fit(table()[0].to_numpy(), table()[1])
+    with pytest.raises(ConfigError, match="two classes"):
+        KANClassifier(monotonic_cst=[1, 0, 0]).fit(table()[0], np.arange(300) % 3)
