@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 IN_WHEEL = ("kansformer/__init__.py", "kansformer/recipes/tiny-cpu.yaml", "kan_kernels/__init__.py")
 IN_SOURCE = ("README.md", "LICENSE", "CHANGELOG.md", "docs/index.md", "tests/tiny_models.py", "kernels/build.toml")
 NOT_IN_EITHER = ("results/", "__pycache__", ".ci/")
-LARGEST = 7_000_000
+MAX_BYTES = 7_000_000
 
 
 def main() -> None:
@@ -49,7 +49,7 @@ def check(path: Path, names: list[str], needed: tuple[str, ...]) -> None:
     """
     missing = sorted(set(needed) - set(names))
     unwanted = [name for name in names if any(part in name for part in NOT_IN_EITHER)]
-    if missing or unwanted or path.stat().st_size > LARGEST:
+    if missing or unwanted or path.stat().st_size > MAX_BYTES:
         raise SystemExit(
             f"{path.name}: missing {missing}, not to be released {unwanted}, {path.stat().st_size:,} bytes."
         )

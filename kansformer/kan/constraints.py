@@ -85,7 +85,7 @@ def checked_constraints(values: Mapping[str, object], model: KAN) -> Constraints
 
 def _directions(name: str, values: object, length: int) -> tuple[int, ...]:
     if isinstance(values, Mapping):
-        unknown = [key for key in values if not isinstance(key, Integral) or not 0 <= key < length]
+        unknown = [key for key in values if not isinstance(key, Integral) or not 0 <= int(key) < length]
         if unknown:
             raise ConfigError(f"{name} of constraints names {unknown[0]!r:.80}; numbers are 0 to {length - 1}.")
         values = [values.get(index, 0) for index in range(length)]
