@@ -125,7 +125,13 @@ _requested: str | None = None
 
 
 def available_backends() -> tuple[str, ...]:
-    """Names that `set_backend` and the environment variable KANSFORMER_BACKEND take, besides `auto`."""
+    """Names that `set_backend` and the environment variable KANSFORMER_BACKEND take, besides `auto`.
+
+    Examples:
+        >>> from kansformer.ops import available_backends
+        >>> available_backends()
+        ('native', 'cpu', 'triton', 'reference')
+    """
     return tuple(BACKENDS)
 
 
@@ -137,6 +143,11 @@ def set_backend(name: str | None) -> None:
 
     Raises:
         BackendError: there is no such backend.
+
+    Examples:
+        >>> from kansformer import set_backend
+        >>> set_backend("reference")  # the definition in plain torch, on every device
+        >>> set_backend(None)  # the choice of the environment, else the fastest
     """
     global _requested
     _requested = None if name is None else _check_name(name)
@@ -147,6 +158,14 @@ def select_backend(requested: str, device_type: str) -> Backend:
 
     Raises:
         BackendError: the one asked for does not exist, does not run on that device, or lacks something on this machine.
+
+    Examples:
+        >>> from kansformer.ops import select_backend
+        >>> select_backend("reference", "cpu").runs_on("cuda")
+        True
+        >>> select_backend("triton", "mps")
+        Traceback (most recent call last):
+        kansformer.errors.BackendError: Backend 'triton' does not run on 'mps' tensors. Choose auto, reference.
     """
     if requested == "auto":
         return BACKENDS[_best(device_type)]
