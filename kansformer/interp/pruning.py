@@ -35,6 +35,16 @@ class PruneResult:
         straightened: learned curves that are zero now and were not before.
         curves: learned curves of the model.
         threshold: the highest score that was straightened.
+
+    Examples:
+        >>> from kansformer import KANLinear
+        >>> from kansformer.interp import edge_scores, prune
+        >>> model = torch.nn.Sequential(KANLinear(4, 3))
+        >>> scores = edge_scores(model, {"input": torch.randn(64, 4)}, attribution=False)
+        >>> result = prune(model, scores, sparsity=0.25, by="learned_variance")
+        >>> result.straightened, result.curves
+        (3, 12)
+        >>> result.undo()
     """
 
     straightened: int
@@ -77,6 +87,15 @@ def prune(
 
     Raises:
         ConfigError: a setting is out of range, a slot has no such score, or the curves are fixed or shared by layers.
+
+    Examples:
+        >>> from kansformer import KANLinear
+        >>> from kansformer.interp import edge_scores, prune
+        >>> model = torch.nn.Sequential(KANLinear(4, 3))
+        >>> scores = edge_scores(model, {"input": torch.randn(64, 4)}, attribution=False)
+        >>> result = prune(model, scores, sparsity=0.5, by="learned_variance")
+        >>> int(model[0].coefficients.any(dim=1).sum())  # learned curves that are left, of 12
+        6
     """
     if not 0 <= sparsity <= 1:
         raise ConfigError(f"sparsity must be from 0 to 1, got {sparsity!r}.")
@@ -123,6 +142,15 @@ def sparsity_curve(
 
     Returns:
         One row per level: sparsity, straightened, loss.
+
+    Examples:
+        >>> from kansformer import KANLinear
+        >>> from kansformer.interp import edge_scores, sparsity_curve
+        >>> model, x = torch.nn.Sequential(KANLinear(4, 3)), torch.randn(64, 4)
+        >>> scores, before = edge_scores(model, {"input": x}, attribution=False), model(x)
+        >>> loss = lambda: (model(x) - before).square().mean().item()
+        >>> sparsity_curve(model, scores, loss, levels=[0, 0.5, 1], by="learned_variance")["straightened"].tolist()
+        [0, 6, 12]
     """
     import pandas
 
@@ -147,6 +175,16 @@ def drop_straight_curves(model: nn.Module) -> list[tuple[str, str]]:
 
     Raises:
         ConversionStateError: the model was not made by `convert`, or has adapters.
+
+    Examples:
+        >>> from torch.nn import Linear, Sequential, SiLU
+        >>> from kansformer import convert
+        >>> from kansformer.interp import drop_straight_curves
+        >>> model = convert(Sequential(Linear(4, 8), SiLU(), Linear(8, 4)))
+        >>> drop_straight_curves(model)
+        [('', 'act')]
+        >>> model[1]
+        SiLU()
     """
     slots = find_curve_slots(model)
     straight = [slot for slot in slots if not slot.module.coefficients.any()]
@@ -182,6 +220,16 @@ def prune_channels(
     Raises:
         ConversionStateError, SlotError, ConfigError, ProofError: as `kansformer.conversion.channels.keep_channels`.
         DataError: no token reaches a network.
+
+    Examples:
+        >>> from torch.nn import Linear, Sequential, SiLU
+        >>> from kansformer import convert
+        >>> from kansformer.interp import prune_channels
+        >>> model = convert(Sequential(Linear(4, 16), SiLU(), Linear(16, 4)))
+        >>> prune_channels(model, {"input": torch.randn(64, 4)}, share=0.5)
+        {'': 8}
+        >>> model[2]
+        Linear(in_features=8, out_features=4, bias=True)
     """
     if not 0 <= share < 1:
         raise ConfigError(f"share must be from 0 to below 1, got {share!r}.")

@@ -77,6 +77,14 @@ class SlotSummary:
         part: what the fits are of, the whole `edge` or what was `learned` on top of its base.
         control: fits of random curves of the same basis, size and ranges around the same bases.
         control_fidelity: of those.
+
+    Examples:
+        >>> from torch.nn import Linear, Sequential, SiLU
+        >>> from kansformer import convert, summarize
+        >>> model = convert(Sequential(Linear(4, 8), SiLU(), Linear(8, 4)))
+        >>> slot = summarize(model, {"input": torch.randn(64, 4)}).slots[0]
+        >>> slot.slot.name, len(slot.to_pandas()), slot.fits.r2.min().item() > 0.99
+        ('act', 8, True)
     """
 
     slot: CurveSlot
@@ -238,6 +246,15 @@ class ModelSummary:
         replaced: loss when the best-fitted share of all edges is computed by its formulas: share, edges, loss; empty
             where there are too many edges, or no labels.
         seconds: of the whole audit.
+
+    Examples:
+        >>> from torch.nn import Linear, Sequential, SiLU
+        >>> from kansformer import convert, summarize
+        >>> model = convert(Sequential(Linear(4, 8), SiLU(), Linear(8, 4)))
+        >>> summary = summarize(model, {"input": torch.randn(64, 4)})
+        >>> summary.tokens, summary.coverage(), summary.place_names()
+        (64, 1.0, ['activation'])
+        >>> summary.write_parquet("edges.parquet")
     """
 
     slots: tuple[SlotSummary, ...]
