@@ -113,6 +113,9 @@ def revert(model: nn.Module) -> nn.Module:
 
     Base weights keep their current values, trained or not; what the curves had learned is dropped.
 
+    Args:
+        model: converted.
+
     Returns:
         The same model.
 
@@ -200,6 +203,15 @@ def remove_curves(
 
 def is_converted(model: nn.Module) -> bool:
     """Whether `convert`, or loading a converted checkpoint, put curves into this model.
+
+    Args:
+        model: any model.
+
+    Returns:
+        False for a plain model, and for one of modules that have curves of their own, such as `KANLinear`.
+
+    Raises:
+        ConfigError: it is not a `torch.nn.Module`.
 
     Examples:
         >>> from torch.nn import Linear, Sequential, SiLU

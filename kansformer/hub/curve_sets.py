@@ -131,6 +131,9 @@ def disable_curves(model: nn.Module) -> Iterator[nn.Module]:
     Args:
         model: with curves; adapters may be around it.
 
+    Yields:
+        The same model.
+
     Raises:
         ConfigError: the model has no curves.
 

@@ -48,8 +48,12 @@ def ablate(
         edges: which.
         records: of `record_edges`; the constant is then each edge's mean, else 0.
 
+    Returns:
+        The context, which gives the same model.
+
     Raises:
         SlotError: an edge does not exist.
+        DataError: the records hold no token for a slot.
 
     Examples:
         >>> from kansformer import KANLinear
@@ -79,6 +83,9 @@ def replace_by_symbol(model: nn.Module, curves: EdgeCurves, fits: SymbolicFits) 
         curves: the edges.
         fits: one for each of them.
 
+    Returns:
+        The context, which gives the same model.
+
     Raises:
         ShapeError: there is not one fit per curve.
 
@@ -105,6 +112,14 @@ def replace_by_symbol(model: nn.Module, curves: EdgeCurves, fits: SymbolicFits) 
 
 def edit_edge(model: nn.Module, edge: EdgeRef, function: Function) -> AbstractContextManager[nn.Module]:
     """The model with one edge computed by any elementwise function, for the length of the context.
+
+    Args:
+        model: converted, or with KAN modules.
+        edge: which.
+        function: elementwise, of the edge's inputs; the whole edge, its base included.
+
+    Returns:
+        The context, which gives the same model.
 
     Raises:
         SlotError: the edge does not exist.

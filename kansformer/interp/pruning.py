@@ -143,6 +143,9 @@ def sparsity_curve(
     Returns:
         One row per level: sparsity, straightened, loss.
 
+    Raises:
+        ConfigError: as `prune`; the model is as it was.
+
     Examples:
         >>> from kansformer import KANLinear
         >>> from kansformer.interp import edge_scores, sparsity_curve
@@ -169,6 +172,9 @@ def drop_straight_curves(model: nn.Module) -> list[tuple[str, str]]:
 
     The model computes the same, is smaller and faster, and saves as a converted model with fewer slots; with none
     left it is plain again. Of a model whose channels were pruned one slot stays, which its checkpoint needs.
+
+    Args:
+        model: converted.
 
     Returns:
         (site, slot) of the dropped curves.
@@ -203,10 +209,11 @@ def prune_channels(
 ) -> dict[str, int]:
     """Remove the hidden channels that add least, in place: every network becomes narrower by about the same share.
 
-    A channel adds the root mean square of what arrives at the last layer times the norm of its weights there. The
-    model is smaller and faster, saves as a converted model, and wants some training to recover. Networks of two or
-    three separate linear layers only, and not where groups of channels share curves. Layers that share one curve per
-    channel keep the same channels: those that add most in all of them together.
+    A channel adds the root mean square of what arrives at the last layer times the norm of its weights there, as Wanda
+    scores single weights (Sun et al., 2024). The model is smaller and faster, saves as a converted model, and wants
+    some training to recover. Networks of two or three separate linear layers only, and not where groups of channels
+    share curves. Layers that share one curve per channel keep the same channels: those that add most in all of them
+    together.
 
     Args:
         model: converted.

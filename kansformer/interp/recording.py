@@ -36,7 +36,7 @@ def record_edges(model: nn.Module, *, bins: int = 32, sample: int = 1024, seed: 
     Args:
         model: converted, or with KAN modules.
         bins: of the histogram of every input over the domain of its curve.
-        sample: tokens that are kept whole, drawn at random from all that passed (reservoir sampling).
+        sample: tokens that are kept whole, drawn at random from all that passed (reservoir sampling; Vitter, 1985).
         seed: of the sample; torch's global random state is left alone.
 
     Yields:
@@ -236,7 +236,7 @@ class RecordedSlot:
 
 
 class EdgeRecords(dict[tuple[str, str], RecordedSlot]):
-    """Recorded slots by (site, slot).
+    """Recorded slots by (site, slot), a dictionary; every slot of the model has a place from the start.
 
     Examples:
         >>> from kansformer import KANLinear

@@ -37,8 +37,8 @@ class EdgeScores:
         variance: of φ_oi(x_i) over the tokens.
         share: that variance as a share of the sum at the edge's node.
         learned_variance: of the learned curve s_oi alone, without the base.
-        attribution: first-order estimate of the change of the mean loss of the batches if φ_oi were held at its mean,
-            absolute. None where it was not asked for.
+        attribution: first-order estimate of the change of the mean loss of the batches if φ_oi were held at its mean
+            (attribution patching; Syed et al., 2023), in units of the loss, absolute. None where it was not asked for.
         learned_attribution: the same if the edge became its base alone, as `prune` makes it.
 
     Examples:

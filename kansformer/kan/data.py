@@ -23,7 +23,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Inputs (N, I) and targets (N, O) to train and to test on; without test samples those are empty.
+    """Inputs and targets to train and to test on.
+
+    Args:
+        train_input: (N, I).
+        train_target: (N, O).
+        test_input, test_target: the same for other samples, or empty tables of I and O columns.
+
+    Raises:
+        ShapeError: they are not tables, or not of the same number of rows.
+        DataError: a number is not finite.
 
     Examples:
         >>> from kansformer.kan import KAN, Dataset
@@ -128,6 +137,9 @@ def create_dataset(
         ranges: of all inputs, or one pair for each.
         seed: of the points.
         dtype: of all tensors.
+
+    Returns:
+        The samples; test samples are other points of the same ranges.
 
     Raises:
         ConfigError: a range or a number is impossible.

@@ -84,7 +84,7 @@ def solve_equations(
     callback: Callback | None = None,
     progress: bool | Progress = True,
 ) -> FitHistory:
-    """Fit a network to differential equations, in place.
+    """Fit a network to differential equations (Raissi et al., 2019), in place.
 
     All derivatives are exact. Start on a coarse grid, then `refine_grid` and solve again.
 

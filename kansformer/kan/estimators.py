@@ -161,6 +161,9 @@ class KANRegressor(RegressorMixin, _Estimator):
         target_mean_, target_deviation_: (O,). Predictions are the network's outputs · deviation + mean; deviation is 0
             if y never varied.
 
+    Raises:
+        ValueError: in `fit`, as it says.
+
     Examples:
         >>> from kansformer.kan import KANRegressor
         >>> x = torch.linspace(-1, 1, 60).unsqueeze(-1).numpy()
@@ -227,6 +230,9 @@ class KANClassifier(ClassifierMixin, _Estimator):
         history_: the mean cross entropy after every step.
         hidden_, grid_size_, smoothness_, sparsity_, n_features_in_, feature_names_in_, input_center_, input_reach_: as
             of `KANRegressor`.
+
+    Raises:
+        ValueError: in `fit`, as it says.
 
     Examples:
         >>> from kansformer.kan import KANClassifier

@@ -77,6 +77,9 @@ def kan_from_formula(
         variables: names of the network's inputs; None takes those that occur, in alphabetical order.
         basis, grid_size, order, domain: of the curves that edges may become, as in `KAN`.
 
+    Returns:
+        The network, as wide and deep as the formulas need.
+
     Raises:
         ConfigError: a function is unknown, a number is not real, or a variable not among the inputs.
 

@@ -83,7 +83,7 @@ def update_grid(
 
 
 def refine_grid(model: nn.Module, grid_size: int) -> nn.Module:
-    """Give every curve a finer (or coarser) grid on the same domain.
+    """Give every curve a finer (or coarser) grid on the same domain: the grid extension of Liu et al. (2024).
 
     When the new grid size is a multiple of the old one, B-spline curves are kept exactly (to rounding).
 

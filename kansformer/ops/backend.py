@@ -156,6 +156,13 @@ def set_backend(name: str | None) -> None:
 def select_backend(requested: str, device_type: str) -> Backend:
     """The backend for tensors on a device type; `auto` takes the first that runs there.
 
+    Args:
+        requested: one of `available_backends()`, or `auto`.
+        device_type: of the tensors, such as `cpu` or `cuda`.
+
+    Returns:
+        The backend, whose methods take tensors of any dtypes.
+
     Raises:
         BackendError: the one asked for does not exist, does not run on that device, or lacks something on this machine.
 

@@ -53,6 +53,9 @@ def mean_loss(
         batch_size: blocks in one forward pass. It changes the result by rounding only.
         progress: called after every batch.
 
+    Returns:
+        The mean over the N·(T-1) predicted tokens, in nats, and their number.
+
     Raises:
         DataError: the blocks are not two-dimensional, are empty or too short, or `batch_size` is below 1.
 

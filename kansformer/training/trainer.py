@@ -51,11 +51,16 @@ class KANTrainer(Trainer):
         non_finite: "stop" or "skip", as in `NonFiniteGuard`.
         args, kwargs: as in the Trainer it is made of.
 
+    Raises:
+        ConfigError: in training, a loss or gradient is not finite and `non_finite` is "stop", or too many steps in a
+            row were skipped; or `curve_lr_multiplier` is not positive.
+        CheckpointError: in training, a checkpoint could not be written; those before stay.
+
     Examples:
         >>> from transformers import TrainingArguments
         >>> from kansformer import KANTrainer, LearnedActivation
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), LearnedActivation(8))
-        >>> arguments = TrainingArguments("run", learning_rate=1e-3, report_to=[], use_cpu=True)
+        >>> arguments = TrainingArguments("run", learning_rate=1e-3, report_to="none", use_cpu=True)
         >>> optimizer = KANTrainer(model, arguments).create_optimizer()
         >>> [round(group["lr"], 4) for group in optimizer.param_groups]  # weights, biases, curves
         [0.001, 0.001, 0.03]
@@ -212,7 +217,10 @@ def kan_trainer(base: type[Trainer]) -> type[Trainer]:
     """A subclass of another Trainer class that does what `KANTrainer` adds to transformers' own.
 
     Args:
-        base: whose arguments it takes, besides those of `KANTrainer`.
+        base: whose arguments it takes, besides those of `KANTrainer`, such as `trl.SFTTrainer`.
+
+    Returns:
+        The class; `KANTrainer` itself for transformers' `Trainer`.
 
     Examples:
         >>> from transformers import Seq2SeqTrainer
