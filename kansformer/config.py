@@ -69,6 +69,15 @@ class KANConfig:
 
     Raises:
         ConfigError: a value is not among the choices.
+
+    Examples:
+        >>> from kansformer import KANConfig
+        >>> config = KANConfig(basis="chebyshev", order=4, slots=("up", "act"), layers="8:")
+        >>> KANConfig.from_dict(config.to_dict()) == config
+        True
+        >>> KANConfig(edges="channels")
+        Traceback (most recent call last):
+        kansformer.errors.ConfigError: ...
     """
 
     basis: str = "bspline"

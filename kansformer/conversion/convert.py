@@ -46,6 +46,16 @@ def convert(model: nn.Module, config: KANConfig | None = None, *, verify: bool =
         SlotError, ConfigError: the config asks for a slot, layer, group or file of curves that is not there.
         CheckpointError: the file of curves is not one.
         ProofError: a site did not reproduce the original. The model is left as it was after any error.
+
+    Examples:
+        >>> from transformers import LlamaConfig, LlamaModel
+        >>> from kansformer import KANConfig, convert
+        >>> config = LlamaConfig(hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2)
+        >>> model, tokens = LlamaModel(config), torch.arange(6).unsqueeze(0)
+        >>> before = model(tokens).last_hidden_state
+        >>> model = convert(model, KANConfig(grid_size=8))
+        >>> torch.equal(model(tokens).last_hidden_state, before)  # until it is trained
+        True
     """
     check_model(model)
     with transaction(model):
@@ -103,11 +113,23 @@ def revert(model: nn.Module) -> nn.Module:
 
     Base weights keep their current values, trained or not; what the curves had learned is dropped.
 
+    Args:
+        model: converted.
+
     Returns:
         The same model.
 
     Raises:
         ConversionStateError: the model is not converted, has adapters, or its original layers are gone.
+
+    Examples:
+        >>> from torch.nn import Linear, Sequential, SiLU
+        >>> from kansformer import convert, revert
+        >>> model = convert(Sequential(Linear(4, 8), SiLU(), Linear(8, 4)))
+        >>> [type(module).__name__ for module in model]
+        ['Linear', 'LearnedActivation', 'Linear']
+        >>> [type(module).__name__ for module in revert(model)]
+        ['Linear', 'SiLU', 'Linear']
     """
     check_model(model)
     record = record_of(model)
@@ -180,7 +202,24 @@ def remove_curves(
 
 
 def is_converted(model: nn.Module) -> bool:
-    """Whether `convert`, or loading a converted checkpoint, put curves into this model."""
+    """Whether `convert`, or loading a converted checkpoint, put curves into this model.
+
+    Args:
+        model: any model.
+
+    Returns:
+        False for a plain model, and for one of modules that have curves of their own, such as `KANLinear`.
+
+    Raises:
+        ConfigError: it is not a `torch.nn.Module`.
+
+    Examples:
+        >>> from torch.nn import Linear, Sequential, SiLU
+        >>> from kansformer import convert, is_converted
+        >>> model = Sequential(Linear(4, 8), SiLU(), Linear(8, 4))
+        >>> is_converted(model), is_converted(convert(model))
+        (False, True)
+    """
     check_model(model)
     return record_of(model) is not None
 

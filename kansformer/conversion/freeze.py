@@ -86,6 +86,16 @@ def freeze_curves(
         ConfigError: an argument is not among its choices, or the curves cannot be written into a file or averaged.
         CheckpointError: curves are not what the model's config says, or not finite, or no file can be written at the
             path. The model is left as it was after any error.
+
+    Examples:
+        >>> from torch.nn import Linear, Sequential, SiLU
+        >>> from kansformer import KANConfig, convert, freeze_curves
+        >>> model = convert(Sequential(Linear(4, 8), SiLU(), Linear(8, 4)))
+        >>> frozen = freeze_curves(model, "curves.safetensors")
+        >>> frozen.slots["act"], model[1].coefficients.requires_grad
+        (1, False)
+        >>> other = Sequential(Linear(4, 8), SiLU(), Linear(8, 4))
+        >>> other = convert(other, KANConfig(curves="curves.safetensors", trainable=False))
     """
     check_model(model)
     record = record_of(model)

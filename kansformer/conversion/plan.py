@@ -84,6 +84,16 @@ def plan_conversion(model: nn.Module, config: KANConfig, *, hidden: int | None =
             groups do not divide a width, `hidden` is not a width for a site, layers of different widths were to share
             their curves, or `curves` are not there, contradict other settings or do not fit.
         CheckpointError: the file of `curves` is not one.
+
+    Examples:
+        >>> from transformers import GPT2Config, GPT2Model
+        >>> from kansformer import KANConfig, plan_conversion
+        >>> plan = plan_conversion(GPT2Model(GPT2Config(n_embd=8, n_layer=4, n_head=2)), KANConfig(layers="2:"))
+        >>> print(plan)
+        sites  where    kind   slots  d  m   curve parameters each
+        -----  -------  -----  -----  -  --  ---------------------
+        2      h.*.mlp  plain  act    8  32  256
+        parameters 413,752 -> 414,264 (1.0012x), bytes 1,655,008 -> 1,657,056
     """
     check_model(model)
     check_config(config)

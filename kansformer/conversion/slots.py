@@ -24,6 +24,12 @@ class EdgeRef:
         slot: `input`, `up`, `gate`, `act` or `down`; in a model that was not converted, the attribute's name.
         input: number of the input channel.
         output: number of the output channel; that of the input for the slots without weights.
+
+    Examples:
+        >>> from kansformer.interp import EdgeRef
+        >>> edge = EdgeRef("model.layers.3.mlp", "act", input=17, output=17)
+        >>> str(edge)
+        'model.layers.3.mlp/act[17->17]'
     """
 
     site: str

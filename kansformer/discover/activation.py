@@ -30,6 +30,11 @@ class ActivationTerm:
 
     Raises:
         ConfigError: the function is not among these, or a number is not finite.
+
+    Examples:
+        >>> from kansformer.discover import ActivationTerm
+        >>> ActivationTerm(function="cos", factor=-0.5, scale=1.25)
+        ActivationTerm(function='cos', factor=-0.5, scale=1.25, shift=0.0)
     """
 
     function: str
@@ -54,6 +59,12 @@ class ActivationErrors:
         explained_of_each: the same share for the single curves; at most 1 - spread, up to sampling.
         spread: share of the variance of all single curves, without the base, that is not in their mean: what one
             function for all cannot explain.
+
+    Examples:
+        >>> from kansformer.discover import ActivationErrors
+        >>> errors = ActivationErrors(rmse=0.012, explained=0.97, explained_of_each=0.61, spread=0.36)
+        >>> print(errors)
+        on unseen curves: error 0.012, 97.0% of the mean curve explained, 61.0% of the single curves; spread 36.0%
     """
 
     rmse: float
@@ -76,13 +87,6 @@ class ActivationErrors:
 class NamedActivation:
     """An activation in closed form: base(x) + Σ factor · f(scale·x + shift) + slope·x + constant.
 
-        activation = NamedActivation(
-            name="silu-wave", terms=(ActivationTerm(function="cos", factor=-0.5, scale=1.25, shift=0.75),), slope=-0.2
-        )
-        activation.formula                         # silu(x) - 0.5*cos(1.25*x + 0.75) - 0.2*x
-        activation.module()(torch.randn(8))        # an ordinary module of torch
-        Path("silu_wave.py").write_text(activation.python())  # serve models with this hidden_act without kansformer
-
     Args:
         name: under which transformers will find it: lower-case words with -, _ or . between them.
         base: `silu`, `gelu`, `gelu_tanh`, `relu`, `tanh`, `identity` or `zero`.
@@ -93,6 +97,17 @@ class NamedActivation:
 
     Raises:
         ConfigError: a value is not among these, or a number is not finite.
+
+    Examples:
+        >>> from kansformer.discover import ActivationTerm, NamedActivation
+        >>> term = ActivationTerm(function="cos", factor=-0.5, scale=1.25, shift=0.75)
+        >>> activation = NamedActivation(name="silu-wave", terms=(term,), slope=-0.2)
+        >>> activation.formula
+        'silu(x) - 0.5*cos(1.25*x + 0.75) - 0.2*x'
+        >>> activation.module()(torch.randn(8)).shape
+        torch.Size([8])
+        >>> "kansformer" in activation.python()  # a file for machines without this package
+        False
     """
 
     name: str

@@ -39,6 +39,14 @@ class ActivationCurves:
         ShapeError: the tables do not belong together, or there are fewer than 16 points.
         DataError: a number is not finite, points do not ascend, a weight is negative, or too few points have weight.
         ConfigError: the base is not one of these.
+
+    Examples:
+        >>> from kansformer.discover import ActivationCurves
+        >>> x = torch.linspace(-4, 4, 50)
+        >>> y = torch.stack([torch.relu(x) + scale * torch.cos(x) for scale in (0.5, 1.5)])
+        >>> curves = ActivationCurves(x, y, base="relu")
+        >>> curves.learned.shape, round(curves.spread, 3)
+        (torch.Size([2, 50]), 0.212)
     """
 
     x: Tensor
@@ -98,11 +106,6 @@ def weighted_mean(values_ES: Tensor, weights_ES: Tensor) -> tuple[Tensor, Tensor
 def activation_curves(model: nn.Module, records: Records, *, slot: str = "act", points: int = 200) -> ActivationCurves:
     """The curves of one slot of all layers, weighted by how often their recorded inputs occur.
 
-        with record_edges(model) as records:
-            for batch in batches:
-                model(**batch)
-        curves = activation_curves(model, records)
-
     Args:
         model: converted, or with KAN modules.
         records: of `record_edges`; their samples of tokens give the weights.
@@ -116,6 +119,18 @@ def activation_curves(model: nn.Module, records: Records, *, slot: str = "act", 
         SlotError: no layer has curves in this slot, or a curve per edge, or their bases differ or have no name.
         DataError: the records hold no token for a layer.
         ConfigError: fewer than 16 points.
+
+    Examples:
+        >>> from torch.nn import Linear, Sequential, SiLU
+        >>> from kansformer import convert
+        >>> from kansformer.discover import activation_curves
+        >>> from kansformer.interp import record_edges
+        >>> model = convert(Sequential(Linear(4, 8), SiLU(), Linear(8, 4)))
+        >>> with record_edges(model) as records:
+        ...     output = model(torch.randn(64, 4))
+        >>> curves = activation_curves(model, records, points=50)
+        >>> curves.y.shape, curves.base
+        (torch.Size([8, 50]), 'silu')
     """
     points = check_integer("points", points, MIN_POINTS)
     every = find_curve_slots(model)

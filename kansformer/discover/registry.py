@@ -29,14 +29,17 @@ KNOWN_ACTIVATIONS: dict[str, NamedActivation] = {
         ),
     )
 }
-"""Closed forms that come with the package."""
+"""Closed forms that come with the package.
+
+Examples:
+    >>> from kansformer.discover import KNOWN_ACTIVATIONS
+    >>> KNOWN_ACTIVATIONS["silu-cosine"].formula
+    'silu(x) - 0.643*cos(1.249*x + 0.75) - 0.167*x'
+"""
 
 
 def register_activation(activation: NamedActivation | str) -> NamedActivation:
     """Make an activation known to transformers, for configurations with `hidden_act` set to its name.
-
-        register_activation("silu-cosine")
-        model = AutoModelForCausalLM.from_config(LlamaConfig(hidden_act="silu-cosine"))
 
     This holds in the running process: call it wherever such a model is made or loaded, or import the file that
     `NamedActivation.python` writes. Registering the same again does nothing.
@@ -49,6 +52,14 @@ def register_activation(activation: NamedActivation | str) -> NamedActivation:
 
     Raises:
         ConfigError: the name is not known, or transformers has another activation of that name.
+
+    Examples:
+        >>> from transformers import LlamaConfig, LlamaModel
+        >>> from kansformer.discover import register_activation
+        >>> activation = register_activation("silu-cosine")
+        >>> config = LlamaConfig(hidden_size=8, num_attention_heads=2, num_hidden_layers=2, hidden_act="silu-cosine")
+        >>> LlamaModel(config).layers[0].mlp.act_fn
+        ClosedFormActivation(silu-cosine: silu(x) - 0.643*cos(1.249*x + 0.75) - 0.167*x)
     """
     from transformers.activations import ACT2FN
 

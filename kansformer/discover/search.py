@@ -40,6 +40,14 @@ class ActivationSearch:
         candidates: the best closed form with 0 terms (a line added to the base), 1 term, and so on; without those that
             are worse than one with fewer terms on what judges them.
         spread: share of the variance of all curves that is not in their mean, see `ActivationCurves.spread`.
+
+    Examples:
+        >>> from kansformer.discover import ActivationCurves, discover_activation
+        >>> x = torch.linspace(-4, 4, 64)
+        >>> curves = ActivationCurves(x, (torch.relu(x) - 0.5 * torch.cos(x)).expand(8, -1), base="relu")
+        >>> search = discover_activation(curves, name="relu-wave", max_terms=1, functions=["cos"])
+        >>> [len(candidate.terms) for candidate in search.candidates]
+        [0, 1]
     """
 
     activation: NamedActivation
@@ -67,12 +75,6 @@ def discover_activation(
 ) -> ActivationSearch:
     """Find one closed form for a set of learned curves: base(x) + Σ c·f(a·x + b) + a line.
 
-        with record_edges(model) as records:
-            model(**batch)
-        result = discover_activation(activation_curves(model, records), name="silu-mine")
-        print(result)                              # the forms with 0 to 3 terms, their errors, and the spread
-        register_activation(result.activation)     # for hidden_act="silu-mine"
-
     The form is fitted to the mean of the curves, each weighted by how often its inputs occur, and judged on every
     fourth curve at every fourth point, which the fit does not see. Its numbers are snapped to 0, 1, 1/2, π and their
     like within three standard errors, and rounded to the digits that matter.
@@ -92,6 +94,13 @@ def discover_activation(
     Raises:
         DataError: nothing was learned on top of the base, or no form explains enough.
         ConfigError: an argument is out of range, or a function is not known.
+
+    Examples:
+        >>> from kansformer.discover import ActivationCurves, discover_activation
+        >>> x = torch.linspace(-4, 4, 64)
+        >>> curves = ActivationCurves(x, (torch.relu(x) - 0.5 * torch.cos(x)).expand(8, -1), base="relu")
+        >>> discover_activation(curves, name="relu-wave", max_terms=1, functions=["cos"]).activation.formula
+        'Max(x, 0) - 0.5*cos(x)'
     """
     max_terms = check_integer("max_terms", max_terms, 1, 4)
     min_explained = check_number("min_explained", min_explained, 0.0, 1.0)

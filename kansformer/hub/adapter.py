@@ -46,6 +46,13 @@ def save_curves(model: nn.Module, folder: str | Path, *, also: Collection[str] =
         CheckpointError: the folder holds other files, a weight is not in memory or quantised, or a curve is not finite,
             or copies of curves that layers share differ.
         ConfigError: there is no such further module, or it has no weights.
+
+    Examples:
+        >>> from torch.nn import Linear, Sequential, SiLU
+        >>> from kansformer import convert, save_curves
+        >>> model = convert(Sequential(Linear(4, 8), SiLU(), Linear(8, 4)))
+        >>> sorted(file.name for file in save_curves(model, "curves").iterdir())
+        ['curves.json', 'curves.safetensors']
     """
     record = record_of(model)
     if record is None:
@@ -124,6 +131,14 @@ def load_curves(
         ConversionStateError: the model has other curves already and no name was given, is quantised, or has adapters.
         ConfigError: it lacks a module whose weights were written with the curves; or these are to have a name, which
             weights of other modules cannot have. The model is left as it was after any error.
+
+    Examples:
+        >>> from torch.nn import Linear, Sequential, SiLU
+        >>> from kansformer import convert, load_curves, revert, save_curves
+        >>> model = convert(Sequential(Linear(4, 8), SiLU(), Linear(8, 4)))
+        >>> folder = save_curves(model, "curves")
+        >>> load_curves(revert(model), folder)[1]
+        LearnedActivation(8, ...)
     """
     if name is not None and not (isinstance(name, str) and name):
         raise ConfigError(f"name must be a text, such as 'style', or None; got {name!r:.80}.")

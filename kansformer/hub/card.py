@@ -46,6 +46,16 @@ def write_card(
 
     Raises:
         CheckpointError: the folder holds no such model, or a file in it is broken.
+
+    Examples:
+        >>> from torch.nn import Linear, Sequential, SiLU
+        >>> from kansformer import convert, save_curves
+        >>> from kansformer.hub import write_card
+        >>> folder = save_curves(convert(Sequential(Linear(4, 8), SiLU(), Linear(8, 4))), "curves")
+        >>> write_card(folder, name="me/curves", datasets=["roneneldan/TinyStories"])
+        True
+        >>> sorted(file.name for file in folder.iterdir())
+        ['README.md', 'curves.json', 'curves.safetensors', 'kansformer.json']
     """
     folder = Path(folder)
     contents = ModelFolder.read(folder)  # refuses before anything is written

@@ -73,6 +73,16 @@ def set_curves(model: nn.Module, curves: str | Mapping[str, float] | None) -> nn
         ConfigError: no set has that name, a weight is not a finite number, or the sets cannot be added.
         ConversionStateError: the model has no curves, or has adapters; or this is called inside `disable_curves`.
         CheckpointError: the set does not fit the model any more. After any error the model is as it was.
+
+    Examples:
+        >>> from torch.nn import Linear, Sequential, SiLU
+        >>> from kansformer import convert, load_curves, revert, save_curves
+        >>> from kansformer.hub import list_curves, set_curves
+        >>> model = convert(Sequential(Linear(4, 8), SiLU(), Linear(8, 4)))
+        >>> folder = save_curves(model, "curves")
+        >>> model = load_curves(model, folder, name="code")
+        >>> list_curves(set_curves(model, {"default": 0.5, "code": 0.5}))
+        {'default': 0.5, 'code': 0.5}
     """
     sets = current_sets(model)
     if sets is None:
@@ -99,6 +109,14 @@ def list_curves(model: nn.Module) -> dict[str, float]:
 
     Raises:
         ConversionStateError: the model has adapters.
+
+    Examples:
+        >>> from torch.nn import Linear, Sequential, SiLU
+        >>> from kansformer import convert
+        >>> from kansformer.hub import list_curves
+        >>> model = Sequential(Linear(4, 8), SiLU(), Linear(8, 4))
+        >>> list_curves(model), list_curves(convert(model))
+        ({}, {'default': 1.0})
     """
     sets = current_sets(model)
     return {} if sets is None else {name: float(sets.active.get(name, 0.0)) for name in sets.sets}
@@ -113,8 +131,21 @@ def disable_curves(model: nn.Module) -> Iterator[nn.Module]:
     Args:
         model: with curves; adapters may be around it.
 
+    Yields:
+        The same model.
+
     Raises:
         ConfigError: the model has no curves.
+
+    Examples:
+        >>> from kansformer import KANLinear
+        >>> from kansformer.hub import disable_curves
+        >>> layer, x = KANLinear(4, 3), torch.randn(2, 4)
+        >>> with disable_curves(layer):
+        ...     straight = layer(x)
+        >>> base = torch.nn.functional.linear(torch.nn.functional.silu(x), layer.weight, layer.bias)
+        >>> torch.allclose(straight, base), torch.allclose(layer(x), base)
+        (True, False)
     """
     modules = require_curves(model, ", so there are none to disable.")
     with undone_afterwards() as stack:

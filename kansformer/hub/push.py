@@ -63,6 +63,14 @@ def push_folder(
         CheckpointError: the folder holds no such model, or a file in it is broken.
         ConfigError: the name is not valid, nobody is logged in, or `private` was asked for a repository that is public.
         HubError: the Hub refused, or the connection broke. The files there are as they were.
+
+    Examples:
+        >>> from torch.nn import Linear, Sequential, SiLU
+        >>> from kansformer import convert, save_curves
+        >>> from kansformer.hub import push_folder
+        >>> folder = save_curves(convert(Sequential(Linear(4, 8), SiLU(), Linear(8, 4))), "curves")
+        >>> push_folder(folder, "me/curves", private=True).url  # doctest: +SKIP
+        'https://huggingface.co/me/curves/commit/...'
     """
     from huggingface_hub import CommitOperationAdd, HfApi, get_token
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError

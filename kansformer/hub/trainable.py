@@ -13,6 +13,13 @@ def print_trainable_parameters(model: nn.Module) -> None:
 
     Raises:
         ConfigError: it is not a model.
+
+    Examples:
+        >>> from kansformer import LearnedActivation
+        >>> from kansformer.hub import print_trainable_parameters
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8).requires_grad_(False), LearnedActivation(8))
+        >>> print_trainable_parameters(model)
+        trainable params: 64 || all params: 104 || trainable%: 61.5385
     """
     check_model(model)
     total = sum(parameter.numel() for parameter in model.parameters())

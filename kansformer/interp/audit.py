@@ -82,6 +82,16 @@ def summarize(
         ConversionStateError: the model has no curves.
         ConfigError: a slot or a part does not exist, or a share is not within 0 and 1.
         DataError: no token reaches a slot, or an input of a curve is not finite.
+
+    Examples:
+        >>> from torch.nn import Linear, Sequential, SiLU
+        >>> from kansformer import convert, summarize
+        >>> model = convert(Sequential(Linear(4, 8), SiLU(), Linear(8, 4)))
+        >>> summary = summarize(model, {"input": torch.randn(64, 4)})
+        >>> summary.num_edges, len(summary.to_pandas())
+        (8, 8)
+        >>> print(summary.conclusion)
+        No curve was trained: the learned part of all 8 edges is exactly zero ...
     """
     begin = time.perf_counter()
     if not all(0 <= share <= 1 for share in replace):

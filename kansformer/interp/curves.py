@@ -46,6 +46,15 @@ class EdgeCurves:
         x: points, equally spaced on the range of each edge's input unless given, (E, S), float64.
         y: φ_oi there, the base and the learned curve, (E, S), float32.
         learned: the learned curve alone, (E, S), float32.
+
+    Examples:
+        >>> from kansformer import KANLinear
+        >>> from kansformer.interp import edge_curves
+        >>> curves = edge_curves(torch.nn.Sequential(KANLinear(4, 3)), "", "0", inputs=[0, 1], points=16)
+        >>> curves.x.shape, str(curves.refs[0])
+        (torch.Size([6, 16]), '/0[0->0]')
+        >>> list(curves.to_pandas().columns)
+        ['site', 'slot', 'input', 'output', 'x', 'y', 'learned']
     """
 
     slot: CurveSlot
@@ -122,6 +131,14 @@ def edge_curves(
         ConfigError: fewer than 2 points.
         ShapeError: `at` does not have one row for each input.
         DataError: the records hold no token for this slot.
+
+    Examples:
+        >>> from kansformer import LearnedActivation
+        >>> from kansformer.interp import edge_curves
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), LearnedActivation(8, base="relu"))
+        >>> curves = edge_curves(model, "", "1", inputs=slice(0, 3), points=5)
+        >>> curves.x[0].tolist(), curves.y[0].tolist()  # straight, so the base alone
+        ([-1.0, -0.5, 0.0, 0.5, 1.0], [0.0, 0.0, 0.0, 0.5, 1.0])
     """
     if points < 2:
         raise ConfigError(f"A curve needs 2 points or more, got {points}.")

@@ -48,8 +48,20 @@ def ablate(
         edges: which.
         records: of `record_edges`; the constant is then each edge's mean, else 0.
 
+    Returns:
+        The context, which gives the same model.
+
     Raises:
         SlotError: an edge does not exist.
+        DataError: the records hold no token for a slot.
+
+    Examples:
+        >>> from kansformer import KANLinear
+        >>> from kansformer.interp import EdgeRef, ablate
+        >>> model = torch.nn.Sequential(KANLinear(1, 1, bias=False))
+        >>> with ablate(model, [EdgeRef("", "0", input=0, output=0)]):
+        ...     torch.allclose(model(torch.ones(1, 1)), torch.zeros(1, 1), atol=1e-6)
+        True
     """
 
     def constants(slot: CurveSlot, inputs: Tensor, outputs: Tensor) -> Function:
@@ -71,8 +83,21 @@ def replace_by_symbol(model: nn.Module, curves: EdgeCurves, fits: SymbolicFits) 
         curves: the edges.
         fits: one for each of them.
 
+    Returns:
+        The context, which gives the same model.
+
     Raises:
         ShapeError: there is not one fit per curve.
+
+    Examples:
+        >>> from kansformer import LearnedActivation
+        >>> from kansformer.interp import edge_curves, replace_by_symbol
+        >>> from kansformer.symbolic import fit_symbolic
+        >>> model, x = torch.nn.Sequential(LearnedActivation(2, base="tanh", domain=(-4, 4))), torch.randn(5, 2)
+        >>> curves = edge_curves(model, "", "0")
+        >>> with replace_by_symbol(model, curves, fit_symbolic(curves.x, curves.y)):
+        ...     torch.allclose(model(x), torch.tanh(x), atol=1e-3)
+        True
     """
     if len(fits) != len(curves):
         raise ShapeError(f"There are {len(curves)} curves and {len(fits)} fits; one belongs to each.")
@@ -88,8 +113,24 @@ def replace_by_symbol(model: nn.Module, curves: EdgeCurves, fits: SymbolicFits) 
 def edit_edge(model: nn.Module, edge: EdgeRef, function: Function) -> AbstractContextManager[nn.Module]:
     """The model with one edge computed by any elementwise function, for the length of the context.
 
+    Args:
+        model: converted, or with KAN modules.
+        edge: which.
+        function: elementwise, of the edge's inputs; the whole edge, its base included.
+
+    Returns:
+        The context, which gives the same model.
+
     Raises:
         SlotError: the edge does not exist.
+
+    Examples:
+        >>> from kansformer import KANLinear
+        >>> from kansformer.interp import EdgeRef, edit_edge
+        >>> model, x = torch.nn.Sequential(KANLinear(1, 1, bias=False)), torch.randn(5, 1)
+        >>> with edit_edge(model, EdgeRef("", "0", input=0, output=0), torch.sin):
+        ...     torch.allclose(model(x), torch.sin(x), atol=1e-6)
+        True
     """
     return replace_edges(model, [edge], lambda slot, inputs, outputs: function)
 
@@ -145,6 +186,15 @@ class CurveEdit:
 
     Args:
         error: root mean square difference between the function and the new curve, on its domain.
+
+    Examples:
+        >>> from kansformer import KANLinear
+        >>> from kansformer.interp import EdgeRef, edit_curve
+        >>> model = torch.nn.Sequential(KANLinear(2, 1))
+        >>> edit = edit_curve(model, EdgeRef("", "0", input=1, output=0), torch.square)
+        >>> edit.error < 0.01
+        True
+        >>> edit.undo()
     """
 
     error: float
@@ -185,6 +235,14 @@ def edit_curve(model: nn.Module, edge: EdgeRef, function: Function) -> CurveEdit
         ConfigError: the slot has `low_rank` edges, none of which has coefficients of its own, or the curves are fixed
             or shared by layers.
         DataError: the function is not finite on the domain. The model is left as it was.
+
+    Examples:
+        >>> from kansformer import KANLinear
+        >>> from kansformer.interp import EdgeRef, edit_curve
+        >>> model, x = torch.nn.Sequential(KANLinear(1, 1, bias=False)), torch.linspace(-1, 1, 9).unsqueeze(-1)
+        >>> edit = edit_curve(model, EdgeRef("", "0", input=0, output=0), torch.sin)
+        >>> torch.allclose(model(x), torch.sin(x), atol=0.01)
+        True
     """
     slot = find_curve_slot(model, edge.site, edge.slot)
     _check_edges(slot, [(edge.input, edge.output)])

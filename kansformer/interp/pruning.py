@@ -35,6 +35,16 @@ class PruneResult:
         straightened: learned curves that are zero now and were not before.
         curves: learned curves of the model.
         threshold: the highest score that was straightened.
+
+    Examples:
+        >>> from kansformer import KANLinear
+        >>> from kansformer.interp import edge_scores, prune
+        >>> model = torch.nn.Sequential(KANLinear(4, 3))
+        >>> scores = edge_scores(model, {"input": torch.randn(64, 4)}, attribution=False)
+        >>> result = prune(model, scores, sparsity=0.25, by="learned_variance")
+        >>> result.straightened, result.curves
+        (3, 12)
+        >>> result.undo()
     """
 
     straightened: int
@@ -77,6 +87,15 @@ def prune(
 
     Raises:
         ConfigError: a setting is out of range, a slot has no such score, or the curves are fixed or shared by layers.
+
+    Examples:
+        >>> from kansformer import KANLinear
+        >>> from kansformer.interp import edge_scores, prune
+        >>> model = torch.nn.Sequential(KANLinear(4, 3))
+        >>> scores = edge_scores(model, {"input": torch.randn(64, 4)}, attribution=False)
+        >>> result = prune(model, scores, sparsity=0.5, by="learned_variance")
+        >>> int(model[0].coefficients.any(dim=1).sum())  # learned curves that are left, of 12
+        6
     """
     if not 0 <= sparsity <= 1:
         raise ConfigError(f"sparsity must be from 0 to 1, got {sparsity!r}.")
@@ -123,6 +142,18 @@ def sparsity_curve(
 
     Returns:
         One row per level: sparsity, straightened, loss.
+
+    Raises:
+        ConfigError: as `prune`; the model is as it was.
+
+    Examples:
+        >>> from kansformer import KANLinear
+        >>> from kansformer.interp import edge_scores, sparsity_curve
+        >>> model, x = torch.nn.Sequential(KANLinear(4, 3)), torch.randn(64, 4)
+        >>> scores, before = edge_scores(model, {"input": x}, attribution=False), model(x)
+        >>> loss = lambda: (model(x) - before).square().mean().item()
+        >>> sparsity_curve(model, scores, loss, levels=[0, 0.5, 1], by="learned_variance")["straightened"].tolist()
+        [0, 6, 12]
     """
     import pandas
 
@@ -142,11 +173,24 @@ def drop_straight_curves(model: nn.Module) -> list[tuple[str, str]]:
     The model computes the same, is smaller and faster, and saves as a converted model with fewer slots; with none
     left it is plain again. Of a model whose channels were pruned one slot stays, which its checkpoint needs.
 
+    Args:
+        model: converted.
+
     Returns:
         (site, slot) of the dropped curves.
 
     Raises:
         ConversionStateError: the model was not made by `convert`, or has adapters.
+
+    Examples:
+        >>> from torch.nn import Linear, Sequential, SiLU
+        >>> from kansformer import convert
+        >>> from kansformer.interp import drop_straight_curves
+        >>> model = convert(Sequential(Linear(4, 8), SiLU(), Linear(8, 4)))
+        >>> drop_straight_curves(model)
+        [('', 'act')]
+        >>> model[1]
+        SiLU()
     """
     slots = find_curve_slots(model)
     straight = [slot for slot in slots if not slot.module.coefficients.any()]
@@ -165,10 +209,11 @@ def prune_channels(
 ) -> dict[str, int]:
     """Remove the hidden channels that add least, in place: every network becomes narrower by about the same share.
 
-    A channel adds the root mean square of what arrives at the last layer times the norm of its weights there. The
-    model is smaller and faster, saves as a converted model, and wants some training to recover. Networks of two or
-    three separate linear layers only, and not where groups of channels share curves. Layers that share one curve per
-    channel keep the same channels: those that add most in all of them together.
+    A channel adds the root mean square of what arrives at the last layer times the norm of its weights there, as Wanda
+    scores single weights (Sun et al., 2024). The model is smaller and faster, saves as a converted model, and wants
+    some training to recover. Networks of two or three separate linear layers only, and not where groups of channels
+    share curves. Layers that share one curve per channel keep the same channels: those that add most in all of them
+    together.
 
     Args:
         model: converted.
@@ -182,6 +227,16 @@ def prune_channels(
     Raises:
         ConversionStateError, SlotError, ConfigError, ProofError: as `kansformer.conversion.channels.keep_channels`.
         DataError: no token reaches a network.
+
+    Examples:
+        >>> from torch.nn import Linear, Sequential, SiLU
+        >>> from kansformer import convert
+        >>> from kansformer.interp import prune_channels
+        >>> model = convert(Sequential(Linear(4, 16), SiLU(), Linear(16, 4)))
+        >>> prune_channels(model, {"input": torch.randn(64, 4)}, share=0.5)
+        {'': 8}
+        >>> model[2]
+        Linear(in_features=8, out_features=4, bias=True)
     """
     if not 0 <= share < 1:
         raise ConfigError(f"share must be from 0 to below 1, got {share!r}.")

@@ -36,6 +36,14 @@ def reduce_rank(model: nn.Module, rank: int) -> dict[tuple[str, str], float]:
     Raises:
         ConversionStateError: the model has no curves.
         ConfigError: no layer has `low_rank` edges, the curves are fixed, or one layer has a lower rank already.
+
+    Examples:
+        >>> from kansformer import KANLinear
+        >>> from kansformer.interp import reduce_rank
+        >>> model = torch.nn.Sequential(KANLinear(4, 3, edges="low_rank", rank=3))
+        >>> lost = reduce_rank(model, 1)
+        >>> 0 <= lost["", "0"] <= 1, model[0].mix.shape
+        (True, torch.Size([1, 3]))
     """
     slots = [slot for slot in find_curve_slots(model) if slot.module.curves.edges == "low_rank"]
     if not slots:

@@ -30,18 +30,13 @@ INPUT_CHUNK = 64
 def record_edges(model: nn.Module, *, bins: int = 32, sample: int = 1024, seed: int = 0) -> Iterator[EdgeRecords]:
     """Record the inputs of every curve of a model while it runs.
 
-        with record_edges(model) as records:
-            for batch in batches:
-                model(**batch)
-        records[site, slot].outside
-
     The memory does not grow with the number of tokens. All tokens that pass count, padding included. The hooks are
     ordinary forward pre-hooks, and are gone afterwards, also after an error.
 
     Args:
         model: converted, or with KAN modules.
         bins: of the histogram of every input over the domain of its curve.
-        sample: tokens that are kept whole, drawn at random from all that passed (reservoir sampling).
+        sample: tokens that are kept whole, drawn at random from all that passed (reservoir sampling; Vitter, 1985).
         seed: of the sample; torch's global random state is left alone.
 
     Yields:
@@ -51,6 +46,15 @@ def record_edges(model: nn.Module, *, bins: int = 32, sample: int = 1024, seed: 
         ConversionStateError: the model has no curves.
         ConfigError: `bins` or `sample` is below 1.
         DataError: in the model's forward, an input of a curve is not finite.
+
+    Examples:
+        >>> from kansformer import KANLinear
+        >>> from kansformer.interp import record_edges
+        >>> model = torch.nn.Sequential(KANLinear(2, 3))
+        >>> with record_edges(model) as records:
+        ...     output = model(torch.tensor([[0.0, 0.5], [0.5, 7.0]]))
+        >>> records["", "0"].outside  # share of tokens outside of [-1, 1]
+        tensor([0.0000, 0.5000])
     """
     check_integer("bins", bins, 1)
     check_integer("sample", sample, 1)
@@ -85,6 +89,16 @@ class RecordedSlot:
         lower, upper: range of every input, (I,).
         histogram: counts of every input below the domain, in H equal bins of it, and above, (I, H + 2).
         sample: tokens drawn at random, (S, I).
+
+    Examples:
+        >>> from kansformer import KANLinear
+        >>> from kansformer.interp import record_edges
+        >>> model = torch.nn.Sequential(KANLinear(2, 3))
+        >>> with record_edges(model) as records:
+        ...     output = model(torch.tensor([[0.0, 0.5], [0.5, 7.0]]))
+        >>> slot = records["", "0"]
+        >>> slot.tokens, slot.upper.tolist(), slot.variances().shape
+        (2, [0.5, 7.0], torch.Size([2, 3]))
     """
 
     slot: CurveSlot
@@ -222,7 +236,17 @@ class RecordedSlot:
 
 
 class EdgeRecords(dict[tuple[str, str], RecordedSlot]):
-    """Recorded slots by (site, slot)."""
+    """Recorded slots by (site, slot), a dictionary; every slot of the model has a place from the start.
+
+    Examples:
+        >>> from kansformer import KANLinear
+        >>> from kansformer.interp import record_edges
+        >>> model = torch.nn.Sequential(KANLinear(2, 3), KANLinear(3, 1))
+        >>> with record_edges(model) as records:
+        ...     output = model[0](torch.randn(10, 2))
+        >>> list(records), records.unreached
+        ([('', '0'), ('', '1')], [('', '1')])
+    """
 
     def __missing__(self, key: tuple[str, str]) -> RecordedSlot:
         shown = ", ".join(map(str, list(self)[:4]))

@@ -37,9 +37,19 @@ class EdgeScores:
         variance: of φ_oi(x_i) over the tokens.
         share: that variance as a share of the sum at the edge's node.
         learned_variance: of the learned curve s_oi alone, without the base.
-        attribution: first-order estimate of the change of the mean loss of the batches if φ_oi were held at its mean,
-            absolute. None where it was not asked for.
+        attribution: first-order estimate of the change of the mean loss of the batches if φ_oi were held at its mean
+            (attribution patching; Syed et al., 2023), in units of the loss, absolute. None where it was not asked for.
         learned_attribution: the same if the edge became its base alone, as `prune` makes it.
+
+    Examples:
+        >>> from kansformer import KANLinear
+        >>> from kansformer.interp import edge_scores
+        >>> model = torch.nn.Sequential(KANLinear(4, 3))
+        >>> scores = edge_scores(model, {"input": torch.randn(64, 4)}, attribution=False)["", "0"]
+        >>> scores.variance.shape, scores.share.sum(dim=0).round(decimals=3).tolist()
+        (torch.Size([4, 3]), [1.0, 1.0, 1.0])
+        >>> len(scores.to_pandas())
+        12
     """
 
     slot: CurveSlot
@@ -91,6 +101,16 @@ def edge_scores(
         ConversionStateError: the model has no curves.
         ConfigError: the attribution was asked for and the model gives no loss.
         DataError: no token reaches a slot, or an input of a curve is not finite.
+
+    Examples:
+        >>> from transformers import GPT2Config, GPT2LMHeadModel
+        >>> from kansformer import convert
+        >>> from kansformer.interp import edge_scores
+        >>> model = convert(GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=2, n_head=2)))
+        >>> tokens = torch.randint(1000, (2, 16))
+        >>> scores = edge_scores(model, {"input_ids": tokens, "labels": tokens})
+        >>> {place: tuple(score.attribution.shape) for place, score in scores.items()}
+        {('transformer.h.0.mlp', 'act'): (32, 1), ('transformer.h.1.mlp', 'act'): (32, 1)}
     """
     if records is None:
         with replayable(batches) as again:

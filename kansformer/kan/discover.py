@@ -65,6 +65,13 @@ class Discovery:
         seed: of its first coefficients.
         alternatives: for each output, the formulas that no smaller one equals, the smallest first.
         stopped: why the search ended early, or None.
+
+    Examples:
+        >>> from kansformer.kan import create_dataset, find_formula
+        >>> data = create_dataset(lambda x: torch.exp(x[:, 0]), num_inputs=1, num_train=100)
+        >>> result = find_formula(data, variables=["t"], progress=False)
+        >>> result.formulas, result.test_rmse < 1e-6
+        ([exp(t)], True)
     """
 
     model: KAN = field(repr=False)
@@ -132,6 +139,12 @@ def find_formula(
     Raises:
         ConfigError: no network is to be tried, the last layer has products, or the time is not positive.
         ShapeError, DataError: the samples do not fit the network or are not finite.
+
+    Examples:
+        >>> from kansformer.kan import create_dataset, find_formula
+        >>> data = create_dataset(lambda x: x[:, 0] / x[:, 1], num_inputs=2, num_train=100, ranges=(1, 2))
+        >>> find_formula(data, variables=["U", "R"], progress=False).formulas
+        [U/R]
     """
     import sympy
 

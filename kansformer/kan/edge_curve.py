@@ -106,10 +106,11 @@ def edge(model: KAN, layer: int, input: int, output: int, data: Samples | Table 
     Raises:
         SlotError: the edge does not exist.
 
-    Example:
+    Examples:
         >>> from kansformer.kan import KAN
         >>> curve = KAN([2, 1]).edge(0, 1, 0)
-        >>> values = curve(torch.linspace(-1, 1, 5))
+        >>> curve.range, curve(torch.linspace(-1, 1, 5)).shape
+        ((-1.0, 1.0), torch.Size([5]))
     """
     place = check_edge(model, (layer, input, output))
     lower, upper = edge_range(model, place, data)

@@ -28,6 +28,19 @@ class Edge:
 
     A product node multiplies two outputs of its layer, which come after the sums: with s sums, product k multiplies the
     outputs s + 2k and s + 2k + 1.
+
+    Args:
+        layer: 0 for the one behind the inputs.
+        input: node before the layer.
+        output: of the layer.
+
+    Examples:
+        >>> from kansformer.kan import KAN, Edge
+        >>> model = KAN([2, 1])
+        >>> list(model.edges())
+        [Edge(layer=0, input=0, output=0), Edge(layer=0, input=1, output=0)]
+        >>> [str(edge) for edge in model.remove_edge(Edge(layer=0, input=1, output=0)).edges()]
+        ['(0, 0 -> 0)']
     """
 
     layer: int

@@ -36,6 +36,14 @@ class Derivatives:
         value: the outputs, (N, K).
         first: their derivatives by every input, (N, K, D).
         second: the second derivative by every input, (N, K, D); mixed ones are not here.
+
+    Examples:
+        >>> from kansformer.kan import Derivatives, Equation
+        >>> x = torch.linspace(0, 1, 20).unsqueeze(-1)
+        >>> wave = Equation(x, lambda at: at.second[:, 0, 0] + at.value[:, 0])  # y'' = -y
+        >>> solution = Derivatives(x, x.sin(), x.cos().unsqueeze(-1), -x.sin().unsqueeze(-1))
+        >>> wave.residual(solution).abs().max()
+        tensor(0.)
     """
 
     x: Tensor
@@ -52,6 +60,12 @@ class Equation:
         points: (N, D).
         residual: from `Derivatives` to (N,) or (N, R), each row from its own point only; differentiable.
         weight: of the mean square over the points, beside other equations.
+
+    Examples:
+        >>> from kansformer.kan import Equation
+        >>> x = torch.rand(100, 2)  # position and time
+        >>> heat = Equation(x, lambda at: at.first[:, 0, 1] - 0.1 * at.second[:, 0, 0])
+        >>> walls = Equation(torch.tensor([[0.0, 0.5], [1.0, 0.5]]), lambda at: at.value[:, 0], weight=10.0)
     """
 
     points: Tensor
@@ -70,7 +84,7 @@ def solve_equations(
     callback: Callback | None = None,
     progress: bool | Progress = True,
 ) -> FitHistory:
-    """Fit a network to differential equations, in place.
+    """Fit a network to differential equations (Raissi et al., 2019), in place.
 
     All derivatives are exact. Start on a coarse grid, then `refine_grid` and solve again.
 
@@ -95,6 +109,15 @@ def solve_equations(
 
     Warns:
         UserWarning: nothing but derivatives of one order occurs, so that boundary or initial conditions are missing.
+
+    Examples:
+        >>> from kansformer.kan import KAN, Equation, solve_equations
+        >>> decay = Equation(torch.linspace(0, 1, 20).unsqueeze(-1), lambda at: at.first[:, 0, 0] + at.value[:, 0])
+        >>> start = Equation(torch.zeros(1, 1), lambda at: at.value[:, 0] - 1)  # so that the solution is exp(-x)
+        >>> model = KAN([1, 1], domain=(0, 1))
+        >>> history = solve_equations(model, [decay, start], steps=10, progress=False)
+        >>> round(model.predict(torch.ones(1, 1)).item(), 3)
+        0.368
     """
     starts = check_integer("starts", starts, 1)
     if not equations:

@@ -188,6 +188,16 @@ class KANRegressor(RegressorMixin, _Estimator):
         input_center_, input_reach_: (I,). The network sees (x - center) / reach; reach is infinite if x never varied.
         target_mean_, target_deviation_: (O,). Predictions are the network's outputs · deviation + mean; deviation is 0
             if y never varied.
+
+    Raises:
+        ValueError: in `fit`, as it says.
+
+    Examples:
+        >>> from kansformer.kan import KANRegressor
+        >>> x = torch.linspace(-1, 1, 60).unsqueeze(-1).numpy()
+        >>> model = KANRegressor(hidden=(), grid_size=5, sparsity=0, smoothness=1e-6).fit(x, x[:, 0] ** 2)
+        >>> model.predict([[0.5]]).round(2)
+        array([0.25])
     """
 
     target_mean_: np.ndarray = field(init=False)
@@ -249,6 +259,16 @@ class KANClassifier(ClassifierMixin, _Estimator):
         history_: the mean cross entropy after every step.
         hidden_, grid_size_, smoothness_, sparsity_, n_features_in_, feature_names_in_, input_center_, input_reach_: as
             of `KANRegressor`.
+
+    Raises:
+        ValueError: in `fit`, as it says.
+
+    Examples:
+        >>> from kansformer.kan import KANClassifier
+        >>> x = torch.rand(60, 2).numpy()
+        >>> model = KANClassifier(hidden=(), grid_size=5, sparsity=0, smoothness=1e-3).fit(x, x[:, 0] > x[:, 1])
+        >>> model.predict([[0.9, 0.1], [0.1, 0.9]])
+        array([ True, False])
     """
 
     steps: int = 5

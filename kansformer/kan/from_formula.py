@@ -77,8 +77,20 @@ def kan_from_formula(
         variables: names of the network's inputs; None takes those that occur, in alphabetical order.
         basis, grid_size, order, domain: of the curves that edges may become, as in `KAN`.
 
+    Returns:
+        The network, as wide and deep as the formulas need.
+
     Raises:
         ConfigError: a function is unknown, a number is not real, or a variable not among the inputs.
+
+    Examples:
+        >>> import sympy
+        >>> from kansformer.kan import kan_from_formula
+        >>> model = kan_from_formula(sympy.sympify("exp(x) * y"))
+        >>> model.predict(torch.tensor([[0.0, 3.0]]))
+        tensor([[3.]], dtype=torch.float64)
+        >>> model.formula(variables=["x", "y"], digits=4)
+        [y*exp(x)]
     """
     given = list(formulas) if isinstance(formulas, (list, tuple)) else [formulas]
     outputs = [_checked(formula) for formula in given]

@@ -58,6 +58,13 @@ class FitHistory:
         measure: the kind of error, `RMSE` or `cross entropy`.
         metrics: the values after every step of the metrics that `fit` was given, by name.
         smoothness: the weight of the curvature, given or chosen.
+
+    Examples:
+        >>> from kansformer.kan import KAN
+        >>> x = torch.linspace(-1, 1, 50).unsqueeze(-1)
+        >>> history = KAN([1, 1]).fit((x, x.sin()), steps=5, progress=False)
+        >>> list(history.to_pandas().columns), history.train_error[-1] < 1e-3
+        (['train_error', 'test_error', 'seconds'], True)
     """
 
     train_error: list[float] = field(default_factory=list)

@@ -52,14 +52,14 @@ class KAN(nn.Module):
     Raises:
         ConfigError: a width, a scale or a share is impossible.
 
-    Example:
+    Examples:
         >>> from kansformer.kan import KAN, create_dataset
-        >>> data = create_dataset(lambda x: torch.sin(x[:, [0]]) + x[:, [1]] ** 2, num_inputs=2)
+        >>> data = create_dataset(lambda x: torch.sin(x[:, 0]) + x[:, 1] ** 2, num_inputs=2)
         >>> model = KAN([2, 1])
-        >>> history = model.fit(data, steps=20, progress=False)
+        >>> history = model.fit(data, steps=10, progress=False)
         >>> fits = model.fit_symbolic(data)
-        >>> history = model.fit(data, steps=20, progress=False)
-        >>> formulas = model.formula(digits=4)  # [x_2**2 + sin(x_1)]
+        >>> fits.fits.names
+        ['sin', 'x^2']
     """
 
     layers: Sequence[KANLinear]

@@ -45,6 +45,13 @@ class NodeScores:
     Args:
         edges: for each layer, (I, O).
         nodes: for the inputs and every layer's nodes, (nodes,).
+
+    Examples:
+        >>> from kansformer.kan import KAN
+        >>> model, x = KAN([2, 1]), torch.rand(100, 2, dtype=torch.float64)
+        >>> history = model.fit((x, x[:, :1] ** 2), steps=10, progress=False)
+        >>> [scores.round().tolist() for scores in model.node_scores(x).nodes]
+        [[1.0, 0.0], [1.0]]
     """
 
     edges: list[Tensor]
@@ -60,6 +67,14 @@ class PruneReport:
         removed: the number of edges removed.
         width: of the network now.
         rmse_before, rmse_after: on the samples given; None without targets.
+
+    Examples:
+        >>> from kansformer.kan import KAN
+        >>> model, x = KAN([2, 1]), torch.rand(100, 2, dtype=torch.float64)
+        >>> history = model.fit((x, x[:, :1] ** 2), steps=10, progress=False)
+        >>> report = model.prune((x, x[:, :1] ** 2))
+        >>> report.edges, report.removed
+        ([Edge(layer=0, input=0, output=0)], 1)
     """
 
     edges: list[Edge]

@@ -56,6 +56,13 @@ class SearchSettings:
         thresholds: scores below which edges are removed from networks with an error above `max_error`, in turn.
         explained: in noise, the search ends when the formula's error is at most this many times that of curves.
         patience: the search in noisy samples ends when this many more networks gave no better formula.
+
+    Examples:
+        >>> from kansformer.kan import KAN, SearchSettings
+        >>> model, x = KAN([2, 1]), torch.rand(100, 2, dtype=torch.float64)
+        >>> error = model.sparsify((x, x[:, :1].exp()), settings=SearchSettings(sparse_steps=(10,), max_error=1e-3))
+        >>> error < 1e-3
+        True
     """
 
     sparsity: float = 6e-3

@@ -98,7 +98,8 @@ def find_separability(
         ConfigError: the tolerance is not positive.
         ShapeError, DataError: the samples do not fit the network, are fewer than two, or the function is not finite.
 
-    Example:
+    Examples:
+        >>> from kansformer.kan.structure import find_separability
         >>> x = torch.rand(200, 3)
         >>> find_separability(lambda x: x[:, 0] * x[:, 1] + x[:, 2], x).additive
         [[0, 1], [2]]
@@ -143,7 +144,8 @@ def find_symmetries(
         ConfigError: the tolerance is not positive.
         ShapeError, DataError: the samples do not fit the network, are fewer than two, or the slopes are not finite.
 
-    Example:
+    Examples:
+        >>> from kansformer.kan.structure import find_symmetries
         >>> x = torch.rand(200, 2)
         >>> [symmetry.kind for symmetry in find_symmetries(lambda x: torch.sin(x[:, 0] - x[:, 1]), x)]
         ['difference']

@@ -55,6 +55,14 @@ class EdgeFits:
     Args:
         edges: which, E of them.
         fits: one for each.
+
+    Examples:
+        >>> from kansformer.kan import KAN
+        >>> model, x = KAN([2, 1]), torch.rand(100, 2, dtype=torch.float64)
+        >>> history = model.fit((x, x[:, :1].exp() + x[:, 1:] ** 2), steps=10, progress=False)
+        >>> fits = model.fit_symbolic(x)
+        >>> [(str(edge), name) for edge, name in zip(fits.edges, fits.fits.names)]
+        [('(0, 0 -> 0)', 'exp'), ('(0, 1 -> 0)', 'x^2')]
     """
 
     edges: list[Edge]

@@ -42,6 +42,14 @@ class LearnedActivation(nn.Module):
     Raises:
         ConfigError: an argument is not among its choices.
         ShapeError: in `forward`, the last axis is not I long.
+
+    Examples:
+        >>> from kansformer import LearnedActivation
+        >>> activation, x = LearnedActivation(4, base="gelu"), torch.randn(2, 4)
+        >>> torch.equal(activation(x), torch.nn.functional.gelu(x))  # until it is trained
+        True
+        >>> activation.coefficients.shape  # P = 4 channels, C = grid_size + order
+        torch.Size([4, 8])
     """
 
     kernel_layer_name = "LearnedActivation"

@@ -25,6 +25,12 @@ class KANFeedForward(nn.Module):
 
     Raises:
         ConfigError: an argument is not among its choices.
+
+    Examples:
+        >>> from kansformer import KANFeedForward
+        >>> block = KANFeedForward(4, 8, edges="low_rank", rank=2)
+        >>> block(torch.randn(2, 5, 4)).shape
+        torch.Size([2, 5, 4])
     """
 
     def __init__(
@@ -71,6 +77,13 @@ class GatedKANFeedForward(nn.Module):
 
     Raises:
         ConfigError: an argument is not among its choices.
+
+    Examples:
+        >>> from kansformer import GatedKANFeedForward
+        >>> block, x = GatedKANFeedForward(4, 8), torch.randn(2, 5, 4)
+        >>> swiglu = block.down_proj(torch.nn.functional.silu(block.gate_proj(x)) * block.up_proj(x))
+        >>> torch.allclose(block(x), swiglu)  # until it is trained
+        True
     """
 
     def __init__(

@@ -55,6 +55,12 @@ def update_grid(
         DataError: an input that reaches a curve is not finite, or none reaches any.
 
     Whatever is raised, the model is left as it was.
+
+    Examples:
+        >>> from kansformer import LearnedActivation, update_grid
+        >>> activation = LearnedActivation(1, domain=(-1, 1))
+        >>> update_grid(activation, torch.linspace(-3, 5, 50).unsqueeze(-1), margin=0).domain
+        tensor([[-3.,  5.]])
     """
     modules = require_curves(model, ", so there is no grid to update.")
     if not 0.5 < quantile <= 1.0:
@@ -77,7 +83,7 @@ def update_grid(
 
 
 def refine_grid(model: nn.Module, grid_size: int) -> nn.Module:
-    """Give every curve a finer (or coarser) grid on the same domain.
+    """Give every curve a finer (or coarser) grid on the same domain: the grid extension of Liu et al. (2024).
 
     When the new grid size is a multiple of the old one, B-spline curves are kept exactly (to rounding).
 
@@ -91,6 +97,15 @@ def refine_grid(model: nn.Module, grid_size: int) -> nn.Module:
     Raises:
         ConfigError: the model has no curves, or fixed ones, the grid size is not a whole number of at least 1, or a
             curve is not finite or would not be on the new grid; the model is left as it was.
+
+    Examples:
+        >>> from kansformer import KANLinear, refine_grid
+        >>> layer, x = KANLinear(4, 3, grid_size=5), torch.randn(2, 4)
+        >>> before = layer(x)
+        >>> torch.allclose(refine_grid(layer, 10)(x), before, atol=1e-5)
+        True
+        >>> layer.coefficients.shape
+        torch.Size([4, 13, 3])
     """
     modules = require_curves(model, ", so there is no grid to refine.")
     check_not_fixed(model, "refine_grid")

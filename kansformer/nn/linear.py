@@ -61,6 +61,14 @@ class KANLinear(nn.Linear):
 
     Raises:
         ConfigError: an argument is not among its choices.
+
+    Examples:
+        >>> from kansformer import KANLinear
+        >>> layer = KANLinear(4, 3, grid_size=5, order=3)
+        >>> layer(torch.randn(2, 4)).shape
+        torch.Size([2, 3])
+        >>> layer.coefficients.shape  # I, C = grid_size + order, O
+        torch.Size([4, 8, 3])
     """
 
     linear_class: type[nn.Linear] = nn.Linear

@@ -57,6 +57,14 @@ def optimizer_groups(
 
     Raises:
         ConfigError: nothing in the model requires a gradient, or the multiplier is not positive.
+
+    Examples:
+        >>> from kansformer import LearnedActivation, optimizer_groups
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), LearnedActivation(8))
+        >>> groups = optimizer_groups(model, lr=1e-3)
+        >>> [(group["name"], round(group["lr"], 4), group["weight_decay"]) for group in groups]
+        [('base', 0.001, 0.01), ('base without decay', 0.001, 0.0), ('curves x30', 0.03, 0.0)]
+        >>> optimizer = torch.optim.AdamW(groups)
     """
     multipliers = _multipliers(model, curve_lr_multiplier)
     groups: dict[str, dict] = {}

@@ -142,7 +142,13 @@ _requested: str | None = None
 
 
 def available_backends() -> tuple[str, ...]:
-    """Names that `set_backend` and the environment variable KANSFORMER_BACKEND take, besides `auto`."""
+    """Names that `set_backend` and the environment variable KANSFORMER_BACKEND take, besides `auto`.
+
+    Examples:
+        >>> from kansformer.ops import available_backends
+        >>> available_backends()
+        ('native', 'cpu', 'triton', 'reference')
+    """
     return tuple(BACKENDS)
 
 
@@ -154,6 +160,11 @@ def set_backend(name: str | None) -> None:
 
     Raises:
         BackendError: there is no such backend.
+
+    Examples:
+        >>> from kansformer import set_backend
+        >>> set_backend("reference")  # the definition in plain torch, on every device
+        >>> set_backend(None)  # the choice of the environment, else the fastest
     """
     global _requested
     _requested = None if name is None else _check_name(name)
@@ -162,8 +173,23 @@ def set_backend(name: str | None) -> None:
 def select_backend(requested: str, device_type: str) -> Backend:
     """The backend for tensors on a device type; `auto` takes the first that runs there.
 
+    Args:
+        requested: one of `available_backends()`, or `auto`.
+        device_type: of the tensors, such as `cpu` or `cuda`.
+
+    Returns:
+        The backend, whose methods take tensors of any dtypes.
+
     Raises:
         BackendError: the one asked for does not exist, does not run on that device, or lacks something on this machine.
+
+    Examples:
+        >>> from kansformer.ops import select_backend
+        >>> select_backend("reference", "cpu").runs_on("cuda")
+        True
+        >>> select_backend("triton", "mps")
+        Traceback (most recent call last):
+        kansformer.errors.BackendError: Backend 'triton' does not run on 'mps' tensors. Choose auto, reference.
     """
     if requested == "auto":
         return BACKENDS[_best(device_type)]

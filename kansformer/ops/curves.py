@@ -23,6 +23,14 @@ class Curves(NamedTuple):
         domain: (P, 2) or (I, 2), lower and upper end per curve input.
         denominator: (P, D) or (I, D) for rational curves, else None; the edges of one input share it.
         basis: the family of curves.
+
+    Examples:
+        >>> from kansformer.basis import Basis
+        >>> from kansformer.ops import Curves
+        >>> basis = Basis(name="chebyshev", order=2)
+        >>> curves = Curves(torch.eye(3), torch.tensor([[-1.0, 1.0]] * 3), None, basis)  # T_0, T_1 and T_2
+        >>> curves.to(torch.float64).have_dtype(torch.float64)
+        True
     """
 
     coefficients: Tensor

@@ -29,6 +29,13 @@ def apply_curves(x: Tensor, curves: Curves, base: Tensor | str | None = None, fa
 
     Raises:
         ShapeError: the shapes do not belong together.
+
+    Examples:
+        >>> from kansformer.basis import Basis
+        >>> from kansformer.ops import Curves, apply_curves
+        >>> curves = Curves(torch.eye(3), torch.tensor([[-1.0, 1.0]] * 3), None, Basis(name="chebyshev", order=2))
+        >>> apply_curves(torch.full((1, 3), 0.5), curves)  # T_0(x) = 1, T_1(x) = x, T_2(x) = 2x² - 1
+        tensor([[ 1.0000,  0.5000, -0.5000]])
     """
     if is_autocast_enabled(x.device.type):
         with torch.autocast(x.device.type, enabled=False):
@@ -52,6 +59,14 @@ def sum_edges(x: Tensor, curves: Curves, base: Tensor | None = None) -> Tensor:
 
     Raises:
         ShapeError: the shapes do not belong together.
+
+    Examples:
+        >>> from kansformer.basis import Basis
+        >>> from kansformer.ops import Curves, sum_edges
+        >>> basis = Basis(name="chebyshev", order=2)
+        >>> curves = Curves(torch.eye(3).expand(2, 3, 3), torch.tensor([[-1.0, 1.0]] * 2), None, basis)
+        >>> sum_edges(torch.full((1, 2), 0.5), curves)
+        tensor([[ 2.,  1., -1.]])
     """
     if is_autocast_enabled(x.device.type):
         with torch.autocast(x.device.type, enabled=False):

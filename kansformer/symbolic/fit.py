@@ -72,6 +72,13 @@ def fit_symbolic(
         DataError: a value is not finite, or the points of a row do not ascend, or rows have different spacings, or are
             so close or so far apart that float64 cannot hold a scale.
         ConfigError: the library is empty, or a function of it cannot be evaluated.
+
+    Examples:
+        >>> from kansformer.symbolic import fit_symbolic
+        >>> x = torch.linspace(-3, 3, 64).unsqueeze(0)
+        >>> fits = fit_symbolic(x, 2 * torch.sin(1.5 * x + 0.5) + 1)
+        >>> fits.formula(0, digits=3)
+        2.0*sin(1.5*x + 0.5) + 1.0
     """
     library = LIBRARY if library is None else library
     search = _Search(library, _common_grid(x_ES, y_ES), refined, simplicity, noise)

@@ -35,6 +35,15 @@ class SymbolicFits:
         r2: coefficient of determination on points that the fit did not see, (E,); 1 for constants, which d fits.
         r2_fit: the same on the points of the fit.
         best_r2: the highest `r2_fit` of any function that was fitted to the curve, (E,).
+
+    Examples:
+        >>> from kansformer.symbolic import fit_symbolic
+        >>> x = torch.linspace(0, 3, 64).expand(2, 64)
+        >>> fits = fit_symbolic(x, torch.stack([torch.exp(x[0]), 2 * x[0] - 1]))
+        >>> fits.names, fits.r2.round(decimals=3).tolist()
+        (['exp', 'x'], [1.0, 1.0])
+        >>> fits.formula(1, digits=3)
+        2.0*x - 1.0
     """
 
     library: SymbolLibrary

@@ -97,7 +97,13 @@ KAN_LIBRARY = SymbolLibrary([
     Symbol(name="sign", complexity=3, function=torch.sign, derivative=lambda z, f: torch.zeros_like(z),
            sympy=lambda z: _sp().sign(z), candidates=start.inner_shifts, fit_scale=False, fit_shift=False),
 ])  # fmt: skip
-"""The functions that KAN packages compare curves with."""
+"""The functions that KAN packages compare curves with.
+
+Examples:
+    >>> from kansformer.symbolic import KAN_LIBRARY
+    >>> KAN_LIBRARY.names[:5]
+    ('x', 'x^2', 'x^3', 'x^4', '1/x')
+"""
 
 ACTIVATIONS = SymbolLibrary([
     Symbol(name="relu^2", complexity=3, function=lambda z: torch.relu(z).square(),
@@ -122,10 +128,22 @@ ACTIVATIONS = SymbolLibrary([
            derivative=lambda z, f: (z.abs() < 1).to(z.dtype), sympy=lambda z: _sp().Min(_sp().Max(z, -1), 1),
            candidates=start.bumps),
 ])  # fmt: skip
-"""Activations of transformers that are no scaled or shifted function of `KAN_LIBRARY`; clip is relu6 and hardtanh."""
+"""Activations of transformers that are no scaled or shifted function of `KAN_LIBRARY`; clip is relu6 and hardtanh.
+
+Examples:
+    >>> from kansformer.symbolic import ACTIVATIONS
+    >>> ACTIVATIONS.named("mish").function(torch.tensor([0.0, 1.0]))
+    tensor([0.0000, 0.8651])
+"""
 
 LIBRARY = SymbolLibrary([*KAN_LIBRARY, *ACTIVATIONS])
-"""The default: all of them."""
+"""The default: all of them.
+
+Examples:
+    >>> from kansformer.symbolic import LIBRARY
+    >>> "sin" in LIBRARY.names, "mish" in LIBRARY.names, "arcsin" in LIBRARY.names
+    (True, True, False)
+"""
 
 SCIENCE_LIBRARY = SymbolLibrary([
     *(symbol for symbol in KAN_LIBRARY if symbol.name not in ("silu", "gelu", "relu", "sign")),
@@ -137,7 +155,13 @@ SCIENCE_LIBRARY = SymbolLibrary([
            derivative=lambda z, f: torch.sinh(z.clamp(-EXPONENT_BOUND, EXPONENT_BOUND)),
            sympy=lambda z: _sp().cosh(z), candidates=start.bumps),
 ])  # fmt: skip
-"""Functions of formulas in science: those of `KAN_LIBRARY` without activations, and three more."""
+"""Functions of formulas in science: those of `KAN_LIBRARY` without activations, and three more.
+
+Examples:
+    >>> from kansformer.symbolic import SCIENCE_LIBRARY
+    >>> "sin" in SCIENCE_LIBRARY.names, "arcsin" in SCIENCE_LIBRARY.names, "silu" in SCIENCE_LIBRARY.names
+    (True, True, False)
+"""
 
 ALL_SYMBOLS = SymbolLibrary([
     *LIBRARY,
@@ -154,4 +178,10 @@ ALL_SYMBOLS = SymbolLibrary([
     Symbol(name="sigmoid", complexity=3, function=torch.sigmoid, derivative=lambda z, f: f * (1 - f),
            sympy=lambda z: 1 / (1 + _sp().exp(-z)), candidates=start.bumps),
 ])  # fmt: skip
-"""Every function that comes with the package, to look names up."""
+"""Every function that comes with the package, to look names up.
+
+Examples:
+    >>> from kansformer.symbolic import ALL_SYMBOLS
+    >>> ALL_SYMBOLS.named("cos").function(torch.zeros(1))
+    tensor([1.])
+"""

@@ -33,6 +33,12 @@ class Partner:
     Args:
         function: g, with f(a·u + b) = p·f(a·u) + q·g(a·u) + a constant.
         shift: b from p and q.
+
+    Examples:
+        >>> from kansformer.symbolic import Partner
+        >>> partner = Partner(function=torch.cos, shift=lambda p, q: torch.atan2(q, p))  # of the sine
+        >>> partner.shift(torch.tensor(0.0), torch.tensor(1.0))  # cos(u) = sin(u + π/2)
+        tensor(1.5708)
     """
 
     function: Callable[[Tensor], Tensor]
@@ -59,6 +65,14 @@ class Symbol:
 
     Raises:
         ConfigError: it has no name, no positive complexity or no domain.
+
+    Examples:
+        >>> import sympy
+        >>> from kansformer.symbolic import LIBRARY, Symbol, fit_symbolic
+        >>> sinc = Symbol(name="sinc", function=torch.sinc, sympy=lambda z: sympy.sinc(sympy.pi * z), complexity=4)
+        >>> x = torch.linspace(-2, 2, 64).unsqueeze(0)
+        >>> fit_symbolic(x, torch.sinc(x), library=LIBRARY.with_symbol(sinc)).names
+        ['sinc']
     """
 
     name: str
@@ -147,6 +161,13 @@ class SymbolLibrary(Sequence[Symbol]):
 
     Raises:
         ConfigError: there are none, or two have one name.
+
+    Examples:
+        >>> from kansformer.symbolic import LIBRARY, SymbolLibrary
+        >>> LIBRARY.subset(["x", "exp", "sin"]).names
+        ('x', 'exp', 'sin')
+        >>> SymbolLibrary([LIBRARY.named("tanh")]).names
+        ('tanh',)
     """
 
     def __init__(self, symbols: Sequence[Symbol]) -> None:

@@ -119,6 +119,18 @@ def distill_feed_forwards(
         ConfigError: no network was replaced, a path leads nowhere, model and teacher are one object, a setting is out
             of range, or the loss became infinite or NaN: then the networks are put back as they were.
         DataError: the blocks are misshapen, or fewer than one batch and one held-out block.
+
+    Examples:
+        >>> from copy import deepcopy
+        >>> from transformers import GPT2Config, GPT2Model
+        >>> from kansformer import KANConfig
+        >>> from kansformer.conversion import replace_feed_forwards
+        >>> from kansformer.training import distill_feed_forwards
+        >>> teacher = GPT2Model(GPT2Config(n_embd=8, n_layer=2, n_head=2))
+        >>> model = replace_feed_forwards(deepcopy(teacher), KANConfig(), hidden=16)
+        >>> result = distill_feed_forwards(model, teacher, torch.randint(1000, (9, 16)), steps=1)
+        >>> [site.path for site in result.sites], result.tokens
+        (['h.0.mlp', 'h.1.mlp'], 64)
     """
     check_blocks(blocks_NT, batch_size)
     check_integer("steps", steps, 1)

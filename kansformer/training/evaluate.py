@@ -26,6 +26,11 @@ class Evaluation:
         perplexity: e to the loss; infinite where that overflows.
         tokens: predicted tokens, N·(T-1).
         seconds: wall-clock time.
+
+    Examples:
+        >>> from kansformer.training import Evaluation
+        >>> print(Evaluation(loss=3.25, perplexity=25.79, tokens=1200, seconds=0.5))
+        loss 3.2500, perplexity 25.79 on 1,200 tokens
     """
 
     loss: float
@@ -48,8 +53,19 @@ def mean_loss(
         batch_size: blocks in one forward pass. It changes the result by rounding only.
         progress: called after every batch.
 
+    Returns:
+        The mean over the N·(T-1) predicted tokens, in nats, and their number.
+
     Raises:
         DataError: the blocks are not two-dimensional, are empty or too short, or `batch_size` is below 1.
+
+    Examples:
+        >>> from transformers import GPT2Config, GPT2LMHeadModel
+        >>> from kansformer.training import mean_loss
+        >>> model = GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=2, n_head=2))
+        >>> result = mean_loss(model, torch.randint(1000, (4, 16)))
+        >>> result.tokens, round(result.loss)  # nats; ln 50257 = 10.8
+        (60, 11)
     """
     check_blocks(blocks_NT, batch_size)
     device = next(model.parameters()).device

@@ -178,6 +178,13 @@ class Recipe:
 
     Raises:
         ConfigError: a value is not among the choices, or two fields contradict each other.
+
+    Examples:
+        >>> from kansformer.training import Recipe
+        >>> values = {"task": "causal-lm", "model": {"path": "embedded"}, "data": {"corpus": "standard-library"}}
+        >>> recipe = Recipe.from_dict({**values, "kan": {"slots": ["act"]}, "trainable": "curves"})
+        >>> recipe.kan.config.slots, recipe.trainable
+        (('act',), ('curves',))
     """
 
     task: Literal["causal-lm", "masked-lm", "sequence-classification", "image-classification"]

@@ -83,8 +83,17 @@ def read_recipe(source: str | Path, changes: list[str] | tuple[str, ...] = ()) -
         changes: `field=value` with the value in YAML and dots for sections, such as `training.max_steps=100` or
             `kan.slots=[act]`; `kan=null` takes a section out. Later ones win.
 
+    Returns:
+        The recipe, for `train`.
+
     Raises:
         ConfigError: there is no such recipe, it is not YAML, or a field is unknown or impossible.
+
+    Examples:
+        >>> from kansformer.training import read_recipe
+        >>> recipe = read_recipe("tiny-cpu", ["training.max_steps=100", "kan.slots=[act]"])
+        >>> recipe.training["max_steps"], recipe.kan.config.slots
+        (100, ('act',))
     """
     text, place = _text_of(source)
     values = _load(text, place)

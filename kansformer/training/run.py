@@ -64,6 +64,16 @@ class TrainingResult:
         parameters, trainable, curve_parameters: numbers of the model, each tensor counted once.
         facts: data, versions and device, for a model card.
         skipped_steps: whose loss or gradient was not finite; of this call.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from kansformer.training import TrainingResult
+        >>> result = TrainingResult(Path("run"), ((10, 4.1),), {"eval_loss": 4.2}, 10, 2.0, 5e3, 1000, 100, 100, {})
+        >>> print(result)
+        parameters    1,000, 100 of them in curves; 100 trained
+        training      10 steps, 2 s, 5,000 per s
+        last loss     4.1000
+        eval_loss     4.2000
     """
 
     output: Path
@@ -122,6 +132,15 @@ def train(
             disk is full.
         InterruptedRunError: SIGTERM came; the step was finished and a checkpoint saved.
         DataError: the data is unusable, or too little for the processes. Nothing is overwritten after any error.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from kansformer.training import read_recipe, train
+        >>> size = Path("text.txt").write_text("To be, or not to be, that is the question. " * 50)
+        >>> data = "data={files: text.txt, tokenizer: characters, block: 16}"
+        >>> result = train(read_recipe("tiny-cpu", [data, "training.max_steps=1", "training.save_strategy=no"]), "run")
+        >>> result.steps, result.parameters, result.curve_parameters
+        (1, 334512, 528)
     """
     output = Path(output)
     check_launcher()

@@ -50,6 +50,20 @@ class KANTrainer(Trainer):
         curve_lr_multiplier: the curves' learning rate divided by that of the weights, as in `optimizer_groups`.
         non_finite: "stop" or "skip", as in `NonFiniteGuard`.
         args, kwargs: as in the Trainer it is made of.
+
+    Raises:
+        ConfigError: in training, a loss or gradient is not finite and `non_finite` is "stop", or too many steps in a
+            row were skipped; or `curve_lr_multiplier` is not positive.
+        CheckpointError: in training, a checkpoint could not be written; those before stay.
+
+    Examples:
+        >>> from transformers import TrainingArguments
+        >>> from kansformer import KANTrainer, LearnedActivation
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), LearnedActivation(8))
+        >>> arguments = TrainingArguments("run", learning_rate=1e-3, report_to="none", use_cpu=True)
+        >>> optimizer = KANTrainer(model, arguments).create_optimizer()
+        >>> [round(group["lr"], 4) for group in optimizer.param_groups]  # weights, biases, curves
+        [0.001, 0.001, 0.03]
     """
 
     def __init__(
@@ -202,10 +216,18 @@ class KANTrainer(Trainer):
 def kan_trainer(base: type[Trainer]) -> type[Trainer]:
     """A subclass of another Trainer class that does what `KANTrainer` adds to transformers' own.
 
-        trainer = kan_trainer(trl.SFTTrainer)(model, args=arguments, train_dataset=rows)
-
     Args:
-        base: whose arguments it takes, besides those of `KANTrainer`.
+        base: whose arguments it takes, besides those of `KANTrainer`, such as `trl.SFTTrainer`.
+
+    Returns:
+        The class; `KANTrainer` itself for transformers' `Trainer`.
+
+    Examples:
+        >>> from transformers import Seq2SeqTrainer
+        >>> from kansformer.training import KANTrainer, kan_trainer
+        >>> trainer = kan_trainer(Seq2SeqTrainer)
+        >>> trainer.__name__, issubclass(trainer, KANTrainer), issubclass(trainer, Seq2SeqTrainer)
+        ('KANSeq2SeqTrainer', True, True)
     """
     if issubclass(base, KANTrainer):
         return base
@@ -233,6 +255,14 @@ def distillation_loss(
     Raises:
         ConfigError: a setting is out of range.
         ShapeError: the shapes do not belong together.
+
+    Examples:
+        >>> from kansformer.training import distillation_loss
+        >>> logits, labels = torch.randn(2, 5, 10), torch.randint(10, (2, 5))
+        >>> round(distillation_loss(logits, logits, labels, alpha=1.0).item(), 6)  # the divergence from itself
+        0.0
+        >>> distillation_loss(logits, logits, labels, alpha=0.5).item() > 0  # and half of the cross-entropy
+        True
     """
     check_number("temperature", temperature, above=0)
     check_number("alpha", alpha, 0, 1)

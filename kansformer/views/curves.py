@@ -33,6 +33,15 @@ def plot_curves(curves: EdgeCurves, *, records: EdgeRecords | None = None, colum
 
     Raises:
         ConfigError: matplotlib is not installed, or there are no edges, or too many, or no column.
+
+    Examples:
+        >>> from kansformer import KANLinear
+        >>> from kansformer.interp import edge_curves
+        >>> from kansformer.views import plot_curves
+        >>> model = torch.nn.Sequential(KANLinear(4, 3))
+        >>> figure = plot_curves(edge_curves(model, "", "0", inputs=[0, 1], outputs=[2]))
+        >>> len(figure.axes)
+        2
     """
     if not 1 <= len(curves) <= MAX_EDGES:
         raise ConfigError(f"A picture holds 1 to {MAX_EDGES} edges, got {len(curves)}: choose inputs= and outputs=.")

@@ -57,6 +57,15 @@ def write_report(summary: ModelSummary, path: str | Path, *, title: str = "What 
 
     Raises:
         ConfigError: plotly is not installed.
+
+    Examples:
+        >>> from torch.nn import Linear, Sequential, SiLU
+        >>> from kansformer import convert, summarize
+        >>> from kansformer.views import write_report
+        >>> model = convert(Sequential(Linear(4, 8), SiLU(), Linear(8, 4)))
+        >>> summary = summarize(model, {"input": torch.randn(64, 4)})
+        >>> write_report(summary, "report.html", title="A small model").name
+        'report.html'
     """
     try:
         plotly_script = importlib.import_module("plotly.offline").get_plotlyjs()

@@ -65,13 +65,20 @@ def breaks(old: list[str], new: list[str]) -> list[str]:
     return found
 
 
+def names_of(module: ModuleType) -> list[str]:
+    """The public names of a module, in order."""
+    return sorted(
+        getattr(module, "__all__", None)
+        or [
+            name
+            for name, value in vars(module).items()
+            if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
+        ]
+    )
+
+
 def _of_module(module: ModuleType, seen: set[type]) -> Iterator[str]:
-    names = getattr(module, "__all__", None) or [
-        name
-        for name, value in vars(module).items()
-        if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
-    ]
-    for name in sorted(names):
+    for name in names_of(module):
         yield from _of_value(f"{module.__name__}.{name}", getattr(module, name), seen)
 
 
