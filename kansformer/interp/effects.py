@@ -50,6 +50,15 @@ class Faithfulness:
         replaced: with the edit.
         zero, mean: with the layers' outputs at zero, and at their mean over all tokens.
         controls: other edits, by name.
+
+    Examples:
+        >>> from kansformer.interp import Faithfulness
+        >>> from kansformer.interp.effects import Effect
+        >>> losses = {"original": 2.0, "replaced": 2.1, "zero": 4.0, "mean": 3.0}
+        >>> effects = {name: Effect(loss, None, {}, {}, {}) for name, loss in losses.items()}
+        >>> result = Faithfulness(layers=("mlp",), tokens=64, curves={}, **effects)
+        >>> round(result.ce_loss_score, 2), round(result.delta_ce, 2)
+        (0.95, 0.1)
     """
 
     layers: tuple[str, ...]

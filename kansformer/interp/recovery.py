@@ -90,6 +90,17 @@ def faithfulness(
         SlotError: there is no layer of that path.
         ConfigError: `alive` is negative, two results would have one name, or an edit cannot be undone.
         DataError: there are no batches, no token reaches a layer, or with the edit a layer runs on other tokens.
+
+    Examples:
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> from kansformer import convert
+        >>> from kansformer.interp import EdgeRef, ablate, faithfulness
+        >>> sizes = dict(vocab_size=50, hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+        >>> model, tokens = convert(LlamaForCausalLM(LlamaConfig(**sizes))), torch.randint(50, (2, 16))
+        >>> edit = ablate(model, [EdgeRef("model.layers.0.mlp", "act", input=3, output=3)])
+        >>> result = faithfulness(model, edit, {"input_ids": tokens, "labels": tokens})
+        >>> result.layers, 0 < result.replaced.kl_div < result.zero.kl_div
+        (('model.layers.0.mlp',), True)
     """
     if not alive >= 0:
         raise ConfigError(f"alive must be 0 or more, got {alive!r}.")
