@@ -22,15 +22,33 @@ from kansformer.symbolic import LIBRARY, fit_symbolic
 from kansformer.symbolic.symbol import symbol_values
 from kansformer.training.evaluate import check_blocks, mean_loss
 
-HANDLES = 7
-"""K, the number of points by which a curve is bent."""
+HANDLES = 6
+"""K, the number of points by which a curve is bent: the knots of the default grid of 5 intervals.
+
+A natural cubic spline through them is then a curve of the basis, so the bent curve goes exactly through its handles.
+"""
 
 MAX_RANKED = 100
 POINTS = 160
 FIT_POINTS = 64
 BINS = 32
-# A handle that moves by less, as a share of the largest value, stays: what comes from a slider is rounded.
+# A handle that moves by less, as a share of the curve's height, stays: what comes from a slider is rounded.
 ROUNDING = 1e-3
+
+
+@dataclass(frozen=True)
+class RankedCurve:
+    """A curve that can be picked.
+
+    Args:
+        edge: its edge, or the first one where several edges share the curve.
+        name: its input channel, "0 to 15" where neighbours share the curve, or "3 → 7" where it is of this edge alone.
+        score: attribution of its edges: about how far the loss would move without them, in nats.
+    """
+
+    edge: EdgeRef
+    name: str
+    score: float
 
 
 @dataclass(frozen=True)
@@ -115,10 +133,8 @@ class Workbench:
             loss = mean_loss(self.model, blocks_NT).loss
         self._blocks_NT, self._records, self._scores, self._loaded_loss = blocks_NT, records, scores, loss
 
-    def ranked_edges(self, site: str, slot: str) -> list[tuple[EdgeRef, float]]:
-        """The curves of a slot that matter most to the loss on the text, at most 100, each with its attribution.
-
-        A curve that acts before the weights is named by its first edge, and has the scores of all of its edges.
+    def ranked_curves(self, site: str, slot: str) -> list[RankedCurve]:
+        """The curves of a slot that matter most to the loss on the text, at most 100, the highest score first.
 
         Raises:
             SlotError: there is no such slot.
@@ -126,18 +142,20 @@ class Workbench:
         where = find_curve_slot(self.model, site, slot)
         score_IO = self._scores[site, slot].attribution
         assert score_IO is not None
-        if where.module.curves.is_per_channel:
-            width = where.module.in_features // len(where.module.domain)
-            score_P = score_IO.sum(dim=-1).unflatten(0, (-1, width)).sum(dim=-1)
-            best = score_P.argsort(descending=True, stable=True)[:MAX_RANKED]
-            inputs = (best * width).tolist()
-            pairs = [(i, 0 if where.has_weights else i) for i in inputs]
-            scores = score_P[best].tolist()
-        else:
-            best = score_IO.flatten().argsort(descending=True, stable=True)[:MAX_RANKED]
-            pairs = [divmod(number, where.num_outputs) for number in best.tolist()]
-            scores = score_IO.flatten()[best].tolist()
-        return [(EdgeRef(site, slot, i, o), score) for (i, o), score in zip(pairs, scores, strict=True)]
+        shared = where.module.curves.is_per_channel
+        width = where.module.in_features // len(where.module.domain) if shared else 1
+        score_P = score_IO.unflatten(0, (-1, width)).sum(dim=(1, 2)) if shared else score_IO.flatten()
+        curves = []
+        for number in score_P.argsort(descending=True, stable=True)[:MAX_RANKED].tolist():
+            if shared:
+                source = number * width
+                target = 0 if where.has_weights else source
+                name = str(source) if width == 1 else f"{source} to {source + width - 1}"
+            else:
+                source, target = divmod(number, where.num_outputs)
+                name = f"{source} → {target}"
+            curves.append(RankedCurve(EdgeRef(site, slot, source, target), name, score_P[number].item()))
+        return curves
 
     def view(self, edge: EdgeRef) -> CurveView:
         """A curve as it is now.
@@ -152,14 +170,16 @@ class Workbench:
         y_S, base_S = _curve_and_base(slot, edge, x_S)
         with self.as_loaded():
             loaded_S, _ = _curve_and_base(slot, edge, x_S)
-        recorded = self._records[edge.site, edge.slot]
+        recorded, width = self._records[edge.site, edge.slot], slot.module.in_features // len(slot.module.domain)
+        first = edge.input // width * width
+        counts_H = recorded.histogram[first : first + width].sum(dim=0)
         return CurveView(
             x=x_S,
             y=y_S,
             base=base_S,
             loaded=loaded_S,
-            histogram=recorded.histogram[edge.input, 1:-1].tolist(),
-            outside=float(recorded.outside[edge.input]),
+            histogram=counts_H[1:-1].tolist(),
+            outside=float((counts_H[0] + counts_H[-1]) / counts_H.sum()),
             handles=handles_K.tolist(),
             values=_curve_and_base(slot, edge, handles_K)[0].tolist(),
         )
@@ -190,12 +210,13 @@ class Workbench:
         with self._unchanged_by_errors(slot):
             if self.steps and self.steps[-1].is_bend and self.steps[-1].edge == edge:
                 self.undo()
-            moves_K = values_K - _curve_and_base(slot, edge, handles_K)[0]
-            moves_K[moves_K.abs() < ROUNDING * values_K.abs().max()] = 0
+            now_K, _ = _curve_and_base(slot, edge, handles_K)
+            moves_K = values_K - now_K
+            moves_K[moves_K.abs() < ROUNDING * (now_K.max() - now_K.min())] = 0
 
             def moved(x: Tensor) -> Tensor:
                 before = _curve_and_base(slot, edge, x.flatten())[0].reshape(x.shape)
-                return before + _interpolate(x, handles_K, moves_K)
+                return before + _natural_spline(x, handles_K, moves_K)
 
             if moves_K.any():
                 self._edit(edge, moved, "bent by hand", is_bend=True)
@@ -249,7 +270,7 @@ class Workbench:
 
     @torch.no_grad()
     def next_tokens(self, prompt_T: Tensor, count: int = 10) -> list[NextToken]:
-        """The most probable tokens after a prompt, of the model as loaded and as it is now together, sorted by the latter.
+        """The most probable tokens after a prompt, of the model as loaded and as it is now, sorted by the latter.
 
         Args:
             prompt_T: token numbers, T >= 1.
@@ -324,11 +345,20 @@ def _curve_and_base(slot: CurveSlot, edge: EdgeRef, x_S: Tensor) -> tuple[Tensor
     return whole_S1[:, 0].cpu().double(), edge_bases(slot.module, x_S1, input_1, output_1)[:, 0].cpu().double()
 
 
-def _interpolate(x: Tensor, handles_K: Tensor, moves_K: Tensor) -> Tensor:
-    """Straight lines between the moves of neighbouring handles, which are equally spaced."""
-    step = (handles_K[-1] - handles_K[0]) / (len(handles_K) - 1)
-    hats = (1 - (x.unsqueeze(-1) - handles_K).abs() / step).clamp(min=0)
-    return hats @ moves_K
+def _natural_spline(x: Tensor, handles_K: Tensor, values_K: Tensor) -> Tensor:
+    """The natural cubic spline through values at equally spaced handles, at points between the outermost ones."""
+    intervals = len(handles_K) - 1
+    step = (handles_K[-1] - handles_K[0]) / intervals
+    # Second derivatives times step²/6, zero at both ends: m_{k-1} + 4 m_k + m_{k+1} = y_{k-1} - 2 y_k + y_{k+1}.
+    system = 4 * torch.eye(intervals - 1, dtype=x.dtype)
+    system += torch.ones_like(system).triu(1).tril(1) + torch.ones_like(system).tril(-1).triu(-1)
+    bends_K = torch.nn.functional.pad(torch.linalg.solve(system, values_K.diff(n=2)), (1, 1))
+    position = ((x - handles_K[0]) / step).clamp(0, intervals)
+    index = position.long().clamp(max=intervals - 1)
+    right = position - index
+    left = 1 - right
+    line = left * values_K[index] + right * values_K[index + 1]
+    return line + (left**3 - left) * bends_K[index] + (right**3 - right) * bends_K[index + 1]
 
 
 @torch.no_grad()

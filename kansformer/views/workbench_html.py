@@ -15,12 +15,15 @@ from kansformer.views.workbench import CurveView, NextToken
 
 STYLE = """
 .kf { --kf-curve: #1f6feb; --kf-base: #57616c; --kf-loaded: #c2661a; --kf-bars: #8a94a0; --kf-line: #d9dee3;
-  color: var(--body-text-color); font-size: .9rem; font-variant-numeric: tabular-nums; }
-.dark .kf { --kf-curve: #6ba4ff; --kf-base: #b4bfca; --kf-loaded: #f0a35e; --kf-bars: #93a0ad; --kf-line: #3a434d; }
-.kf-plot { position: relative; height: 19rem; margin: .4rem .8rem 3rem 3.6rem; }
+  --kf-faint: #57616c; color: var(--body-text-color); display: flow-root; font-size: .9rem;
+  font-variant-numeric: tabular-nums; }
+.dark .kf { --kf-curve: #6ba4ff; --kf-base: #b4bfca; --kf-loaded: #f0a35e; --kf-bars: #93a0ad; --kf-line: #3a434d;
+  --kf-faint: #b4bfca; }
+.kf-curve { padding-bottom: 2.4rem; }
+.kf-plot { position: relative; height: 19rem; margin: .4rem .8rem 0 3.6rem; }
 .kf-plot svg { position: absolute; inset: 0; width: 100%; height: 100%; overflow: visible; }
 .kf-plot path { fill: none; vector-effect: non-scaling-stroke; }
-.kf-plot span { position: absolute; font-size: .75rem; color: var(--body-text-color-subdued); white-space: nowrap; }
+.kf-plot span { position: absolute; font-size: .75rem; color: var(--kf-faint); white-space: nowrap; }
 .kf-plot .kf-x { top: calc(100% + .25rem); transform: translateX(-50%); }
 .kf-plot .kf-y { right: calc(100% + .4rem); transform: translateY(-50%); }
 .kf-plot .kf-x-title { top: calc(100% + 1.4rem); left: 50%; transform: translateX(-50%); }
@@ -29,14 +32,15 @@ STYLE = """
   background: var(--kf-curve); border: 2px solid var(--block-background-fill); }
 .kf-legend { display: flex; flex-wrap: wrap; gap: .2rem 1rem; margin: .2rem 0 .2rem; font-size: .8rem; }
 .kf-legend b { display: inline-block; width: 1.4rem; margin-right: .4rem; vertical-align: middle; }
-.kf table { width: 100%; border-collapse: collapse; } .kf th { text-align: right; font-weight: 600; }
+.kf table { width: 100%; border-collapse: collapse; } .kf table, .kf tr { border: 0; }
+.kf th { text-align: right; font-weight: 600; }
 .kf td, .kf th { border: 0; padding: .15rem .4rem; white-space: nowrap; } .kf td { text-align: right; }
 .kf td:first-child, .kf th:first-child { text-align: left; padding-left: 0; }
 .kf td:first-child { max-width: 9rem; overflow: hidden; text-overflow: ellipsis; font-family: monospace; }
 .kf td.kf-bar { width: 40%; min-width: 3rem; padding-right: 0; }
 .kf-bar div { height: .38rem; border-radius: 2px; min-width: 1px; margin: 1px 0; }
-.kf-figures { display: flex; flex-wrap: wrap; gap: .4rem 1.4rem; } .kf-figures b { display: block; font-size: 1.3rem; }
-.kf-figures span { font-size: .8rem; color: var(--body-text-color-subdued); }
+.kf-figures { display: flex; flex-wrap: wrap; gap: .4rem 1.2rem; } .kf-figures b { display: block; font-size: 1.2rem; }
+.kf-figures span { font-size: .8rem; color: var(--kf-faint); }
 """
 """The style sheet of all pieces. They use the variables of Gradio's themes, and its class `dark`."""
 
@@ -48,7 +52,7 @@ MARGIN = 0.08
 def curve_html(view: CurveView) -> str:
     """A curve with its base dashed, the curve as loaded where it is another one, and the histogram of its inputs."""
     left, right = float(view.x[0]), float(view.x[-1])
-    lines = {"base": view.base, "loaded": view.loaded, "curve": view.y}
+    lines = {"loaded": view.loaded, "base": view.base, "curve": view.y}
     bottom, top = _range(list(lines.values()))
 
     def across(x: float) -> float:
@@ -77,7 +81,10 @@ def curve_html(view: CurveView) -> str:
     ]
     labels = [f'<span class="kf-x" style="left:{across(x):.2f}%">{x:g}</span>' for x in x_ticks]
     labels += [f'<span class="kf-y" style="top:{down(y):.2f}%">{y:g}</span>' for y in y_ticks]
-    labels += ['<span class="kf-x-title">x, input of the curve (no unit)</span>', '<span class="kf-y-title">φ(x)</span>']
+    labels += [
+        '<span class="kf-x-title">x, input of the curve (no unit)</span>',
+        '<span class="kf-y-title">φ(x)</span>',
+    ]
     dots = [
         f'<i style="left:{across(x):.2f}%;top:{down(y):.2f}%"></i>'
         for x, y in zip(view.handles, view.values, strict=True)
@@ -94,7 +101,7 @@ def curve_html(view: CurveView) -> str:
     )
     picture = f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true">{"".join(paths)}</svg>'
     return (
-        f'<div class="kf"><div class="kf-legend">{"".join(legend)}</div>'
+        f'<div class="kf kf-curve"><div class="kf-legend">{"".join(legend)}</div>'
         f'<div class="kf-plot">{picture}{"".join(labels)}{"".join(dots)}</div></div>'
     )
 
