@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import typer
 
 from kansformer.cli.demo_web_events import PageEvents, site_name, text_blocks
 from kansformer.cli.loading import quiet_transformers, register_known_activations
+from kansformer.errors import ConfigError
 from kansformer.progress import progress_lines
 from kansformer.wording import counted
 
@@ -38,8 +40,11 @@ def run_web(source: str | None, port: int | None, *, browser: bool) -> None:
 
     Raises:
         ImportError: gradio is not installed.
+        ConfigError: the port is taken.
         KansformerError: the model cannot be loaded or has no curves that can be shown.
     """
+    if port is not None:
+        _check_port(port)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_RUN_HISTORY"] = "False"
     import gradio
@@ -54,7 +59,7 @@ def run_web(source: str | None, port: int | None, *, browser: bool) -> None:
     theme = gradio.themes.Default(font=system, font_mono=["ui-monospace", "monospace"])
     _, address, _ = app.launch(
         server_name=HOST, server_port=port, share=False, inbrowser=browser, ssr_mode=False, quiet=True,
-        prevent_thread_lock=True, footer_links=[], theme=theme, css=STYLE,
+        prevent_thread_lock=True, show_error=True, footer_links=[], theme=theme, css=STYLE,
         app_kwargs={"middleware": [Middleware(_OwnSourcesOnly)]},
     )  # fmt: skip
     typer.echo(f"Bend the curves of {name} at {address} (this machine only). Ctrl+C ends it; nothing is saved.")
@@ -171,6 +176,12 @@ def build_app(bench: Workbench, tokenizer: PreTrainedTokenizerBase, *, name: str
         undo_button.click(events.undo, [*place, prompt_box], outputs, **one_at_a_time)
         undo_all_button.click(events.undo_all, [*place, prompt_box], outputs, **one_at_a_time)
     return app
+
+
+def _check_port(port: int) -> None:
+    with socket.socket() as probe:
+        if probe.connect_ex((HOST, port)) == 0:
+            raise ConfigError(f"Port {port} of {HOST} is taken. Choose another --port, or leave it out for a free one.")
 
 
 class _OwnSourcesOnly:
