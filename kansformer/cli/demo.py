@@ -53,14 +53,14 @@ def demo_command(
     port: Annotated[
         int | None, typer.Option(help="Of the page, on this machine only.", show_default="a free one", min=1, max=65535)
     ] = None,
-    browser: Annotated[bool, typer.Option(help="With --web, open the page in the browser.")] = True,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open the page, only serve it.")] = False,
 ) -> None:
     """Convert a small language model, tune its curves, save, reload and use it: about a minute, offline."""
     _check_mode(context, web)
     if web:
         from kansformer.cli.demo_web import run_web
 
-        run_web(model, port, browser=browser)
+        run_web(model, port, browser=not no_browser)
         return
     import torch
 
@@ -81,7 +81,7 @@ def _check_mode(context: typer.Context, web: bool) -> None:
     """Raise a `ConfigError` if an argument was given that this kind of demo does not use."""
     unused = {"output": "--output", "steps": "--steps"}
     if not web:
-        unused = {"model": "A model", "port": "--port", "browser": "--browser"}
+        unused = {"model": "A model", "port": "--port", "no_browser": "--no-browser"}
     for name, words in unused.items():
         source = context.get_parameter_source(name)
         if source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP"):

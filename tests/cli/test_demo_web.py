@@ -18,7 +18,7 @@ SITE = "model.layers.0.mlp"
 def test_arguments_belong_to_one_of_the_demos(refused):
     assert refused("demo", "some/model") == "A model is for the demo with --web."
     assert refused("demo", "--port", 8000) == "--port is for the demo with --web."
-    assert refused("demo", "--no-browser") == "--browser is for the demo with --web."
+    assert refused("demo", "--no-browser") == "--no-browser is for the demo with --web."
     assert refused("demo", "--web", "--steps", 3) == "--steps is for the demo without --web."
     assert refused("demo", "--web", "--output", "x") == "--output is for the demo without --web."
 
