@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from kansformer.cli.demo_web_events import PageEvents, site_name, text_blocks
+from kansformer.cli.demo_web_events import PageEvents, site_choices, text_blocks
 from kansformer.cli.loading import quiet_transformers, register_known_activations
 from kansformer.errors import ConfigError
 from kansformer.progress import progress_lines
@@ -118,10 +118,7 @@ def build_app(bench: Workbench, tokenizer: PreTrainedTokenizerBase, *, name: str
             with gradio.Column(scale=3, min_width=320):
                 with gradio.Row():
                     site_menu = gradio.Dropdown(
-                        [(site_name(site), site) for site in events.sites],
-                        value=events.sites[0],
-                        label="Layer",
-                        min_width=140,
+                        site_choices(events.sites), value=events.sites[0], label="Layer", min_width=110
                     )
                     slot_menu = gradio.Dropdown(events.slots_of(events.sites[0]), label="Slot", min_width=90)
                     channel_menu = gradio.Dropdown([], label="Channel", min_width=150)
@@ -169,7 +166,7 @@ def build_app(bench: Workbench, tokenizer: PreTrainedTokenizerBase, *, name: str
         formula_button.click(
             events.write_formula, [*place, prompt_box, function_menu, *numbers], outputs, **one_at_a_time
         )
-        prompt_box.input(events.predict, [prompt_box], [tokens], trigger_mode="always_last", **one_at_a_time)
+        prompt_box.change(events.predict, [prompt_box], [tokens], trigger_mode="always_last", **one_at_a_time)
         text_button.click(
             events.read_text, [text_box, *place, function_menu, prompt_box], [*menus, *outputs], **one_at_a_time
         )

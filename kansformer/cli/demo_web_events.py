@@ -158,12 +158,13 @@ def text_blocks(text: str, model: PreTrainedModel, tokenizer: PreTrainedTokenize
     return tokenize_blocks(text, tokenizer, block)[: max(1, MAX_TOKENS // block)].to(model.device)
 
 
-def site_name(site: str) -> str:
-    """A site for the menu: its layer first."""
+def site_choices(sites: list[str]) -> list[tuple[str, str]]:
+    """Sites for the menu, each after its name: the layer's number, or the path where several sites have one number."""
     from kansformer.interp.wording import layer_of
 
-    layer = layer_of(site)
-    return site if layer is None else f"{layer} ({site})"
+    layers = [layer_of(site) for site in sites]
+    unique = None not in layers and len(set(layers)) == len(sites)
+    return [(str(layer) if unique else site, site) for layer, site in zip(layers, sites, strict=True)]
 
 
 def _positions(model: PreTrainedModel) -> int:

@@ -1,6 +1,5 @@
 """`kansformer demo --web`: what needs no server, and the page as a browser and a client see it."""
 
-import html
 import os
 import re
 import shutil
@@ -9,6 +8,8 @@ import subprocess
 import sys
 
 import pytest
+
+from kansformer.cli.demo_web_events import site_choices
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WEB = "needs the extra web: pip install 'kansformer[web]'"
@@ -35,6 +36,13 @@ def test_nothing_imports_gradio_before_the_page_is_asked_for():
     assert done.stdout.strip() == "False"
 
 
+def test_layers_have_their_numbers_where_these_are_names():
+    assert site_choices(["h.0.mlp", "h.1.mlp"]) == [("0", "h.0.mlp"), ("1", "h.1.mlp")]
+    experts = ["h.0.up", "h.0.down"]
+    assert site_choices(experts) == [(site, site) for site in experts]
+    assert site_choices(["mlp"]) == [("mlp", "mlp")]
+
+
 @pytest.fixture(scope="module")
 def page(tiny, tmp_path_factory):
     """Address of a running demo of a tiny model, in a process of its own."""
@@ -58,10 +66,6 @@ def page(tiny, tmp_path_factory):
         assert match[1] == f"http://127.0.0.1:{port}/"
         yield match[1]
         process.terminate()
-
-
-def text_of(piece: str) -> str:
-    return html.unescape(re.sub(r"<[^>]*>", " ", piece))
 
 
 @pytest.mark.slow
