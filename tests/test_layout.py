@@ -40,6 +40,7 @@ HOMES = {
     "sklearn": {"kan", "training"},
     "plotly": {"views"},
     "typer": {"cli"},
+    "gradio": {"cli"},
     "rich": {"cli"},
     "huggingface_hub": {"hub", "hub_files"},
     "vllm": {"serving"},

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kansformer.cli.loading import quiet_transformers
+from kansformer.errors import ConfigError
 from kansformer.files import atomic_folder, check_free_space, check_unused, check_writable, folder_bytes
 from kansformer.progress import progress_bar
 from kansformer.wording import counted
@@ -42,10 +43,25 @@ PROMPTS = ("class Stack:\n    def push(self, item):", 'The "with" statement is u
 
 
 def demo_command(
+    context: typer.Context,
+    model: Annotated[
+        str | None, typer.Argument(help="With --web, a Hub id or folder.", show_default="the embedded model")
+    ] = None,
     output: Annotated[Path, typer.Option(help="The folder to write.")] = Path("kansformer-demo"),
     steps: Annotated[int, typer.Option(help="Tuning steps.", min=1)] = 400,
+    web: Annotated[bool, typer.Option("--web", help="Bend curves by hand on a page in the browser instead.")] = False,
+    port: Annotated[
+        int | None, typer.Option(help="Of the page, on this machine only.", show_default="a free one", min=1, max=65535)
+    ] = None,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open the page, only serve it.")] = False,
 ) -> None:
     """Convert a small language model, tune its curves, save, reload and use it: about a minute, offline."""
+    _check_mode(context, web)
+    if web:
+        from kansformer.cli.demo_web import run_web
+
+        run_web(model, port, browser=not no_browser)
+        return
     import torch
 
     from kansformer.embedded import embedded_model_path
@@ -59,6 +75,17 @@ def demo_command(
         run_demo(embedded_model_path(), output, steps)
     finally:
         torch.set_num_threads(threads)
+
+
+def _check_mode(context: typer.Context, web: bool) -> None:
+    """Raise a `ConfigError` if an argument was given that this kind of demo does not use."""
+    unused = {"output": "--output", "steps": "--steps"}
+    if not web:
+        unused = {"model": "A model", "port": "--port", "no_browser": "--no-browser"}
+    for name, words in unused.items():
+        source = context.get_parameter_source(name)
+        if source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP"):
+            raise ConfigError(f"{words} is for the demo {'without' if web else 'with'} --web.")
 
 
 def run_demo(source: Path, output: Path, steps: int) -> None:

@@ -13,7 +13,14 @@ from kansformer.errors import InterruptedRunError, KansformerError
 INTERRUPTED = 75
 """Exit code of a run that SIGTERM ended and that can be resumed: the one that sysexits.h has for "try again"."""
 
-EXTRAS = {"gguf": "gguf", "peft": "lora", "plotly": "report", "matplotlib": "plot", "sklearn": "sklearn"}
+EXTRAS = {
+    "gguf": "gguf",
+    "peft": "lora",
+    "plotly": "report",
+    "matplotlib": "plot",
+    "sklearn": "sklearn",
+    "gradio": "web",
+}
 """Extras of this package, by the module that they bring."""
 
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory")

@@ -234,7 +234,8 @@ def edit_curve(model: nn.Module, edge: EdgeRef, function: Function) -> CurveEdit
         SlotError: the edge does not exist.
         ConfigError: the slot has `low_rank` edges, none of which has coefficients of its own, or the curves are fixed
             or shared by layers.
-        DataError: the function is not finite on the domain. The model is left as it was.
+        DataError: the function is not finite on the domain, or too large for the coefficients. The model is left as it
+            was.
 
     Examples:
         >>> from kansformer import KANLinear
@@ -272,6 +273,8 @@ def edit_curve(model: nn.Module, edge: EdgeRef, function: Function) -> CurveEdit
     fit_1C1 = fit_curves(x_1S, target_1S.unsqueeze(-1), basis, domain_12, denominator_ID=denominator_1D, ridge=0.0)
     before = module.coefficients[index].detach().clone()
     new_C = fit_1C1[0, :, 0].to(before)
+    if not new_C.isfinite().all():
+        raise DataError(f"The function is too large for the curve of {edge}: its coefficients overflow {before.dtype}.")
     denominator_11D = None if denominator_1D is None else denominator_1D.double().cpu().unsqueeze(1)
     values_1SC = basis.values(x_1S, domain_12.unsqueeze(1), denominator_11D)
     error = (values_1SC @ new_C.double().cpu() - target_1S).square().mean().sqrt().item()

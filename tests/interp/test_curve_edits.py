@@ -49,6 +49,8 @@ def test_bad_input(make_bent, batch):
     edge, before = EdgeRef("model.layers.0.mlp", "act", 3, 3), model(**batch).logits
     with pytest.raises(DataError, match=r"no finite value everywhere from -4 to 4, model.layers.0.mlp/act\[3->3\]'s"):
         edit_curve(model, edge, torch.log)
+    with pytest.raises(DataError, match=r"too large for the curve of .*act\[3->3\]: its coefficients overflow"):
+        edit_curve(model, edge, lambda x: x * 1e39)
     with pytest.raises(SlotError, match="the edge of input 3 has output 3, not 4"):
         edit_curve(model, EdgeRef("model.layers.0.mlp", "act", 3, 4), torch.sin)
     assert torch.equal(model(**batch).logits, before)
