@@ -6,6 +6,7 @@
     python benchmarks/activations.py --texts FOLDER --check          # the engine beside transformers' Trainer
     python benchmarks/activations.py --texts FOLDER --times          # of a step, on a machine that does nothing else
     python benchmarks/activations.py --report                        # page and picture from the rows that are there
+    python benchmarks/activations.py --mean FILE                     # one pair of curves, the mean of the source run's
 
 FOLDER has `tinyshakespeare.txt` (of char-rnn and nanoGPT); the long text is Python source of this machine. A run is a
 row of `results/activations.csv`, written as it ends, so that a second call goes on where the first stopped.
@@ -14,6 +15,7 @@ row of `results/activations.csv`, written as it ends, so that a second call goes
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -23,12 +25,14 @@ import torch
 from activation_study.check import compare_with_trainer
 from activation_study.corpora import read_corpus
 from activation_study.engine import Run, train
+from activation_study.given_curves import write_mean
 from activation_study.report import write_report
-from activation_study.rows import Row, check_text
+from activation_study.rows import Row, check_text, losses
 from activation_study.stages import SOURCE, SOURCE_FILE, STAGES
 from activation_study.times import StepTime, time_step
 from activation_study.variants import VARIANTS
 from dataclass_csv import append_row, read_rows
+from paired import paired_difference
 from provenance import commit
 from tqdm import tqdm
 
@@ -41,6 +45,9 @@ def main() -> None:
     options = _options()
     if options.check:
         print(compare_with_trainer(options.texts))
+        return
+    if options.mean is not None:
+        _write_mean(options)
         return
     if options.times is not None:
         _time_steps(options)
@@ -98,6 +105,16 @@ def _time_steps(options: argparse.Namespace) -> None:
         append_row(_times_file(options.out), time_step(run, corpus, given))
 
 
+def _write_mean(options: argparse.Namespace) -> None:
+    """The curves of the variant `frozen-one`, with what they gained in the confirming runs of `transfer`."""
+    rows = read_rows(_rows_file(options.out), Row)
+    run = next(row.run for row in rows if (row.run.phase, row.run.variant) == ("confirm", "frozen-one"))
+    gain = paired_difference(losses(rows, run), losses(rows, dataclasses.replace(run, variant="swiglu", source="")))
+    setting = f"{run.size}, {run.corpus}, {run.length:g} tokens a parameter, {run.optimizer}, {gain.pairs} pairs"
+    figures = {"difference to SwiGLU, nats": round(gain.mean, 4), "sd": round(gain.deviation, 4), "setting": setting}
+    write_mean(_curves_file(options.out, SOURCE_FILE), options.mean, figures)
+
+
 def _rows_file(out: Path) -> Path:
     return out / "activations.csv"
 
@@ -119,10 +136,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of rows, curves, page and picture")
     parser.add_argument("--check", action="store_true", help="compare the engine with the Trainer")
     parser.add_argument("--times", nargs="*", choices=VARIANTS, metavar="NETWORK", help="time their steps instead")
+    parser.add_argument("--mean", type=Path, metavar="FILE", help="write the mean of the source run's curves")
     parser.add_argument("--report", action="store_true", help="only write the page and the picture")
     options = parser.parse_args()
     options.end = time.monotonic() + 60 * options.minutes
-    if not options.report and not (options.texts / "tinyshakespeare.txt").is_file():
+    if not (options.report or options.mean) and not (options.texts / "tinyshakespeare.txt").is_file():
         parser.error(f"there is no tinyshakespeare.txt in --texts {str(options.texts)!r}")
     return options
 

@@ -5,7 +5,7 @@ Shape letters: L layers, P curves of a slot (groups), C coefficients.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +34,21 @@ def write_changed(source: Path, target: Path, change: Change, seed: int) -> None
         for name, tensor in curves.tensors.items()
     }
     replace(curves, tensors=tensors, source=f"{curves.source}; {change.__name__}").write(target)
+
+
+def write_mean(source: Path, target: Path, figures: Mapping[str, object]) -> None:
+    """Write one curve for each slot, the mean of all layers and groups, as models of every depth and width take it.
+
+    Args:
+        source: a file of `freeze_curves`.
+        target: the new file.
+        figures: what was measured with it.
+    """
+    curves = FoundCurves.read(source).mean()
+    tensors = {name: tensor.mean(1, keepdim=True) for name, tensor in curves.tensors.items()}
+    config = replace(curves.config, groups=1)
+    origin = f"{curves.source}; the mean of all layers and groups"
+    replace(curves, config=config, tensors=tensors, source=origin, figures=figures).write(target)
 
 
 def same(coefficients_LPC: Tensor, generator: torch.Generator) -> Tensor:

@@ -283,6 +283,8 @@ def find_curves(curves: str | Path) -> FoundCurves:
         return FoundCurves.read(SHIPPED / f"{curves}{SUFFIX}")
     file = Path(curves)
     if not file.is_file():
-        choices = f", or choose from: {', '.join(names)}" if names else ""
-        raise ConfigError(f"There are no curves {str(curves)!r:.200}. Give a file that freeze_curves wrote{choices}.")
+        raise ConfigError(
+            f"There are no curves {str(curves)!r:.200}. Give a file that freeze_curves wrote, or choose from: "
+            f"{', '.join(names)}."
+        )
     return FoundCurves.read(file)

@@ -244,8 +244,9 @@ def test_impossible_settings_are_refused(settings, sentence):
 
 
 def test_files_of_the_package_are_found_by_name(file, monkeypatch):
-    with pytest.raises(ConfigError, match=r"no curves 'valley'\. Give a file that freeze_curves wrote\.$"):
-        convert(tiny_llama(), KANConfig(curves="valley"))
+    plain = tiny_llama().eval()(IDS).logits
+    model = convert(tiny_llama().eval(), KANConfig(curves="shakespeare", trainable=False, share="model"))
+    assert not torch.equal(model(IDS).logits, plain) and not any(p.requires_grad for _, p in curve_parameters(model))
     monkeypatch.setattr(found_curves, "SHIPPED", file.parent)
     model = convert(tiny_llama().eval(), KANConfig(curves="found"))
     assert torch.equal(model(IDS).logits, trained()(IDS).logits)
