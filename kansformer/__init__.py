@@ -4,7 +4,10 @@ from typing import TYPE_CHECKING
 
 from kansformer._moved import moved_names
 from kansformer.config import KANConfig
-from kansformer.conversion import convert, freeze_curves, is_converted, plan_conversion, revert
+from kansformer.conversion import freeze_curves, plan_conversion
+
+# By their module: of its package the documentation takes `convert` for the module of that name.
+from kansformer.conversion.convert import convert, is_converted, revert
 from kansformer.hub import load_curves, register_loader, save_curves
 from kansformer.interp import summarize
 from kansformer.nn import (

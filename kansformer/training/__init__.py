@@ -36,5 +36,16 @@ PLACES = {
     "train": "run",
 }
 
-__all__ = list(PLACES)
+__all__ = [  # written out, as type checkers and the documentation read it
+    "Evaluation",
+    "KANTrainer",
+    "Recipe",
+    "TrainingResult",
+    "distill_feed_forwards",
+    "distillation_loss",
+    "kan_trainer",
+    "mean_loss",
+    "read_recipe",
+    "train",
+]
 __getattr__ = lazy_names(__name__, {name: f"{__name__}.{module}.{name}" for name, module in PLACES.items()})
