@@ -120,8 +120,11 @@ def build_app(bench: Workbench, tokenizer: PreTrainedTokenizerBase, *, name: str
                     site_menu = gradio.Dropdown(
                         site_choices(events.sites), value=events.sites[0], label="Layer", min_width=110
                     )
-                    slot_menu = gradio.Dropdown(events.slots_of(events.sites[0]), label="Slot", min_width=90)
-                    channel_menu = gradio.Dropdown([], label="Channel", min_width=150)
+                    # A layer's own choices are not those of the layer before; `pick` replaces what is not among them.
+                    any_value: dict[str, Any] = {"allow_custom_value": True}
+                    slots = events.slots_of(events.sites[0])
+                    slot_menu = gradio.Dropdown(slots, label="Slot", min_width=90, **any_value)
+                    channel_menu = gradio.Dropdown([], label="Channel", min_width=150, **any_value)
                 picture = gradio.HTML()
                 losses = gradio.HTML()
                 with gradio.Tabs():

@@ -103,6 +103,10 @@ def test_curves_are_bent_over_the_page(page):
     assert back[0] == picture and back[7:10] == (tokens, losses, "No edits so far.")
     assert [slider["value"] for slider in back[1:7]] == values
 
+    second = client.predict("model.layers.1.mlp", "input", "99,99", "tanh", "The dog", api_name="/pick")
+    assert second[0]["value"] == "act" and second[1]["value"] == second[1]["choices"][0][1] != "99,99"
+    assert second[6] != picture
+
     reread = client.predict("The dog sleeps. " * 9, *where, None, "tanh", "The dog", api_name="/read_text")
     assert reread[14] != losses
     short = client.predict("", *where, None, "tanh", "The dog", api_name="/read_text")
