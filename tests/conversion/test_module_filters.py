@@ -83,6 +83,6 @@ def test_the_filters_of_a_checkpoint_are_part_of_its_settings(tmp_path):
     convert(tiny_llama(), KANConfig(target_modules=["0.mlp"])).save_pretrained(tmp_path)
     AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=KANConfig(target_modules=["0.mlp"]))
     with pytest.raises(
-        ConversionStateError, match=r"with target_modules=\['0.mlp'\], and .* asks for target_modules=None"
+        ConversionStateError, match=r"with target_modules=\('0.mlp',\), and .* asks for target_modules=None"
     ):
         AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=KANConfig())

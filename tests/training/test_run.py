@@ -289,7 +289,7 @@ FRESH = [
     ({"hidden_size": 31}, "model.config: .*not a multiple of the number of attention heads"),
     ({"num_attention_heads": 0}, "model.config: "),
     ({"intermediate_size": 0}, "gives a weight without numbers, model.layers.0.mlp.gate_proj.weight: one of its sizes"),
-    ({"hidden_act": "foo"}, "model.config: KeyError: 'foo'"),
+    ({"hidden_act": "foo"}, "model.config: transformers does not know the activation 'foo'"),
     ({"rope_parameters": {"rope_type": "foo"}}, "model.config: "),
     ({"max_position_embeddings": 8}, "data.block is 16, and LlamaForCausalLM has 8 positions"),
     ({"foo": 3}, "Unknown field 'model.config.foo'"),
