@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import io
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kansformer.errors import ConfigError
 
@@ -25,13 +27,23 @@ def check_format(path: Path) -> str:
     return name
 
 
+@cache
 def figure_class() -> type[Figure]:
-    """matplotlib's Figure, which needs no display and leaves pyplot's state alone.
+    """matplotlib's Figure, which needs no display and leaves pyplot's state alone, and which a notebook shows.
 
     Raises:
         ConfigError: matplotlib is not installed.
     """
     try:
-        return importlib.import_module("matplotlib.figure").Figure
+        figure: Any = importlib.import_module("matplotlib.figure").Figure
     except ImportError:
         raise ConfigError("Pictures need matplotlib. Install it: pip install 'kansformer[plot]'.") from None
+
+    class ShownFigure(figure):
+        def _repr_png_(self) -> bytes:
+            """IPython asks for this where nobody has used pyplot, which would otherwise say how figures are shown."""
+            picture = io.BytesIO()
+            self.savefig(picture, format="png")
+            return picture.getvalue()
+
+    return ShownFigure

@@ -32,6 +32,7 @@ def test_every_channel_has_its_curve_its_base_and_its_inputs(curves_and_records,
     counts = [sum(bar.get_height() for bar in axes.patches) for axes in figure.axes if axes.patches]
     assert counts == [24] * 5
     figure.savefig(tmp_path / "curves.png")
+    assert figure._repr_png_().startswith(b"\x89PNG"), "what a notebook shows"
 
 
 def test_axes_have_titles_units_and_a_legend(curves_and_records):
