@@ -37,6 +37,18 @@ def append_row(path: Path, row: Any) -> None:
     append_lines(path, columns_of(type(row)), [list(_flat(astuple(row)))])
 
 
+def write_rows(path: Path, rows: Iterable[Any]) -> None:
+    """Replace a file by these dataclasses; without any, remove it. What was there stays until all are written."""
+    aside = path.with_suffix(".new")
+    aside.unlink(missing_ok=True)
+    for row in rows:
+        append_row(aside, row)
+    if aside.exists():
+        aside.replace(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def append_lines(path: Path, header: list[str], lines: Iterable[list]) -> None:
     """Add lines, and the header to a new file."""
     path.parent.mkdir(parents=True, exist_ok=True)

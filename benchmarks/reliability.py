@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-from dataclass_csv import append_row, read_rows
+from dataclass_csv import append_row, read_rows, write_rows
 from provenance import commit, processor
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,9 +68,7 @@ def main() -> None:
     rows = read_rows(options.out, Row)
     if options.fresh:
         rows = [row for row in rows if row.trial not in options.only]
-        options.out.unlink(missing_ok=True)
-        for row in rows:
-            append_row(options.out, row)
+        write_rows(options.out, rows)
     end = time.monotonic() + 60 * options.minutes
     done = {(row.trial, row.part) for row in rows}
     for name, part in () if options.summary else _in_turns(options.only):
