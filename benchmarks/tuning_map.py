@@ -153,8 +153,8 @@ def best_rate(rows: Iterable[Row], model: str, way: str) -> float:
 def run(job: Job, folder: Path) -> Row:
     """Tune and judge one model."""
     other_text = next(name for name in TEXTS if name != job.text)
+    tuning = job.seed == TUNING_SEED
     mine = read_texts(job.model, folder)[job.text]
-    blocks, other = blocks_to_judge(job, job.text, folder), blocks_to_judge(job, other_text, folder)
     model = read_model(source_of(job.model), dtype=torch.float32)
     torch.manual_seed(job.seed)
     model, groups = _equip(model, WAYS[job.way], job.lr, mine.train[:8])
@@ -165,29 +165,23 @@ def run(job: Job, folder: Path) -> Row:
         job=job,
         trained=sum(parameter.numel() for group in groups for parameter in group["params"]),
         seconds=round(time.perf_counter() - begin, 1),
-        before=round(plain_loss(job.model, job.text, is_tuning(job), folder), 4),
-        after=round(evaluate(model, blocks), 4),
-        other_before=round(plain_loss(job.model, other_text, is_tuning(job), folder), 4),
-        other_after=round(evaluate(model, other), 4),
+        before=round(plain_loss(job.model, job.text, tuning, folder), 4),
+        after=round(evaluate(model, blocks_to_judge(job.model, job.text, tuning, folder)), 4),
+        other_before=round(plain_loss(job.model, other_text, tuning, folder), 4),
+        other_after=round(evaluate(model, blocks_to_judge(job.model, other_text, tuning, folder)), 4),
     )
 
 
-def is_tuning(job: Job) -> bool:
-    """Whether a job is there to choose a rate, which other blocks do than those that judge."""
-    return job.seed == TUNING_SEED
-
-
-def blocks_to_judge(job: Job, text: str, folder: Path) -> Tensor:
-    """Those of a text that a job is judged by."""
-    blocks = read_texts(job.model, folder)[text]
-    return blocks.tuning if is_tuning(job) else blocks.held_out
+def blocks_to_judge(model: str, text: str, tuning: bool, folder: Path) -> Tensor:
+    """Held-out blocks of a text: those that rates are chosen by, or those of the result."""
+    blocks = read_texts(model, folder)[text]
+    return blocks.tuning if tuning else blocks.held_out
 
 
 @functools.cache
 def plain_loss(model: str, text: str, tuning: bool, folder: Path) -> float:
     """The loss of the model as it is."""
-    blocks = read_texts(model, folder)[text]
-    return evaluate(read_model(source_of(model), dtype=torch.float32), blocks.tuning if tuning else blocks.held_out)
+    return evaluate(read_model(source_of(model), dtype=torch.float32), blocks_to_judge(model, text, tuning, folder))
 
 
 def _equip(model: PreTrainedModel, way: Way, lr: float, calibration: Tensor) -> tuple[nn.Module, list[dict]]:
