@@ -2,7 +2,7 @@
 
     python benchmarks/activation_instructions.py [--out benchmarks/results]
 
-Prints one row per kernel and basis of tests/kernels_aot/activation_cases.py and puts them into
+Prints one row per activation's kernel and basis of tests/kernels_aot/cases.py and puts them into
 `activation_instructions.csv` in place of earlier ones of the same version of triton. The tests hold the counts to it.
 Under a minute on one core.
 """
@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests" / "kernels_aot"), str(ROOT / "kernels" / "torch-ext")]
 
 import triton  # noqa: E402
+from cases import ACTIVATION_CASES, Case  # noqa: E402
 from dataclass_csv import append_row, read_rows  # noqa: E402
 
 FILE = ROOT / "benchmarks" / "results" / "activation_instructions.csv"
@@ -25,10 +26,9 @@ FILE = ROOT / "benchmarks" / "results" / "activation_instructions.csv"
 
 @dataclass(frozen=True)
 class Row:
-    """Per element of x, bfloat16, gated; see `activation_cases.Counts`."""
+    """Per element of x, bfloat16, gated, in the loop over tokens; see `instructions.Instructions`."""
 
     case: str
-    gpu: str
     instructions: float
     fma: float
     alu: float
@@ -40,21 +40,15 @@ class Row:
     triton: str
 
 
-def count(case) -> Row:
+def count(case: Case) -> Row:
     """One line of the table."""
-    from activation_cases import TARGET
-
-    counts = case.count()
-    pipes = {pipe.lower(): round(number, 2) for pipe, number in counts.by_pipe.items()}
-    number = round(counts.instructions, 2)
-    return Row(
-        str(case), TARGET, number, **pipes, registers=counts.registers, spills=counts.spills, triton=triton.__version__
-    )
+    counted, (needs, _, _) = case.instructions(), case.compile()
+    pipes = {pipe.lower(): round(number, 2) for pipe, number in counted.loop_by_pipe.items()}
+    number = round(counted.loop_per_element, 2)
+    return Row(str(case), number, **pipes, registers=needs.registers, spills=needs.spills, triton=triton.__version__)
 
 
 def main() -> None:
-    from activation_cases import ACTIVATION_CASES
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=FILE.parent, help="folder of the table")
     path = parser.parse_args().out / FILE.name

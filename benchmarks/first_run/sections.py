@@ -70,13 +70,22 @@ class Run:
         """Seconds of the budget."""
         return self.deadline - time.monotonic()
 
-    def add(self, case: str, measure: str, value: float = math.nan, unit: str = "", **more) -> None:
-        """Write a row, with `error` and `note`, and show it."""
-        line = Line(self.section, case, measure, value, unit, **more)
+    def add(
+        self,
+        case: str,
+        measure: str,
+        value: float = math.nan,
+        unit: str = "",
+        *,
+        error: float = math.nan,
+        note: str = "",
+    ) -> None:
+        """Write a row of this section and show it; arguments as in `Line`."""
+        line = Line(self.section, case, measure, value, unit, error, note)
         append_row(self.out / "first_run.csv", line)
-        error = "" if math.isnan(line.error) else f", error {line.error:.1e}"
+        off = "" if math.isnan(error) else f", error {error:.1e}"
         number = "" if math.isnan(value) else f" {value:.4g} {unit}"
-        print(f"{self.section}: {case}, {measure}{number}{error} {line.note}".rstrip(), flush=True)
+        print(f"{self.section}: {case}, {measure}{number}{off} {note}".rstrip(), flush=True)
 
     def keep(self, report: Report) -> None:
         """Write what the harness measured to `bench_gpu.csv`, and what it left out as rows."""

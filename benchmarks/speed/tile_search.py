@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from kansformer.errors import DataError
+from kansformer.files import atomic_write_text
 from speed.harness import Action, Clock, alternate, clock_for
 from speed.suites import Options, Report
 from speed.table import Environment, Row, Skip
@@ -152,7 +153,7 @@ def write_tile_file(path: Path, gpu: str, source: str, rules: Mapping[str, Seque
     """A file for `kan_kernels/tiles`: the measured rules before those that the GPU has for other dtypes.
 
     Args:
-        path: to write; it is replaced in one go.
+        path: to write; replaced atomically.
         gpu: architecture, as `kan_kernels.tiles.architecture_of` has it.
         source: what was measured, where and when.
         rules: for 16 bits, by operation.
@@ -175,7 +176,7 @@ def write_tile_file(path: Path, gpu: str, source: str, rules: Mapping[str, Seque
         merged.setdefault(operation, other)
     lines = [f"  {json.dumps(name)}: {_text(value)}" for name, value in merged.items()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    atomic_write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def _text(value: object) -> str:

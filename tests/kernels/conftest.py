@@ -4,7 +4,9 @@ The interpreter must be on before triton is imported, and cannot compile; so wit
 `test_interpreter_job.py`, which runs all the others.
 """
 
+import functools
 import importlib.util
+import math
 import os
 from pathlib import Path
 
@@ -30,3 +32,26 @@ if INTERPRETED:
 def device() -> torch.device:
     """Where the kernels run: the GPU, or the CPU in the interpreter."""
     return torch.device("cpu" if INTERPRETED else "cuda", None if INTERPRETED else torch.cuda.current_device())
+
+
+@pytest.fixture
+def case(device):
+    """Builds the tensors of one call of the learned activation: `activation_calls.activation_call`."""
+    from activation_calls import activation_call
+
+    return functools.partial(activation_call, device)
+
+
+@pytest.fixture(autouse=True)
+def _poison(monkeypatch):
+    """Memory that a kernel must write starts as NaN, so that what it leaves out is seen."""
+
+    def poisoned(function):
+        def create(*sizes, **options):
+            tensor = function(*sizes, **options)
+            return tensor.fill_(math.nan) if tensor.is_floating_point() and tensor.device.type != "meta" else tensor
+
+        return create
+
+    for holder, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
+        monkeypatch.setattr(holder, name, poisoned(getattr(holder, name)))

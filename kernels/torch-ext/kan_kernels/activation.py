@@ -1,7 +1,8 @@
 """The learned activation as a differentiable function: `learned_activation`.
 
-The formulas, and what lies where in memory, are on top of `activation_kernels.py`; the kernels' slow equal is
-`definition.learned_activation`; the operators, which check what they get, are in `activation_operators.py`.
+The formulas and the memory layout are on top of `activation_forward.py` and `activation_backward.py`; the definition in
+plain PyTorch is `definition.learned_activation`; the operators, which check their arguments, are in
+`activation_operators.py`.
 
 Shape letters: I channels, P curves, C coefficients per curve, D denominator parameters; `...` any.
 """

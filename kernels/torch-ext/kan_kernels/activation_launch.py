@@ -12,14 +12,16 @@ from typing import NamedTuple
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 from triton.runtime import driver
 
-from .activation_kernels import FORMS, activation_backward_kernel, activation_forward_kernel
+from .activation_backward import activation_backward_kernel
+from .activation_device import FORMS
+from .activation_forward import activation_forward_kernel
 from .base_functions import BASE_FUNCTIONS, GIVEN, INTERPRETED, VARIANTS
 from .centred_form import is_centred
 from .curve import Curve
+from .curve_loads import compute_dtype
 from .tiles import Tile, activation_tile, architecture_of
 
 KERNELS = {"activation_forward": activation_forward_kernel, "activation_backward": activation_backward_kernel}
@@ -160,7 +162,7 @@ def constants_of(
         FORM=FORMS[form_of(curve, dtype)],
         BASE=GIVEN.value if base == "given" else names[base],
         HAS_FACTOR=has_factor,
-        COMPUTE=tl.float64 if dtype == torch.float64 else tl.float32,
+        COMPUTE=compute_dtype(dtype),
         SUMS=sums,
         WIDTH=min(curve.num_coefficients, MAX_WIDTH),
         TOKENS=tile.rows,

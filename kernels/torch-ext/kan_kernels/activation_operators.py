@@ -84,21 +84,14 @@ def launch_backward(
     x, x_stride, x_kind = _rows(x, shape)
     given, given_stride, given_kind = _ABSENT if given is None else _rows(given, shape)
     factor, factor_stride, factor_kind = _ABSENT if factor is None else _rows(factor, shape)
-    kinds = (
-        x.device,
-        x.numel() >> 31,
-        gradient_kind,
-        x_kind,
-        given_kind,
-        factor_kind,
-        *_kinds(coefficients, domain, denominator),
-    )
+    tensor_kinds = (gradient_kind, x_kind, given_kind, factor_kind)
+    kinds = (x.numel() >> 31, *tensor_kinds, *_kinds(coefficients, domain, denominator))
     key = (base, basis, grid_size, order, extrapolation, sums, *kinds)
     plan = PLANS.get(key)
     channels = x.shape[-1]
     tokens = x.numel() // channels
     curves, width = coefficients.shape
-    compute = torch.float64 if x.dtype == torch.float64 else torch.float32
+    compute = torch.promote_types(x.dtype, torch.float32)
 
     def arguments(partial_BIC: Tensor, partial_BID: Tensor, each: int) -> tuple:
         return (

@@ -1,8 +1,8 @@
 """The activation functions σ that the kernels compute, as Triton device functions.
 
 Values take the formulas, and the order of operations, of PyTorch's CUDA kernels, with the accurate exp, erf, tanh and
-division of the CUDA library: rounded to 16 bits they are meant to be PyTorch's, bit for bit, which `exact_bases` in
-`activation.py` tries out. Slopes and what goes with them are not compared by the bit, and take the fast exponential.
+division of the CUDA library: rounded to 16 bits they are meant to be PyTorch's, bit for bit, which `exact_bases.py`
+tries out. Slopes and what goes with them are not compared by the bit, and take the fast exponential.
 
 The interpreter has no such library. What is used there instead is as accurate, but rounds in other places.
 """

@@ -35,7 +35,8 @@ from .bases import (
     unit_coordinates,
 )
 from .curve import Curve
-from .edges_device import compute_dtype, grouped_tile, load_denominator_row, load_domain, to_storage
+from .curve_loads import compute_dtype, load_domain, load_parameters
+from .edges_device import grouped_tile, to_storage
 from .tiles import Tile, input_gradient_columns, splits_of_tokens
 
 
@@ -104,7 +105,7 @@ def input_gradient_kernel(
         # Volatile where there are several turns: else the slopes move out of the loop, and spill during the products.
         x = tl.load(x_ptr + x_offset, mask=valid_n & valid_i[None, :], other=0.0, volatile=TURNS > 1).to(COMPUTE)
         lower, scale = load_domain(domain_ptr, i, valid_i, COMPUTE)
-        denominator = load_denominator_row(denominator_ptr, i, valid_i, D, COMPUTE)
+        denominator = load_parameters(denominator_ptr, i[None, :], valid_i[None, :], D, COMPUTE)
         unit = unit_coordinates(x, lower[None, :], scale[None, :])
         first, _, slopes = alive_functions(unit, denominator, BASIS, G, K, EXTRAPOLATION)
         for j in tl.static_range(WIDTH):
@@ -155,10 +156,7 @@ def weight_gradient_kernel(
     o = column * COLUMNS + tl.arange(0, COLUMNS)
     valid_i, valid_o = i < I, (o < O)[None, :]
     lower, scale = load_domain(domain_ptr, i, valid_i, COMPUTE)
-    denominator = ()
-    for d in tl.static_range(D):
-        q = tl.load(denominator_ptr + i * D + d, mask=valid_i, other=0.0).to(COMPUTE)
-        denominator += (q[:, None],)
+    denominator = load_parameters(denominator_ptr, i[:, None], valid_i[:, None], D, COMPUTE)
     total = tl.zeros((ROWS, COLUMNS), dtype=COMPUTE)
     end = min(N, (split + 1) * tokens_per_split)
     for start in range(split * tokens_per_split, end, DEPTH):

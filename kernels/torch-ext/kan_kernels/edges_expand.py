@@ -22,7 +22,8 @@ from torch import Tensor
 
 from .bases import alive_functions, pick_alive, unit_coordinates
 from .curve import Curve
-from .edges_device import compute_dtype, load_denominator_row, load_domain, to_storage
+from .curve_loads import compute_dtype, load_domain, load_parameters
+from .edges_device import to_storage
 from .tiles import Tile, tokens_per_program
 
 
@@ -67,7 +68,7 @@ def expand_kernel(
     i = tl.program_id(1) * INPUTS + tl.arange(0, INPUTS)
     valid_i = i < I
     lower, scale = load_domain(domain_ptr, i, valid_i, COMPUTE)
-    denominator = load_denominator_row(denominator_ptr, i, valid_i, D, COMPUTE)
+    denominator = load_parameters(denominator_ptr, i[None, :], valid_i[None, :], D, COMPUTE)
     # One 64-bit offset per program. Those inside it are of a few tokens and have 32 bits.
     first_token = tl.program_id(0) * tokens_per_program
     tokens = tl.minimum(tokens_per_program, N - first_token)

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from .bases import alive_functions, pick, pick_alive, unit_coordinates
 from .curve import Curve
-from .edges_device import compute_dtype, grouped_tile, load_denominator_row, load_domain, to_storage
+from .curve_loads import compute_dtype, load_domain, load_parameters
+from .edges_device import grouped_tile, to_storage
 from .edges_expand import join_by_coefficient
 from .tiles import Tile, forward_step
 
@@ -72,7 +73,7 @@ def sum_edges_fused_kernel(
         valid_i = i < I
         x = tl.load(x_rows + i[None, :], mask=valid_n & valid_i[None, :], other=0.0).to(COMPUTE)
         lower, scale = load_domain(domain_ptr, i, valid_i, COMPUTE)
-        denominator = load_denominator_row(denominator_ptr, i, valid_i, D, COMPUTE)
+        denominator = load_parameters(denominator_ptr, i[None, :], valid_i[None, :], D, COMPUTE)
         unit = unit_coordinates(x, lower[None, :], scale[None, :])
         first, values, _ = alive_functions(unit, denominator, BASIS, G, K, EXTRAPOLATION)
         dtype: tl.constexpr = coefficients_ptr.dtype.element_ty

@@ -24,9 +24,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .bases import alive_functions, unit_coordinates
+from .bases import BSPLINE, alive_functions, unit_coordinates
 from .curve import Curve
-from .edges_device import load_domain, to_storage
+from .curve_loads import load_domain
+from .edges_device import to_storage
 from .edges_expand import join_by_coefficient
 
 ROWS = 128
@@ -56,7 +57,7 @@ def expand_sparse_kernel(
     x = tl.load(x_ptr + offset, mask=(row < N)[:, None], other=0.0).to(tl.float32)
     lower, scale = load_domain(domain_ptr, i, i < I, tl.float32)
     unit = unit_coordinates(x, lower[None, :], scale[None, :])
-    interval, values, _ = alive_functions(unit, (), 0, 5, 3, EXTRAPOLATION)
+    interval, values, _ = alive_functions(unit, (), BSPLINE, 5, 3, EXTRAPOLATION)
     m = interval.to(tl.int32)
     odd = m % 2 == 1
     kept = (
