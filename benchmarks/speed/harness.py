@@ -15,7 +15,7 @@ import torch
 
 from kansformer.errors import ConfigError
 from kansformer.progress import Progress
-from speed.allocator import page_faults
+from kansformer.training.page_faults import count_page_faults
 
 Action = Callable[[], object]
 
@@ -126,9 +126,9 @@ def alternate(
     faults: dict[str, list[float]] = {name: [] for name in actions}
     for turn in range(rounds):
         for place, name in enumerate(order_of_round(list(actions), turn)):
-            before = page_faults()
+            before = count_page_faults()
             taken[name].append(clock(actions[name], calls[name]) / calls[name])
-            faults[name].append((page_faults() - before) / calls[name])
+            faults[name].append((count_page_faults() - before) / calls[name])
             if progress is not None:
                 progress(name, turn * len(actions) + place + 1, rounds * len(actions))
     return Rounds(taken, calls, faults)
