@@ -7,7 +7,7 @@ runs backwards, so that nobody always follows the same neighbour.
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import quantiles
 from typing import Protocol
 
@@ -80,7 +80,7 @@ class Rounds:
 
     seconds: Mapping[str, list[float]]
     calls: Mapping[str, int]
-    page_faults: Mapping[str, list[float]] = field(default_factory=dict)
+    page_faults: Mapping[str, list[float]]
 
     def ratio(self, name: str, baseline: str) -> Quartiles:
         """Time of one action in units of another's in the same round."""
