@@ -118,7 +118,8 @@ def bench_command(
         if suite == "cpu":
             report = Report()
             for allocator in SETTINGS:
-                own = replace(options, memory=memory and allocator == AS_IT_COMES)  # which has settings of its own
+                # Memory is measured once: in processes with settings of their own.
+                own = replace(options, memory=memory and allocator == AS_IT_COMES)
                 part = measure_in_fresh_process(suite, size, allocator, own, peers=peers, compiled=compiled)
                 report.rows += part.rows
                 report.skips += [skip for skip in part.skips if skip not in report.skips]

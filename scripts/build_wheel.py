@@ -4,7 +4,7 @@
 
 It compiles one library per level of processors (`kansformer.ops.native.prebuilt`), with CXX or the first of c++, g++
 and clang++ (GCC 11 or Clang 12 at least), strips them, and packs them into a copy of the sources. The platform tag says
-the oldest Linux whose C and C++ libraries have all that they need. `python -m build` makes the pure wheel as ever.
+the oldest Linux whose C and C++ libraries have all that they need. `scripts/release.py` builds the pure wheel.
 """
 
 import argparse
@@ -26,7 +26,7 @@ TAGS = {
     "manylinux_2_28_x86_64": {"GLIBC": (2, 28), "GLIBCXX": (3, 4, 25), "CXXABI": (1, 3, 11)},
     "manylinux_2_34_x86_64": {"GLIBC": (2, 34), "GLIBCXX": (3, 4, 29), "CXXABI": (1, 3, 13)},
 }
-NEEDED = re.compile(r"\(?\b(GLIBC|GLIBCXX|CXXABI)_(\d[\d.]*)\b")
+NEEDED = re.compile(r"\b(GLIBC|GLIBCXX|CXXABI)_(\d[\d.]*)")
 
 SETUP = """
 from setuptools import Distribution, setup

@@ -18,7 +18,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 IN_WHEEL = ("kansformer/__init__.py", "kansformer/recipes/tiny-cpu.yaml", "kan_kernels/__init__.py")
-IN_SOURCE = ("README.md", "LICENSE", "CHANGELOG.md", "docs/index.md", "tests/tiny_models.py", "kernels/build.toml")
+IN_SOURCE = (
+    *("README.md", "LICENSE", "CHANGELOG.md", "docs/index.md", "model_cards/embedded.md"),
+    *("tests/tiny_models.py", "kernels/build.toml"),
+)
 NOT_IN_EITHER = ("results/", "__pycache__", ".ci/")
 MAX_BYTES = 7_000_000
 
@@ -44,8 +47,13 @@ def main() -> None:
 def check(path: Path, names: list[str], needed: tuple[str, ...]) -> None:
     """Check that a distribution is small, has what it needs, and nothing that is not to be released.
 
+    Args:
+        path: of the wheel or the archive of sources.
+        names: of its files, from its top folder on.
+        needed: some that it must have.
+
     Raises:
-        SystemExit: it is not so.
+        SystemExit: it is too large, misses some of these, or has unwanted files.
     """
     missing = sorted(set(needed) - set(names))
     unwanted = [name for name in names if any(part in name for part in NOT_IN_EITHER)]

@@ -1,6 +1,9 @@
 """One native library and one thread per worker, and a last line about the slow tests that were left out."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +20,24 @@ def _native_library():
     from kansformer.ops.native import library
 
     library.reason_unavailable()
+
+
+@pytest.fixture(scope="session")
+def prebuilt_wheel(tmp_path_factory):
+    """The wheel with prebuilt kernels, built once; a lock makes the other workers wait for the first."""
+    import fcntl  # not on Windows, where there is no such wheel
+
+    root = Path(__file__).resolve().parent.parent
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    with (folder / "prebuilt_wheel.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        out = folder / "prebuilt_wheel"
+        if not out.exists():
+            command = [sys.executable, str(root / "scripts" / "build_wheel.py"), "--out", str(out)]
+            subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(root)})
+    (wheel,) = out.iterdir()
+    return wheel
 
 
 def pytest_collection_modifyitems(items):

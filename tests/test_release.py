@@ -14,9 +14,10 @@ import pytest
 from packaging.version import Version
 
 from kansformer.version import __version__
+from scripts.release import IN_SOURCE, IN_WHEEL, check
 
 ROOT = Path(__file__).resolve().parent.parent
-LARGEST_WHEEL, LARGEST_SOURCE = 5_000_000, 7_000_000
+LARGEST_WHEEL = 5_000_000
 BUILD = "import sys, setuptools.build_meta as backend; getattr(backend, sys.argv[1])(sys.argv[2])"
 # Where a package lies in the wheel, and where in the repository.
 PACKAGES = {
@@ -31,7 +32,7 @@ DATA = (".py", ".typed", ".yaml", ".json", ".safetensors", ".cpp", ".h", ".html"
 def built(tmp_path_factory):
     """Wheel and source distribution, built without a network from a copy of the repository."""
     folder = tmp_path_factory.mktemp("release")
-    unwanted = shutil.ignore_patterns(".*", "*.egg-info", "__pycache__", "build", "dist", "results", "outputs")
+    unwanted = shutil.ignore_patterns(".*", "*.egg-info", "__pycache__", "build", "dist", "outputs")
     source = shutil.copytree(ROOT, folder / "source", ignore=unwanted)
     for step in ("build_sdist", "build_wheel"):
         job = subprocess.run(
@@ -53,7 +54,8 @@ def test_the_wheel_has_the_package_and_nothing_else(built):
                 expected.add(f"{inside}/{path.relative_to(ROOT / folder).as_posix()}")
     expected |= {"kansformer/cards/__init__.py", "kansformer/cards/template.md"}
     assert names == expected
-    assert {"kansformer/py.typed", "kansformer/embedded/model.safetensors", "kansformer/recipes/tiny-cpu.yaml"} <= names
+    assert {"kansformer/py.typed", "kansformer/embedded/model.safetensors"} <= names
+    check(built[".whl"], sorted(names), IN_WHEEL)
     assert built[".whl"].stat().st_size < LARGEST_WHEEL
     assert f"Version: {__version__}" in metadata and "License-Expression: Apache-2.0" in metadata
     assert "# kansformer" in metadata, "the README is the description"
@@ -62,18 +64,13 @@ def test_the_wheel_has_the_package_and_nothing_else(built):
 
 def test_the_source_has_all_that_tests_need(built):
     with tarfile.open(built[".gz"]) as archive:
-        names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
-    wanted = {
-        "README.md",
-        "LICENSE",
-        "CHANGELOG.md",
-        "tests/tiny_models.py",
-        "kernels/build.toml",
-        "model_cards/embedded.md",
-    }
-    assert wanted <= names
-    assert not {name for name in names if "results/" in name or "__pycache__" in name}
-    assert built[".gz"].stat().st_size < LARGEST_SOURCE
+        check(built[".gz"], [name.partition("/")[2] for name in archive.getnames()], IN_SOURCE)
+
+
+def test_a_release_that_is_not_complete_is_refused(tmp_path):
+    (tmp_path / "a.whl").write_bytes(b"")
+    with pytest.raises(SystemExit, match=r"a.whl: missing \['b'\], not to be released \['results/c'\], 0 bytes"):
+        check(tmp_path / "a.whl", ["a", "results/c"], ("a", "b"))
 
 
 def test_the_wheel_runs_without_the_repository(built, tmp_path):
@@ -107,13 +104,10 @@ print(library.library()._name, y.double().sum().item(), x.grad.double().norm().i
 @pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() != "x86_64", reason="the wheel is for Linux on x86-64"
 )
-def test_a_wheel_with_prebuilt_kernels_needs_no_compiler(tmp_path):
-    command = [sys.executable, str(ROOT / "scripts" / "build_wheel.py"), "--out", str(tmp_path / "dist")]
-    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
-    (wheel,) = (tmp_path / "dist").iterdir()
-    assert re.fullmatch(r"kansformer-[\d.]+-py3-none-manylinux_2_\d+_x86_64\.whl", wheel.name)
-    assert wheel.stat().st_size < LARGEST_WHEEL
-    with zipfile.ZipFile(wheel) as archive:
+def test_a_wheel_with_prebuilt_kernels_needs_no_compiler(prebuilt_wheel, tmp_path):
+    assert re.fullmatch(r"kansformer-[\d.]+-py3-none-manylinux_2_\d+_x86_64\.whl", prebuilt_wheel.name)
+    assert prebuilt_wheel.stat().st_size < LARGEST_WHEEL
+    with zipfile.ZipFile(prebuilt_wheel) as archive:
         archive.extractall(tmp_path / "site")  # noqa: S202 - our own
         assert b"Root-Is-Purelib: false" in archive.read(f"kansformer-{__version__}.dist-info/WHEEL")
     environment = {"HOME": str(tmp_path), "PATH": "", "OMP_NUM_THREADS": "1"}

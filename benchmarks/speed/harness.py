@@ -7,7 +7,7 @@ runs backwards, so that nobody always follows the same neighbour.
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import quantiles
 from typing import Protocol
 
@@ -15,7 +15,7 @@ import torch
 
 from kansformer.errors import ConfigError
 from kansformer.progress import Progress
-from speed.allocator import page_faults
+from kansformer.training.page_faults import count_page_faults
 
 Action = Callable[[], object]
 
@@ -80,7 +80,7 @@ class Rounds:
 
     seconds: Mapping[str, list[float]]
     calls: Mapping[str, int]
-    page_faults: Mapping[str, list[float]] = field(default_factory=dict)
+    page_faults: Mapping[str, list[float]]
 
     def ratio(self, name: str, baseline: str) -> Quartiles:
         """Time of one action in units of another's in the same round."""
@@ -126,9 +126,9 @@ def alternate(
     faults: dict[str, list[float]] = {name: [] for name in actions}
     for turn in range(rounds):
         for place, name in enumerate(order_of_round(list(actions), turn)):
-            before = page_faults()
+            before = count_page_faults()
             taken[name].append(clock(actions[name], calls[name]) / calls[name])
-            faults[name].append((page_faults() - before) / calls[name])
+            faults[name].append((count_page_faults() - before) / calls[name])
             if progress is not None:
                 progress(name, turn * len(actions) + place + 1, rounds * len(actions))
     return Rounds(taken, calls, faults)

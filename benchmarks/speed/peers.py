@@ -1,8 +1,8 @@
 """Other packages' KAN layers, imported only when they are measured, and what is wrong with their numbers.
 
 Every fault was measured with the version named, torch 2.13 on a CPU, against the Cox–de Boor recursion in float64 on
-4,001 points of the grid (relative L2 error of all basis values); `tests/bench/test_peers.py` repeats it where the
-package is installed. All of them take input of two axes only, (N, I), FlashKAT of three.
+4,001 points of the grid (relative L2 error of all basis values); `tests/benchmarks/speed/test_peers.py` repeats it
+where the package is installed. All of them take input of two axes only, (N, I), FlashKAT of three.
 """
 
 from collections.abc import Callable

@@ -39,6 +39,7 @@ def compare_processors(rows: Mapping[str, Sequence[Row]]) -> str:
         ratios = {name: _ratios(own, allocator) for name, own in rows.items()}
         ratios = {name: own for name, own in ratios.items() if own}
         if not ratios:
+            parts.append(f"No processor has been measured with the allocator in the state {allocator!r}.\n")
             continue
         keys = list(dict.fromkeys(key for own in ratios.values() for key in own))
         lines = [f"| allocator: {allocator} | {' | '.join(ratios)} |", "|---" * (1 + len(ratios)) + "|"]

@@ -1,4 +1,4 @@
-"""Checks before curves are changed: that they are no fixed function, and that every layer has its own."""
+"""Checks before curves are changed: that they are not a fixed function, and that every layer has its own."""
 
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable

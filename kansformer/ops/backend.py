@@ -33,8 +33,8 @@ class Backend:
         serves_curves, serves_edges: whether a function takes these arguments; None means that it takes all.
         computes: (name, x, curves, factor), whether `curves`, if it serves them, takes that key of `ACTIVATIONS` as the
             base, with the same result, bit for bit; None means that it takes none.
-        infers: (x, curves, base, factor), `curves` in fewer steps where no graph is recorded; it checks the shapes by
-            itself, and returns None for what it does not take. None where there is no such function.
+        infers: (x, curves, base, factor), a shorter form of `curves` for calls without a graph; it checks the shapes
+            itself and returns None for calls that it does not take. None if the backend has only `curves`.
         keeps_dtypes: whether the functions take tensors of any dtypes.
         checks_shapes: `curves` checks shapes itself, once for each kind of call, and raises a ValueError.
         keeps_bfloat16: whether `edges` onto a bfloat16 base takes tensors of any dtypes; None means never.
@@ -233,7 +233,7 @@ def _find_best(device_type: str) -> str:
 def backend_for(tensor: Tensor) -> Backend:
     """The backend for this tensor under the process's settings."""
     requested = _requested or os.environ.get(ENVIRONMENT_VARIABLE)
-    # `select_backend` would say the same, a step later: one token of a generating model counts them.
+    # `select_backend` would return the same, but a model that generates token by token notices each call of Python.
     return select_backend(requested, tensor.device.type) if requested else BACKENDS[_best(tensor.device.type)]
 
 

@@ -20,9 +20,9 @@ def watch_page_faults(steps: Callable[[], int]) -> Iterator[None]:
     Args:
         steps: how many steps the context held, asked at its end.
     """
-    before = _page_faults()
+    before = count_page_faults()
     yield
-    faults = (_page_faults() - before) / max(1, steps())
+    faults = (count_page_faults() - before) / max(1, steps())
     if steps() >= MIN_STEPS and faults >= MIN_FAULTS:
         _log.warning(
             "Each step had %s page faults: glibc maps large tensors anew each time. Starting the command with "
@@ -32,8 +32,8 @@ def watch_page_faults(steps: Callable[[], int]) -> Iterator[None]:
         )
 
 
-def _page_faults() -> int:
-    """Pages touched for the first time by this process; 0 where the system does not count them."""
+def count_page_faults() -> int:
+    """Pages that this process has touched for the first time, all threads together; 0 where the system counts none."""
     try:
         import resource
     except ImportError:  # Windows

@@ -21,7 +21,8 @@ BAR = 0.26
 
 def draw(theme: Theme) -> Figure:
     """A panel per measure, a group of bars per shape, and a line where the MLP is."""
-    rows = {(row["shape"], row["variant"], row["measure"]): row for row in read_rows("bench_cpu.csv")}
+    timed = [row for row in read_rows("bench_cpu_amd_epyc.csv") if row["allocator"] == "as it comes"]
+    rows = {(row["shape"], row["variant"], row["measure"]): row for row in timed}
     first = next(iter(rows.values()))
     processor, cores = first["device"], first["threads"]
     figure = theme.figure(5.4)

@@ -2,6 +2,9 @@
 
 import logging
 import platform
+import sys
+import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -70,14 +73,27 @@ def test_one_that_cannot_be_loaded_is_replaced_by_one_built_here(wheel, caplog):
     assert "cannot be loaded" in caplog.text and "so kansformer builds its own" in caplog.text
 
 
+def _can_run(level):
+    linux = sys.platform == "linux" and platform.machine() == "x86_64"
+    return linux and level.features <= set(build.processor_features().split())
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("level", LEVELS[2:], ids=lambda level: level.name)
-def test_the_levels_of_older_processors_compute_the_same(level, make_case, monkeypatch, tmp_path):
-    """Those with AVX-512 are what all other tests run on a processor that has it, and take longest to build."""
-    if platform.machine() != "x86_64" or not level.features <= set(build.processor_features().split()):
-        pytest.skip(f"this processor cannot run the library for {level.name}")
-    build.compile_library([build.compiler_command()], [*build.FLAGS, *level.flags], tmp_path / "native.so")
-    loaded = library.load_library(tmp_path / "native.so")
+@pytest.mark.parametrize(
+    "level",
+    [
+        pytest.param(
+            level,
+            id=level.name,
+            marks=pytest.mark.skipif(not _can_run(level), reason=f"this processor cannot run {level.name} libraries"),
+        )
+        for level in LEVELS
+    ],
+)
+def test_every_level_computes_the_same(level, prebuilt_wheel, make_case, monkeypatch, tmp_path):
+    with zipfile.ZipFile(prebuilt_wheel) as archive:
+        (name,) = (n for n in archive.namelist() if n.startswith(f"kansformer/ops/native/prebuilt/{level.name}-"))
+        loaded = library.load_library(Path(archive.extract(name, tmp_path)))
     for module in (kernels, edges_bf16):
         monkeypatch.setattr(module, "library", lambda: loaded)
     for operation, names in (("apply_curves", ("bspline", "chebyshev", "rational")), ("sum_edges", ("bspline",))):

@@ -48,11 +48,10 @@ def serve(x: Tensor, curves: Curves, base: Tensor | str | None, factor: Tensor |
         return None
     if (base is not None and base.shape != shape) or (factor is not None and factor.shape != shape):
         return None
-    y = None
-    if activation is not None:
-        base = activation(x)
-        y = None if base is x else base
-    y = torch.empty_like(x) if y is None else y
+    activated = None if activation is None else activation(x)
+    # In the memory of σ(x), unless that is x itself.
+    y = torch.empty_like(x) if activated is None or activated is x else activated
+    base = base if activated is None else activated
     call = Arguments.from_buffer_copy(template)  # of its own: other threads may run the same curves
     call.tokens = x.numel() // shape[-1]
     call.threads = torch.get_num_threads()

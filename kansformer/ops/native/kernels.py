@@ -113,12 +113,10 @@ def evaluate_curves(
 ) -> Tensor:
     """(base + s(x)) · factor, all (..., I); with an activation the base is that function of x."""
     x = x.contiguous()
-    y = None
-    if activation:
-        base = ACTIVATIONS[activation](x)
-        y = base if base.data_ptr() != x.data_ptr() else None  # in the memory of σ(x), unless that is x itself
-    y = torch.empty_like(x) if y is None else y
-    tensors = dict(y=y, x=x, base=base, factor=factor)
+    activated = ACTIVATIONS[activation](x) if activation else None
+    # In the memory of σ(x), unless that is x itself.
+    y = torch.empty_like(x) if activated is None or activated.data_ptr() == x.data_ptr() else activated
+    tensors = dict(y=y, x=x, base=base if activated is None else activated, factor=factor)
     tensors.update(coefficients=coefficients_PC, denominator=denominator_PD, domain=domain_P2)
     call(library().curves_forward, settings, _sizes_of_curves(x, coefficients_PC), tensors)
     return y

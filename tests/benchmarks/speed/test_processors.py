@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from speed.allocator import AS_IT_COMES, KEPT, SETTINGS, environment_for
 from speed.fresh_process import measure_in_fresh_process
-from speed.processors import result_file, write_table
+from speed.processors import compare_processors, result_file, write_table
 from speed.sizes import SIZES, Size
 from speed.suites import Options
 from speed.table import Environment, Row, write_rows
@@ -17,11 +17,11 @@ from kansformer.errors import BackendError
 
 TOUCH = """
 import torch
-from speed.allocator import page_faults
+from kansformer.training.page_faults import count_page_faults
 for turn in range(3):
-    before = page_faults()
+    before = count_page_faults()
     torch.zeros(2**24).add_(1)
-    print(page_faults() - before)
+    print(count_page_faults() - before)
 """
 
 
@@ -29,7 +29,7 @@ for turn in range(3):
 def test_memory_that_is_kept_does_not_fault_again():
     faults = {}
     for allocator in SETTINGS:
-        environment = environment_for(allocator) | {"PYTHONPATH": str(Path(__file__).parents[3] / "benchmarks")}
+        environment = environment_for(allocator) | {"PYTHONPATH": str(Path(__file__).parents[3])}
         environment["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=0"
         done = subprocess.run(
             [sys.executable, "-c", TOUCH], env=environment, capture_output=True, text=True, check=True
@@ -55,6 +55,11 @@ def test_a_process_that_fails_is_a_sentence():
 def _rows(shape, forward, allocator):
     common = dict(suite="cpu", shape=shape, variant="kansformer", baseline="MLP", allocator=allocator)
     return [Row(**common, measure="forward", ratio=forward), Row(**common, measure="step", ratio=0.5)]
+
+
+def test_a_state_that_nobody_has_measured_is_said():
+    text = compare_processors({"AMD EPYC": _rows("S", 0.75, AS_IT_COMES)})
+    assert "No processor has been measured with the allocator in the state 'memory kept'.\n\n| allocator: as" in text
 
 
 def test_a_column_per_processor_and_what_is_slower(tmp_path):
