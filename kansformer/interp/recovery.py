@@ -87,9 +87,9 @@ def faithfulness(
         The metrics of the edit, the ablations and the controls. Without labels there is no loss, without logits no KL.
 
     Raises:
-        SlotError: there is no layer of that path.
+        SlotError: a path of `layers` does not exist.
         ConfigError: `alive` is negative, two results would have one name, or an edit cannot be undone.
-        DataError: there are no batches, no token reaches a layer, or with the edit a layer runs on other tokens.
+        DataError: the batches are empty, no token reaches a layer, or with the edit a layer runs on other tokens.
 
     Examples:
         >>> from transformers import LlamaConfig, LlamaForCausalLM
