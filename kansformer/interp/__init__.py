@@ -11,7 +11,8 @@ from kansformer.interp.ranks import reduce_rank
 from kansformer.interp.recording import EdgeRecords, RecordedSlot, record_edges
 from kansformer.interp.recovery import faithfulness
 from kansformer.interp.scores import EdgeScores, edge_scores
-from kansformer.interp.summary import ModelSummary, SlotSummary
+from kansformer.interp.slot_summary import SlotSummary
+from kansformer.interp.summary import ModelSummary
 
 __all__ = [
     "CurveEdit",

@@ -64,7 +64,10 @@ class Activity:
         tokens = max(1, BUDGET // self.slot.num_edges)
         if len(x_NI) > tokens:  # evenly spaced ones
             x_NI = x_NI[torch.arange(tokens, device=x_NI.device) * len(x_NI) // tokens]
+        self.tokens += len(x_NI)
         used_IO = self._used().to(x_NI.device)
+        if not used_IO.any():
+            return
         terms = num_terms(self.slot.module)
         step = max(1, CHUNK // max(1, len(x_NI) * max(terms, self.slot.num_outputs)))
         for start in range(0, x_NI.shape[1], step):
@@ -75,7 +78,6 @@ class Activity:
             alive_INO = (learned_INO.abs() > self.threshold) & used_IO[chunk].unsqueeze(1)
             self._count += int(alive_INO.sum())
             self._ever_IO[chunk] |= alive_INO.any(dim=1).cpu()
-        self.tokens += len(x_NI)
 
     def _used(self) -> Tensor:
         """Whether an edge is computed by its curve now, (I, O)."""

@@ -31,7 +31,9 @@ from kansformer.interp.fidelity import RandomEdges, fidelity, recorded_points
 from kansformer.interp.recording import EdgeRecords, RecordedSlot, record_slots
 from kansformer.interp.recovery import faithfulness
 from kansformer.interp.scores import EdgeScores, attribute, check_reached, score_inputs
-from kansformer.interp.summary import PART_TEXTS, POINTS, ModelSummary, SlotSummary, edge_columns, input_columns
+from kansformer.interp.slot_summary import POINTS, SlotSummary, edge_columns, input_columns
+from kansformer.interp.summary import ModelSummary
+from kansformer.interp.wording import PART_TEXTS
 from kansformer.progress import Progress
 from kansformer.symbolic import LIBRARY, SymbolicFits, SymbolLibrary, fit_symbolic
 

@@ -127,7 +127,7 @@ def edge_curves(
         The edges, inputs × outputs.
 
     Raises:
-        SlotError: there is no such site, slot or channel.
+        SlotError: the site, slot or channel does not exist.
         ConfigError: fewer than 2 points.
         ShapeError: `at` does not have one row for each input.
         DataError: the records hold no token for this slot.

@@ -17,7 +17,7 @@ from kansformer.nn.activation import LearnedActivation
 from kansformer.nn.base import base_function
 from kansformer.nn.curves import Curved, curves_of
 from kansformer.nn.linear import KANLinear
-from kansformer.ops import apply_curves
+from kansformer.ops import Curves, apply_curves
 
 ALL = slice(None)
 
@@ -65,9 +65,16 @@ def term_weights(module: Curved, inputs: slice | Tensor = ALL) -> Tensor:
 def edge_values(module: Curved, x_NE: Tensor, inputs_E: Tensor, outputs_E: Tensor) -> Tensor:
     """φ of single edges, each at its own points, (N, E), in float32, or float64 for float64 inputs."""
     if not module.curves.is_per_channel:
-        features_NEF = edge_features(module, x_NE, inputs_E)
-        return torch.einsum("nef,ef->ne", features_NEF, pair_weights(module, inputs_E, outputs_E).to(features_NEF))
+        return weighted_values(module, x_NE, inputs_E, pair_weights(module, inputs_E, outputs_E))
     return _times_weights(module, edge_terms(module, x_NE, inputs_E).sum(-1), inputs_E, outputs_E)
+
+
+def weighted_values(module: Curved, x_NE: Tensor, inputs_E: Tensor, weights_EF: Tensor) -> Tensor:
+    """Σ_f a_ef F_f of single edges with weights of any origin, (N, E); points and dtype as in `edge_values`."""
+    x_NE = _as_float(x_NE)
+    base_E, coefficients_EC = weights_EF[:, 0].to(x_NE), weights_EF[:, 1:].to(x_NE)
+    curves = Curves(coefficients_EC, *_grid(module, x_NE, inputs_E), module.curves.basis)
+    return base_E * base_values(module, x_NE) + apply_curves(x_NE, curves)
 
 
 def edge_bases(module: Curved, x_NE: Tensor, inputs_E: Tensor, outputs_E: Tensor) -> Tensor:

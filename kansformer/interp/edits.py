@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from kansformer.basis import fit_curves
-from kansformer.conversion.slots import CurveSlot, EdgeRef, find_curve_slot
+from kansformer.conversion.slots import CurveSlot, EdgeRef, find_curve_slot, find_curve_slots
 from kansformer.errors import ConfigError, DataError, ShapeError, SlotError
 from kansformer.interp.curves import EdgeCurves
 from kansformer.interp.edge_features import base_values, base_weights, edge_values
@@ -157,11 +157,13 @@ def replace_edges(
     for ref in dict.fromkeys(edges):
         by_slot.setdefault((ref.site, ref.slot), []).append((ref.input, ref.output))
     hooks = []
+    slots = {(slot.site, slot.name): slot for slot in find_curve_slots(model)} if by_slot else {}
     for (site, name), pairs in by_slot.items():
+        pairs.sort()  # neighbouring channels are read and added faster
         if taken := replaced_edges(model, site, name).intersection(pairs):
             ref = EdgeRef(site, name, *min(taken))
             raise ConfigError(f"{ref} is replaced already. Leave that context before you replace it again.")
-        slot = find_curve_slot(model, site, name)
+        slot = slots.get((site, name)) or find_curve_slot(model, site, name)  # raises, with the choices
         _check_edges(slot, pairs)
         inputs, outputs = torch.tensor(pairs).unbind(-1)
         hooks.append((slot.called, _correction(slot, inputs, outputs, make_function(slot, inputs, outputs))))
@@ -290,7 +292,7 @@ def _correction(slot: CurveSlot, inputs_E: Tensor, outputs_E: Tensor, function: 
         inputs, outputs = inputs_E.to(x_NI.device), outputs_E.to(x_NI.device)
         changes = []
         for part in x_NI.split(max(1, BUDGET // (len(inputs) * (spec.basis.num_coefficients + 1)))):
-            x_NE = part[:, inputs].to(torch.promote_types(part.dtype, torch.float32))
+            x_NE = part.index_select(1, inputs).to(torch.promote_types(part.dtype, torch.float32))
             now_NE = edge_values(slot.module, x_NE, inputs, outputs)
             change_NE = function(x_NE.mT).mT.to(now_NE) - now_NE
             change_NE = change_NE.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
@@ -303,11 +305,12 @@ def _correction(slot: CurveSlot, inputs_E: Tensor, outputs_E: Tensor, function: 
 
 def _check_edges(slot: CurveSlot, pairs: list[tuple[int, int]]) -> None:
     """Raise a `SlotError` where a pair of input and output is not an edge of the slot."""
-    inputs, name = slot.module.in_features, f"{slot.site}/{slot.name}"
+    inputs, outputs, has_weights = slot.module.in_features, slot.num_outputs, slot.has_weights
+    name = f"{slot.site}/{slot.name}"
     for i, o in pairs:
         if not 0 <= i < inputs:
             raise SlotError(f"{name} has no input {i}: choose from 0 to {inputs - 1}.")
-        if not slot.has_weights and o != i:
+        if not has_weights and o != i:
             raise SlotError(f"{name} has no weights: the edge of input {i} has output {i}, not {o}.")
-        if slot.has_weights and not 0 <= o < slot.num_outputs:
-            raise SlotError(f"{name} has no output {o}: choose from 0 to {slot.num_outputs - 1}.")
+        if has_weights and not 0 <= o < outputs:
+            raise SlotError(f"{name} has no output {o}: choose from 0 to {outputs - 1}.")

@@ -145,33 +145,33 @@ class Faithfulness:
 
     def _figures(self, effect: Effect) -> dict[str, object]:
         scores = {
-            f"{metric}_score{'' if ablation == 'zero' else '_mean_ablation'}": _known(
+            f"{metric}_score{'' if ablation == 'zero' else '_mean_ablation'}": json_number(
                 self.score(effect, metric, ablation)
             )
             for metric in METRICS
             for ablation in ABLATIONS
         }
         return {
-            "ce_loss": _known(effect.ce_loss),
-            "delta_ce": _known(self.added_loss(effect)),
-            "kl_div": _known(effect.kl_div),
+            "ce_loss": json_number(effect.ce_loss),
+            "delta_ce": json_number(self.added_loss(effect)),
+            "kl_div": json_number(effect.kl_div),
             **scores,
-            "fvu": _known(effect.mean_fvu),
-            "fvu_of_layers": {path: _known(value) for path, value in effect.fvu.items()},
-            "l0": _known(self.l0(effect)),
-            "share_alive": _known(self.alive(effect)),
+            "fvu": json_number(effect.mean_fvu),
+            "fvu_of_layers": {path: json_number(value) for path, value in effect.fvu.items()},
+            "l0": json_number(self.l0(effect)),
+            "share_alive": json_number(self.alive(effect)),
         }
 
     def _cells(self, effect: Effect) -> list[str]:
         return [
-            _text(effect.ce_loss, ".4f"),
-            _text(self.added_loss(effect), "+.4f"),
-            *(_text(self.score(effect, "ce_loss", ablation), ".4f") for ablation in ABLATIONS),
-            _text(effect.kl_div, ".5f"),
-            *(_text(self.score(effect, "kl_div", ablation), ".4f") for ablation in ABLATIONS),
-            _text(effect.mean_fvu, ".5f"),
-            _text(self.l0(effect), ",.1f"),
-            _text(self.alive(effect), ".1%"),
+            number_text(effect.ce_loss, ".4f"),
+            number_text(self.added_loss(effect), "+.4f"),
+            *(number_text(self.score(effect, "ce_loss", ablation), ".4f") for ablation in ABLATIONS),
+            number_text(effect.kl_div, ".5f"),
+            *(number_text(self.score(effect, "kl_div", ablation), ".4f") for ablation in ABLATIONS),
+            number_text(effect.mean_fvu, ".5f"),
+            number_text(self.l0(effect), ",.1f"),
+            number_text(self.alive(effect), ".1%"),
         ]
 
 
@@ -191,9 +191,11 @@ HEADINGS = (
 """Of `Faithfulness.table`; scores are by the zero ablation, and by the mean ablation where the column says so."""
 
 
-def _known(value: float | None) -> float | None:
+def json_number(value: float | None) -> float | None:
+    """The number, or None where it is not finite, which JSON cannot say."""
     return value if value is not None and math.isfinite(value) else None
 
 
-def _text(value: float | None, form: str) -> str:
+def number_text(value: float | None, form: str) -> str:
+    """The number in a format, or a dash where it is not known."""
     return "–" if value is None or not math.isfinite(value) else format(value, form)

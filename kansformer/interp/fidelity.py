@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from kansformer.conversion.slots import CurveSlot
 from kansformer.interp.edge_features import ALL, edge_features, edge_weights, values_and_learned
-from kansformer.interp.recording import INPUT_CHUNK, RecordedSlot
+from kansformer.interp.recording import RecordedSlot
 from kansformer.symbolic import SymbolicFits
 
 # A learned curve that varies less than this, relative to its edge, is straight to rounding.
@@ -50,8 +51,8 @@ class Fidelity:
 def recorded_points(recorded: RecordedSlot, points: int, inputs: slice = ALL) -> Tensor:
     """Inputs of the sample at even ranks, so that each stands for the same share of the tokens; (I, S), float64."""
     ranks = ((torch.arange(points) + 0.5) * len(recorded.sample) / points).long()
-    parts = recorded.sample[:, inputs].split(INPUT_CHUNK, dim=1)
-    return torch.cat([part.mT.sort(dim=1).values[:, ranks].double() for part in parts])
+    rows = recorded.sample[:, inputs].mT.contiguous().numpy()
+    return torch.from_numpy(np.sort(rows, axis=1))[:, ranks].double()  # torch's sort takes twenty times as long
 
 
 def fidelity(fits: SymbolicFits, x_ES: Tensor, y_ES: Tensor, learned_ES: Tensor, *, part: str = "edge") -> Fidelity:

@@ -87,9 +87,9 @@ def faithfulness(
         The metrics of the edit, the ablations and the controls. Without labels there is no loss, without logits no KL.
 
     Raises:
-        SlotError: there is no layer of that path.
+        SlotError: a path of `layers` does not exist.
         ConfigError: `alive` is negative, two results would have one name, or an edit cannot be undone.
-        DataError: there are no batches, no token reaches a layer, or with the edit a layer runs on other tokens.
+        DataError: the batches are empty, no token reaches a layer, or with the edit a layer runs on other tokens.
 
     Examples:
         >>> from transformers import LlamaConfig, LlamaForCausalLM
@@ -115,8 +115,8 @@ def faithfulness(
     study = _Study(model, candidates, edits)
     with replayable(batches) as again, eval_mode(model):
         reader = BatchReader(again, progress)
-        first = study.read_originals(reader)
-        study.choose(study.changed_layers(first) if layers is None else layers, alive)
+        batch, original = study.read_originals(reader)
+        study.choose(study.changed_layers(batch, original) if layers is None else layers, alive)
         for batch in reader.read("replacing layers"):
             study.measure(batch)
     return study.result(reader.tokens)
@@ -134,15 +134,16 @@ class _Study:
         self.sums: dict[str, RunSums] = {}
         self.spread: dict[str, float] = defaultdict(float)
 
-    def read_originals(self, reader: BatchReader) -> Batch:
-        """Read the mean output of every layer and the size of the edges of every slot; returns the first batch."""
-        first: Batch | None = None
+    def read_originals(self, reader: BatchReader) -> tuple[Batch, Run]:
+        """Read the mean output of every layer and the size of the edges of every slot; returns the first batch's run."""
+        first: tuple[Batch, Run] | None = None
         totals: dict[str, Tensor] = {}
         counts: dict[str, int] = defaultdict(int)
         with record_slots(self.slots, bins=1, sample=1) as records:
             for batch in reader.read("layers' means"):
-                first = batch if first is None else first
-                for path, y_NO in Run(self.model, batch, self.candidates).rows_of_outputs():
+                run = Run(self.model, batch, self.candidates)
+                first = first or (batch, run)
+                for path, y_NO in run.rows_of_outputs():
                     total_O = wide(y_NO).sum(dim=0)
                     totals[path] = totals[path] + total_O if path in totals else total_O
                     counts[path] += len(y_NO)
@@ -152,9 +153,8 @@ class _Study:
         self.sizes = {recorded.slot.path: edge_size(recorded) for recorded in records.values() if recorded.tokens}
         return first
 
-    def changed_layers(self, batch: Batch) -> list[str]:
+    def changed_layers(self, batch: Batch, original: Run) -> list[str]:
         """The layers whose output the edit changes on a batch; if it changes none, all with curves that are reached."""
-        original = Run(self.model, batch, self.candidates)
         changed = []
 
         def compare(path: str, edited: Tensor, y: Tensor) -> None:

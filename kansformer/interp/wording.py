@@ -4,7 +4,7 @@ import math
 import re
 
 from kansformer.conversion.slots import CurveSlot
-from kansformer.interp.effects import Effect, Faithfulness
+from kansformer.interp.effects import Effect, Faithfulness, number_text
 
 # An R² from here on counts as a good fit.
 GOOD = 0.99
@@ -83,16 +83,15 @@ def faithful_sentence(result: Faithfulness) -> str:
     """The share of the loss that formulas keep, beside the controls', and the other metrics."""
 
     def score(effect: Effect) -> str:
-        value = result.score(effect, "ce_loss")
-        return "–" if value is None or not math.isfinite(value) else f"{value:.4f}"
+        return number_text(result.score(effect, "ce_loss"), ".4f")
 
     replaced = result.replaced
     controls = ", ".join(f"{name} {score(effect)}" for name, effect in result.controls.items())
-    divergence = "–" if replaced.kl_div is None else f"{replaced.kl_div:.5f}"
     return (
-        f"With all edges as formulas the loss recovered is {score(replaced)} ({controls}), KL {divergence} nats, FVU "
-        f"{replaced.mean_fvu:.5f}, on {result.tokens:,} tokens; "
-        f"L0 {result.l0(result.original):,.1f} of {sum(result.curves.values()):,} learned curves."
+        f"With all edges as formulas the loss recovered is {score(replaced)} ({controls}), KL "
+        f"{number_text(replaced.kl_div, '.5f')} nats, FVU {number_text(replaced.mean_fvu, '.5f')}, on "
+        f"{result.tokens:,} tokens; L0 {number_text(result.l0(result.original), ',.1f')} of "
+        f"{sum(result.curves.values()):,} learned curves."
     )
 
 

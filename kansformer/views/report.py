@@ -26,7 +26,7 @@ from kansformer.interp import ModelSummary, SlotSummary
 from kansformer.interp.curves import pair_curves, spread_points
 from kansformer.interp.edge_features import per_input
 from kansformer.interp.effects import HEADINGS
-from kansformer.interp.summary import POINTS
+from kansformer.interp.slot_summary import POINTS
 from kansformer.interp.wording import GLOSSARY, GOOD, PART_TEXTS, faithful_caption, loss_text
 from kansformer.symbolic import SymbolicFits
 

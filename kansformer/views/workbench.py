@@ -137,7 +137,7 @@ class Workbench:
         """The curves of a slot that matter most to the loss on the text, at most 100, the highest score first.
 
         Raises:
-            SlotError: there is no such slot.
+            SlotError: the slot does not exist.
         """
         where = find_curve_slot(self.model, site, slot)
         score_IO = self._scores[site, slot].attribution
@@ -161,7 +161,7 @@ class Workbench:
         """A curve as it is now.
 
         Raises:
-            SlotError: there is no such slot.
+            SlotError: the slot does not exist.
         """
         slot = self._slot_of(edge)
         lower, upper = _domain(slot, edge)
@@ -230,7 +230,7 @@ class Workbench:
             a, b, c, d: its numbers.
 
         Raises:
-            ConfigError: there is no such function, or the curve cannot be edited.
+            ConfigError: the function is not in the library, or the curve cannot be edited.
             DataError: the formula has no finite value somewhere in the curve's domain.
 
         Whatever is raised, the model is left as it was.
@@ -248,7 +248,7 @@ class Workbench:
         """The numbers a, b, c and d by which a function of the library comes closest to a curve as it is now.
 
         Raises:
-            ConfigError: there is no such function.
+            ConfigError: the function is not in the library.
         """
         slot = self._slot_of(edge)
         x_S = torch.linspace(*_domain(slot, edge), FIT_POINTS, dtype=torch.float64)
