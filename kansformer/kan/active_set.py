@@ -27,20 +27,20 @@ class BoundedVariables:
     """Variables in which the constraints of a network are bounds, and their present values.
 
     Args:
-        map_PF: of the variables to the free entries of `Parameters`.
-        values_F: the present ones.
-        is_bound_F: which must be at least 0.
+        mapping: of the variables to the vector of `Parameters`, (P, F).
+        values: the present ones, (F,).
+        is_bound: mask of those that must be at least 0, (F,).
     """
 
-    map_PF: Tensor
-    values_F: Tensor
-    is_bound_F: Tensor
+    mapping: Tensor
+    values: Tensor
+    is_bound: Tensor
 
     def step(self, matrix_FF: Tensor, gradient_F: Tensor) -> Tensor | None:
         """The change δ that minimises δᵀMδ/2 - δᵀg while values - δ keep the bounds; None if M is not positive."""
-        target_F = matrix_FF @ self.values_F - gradient_F
-        held_F = self.is_bound_F & (self.values_F <= 0) & (gradient_F > 0)
-        moved_F = self.values_F
+        target_F = matrix_FF @ self.values - gradient_F
+        held_F = self.is_bound & (self.values <= 0) & (gradient_F > 0)
+        moved_F = self.values
         for _ in range(MAX_CHANGES):
             factor, failed = torch.linalg.cholesky_ex(matrix_FF[~held_F][:, ~held_F])
             if failed:
@@ -48,11 +48,11 @@ class BoundedVariables:
             free = torch.cholesky_solve(target_F[~held_F].unsqueeze(-1), factor)[:, 0]
             moved_F = torch.zeros_like(target_F).masked_scatter(~held_F, free)
             slope_F = matrix_FF @ moved_F - target_F
-            now_held_F = self.is_bound_F & torch.where(held_F, slope_F > 0, moved_F < 0)
+            now_held_F = self.is_bound & torch.where(held_F, slope_F > 0, moved_F < 0)
             if torch.equal(now_held_F, held_F):
                 break
             held_F = now_held_F
-        return self.values_F - moved_F
+        return self.values - moved_F
 
 
 def bounded_variables(parameters: Parameters) -> BoundedVariables | None:

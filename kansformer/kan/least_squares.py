@@ -99,7 +99,7 @@ def _damped_solver(
 
     def reduced(rows: Tensor) -> Tensor:
         if bounded is not None:
-            return rows @ bounded.map_PF
+            return rows @ bounded.mapping
         return rows if free_P is None else rows[..., free_P]
 
     blocks = map(reduced, [jacobian] if isinstance(jacobian, Tensor) else jacobian)
@@ -132,7 +132,7 @@ def _damped_solver(
             change_F = change_F.to(rows)
         elif bounded is not None:
             step_F = bounded.step(matrix + (damping_F + RIDGE).diag(), gradient)
-            return None if step_F is None else bounded.map_PF @ step_F
+            return None if step_F is None else bounded.mapping @ step_F
         else:
             factor, failed = torch.linalg.cholesky_ex(matrix + (damping_F + RIDGE).diag())
             if failed:
