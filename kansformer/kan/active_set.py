@@ -4,7 +4,7 @@ In the differences of their coefficients, the constraints of curves are bounds. 
 bound and solves for the others; those that would leave the bounds are then held, and those whose gradient points inside
 are freed, until neither happens (Hintermüller et al., 2002).
 
-Shape letters: E edges, C coefficients, P parameters, F free ones of them.
+Shape letters: I inputs, O outputs, C coefficients, P parameters, F free ones of them.
 """
 
 from __future__ import annotations
