@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from traceback import walk_tb
 from typing import TYPE_CHECKING, TypedDict
@@ -41,7 +42,11 @@ def read_model(source: str, auto_class: type | None = None, *, dtype: torch.dtyp
 
 
 def read_model_and_keys(
-    source: str, auto_class: type | None = None, *, dtype: torch.dtype | str = "auto", **settings: object
+    source: str,
+    auto_class: type | None = None,
+    *,
+    dtype: torch.dtype | str = "auto",
+    labels: Mapping[str, object] | None = None,
 ) -> tuple[PreTrainedModel, set[str]]:
     """Read a model, and say which parameters its checkpoint does not have, such as a new classifier's.
 
@@ -50,7 +55,7 @@ def read_model_and_keys(
         auto_class: of transformers, such as `AutoModelForCausalLM`; None for the class that the model was saved from,
             so that its head is kept.
         dtype: of the weights; "auto" keeps the saved one.
-        settings: further arguments of `from_pretrained`.
+        labels: fields of the config about a classifier's labels; a head with another number of them is drawn anew.
 
     Raises:
         CheckpointError: nothing is there, or transformers cannot load it.
@@ -58,6 +63,7 @@ def read_model_and_keys(
     import transformers
 
     _check_exists(source)
+    settings: dict[str, object] = {**labels, "ignore_mismatched_sizes": True} if labels else {}
     try:
         if is_gguf(source):
             auto_class = auto_class or transformers.AutoModelForCausalLM

@@ -112,6 +112,23 @@ def edge_directions(model: KAN, index: int) -> tuple[Tensor, Tensor]:
     return rising_IO, bent_I.unsqueeze(-1).expand_as(rising_IO)
 
 
+def check_not_held(model: KAN, change: str) -> None:
+    """Refuse to make edges of a network formulas, which would not keep its constraints.
+
+    Args:
+        model: the network.
+        change: the function that was called.
+
+    Raises:
+        ConfigError: it has constraints.
+    """
+    if model.constraints is not None:
+        raise ConfigError(
+            f"{change} makes edges formulas, and this network is held to constraints, which formulas do not keep. End "
+            "them first: model.fit(data, steps=0, constraints={})."
+        )
+
+
 def without_base(model: KAN, index: int) -> Tensor:
     """Mask of a layer's edges whose base weight stays 0, (I, O): the base would break their shape, as silu's dip."""
     layer = model.layers[index]

@@ -140,7 +140,7 @@ def fit(
         _value(name, metric, model, dataset)
     expected = model.constraints if constraints is None else checked_constraints(constraints, model)
     if expected is not None:
-        checked_constraints(expected.to_dict(), model)  # it may have formulas by now
+        checked_constraints(expected.to_dict(), model)  # a loaded network may have formulas
     if expected != model.constraints:
         model.constraints = expected
         turn_towards(model)

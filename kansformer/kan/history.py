@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from kansformer.figure import figure_class
-from kansformer.kan.constraints import hold
 from kansformer.nn import update_grid
 from kansformer.progress import Progress
 
@@ -142,7 +141,6 @@ class Run:
         due = bool(every) and step % every == 0 and step <= MOVING * self.steps
         if due:
             update_grid(self.model, self.points, margin=GRID_MARGIN)
-            hold(self.model)
         return due
 
     @torch.no_grad()

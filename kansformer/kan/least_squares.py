@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kansformer.kan.active_set import BoundedVariables, bounded_variables
 from kansformer.kan.constraints import hold
 from kansformer.kan.history import Run
 from kansformer.kan.linearize import Parameters
@@ -49,9 +50,9 @@ def levenberg_marquardt(run: Run, evaluate: Callable[[], Linearization]) -> None
             run.history.stopped = "the network's outputs are not finite"
             return
         parameters = Parameters(model)
-        now_P, free_P = parameters.read(), parameters.free_P
+        now_P, bounded = parameters.read(), bounded_variables(parameters)
         jacobian, quadratic = here.linearize()
-        solve = _damped_solver(jacobian, here.residuals, now_P, quadratic, free_P)
+        solve = _damped_solver(jacobian, here.residuals, now_P, quadratic, parameters.free_P, bounded)
         before = _objective(here.residuals, now_P, quadratic)
         improved = False
         try:
@@ -88,16 +89,23 @@ def _damped_solver(
     vector_P: Tensor,
     quadratic: Tensor | None,
     free_P: Tensor | None,
+    bounded: BoundedVariables | None,
 ) -> Callable[[float], Tensor | None]:
-    """Steps that solve (JᵀJ + Q + damping·diagonal) δ = Jᵀr + Qp for the free parameters, by damping.
+    """Steps that solve (JᵀJ + Q + damping·diagonal) δ = Jᵀr + Qp for the free parameters, by damping; within bounds.
 
     With few parameters, such as those of formulas, a QR factorisation of J replaces the normal equations, which is
     exact to the last digit.
     """
-    blocks = iter([jacobian]) if isinstance(jacobian, Tensor) else jacobian
-    blocks = (block if free_P is None else block[:, free_P] for block in blocks)
+
+    def reduced(rows: Tensor) -> Tensor:
+        if bounded is not None:
+            return rows @ bounded.mapping
+        return rows if free_P is None else rows[..., free_P]
+
+    blocks = map(reduced, [jacobian] if isinstance(jacobian, Tensor) else jacobian)
     jacobian, whole = next(blocks), isinstance(jacobian, Tensor)
-    exact = whole and quadratic is None and 4 * jacobian.shape[1] < len(jacobian) and jacobian.shape[1] <= MAX_EXACT
+    few = 4 * jacobian.shape[1] < len(jacobian) and jacobian.shape[1] <= MAX_EXACT
+    exact = whole and few and quadratic is None and bounded is None
     if exact:
         diagonal_F = jacobian.square().sum(dim=0)
         rotation, triangle = torch.linalg.qr(jacobian)
@@ -110,10 +118,8 @@ def _damped_solver(
             gradient.addmv_(block.mT, residuals[start : start + len(block)])
             start += len(block)
         if quadratic is not None:
-            pull_P = quadratic @ vector_P
-            if free_P is not None:
-                quadratic, pull_P = quadratic[free_P][:, free_P], pull_P[free_P]
-            matrix, gradient = matrix + quadratic, gradient + pull_P
+            gradient = gradient + reduced(quadratic @ vector_P)
+            matrix = matrix + reduced(reduced(quadratic).mT)  # Q is symmetric
         diagonal_F = matrix.diagonal()
 
     def solve(damping: float) -> Tensor | None:
@@ -124,6 +130,9 @@ def _damped_solver(
             if not change_F.isfinite().all():
                 return None
             change_F = change_F.to(rows)
+        elif bounded is not None:
+            step_F = bounded.step(matrix + (damping_F + RIDGE).diag(), gradient)
+            return None if step_F is None else bounded.mapping @ step_F
         else:
             factor, failed = torch.linalg.cholesky_ex(matrix + (damping_F + RIDGE).diag())
             if failed:

@@ -138,7 +138,6 @@ class KAN(nn.Module):
             The network.
         """
         refine_grid(self, grid_size)
-        hold(self)
         return self
 
     def update_grid(self, data: Samples | Table, *, margin: float = 0.05, quantile: float = 1.0) -> KAN:
@@ -152,17 +151,21 @@ class KAN(nn.Module):
             The network.
         """
         update_grid(self, inputs_of(self, data), margin=margin, quantile=quantile)
-        hold(self)
         return self
+
+    def hold_constraints(self) -> None:
+        """Put the curves onto the nearest ones that obey `constraints`, in place; after every change of grids, too."""
+        hold(self)
 
     @property
     def alive(self) -> list[Tensor]:
         return [self.get_buffer(f"alive_{index}") for index in range(len(self.layers))]
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., I) to (..., O)."""
+        """x (..., I) to (..., O), in the network's dtype."""
         if x.shape[-1:] != (sum(self.width[0]),):
             raise ShapeError(f"The network has {sum(self.width[0])} inputs, got {tuple(x.shape)}.")
+        x = x.to(self.layers[0].weight.dtype)
         for index in range(len(self.layers)):
             x = self.nodes(index, self.sums(index, x))
         return x
@@ -174,9 +177,9 @@ class KAN(nn.Module):
         return self(tensor_of(x, "inputs").to(weight))
 
     def derivatives(self, x: Tensor) -> Tensor:
-        """Derivatives of every output by every input, (..., O, I)."""
+        """Derivatives of every output by every input, (..., O, I), in the network's dtype."""
         with torch.enable_grad():
-            flat = x.detach().reshape(-1, x.shape[-1]).requires_grad_()
+            flat = x.detach().to(self.layers[0].weight.dtype).reshape(-1, x.shape[-1]).requires_grad_()
             slopes = slopes_of_columns(self(flat), flat)
         return slopes.reshape(*x.shape[:-1], *slopes.shape[1:])
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kansformer.checks import check_integer, check_number
 from kansformer.errors import ConfigError, ConversionStateError, DataError
+from kansformer.kan.constraints import check_not_held
 from kansformer.kan.data import (
     Samples,
     Table,
@@ -111,8 +112,11 @@ def fit_symbolic(
         The fits. Constant edges are cut, and their value is added to the bias.
 
     Raises:
-        ShapeError, DataError, ConfigError: as in `kansformer.symbolic.fit_symbolic`.
+        ShapeError, DataError, ConfigError: as in `kansformer.symbolic.fit_symbolic`; or the network is held to
+            constraints, and `fix` is True.
     """
+    if fix:
+        check_not_held(model, "fit_symbolic")
     edges, x_ES, y_ES = sampled_edges(model, data)
     library = library_of(library, SCIENCE_LIBRARY)
     noise = noise_of(model, data) if noise is None else noise
@@ -153,7 +157,7 @@ def fix_symbol(
     Raises:
         SlotError: the edge does not exist.
         ConfigError: the library has no such function, `affine` is not four finite numbers, or the edge is to be fitted
-            and is a formula already, or constant.
+            and is a formula already, or constant; or the network is held to constraints.
         DataError: with these numbers the function is not finite on the edge's range.
     """
     edge = check_edge(model, edge)
@@ -162,6 +166,7 @@ def fix_symbol(
         model.layers[edge.layer].bias[edge.output] += y_S.mean()
         remove_edge(model, edge)
         return 0.0
+    check_not_held(model, "fix_symbol")
     symbol = (ALL_SYMBOLS if library is None else library).named(name)
     if affine is not None:
         return _fix_given(model, edge, symbol, affine, data, trainable=trainable)

@@ -6,6 +6,7 @@ Shape letters: N tokens, I inputs, P curves of the input axis, S samples.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,13 @@ MIN_WIDTH = 1 / 64
 MIN_WIDTH_SHARE = 0.05
 # The widest: float32, in which curves are evaluated, must hold the difference of the ends.
 MAX_END = torch.finfo(torch.float32).max / 4
+
+
+@runtime_checkable
+class Constrained(Protocol):
+    """A network whose curves obey constraints, which a refit would break."""
+
+    def hold_constraints(self) -> None: ...
 
 
 def update_grid(
@@ -77,8 +85,7 @@ def update_grid(
         module = modules[path]
         domain_P2 = _widened(range_P2, margin, module.domain).to(module.domain)
         moved.append(_refit(path, [*sharing[path].values()], module.curves, domain_P2))
-    for write in moved:
-        write()
+    _write_all(model, moved)
     return model
 
 
@@ -116,8 +123,7 @@ def refine_grid(model: nn.Module, grid_size: int) -> nn.Module:
         refined.append(_refit(path, [*group.values()], spec, module.domain))
     record = find_record(model)
     record = None if record is None else record.with_grid_size(grid_size)
-    for write in refined:
-        write()
+    _write_all(model, refined)
     if record is not None:  # a converted model says what its curves are made of
         write_record(model, record)
     return model
@@ -195,6 +201,14 @@ def _refit(path: str, sharing: list[CurvedModule], spec: CurveSpec, domain_P2: T
             f"{float(domain_P2[:, 0].min()):g} to {float(domain_P2[:, 1].max()):g}. The model is as it was."
         )
     return partial(_write, sharing, spec, domain_P2, fitted.squeeze(-1) if spec.is_per_channel else fitted)
+
+
+def _write_all(model: nn.Module, refitted: Iterable[Callable[[], None]]) -> None:
+    for write in refitted:
+        write()
+    for module in model.modules():
+        if isinstance(module, Constrained):
+            module.hold_constraints()
 
 
 @torch.no_grad()

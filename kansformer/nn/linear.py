@@ -15,6 +15,7 @@ from kansformer.nn.curves import (
     add_edges,
     apply_curve,
     attach_curves,
+    check_input,
     copy_as,
     curve_dtype,
     detach_curves,
@@ -61,6 +62,7 @@ class KANLinear(nn.Linear):
 
     Raises:
         ConfigError: an argument is not among its choices.
+        ShapeError: in `forward`, the last axis is not I long.
 
     Examples:
         >>> from kansformer import KANLinear
@@ -172,6 +174,7 @@ class KANLinear(nn.Linear):
         """x (..., I) to (..., O); with `linear_part`, `project` of an activated x (see `adapted.py`)."""
         if linear_part:
             return self.project(x)
+        check_input(self, x)
         if self.base == "identity":
             return forward_with_curves(self, x)
         if self.curves.is_per_channel:

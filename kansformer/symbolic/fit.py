@@ -65,7 +65,8 @@ def fit_symbolic(
         progress: called with the number of curves done and of all curves.
 
     Returns:
-        One fit per curve, judged on every fourth point, which the fit does not see. Constant curves are labelled so.
+        One fit per curve, judged on every fourth point, which the fit does not see; but the jump of a step function is
+        placed by all points, so that its R² is a little too high. Constant curves are labelled so.
 
     Raises:
         ShapeError: x and y are not two tables of one shape with 8 points or more.

@@ -32,7 +32,8 @@ class SymbolicFits:
         library: where the functions are from.
         symbols: index of each curve's function in the library, (E,); -1 where the curve is constant.
         a, b, c, d: parameters in units of x and y, (E,), float64; a = b = c = 0 for constants.
-        r2: coefficient of determination on points that the fit did not see, (E,); 1 for constants, which d fits.
+        r2: coefficient of determination on points that the fit did not see, but for the jump of a step function, (E,);
+            1 for constants, which d fits.
         r2_fit: the same on the points of the fit.
         best_r2: the highest `r2_fit` of any function that was fitted to the curve, (E,).
 

@@ -136,10 +136,8 @@ def _plain_model(
             "label2id": {name: number for number, name in enumerate(label_names)},
         }
     if recipe.source is not None:
-        if labels:  # a head with another number of labels is drawn anew
-            labels["ignore_mismatched_sizes"] = True
         try:
-            return read_model_and_keys(recipe.source, auto_class, dtype=dtype, **labels)
+            return read_model_and_keys(recipe.source, auto_class, dtype=dtype, labels=labels)
         except CheckpointError as error:
             raise ConfigError(f"model.path {recipe.path!r} cannot be loaded for {task}: {error}") from error
     model = _fresh_model(recipe, task, labels, vocabulary)

@@ -300,10 +300,10 @@ def test_an_activation_has_no_edges():
         LearnedActivation(6, edges="full")
 
 
-@pytest.mark.parametrize("kind", ["linear", "activation"])
-def test_an_input_of_another_width_is_refused(kind):
+@pytest.mark.parametrize(("kind", "edges"), [("linear", "full"), ("linear", "channel"), ("activation", "channel")])
+def test_an_input_of_another_width_is_refused(kind, edges):
     with pytest.raises(ShapeError, match=r"curves for 6 channels, got input \(2, 1\)"):
-        make(kind, "bspline", "channel")(torch.zeros(2, 1))
+        make(kind, "bspline", edges)(torch.zeros(2, 1))
     with pytest.raises(ShapeError, match=r"curves for 6 channels, got input \(\)"):
         make("activation", "bspline", "channel")(torch.zeros(()))
 

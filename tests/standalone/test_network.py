@@ -35,6 +35,12 @@ def test_nothing_global_is_touched(tmp_path, monkeypatch):
     assert first.predict(x.tolist()).dtype == torch.float64
 
 
+def test_inputs_of_another_dtype_are_converted():
+    model, x = KAN([2, 3, 1]), torch.randn(5, 2)
+    assert torch.equal(model(x), model.predict(x)) and model(x).dtype == torch.float64
+    torch.testing.assert_close(model.derivatives(x), model.derivatives(x.double()), rtol=0, atol=0)
+
+
 def test_derivatives():
     model = KAN([2, 3, 2], seed=1)
     x = torch.randn(6, 2, dtype=torch.float64)
