@@ -135,7 +135,7 @@ class _Study:
         self.spread: dict[str, float] = defaultdict(float)
 
     def read_originals(self, reader: BatchReader) -> tuple[Batch, Run]:
-        """Read the mean output of every layer and the size of the edges of every slot; returns the first batch's run."""
+        """Read every layer's mean output and every slot's size of edges; returns the first batch and its run."""
         first: tuple[Batch, Run] | None = None
         totals: dict[str, Tensor] = {}
         counts: dict[str, int] = defaultdict(int)
