@@ -38,7 +38,9 @@ def explain_command(
     from kansformer.interp import summarize
     from kansformer.interp.wording import GOOD, faithful_sentence, loss_text
     from kansformer.views import write_report
+    from kansformer.views.report import check_plotly
 
+    check_plotly()
     documents, _ = load_text(text, max_tokens)
     language_model, blocks_NT = load_model_and_blocks(model, documents, block, max_tokens)
     slots = find_curve_slots(language_model)

@@ -15,7 +15,7 @@ from kansformer.cli.table_columns import Choices
 from kansformer.cli.table_files import read_cells
 from kansformer.cli.table_numbers import NumericTable, to_numbers
 from kansformer.errors import ConfigError
-from kansformer.figure import check_format
+from kansformer.figure import check_format, has_matplotlib
 from kansformer.files import atomic_file, atomic_write_text, check_file
 from kansformer.wording import counted
 
@@ -65,7 +65,7 @@ def fit_command(
     test_share: Annotated[float, typer.Option(help="Share of the rows that only judge.", min=0.0, max=0.9)] = 0.2,
     digits: Annotated[int, typer.Option(help="Significant digits in the formula.", min=1)] = 4,
     figure: Annotated[
-        Path | None, typer.Option(help="Where to draw the network.", show_default="beside the table, TABLE.png")
+        Path | None, typer.Option(help="Where to draw the network; needs matplotlib.", show_default="beside the table, TABLE.png")
     ] = None,
     output: Annotated[
         Path | None, typer.Option(help="A JSON file for the formula and its errors.", show_default="none")
@@ -81,13 +81,13 @@ def fit_command(
     from kansformer.kan.rounding import rounded
     from kansformer.symbolic import ALL_SYMBOLS
 
-    path = table.with_suffix(".png") if figure is None else figure
+    path = table.with_suffix(".png") if figure is None and has_matplotlib() else figure
     for file, purpose in ((path, "figure"), (output, "output")):
         if file is not None and not file.parent.is_dir():
             raise ConfigError(f"There is no folder {str(file.parent)!r} for the {purpose}.")
         if file is not None:
             check_file(file)
-    picture_format = check_format(path)
+    picture_format = None if path is None else check_format(path)
     chosen = None if inputs is None else split_names(inputs)
     choices = Choices(chosen, split_names(exclude), drop_missing, impute, decimal, day_first)
     library = None if functions is None else ALL_SYMBOLS.subset(list(dict.fromkeys(["x", *split_names(functions)])))
@@ -124,10 +124,13 @@ def fit_command(
     typer.echo(" ".join(sentences))
     is_worse = result.curves_rmse < train.rmse
     typer.echo(f"{f'Curves without names: RMSE {result.curves_rmse:.3g}{unit}. ' if is_worse else ''}{spent:.1f} s.")
-    drawing = model.plot((x, y), variables=names, outputs=[name])
-    with atomic_file(path) as file:
-        drawing.savefig(file, dpi=130, format=picture_format)
-    typer.echo(f"Drawn: {path}")
+    if path is None:
+        typer.echo("The network is not drawn. Pictures need matplotlib: pip install 'kansformer[plot]'.")
+    else:
+        drawing = model.plot((x, y), variables=names, outputs=[name])
+        with atomic_file(path) as file:
+            drawing.savefig(file, dpi=130, format=picture_format)
+        typer.echo(f"Drawn: {path}")
     if output is not None:
         alternatives = result.alternatives[0] if result.alternatives else []
         report = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import gzip
 import importlib
+import importlib.util
 import json
 import math
 import re
@@ -67,10 +68,8 @@ def write_report(summary: ModelSummary, path: str | Path, *, title: str = "What 
         >>> write_report(summary, "report.html", title="A small model").name
         'report.html'
     """
-    try:
-        plotly_script = importlib.import_module("plotly.offline").get_plotlyjs()
-    except ImportError:
-        raise ConfigError("The report needs plotly. Install it: pip install 'kansformer[report]'.") from None
+    check_plotly()
+    plotly_script = importlib.import_module("plotly.offline").get_plotlyjs()
     template = (files("kansformer.views") / "report.html").read_text(encoding="utf-8")
     data = json.dumps(report_data(summary), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     packed_script = base64.b64encode(gzip.compress(plotly_script.encode(), mtime=0)).decode()
@@ -81,6 +80,16 @@ def write_report(summary: ModelSummary, path: str | Path, *, title: str = "What 
     path = Path(path)
     atomic_write_text(path, page)
     return path
+
+
+def check_plotly() -> None:
+    """Check that a report can be written, before the work that it is to show.
+
+    Raises:
+        ConfigError: plotly is not installed.
+    """
+    if importlib.util.find_spec("plotly") is None:
+        raise ConfigError("The report needs plotly. Install it: pip install 'kansformer[report]'.")
 
 
 def report_data(summary: ModelSummary) -> dict[str, object]:

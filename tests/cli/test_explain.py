@@ -3,6 +3,7 @@
 import html
 import json
 import re
+import sys
 
 import pandas
 import pytest
@@ -71,3 +72,10 @@ def test_bad_requests_end_in_a_sentence(refused, bent, tiny, text, tmp_path):
     )
     assert "is a file. Choose another folder to write into" in refused("explain", bent, "--text", text, "--out", text)
     assert not out.exists()
+
+
+def test_without_plotly_the_audit_does_not_begin(refused, bent, text, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    sentence = refused("explain", bent, "--text", text, "--out", tmp_path / "out")
+    assert sentence == "The report needs plotly. Install it: pip install 'kansformer[report]'."
+    assert not (tmp_path / "out").exists()

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import sys
 
 import numpy
 import pandas
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from kansformer.cli import fit
 from kansformer.cli.app import app
+from kansformer.figure import figure_class
 from kansformer.kan import KAN, find_formula
 from kansformer.kan.linear_formulas import fitted_line, is_linear, linear_in
 from kansformer.kan.rounding import evaluate
@@ -42,6 +44,22 @@ def test_the_formula_of_a_pendulum(table):
     assert "On 240 rows: R² 1.000000, RMSE" in result.output and "On 60 other rows: R² 1.000000" in result.output
     assert "same: left out, 1.5 in every row." in result.output
     assert path.with_suffix(".png").stat().st_size > 5000
+
+
+def test_without_matplotlib_the_formula_is_printed_and_a_picture_that_is_asked_for_is_refused(table, monkeypatch):
+    frame, path = table
+    frame[["length", "period"]].to_csv(path, index=False)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    figure_class.cache_clear()
+    result = run(path, "--target", "period")
+    assert result.exit_code == 0, result.output
+    assert "period = 2.006*sqrt(length)" in result.output
+    assert "The network is not drawn. Pictures need matplotlib: pip install 'kansformer[plot]'." in result.output
+    assert not path.with_suffix(".png").exists()
+    refused = run(path, "--target", "period", "--figure", path.with_suffix(".svg"))
+    assert refused.exit_code == 1 and "Pictures need matplotlib" in refused.output and "sqrt" not in refused.output
 
 
 BAD = {
