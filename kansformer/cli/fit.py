@@ -65,7 +65,7 @@ def fit_command(
     test_share: Annotated[float, typer.Option(help="Share of the rows that only judge.", min=0.0, max=0.9)] = 0.2,
     digits: Annotated[int, typer.Option(help="Significant digits in the formula.", min=1)] = 4,
     figure: Annotated[
-        Path | None, typer.Option(help="Where to draw the network; needs matplotlib.", show_default="beside the table, TABLE.png")
+        Path | None, typer.Option(help="Where to draw the network.", show_default="beside the table, TABLE.png")
     ] = None,
     output: Annotated[
         Path | None, typer.Option(help="A JSON file for the formula and its errors.", show_default="none")
