@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from kansformer._moved import lazy_names
 
 if TYPE_CHECKING:
+    from kansformer.training.callbacks import HoldCurves as HoldCurves
     from kansformer.training.distill import distill_feed_forwards as distill_feed_forwards
     from kansformer.training.evaluate import Evaluation as Evaluation
     from kansformer.training.evaluate import mean_loss as mean_loss
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 PLACES = {
     "Evaluation": "evaluate",
+    "HoldCurves": "callbacks",
     "KANTrainer": "trainer",
     "Recipe": "recipe",
     "TrainingResult": "run",
@@ -38,6 +40,7 @@ PLACES = {
 
 __all__ = [  # written out, as type checkers and the documentation read it
     "Evaluation",
+    "HoldCurves",
     "KANTrainer",
     "Recipe",
     "TrainingResult",
