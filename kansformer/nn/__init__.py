@@ -1,7 +1,6 @@
 """Modules that own curves, and what training needs to know about them."""
 
 from kansformer.nn.activation import LearnedActivation
-from kansformer.nn.curve_shapes import CurveShape, hold_curves
 from kansformer.nn.feedforward import GatedKANFeedForward, KANFeedForward
 from kansformer.nn.grid import refine_grid, update_grid
 from kansformer.nn.init import spread_curves
@@ -10,12 +9,10 @@ from kansformer.nn.optim import optimizer_groups
 from kansformer.nn.penalties import smoothness_penalty, sparsity_penalty
 
 __all__ = [
-    "CurveShape",
     "GatedKANFeedForward",
     "KANFeedForward",
     "KANLinear",
     "LearnedActivation",
-    "hold_curves",
     "optimizer_groups",
     "refine_grid",
     "smoothness_penalty",

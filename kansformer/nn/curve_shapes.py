@@ -39,6 +39,11 @@ class CurveShape:
 
     Raises:
         ConfigError: a value is not among the choices, nothing is asked for, or bounds come with a curvature or a point.
+
+    Examples:
+        >>> from kansformer.training import CurveShape
+        >>> CurveShape(monotone=1, through=(0.0, 1.0)).is_bounded
+        False
     """
 
     monotone: int = 0
@@ -104,7 +109,7 @@ def hold_curves(model: nn.Module, shape: CurveShape) -> nn.Module:
 
     Examples:
         >>> from kansformer import LearnedActivation
-        >>> from kansformer.nn import CurveShape, hold_curves
+        >>> from kansformer.training import CurveShape, hold_curves
         >>> curve = LearnedActivation(1, base="zero", grid_size=8)
         >>> _ = torch.nn.init.normal_(curve.coefficients)
         >>> _ = hold_curves(curve, CurveShape(monotone=1, through=(0.0, 2.0)))

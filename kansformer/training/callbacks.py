@@ -13,7 +13,8 @@ from transformers import ProgressCallback, Trainer, TrainerCallback, TrainerStat
 from transformers.trainer_callback import PrinterCallback
 
 from kansformer.files import atomic_write_text
-from kansformer.nn import CurveShape, hold_curves, refine_grid, update_grid
+from kansformer.nn import refine_grid, update_grid
+from kansformer.nn.curve_shapes import CurveShape, hold_curves
 from kansformer.nn.optim import CURVE_GROUP, curve_parameters
 from kansformer.nn.penalties import smoothness_penalty, sparsity_penalty
 from kansformer.progress import Progress, loss_and_speed
@@ -62,6 +63,13 @@ class HoldCurves(TrainerCallback):
 
     Args:
         shape: what they are held to; see `hold_curves`.
+
+    Raises:
+        ConfigError: as training begins, the model's curves cannot be held to it.
+
+    Examples:
+        >>> from kansformer.training import CurveShape, HoldCurves
+        >>> callbacks = [HoldCurves(CurveShape(monotone=1))]  # of a Trainer
     """
 
     def __init__(self, shape: CurveShape) -> None:

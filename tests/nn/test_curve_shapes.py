@@ -8,8 +8,7 @@ from torch import nn
 
 from kansformer import GatedKANFeedForward, KANConfig, KANLinear, LearnedActivation, convert
 from kansformer.errors import ConfigError
-from kansformer.nn import CurveShape, hold_curves
-from kansformer.training import HoldCurves, KANTrainer
+from kansformer.training import CurveShape, HoldCurves, KANTrainer, hold_curves
 
 ROUNDING = 1e-12
 KINDS = {
