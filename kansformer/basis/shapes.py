@@ -41,3 +41,19 @@ def convex(coefficients: Tensor, *, rising: bool = False) -> Tensor:
     slopes = slopes.clamp(min=0) if rising else slopes
     result = torch.nn.functional.pad(slopes.cumsum(-1), (1, 0))
     return result + (coefficients - result).mean(-1, keepdim=True)
+
+
+def nearest_of_shape(coefficients: Tensor, rising: int, bent: int) -> Tensor:
+    """The nearest coefficients (..., C) of one shape; with `bent`, those of `convex`.
+
+    Args:
+        coefficients: of any curves.
+        rising: 1 for curves that never fall, -1 for those that never rise, 0 for either.
+        bent: 1 for convex curves, -1 for concave ones, 0 for either.
+    """
+    if not bent:
+        return rising * nearest_rising(rising * coefficients) if rising else coefficients
+    is_mirrored = rising * bent < 0  # a convex curve that falls is one that rises, seen from the other side
+    sides = bent * (coefficients.flip(-1) if is_mirrored else coefficients)
+    held = bent * convex(sides, rising=rising != 0)
+    return held.flip(-1) if is_mirrored else held

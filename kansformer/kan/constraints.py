@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from kansformer.basis.shapes import convex, nearest_rising
+from kansformer.basis.shapes import nearest_of_shape
 from kansformer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -154,22 +154,12 @@ def hold(model: KAN) -> bool:
             for bent in DIRECTIONS:
                 chosen_IO = (rising_IO == rising) & (bent_IO == bent)
                 if (rising or bent) and chosen_IO.any():
-                    held_IOC[chosen_IO] = _held(curves_IOC[chosen_IO], rising, bent)
+                    held_IOC[chosen_IO] = nearest_of_shape(curves_IOC[chosen_IO], rising, bent)
         layer.coefficients.copy_(held_IOC.movedim(-1, 1))
         weight_IO = layer.weight.mT
         weight_IO[without_base(model, index)] = 0
         weight_IO[weight_IO * rising_IO < 0] = 0
     return True
-
-
-def _held(curves_EC: Tensor, rising: int, bent: int) -> Tensor:
-    """The nearest curves of one shape; mirrored, so that they rise and are convex."""
-    if not bent:
-        return rising * nearest_rising(rising * curves_EC)
-    mirrored = rising * bent < 0  # a convex curve that falls is one that rises, seen from the other side
-    sides_EC = bent * (curves_EC.flip(-1) if mirrored else curves_EC)
-    held_EC = bent * convex(sides_EC, rising=rising != 0)
-    return held_EC.flip(-1) if mirrored else held_EC
 
 
 @torch.no_grad()

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING
 from kansformer._moved import lazy_names
 
 if TYPE_CHECKING:
+    from kansformer.nn.curve_shapes import CurveShape as CurveShape
+    from kansformer.nn.curve_shapes import hold_curves as hold_curves
+    from kansformer.training.callbacks import HoldCurves as HoldCurves
     from kansformer.training.distill import distill_feed_forwards as distill_feed_forwards
     from kansformer.training.evaluate import Evaluation as Evaluation
     from kansformer.training.evaluate import mean_loss as mean_loss
@@ -24,28 +27,34 @@ if TYPE_CHECKING:
     from kansformer.training.trainer import kan_trainer as kan_trainer
 
 PLACES = {
-    "Evaluation": "evaluate",
-    "KANTrainer": "trainer",
-    "Recipe": "recipe",
-    "TrainingResult": "run",
-    "distill_feed_forwards": "distill",
-    "distillation_loss": "trainer",
-    "kan_trainer": "trainer",
-    "mean_loss": "evaluate",
-    "read_recipe": "recipe_file",
-    "train": "run",
+    "CurveShape": "nn.curve_shapes",
+    "Evaluation": "training.evaluate",
+    "HoldCurves": "training.callbacks",
+    "KANTrainer": "training.trainer",
+    "Recipe": "training.recipe",
+    "TrainingResult": "training.run",
+    "distill_feed_forwards": "training.distill",
+    "distillation_loss": "training.trainer",
+    "hold_curves": "nn.curve_shapes",
+    "kan_trainer": "training.trainer",
+    "mean_loss": "training.evaluate",
+    "read_recipe": "training.recipe_file",
+    "train": "training.run",
 }
 
 __all__ = [  # written out, as type checkers and the documentation read it
+    "CurveShape",
     "Evaluation",
+    "HoldCurves",
     "KANTrainer",
     "Recipe",
     "TrainingResult",
     "distill_feed_forwards",
     "distillation_loss",
+    "hold_curves",
     "kan_trainer",
     "mean_loss",
     "read_recipe",
     "train",
 ]
-__getattr__ = lazy_names(__name__, {name: f"{__name__}.{module}.{name}" for name, module in PLACES.items()})
+__getattr__ = lazy_names(__name__, {name: f"kansformer.{module}.{name}" for name, module in PLACES.items()})

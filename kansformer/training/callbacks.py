@@ -14,6 +14,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from kansformer.files import atomic_write_text
 from kansformer.nn import refine_grid, update_grid
+from kansformer.nn.curve_shapes import CurveShape, hold_curves
 from kansformer.nn.optim import CURVE_GROUP, curve_parameters
 from kansformer.nn.penalties import smoothness_penalty, sparsity_penalty
 from kansformer.progress import Progress, loss_and_speed
@@ -55,6 +56,32 @@ class CurvePenalties(TrainerCallback):
             if (strength := weight.at(state.global_step)) > 0:
                 with torch.enable_grad():
                     (strength * penalty(model)).backward()
+
+
+class HoldCurves(TrainerCallback):
+    """Keeps all curves in a shape, from the first step on.
+
+    Args:
+        shape: what they are held to; see `hold_curves`.
+
+    Raises:
+        ConfigError: as training begins, the model's curves cannot be held to it.
+
+    Examples:
+        >>> from kansformer.training import CurveShape, HoldCurves
+        >>> callbacks = [HoldCurves(CurveShape(monotone=1))]  # of a Trainer
+    """
+
+    def __init__(self, shape: CurveShape) -> None:
+        self.shape = shape
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        """Puts them into the shape, or says why it cannot."""
+        hold_curves(model, self.shape)
+
+    def on_optimizer_step(self, args, state, control, model=None, **kwargs):
+        """Puts them back after the optimizer's step."""
+        hold_curves(model, self.shape)
 
 
 class GridSchedule(TrainerCallback):
