@@ -81,7 +81,7 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
-        setting = Setting(*_split(options.text, Path(folder)), bf16=options.bf16)
+        setting = Setting(*split_text(options.text, Path(folder)), bf16=options.bf16)
         rows = [_run("original", setting, steps=0, lr=0.0)]
         print(rows[-1], flush=True)
         pace = {way: _seconds_per_step(way, setting) for way in ("curves", "lora", "curves and lora")}
@@ -138,7 +138,8 @@ def _seconds_per_step(way: str, setting: Setting) -> float:
     return (long - short) / 4
 
 
-def _split(text: Path, folder: Path) -> tuple[Path, Path]:
+def split_text(text: Path, folder: Path) -> tuple[Path, Path]:
+    """The first and the second half of a text, as files in a folder."""
     whole = text.read_text(encoding="utf-8")
     half = whole.index("\n", len(whole) // 2)
     halves = (folder / "first.txt", folder / "second.txt")
