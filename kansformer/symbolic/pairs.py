@@ -43,7 +43,8 @@ def refine_pairs(
     """
 
     def define(symbol: Symbol, rows: Tensor, start: Tensor) -> Tensor:
-        return refine(symbol, u_S.to(dtype), y_ES[rows].to(dtype), *start.to(dtype), steps).double()
+        a, b = start.to(dtype)
+        return refine(symbol, u_S.to(dtype), y_ES[rows].to(dtype), a, b, steps).double()
 
     return _fit(library, pairs_2P, start_2P, lambda pairs: kernels.refine_pairs(pairs, u_S, y_ES, steps), define)
 
