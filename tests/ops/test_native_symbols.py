@@ -15,6 +15,8 @@ HELD_OUT_S = torch.arange(len(U_S)) % 4 == 2
 # Arguments a·u + b that stay in the domain and show what is special about a function, and close to them a start.
 POSITIVE = ("1/x", "1/x^2", "sqrt", "1/sqrt(x)", "x^1.5", "log")
 INNER = ("arcsin", "arccos", "arctanh")
+# Their slopes jump where rounding puts a point on the other side of a kink, so that a few steps lead elsewhere.
+KINKED = ("relu", "abs", "leaky_relu", "clip", "hardswish", "relu^2")
 
 
 def params_of(name: str, curves: int = 19) -> tuple[torch.Tensor, torch.Tensor]:
@@ -45,8 +47,10 @@ def pairs_of(name: str, a: torch.Tensor, b: torch.Tensor) -> kernels.Pairs:
     )
 
 
-@pytest.mark.parametrize("name", kernels.SYMBOLS)
-@pytest.mark.parametrize("steps", [0, 1, 3])
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [(name, steps) for name in kernels.SYMBOLS for steps in ((0, 1) if name in KINKED else (0, 1, 3))],
+)
 def test_refining_is_its_definition(name, steps):
     symbol, (a, b) = ALL_SYMBOLS.named(name), params_of(name)
     y_ES, _ = normalised(noisy(symbol_values(symbol, a[:, None] * U_S + b[:, None])))
@@ -131,6 +135,13 @@ def test_the_search_is_its_definition(curves):
     closest = dictionary.search(y_ES)
     assert closest.best_FE is not None
     torch.testing.assert_close(closest.r2_FE, dictionary.best_r2(y_ES), rtol=0, atol=1e-6)
-    for number in range(len(KAN_LIBRARY)):
-        start = closest.start(torch.full((curves,), number), torch.arange(curves))
-        assert torch.equal(start, torch.stack(dictionary.start(number, y_ES)))
+    rows = torch.arange(curves)
+    for number, symbol in enumerate(KAN_LIBRARY):  # where two candidates are as close, it may be either
+        a, b = closest.start(torch.full((curves,), number), rows)
+        f_ES, _ = normalised(symbol.function(a[:, None] * U_S + b[:, None]))
+        r2 = (f_ES * y_ES).sum(-1).square()
+        if symbol.partner is not None:
+            g_ES = symbol.partner.function(a[:, None] * U_S + b[:, None])
+            g_ES, _ = normalised(g_ES - (g_ES * f_ES).sum(-1, keepdim=True) * f_ES)
+            r2 += (g_ES * y_ES).sum(-1).square()
+        torch.testing.assert_close(r2.float(), closest.r2_FE[number], rtol=0, atol=1e-6)
