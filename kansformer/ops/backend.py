@@ -237,6 +237,20 @@ def backend_for(tensor: Tensor) -> Backend:
     return select_backend(requested, tensor.device.type) if requested else BACKENDS[_best(tensor.device.type)]
 
 
+def runs_kernels() -> bool:
+    """Whether work on the CPU that is not one of the two operations, such as naming curves, takes the C++ kernels.
+
+    It does where they can run, unless another backend of the CPU was asked for.
+
+    Raises:
+        BackendError: the native backend was asked for and cannot run.
+    """
+    requested = _requested or os.environ.get(ENVIRONMENT_VARIABLE) or "auto"
+    if requested == "native":
+        select_backend(requested, "cpu")
+    return requested not in ("cpu", "reference") and library.reason_unavailable() is None
+
+
 def _check_name(name: str) -> str:
     if name != "auto" and name not in BACKENDS:
         raise BackendError(f"Unknown backend {name!r}. Choose one of: auto, {', '.join(BACKENDS)}.")

@@ -3,7 +3,7 @@
 With centred curves and candidates of length 1, the R² of the best c·f + d is the squared scalar product. Where a
 function has a partner, both are made orthogonal and the squares add up.
 
-Shape letters: E edges, S sample points, F functions, A candidates.
+Shape letters: E edges, S sample points, F functions, A candidates, P pairs of a curve and a function.
 """
 
 from functools import lru_cache
@@ -12,10 +12,14 @@ import torch
 from torch import Tensor
 
 from kansformer.errors import ConfigError
+from kansformer.ops.backend import runs_kernels
+from kansformer.ops.native.symbols import search_candidates
 from kansformer.symbolic.symbol import Symbol, SymbolLibrary, symbol_values
 
 # Candidates that vary less than this, relative to their size, are constants to rounding.
 MIN_VARIATION = 1e-6
+# Curves that are multiplied at once: their products fit the cache.
+CHUNK = 256
 # Candidates are kept for grids of points that agree to this number of decimals; they are only where a search begins.
 DECIMALS = 9
 
@@ -49,6 +53,13 @@ class Dictionary:
         numbers = [torch.full((len(pairs),), number) for number, pairs in enumerate(self._pairs)]
         return torch.cat(blocks), torch.cat(self._pairs), torch.cat(numbers)
 
+    def search(self, y_ES: Tensor) -> "Closest":
+        """The best candidate of every function for every curve; curves centred and of length 1, float32."""
+        if runs_kernels():
+            has_partner = [symbol.partner is not None for symbol in self.library]
+            return Closest(self, y_ES, *search_candidates(y_ES, self._atoms_AS, self._sizes, has_partner))
+        return Closest(self, y_ES, torch.cat([self.best_r2(part) for part in y_ES.split(CHUNK)], dim=1), None)
+
     def best_r2(self, y_ES: Tensor) -> Tensor:
         """R² of the best candidate of every function for every curve, (F, E); curves centred and of length 1."""
         products_AE = self._atoms_AS @ y_ES.mT
@@ -59,6 +70,30 @@ class Dictionary:
         squares_EA = (y_ES @ self._atoms_AS.split(self._sizes)[function].mT).square_()
         a, b = self._pairs[function][_by_pair(self.library[function], squares_EA.mT).mT.argmax(dim=1)].unbind(-1)
         return a, b
+
+
+class Closest:
+    """The best candidates of a `Dictionary` for curves.
+
+    Args:
+        dictionary: that was searched.
+        y_ES: the curves.
+        r2_FE: R² of the best candidate of every function.
+        best_FE: its number among those of the function; None where it is looked for when asked.
+    """
+
+    def __init__(self, dictionary: Dictionary, y_ES: Tensor, r2_FE: Tensor, best_FE: Tensor | None) -> None:
+        self.dictionary, self.y_ES, self.r2_FE, self.best_FE = dictionary, y_ES, r2_FE, best_FE
+
+    def start(self, function_P: Tensor, row_P: Tensor) -> Tensor:
+        """a and b of the best candidates of pairs of a function and a curve, sorted by functions; (2, P), float64."""
+        pairs = self.dictionary._pairs
+        if self.best_FE is not None:
+            first_F = torch.tensor([0, *map(len, pairs[:-1])]).cumsum(0)
+            return torch.cat(pairs)[first_F[function_P] + self.best_FE[function_P, row_P]].mT
+        counts = function_P.bincount(minlength=len(pairs)).tolist()
+        starts = [self.dictionary.start(f, self.y_ES[rows]) for f, rows in enumerate(row_P.split(counts)) if len(rows)]
+        return torch.cat([torch.stack(start) for start in starts], dim=1)
 
 
 def _best(symbol: Symbol, products_AE: Tensor) -> Tensor:
@@ -105,5 +140,5 @@ def normalised(values: Tensor) -> tuple[Tensor, Tensor]:
     """Rows of mean 0 and length 1, and which of them are finite and vary; the others have no meaning."""
     centred = values - values.mean(-1, keepdim=True)
     length = centred.norm(dim=-1, keepdim=True)
-    varies = values.isfinite().all(-1) & (length[:, 0] > MIN_VARIATION * values.norm(dim=-1))
+    varies = length[:, 0].isfinite() & (length[:, 0] > MIN_VARIATION * values.norm(dim=-1))
     return centred / length, varies

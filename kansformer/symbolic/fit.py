@@ -18,10 +18,10 @@ from kansformer.progress import Progress
 from kansformer.symbolic.dictionary import Dictionary, normalised
 from kansformer.symbolic.fits import IS_CONSTANT, SymbolicFits
 from kansformer.symbolic.library import LIBRARY
-from kansformer.symbolic.refine import refine
+from kansformer.symbolic.pairs import judge, judge_pairs, refine_pairs
 from kansformer.symbolic.symbol import SymbolLibrary
 
-CHUNK, COARSE_CHUNK = 8192, 256
+CHUNK = 8192
 # Bits per point that a unit of a function's complexity costs.
 SIMPLICITY = 0.05
 # Smallest 1 - R² that is more than rounding of the data.
@@ -123,9 +123,10 @@ class _Search:
         y_ES, unit_E = _of_usual_size(y_ES.double())
         unit_ES, varies = normalised(y_ES[:, ~self.held_out])
         fits_3FE = self._refined(unit_ES.where(varies[:, None], 0.0), floor)
-        ranked = self._costs(fits_3FE[2], floor).sort(dim=0, stable=True).indices
+        costs_FE = self._costs(fits_3FE[2], floor)
+        ranked = costs_FE.argmin(dim=0)[None] if top == 1 else costs_FE.sort(dim=0, stable=True).indices[:top]
         constant = ~normalised(y_ES)[1]  # on all points: a curve may vary between those of the fit only
-        return [self._table(chosen, fits_3FE, y_ES, unit_E, varies, constant) for chosen in ranked[:top]]
+        return [self._table(chosen, fits_3FE, y_ES, unit_E, varies, constant) for chosen in ranked]
 
     def _table(
         self, chosen: Tensor, fits_3FE: Tensor, y_ES: Tensor, unit_E: Tensor, varies: Tensor, constant: Tensor
@@ -137,9 +138,7 @@ class _Search:
             rows = (chosen == index).nonzero()[:, 0]
             if len(rows):
                 a[rows], b[rows], r2_fit[rows] = self._placed(index, y_ES[rows], a[rows], b[rows])
-        ones, zeros = torch.ones_like(a), torch.zeros_like(a)
-        shapes = SymbolicFits(self.library, chosen, a, b, ones, zeros, zeros, zeros, zeros)
-        c, d, r2 = self._judged(shapes.evaluate(self.u_S.expand(len(y_ES), -1)), y_ES, varies)
+        c, d, r2 = self._judged(chosen, torch.stack([a, b]), y_ES)
         a, b = (values.masked_fill(constant, 0.0) for values in (a, b))
         r2, r2_fit, best_r2 = (v.masked_fill(constant, 1.0) for v in (r2, r2_fit, fits_3FE[2].amax(dim=0)))
         return SymbolicFits(self.library, chosen, a, b, c * unit_E, d * unit_E, r2, r2_fit, best_r2)
@@ -159,19 +158,19 @@ class _Search:
 
     def _refined(self, y_ES: Tensor, floor: float) -> Tensor:
         """a, b and R² in float64, (3, F, E); an R² of -1 for functions that were not refined."""
-        low_S, low_ES = self.fitted_S.float(), y_ES.float()
-        coarse = torch.cat([self.dictionary.best_r2(part) for part in low_ES.split(COARSE_CHUNK)], dim=1).double()
-        fits_3FE = torch.stack([torch.zeros_like(coarse), torch.zeros_like(coarse), torch.full_like(coarse, -1.0)])
-        promising = self._promising(coarse, floor)
-        for index in promising.any(dim=1).nonzero()[:, 0].tolist():
-            rows = promising[index].nonzero()[:, 0]
-            a, b = (start.float() for start in self.dictionary.start(index, low_ES[rows]))
-            fits_3FE[:, index, rows] = refine(self.library[index], low_S, low_ES[rows], a, b, STEPS).double()
-        exact = fits_3FE[2] > 1 - EXACT
-        for index in exact.any(dim=1).nonzero()[:, 0].tolist():
-            rows = exact[index].nonzero()[:, 0]
-            a, b, _ = fits_3FE[:, index, rows]
-            fits_3FE[:, index, rows] = refine(self.library[index], self.fitted_S, y_ES[rows], a, b, EXACT_STEPS)
+        closest = self.dictionary.search(y_ES.float())
+        pairs = self._promising(closest.r2_FE.double(), floor).nonzero().mT
+        fits_3P = refine_pairs(
+            self.library, self.fitted_S, y_ES, pairs, closest.start(*pairs), STEPS, dtype=torch.float32
+        )
+        exact = (fits_3P[2] > 1 - EXACT).nonzero()[:, 0]
+        fits_3P[:, exact] = refine_pairs(
+            self.library, self.fitted_S, y_ES, pairs[:, exact], fits_3P[:2, exact], EXACT_STEPS
+        )
+        function_P, row_P = pairs
+        fits_3FE = torch.zeros(3, len(self.library), len(y_ES), dtype=torch.float64)
+        fits_3FE[2] = -1.0
+        fits_3FE[:, function_P, row_P] = fits_3P
         fits_3FE[2].clamp_(max=1.0)
         return fits_3FE
 
@@ -199,19 +198,16 @@ class _Search:
         bits = 0.5 * torch.log2((1 - r2_FE).clamp(min=0) + floor) + torch.tensor(prices, dtype=r2_FE.dtype)[:, None]
         return bits.masked_fill(r2_FE < 0, torch.inf)
 
-    def _judged(self, f_ES: Tensor, y_ES: Tensor, varies: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """c and d by least squares on the points of the fit, and R² on the others, where the functions are f."""
-        f, y = f_ES[:, ~self.held_out], y_ES[:, ~self.held_out]
-        f_mean, y_mean = f.mean(-1), y.mean(-1)
-        f, y = f - f_mean[:, None], y - y_mean[:, None]
-        c = ((f * y).sum(-1) / f.square().sum(-1)).masked_fill(~varies, 0.0)
-        d = y_mean - c * f_mean
-        residual = (y_ES - (c[:, None] * f_ES + d[:, None]))[:, self.held_out].square().sum(-1)
-        unseen = y_ES[:, self.held_out]
-        spread = (unseen - unseen.mean(-1, keepdim=True)).square().sum(-1)
-        # Where the curve hardly varies on the few unseen points, what it does on all of them is the measure.
-        usual = y_ES.var(-1, correction=0) * unseen.shape[1]
-        return c, d, 1 - residual / torch.maximum(spread, usual).clamp(min=torch.finfo(torch.float64).tiny)
+    def _judged(self, chosen: Tensor, params_2E: Tensor, y_ES: Tensor) -> Tensor:
+        """c, d and R² on the points that the fits do not see, (3, E)."""
+        results_3E = torch.empty(3, len(y_ES), dtype=torch.float64)
+        flat = (chosen == IS_CONSTANT).nonzero()[:, 0]
+        if len(flat):
+            results_3E[:, flat] = judge(torch.zeros_like(y_ES[flat]), y_ES[flat], self.held_out)
+        rows = chosen.argsort(stable=True)[len(flat) :]
+        pairs = torch.stack([chosen[rows], rows])
+        results_3E[:, rows] = judge_pairs(self.library, self.u_S, y_ES, pairs, params_2E[:, rows], self.held_out)
+        return results_3E
 
 
 def _of_usual_size(y_ES: Tensor) -> tuple[Tensor, Tensor]:
@@ -227,30 +223,47 @@ def _common_grid(x_ES: Tensor, y_ES: Tensor) -> Tensor:
             f"x and y must be two tables (curves, points) of one shape with {MIN_POINTS} points or more, "
             f"got {tuple(x_ES.shape)} and {tuple(y_ES.shape)}."
         )
-    for name, values in (("x", x_ES), ("y", y_ES)):
-        bad = ~values.isfinite().all(-1)
-        if bad.any():
-            raise DataError(f"{name} has a value that is not finite in row {int(bad.nonzero()[0])}.")
     x_ES = x_ES.detach().cpu()
     if len(x_ES) == 0:
         return torch.linspace(-1, 1, x_ES.shape[1], dtype=torch.float64)
+    # Sums and differences say in few passes that all is well, which is the rule; else the reason is looked for.
+    if not y_ES.sum().isfinite():
+        _check_finite("y", y_ES)
+    u_S = _in_unit_interval(x_ES[:1])[0]
+    is_alike = bool((u_S.diff() > 2 * SAME_POSITION).all() & (x_ES[:, -1] > x_ES[:, 0]).all())
+    for part in x_ES.split(CHUNK) if is_alike else ():
+        is_alike &= float((_in_unit_interval(part) - u_S).abs_().amax()) <= SAME_POSITION
+    if not is_alike:
+        _check_finite("y", y_ES)
+        _check_points(x_ES, u_S)
+    return u_S
+
+
+def _check_points(x_ES: Tensor, u_S: Tensor) -> None:
+    _check_finite("x", x_ES)
     descending = ~(x_ES.diff(dim=-1) > 0).all(-1)
     if descending.any():
         raise DataError(f"The points of row {int(descending.nonzero()[0])} of x do not ascend.")
-    u_S = None
     for part in x_ES.split(CHUNK):
         centre, half = _interval(part)
         bad = ~((1 / half).isfinite() & half.isfinite() & centre.isfinite())
         if bad.any():
             row = part[bad.nonzero()[0, 0]]
             raise DataError(f"x from {float(row[0]):g} to {float(row[-1]):g} is too narrow or too wide for float64.")
-        u_ES = (part.double() - centre[:, None]) / half[:, None]
-        u_S = u_ES[0] if u_S is None else u_S
-        other = (u_ES - u_S).abs().amax(-1) > SAME_POSITION
-        if other.any():
+        if ((_in_unit_interval(part) - u_S).abs() > SAME_POSITION).any():
             raise DataError("All rows of x must have the same points up to a shift and a scale. Sample the curves so.")
-    assert u_S is not None
-    return u_S
+
+
+def _check_finite(name: str, values_ES: Tensor) -> None:
+    bad = ~values_ES.isfinite().all(-1)
+    if bad.any():
+        raise DataError(f"{name} has a value that is not finite in row {int(bad.nonzero()[0])}.")
+
+
+def _in_unit_interval(x_ES: Tensor) -> Tensor:
+    """Rows shifted and scaled to [-1, 1]."""
+    centre, half = _interval(x_ES)
+    return (x_ES.double() - centre[:, None]) / half[:, None]
 
 
 def _interval(x_ES: Tensor) -> tuple[Tensor, Tensor]:

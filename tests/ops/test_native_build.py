@@ -189,7 +189,7 @@ def test_a_compiler_with_arguments_and_a_user_without_a_home(monkeypatch, compil
 
 
 def test_kernels_refuse_arguments_of_another_size():
-    for name in library.KERNELS:
-        assert getattr(library.library(), name)(ctypes.byref(library.Arguments(size=8))) == 1
+    for name, arguments in library.KERNELS.items():
+        assert getattr(library.library(), name)(ctypes.byref(arguments(size=8))) == 1
     with pytest.raises(ctypes.ArgumentError):
         library.library().curves_forward(0)

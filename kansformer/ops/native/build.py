@@ -23,7 +23,10 @@ from kansformer.ops.native.cache import (
 )
 
 HERE = Path(__file__).parent
-SOURCES = ("curves.cpp", "edges.cpp", "edges_bf16.cpp", "edges_dense.cpp", "threads.cpp")
+SOURCES = (
+    *("curves.cpp", "edges.cpp", "edges_bf16.cpp", "edges_dense.cpp", "threads.cpp"),
+    *("symbols.cpp", "symbols_judge.cpp", "symbols_refine.cpp", "symbols_search.cpp"),
+)
 # No -ffast-math: NaN and infinity keep their meaning. Of OpenMP only loops that are vectors: nothing is linked.
 FLAGS = (
     *("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fopenmp-simd"),

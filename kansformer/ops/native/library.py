@@ -12,15 +12,9 @@ from kansformer.errors import BackendError
 from kansformer.ops.native.build import build_for_this_machine, compiler_command
 from kansformer.ops.native.prebuilt import find_prebuilt
 
-KERNELS = (
-    *("curves_forward", "curves_backward", "edges_forward", "edges_input_gradient", "edges_weight_gradient"),
-    *("edges_bf16_forward", "edges_bf16_input_gradient", "edges_bf16_weight_gradient"),
-    *("edges_expand", "edges_contract"),
-)
-
 
 class Arguments(ctypes.Structure):
-    """What every kernel gets; the same fields, in the same order, as in `common.h`."""
+    """What every kernel of curves and edges gets; the same fields, in the same order, as in `common.h`."""
 
     _fields_ = [
         ("size", ctypes.c_int64),
@@ -32,6 +26,43 @@ class Arguments(ctypes.Structure):
         *((name, ctypes.c_int32) for name in ("num_coefficients", "num_denominator", "activation", "threads")),
     ]
 
+
+class SearchArguments(ctypes.Structure):
+    """What `symbols_search` gets; the same fields, in the same order, as in `symbols_search.cpp`."""
+
+    _fields_ = [
+        ("size", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("r2", "best", "curves", "candidates", "sizes", "has_partner")),
+        *((name, ctypes.c_int64) for name in ("num_curves", "num_points", "num_functions")),
+        ("threads", ctypes.c_int32),
+    ]
+
+
+class PairArguments(ctypes.Structure):
+    """What `symbols_refine` and `symbols_judge` get; the same fields, in the same order, as in `symbols.h`."""
+
+    _fields_ = [
+        ("size", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("results", "curves", "points", "params", "rows", "functions", "table")),
+        ("held_out", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("num_points", "num_pairs")),
+        *((name, ctypes.c_int32) for name in ("steps", "threads")),
+    ]
+
+
+KERNELS: dict[str, type[ctypes.Structure]] = {
+    **dict.fromkeys(
+        (
+            *("curves_forward", "curves_backward", "edges_forward", "edges_input_gradient", "edges_weight_gradient"),
+            *("edges_bf16_forward", "edges_bf16_input_gradient", "edges_bf16_weight_gradient"),
+            *("edges_expand", "edges_contract"),
+        ),
+        Arguments,
+    ),
+    "symbols_search": SearchArguments,
+    **dict.fromkeys(("symbols_refine", "symbols_judge"), PairArguments),
+}
+"""The kernels, and what each gets."""
 
 _log = logging.getLogger(__name__)
 
@@ -87,8 +118,8 @@ def load_library(path: Path) -> ctypes.CDLL:
         AttributeError: it has not all kernels.
     """
     loaded = ctypes.CDLL(str(path))
-    for name in KERNELS:
-        getattr(loaded, name).argtypes = [ctypes.POINTER(Arguments)]
+    for name, arguments in KERNELS.items():
+        getattr(loaded, name).argtypes = [ctypes.POINTER(arguments)]
     # One pool of threads with PyTorch, which has brought its OpenMP into the process, unless it uses none.
     openmp = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
     loaded.use_openmp.argtypes = [ctypes.c_void_p]
