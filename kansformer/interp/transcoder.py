@@ -183,7 +183,7 @@ def measure_transcoder(
     site = site_of_layer(model, layer)
     _check_width(site, transcoder)
     with replayable(batches) as again:
-        activity = _Activity(transcoder)
+        activity = LatentActivity(transcoder)
         with eval_mode(model), torch.no_grad():
             for batch in BatchReader(again, progress).read("latents"):
                 mask = batch.get("attention_mask")
@@ -236,7 +236,7 @@ def name_curves(act: LearnedActivation, latents_P: Tensor, z_P: Tensor) -> Named
     )
 
 
-class _Activity:
+class LatentActivity:
     """Counts the active latents of a transcoder, and keeps their pre-activations."""
 
     def __init__(self, transcoder: Transcoder) -> None:

@@ -23,8 +23,7 @@ from kansformer.nn import optimizer_groups
 from kansformer.nn.eval_mode import eval_mode
 from kansformer.nn.transcoder import Transcoder
 from kansformer.progress import Progress, loss_and_speed
-from kansformer.sites import Site
-from kansformer.sites.intercept import intercept
+from kansformer.sites.intercept import intercept, site_of_layer
 from kansformer.training.distill import draw_batches, warm_up_and_cosine
 from kansformer.training.evaluate import check_blocks
 
@@ -77,21 +76,26 @@ class _Recorded(Exception):  # noqa: N818 - not an error: it ends a forward pass
 
 @torch.no_grad()
 def record_network(
-    model: nn.Module, site: Site, blocks_NT: Tensor, *, batch_size: int = 8, progress: Progress | None = None
+    model: nn.Module, layer: int, blocks_NT: Tensor, *, batch_size: int = 8, progress: Progress | None = None
 ) -> RecordedNetwork:
     """Run a causal language model up to a feed-forward network, and keep the network's inputs and outputs in memory.
 
     Args:
         model: of transformers; in evaluation mode while it runs.
-        site: as `site_of_layer` gives it.
+        layer: number of the layer.
         blocks_NT: token numbers, int64.
         batch_size: blocks in a forward pass.
         progress: called after every batch.
 
+    Returns:
+        Inputs and outputs; a token needs 2·d numbers of float32.
+
     Raises:
+        SlotError: the layer has no feed-forward network whose input and output can be read.
         DataError: the blocks are misshapen, or the network does not run on each of their tokens.
     """
     check_blocks(blocks_NT, batch_size)
+    site = site_of_layer(model, layer)
     device = next(model.parameters()).device
     parts: list[tuple[Tensor, Tensor]] = []
     tokens = blocks_NT.shape[1]
@@ -155,6 +159,16 @@ def train_transcoder(
     Raises:
         ConfigError: a setting is out of range, or the loss became infinite or NaN: then the transcoder is as before.
         DataError: there are fewer tokens than one batch, widths differ, or the outputs do not vary.
+
+    Examples:
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> from kansformer.interp import Transcoder
+        >>> from kansformer.training import record_network, train_transcoder
+        >>> sizes = dict(vocab_size=50, hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+        >>> recorded = record_network(LlamaForCausalLM(LlamaConfig(**sizes)), 0, torch.randint(50, (40, 16)))
+        >>> fit = train_transcoder(Transcoder(8, latents=32, k=4), recorded, steps=20, batch_tokens=64)
+        >>> len(recorded), fit.fvu < fit.losses[0] < 1.2
+        (600, True)
     """
     check_integer("steps", steps, 1)
     check_integer("batch_tokens", batch_tokens, 1)
