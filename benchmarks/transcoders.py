@@ -4,19 +4,24 @@
     nice -n 5 python benchmarks/transcoders.py --texts FOLDER --layers 15 --k 32 --seeds 0 1 2
     python benchmarks/transcoders.py --summary
 
-Every variant has as many numbers as the TopK transcoder with `--latents` latents or a few fewer, the same k, the same
-tokens in the same order, and of one seed the same encoder weights as far as their widths agree. `affine` is the control of the curves: a
-scale and a shift for each latent, at the curves' learning rate. FVU and latents are of held-out blocks, and the share
-of the loss that is recovered is of the first of these. Rows are appended as they come, and an interrupted run goes on; the recorded
-inputs and outputs of a layer are kept in `--cache`. `--model embedded` tries everything in minutes.
+Every variant has as many numbers as the TopK transcoder with `--latents` latents or a few fewer, the same k and the
+same tokens in the same order. `affine` is the control of the curves: a scale and a shift for each latent. Each variant
+has its own best learning rate, so give several: `--lr 8e-3 1.6e-2 --curve-multipliers 1 5`. FVU and latents are of
+held-out blocks, and the share of the loss that is recovered is of the first of these. Rows are appended as they come,
+and an interrupted run goes on; the recorded inputs and outputs of a layer are kept in `--cache`. `--model embedded`
+tries everything in minutes.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -57,7 +62,6 @@ class Setting:
         topk_latents: of the TopK transcoder; the others have fewer, for equal parameters.
         tokens: recorded for training.
         steps, batch_tokens: of training.
-        lr: of the weights; curves have 30 times as much.
         seed: of weights and order.
     """
 
@@ -68,7 +72,6 @@ class Setting:
     tokens: int
     steps: int
     batch_tokens: int
-    lr: float
     seed: int
 
 
@@ -78,10 +81,11 @@ class Row:
 
     Args:
         setting, variant: what was trained.
+        lr, curve_multiplier: learning rate of the weights, and of the curves over that; 0 without curves.
         latents, parameters: of it.
         train_fvu, fvu: on training tokens, and on held-out ones.
         l0, share_alive: on held-out tokens.
-        loss_score, kl_score: shares of loss and KL that are recovered on `loss_tokens`; -1 where they were not measured.
+        loss_score, kl_score: shares of loss and KL that are recovered on `loss_tokens`, if any.
         named, curves, random_named: curves that are named functions, of all that bend; of random ones.
         seconds: of training, on a shared machine.
         commit, processor: where.
@@ -89,6 +93,8 @@ class Row:
 
     setting: Setting
     variant: str
+    lr: float
+    curve_multiplier: float
     latents: int
     parameters: int
     train_fvu: float
@@ -114,22 +120,44 @@ def main() -> None:
         return
     transformers.utils.logging.disable_progress_bar()
     blocks = Blocks(options)
-    done = {(row.setting, row.variant) for row in read_rows(options.out, Row)}
+    done = {(row.setting, trial_of(row)) for row in read_rows(options.out, Row)}
     for layer in options.layers:
         recordings: list[RecordedNetwork] = []
         for k in options.k:
             for seed in options.seeds:
                 setting = Setting(
                     model=options.model, layer=layer, k=k, topk_latents=options.latents, tokens=options.tokens,
-                    steps=options.steps, batch_tokens=options.batch_tokens, lr=options.lr, seed=seed,
+                    steps=options.steps, batch_tokens=options.batch_tokens, seed=seed,
                 )  # fmt: skip
-                left = [name for name in options.variants if (setting, name) not in done]
+                left = [trial for trial in trials_of(options) if (setting, trial) not in done]
                 if left:
                     recordings = recordings or blocks.recordings(layer)
                     for row in run_group(setting, left, recordings, blocks, options.loss_tokens):
                         append_row(options.out, row)
-                        print(row, flush=True)
     print(summary(read_rows(options.out, Row)))
+
+
+Trial = tuple[str, float, float]
+"""A variant, its learning rate, and the curves' multiple of it."""
+
+
+def trials_of(options: argparse.Namespace) -> list[Trial]:
+    """Every variant at every rate; those with curves at every multiple."""
+    return [
+        (variant, lr, multiplier)
+        for variant in options.variants
+        for lr in options.lr
+        for multiplier in (options.curve_multipliers if has_curves(variant) else [0.0])
+    ]
+
+
+def has_curves(variant: str) -> bool:
+    return VARIANTS[variant].get("basis", "bspline") is not None
+
+
+def trial_of(row: Row) -> Trial:
+    """What was tried in a row."""
+    return row.variant, row.lr, row.curve_multiplier
 
 
 class Blocks:
@@ -171,62 +199,61 @@ class Blocks:
 
 
 def run_group(
-    setting: Setting, variants: list[str], recordings: list[RecordedNetwork], blocks: Blocks, loss_tokens: int
-) -> list[Row]:
-    """Train variants of one setting, and measure them together: the plain model runs once for all of them."""
+    setting: Setting, trials: list[Trial], recordings: list[RecordedNetwork], blocks: Blocks, loss_tokens: int
+) -> Iterator[Row]:
+    """Train and measure variants of one setting; with the loss, all of them at the end, by one run of the model."""
     train, held_out = recordings
     width = train.x.shape[1]
     budget = num_parameters(Transcoder(width, setting.topk_latents, k=setting.k, basis=None))
-    transcoders, rows = {}, []
-    for variant in variants:
+    transcoders: dict[str, Transcoder] = {}
+    rows: list[Row] = []
+    for variant, lr, multiplier in trials:
         transcoder = Transcoder(width, latents_within(budget, width, variant), k=setting.k, **VARIANTS[variant])
-        with progress_bar(f"layer {setting.layer}, k {setting.k}, seed {setting.seed}, {variant}") as progress:
+        name = f"{variant}, lr {lr:g} x {multiplier:g}"
+        with progress_bar(f"layer {setting.layer}, k {setting.k}, seed {setting.seed}, {name}") as progress:
             fit = train_transcoder(
-                transcoder, train, steps=setting.steps, batch_tokens=setting.batch_tokens, lr=setting.lr,
-                seed=setting.seed, progress=progress,
+                transcoder, train, steps=setting.steps, batch_tokens=setting.batch_tokens, lr=lr,
+                curve_lr_multiplier=multiplier or None, seed=setting.seed, progress=progress,
             )  # fmt: skip
         activity = LatentActivity(transcoder)
         with torch.no_grad():
             for x_NI in held_out.x.split(4096):
                 activity.add(x_NI)
         names = None if transcoder.act is None else name_curves(transcoder.act, *activity.pairs())
-        transcoders[variant] = transcoder
-        rows.append(
-            Row(
-                setting=setting, variant=variant, latents=transcoder.latents, parameters=num_parameters(transcoder),
-                train_fvu=round(fit.fvu, 5), fvu=round(mean_fvu(transcoder, held_out), 5),
-                l0=round(activity.active / activity.tokens, 2),
-                share_alive=round(float((activity.counts_M > 0).float().mean()), 4),
-                loss_tokens=0, loss_score=-1.0, kl_score=-1.0, named=names.named if names else 0,
-                curves=names.curves if names else 0, random_named=names.random_named if names else 0,
-                seconds=round(fit.seconds, 1), commit=commit(), processor=processor(),
-            )
+        transcoders[name] = transcoder
+        row = Row(
+            setting=setting, variant=variant, lr=lr, curve_multiplier=multiplier, latents=transcoder.latents,
+            parameters=num_parameters(transcoder), train_fvu=round(fit.fvu, 5),
+            fvu=round(mean_fvu(transcoder, held_out), 5), l0=round(activity.active / activity.tokens, 2),
+            share_alive=round(float((activity.counts_M > 0).float().mean()), 4), loss_tokens=0, loss_score=-1.0,
+            kl_score=-1.0, named=names.named if names else 0, curves=names.curves if names else 0,
+            random_named=names.random_named if names else 0, seconds=round(fit.seconds, 1), commit=commit(),
+            processor=processor(),
         )  # fmt: skip
-        print(f"{variant}: held-out FVU {rows[-1].fvu}", flush=True)
-    if not loss_tokens:
-        return rows
-    scores = measure_loss(setting.layer, transcoders, blocks, loss_tokens)
-    return [
-        replace(row, loss_tokens=loss_tokens, loss_score=scores[row.variant][0], kl_score=scores[row.variant][1])
-        for row in rows
-    ]
+        print(f"{name}: held-out FVU {row.fvu}", flush=True)
+        if loss_tokens:
+            rows.append(row)
+        else:
+            yield row
+    if rows:
+        scores = measure_loss(setting.layer, transcoders, blocks, loss_tokens)
+        for row, (loss_score, kl_score) in zip(rows, scores, strict=True):
+            yield replace(row, loss_tokens=loss_tokens, loss_score=loss_score, kl_score=kl_score)
 
 
 def measure_loss(
     layer: int, transcoders: dict[str, Transcoder], blocks: Blocks, tokens: int
-) -> dict[str, tuple[float, float]]:
-    """Shares of loss and KL that transcoders recover, by variant."""
-    edits = {name: lambda t=t: replace_network(blocks.model, layer, t) for name, t in transcoders.items()}
+) -> list[tuple[float, float]]:
+    """Shares of loss and KL that each transcoder recovers."""
+    edits = {name: partial(replace_network, blocks.model, layer, t) for name, t in transcoders.items()}
     first, *others = edits
     batches = [{"input_ids": b, "labels": b} for b in blocks.held_out[: tokens // BLOCK].split(2)]
     path = site_of_layer(blocks.model, layer).path
     controls = {name: edits[name] for name in others}
     result = faithfulness(blocks.model, edits[first], batches, controls=controls, layers=[path])
-    effects = {first: result.replaced, **result.controls}
-    return {
-        name: tuple(round(result.score(effect, metric) or 0.0, 4) for metric in ("ce_loss", "kl_div"))  # type: ignore[misc]
-        for name, effect in effects.items()
-    }
+    effects = [result.replaced, *(result.controls[name] for name in others)]
+    scores = [[result.score(effect, metric) or 0.0 for metric in ("ce_loss", "kl_div")] for effect in effects]
+    return [(round(loss, 4), round(kl, 4)) for loss, kl in scores]
 
 
 def num_parameters(transcoder: nn.Module) -> int:
@@ -240,26 +267,31 @@ def latents_within(budget: int, width: int, variant: str) -> int:
 
 
 def summary(rows: list[Row]) -> str:
-    """Means over seeds, and the paired differences of FVU to TopK."""
+    """Means over seeds at every rate, and the paired differences of FVU to TopK at its own best rate."""
     lines = []
-    settings = dict.fromkeys(replace(row.setting, seed=0) for row in rows)
-    for setting in settings:
+    for setting in dict.fromkeys(replace(row.setting, seed=0) for row in rows):
         lines.append(
-            f"{setting.model}, layer {setting.layer}, k {setting.k}, {setting.topk_latents} latents, {setting.tokens:,} "
-            f"tokens, {setting.steps} steps of {setting.batch_tokens}, lr {setting.lr:g}"
+            f"{setting.model}, layer {setting.layer}, k {setting.k}, {setting.tokens:,} tokens, {setting.steps} steps "
+            f"of {setting.batch_tokens}"
         )
-        of_setting = [row for row in rows if replace(row.setting, seed=0) == setting]
-        topk = {row.setting.seed: row.fvu for row in of_setting if row.variant == "topk"}
-        for variant in dict.fromkeys(row.variant for row in of_setting):
-            some = [row for row in of_setting if row.variant == variant]
+        by_trial: dict[Trial, dict[int, Row]] = {}
+        for row in rows:
+            if replace(row.setting, seed=0) == setting:
+                by_trial.setdefault(trial_of(row), {})[row.setting.seed] = row
+        fvu = {trial: {seed: row.fvu for seed, row in some.items()} for trial, some in by_trial.items()}
+        plain = [trial for trial in fvu if trial[0] == "topk"]
+        best = min(plain, key=lambda trial: mean(list(fvu[trial].values()))) if plain else None
+        for trial, of_seed in by_trial.items():
+            some = list(of_seed.values())
+            difference = paired_difference(fvu[trial], fvu[best]) if best is not None else "–"
             scored = [row.loss_score for row in some if row.loss_tokens]
-            difference = paired_difference({row.setting.seed: row.fvu for row in some}, topk)
-            mean = {name: sum(vars(row)[name] for row in some) / len(some) for name in ("fvu", "l0", "share_alive")}
             lines.append(
-                f"  {variant:7} {some[0].latents:6} latents  {some[0].parameters:,}  {len(some)} seeds  FVU {mean['fvu']:.4f}  "
-                f"to TopK {difference}  L0 {mean['l0']:.1f}  alive {mean['share_alive']:.1%}  loss recovered "
-                f"{sum(scored) / len(scored) if scored else float('nan'):.4f}  named {sum(r.named for r in some)} of "
-                f"{sum(r.curves for r in some)}, random {sum(r.random_named for r in some)}"
+                f"  {trial[0]:7} lr {trial[1]:<6g} x {trial[2]:<3g} {some[0].latents:5} latents "
+                f"{some[0].parameters:9,} numbers {len(some)} seeds  FVU {mean([row.fvu for row in some]):.4f}  "
+                f"to TopK {difference}  alive {mean([row.share_alive for row in some]):.1%}  "
+                f"loss {mean(scored) if scored else math.nan:.4f}  "
+                f"named {sum(r.named for r in some)}/{sum(r.curves for r in some)}, "
+                f"random {sum(r.random_named for r in some)}"
             )
     return "\n".join(lines)
 
@@ -278,7 +310,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--loss-tokens", type=int, default=4096, help="for the loss that is recovered; 0 for none")
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch-tokens", type=int, default=512)
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, nargs="+", default=[8e-3, 1.6e-2])
+    parser.add_argument("--curve-multipliers", type=float, nargs="+", default=[1.0, 5.0])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "kansformer-transcoders")
     parser.add_argument("--out", type=Path, default=RESULTS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,7 +69,7 @@ def train_transcoders(recipe: Recipe, folder: Path) -> Iterator[tuple[Path, Tran
             )  # fmt: skip
             figures = measure_transcoder(model, layer, transcoder, batches, names=settings.names, progress=progress)
         place = transcoder.save(folder / f"layer-{layer}")
-        values = {"training": {name: value for name, value in vars(fit).items()}, **figures.to_dict()}
+        values = {"training": asdict(fit), **figures.to_dict()}
         atomic_write_text(place / FIGURES, json.dumps(values, indent=2) + "\n")
         yield place, figures
 

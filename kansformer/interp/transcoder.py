@@ -1,4 +1,4 @@
-"""How good a transcoder is in the place of a feed-forward network: the model's loss, sparsity, and the curves' formulas.
+"""How good a transcoder is in the place of a feed-forward network: the loss, the sparsity, and the curves' formulas.
 
 L0 is the mean number of latents that are not zero at a token, and a latent is alive where it was active at one token
 or more. A curve counts as a named function where a formula has R² ≥ 0.99 on what was learned, ψ_m, at its own recorded

@@ -129,7 +129,7 @@ class Transcoder(nn.Module):
         """x (..., I) to y (..., O)."""
         return self.decode(self.encode(x), x)
 
-    def settings(self) -> dict[str, object]:
+    def _settings(self) -> dict[str, object]:
         """The arguments that `save` keeps, ready for JSON."""
         values: dict[str, object] = dict(
             in_features=self.encoder.in_features,
@@ -163,8 +163,10 @@ class Transcoder(nn.Module):
         folder = Path(folder)
         check_unused(folder)
         with atomic_folder(folder) as partial:
-            save_file({name: tensor.contiguous().cpu() for name, tensor in self.state_dict().items()}, partial / TENSORS)
-            values = {"format_version": FORMAT_VERSION, **self.settings()}
+            save_file(
+                {name: tensor.contiguous().cpu() for name, tensor in self.state_dict().items()}, partial / TENSORS
+            )
+            values = {"format_version": FORMAT_VERSION, **self._settings()}
             (partial / CONFIG).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         return folder
 

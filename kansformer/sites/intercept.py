@@ -31,7 +31,7 @@ def site_of_layer(model: nn.Module, layer: int) -> Site:
     if len(here) > 1 or not {"up", "down"} <= here[0].slots.keys():
         paths = ", ".join(site.name for site in here)
         raise SlotError(
-            f"Layer {layer} is {paths}: the input and output of one dense network are needed, not of experts or several."
+            f"Layer {layer} is {paths}: the input and output of one dense network are needed, not of experts."
         )
     return here[0]
 

@@ -218,9 +218,8 @@ class Recipe:
                 (self.task == "transcoder") != (self.transcoder is not None)
             ),
             "A transcoder needs model.path: a model to read.": self.transcoder and scratch,
-            f"{', '.join(sorted(unused))} does not go with the section transcoder, which says how it is trained. Leave it out.": (
-                unused
-            ),
+            f"{', '.join(sorted(unused))} does not go with the section transcoder, which says how it is trained. Leave "
+            "it out.": unused,
             "trainable is empty. Choose any of: all, curves, lora.": not self.trainable,
             "trainable has 'all' beside others. Choose all, or them.": (
                 "all" in self.trainable and len(self.trainable) > 1

@@ -1,7 +1,7 @@
 """Train a transcoder on the recorded inputs and outputs of one feed-forward network.
 
-The error is FVU = Σ(ŷ - y)² / Σ(y - ȳ)², 1 for the mean output, where training begins. Inputs and outputs are divided by
-their sizes while it trains, and the weights are put back into the network's units at the end, so that one learning
+The error is FVU = Σ(ŷ - y)² / Σ(y - ȳ)², 1 for the mean output, where training begins. Inputs and outputs are divided
+by their sizes while it trains, and the weights are put back into the network's units at the end, so that one learning
 rate suits all layers.
 
 Shape letters: N tokens, B tokens of a batch, I input width, O output width, M latents.
@@ -30,6 +30,8 @@ from kansformer.training.evaluate import check_blocks
 WARM_UP = 0.05
 # Tokens that the domains of curves are set from, and the part beyond their largest value.
 DOMAIN_TOKENS, DOMAIN_MARGIN = 4096, 1.25
+# The mean square of a decoder that counts as zero.
+TINY = 1e-12
 # Tokens that are evaluated at once.
 CHUNK = 4096
 
@@ -122,13 +124,14 @@ def record_network(
     return RecordedNetwork(*map(torch.cat, zip(*parts, strict=True)))
 
 
+@torch.enable_grad()
 def train_transcoder(
     transcoder: Transcoder,
     recorded: RecordedNetwork,
     *,
     steps: int,
     batch_tokens: int = 512,
-    lr: float = 1e-3,
+    lr: float = 4e-3,
     curve_lr_multiplier: float | None = None,
     curves_begin: float = 0.2,
     l1: float = 0.0,
@@ -202,7 +205,8 @@ def train_transcoder(
         a_BM = transcoder.bend(z_BM) if step >= bending else z_BM
         loss = (transcoder.decode(a_BM, x_BI) - y_BO).square().mean()
         if l1:
-            loss = loss + l1 * (a_BM.abs() @ transcoder.decoder.weight.square().mean(0).sqrt()).mean()
+            size_M = transcoder.decoder.weight.square().mean(0).clamp(min=TINY).sqrt()  # whose slope at 0 is infinite
+            loss = loss + l1 * (a_BM.abs() @ size_M).mean()
         losses.append(loss.item())
         if not math.isfinite(losses[-1]):
             transcoder.load_state_dict(before)

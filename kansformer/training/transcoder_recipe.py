@@ -69,7 +69,7 @@ class TranscoderRecipe:
     skip: Annotated[bool, Field(strict=True)] = False
     steps: PositiveInteger = 1000
     batch_tokens: PositiveInteger = 512
-    lr: PositiveNumber = 1e-3
+    lr: PositiveNumber = 4e-3
     names: Annotated[bool, Field(strict=True)] = True
 
     def __post_init__(self) -> None:
