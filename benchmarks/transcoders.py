@@ -6,7 +6,7 @@
 
 Every variant has as many numbers as the TopK transcoder with `--latents` latents or a few fewer, the same k and the
 same tokens in the same order. `affine` is the control of the curves: a scale and a shift for each latent. Each variant
-has its own best learning rate, so give several: `--lr 8e-3 1.6e-2 --curve-multipliers 1 5`. FVU and latents are of
+has its own best learning rate, so give several: `--lr 8e-3 1.6e-2 --curve-multipliers 3`. FVU and latents are of
 held-out blocks, and the share of the loss that is recovered is of the first of these. Rows are appended as they come,
 and an interrupted run goes on; the recorded inputs and outputs of a layer are kept in `--cache`. `--model embedded`
 tries everything in minutes.
@@ -213,7 +213,7 @@ def run_group(
         with progress_bar(f"layer {setting.layer}, k {setting.k}, seed {setting.seed}, {name}") as progress:
             fit = train_transcoder(
                 transcoder, train, steps=setting.steps, batch_tokens=setting.batch_tokens, lr=lr,
-                curve_lr_multiplier=multiplier or None, seed=setting.seed, progress=progress,
+                curve_lr_multiplier=multiplier or 1.0, seed=setting.seed, progress=progress,
             )  # fmt: skip
         activity = LatentActivity(transcoder)
         with torch.no_grad():
@@ -311,7 +311,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch-tokens", type=int, default=512)
     parser.add_argument("--lr", type=float, nargs="+", default=[8e-3, 1.6e-2])
-    parser.add_argument("--curve-multipliers", type=float, nargs="+", default=[1.0, 5.0])
+    parser.add_argument("--curve-multipliers", type=float, nargs="+", default=[3.0])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "kansformer-transcoders")
     parser.add_argument("--out", type=Path, default=RESULTS)

@@ -42,6 +42,7 @@ def train_transcoders(recipe: Recipe, folder: Path) -> Iterator[tuple[Path, Tran
     from kansformer.training.recipe_file import write_recipe
     from kansformer.training.resume import RECIPE_FILE
     from kansformer.training.transcoder import record_network, train_transcoder
+    from kansformer.training.transcoder_recipe import TranscoderCurves
 
     settings, source = recipe.transcoder, recipe.model.source
     assert settings is not None and source is not None
@@ -58,14 +59,13 @@ def train_transcoders(recipe: Recipe, folder: Path) -> Iterator[tuple[Path, Tran
     write_recipe(recipe, folder / RECIPE_FILE)
     for layer, site in sites.items():
         transcoder = make_transcoder(settings, site.width)
-        curves = {}
-        if settings.curves is not None:
-            curves = {"curve_lr_multiplier": settings.curves.lr_multiplier, "curves_begin": settings.curves.begin}
+        curves = settings.curves or TranscoderCurves()  # not used without
         with progress_bar(f"layer {layer}") as progress:
             recorded = record_network(model, layer, blocks_NT, progress=progress)
             fit = train_transcoder(
                 transcoder, recorded, steps=settings.steps, batch_tokens=settings.batch_tokens, lr=settings.lr,
-                l1=settings.l1, seed=recipe.seed, progress=progress, **curves,
+                curve_lr_multiplier=curves.lr_multiplier, curves_begin=curves.begin, l1=settings.l1, seed=recipe.seed,
+                progress=progress,
             )  # fmt: skip
             figures = measure_transcoder(model, layer, transcoder, batches, names=settings.names, progress=progress)
         place = transcoder.save(folder / f"layer-{layer}")
@@ -79,10 +79,9 @@ def make_transcoder(settings: TranscoderRecipe, width: int) -> Transcoder:
     from kansformer.nn.transcoder import Transcoder
 
     curves = settings.curves
-    sparsity = {"k": settings.k, "skip": settings.skip}
     if curves is None:
-        return Transcoder(width, settings.latents, basis=None, **sparsity)
+        return Transcoder(width, settings.latents, k=settings.k, basis=None, skip=settings.skip)
     return Transcoder(
-        width, settings.latents, basis=curves.basis, grid_size=curves.grid_size, order=curves.order,
-        edges=curves.edges, groups=curves.groups, **sparsity,
+        width, settings.latents, k=settings.k, basis=curves.basis, grid_size=curves.grid_size, order=curves.order,
+        edges=curves.edges, groups=curves.groups, skip=settings.skip,
     )  # fmt: skip

@@ -176,8 +176,8 @@ def _slopes(transcoder: Transcoder) -> Tensor:
     bent_M = error_M > STRAIGHT * torch.maximum(a_SM.abs().amax(0), z_SM[-1].double())
     if bent_M.any():
         raise ConfigError(
-            f"{int(bent_M.sum())} of {transcoder.latents} curves bend, and other tools' files have ReLU latents only, so "
-            "an export would compute another function. Keep the curves by Transcoder.save, pass transcoder.act to "
+            f"{int(bent_M.sum())} of {transcoder.latents} curves bend, and the files of other tools hold ReLU: an "
+            "export would compute another function. Keep the curves by Transcoder.save, pass transcoder.act to "
             "circuit-tracer's SingleLayerTranscoder in code, or train with curves=null."
         )
     return slope_M

@@ -85,15 +85,15 @@ class Transcoder(nn.Module):
         check_integer("latents", latents, 1)
         out_features = check_integer("out_features", in_features if out_features is None else out_features, 1)
         self.k = None if k is None else check_integer("k", k, 1, latents)
-        place = {"device": device, "dtype": dtype}
-        self.encoder = nn.Linear(in_features, latents, **place)
+        self.encoder = nn.Linear(in_features, latents, device=device, dtype=dtype)
         self.act: LearnedActivation | None = None
         if basis is not None:
             self.act = LearnedActivation(
-                latents, base="relu", basis=basis, grid_size=grid_size, order=order, edges=edges, groups=groups, **place
-            )
-        self.decoder = nn.Linear(latents, out_features, **place)
-        self.skip = nn.Linear(in_features, out_features, bias=False, **place) if skip else None
+                latents, base="relu", basis=basis, grid_size=grid_size, order=order, edges=edges, groups=groups,
+                device=device, dtype=dtype,
+            )  # fmt: skip
+        self.decoder = nn.Linear(latents, out_features, device=device, dtype=dtype)
+        self.skip = nn.Linear(in_features, out_features, bias=False, device=device, dtype=dtype) if skip else None
         if self.skip is not None:
             nn.init.zeros_(self.skip.weight)
 

@@ -131,9 +131,9 @@ def train_transcoder(
     *,
     steps: int,
     batch_tokens: int = 512,
-    lr: float = 4e-3,
-    curve_lr_multiplier: float | None = None,
-    curves_begin: float = 0.2,
+    lr: float = 8e-3,
+    curve_lr_multiplier: float = 5.0,
+    curves_begin: float = 0.5,
     l1: float = 0.0,
     seed: int = 0,
     progress: Progress | None = None,
@@ -150,7 +150,7 @@ def train_transcoder(
         steps: optimizer steps of Adam.
         batch_tokens: B. Every epoch reads the tokens in a new order, in full batches.
         lr: learning rate of the weights.
-        curve_lr_multiplier: of the curves, over that; None takes the measured one, as `optimizer_groups` does.
+        curve_lr_multiplier: of the curves, over that.
         curves_begin: share of the steps before the curves get their domains and are trained, from 0 to 1.
         l1: weight of Σ_m |a_m|·r_m, with r_m the root mean square of W_dec,m in units of the output's.
         seed: of the weights and of the order of the tokens.
@@ -281,11 +281,11 @@ def _draw_weights(transcoder: Transcoder, mean_I: Tensor, mean_O: Tensor, seed: 
 @torch.no_grad()
 def _rescale(transcoder: Transcoder, size_x: float, size_y: float) -> None:
     """From inputs and outputs that were divided by their sizes to the network's own; latents stay as they are."""
-    transcoder.encoder.weight /= size_x
-    transcoder.decoder.weight *= size_y
-    transcoder.decoder.bias *= size_y
+    transcoder.encoder.weight.div_(size_x)
+    transcoder.decoder.weight.mul_(size_y)
+    transcoder.decoder.bias.mul_(size_y)
     if transcoder.skip is not None:
-        transcoder.skip.weight *= size_y / size_x
+        transcoder.skip.weight.mul_(size_y / size_x)
 
 
 def _parts(values: list[float], size: int) -> Iterator[list[float]]:

@@ -23,7 +23,7 @@ class TranscoderCurves:
         basis, grid_size, order: their family.
         edges: `channel` gives every latent its own curve, `group` one to neighbouring latents.
         groups: number of curves of `group`.
-        lr_multiplier: their learning rate over that of the weights; None takes the measured one of the basis.
+        lr_multiplier: their learning rate over that of the weights.
         begin: share of the steps before the curves are trained. Then each gets its domain, the range of its latent.
     """
 
@@ -32,8 +32,8 @@ class TranscoderCurves:
     order: PositiveInteger = 3
     edges: Literal["channel", "group"] = "channel"
     groups: PositiveInteger = 8
-    lr_multiplier: PositiveNumber | None = None
-    begin: Share = 0.2
+    lr_multiplier: PositiveNumber = 5.0
+    begin: Share = 0.5
 
     def __post_init__(self) -> None:
         if self.basis not in BASES:
@@ -69,7 +69,7 @@ class TranscoderRecipe:
     skip: Annotated[bool, Field(strict=True)] = False
     steps: PositiveInteger = 1000
     batch_tokens: PositiveInteger = 512
-    lr: PositiveNumber = 4e-3
+    lr: PositiveNumber = 8e-3
     names: Annotated[bool, Field(strict=True)] = True
 
     def __post_init__(self) -> None:
