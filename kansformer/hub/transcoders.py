@@ -112,6 +112,14 @@ def export_circuit_tracer(
     Raises:
         ConfigError: the set cannot hold these transcoders, or layers are missing.
         CheckpointError: the folder is in use.
+
+    Examples:
+        >>> from kansformer.hub import export_circuit_tracer
+        >>> from kansformer.interp import Transcoder
+        >>> transcoders, norms = {0: Transcoder(16, latents=64, k=None)}, {0: torch.nn.RMSNorm(16)}
+        >>> folder = export_circuit_tracer(transcoders, norms, "a-set", model_name="my-model")
+        >>> sorted(file.name for file in folder.iterdir())
+        ['config.yaml', 'layer_0.safetensors']
     """
     folder = Path(folder).absolute()
     if not transcoders or sorted(transcoders) != list(range(len(transcoders))):

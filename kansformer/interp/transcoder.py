@@ -74,14 +74,13 @@ class TranscoderFigures:
         names: of the curves; None without curves.
 
     Examples:
-        >>> from transformers import LlamaConfig, LlamaForCausalLM
-        >>> from kansformer.interp import Transcoder, measure_transcoder
-        >>> sizes = dict(vocab_size=50, hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
-        >>> model, tokens = LlamaForCausalLM(LlamaConfig(**sizes)), torch.randint(50, (2, 16))
-        >>> batch = {"input_ids": tokens, "labels": tokens}
-        >>> figures = measure_transcoder(model, 0, Transcoder(8, latents=32, k=4), batch)
-        >>> figures.path, figures.l0 <= 4, figures.share_alive <= 1
-        ('model.layers.0.mlp', True, True)
+        >>> from kansformer.interp import Faithfulness, TranscoderFigures
+        >>> from kansformer.interp.effects import Effect
+        >>> effect = Effect(2.0, None, {"mlp": 0.2}, {}, {})
+        >>> result = Faithfulness(("mlp",), 64, {}, effect, effect, effect, effect)
+        >>> figures = TranscoderFigures("mlp", 64, 1000, latents=40, l0=3.5, alive=30, faithfulness=result, names=None)
+        >>> figures.fvu, figures.share_alive
+        (0.2, 0.75)
     """
 
     path: str
@@ -179,6 +178,16 @@ def measure_transcoder(
         SlotError: the layer has no such network.
         ShapeError: the transcoder has another width.
         DataError: the batches are empty.
+
+    Examples:
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> from kansformer.interp import Transcoder, measure_transcoder
+        >>> sizes = dict(vocab_size=50, hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+        >>> model, tokens = LlamaForCausalLM(LlamaConfig(**sizes)), torch.randint(50, (2, 16))
+        >>> batch = {"input_ids": tokens, "labels": tokens}
+        >>> figures = measure_transcoder(model, 0, Transcoder(8, latents=32, k=4), batch)
+        >>> figures.path, figures.l0 <= 4, figures.share_alive <= 1
+        ('model.layers.0.mlp', True, True)
     """
     site = site_of_layer(model, layer)
     _check_width(site, transcoder)

@@ -40,11 +40,16 @@ CHUNK = 4096
 class RecordedNetwork:
     """The inputs and outputs of a feed-forward network on a text, without the first token of every block.
 
-    The first token is no context to read, and its activations may be many times those of all others.
+    It has nothing before it to attend to, and its activations may be many times those of all others.
 
     Args:
         x: inputs, (N, I), float32.
         y: outputs, (N, O), float32.
+
+    Examples:
+        >>> from kansformer.training import RecordedNetwork
+        >>> len(RecordedNetwork(torch.randn(10, 4), torch.randn(10, 4)))
+        10
     """
 
     x: Tensor
@@ -63,6 +68,11 @@ class TranscoderFit:
         fvu: on all training tokens, afterwards.
         steps, tokens: that were trained on; tokens that were read several times count each time.
         seconds: wall-clock time.
+
+    Examples:
+        >>> from kansformer.training import TranscoderFit
+        >>> TranscoderFit(losses=(0.9, 0.6), fvu=0.5, steps=100, tokens=51200, seconds=3.0).fvu
+        0.5
     """
 
     losses: tuple[float, ...]
@@ -95,6 +105,14 @@ def record_network(
     Raises:
         SlotError: the layer has no feed-forward network whose input and output can be read.
         DataError: the blocks are misshapen, or the network does not run on each of their tokens.
+
+    Examples:
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> from kansformer.training import record_network
+        >>> sizes = dict(vocab_size=50, hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+        >>> recorded = record_network(LlamaForCausalLM(LlamaConfig(**sizes)), 0, torch.randint(50, (40, 16)))
+        >>> recorded.x.shape, recorded.y.shape
+        (torch.Size([600, 8]), torch.Size([600, 8]))
     """
     check_blocks(blocks_NT, batch_size)
     site = site_of_layer(model, layer)
