@@ -19,7 +19,7 @@ import math
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -161,37 +161,47 @@ def trial_of(row: Row) -> Trial:
 
 
 class Blocks:
-    """The model, and the text in blocks: for training, and held out."""
+    """The model, and the text in blocks: for training, and held out. They are read when they are first needed."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        source = require_smollm2() if options.model == "smollm2" else str(embedded_model_path())
-        self.model: nn.Module = read_model(source, dtype=torch.float32).eval()
-        tokenizer = transformers.AutoTokenizer.from_pretrained(**source_arguments(source))
-        train, held_out = [], []
-        for file in sorted(options.texts.glob("*.txt")):
+        self.options = options
+        self.source = require_smollm2() if options.model == "smollm2" else str(embedded_model_path())
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """In float32."""
+        return read_model(self.source, dtype=torch.float32).eval()
+
+    @cached_property
+    def blocks(self) -> dict[str, Tensor]:
+        """Token numbers, (N, T), of `train` and `held_out`, drawn from the first and last parts of every text."""
+        tokenizer = transformers.AutoTokenizer.from_pretrained(**source_arguments(self.source))
+        parts: dict[str, list[Tensor]] = {"train": [], "held_out": []}
+        for file in sorted(self.options.texts.glob("*.txt")):
             blocks_NT = tokenize_blocks(file.read_text(encoding="utf-8"), tokenizer, BLOCK)
             count = round(len(blocks_NT) * (1 - HELD_OUT))
-            train.append(blocks_NT[:count])
-            held_out.append(blocks_NT[count:])
-        order = torch.Generator().manual_seed(0)
-        self.train, self.held_out = (
-            blocks_NT[torch.randperm(len(blocks_NT), generator=order)][: tokens // BLOCK]
-            for blocks_NT, tokens in ((torch.cat(train), options.tokens), (torch.cat(held_out), options.held_out))
-        )
-        if len(self.train) < options.tokens // BLOCK:
-            raise SystemExit(f"The texts have {len(self.train) * BLOCK:,} tokens for training, not {options.tokens:,}.")
-        self.cache, self.name = options.cache, f"{options.model}-{len(self.train)}-{len(self.held_out)}"
+            parts["train"].append(blocks_NT[:count])
+            parts["held_out"].append(blocks_NT[count:])
+        order, blocks = torch.Generator().manual_seed(0), {}
+        for name, tokens in (("train", self.options.tokens), ("held_out", self.options.held_out)):
+            whole = torch.cat(parts[name])
+            if len(whole) < tokens // BLOCK:
+                raise SystemExit(f"The texts have {len(whole) * BLOCK:,} tokens for {name}, not {tokens:,}.")
+            blocks[name] = whole[torch.randperm(len(whole), generator=order)][: tokens // BLOCK]
+        return blocks
 
     def recordings(self, layer: int) -> list[RecordedNetwork]:
         """Of the training and the held-out blocks, from the cache where they are."""
-        file = self.cache / f"{self.name}-{layer}.safetensors"
+        options = self.options
+        name = f"{options.model}-{options.tokens // BLOCK}-{options.held_out // BLOCK}-{layer}.safetensors"
+        file = options.cache / name
         if not file.exists():
             tensors: dict[str, Tensor] = {}
-            for name, blocks_NT in (("train", self.train), ("held_out", self.held_out)):
+            for name, blocks_NT in self.blocks.items():
                 with progress_bar(f"layer {layer}, {name}") as progress:
                     recorded = record_network(self.model, layer, blocks_NT, batch_size=4, progress=progress)
                 tensors |= {f"{name}.x": recorded.x, f"{name}.y": recorded.y}
-            self.cache.mkdir(parents=True, exist_ok=True)
+            options.cache.mkdir(parents=True, exist_ok=True)
             save_file(tensors, file.with_suffix(".new"))
             file.with_suffix(".new").rename(file)
         tensors = load_file(file)
@@ -247,7 +257,7 @@ def measure_loss(
     """Shares of loss and KL that each transcoder recovers."""
     edits = {name: partial(replace_network, blocks.model, layer, t) for name, t in transcoders.items()}
     first, *others = edits
-    batches = [{"input_ids": b, "labels": b} for b in blocks.held_out[: tokens // BLOCK].split(2)]
+    batches = [{"input_ids": b, "labels": b} for b in blocks.blocks["held_out"][: tokens // BLOCK].split(2)]
     path = site_of_layer(blocks.model, layer).path
     controls = {name: edits[name] for name in others}
     result = faithfulness(blocks.model, edits[first], batches, controls=controls, layers=[path])
