@@ -34,6 +34,7 @@ def train_transcoders(recipe: Recipe, folder: Path) -> Iterator[tuple[Path, Tran
         DataError: the data are unusable, or too few.
     """
     import torch
+    from transformers import AutoModelForCausalLM
 
     from kansformer.conversion.sources import read_model
     from kansformer.interp import measure_transcoder
@@ -51,15 +52,13 @@ def train_transcoders(recipe: Recipe, folder: Path) -> Iterator[tuple[Path, Tran
     if recipe.data.streaming:
         raise ConfigError("A transcoder reads its tokens several times: set data.streaming=false.")
     data = prepare_data("causal-lm", recipe.data, source, seed=recipe.seed)
-    model = read_model(source, dtype=getattr(torch, recipe.model.dtype))
-    sites = {layer: site_of_layer(model, layer) for layer in settings.layers}  # all, before the first is trained
+    model = read_model(source, AutoModelForCausalLM, dtype=getattr(torch, recipe.model.dtype))
+    widths = {layer: site_of_layer(model, layer).width for layer in settings.layers}
+    transcoders = {layer: make_transcoder(settings, width) for layer, width in widths.items()}  # all, before the first
     blocks_NT, held_out_NT = data.train[:]["input_ids"], data.evaluation[:]["input_ids"]
     batches = [{"input_ids": part, "labels": part} for part in held_out_NT.split(BATCH)]
-    folder.mkdir(parents=True, exist_ok=True)
-    write_recipe(recipe, folder / RECIPE_FILE)
-    for layer, site in sites.items():
-        transcoder = make_transcoder(settings, site.width)
-        curves = settings.curves or TranscoderCurves()  # not used without
+    curves = settings.curves or TranscoderCurves()  # not used by transcoders without
+    for layer, transcoder in transcoders.items():
         with progress_bar(f"layer {layer}") as progress:
             recorded = record_network(model, layer, blocks_NT, progress=progress)
             fit = train_transcoder(
@@ -68,6 +67,9 @@ def train_transcoders(recipe: Recipe, folder: Path) -> Iterator[tuple[Path, Tran
                 progress=progress,
             )  # fmt: skip
             figures = measure_transcoder(model, layer, transcoder, batches, names=settings.names, progress=progress)
+        if not folder.exists() or not any(folder.iterdir()):  # a run that fails before leaves nothing
+            folder.mkdir(parents=True, exist_ok=True)
+            write_recipe(recipe, folder / RECIPE_FILE)
         place = transcoder.save(folder / f"layer-{layer}")
         values = {"training": asdict(fit), **figures.to_dict()}
         atomic_write_text(place / FIGURES, json.dumps(values, indent=2) + "\n")
