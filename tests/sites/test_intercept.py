@@ -40,7 +40,7 @@ def test_a_network_is_seen_and_replaced(make):
 def test_a_layer_without_one_dense_network_is_refused():
     with pytest.raises(SlotError, match="Layer 2 has no feed-forward network. Choose from 0 to 1"):
         site_of_layer(tiny_llama(), 2)
-    with pytest.raises(SlotError, match="The model has none at all"):
+    with pytest.raises(SlotError, match="None was found in the model; revert it first"):
         site_of_layer(torch.nn.Linear(2, 2), 0)
     mixtral = transformers.MixtralConfig(
         vocab_size=24, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
