@@ -26,7 +26,11 @@ def site_of_layer(model: nn.Module, layer: int) -> Site:
     here = [site for site in sites if site.layer == layer]
     if not here:
         numbers = sorted({site.layer for site in sites})
-        choices = f"Choose from {numbers[0]} to {numbers[-1]}" if numbers else "None was found in the model; revert it first if it is converted"
+        choices = (
+            f"Choose from {numbers[0]} to {numbers[-1]}"
+            if numbers
+            else "None was found in the model; revert it first if it is converted"
+        )
         raise SlotError(f"Layer {layer} has no feed-forward network. {choices}.")
     if len(here) > 1 or not {"up", "down"} <= here[0].slots.keys():
         paths = ", ".join(site.name for site in here)
