@@ -15,8 +15,8 @@ def row(variant, seed, fvu, lr=0.01):
     setting = benchmark.replace(SETTING, seed=seed)
     return benchmark.Row(
         setting=setting, variant=variant, lr=lr, curve_multiplier=0.0, latents=64, parameters=1000, train_fvu=fvu,
-        fvu=fvu, l0=4.0, share_alive=1.0, loss_tokens=0, loss_score=-1.0, kl_score=-1.0, named=3, curves=5, random_named=2,
-        seconds=1.0, commit="abc", processor="a processor",
+        fvu=fvu, l0=4.0, share_alive=1.0, loss_tokens=0, loss_score=-1.0, kl_score=-1.0, named=3, curves=5,
+        random_named=2, seconds=1.0, commit="abc", processor="a processor",
     )  # fmt: skip
 
 

@@ -83,6 +83,7 @@ def test_units_of_the_network_do_not_matter(recorded):
     scaled = RecordedNetwork(recorded.x * 64, recorded.y / 1024)
     fits = [train_transcoder(make(), data, steps=20, batch_tokens=64) for data in (recorded, scaled)]
     assert fits[0].losses == pytest.approx(fits[1].losses, rel=1e-4)
+    assert fits[0].fvu == pytest.approx(fits[1].fvu, rel=1e-4)
 
 
 @torch.no_grad()
