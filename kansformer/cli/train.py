@@ -41,14 +41,17 @@ def train_command(
     if show:
         typer.echo(dump_recipe(settings).rstrip())
         return
+    name = Path(recipe).stem
+    folder = output or RUNS / name
+    if settings.transcoder is not None:
+        _train_transcoders(settings, folder, resume)
+        return
     from kansformer.training.processes import end_processes, is_main_process
     from kansformer.training.resume import RESULT_FILE
     from kansformer.training.run import train
 
     quiet_transformers()
     register_known_activations()
-    name = Path(recipe).stem
-    folder = output or RUNS / name
     finished = resume and (folder / RESULT_FILE).exists()
     with progress_bar(name) as progress:
         result = train(settings, folder, resume=resume, progress=progress)
@@ -68,6 +71,17 @@ def train_command(
         )
         return
     typer.echo(f"{result}\nWritten: {folder}, with {files}")
+
+
+def _train_transcoders(recipe: "Recipe", folder: Path, resume: bool) -> None:
+    from kansformer.cli.transcoder import train_transcoders
+
+    if resume:
+        raise ConfigError("A transcoder run keeps no checkpoints to resume from. Leave out --resume.")
+    quiet_transformers()
+    register_known_activations()
+    for place, figures in train_transcoders(recipe, folder):
+        typer.echo(f"{figures}\nWritten: {place}, with config.json, transcoder.safetensors and figures.json")
 
 
 def _origin(recipe: "Recipe") -> str | None:

@@ -13,6 +13,8 @@ from kansformer.interp.recovery import faithfulness
 from kansformer.interp.scores import EdgeScores, edge_scores
 from kansformer.interp.slot_summary import SlotSummary
 from kansformer.interp.summary import ModelSummary
+from kansformer.interp.transcoder import TranscoderFigures, measure_transcoder
+from kansformer.nn.transcoder import Transcoder
 
 __all__ = [
     "CurveEdit",
@@ -25,6 +27,8 @@ __all__ = [
     "PruneResult",
     "RecordedSlot",
     "SlotSummary",
+    "Transcoder",
+    "TranscoderFigures",
     "ablate",
     "drop_straight_curves",
     "edge_curves",
@@ -32,6 +36,7 @@ __all__ = [
     "edit_curve",
     "edit_edge",
     "faithfulness",
+    "measure_transcoder",
     "prune",
     "prune_channels",
     "record_edges",

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from kansformer.training.trainer import KANTrainer as KANTrainer
     from kansformer.training.trainer import distillation_loss as distillation_loss
     from kansformer.training.trainer import kan_trainer as kan_trainer
+    from kansformer.training.transcoder import RecordedNetwork as RecordedNetwork
+    from kansformer.training.transcoder import TranscoderFit as TranscoderFit
+    from kansformer.training.transcoder import record_network as record_network
+    from kansformer.training.transcoder import train_transcoder as train_transcoder
 
 PLACES = {
     "CurveShape": "nn.curve_shapes",
@@ -32,14 +36,18 @@ PLACES = {
     "HoldCurves": "training.callbacks",
     "KANTrainer": "training.trainer",
     "Recipe": "training.recipe",
+    "RecordedNetwork": "training.transcoder",
     "TrainingResult": "training.run",
+    "TranscoderFit": "training.transcoder",
     "distill_feed_forwards": "training.distill",
     "distillation_loss": "training.trainer",
     "hold_curves": "nn.curve_shapes",
     "kan_trainer": "training.trainer",
     "mean_loss": "training.evaluate",
     "read_recipe": "training.recipe_file",
+    "record_network": "training.transcoder",
     "train": "training.run",
+    "train_transcoder": "training.transcoder",
 }
 
 __all__ = [  # written out, as type checkers and the documentation read it
@@ -48,13 +56,17 @@ __all__ = [  # written out, as type checkers and the documentation read it
     "HoldCurves",
     "KANTrainer",
     "Recipe",
+    "RecordedNetwork",
     "TrainingResult",
+    "TranscoderFit",
     "distill_feed_forwards",
     "distillation_loss",
     "hold_curves",
     "kan_trainer",
     "mean_loss",
     "read_recipe",
+    "record_network",
     "train",
+    "train_transcoder",
 ]
 __getattr__ = lazy_names(__name__, {name: f"kansformer.{module}.{name}" for name, module in PLACES.items()})

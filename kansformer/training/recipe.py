@@ -13,6 +13,7 @@ from kansformer.embedded import embedded_model_path
 from kansformer.errors import ConfigError
 from kansformer.training.data.spec import DataRecipe
 from kansformer.training.field_errors import Count, Number, PositiveInteger, PositiveNumber, section
+from kansformer.training.transcoder_recipe import TranscoderRecipe
 
 Table = dict[str, JsonValue]
 
@@ -158,7 +159,7 @@ class Recipe:
     """One run of `train`.
 
     Args:
-        task: `causal-lm`, `masked-lm`, `sequence-classification` or `image-classification`.
+        task: `causal-lm`, `masked-lm`, `sequence-classification`, `image-classification` or `transcoder`.
         model: what is trained.
         data: on what.
         kan: the swap; None trains the model as it comes, plain or with the curves that it has already.
@@ -166,6 +167,8 @@ class Recipe:
         trainable: any of `all`, `curves`, `lora`. `(curves,)` freezes every base weight; `(curves, lora)` trains both.
         lora: fields of peft's `LoraConfig`, where `lora` is trainable.
         distill: learning from the original model; None for none.
+        transcoder: of the task `transcoder`, which reads a causal language model and trains none of it. With it go
+            `model`, `data` and `seed` only.
         shard: spread the parameters over all processes by FSDP2, through transformers; for CPUs, where accelerate does
             not. On GPUs launch with an accelerate config of FSDP instead.
         rows_per_step: rows of an optimizer step in all processes together, from which the steps of accumulation follow:
@@ -187,7 +190,7 @@ class Recipe:
         (('act',), ('curves',))
     """
 
-    task: Literal["causal-lm", "masked-lm", "sequence-classification", "image-classification"]
+    task: Literal["causal-lm", "masked-lm", "sequence-classification", "image-classification", "transcoder"]
     model: ModelRecipe
     data: DataRecipe
     kan: KANRecipe | None = None
@@ -195,6 +198,7 @@ class Recipe:
     trainable: Annotated[tuple[Literal["all", "curves", "lora"], ...], BeforeValidator(_as_tuple)] = ("all",)
     lora: Table | None = None
     distill: DistillRecipe | None = None
+    transcoder: TranscoderRecipe | None = None
     shard: Annotated[bool, Field(strict=True)] = False
     rows_per_step: PositiveInteger | None = None
     early_stop: PositiveInteger | None = None
@@ -207,8 +211,15 @@ class Recipe:
         replaces = self.kan is not None and self.kan.hidden is not None
         trains_curves = self.curves != CurveRecipe() or "curves" in self.trainable
         penalty = self.curves.sparsity or self.curves.smoothness
+        unused = self.to_dict().keys() - {"task", "model", "data", "transcoder", "seed"} if self.transcoder else set()
         own = [name for name in ("output_dir", "seed", "data_seed") if name in self.training]
         contradictions = {
+            "task=transcoder and the section transcoder belong together. Give both or neither.": (
+                (self.task == "transcoder") != (self.transcoder is not None)
+            ),
+            "A transcoder needs model.path: a model to read.": self.transcoder and scratch,
+            f"{', '.join(sorted(unused))} does not go with the section transcoder, which says how it is trained. Leave "
+            "it out.": unused,
             "trainable is empty. Choose any of: all, curves, lora.": not self.trainable,
             "trainable has 'all' beside others. Choose all, or them.": (
                 "all" in self.trainable and len(self.trainable) > 1

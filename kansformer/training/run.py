@@ -142,6 +142,8 @@ def train(
         >>> result.steps, result.parameters, result.curve_parameters
         (1, 334512, 528)
     """
+    if recipe.transcoder is not None:
+        raise ConfigError("A recipe of the task transcoder is run by `kansformer train`, or by train_transcoder.")
     output = Path(output)
     check_launcher()
     end_with_launcher()

@@ -29,6 +29,7 @@ RECIPES = {
     "HookedProxyLM": "sae_lens",
     "NNsight": "nnsight",
     "TranscoderSet": "circuit_tracer",
+    "record_network": None,
 }
 
 

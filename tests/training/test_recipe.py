@@ -156,6 +156,7 @@ def test_fields_are_changed_on_the_command_line():
         ({"data": {"corpus": "digits", "block": 1}}, "data.block must be at least 2, got 1"),
         ({"kan": {"curves": "a"}, "curves": {"spread": 1.0}}, "curves.spread draws curves, and kan.curves gives them"),
         ({"trainable": []}, "trainable is empty. Choose any of: all"),
+        ({"transcoder": {"layers": 0, "latents": 8, "k": 2}}, "task=transcoder and the section transcoder belong"),
         ({"trainable": ["everything"]}, "trainable is 'everything'. Choose one of: all, curves, lora"),
     ],
 )
