@@ -57,8 +57,8 @@ class Reading:
         """Of one block each; labels are the tokens where none are given."""
         labels = self.tokens if labels is None else labels
         return [
-            {"input_ids": tokens, "labels": wanted}
-            for tokens, wanted in zip(self.tokens.split(1), labels.split(1), strict=True)
+            {"input_ids": tokens, "labels": targets}
+            for tokens, targets in zip(self.tokens.split(1), labels.split(1), strict=True)
         ]
 
     @torch.no_grad()
@@ -140,17 +140,17 @@ def _by_slot(scores: Scores) -> list[dict[str, object]]:
 
 def _strongest(reading: Reading, records: EdgeRecords, scores: Scores, tuned: Tensor) -> list[dict[str, object]]:
     """What the curves with the highest scores do, and as a control, curves with the median score of the same slots."""
-    found = []
+    rows: list[dict[str, object]] = []
     for rank, (ref, score) in enumerate(_ranked(scores)[:SHOWN]):
         score_I = scores[ref.site, ref.slot].learned_attribution[:, 0]
         control = EdgeRef(ref.site, ref.slot, *[int(score_I.argsort()[len(score_I) // 2])] * 2)
-        found += [
+        rows += [
             {"rank": rank + 1, "edge": str(edge), "score": value, "control": edge is control}
             | _effect(reading, edge, tuned, 0.0)
             | {"unembedded": _unembedded(reading, edge), "examples": _examples(reading, edge)}
             for edge, value in ((ref, score), (control, float(score_I[control.input])))
         ]
-    return found
+    return rows
 
 
 def _ranked(scores: Scores) -> list[tuple[EdgeRef, float]]:

@@ -176,7 +176,7 @@ def test_stages_wait_for_those_that_choose_for_them():
     assert len(transfer) == 32 and {run.lr for run in transfer} == {1e-3}
     assert {run.variant for run in transfer[:4]} == {"swiglu", "frozen", "frozen-one", "silu-cosine"}
     with pytest.raises(LookupError, match="variants were tried"):
-        list(STAGES["long"](rows))
+        list(STAGES["second-screen"](rows))
 
 
 def test_the_report_pairs_corrects_and_says_how_much_longer(tmp_path):

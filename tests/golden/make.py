@@ -24,6 +24,7 @@ import kansformer
 from kansformer import KANConfig, convert, freeze_curves, save_curves, set_backend
 from kansformer.conversion import replace_feed_forwards
 from kansformer.files import atomic_folder
+from kansformer.interp import Transcoder
 from kansformer.kan import KAN, Edge
 from kansformer.kan.edges import cut_edges
 from kansformer.symbolic import ALL_SYMBOLS
@@ -197,6 +198,18 @@ def make_network(name: str, folder: Path) -> None:
 
 
 @torch.no_grad()
+def make_transcoder(_: str, folder: Path) -> None:
+    """One with curves, TopK and a skip."""
+    model = Transcoder(6, latents=12, out_features=4, k=3, edges="group", groups=4, order=2, skip=True)
+    generator = torch.Generator().manual_seed(SEED)
+    for parameter in model.parameters():
+        parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator))
+    model.save(folder / "transcoder")
+    inputs = torch.randn(5, 6, generator=generator)
+    save_expected(folder, inputs=inputs, outputs=Transcoder.load(folder / "transcoder")(inputs))
+
+
+@torch.no_grad()
 def _draw_bases(model: KAN) -> None:
     generator = torch.Generator().manual_seed(SEED)
     for layer in model.layers:
@@ -218,6 +231,7 @@ KINDS: dict[str, tuple[Callable[[str, Path], None], list[str]]] = {
     "found": (make_found, ["group"]),
     "networks": (make_network, [*NETWORKS, "formulas"]),
     "recipes": (make_recipe, [*RECIPES]),
+    "transcoders": (make_transcoder, ["curves"]),
 }
 
 

@@ -25,6 +25,7 @@ import kansformer
 from kansformer import KANConfig, convert, freeze_curves, is_converted, load_curves, save_curves, set_backend
 from kansformer.conversion.digest import FIRST_VERSION
 from kansformer.errors import CheckpointError
+from kansformer.interp import Transcoder
 from kansformer.kan import KAN
 from kansformer.safe_io import read_metadata
 from kansformer.training.recipe_file import read_recipe, write_recipe
@@ -32,13 +33,14 @@ from kansformer.training.recipe_file import read_recipe, write_recipe
 FOLDER = Path(__file__).resolve().parent
 # A whole model hands the rounding of one layer to the next, and Fourier curves make ten times as much of a last bit.
 WHOLE_MODEL = 5.0
-CHECKPOINTS, CURVES, FOUND, NETWORKS, RECIPES = (sorted((FOLDER / kind).iterdir()) for kind in KINDS)
+CHECKPOINTS, CURVES, FOUND, NETWORKS, RECIPES, TRANSCODERS = (sorted((FOLDER / kind).iterdir()) for kind in KINDS)
 # The modules that read a format, and the files that hold its version.
 READERS = {
     "kansformer.conversion.record": [(path / "config.json", "quantization_config") for path in CHECKPOINTS],
     "kansformer.conversion.found_curves": [(path / "found.safetensors", None) for path in FOUND],
     "kansformer.hub.curve_files": [(path / "curves" / "curves.json", None) for path in CURVES],
     "kansformer.kan.saving": [(path / "kan.json", None) for path in NETWORKS],
+    "kansformer.nn.transcoder": [(path / "transcoder" / "config.json", None) for path in TRANSCODERS],
 }
 
 
@@ -130,6 +132,15 @@ def test_a_network(folder, tmp_path):
     assert read(tmp_path / "kan.json") == settings  # which names the tensors by their checksum
 
 
+@pytest.mark.parametrize("folder", TRANSCODERS, ids=lambda path: path.name)
+def test_a_transcoder(folder, tmp_path):
+    model, expected = Transcoder.load(folder / "transcoder"), load_file(folder / "expected.safetensors")
+    assert_expected(folder, model(expected["inputs"]).detach(), expected["outputs"])
+    model.save(tmp_path / "again")
+    for name in ("config.json", "transcoder.safetensors"):
+        assert (tmp_path / "again" / name).read_bytes() == (folder / "transcoder" / name).read_bytes()
+
+
 @pytest.mark.parametrize("folder", RECIPES, ids=lambda path: path.name)
 def test_a_recipe(folder, tmp_path):
     """It means what it meant, also where it leaves a field to its default; fields that came later are not asked for."""
@@ -173,6 +184,7 @@ def test_a_newer_version_says_what_to_install(reader, tmp_path):
         "kansformer.conversion.record": AutoModelForCausalLM.from_pretrained,
         "kansformer.hub.curve_files": lambda folder: load_curves(plain, folder),
         "kansformer.kan.saving": KAN.load,
+        "kansformer.nn.transcoder": Transcoder.load,
     }[reader]
     with pytest.raises(CheckpointError, match=rf"version {newest + 1}.*pip install --upgrade kansformer"):
         load(tmp_path)

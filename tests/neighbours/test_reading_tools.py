@@ -44,7 +44,7 @@ def test_a_recipe_runs(mark, tmp_path):
         pytest.skip(INSTALL[package])
     file = tmp_path / "recipe.py"
     file.write_text(FIRST + next(block for block in BLOCKS if mark in block), encoding="utf-8")
-    job = subprocess.run([sys.executable, str(file)], capture_output=True, text=True)
+    job = subprocess.run([sys.executable, str(file)], cwd=tmp_path, capture_output=True, text=True)
     assert job.returncode == 0, job.stderr[-4000:]
 
 
