@@ -135,7 +135,8 @@ def test_a_network(folder, tmp_path):
 @pytest.mark.parametrize("folder", TRANSCODERS, ids=lambda path: path.name)
 def test_a_transcoder(folder, tmp_path):
     model, expected = Transcoder.load(folder / "transcoder"), load_file(folder / "expected.safetensors")
-    assert_expected(folder, model(expected["inputs"]).detach(), expected["outputs"])
+    # Products of so few numbers end in other bits where a file lies elsewhere in memory.
+    assert_close_to_float64(model(expected["inputs"]).detach(), expected["outputs"], torch.float32)
     model.save(tmp_path / "again")
     for name in ("config.json", "transcoder.safetensors"):
         assert (tmp_path / "again" / name).read_bytes() == (folder / "transcoder" / name).read_bytes()
