@@ -232,6 +232,7 @@ def _common_grid(x_ES: Tensor, y_ES: Tensor) -> Tensor:
     u_S = _in_unit_interval(x_ES[:1])[0]
     is_alike = bool((u_S.diff() > 2 * SAME_POSITION).all() & (x_ES[:, -1] > x_ES[:, 0]).all())
     for part in x_ES.split(CHUNK) if is_alike else ():
+        is_alike &= bool(_has_usual_width(part).all())
         is_alike &= float((_in_unit_interval(part) - u_S).abs_().amax()) <= SAME_POSITION
     if not is_alike:
         _check_finite("y", y_ES)
@@ -245,13 +246,18 @@ def _check_points(x_ES: Tensor, u_S: Tensor) -> None:
     if descending.any():
         raise DataError(f"The points of row {int(descending.nonzero()[0])} of x do not ascend.")
     for part in x_ES.split(CHUNK):
-        centre, half = _interval(part)
-        bad = ~((1 / half).isfinite() & half.isfinite() & centre.isfinite())
+        bad = ~_has_usual_width(part)
         if bad.any():
             row = part[bad.nonzero()[0, 0]]
             raise DataError(f"x from {float(row[0]):g} to {float(row[-1]):g} is too narrow or too wide for float64.")
         if ((_in_unit_interval(part) - u_S).abs() > SAME_POSITION).any():
             raise DataError("All rows of x must have the same points up to a shift and a scale. Sample the curves so.")
+
+
+def _has_usual_width(x_ES: Tensor) -> Tensor:
+    """Whether the centre, the width and its inverse are numbers of float64, (E,)."""
+    centre, half = _interval(x_ES)
+    return (1 / half).isfinite() & half.isfinite() & centre.isfinite()
 
 
 def _check_finite(name: str, values_ES: Tensor) -> None:
