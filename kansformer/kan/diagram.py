@@ -14,11 +14,11 @@ from torch import Tensor
 
 from kansformer.figure import figure_class
 from kansformer.kan.data import Samples, Table, even_points, inputs_of
+from kansformer.kan.edge_samples import random_inputs
 from kansformer.kan.edges import Edge, EdgeLike, check_edge
 from kansformer.kan.linearize import levels
 from kansformer.kan.names import given_names, is_tex, label
 from kansformer.kan.pruning import edge_values, node_scores
-from kansformer.kan.symbolic import random_inputs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from kansformer.kan.edge_samples import sampled_edges
 from kansformer.kan.edges import Edge
 from kansformer.kan.fitting import fit, rmse
-from kansformer.kan.symbolic import fix_fitted, sampled_edges
+from kansformer.kan.symbolic import fix_fitted
 from kansformer.symbolic import SymbolicFits, SymbolLibrary, fit_symbolic
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import repeat
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,21 +15,13 @@ from torch import Tensor
 from kansformer.checks import check_integer, check_number
 from kansformer.errors import ConfigError, ConversionStateError, DataError
 from kansformer.kan.constraints import check_not_held
-from kansformer.kan.data import (
-    Samples,
-    Table,
-    even_points,
-    inputs_and_targets,
-    inputs_of,
-    random_points,
-    variable_names,
-)
+from kansformer.kan.data import Samples, Table, even_points, inputs_and_targets, inputs_of, variable_names
 from kansformer.kan.edge_curve import curve_samples
+from kansformer.kan.edge_samples import POINTS, random_inputs, sampled_edges
 from kansformer.kan.edges import Edge, EdgeLike, SymbolicEdges, check_edge, clear_edges
 from kansformer.kan.editing import remove_edge
 from kansformer.kan.fitting import rmse
-from kansformer.kan.history import GRID_MARGIN
-from kansformer.kan.linearize import fit_layer_curves, layer_features, levels
+from kansformer.kan.linearize import fit_layer_curves, levels
 from kansformer.symbolic import ALL_SYMBOLS, SCIENCE_LIBRARY, Symbol, SymbolicFits, SymbolLibrary
 from kansformer.symbolic import fit_symbolic as fit_curve_tables
 from kansformer.symbolic.fit import SIMPLICITY
@@ -42,11 +33,9 @@ if TYPE_CHECKING:
 
     from kansformer.kan.network import KAN
 
-POINTS = 64
 # Edges may be off by the error of the whole network times this, up to this share of their variance.
 NOISE_FACTOR, MAX_NOISE = 3.0, 0.05
 SAMPLES_PER_COEFFICIENT = 8
-RANDOM_POINTS = 256
 
 
 @dataclass(frozen=True)
@@ -353,33 +342,6 @@ def library_of(library: SymbolLibrary | Sequence[str] | None, default: SymbolLib
     if isinstance(library, SymbolLibrary):
         return library
     return ALL_SYMBOLS.subset([name for name in library if name != ZERO])
-
-
-def random_inputs(model: KAN) -> Tensor:
-    """Random inputs of a network inside its first grids, (N, I), float64."""
-    return random_points(model.layers[0].domain.double().cpu(), RANDOM_POINTS, seed=0)
-
-
-def sampled_edges(model: KAN, data: Samples | Table | None) -> tuple[list[Edge], Tensor, Tensor]:
-    """All edges that are curves, their points and values, (E, S) each."""
-    edges, points, values = [], [], []
-    inputs = repeat(None) if data is None else levels(model, inputs_of(model, data))
-    for index, (layer, x) in enumerate(zip(model.layers, inputs, strict=False)):
-        range_I2 = layer.domain
-        if x is None:
-            margin_I1 = GRID_MARGIN / (1 + 2 * GRID_MARGIN) * range_I2.diff(dim=-1)
-            range_I2 = range_I2 + torch.cat([margin_I1, -margin_I1], dim=-1)
-        else:
-            lower, upper = x.aminmax(dim=0)
-            range_I2 = torch.where((lower == upper).unsqueeze(-1), range_I2, torch.stack([lower, upper], dim=-1))
-        x_IS = even_points(range_I2, POINTS)
-        features, _ = layer_features(layer, x_IS.mT.contiguous())
-        i, o = model.curved(index).nonzero(as_tuple=True)
-        weights_EF = torch.cat([layer.weight[o, i].unsqueeze(-1), layer.coefficients[i, :, o]], dim=-1)
-        points.append(x_IS[i])
-        values.append(torch.einsum("sef,ef->es", features[:, i], weights_EF))
-        edges += [Edge(index, *pair) for pair in zip(i.tolist(), o.tolist(), strict=True)]
-    return edges, torch.cat(points), torch.cat(values)
 
 
 def _one_edge(model: KAN, edge: EdgeLike, data: Samples | Table | None) -> tuple[Tensor, Tensor]:
