@@ -14,7 +14,7 @@ SOURCE_FILE = "shakespeare-7000"
 RATES = (1e-3, 2e-3, 3e-3, 4e-3)
 EXPLORE, CONFIRM = 100, 2000
 TRANSFER = ("swiglu", "frozen", "frozen-one", "silu-cosine")
-LONG = ("swiglu", "frozen-one", "silu-cosine", "curves")
+LONG = ("swiglu", "frozen-one", "gcu-glu", "curves")
 CONTROLS = ("frozen-random", "frozen-permuted", "swiglu-gates-2", "silu-line", "silu-offset", "silu-cosine-left")
 CONTENDERS = [name for name in VARIANTS if name != "swiglu" and name not in CONTROLS]
 BEST, BEST_OF_SCREEN = 3, 8
