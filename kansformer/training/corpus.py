@@ -7,6 +7,7 @@ Shape letters: N images.
 import ast
 import hashlib
 import importlib
+import os
 import sysconfig
 import textwrap
 import warnings
@@ -59,7 +60,7 @@ def standard_library_files() -> dict[str, Path]:
         DataError: this Python comes without the library's source, as zipped and frozen ones do.
     """
     root = Path(sysconfig.get_paths()["stdlib"])
-    files = {path.relative_to(root).as_posix(): path for path in root.rglob("*.py")}
+    files = {path.relative_to(root).as_posix(): path for path in _sources_below(root)}
     core = {name: path for name, path in sorted(files.items()) if _is_core(name, path)}
     if not core:
         raise DataError(
@@ -186,13 +187,17 @@ def _source(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="ignore")
 
 
+def _sources_below(root: Path) -> Iterator[Path]:
+    """All Python files outside of excluded folders, which are not entered: installed packages may be many."""
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if name not in EXCLUDED_FOLDERS and not name.startswith("config-")]
+        yield from (Path(folder, name) for name in files if name.endswith(".py"))
+
+
 def _is_core(name: str, path: Path) -> bool:
-    *folders, file = name.split("/")
     return (
-        EXCLUDED_FOLDERS.isdisjoint(folders)
-        and not any(folder.startswith("config-") for folder in folders)
-        and name not in EXCLUDED_FILES
-        and not file.startswith("_sysconfigdata")  # each platform's build writes its own
+        name not in EXCLUDED_FILES
+        and not path.name.startswith("_sysconfigdata")  # each platform's build writes its own
         and path.is_file()
         and path.stat().st_size >= MIN_BYTES
     )
