@@ -7,13 +7,12 @@ Tunes the curves on the first half of the text (the recipe `smollm2-curves`, 50 
 on the second half, beside controls: which curves hold what was learned; what the strongest ones do to which tokens; one
 behaviour that came with the tuning, taken out and doubled by a single curve, with all side effects; what is left when
 few curves stay; and how much of what was learned has a name. Writes `results/case_study.json` and a picture.
-`docs/case_study.md` tells it.
+`docs/case_study.md` describes it.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,7 +29,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from kansformer.conversion.slots import CurveSlot, EdgeRef, find_curve_slot, find_curve_slots
 from kansformer.interp import EdgeScores, edge_curves, edge_scores, prune, record_edges, summarize
+from kansformer.interp.controls import random_scores
 from kansformer.interp.recording import EdgeRecords
+from kansformer.interp.runs import divergences
 from kansformer.training import read_recipe, train
 
 RESULTS = Path(__file__).parent / "results"
@@ -77,9 +78,9 @@ class Reading:
         kl, targets = [], []
         for tokens, known in zip(self.tokens.split(1), before.split(1), strict=True):
             now = self.model(input_ids=tokens).logits[:, :-1].log_softmax(-1)
-            kl.append((known.exp() * (known - now)).sum(-1))
+            kl.append(divergences(known[0], now[0]))
             targets.append(now.gather(-1, tokens[:, 1:].unsqueeze(-1)).squeeze(-1))
-        return torch.cat(targets) - self.of_targets(before), torch.cat(kl)
+        return torch.cat(targets) - self.of_targets(before), torch.stack(kl)
 
     def name(self, token: int) -> str:
         return self.tokenizer.decode([token])
@@ -156,9 +157,9 @@ def _strongest(reading: Reading, records: EdgeRecords, scores: Scores, tuned: Te
 def _ranked(scores: Scores) -> list[tuple[EdgeRef, float]]:
     """All curves, the highest score first."""
     ranked = [
-        (EdgeRef(site, slot, i, i), value)
-        for (site, slot), of_slot in scores.items()
-        for i, value in enumerate(of_slot.learned_attribution[:, 0].tolist())
+        (ref, value)
+        for of_slot in scores.values()
+        for ref, value in zip(of_slot.slot.edges(), of_slot.learned_attribution[:, 0].tolist(), strict=True)
     ]
     return sorted(ranked, key=lambda pair: -pair[1])
 
@@ -258,12 +259,7 @@ def _behaviour(reading: Reading, records: EdgeRecords, tuned: Tensor, learned: T
 
 def _keep_few(reading: Reading, scores: Scores, tuned: Tensor) -> list[dict[str, float]]:
     """The loss when only a share of the curves stays bent: those with the highest scores, and random ones."""
-    generator = torch.Generator().manual_seed(0)
-    drawn = {
-        key: dataclasses.replace(of_slot, learned_attribution=torch.rand(of_slot.variance.shape, generator=generator))
-        for key, of_slot in scores.items()
-    }
-    right, rows = reading.of_targets(tuned), []
+    drawn, right, rows = random_scores(scores), reading.of_targets(tuned), []
     for share in KEPT:
         row = {"share": share}
         for name, chosen in (("best", scores), ("random", drawn)):
@@ -287,10 +283,11 @@ def _draw(results: dict, reading: Reading, records: EdgeRecords, file: Path) -> 
     """The strongest curves beside their base and their inputs, and the loss by how many curves stay."""
     from matplotlib import pyplot as plt
 
+    edges = {str(ref): ref for slot in find_curve_slots(reading.model) for ref in slot.edges()}
     figure, axes = plt.subplots(2, 4, figsize=(13, 6), layout="constrained")
     strongest = [row for row in results["strongest"] if not row["control"]][:6]
     for axis, row in zip(axes.flat, strongest, strict=False):
-        ref = next(ref for ref in _refs(reading.model) if str(ref) == row["edge"])
+        ref = edges[row["edge"]]
         curve = edge_curves(reading.model, ref.site, ref.slot, records=records, inputs=[ref.input])
         axis.plot(curve.x[0], curve.y[0] - curve.learned[0], "k:", label="before")
         axis.plot(curve.x[0], curve.y[0], color="tab:blue", label="tuned")
@@ -312,12 +309,6 @@ def _draw(results: dict, reading: Reading, records: EdgeRecords, file: Path) -> 
     axes[1, 3].set(title="share of the scores, by layer", xlabel="layer")
     axes[1, 3].legend()
     figure.savefig(file, dpi=110)
-
-
-def _refs(model: PreTrainedModel) -> Iterator[EdgeRef]:
-    for slot in find_curve_slots(model):
-        for channel in range(slot.module.in_features):
-            yield EdgeRef(slot.site, slot.name, channel, channel)
 
 
 def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:

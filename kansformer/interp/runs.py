@@ -60,7 +60,8 @@ class RunSums:
             self.labels += run.num_labels
         if run.logits is not None and original.logits is not None:
             logits_NV = rows(run.logits, run.mask)
-            self.divergence += 0.0 if run is original else _divergence(rows(original.logits, run.mask), logits_NV)
+            if run is not original:
+                self.divergence += float(wide(divergences(rows(original.logits, run.mask), logits_NV)).sum())
             self.tokens += len(logits_NV)
 
     def add_residual(self, path: str, edited: Tensor, y: Tensor, mask: Tensor | None) -> None:
@@ -78,19 +79,19 @@ class RunSums:
         )
 
 
-def _divergence(original_NV: Tensor, logits_NV: Tensor) -> float:
-    """Σ_n KL(original ‖ other) in nats.
+def divergences(original_NV: Tensor, logits_NV: Tensor) -> Tensor:
+    """KL(original ‖ other) of every token in nats, (N,).
 
     With d = log p - log q it is Σ p·(d + e^-d - 1), since Σ q = Σ p: no term is negative, and where the two hardly
     differ rounding of the logarithms does not matter as it does in Σ p·d.
     """
-    total = 0.0
+    parts = []
     size = max(1, CHUNK // original_NV.shape[-1])
     for p_NV, q_NV in zip(original_NV.split(size), logits_NV.split(size), strict=True):
         log_p_NV, log_q_NV = (part.float().log_softmax(-1) for part in (p_NV, q_NV))
         d_NV = log_p_NV - log_q_NV
-        total += float(wide((log_p_NV.exp() * (d_NV + torch.expm1(-d_NV))).sum(-1)).sum())
-    return total
+        parts.append((log_p_NV.exp() * (d_NV + torch.expm1(-d_NV))).sum(-1))
+    return torch.cat(parts)
 
 
 def wide(values: Tensor) -> Tensor:

@@ -148,7 +148,7 @@ def replace_network(model: nn.Module, layer: int, transcoder: Transcoder) -> Ite
     """
     site = site_of_layer(model, layer)
     _check_width(site, transcoder)
-    with intercept(model, site, lambda x, y: transcoder(x.to(transcoder.encoder.weight.dtype)).to(y.dtype)):
+    with intercept(model, site, lambda x, y: transcoder(x.to(transcoder.encoder.weight)).to(y)):
         yield model
 
 
@@ -256,7 +256,7 @@ class LatentActivity:
 
     def add(self, x_NI: Tensor) -> None:
         """Of the inputs of the network."""
-        z_NM = self.transcoder.select(x_NI.to(self.transcoder.encoder.weight.dtype))
+        z_NM = self.transcoder.select(x_NI.to(self.transcoder.encoder.weight))
         _, latents_P = (z_NM > 0).nonzero(as_tuple=True)
         self.tokens += len(x_NI)
         self.active += len(latents_P)

@@ -163,7 +163,7 @@ def train_transcoder(
     plain one until then.
 
     Args:
-        transcoder: its weights are drawn anew.
+        transcoder: its weights are drawn anew; trained in its dtype and on its device.
         recorded: by `record_network`.
         steps: optimizer steps of Adam.
         batch_tokens: B. Every epoch reads the tokens in a new order, in full batches.
@@ -213,10 +213,10 @@ def train_transcoder(
     groups = optimizer_groups(transcoder, lr, weight_decay=0.0, curve_lr_multiplier=curve_lr_multiplier)
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_up_and_cosine(step, steps, WARM_UP))
-    bending = round(curves_begin * steps)
+    bending, weight = round(curves_begin * steps), transcoder.encoder.weight
     losses: list[float] = []
     for step, rows_B in zip(range(steps), draw_batches(torch.arange(len(recorded)), batch_tokens, seed), strict=False):
-        x_BI, y_BO = x_NI[rows_B] / size_x, y_NO[rows_B] / size_y
+        x_BI, y_BO = x_NI[rows_B].to(weight) / size_x, y_NO[rows_B].to(weight) / size_y
         if transcoder.act is not None and step == bending:
             set_domains(transcoder, x_NI[draw_rows(len(recorded), seed)] / size_x)
         z_BM = transcoder.select(x_BI)
@@ -249,8 +249,8 @@ def train_transcoder(
 @torch.no_grad()
 def mean_fvu(transcoder: Transcoder, recorded: RecordedNetwork) -> float:
     """FVU of a transcoder on recorded tokens."""
-    pairs = zip(recorded.x.split(CHUNK), recorded.y.split(CHUNK), strict=True)
-    error = sum(float((transcoder(x_BI) - y_BO).double().square().sum()) for x_BI, y_BO in pairs)
+    pairs, weight = zip(recorded.x.split(CHUNK), recorded.y.split(CHUNK), strict=True), transcoder.encoder.weight
+    error = sum(float((transcoder(x_BI.to(weight)) - y_BO.to(weight)).double().square().sum()) for x_BI, y_BO in pairs)
     return error / (spread(recorded.y, recorded.y.mean(0)) * len(recorded))
 
 
@@ -268,7 +268,8 @@ def set_domains(transcoder: Transcoder, x_NI: Tensor) -> None:
     """
     assert transcoder.act is not None
     domain = transcoder.act.domain
-    upper_M = torch.stack([transcoder.select(part).amax(0) for part in x_NI.split(CHUNK)]).amax(0)
+    parts = x_NI.to(transcoder.encoder.weight).split(CHUNK)
+    upper_M = torch.stack([transcoder.select(part).amax(0) for part in parts]).amax(0)
     upper_P = upper_M.view(len(domain), -1).amax(1)
     alive = upper_P > 0
     usual = upper_P[alive].mean() if alive.any() else torch.ones(())

@@ -49,6 +49,15 @@ def test_training_explains_more_and_the_curves_bend(settings, recorded):
     assert fit.fvu == pytest.approx(fvu.item(), rel=1e-4) == pytest.approx(mean_fvu(transcoder, recorded), rel=1e-4)
 
 
+def test_it_is_trained_in_its_own_dtype(recorded):
+    fits = [
+        train_transcoder(make(k=None, dtype=dtype), recorded, steps=20, batch_tokens=64, l1=1e-3, curves_begin=0.3)
+        for dtype in (torch.float32, torch.float64)
+    ]
+    assert fits[0].losses == pytest.approx(fits[1].losses, rel=1e-3) and fits[0].losses != fits[1].losses
+    assert fits[0].fvu == pytest.approx(fits[1].fvu, rel=1e-3)
+
+
 def test_an_l1_penalty_makes_latents_rarer(recorded):
     active = []
     for l1 in (1e-4, 1.0):
@@ -79,9 +88,10 @@ def test_a_run_depends_on_its_seed_only_and_leaves_the_global_state(recorded):
     assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
 
 
-def test_units_of_the_network_do_not_matter(recorded):
+@pytest.mark.parametrize("settings", [{}, {"skip": True}])
+def test_units_of_the_network_do_not_matter(settings, recorded):
     scaled = RecordedNetwork(recorded.x * 64, recorded.y / 1024)
-    fits = [train_transcoder(make(), data, steps=20, batch_tokens=64) for data in (recorded, scaled)]
+    fits = [train_transcoder(make(**settings), data, steps=20, batch_tokens=64) for data in (recorded, scaled)]
     assert fits[0].losses == pytest.approx(fits[1].losses, rel=1e-4)
     assert fits[0].fvu == pytest.approx(fits[1].fvu, rel=1e-4)
 
