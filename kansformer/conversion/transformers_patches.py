@@ -230,8 +230,8 @@ def save_converted(
 ) -> None:
     """`save_pretrained` of a converted model: transformers' own, and the modelling file for `trust_remote_code=True`.
 
-    A model that stands in the folder is replaced as a whole, by `updated_folder`; where each process writes a part of
-    it (`distributed_checkpoint`), by transformers.
+    `kwargs` are the other arguments of transformers' method. A model that stands in the folder is replaced as a whole,
+    by `updated_folder`; where each process writes a part of it (`distributed_checkpoint`), by transformers.
 
     Raises:
         ConfigError: `state_dict` and `push_to_hub` together.

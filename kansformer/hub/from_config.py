@@ -30,8 +30,8 @@ def from_config_with_curves(
 ) -> "PreTrainedModel":
     """transformers' `PreTrainedModel._from_config`, followed by the curves that the config asks for.
 
-    They are as `convert` makes them: straight, on the domain of the config's `KANConfig`. A model with such a config
-    gets one of its own.
+    `kwargs` are those of transformers' function. The curves are as `convert` makes them: straight, on the domain of the
+    config's `KANConfig`. A model with such a config gets one of its own.
 
     Raises:
         ConversionStateError: the curves were found before; a config does not have their values.

@@ -1,4 +1,7 @@
-"""The object that transformers calls while it loads a model. It quantises nothing; it takes part in the loading."""
+"""The object that transformers calls while it loads a model. It quantises nothing; it takes part in the loading.
+
+The signatures with `kwargs` are those of transformers' `QuantizationConfigMixin` and `HfQuantizer`.
+"""
 
 import warnings
 from collections.abc import Callable, Sequence

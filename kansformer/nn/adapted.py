@@ -29,6 +29,7 @@ class AdaptedForward:
     adapter: nn.Module
 
     def __call__(self, x: Tensor, *args: object, linear_part: bool = False, **kwargs: object) -> Tensor:
+        """What the adapter's own forward would return; `args` and `kwargs` are that method's, as PEFT's layers have."""
         forward = type(self.adapter).forward
         layer = cast(Adapter, self.adapter).get_base_layer()
         if not has_curves(layer):  # they were removed

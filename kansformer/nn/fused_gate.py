@@ -41,6 +41,7 @@ class GatedForward:
     down: str
 
     def __call__(self, *args: object, **kwargs: object) -> object:
+        """What the class's forward returns, with any arguments that it takes."""
         children: dict = self.block._modules
         act = children[self.act]
         forward = type(self.block).forward

@@ -57,6 +57,16 @@ def mirrored_bends() -> Tensor:
     return _mirrored(torch.cat([_placed(s[None], centres) for s, centres in zip(scales, counts, strict=True)]))
 
 
+def kinked_bends() -> Tensor:
+    """`mirrored_bends` with a kink, at ±3, inside the interval; between its kinks hardswish is a parabola.
+
+    No step leaves a parabola: all scales of one vertex fit alike, so that rounding would decide.
+    """
+    pairs = mirrored_bends()
+    a, b = pairs.abs().unbind(-1)
+    return pairs[(b - 3).abs() < a]
+
+
 def between_poles() -> Tensor:
     """a·u + b within ±π/2, for the tangent."""
     return _within(1.545, torch.logspace(-0.5, 0.17, 10, dtype=torch.float64), centres=11)

@@ -123,7 +123,7 @@ ACTIVATIONS = SymbolLibrary([
            sympy=lambda z: _sp().Max(z, z / 100), candidates=start.mirrored_inner_shifts, fit_scale=False),
     Symbol(name="hardswish", complexity=4, function=torch.nn.functional.hardswish,
            derivative=lambda z, f: torch.where(z.abs() < 3, (2 * z + 3) / 6, (z > 0).to(z.dtype)),
-           sympy=lambda z: z * _sp().Min(_sp().Max(z + 3, 0), 6) / 6),
+           sympy=lambda z: z * _sp().Min(_sp().Max(z + 3, 0), 6) / 6, candidates=start.kinked_bends),
     Symbol(name="clip", complexity=4, function=lambda z: z.clamp(-1, 1),
            derivative=lambda z, f: (z.abs() < 1).to(z.dtype), sympy=lambda z: _sp().Min(_sp().Max(z, -1), 1),
            candidates=start.bumps),

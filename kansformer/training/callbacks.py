@@ -1,4 +1,7 @@
-"""Callbacks for curves, and one that keeps the losses. They fit any Trainer of transformers."""
+"""Callbacks for curves, and one that keeps the losses. They fit any Trainer of transformers.
+
+The signatures are those of `transformers.TrainerCallback`, with in `kwargs` what else the Trainer passes to an event.
+"""
 
 import csv
 import io

@@ -46,7 +46,8 @@ def section(cls: type[Section]) -> type[Section]:
     construct = made.__init__
 
     @wraps(construct)
-    def checked(self: Section, /, **values: object) -> None:  # a recipe may have a field "self"
+    def checked(self: Section, /, **values: object) -> None:
+        # As pydantic's __init__, which checks the names; a recipe may have a field "self".
         with config_errors(cls):
             construct(self, **{name: _without_numpy(value) for name, value in values.items()})
 

@@ -1,4 +1,7 @@
-"""What a run does about non-finite values and about SIGTERM: agreed among all processes, step by step."""
+"""What a run does about non-finite values and about SIGTERM: agreed among all processes, step by step.
+
+The guard's signatures are those of `transformers.TrainerCallback`, with in `kwargs` what else the Trainer passes.
+"""
 
 import math
 import signal

@@ -63,6 +63,13 @@ def test_noise_does_not_make_functions_complicated():
     assert 0.99 < fits.r2.min() < 0.9999
 
 
+@pytest.mark.parametrize("scale", [1.6, -1.6])
+def test_a_search_begins_where_hardswish_is_more_than_a_parabola(scale):
+    u = torch.linspace(-1, 1, POINTS, dtype=torch.float64)[None]
+    fits = fit_symbolic(u, torch.nn.functional.hardswish(scale * u - 1.7))
+    assert fits.names == ["hardswish"] and fits.r2.item() > 1 - 1e-12
+
+
 def test_the_held_out_points_are_not_seen():
     x, y = curves(["x"])
     bent = y.clone()
