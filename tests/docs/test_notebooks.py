@@ -15,6 +15,8 @@ MAX_BYTES = 400_000
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path, tmp_path):
     notebook = nbformat.read(path, 4)
+    for cell in notebook.cells:  # the copy has the results of long trainings
+        cell.source = cell.source.replace("training.max_steps=100", "training.max_steps=10")
     nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
 
 
