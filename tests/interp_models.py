@@ -1,9 +1,12 @@
-"""Kinds of curves and small models that reading is tested on."""
+"""Kinds of curves and small models that reading is tested on, some of their edges, and an edit."""
+
+from contextlib import contextmanager
 
 import transformers
 from tiny_models import tiny_config
 
 from kansformer import KANConfig
+from kansformer.conversion import find_curve_slots
 
 CONFIGS = {
     "act": KANConfig(),
@@ -18,3 +21,19 @@ FAMILIES = {
         vocab_size=50, n_embd=16, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0
     ),
 }
+SITES = ["model.layers.0.mlp", "model.layers.1.mlp"]
+
+
+def edges_of(model, sites=SITES):
+    """Every second one of some layers."""
+    return [ref for slot in find_curve_slots(model) if slot.site in sites for ref in slot.edges()][::2]
+
+
+@contextmanager
+def halved(module, change=lambda output: output / 2):
+    """The module with half its output, or a function of it."""
+    handle = module.register_forward_hook(lambda module, args, output: change(output))
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -23,3 +23,9 @@ def make_bent():
 def batch():
     tokens = torch.randint(50, (3, 20), generator=torch.Generator().manual_seed(0))
     return {"input_ids": tokens, "labels": tokens}
+
+
+@pytest.fixture
+def batches():
+    tokens = torch.randint(50, (5, 12), generator=torch.Generator().manual_seed(3))
+    return [{"input_ids": part, "labels": part} for part in (tokens[:3], tokens[3:])]
