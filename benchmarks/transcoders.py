@@ -5,7 +5,8 @@
     python benchmarks/transcoders.py --summary
 
 Every variant has as many numbers as the TopK transcoder with `--latents` latents or a few fewer, the same k and the
-same tokens in the same order. `affine` is the control of the curves: a scale and a shift for each latent. Each variant
+same tokens in the same order. `affine` is the control of the curves: a scale and a shift for each latent. Transcoders
+with curves are compared to the same ones without, `kan skip` to `skip`. Each variant
 has its own best learning rate, so give several: `--lr 8e-3 1.6e-2 --curve-multipliers 3`. FVU and latents are of
 held-out blocks, and the share of the loss that is recovered is of the first of these. Rows are appended as they come,
 and an interrupted run goes on; the recorded inputs and outputs of a layer are kept in `--cache`. `--model embedded`
@@ -49,7 +50,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "kan": dict(grid_size=5, order=3),
     "affine": dict(grid_size=1, order=1),
     "skip": dict(basis=None, skip=True),
+    "kan skip": dict(grid_size=5, order=3, skip=True),
 }
+COMPARED_TO = {"kan": "topk", "affine": "topk", "skip": "topk", "kan skip": "skip"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,7 +280,7 @@ def latents_within(budget: int, width: int, variant: str) -> int:
 
 
 def summary(rows: list[Row]) -> str:
-    """Means over seeds at every rate, and the paired differences of FVU to TopK at its own best rate."""
+    """Means over seeds at every rate, and the paired differences of FVU to another variant at its own best rate."""
     lines = []
     for setting in dict.fromkeys(replace(row.setting, seed=0) for row in rows):
         lines.append(
@@ -289,16 +292,18 @@ def summary(rows: list[Row]) -> str:
             if replace(row.setting, seed=0) == setting:
                 by_trial.setdefault(trial_of(row), {})[row.setting.seed] = row
         fvu = {trial: {seed: row.fvu for seed, row in some.items()} for trial, some in by_trial.items()}
-        plain = [trial for trial in fvu if trial[0] == "topk"]
-        best = min(plain, key=lambda trial: mean(list(fvu[trial].values()))) if plain else None
+        best: dict[str, Trial] = {}
+        for trial in sorted(fvu, key=lambda trial: mean(fvu[trial].values())):
+            best.setdefault(trial[0], trial)
         for trial, of_seed in by_trial.items():
             some = list(of_seed.values())
-            difference = paired_difference(fvu[trial], fvu[best]) if best is not None else "–"
+            other = COMPARED_TO.get(trial[0], trial[0])
+            difference = paired_difference(fvu[trial], fvu[best[other]]) if other in best else "–"
             scored = [row.loss_score for row in some if row.loss_tokens]
             lines.append(
-                f"  {trial[0]:7} lr {trial[1]:<6g} x {trial[2]:<3g} {some[0].latents:5} latents "
+                f"  {trial[0]:8} lr {trial[1]:<6g} x {trial[2]:<3g} {some[0].latents:5} latents "
                 f"{some[0].parameters:9,} numbers {len(some)} seeds  FVU {mean([row.fvu for row in some]):.4f}  "
-                f"to TopK {difference}  alive {mean([row.share_alive for row in some]):.1%}  "
+                f"to {other} {difference}  alive {mean([row.share_alive for row in some]):.1%}  "
                 f"loss {mean(scored) if scored else math.nan:.4f}  "
                 f"named {sum(r.named for r in some)}/{sum(r.curves for r in some)}, "
                 f"random {sum(r.random_named for r in some)}"

@@ -30,12 +30,15 @@ def test_a_variant_has_as_many_latents_as_the_parameters_allow(variant):
     assert sizes[0] <= budget < sizes[1]
 
 
-def test_differences_are_to_topk_at_its_best_rate(tmp_path):
+def test_differences_are_to_the_same_without_curves_at_its_best_rate(tmp_path):
     rows = [row("topk", seed, 0.5 + 0.1 * seed) for seed in (0, 1)]
     rows += [row("topk", seed, 0.9, lr=0.1) for seed in (0, 1)]
     rows += [row("kan", seed, 0.4 + 0.1 * seed + 0.02 * seed, lr=0.1) for seed in (0, 1)]
+    rows += [row("skip", seed, 0.3 + 0.11 * seed) for seed in (0, 1)]
+    rows += [row("kan skip", seed, 0.25 + 0.13 * seed) for seed in (0, 1)]
     for one in rows:
         append_row(tmp_path / "rows.csv", one)
     assert read_rows(tmp_path / "rows.csv", benchmark.Row) == rows
     lines = benchmark.summary(rows).splitlines()
-    assert len(lines) == 4 and "2 seeds  FVU 0.4600  to TopK -0.0900" in lines[3]
+    assert len(lines) == 6 and "2 seeds  FVU 0.4600  to topk -0.0900" in lines[3]
+    assert "to skip -0.0400" in lines[5]
