@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kansformer.discover.module import ClosedFormActivation
 
 NAME = re.compile(r"[a-z][a-z0-9]*([-_.][a-z0-9]+)*")
-MAX_NAME, MAX_TERMS, MAX_LINE = 64, 8, 96
+MAX_NAME, MAX_TERMS, MAX_LINE = 64, 12, 96
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,8 @@ class ActivationTerm:
     """One term of a closed form: factor · f(scale·x + shift).
 
     Args:
-        function: f: `cos`, `gaussian` (exp(-z²)), `tanh`, `silu`, `softplus`, `relu^2`, `x^2` or `x^3`.
+        function: f: `cos`, `x*cos` (z·cos z), `gaussian` (exp(-z²)), `tanh`, `silu`, `softplus`, `relu^2`, `x^2` or
+            `x^3`.
         factor, scale, shift: its numbers.
 
     Raises:
@@ -90,7 +91,7 @@ class NamedActivation:
     Args:
         name: under which transformers will find it: lower-case words with -, _ or . between them.
         base: `silu`, `gelu`, `gelu_tanh`, `relu`, `tanh`, `identity` or `zero`.
-        terms: at most 8.
+        terms: at most 12.
         slope, constant: of the line that is added.
         errors: of the fit; None if it was not fitted.
         source: where it comes from, a sentence.

@@ -49,6 +49,8 @@ def _silu_slope_(z: Tensor) -> Tensor:
 ELEMENTARY: dict[str, Elementary] = {
     "cos": Elementary(formula="cos({z})", source="torch.cos({z})", value_=lambda z: z.cos_(),
                       slope_=lambda z: z.sin_().neg_(), parity=1, period=2 * math.pi),
+    "x*cos": Elementary(formula="({z})*cos({z})", source="({z}) * torch.cos({z})", value_=lambda z: z.cos().mul_(z),
+                        slope_=lambda z: z.cos().addcmul_(z, z.sin(), value=-1), parity=-1),
     "gaussian": Elementary(formula="exp(-({z})**2)", source="torch.exp(-torch.square({z}))",
                            value_=lambda z: z.square().neg_().exp_(),
                            slope_=lambda z: z.mul_(z.square().neg_().exp_()).mul_(-2), parity=1),

@@ -27,6 +27,12 @@ KNOWN_ACTIVATIONS: dict[str, NamedActivation] = {
             terms=(ActivationTerm(function="gaussian", factor=-0.635, scale=1.2997, shift=0.56147),),
             source=_FOUND,
         ),
+        NamedActivation(
+            name="gcu",
+            base="zero",
+            terms=(ActivationTerm(function="x*cos", factor=1.0),),
+            source="The growing cosine unit of Noel et al., 2021; see docs/results.md for its figures as a gate.",
+        ),
     )
 }
 """Closed forms that come with the package.

@@ -166,7 +166,7 @@ Examples:
 ALL_SYMBOLS = SymbolLibrary([
     *LIBRARY,
     *(symbol for symbol in SCIENCE_LIBRARY if symbol.name not in LIBRARY.names),
-    # Scaled and shifted functions of the others, to be asked for by their own names.
+    # To be asked for by their own names: scaled and shifted functions of the others, and one that few curves are.
     Symbol(name="cos", complexity=2, function=torch.cos, derivative=lambda z, f: -torch.sin(z),
            sympy=lambda z: _sp().cos(z), candidates=start.waves,
            partner=Partner(function=torch.sin, shift=lambda p, q: torch.atan2(-q, p))),
@@ -177,6 +177,9 @@ ALL_SYMBOLS = SymbolLibrary([
            sympy=lambda z: _sp().sinh(z), candidates=start.bumps),
     Symbol(name="sigmoid", complexity=3, function=torch.sigmoid, derivative=lambda z, f: f * (1 - f),
            sympy=lambda z: 1 / (1 + _sp().exp(-z)), candidates=start.bumps),
+    Symbol(name="x*cos", complexity=4, function=lambda z: z * torch.cos(z),
+           derivative=lambda z, f: torch.cos(z) - z * torch.sin(z), sympy=lambda z: z * _sp().cos(z),
+           candidates=start.waves),
 ])  # fmt: skip
 """Every function that comes with the package, to look names up.
 

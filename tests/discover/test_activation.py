@@ -42,6 +42,9 @@ def test_the_formula_is_read_as_it_is_meant():
     assert KNOWN_ACTIVATIONS["silu-cosine"].formula == "silu(x) - 0.643*cos(1.249*x + 0.75) - 0.167*x"
     assert KNOWN_ACTIVATIONS["silu-gaussian"].formula == "silu(x) - 0.635*exp(-(1.2997*x + 0.56147)**2)"
     assert NamedActivation(name="none", base="zero").formula == "0"
+    assert KNOWN_ACTIVATIONS["gcu"].formula == "x*cos(x)"
+    shifted = ActivationTerm(function="x*cos", factor=-1, shift=0.5)
+    assert NamedActivation(name="a", base="zero", terms=(shifted,)).formula == "-(x + 0.5)*cos(x + 0.5)"
     square = ActivationTerm(function="x^2", factor=-1)
     assert NamedActivation(name="a", base="zero", terms=(square,), constant=0.5).formula == "-x**2 + 0.5"
 
@@ -154,11 +157,14 @@ def test_json_round_trip():
         (dict(name='x"]\nimport os'), "lower-case words"),
         (dict(base="swish"), "Unknown base 'swish'. Choose one of: silu, gelu"),
         (dict(slope=float("nan")), "slope of a must be a finite number"),
-        (dict(terms=[{"function": "log", "factor": 1}]), "Unknown function 'log'. Choose one of: cos, gaussian"),
+        (
+            dict(terms=[{"function": "log", "factor": 1}]),
+            "Unknown function 'log'. Choose one of: cos, x\\*cos, gaussian",
+        ),
         (dict(terms=[{"function": "cos", "factor": "x); import os #"}]), "factor of cos must be a finite number"),
         (dict(terms=[{"function": "cos"}]), "ActivationTerm has the fields factor, function, scale, shift"),
         (dict(terms="cos"), "terms must be a list"),
-        (dict(terms=[{"function": "cos", "factor": 1}] * 9), "at most 8 ActivationTerms"),
+        (dict(terms=[{"function": "cos", "factor": 1}] * 13), "at most 12 ActivationTerms"),
         (dict(source=3), "source must be text"),
         (dict(errors={"rmse": 1}), "ActivationErrors has the fields"),
         (dict(more=1), "NamedActivation has the fields"),

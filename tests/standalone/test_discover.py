@@ -89,7 +89,15 @@ def test_scaled_networks_become_networks_of_the_columns():
 
 def test_functions_of_formulas_are_known_by_name(tmp_path):
     assert {"arcsin", "arctanh", "cosh"} <= set(SCIENCE_LIBRARY.names) - set(LIBRARY.names)
-    assert set(ALL_SYMBOLS.names) == {*SCIENCE_LIBRARY.names, *LIBRARY.names, "cos", "arccos", "sinh", "sigmoid"}
+    assert set(ALL_SYMBOLS.names) == {
+        *SCIENCE_LIBRARY.names,
+        *LIBRARY.names,
+        "cos",
+        "arccos",
+        "sinh",
+        "sigmoid",
+        "x*cos",
+    }
     model = kan_from_formula(sympy.asin(X / 2) + sympy.cosh(Y))
     again = KAN.load(model.save(tmp_path / "kan"))
     x = torch.rand(5, 2, dtype=torch.float64)

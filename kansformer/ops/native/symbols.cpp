@@ -59,6 +59,7 @@ void tabulate_symbol(int symbol, const double* u, int64_t points, Wide a, Wide b
     ROW(34, const Wide e = exponential(clamped(z, -BOUND, BOUND)); const Wide r = 1.0 / e;          // sinh
         f = 0.5 * (e - r), g = 0.5 * (e + r));
     ROW(35, f = logistic(z), g = f * (1.0 - f));                                                    // sigmoid
+    ROW(36, Wide s; Wide c; sine_cosine(z, s, c), f = z * c, g = c - z * s);                        // x*cos
   }
 #undef ROW
 }

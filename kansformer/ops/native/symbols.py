@@ -17,7 +17,7 @@ from kansformer.ops.native.library import PairArguments, SearchArguments, librar
 SYMBOLS = (
     *("x", "x^2", "x^3", "x^4", "1/x", "1/x^2", "sqrt", "1/sqrt(x)", "x^1.5", "log", "exp", "sin", "tan", "tanh"),
     *("gaussian", "arctan", "silu", "gelu", "relu", "abs", "sign", "relu^2", "softplus", "mish", "erf", "elu"),
-    *("leaky_relu", "hardswish", "clip", "arcsin", "arctanh", "cosh", "cos", "arccos", "sinh", "sigmoid"),
+    *("leaky_relu", "hardswish", "clip", "arcsin", "arctanh", "cosh", "cos", "arccos", "sinh", "sigmoid", "x*cos"),
 )
 """Functions that the kernels know, in the order of their numbers in `symbols.h`."""
 
