@@ -6,7 +6,7 @@
 
 Every variant has as many numbers as the TopK transcoder with `--latents` latents or a few fewer, the same k and the
 same tokens in the same order. `affine` is the control of the curves: a scale and a shift for each latent. Transcoders
-with curves are compared to the same ones without, `kan skip` to `skip`. Each variant
+with curves are compared to the same ones without, `kan skip` and `affine skip` to `skip`. Each variant
 has its own best learning rate, so give several: `--lr 8e-3 1.6e-2 --curve-multipliers 3`. FVU and latents are of
 held-out blocks, and the share of the loss that is recovered is of the first of these. Rows are appended as they come,
 and an interrupted run goes on; the recorded inputs and outputs of a layer are kept in `--cache`. `--model embedded`
@@ -51,8 +51,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "affine": dict(grid_size=1, order=1),
     "skip": dict(basis=None, skip=True),
     "kan skip": dict(grid_size=5, order=3, skip=True),
+    "affine skip": dict(grid_size=1, order=1, skip=True),
 }
-COMPARED_TO = {"kan": "topk", "affine": "topk", "skip": "topk", "kan skip": "skip"}
+COMPARED_TO = {"kan": "topk", "affine": "topk", "skip": "topk", "kan skip": "skip", "affine skip": "skip"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,7 +302,7 @@ def summary(rows: list[Row]) -> str:
             difference = paired_difference(fvu[trial], fvu[best[other]]) if other in best else "–"
             scored = [row.loss_score for row in some if row.loss_tokens]
             lines.append(
-                f"  {trial[0]:8} lr {trial[1]:<6g} x {trial[2]:<3g} {some[0].latents:5} latents "
+                f"  {trial[0]:11} lr {trial[1]:<6g} x {trial[2]:<3g} {some[0].latents:5} latents "
                 f"{some[0].parameters:9,} numbers {len(some)} seeds  FVU {mean([row.fvu for row in some]):.4f}  "
                 f"to {other} {difference}  alive {mean([row.share_alive for row in some]):.1%}  "
                 f"loss {mean(scored) if scored else math.nan:.4f}  "
