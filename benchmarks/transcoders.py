@@ -6,11 +6,11 @@
 
 Every variant has as many numbers as the TopK transcoder with `--latents` latents or a few fewer, the same k and the
 same tokens in the same order. `affine` is the control of the curves: a scale and a shift for each latent. Transcoders
-with curves are compared to the same ones without, `kan skip` and `affine skip` to `skip`. Each variant
-has its own best learning rate, so give several: `--lr 8e-3 1.6e-2 --curve-multipliers 3`. FVU and latents are of
-held-out blocks, and the share of the loss that is recovered is of the first of these. Rows are appended as they come,
-and an interrupted run goes on; the recorded inputs and outputs of a layer are kept in `--cache`. `--model embedded`
-tries everything in minutes.
+with curves are compared to the same ones without, `kan skip` and `affine skip` to `skip`. Each variant has its own best
+learning rate, so give several: `--lr 8e-3 1.6e-2 --curve-multipliers 3`. FVU and latents are of held-out blocks, and
+the share of the loss that is recovered is of the first of these. Rows are appended as they come, and an interrupted run
+goes on; the recorded inputs and outputs of a layer are kept in `--cache`. `--model embedded` tries everything in
+minutes.
 """
 
 from __future__ import annotations

@@ -134,9 +134,9 @@ def main() -> None:
 def _jobs(options: argparse.Namespace, rows: list[Row]) -> Iterator[Job]:
     """The rates first; then seed by seed, at each way's best rate."""
     for way in WAYS:
-        lr = 0.0
         for lr in WAYS[way].rates:
             yield Job(options.model, way, "wikitext", 200, lr, TUNING_SEED)
+        lr = WAYS[way].rates[-1]
         while best_rate(rows, options.model, way) == lr:
             lr *= 2
             yield Job(options.model, way, "wikitext", 200, lr, TUNING_SEED)

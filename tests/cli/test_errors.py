@@ -47,7 +47,11 @@ def test_every_failure_is_a_sentence(refused, run, tiny, text, monkeypatch, fail
 
 
 def test_an_output_that_cannot_be_written_at_the_end_is_a_sentence():
-    full = os.open("/dev/full", os.O_WRONLY) if os.path.exists("/dev/full") else pytest.skip("no /dev/full here")
+    full = (
+        os.open("/dev/full", os.O_WRONLY)
+        if os.path.exists("/dev/full")
+        else pytest.skip("needs /dev/full, which Linux has")
+    )
     command = [sys.executable, "-m", "kansformer", "recipes"]
     result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
     os.close(full)

@@ -138,6 +138,14 @@ def test_terms_that_are_lines_in_disguise_are_not_taken(functions, numbers, visi
     assert fitter.is_visible(Sum(functions, tuple(map(float, numbers)))) == visible
 
 
+def test_a_growing_cosine_is_found():
+    curves = noisy_curves(lambda x: x * torch.cos(x))
+    activation = discover_activation(ActivationCurves(X, curves.y, curves.weights, "zero"), name="found").activation
+    (term,) = activation.terms
+    assert term.function == "x*cos" and activation.errors.explained > 0.97
+    assert (term.factor, term.scale, term.shift) == pytest.approx((1, 1, 0), abs=0.05)
+
+
 def test_candidates_are_ranked_by_what_they_explain_and_terms_by_their_factor():
     fitter = SumFitter(X, torch.tanh(X)[None], torch.ones_like(X)[None])
     (best,) = fitter.extended(Sum(), ["x^3", "tanh", "relu^2"], 1)

@@ -142,7 +142,7 @@ def test_a_variant_stands_beside_the_model(model, folder, outputs):
     assert torch.equal(outputs(loaded), outputs(model))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere two folders cannot change places in one step")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux, where two folders change places in one step")
 def test_a_killed_save_leaves_the_old_model_or_the_new(model, folder, outputs, tmp_path):
     before, old = contents(folder), outputs(model)
     (tmp_path / "process").mkdir()

@@ -174,7 +174,7 @@ def test_replaced_parameters_are_recognised(curved):
     assert len(first_step(curved, torch.optim.AdamW(curved.parameters()))) == 1
 
 
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed")
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="needs a torch with torch.distributed")
 def test_shards_of_fsdp2_are_recognised(curved):
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard

@@ -69,7 +69,9 @@ MISSED = {  # curves that another formula follows to three digits
 }
 
 
-@pytest.mark.xfail(strict=True, reason="another function of more constants comes closer in the coarse search")
+@pytest.mark.xfail(
+    strict=True, reason="ends when the coarse search no longer prefers another function of more constants"
+)
 @pytest.mark.parametrize("name", MISSED)
 def test_curves_that_are_missed(name):
     function, lower, upper = MISSED[name]

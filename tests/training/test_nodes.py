@@ -58,7 +58,7 @@ time.sleep(60)
 LAUNCHER = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the signal on a parent's death is Linux's")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux, which signals a parent's death")
 def test_a_process_dies_with_its_launcher():
     command = [sys.executable, "-c", LAUNCHER, WORKER]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as launcher:

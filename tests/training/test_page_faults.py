@@ -20,7 +20,7 @@ def test_runs_that_fault_often_are_told_how_to_keep_memory(monkeypatch, caplog, 
 
 
 def test_pages_are_counted():
-    pytest.importorskip("resource", reason="Windows counts none")
+    pytest.importorskip("resource", reason="needs the module resource, which Windows lacks")
     before = page_faults.count_page_faults()
     memory = bytearray(b"touched!") * 2**22
     assert page_faults.count_page_faults() > before and len(memory) == 2**25

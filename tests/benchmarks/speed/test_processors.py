@@ -25,7 +25,7 @@ for turn in range(3):
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="settings of glibc")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: the settings are those of glibc")
 def test_memory_that_is_kept_does_not_fault_again():
     faults = {}
     for allocator in SETTINGS:
