@@ -14,7 +14,7 @@ SOURCE_FILE = "shakespeare-7000"
 RATES = (1e-3, 2e-3, 3e-3, 4e-3)
 EXPLORE, CONFIRM = 100, 2000
 TRANSFER = ("swiglu", "frozen", "frozen-one", "silu-cosine")
-LONG = ("swiglu", "frozen-one", "gcu-glu", "curves")
+LONG, LONG_LEARNED = ("swiglu", "frozen-one", "gcu-glu"), ("curves",)
 CONTROLS = ("frozen-random", "frozen-permuted", "swiglu-gates-2", "silu-line", "silu-offset", "silu-cosine-left")
 CONTENDERS = [name for name in VARIANTS if name != "swiglu" and name not in CONTROLS]
 BEST, BEST_OF_SCREEN = 3, 8
@@ -65,6 +65,7 @@ STAGES: dict[str, Stage] = {
     "second-screen": partial(_runs, _best_of_screen, "explore", "0.8M", 3.0, 2, "adamw"),
     "rates-long": partial(_tuning, "0.8M", (20.0,), RATES[:3], "adamw"),
     "long": partial(_runs, lambda rows: LONG, "confirm", "0.8M", 20.0, 8, "adamw"),
+    "long-learned": partial(_runs, lambda rows: LONG_LEARNED, "confirm", "0.8M", 20.0, 8, "adamw"),
     "rates-middle": partial(_tuning, "0.8M", (10.0,), RATES[:3], "adamw"),
     "middle": partial(_runs, _best, "confirm", "0.8M", 10.0, 4, "adamw"),
     "rates-3M": partial(_tuning, "3M", (3.0,), RATES[:3], "adamw"),
