@@ -37,18 +37,22 @@ def kernel_name(function: Callable[[Tensor], Tensor]) -> str | None:
         return None
     if type(function) is nn.GELU:
         return _GELU_NAMES[function.approximate]
-    if type(function).__module__ == "transformers.activations":
-        return _WRAPPERS.get(type(function).__name__)
-    return _MODULE_NAMES.get(type(function))
+    kind = type(function)
+    if kind.__name__ in _WRAPPERS and kind.__module__ == "transformers.activations":
+        return _WRAPPERS[kind.__name__]
+    return _MODULE_NAMES.get(kind)
 
 
 def is_watched(module: nn.Module) -> bool:
     """Whether anyone may see what goes into this module or comes out of it: by hooks, or by a forward of its own."""
-    own = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    everywhere = (
-        torch_module._global_forward_hooks,
-        torch_module._global_forward_pre_hooks,
-        torch_module._global_backward_hooks,
-        torch_module._global_backward_pre_hooks,
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in module.__dict__
+        or torch_module._global_forward_hooks
+        or torch_module._global_forward_pre_hooks
+        or torch_module._global_backward_hooks
+        or torch_module._global_backward_pre_hooks
     )
-    return any(own) or any(everywhere) or "forward" in vars(module)

@@ -138,7 +138,7 @@ BACKENDS = {
     "reference": Backend(reference.apply_curves, reference.sum_edges),
 }
 
-_requested: str | None = None
+_requested = os.environ.get(ENVIRONMENT_VARIABLE) or "auto"
 
 
 def available_backends() -> tuple[str, ...]:
@@ -156,7 +156,8 @@ def set_backend(name: str | None) -> None:
     """Use one backend for all curves of this process from now on.
 
     Args:
-        name: one of `available_backends()`, or `auto`; None returns to the environment variable's choice.
+        name: one of `available_backends()`, or `auto`; None reads the environment variable KANSFORMER_BACKEND, as is
+            done when this package is imported, and at no other time.
 
     Raises:
         BackendError: there is no such backend.
@@ -167,7 +168,7 @@ def set_backend(name: str | None) -> None:
         >>> set_backend(None)  # the choice of the environment, else the fastest
     """
     global _requested
-    _requested = None if name is None else _check_name(name)
+    _requested = _check_name(name) if name is not None else os.environ.get(ENVIRONMENT_VARIABLE) or "auto"
 
 
 def select_backend(requested: str, device_type: str) -> Backend:
@@ -232,9 +233,9 @@ def _find_best(device_type: str) -> str:
 
 def backend_for(tensor: Tensor) -> Backend:
     """The backend for this tensor under the process's settings."""
-    requested = _requested or os.environ.get(ENVIRONMENT_VARIABLE)
     # `select_backend` would return the same, but a model that generates token by token notices each call of Python.
-    return select_backend(requested, tensor.device.type) if requested else BACKENDS[_best(tensor.device.type)]
+    kind = tensor.device.type
+    return BACKENDS[_best(kind)] if _requested == "auto" else select_backend(_requested, kind)
 
 
 def runs_kernels() -> bool:
@@ -245,10 +246,9 @@ def runs_kernels() -> bool:
     Raises:
         BackendError: the native backend was asked for and cannot run.
     """
-    requested = _requested or os.environ.get(ENVIRONMENT_VARIABLE) or "auto"
-    if requested == "native":
-        select_backend(requested, "cpu")
-    return requested not in ("cpu", "reference") and library.reason_unavailable() is None
+    if _requested == "native":
+        select_backend(_requested, "cpu")
+    return _requested not in ("cpu", "reference") and library.reason_unavailable() is None
 
 
 def _check_name(name: str) -> str:

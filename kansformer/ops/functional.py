@@ -37,7 +37,7 @@ def apply_curves(x: Tensor, curves: Curves, base: Tensor | str | None = None, fa
         >>> apply_curves(torch.full((1, 3), 0.5), curves)  # T_0(x) = 1, T_1(x) = x, T_2(x) = 2x² - 1
         tensor([[ 1.0000,  0.5000, -0.5000]])
     """
-    if is_autocast_enabled(x.device.type):
+    if torch._C._is_any_autocast_enabled() and is_autocast_enabled(x.device.type):
         with torch.autocast(x.device.type, enabled=False):
             return apply_curves(x, curves, base, factor)
     backend = backend_for(x)
