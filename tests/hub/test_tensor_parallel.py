@@ -16,7 +16,6 @@ from kansformer import KANConfig, convert
 from kansformer.conversion.transformers_patches import PLANS_STEP
 
 pytest.importorskip("transformers.distributed.tensor_parallel", reason="needs a transformers with tp_plan")
-pytestmark = pytest.mark.slow
 IS_POSSIBLE = hasattr(PreTrainedModel, PLANS_STEP)
 if_possible = pytest.mark.skipif(not IS_POSSIBLE, reason="curves are split with transformers 5.24 or newer")
 TOKENS = torch.arange(12).reshape(2, 6)
@@ -66,6 +65,7 @@ def results(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @if_possible
 @pytest.mark.parametrize("name", CONFIGS)
 def test_two_processes_compute_and_save_what_one_does(name, results):
@@ -86,6 +86,7 @@ def test_two_processes_compute_and_save_what_one_does(name, results):
     assert torch.equal(AutoModelForCausalLM.from_pretrained(results / "out" / name)(TOKENS).logits, logits)
 
 
+@pytest.mark.slow
 @if_possible
 @pytest.mark.parametrize(("name", "sentence"), [("plain", "cannot be converted"), ("experts", "'moe_tp_experts'")])
 def test_what_tensor_parallelism_cannot_follow_is_refused_at_load(name, sentence, results):
