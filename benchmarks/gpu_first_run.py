@@ -29,14 +29,15 @@ def main() -> None:
     options = _options()
     begin = time.monotonic()
     import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu" and not options.toy:
+        sys.exit("Error: torch sees no GPU here. Give --toy with TRITON_INTERPRET=1 to try the program without one.")
     from first_run import blocks, kernels, whole_models
     from first_run.sections import Run, Section, run_sections
     from speed.table import describe_environment
     from speed.variants import automatic_backend
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cpu" and not options.toy:
-        sys.exit("Error: torch sees no GPU here. Give --toy with TRITON_INTERPRET=1 to try the program without one.")
     calls = {
         1: (
             Section("environment", kernels.environment, 5),
