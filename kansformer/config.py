@@ -295,7 +295,7 @@ def _canonical_layers(layers) -> tuple[int, ...] | str | None:
     if layers is None:
         return None
     if isinstance(layers, slice):
-        return ":".join("" if part is None else str(part) for part in (layers.start, layers.stop, layers.step))
+        layers = ":".join("" if part is None else str(part) for part in (layers.start, layers.stop, layers.step))
     if isinstance(layers, str):
         if layers not in NAMED_LAYERS:
             _parse_slice(layers)

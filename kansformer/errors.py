@@ -67,7 +67,7 @@ class SlotError(KansformerError, ValueError):
         >>> from kansformer import KANConfig, convert
         >>> convert(Sequential(Linear(4, 8), SiLU(), Linear(8, 4)), KANConfig(slots=("gate",)))
         Traceback (most recent call last):
-        kansformer.errors.SlotError: The model has no slot 'gate': a plain feed-forward network has none. ...
+        kansformer.errors.SlotError: The model has no slot 'gate': a feed-forward network of the kind 'plain' ...
     """
 
 

@@ -48,7 +48,8 @@ def check_writable(folder: Path) -> None:
         with tempfile.TemporaryDirectory(prefix=".kansformer-", dir=existing):
             pass
         longest = max(map(len, map(os.fsencode, folder.absolute().parts)))
-        if longest > os.pathconf(existing, "PC_NAME_MAX") - len(".partial-12345678") - 1:
+        limit = os.pathconf(existing, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255  # Windows
+        if longest > limit - len(".partial-12345678") - 1:
             raise OSError("a name in it is too long")
     except OSError as error:
         raise CheckpointError(

@@ -43,7 +43,7 @@ def progress_bar(
         with _lines(description) as report:
             yield report
         return
-    with tqdm(desc=description or "preparing", total=total, unit=unit, leave=stays) as bar:
+    with tqdm(desc=description or "preparing", total=total, unit=unit, leave=stays, disable=_is_not_first()) as bar:
 
         def draw(stage: str, done: int, total: int | None, detail: str = "") -> None:
             if done < bar.n:  # the next stage
@@ -91,7 +91,7 @@ def _lines(description: str | None) -> Iterator[Progress]:
         while not finished.wait(INTERVAL):
             print(f"{last}  {time.monotonic() - begin:.0f} s", file=stream, flush=True)
 
-    if os.environ.get("RANK", "0") != "0":  # of a run with several processes
+    if _is_not_first():
         yield report
         return
     printer = threading.Thread(target=print_lines, name="progress lines", daemon=True)
@@ -101,6 +101,11 @@ def _lines(description: str | None) -> Iterator[Progress]:
     finally:
         finished.set()
         printer.join()
+
+
+def _is_not_first() -> bool:
+    """Whether this is one of several processes of a run, and another one shows the progress."""
+    return os.environ.get("RANK", "0") != "0"
 
 
 def loss_and_speed(loss: float | None, tokens_per_second: float) -> str:

@@ -54,6 +54,12 @@ def test_round_trip_through_json(config):
     assert KANConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
+@pytest.mark.parametrize("layers", [slice(None, None, 0), slice(1.5, None)])
+def test_an_impossible_slice_is_refused_at_once(layers):
+    with pytest.raises(ConfigError):
+        KANConfig(layers=layers)
+
+
 def test_filters_are_written_where_there_are_any():
     assert "target_modules" not in KANConfig().to_dict()
     assert KANConfig(exclude_modules={"b", "a"}).to_dict()["exclude_modules"] == ["a", "b"]

@@ -203,7 +203,7 @@ def _measure(
 
     tensors = _Tensors(problem, options.device)
     gpu = architecture_of(tensors.x_NI.device)
-    used = choose(operation, problem.tokens, problem.inputs, problem.outputs, 8, tensors.x_NI.dtype, gpu, "fused")
+    used = choose(operation, problem.outputs, tensors.x_NI.dtype, gpu, "fused")
     tiles = {_name(used): used}
     for sizes in tried:
         tile = Tile(path=used.path, programs=used.programs, workspace_mib=used.workspace_mib, **sizes)

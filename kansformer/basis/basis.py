@@ -106,6 +106,7 @@ class Basis:
             values = values * reached if self.extrapolation == "zero" else values
         return values, derivatives / (domain[..., 1] - domain[..., 0]).unsqueeze(-1)
 
+    @torch.no_grad()
     def values_and_higher_derivatives(
         self, x: Tensor, domain: Tensor, highest: int, denominator: Tensor | None = None
     ) -> Tensor:

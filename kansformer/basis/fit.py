@@ -81,7 +81,8 @@ def refit_curves(
         (I, C', O), in the dtype and on the device of `coefficients_ICO`; infinite where that dtype cannot hold them.
 
     Raises:
-        DataError: a coefficient or a domain is not finite, or a domain has no width.
+        DataError: a coefficient or a domain is not finite, or a domain has no width; domains are
+            not checked where all coefficients are 0.
     """
     _check_finite("coefficients", coefficients_ICO)
     if not coefficients_ICO.any():  # as all curves are before training

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from kansformer.checks import check_choice
 from kansformer.cli.loading import load_model, split_names
-from kansformer.errors import ConfigError
 from kansformer.files import atomic_folder, check_free_space, check_unused, check_writable, folder_bytes
 from kansformer.progress import progress_lines
 from kansformer.wording import counted
@@ -63,8 +63,7 @@ def convert_command(
         curves=curves,
         trainable=trainable,
     )
-    if dtype not in DTYPES:
-        raise ConfigError(f"Unknown dtype {dtype!r}. Choose one of: {', '.join(DTYPES)}.")
+    check_choice("dtype", dtype, DTYPES)
     if not plan_only:
         check_unused(output)
         check_writable(output)

@@ -171,7 +171,7 @@ def run_demo(source: Path, output: Path, steps: int) -> None:
     if gain > 0:
         _say(f"The curves lowered the perplexity on unseen English by {100 * (1 - math.exp(-gain)):.0f} %.")
     else:
-        _say("The loss on English did not fall; more steps may help: kansformer demo --steps 400.")
+        _say(f"The loss on English did not fall; more steps may help: kansformer demo --steps {2 * steps}.")
 
     _title(7, "Save, and load again with AutoModelForCausalLM.from_pretrained")
     results = {"steps": steps, "loss_before": before, "loss_after": after, "tuning_seconds": round(tuning_seconds, 1)}

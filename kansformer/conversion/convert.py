@@ -89,7 +89,7 @@ def execute_plan(
         built += [(slot, modules[slot.name]) for slot in slots]
     if plan.skipped:
         path, reason = plan.skipped[0]
-        warnings.warn(f"{len(plan.skipped)} sites stay as they are, for instance {path}: {reason}.", stacklevel=4)
+        warnings.warn(f"{len(plan.skipped)} sites stay as they are, for instance {path}: {reason}.", stacklevel=3)
     prefix = base_prefix(model)
     recorded = tuple(replace(slot, path=slot.path.removeprefix(prefix), out_features=None) for slot, _ in built)
     hidden = {path.removeprefix(prefix): width for path, width in (widths or {}).items()}

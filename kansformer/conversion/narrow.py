@@ -33,7 +33,7 @@ def with_hidden(site: Site, hidden: int) -> Site:
     check_integer(f"hidden of {site.name}", hidden, 1, site.hidden)
     if site.kind not in NARROWABLE:
         raise SlotError(
-            f"{site.name} is a {site.kind} feed-forward network, whose hidden layer cannot be narrowed; one of the "
+            f"{site.name} is a feed-forward network of the kind {site.kind!r}, which cannot be narrowed; one of the "
             f"kinds {' and '.join(NARROWABLE)} can."
         )
     slots = {name: narrowed_slot(slot, hidden) for name, slot in site.slots.items()}

@@ -107,19 +107,19 @@ def plan_conversion(model: nn.Module, config: KANConfig, *, hidden: int | None =
     in_layers = _in_layers(sites, config.layers)
     _check_filters(config, in_layers)
     for site in in_layers:
-        if hidden is not None:
-            narrow = with_hidden(site, hidden)
-            added -= _removed_parameters(model, site, hidden)
-            site = narrow
         if not _slots_of_kind(config, site):
             skipped.append((site.path, _why_no_slot(site, config.slots)))
             continue
         if not _chosen_slots(config, site):
             continue
+        if hidden is not None:
+            narrow = with_hidden(site, hidden)
+            added -= _removed_parameters(model, site, hidden)
+            site = narrow
         try:
             own = _curve_parameters(config, _chosen_slots(config, site))
         except ConfigError as error:
-            raise ConfigError(f"{site.path}: {error}") from error
+            raise ConfigError(f"{site.name}: {error}") from error
         added += own if config.share == "slot" else 0
         planned.append(site)
     chosen = [slot for site in planned for slot in _chosen_slots(config, site)]
@@ -322,7 +322,10 @@ def _row(config: KANConfig, site: Site) -> tuple[str, ...]:
 
 
 def _why_no_slot(site: Site, names: tuple[str, ...]) -> str:
-    reasons = {site.missing.get(name, f"a {site.kind} feed-forward network has no slot {name!r}") for name in names}
+    reasons = {
+        site.missing.get(name, f"a feed-forward network of the kind {site.kind!r} has no slot {name!r}")
+        for name in names
+    }
     return "; ".join(sorted(reasons))
 
 

@@ -53,7 +53,7 @@ def replace_feed_forwards(
     Raises:
         ConversionStateError: it is converted already, has adapters, or is quantised.
         NoSiteError: it has no feed-forward network.
-        SlotError: a network in these layers is of another kind, or has none of the slots.
+        SlotError: a network in these layers is of another kind, or none has one of the slots.
         ConfigError: the config asks for a layer or group that is not there, or a setting is out of range.
         DataError: the inputs do not reach a network, or are not finite there.
         ProofError: a block does not run with that width. The model is left as it was after any error.
@@ -109,9 +109,9 @@ def measure_channels(
         run_batches(model, inputs)
     for site in sites:
         if site.path not in sums:
-            raise DataError(f"No input reached {site.path}, so its channels cannot be compared.")
+            raise DataError(f"No input reached {site.name}, so its channels cannot be compared.")
         if not sums[site.path].isfinite().all():
-            raise DataError(f"The hidden channels of {site.path} are not finite on these inputs.")
+            raise DataError(f"The hidden channels of {site.name} are not finite on these inputs.")
     return {site.path: sums[site.path].sqrt() * _weight_norms(model, site)["down"] for site in sites}
 
 

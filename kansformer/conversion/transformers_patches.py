@@ -247,7 +247,7 @@ def save_converted(
     push = {name: kwargs.pop(name) for name in PUSH_OPTIONS if name in kwargs}
     with_adapters = get_setting(model, "_hf_peft_config_loaded")  # then only those are saved
     variant, is_distributed = kwargs.get("variant"), bool(kwargs.get("distributed_checkpoint"))
-    is_weights = _weight_files(variant).fullmatch
+    is_weights = weight_files(variant).fullmatch
     target: AbstractContextManager[Path] = nullcontext(Path(save_directory))
     writes = is_main_process and _is_first_process()  # as transformers, which all processes of a split model call
     names = os.listdir(save_directory) if writes and Path(save_directory).is_dir() else []
@@ -286,7 +286,7 @@ def _is_first_process() -> bool:
     return not group.is_available() or not group.is_initialized() or group.get_rank() == 0
 
 
-def _weight_files(variant: str | None) -> re.Pattern[str]:
+def weight_files(variant: str | None) -> re.Pattern[str]:
     """Names of the files that transformers writes a model's weights into, and their index."""
     suffix = re.escape(f".{variant}") if variant else ""
     return re.compile(rf"model{suffix}(-\d{{5}}-of-\d{{5}})?\.safetensors|model\.safetensors\.index{suffix}\.json")

@@ -108,7 +108,8 @@ def list_curves(model: nn.Module) -> dict[str, float]:
         for a model without curves.
 
     Raises:
-        ConversionStateError: the model has adapters.
+        ConversionStateError: the model has adapters or narrowed feed-forward networks, or its curves are disabled at
+            the time.
 
     Examples:
         >>> from torch.nn import Linear, Sequential, SiLU
@@ -172,7 +173,9 @@ def current_sets(model: nn.Module) -> CurveSets | None:
     if record.widths:
         raise ConversionStateError("The feed-forward networks are narrower than those that sets of curves belong to.")
     if any(module in _disabled for _, module in curved_modules(model)):
-        raise ConversionStateError("Inside disable_curves the curves cannot be changed. Leave that context first.")
+        raise ConversionStateError(
+            "Inside disable_curves the sets of curves cannot be read or changed. Leave that context first."
+        )
     present = CurveSet(record, {name: tensor.data for name, tensor in curve_values(model).items()})
     sets: CurveSets | None = get_setting(model, CURVE_SETS)
     if sets is None:

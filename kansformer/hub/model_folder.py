@@ -8,10 +8,12 @@ from typing import Any
 
 from kansformer.config import QUANT_METHOD
 from kansformer.conversion import ConversionRecord
+from kansformer.conversion.digest import SavedDigest
 from kansformer.conversion.remote_code import MODULE_NAME, is_ours
+from kansformer.conversion.transformers_patches import weight_files
 from kansformer.errors import CheckpointError
 from kansformer.hub.card_metadata import CardMetadata
-from kansformer.hub.curve_files import SETTINGS, read_curve_settings
+from kansformer.hub.curve_files import SETTINGS, TENSORS, read_curve_settings
 from kansformer.nn.curves import CURVE_PARAMETERS, CURVE_TENSORS
 from kansformer.safe_io import LINE, NUMBER, TABLE, FieldKind, Fields, check_fields, is_number, open_tensors, read_json
 
@@ -145,7 +147,8 @@ class ModelFolder:
         loaders = {name for name, target in auto_map.items() if target.rpartition(".")[2] == architecture}
         weights = _read_weights(folder, record)
         if record is not None and record.digest is not None:
-            record.digest.check(folder.glob("*.safetensors"))
+            is_weights = weight_files(None).fullmatch  # a variant has curves of its own
+            record.digest.check(file for file in folder.glob("*.safetensors") if is_weights(file.name))
         return cls(
             architecture=architecture,
             is_adapter=False,
@@ -166,6 +169,9 @@ class ModelFolder:
         settings = read_curve_settings(folder)
         architecture = settings.get("architecture", "AutoModel")
         record = ConversionRecord.from_dict(settings["conversion"])
+        weights = _read_weights(folder, record)
+        if "digest" in settings:
+            SavedDigest.from_dict(settings["conversion"], settings["digest"]).check([folder / TENSORS])
         heads = (name for name in PIPELINES if name != "AutoModel")
         return cls(
             architecture=architecture,
@@ -174,7 +180,7 @@ class ModelFolder:
             trusted=False,
             record=record,
             network=None,
-            weights=_read_weights(folder, record),
+            weights=weights,
             metadata=CardMetadata.read(folder).completed(CardMetadata(base_model=settings.get("base_model"))),
             training=_read_training(folder),
             audit=_read_audit(folder),

@@ -147,7 +147,7 @@ def replace_edges(
         model: converted, or with KAN modules.
         edges: which, in any order.
         make_function: called for each slot with its inputs and outputs, (E,) each; gives the function from the edges'
-            inputs (E, N) to their new values. Where these are NaN the edge stays as it is.
+            inputs (E, N) to their new values. Where these are NaN or infinite the edge stays as it is.
 
     Raises:
         SlotError: an edge does not exist.
@@ -203,6 +203,7 @@ class CurveEdit:
     _module: Curved
     _index: tuple[int | slice, ...]
     _parameter: nn.Parameter
+    _domain: Tensor
     _before: Tensor
 
     @torch.no_grad()
@@ -212,9 +213,14 @@ class CurveEdit:
         Raises:
             DataError: the layer has another grid now, so the old coefficients mean nothing there.
         """
-        if self._module.coefficients is not self._parameter:
-            raise DataError("The grid of the layer was changed after the edit, so it cannot be undone any more.")
+        check_same_grid(self._module, self._parameter, self._domain)
         self._parameter[self._index] = self._before
+
+
+def check_same_grid(module: Curved, parameter: nn.Parameter, domain: Tensor) -> None:
+    """Raise a DataError unless a module has this parameter as its coefficients, and this domain."""
+    if module.coefficients is not parameter or not torch.equal(module.domain, domain):
+        raise DataError("The grid of the layer was changed after the edit, so it cannot be undone any more.")
 
 
 @torch.no_grad()
@@ -281,7 +287,7 @@ def edit_curve(model: nn.Module, edge: EdgeRef, function: Function) -> CurveEdit
     values_1SC = basis.values(x_1S, domain_12.unsqueeze(1), denominator_11D)
     error = (values_1SC @ new_C.double().cpu() - target_1S).square().mean().sqrt().item()
     module.coefficients[index] = new_C
-    return CurveEdit(error, module, index, module.coefficients, before)
+    return CurveEdit(error, module, index, module.coefficients, module.domain.clone(), before)
 
 
 def _correction(slot: CurveSlot, inputs_E: Tensor, outputs_E: Tensor, function: Function):

@@ -19,8 +19,10 @@ from kansformer.conversion.record import narrowed_paths
 from kansformer.conversion.replace import largest, measure_channels
 from kansformer.conversion.slots import CurveSlot, find_curve_slots
 from kansformer.errors import ConfigError
+from kansformer.interp.edits import check_same_grid
 from kansformer.interp.scores import EdgeScores
 from kansformer.nn.curve_checks import check_not_fixed, check_not_shared
+from kansformer.nn.curves import Curved
 from kansformer.sites import Site
 
 if TYPE_CHECKING:
@@ -50,12 +52,18 @@ class PruneResult:
     straightened: int
     curves: int
     threshold: float
-    _before: list[tuple[nn.Parameter, Tensor]]
+    _before: list[tuple[Curved, nn.Parameter, Tensor, Tensor]]
 
     @torch.no_grad()
     def undo(self) -> None:
-        """Put the coefficients back, to the bit."""
-        for parameter, values in self._before:
+        """Put the coefficients back, to the bit.
+
+        Raises:
+            DataError: a layer has another grid now, so the old coefficients mean nothing there.
+        """
+        for module, parameter, domain, _ in self._before:
+            check_same_grid(module, parameter, domain)
+        for _, parameter, _, values in self._before:
             parameter.copy_(values)
         self._before = []
 
@@ -116,7 +124,8 @@ def prune(
             coefficients = slot.module.coefficients  # (P, C), (I, C, O) or (I, C, R)
             flags = flags.reshape(coefficients[:, 0].shape).to(coefficients.device)
             result.straightened += int((coefficients.any(1) & flags).sum())
-            result._before.append((coefficients, coefficients.detach().clone()))
+            before = (slot.module.domain.clone(), coefficients.detach().clone())
+            result._before.append((slot.module, coefficients, *before))
             coefficients.mul_(~flags.unsqueeze(1))
         return result
     except BaseException:

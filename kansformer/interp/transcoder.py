@@ -25,6 +25,7 @@ from kansformer.interp.effects import Faithfulness, json_number
 from kansformer.interp.fidelity import SEED, Fidelity, fidelity
 from kansformer.interp.recovery import faithfulness
 from kansformer.interp.runs import rows
+from kansformer.interp.wording import GOOD
 from kansformer.nn.activation import LearnedActivation
 from kansformer.nn.eval_mode import eval_mode
 from kansformer.nn.transcoder import Transcoder
@@ -34,7 +35,6 @@ from kansformer.sites.intercept import intercept, site_of_layer
 from kansformer.symbolic import fit_symbolic
 from kansformer.wording import counted
 
-NAMED_R2 = 0.99
 # Points of a fit and of its judgement; a latent that was active at fewer tokens is not named.
 POINTS = 64
 # Pairs of a token and an active latent that curves are judged on.
@@ -232,7 +232,7 @@ def name_curves(act: LearnedActivation, latents_P: Tensor, z_P: Tensor) -> Named
         random.coefficients.copy_(noise.to(size_P1) * size_P1)
     judged, functions = _judge(act, chosen_E, recorded_ES)
     control, _ = _judge(random, chosen_E, recorded_ES)
-    named_E = judged.bends & (judged.r2_learned >= NAMED_R2)
+    named_E = judged.bends & (judged.r2_learned >= GOOD)
     counts: dict[str, int] = {}
     for number in named_E.nonzero()[:, 0].tolist():
         counts[functions[number]] = counts.get(functions[number], 0) + 1
@@ -240,7 +240,7 @@ def name_curves(act: LearnedActivation, latents_P: Tensor, z_P: Tensor) -> Named
         curves=int(judged.bends.sum()),
         named=int(named_E.sum()),
         random_curves=int(control.bends.sum()),
-        random_named=int((control.bends & (control.r2_learned >= NAMED_R2)).sum()),
+        random_named=int((control.bends & (control.r2_learned >= GOOD)).sum()),
         functions=dict(sorted(counts.items(), key=lambda pair: -pair[1])),
     )
 

@@ -275,7 +275,10 @@ def is_pair(data: object) -> bool:
 
 def variable_names(names: Sequence[str] | None, default: Sequence[str], kind: str) -> list[str]:
     """Names of a network's inputs or outputs as symbols of formulas; a ConfigError if there is not one for each."""
-    return [symbol_name(name) for name in given_names(names, default, kind)]
+    symbols = [symbol_name(name) for name in given_names(names, default, kind)]
+    if len(set(symbols)) < len(symbols):
+        raise ConfigError(f"Two {kind} would have one name: {symbols}.")
+    return symbols
 
 
 def check_squares(values: Tensor, what: str) -> None:

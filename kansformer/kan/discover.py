@@ -173,7 +173,7 @@ def find_formula(
     deadline = math.inf if seconds is None else time.monotonic() + seconds
     searches, stopped = list[FormulaSearch](), None
     try:
-        with progress_reporter(progress, "networks", networks * outputs, "network") as report:
+        with progress_reporter(progress, "networks", networks, "network") as report:
             for output in range(outputs):
                 searches.append(FormulaSearch(dataset, output, names, library, settings, deadline))
                 searches[-1].run(width, networks, seed, report)
@@ -186,12 +186,11 @@ def find_formula(
     expressions = [min(e, sympy.powsimp(e), key=size) for e in (fitted.formula.expression() for fitted in best)]
     model = kan_from_formula(expressions, variables=names)
     x, y, test_x, test_y = vars(dataset).values()
-    x_64 = x.double().cpu()
     tried = searches[0].tried if outputs == 1 else None
     curves = searches[0].unscaled(tried) if tried is not None else None
     if curves is None:
         curves = _with_curves(kan_from_formula(expressions, variables=names, grid_size=FINE_GRID), x)
-    points, around = (dict(zip(names, p.unbind(dim=-1), strict=True)) for p in (x_64, points_around(x_64)))
+    points, around = (dict(zip(names, p.unbind(dim=-1), strict=True)) for p in (x, points_around(x)))
 
     def shown(expression: sympy.Expr) -> sympy.Expr:
         return expression if digits is None else rounded(expression, digits, points, around)

@@ -14,7 +14,7 @@ from torch import Tensor
 from kansformer.errors import DataError
 from kansformer.figure import figure_class
 from kansformer.kan.data import Samples, Table, even_points, inputs_of
-from kansformer.kan.edges import Edge, check_edge
+from kansformer.kan.edges import Edge, SymbolicEdges, check_edge
 from kansformer.kan.linearize import layer_features, levels
 from kansformer.symbolic import Symbol
 
@@ -46,13 +46,16 @@ class EdgeCurve:
         i, o = self.edge.input, self.edge.output
         x = torch.as_tensor(x)
         x_S = x.to(layer.weight).reshape(-1)
+        row = formulas.find(i, o)
+        if row is not None:
+            own = SymbolicEdges(1, dtype=x_S.dtype).to(x_S.device)
+            own.add(0, 0, formulas.symbols[row], formulas.affine[row].tolist())
+            own.requires_grad_(False)
+            return own.values(x_S.unsqueeze(-1))[:, 0].reshape(x.shape)
         whole_SI = torch.cat(
             [x_S.new_zeros(len(x_S), i), x_S.unsqueeze(-1), x_S.new_zeros(len(x_S), layer.in_features - i - 1)], dim=-1
         )
         with torch.set_grad_enabled(x.requires_grad and torch.is_grad_enabled()):
-            row = formulas.find(i, o)
-            if row is not None:
-                return formulas.values(whole_SI)[:, row].reshape(x.shape)
             features_SF = layer_features(layer, whole_SI)[0][:, i]
             weights_F = torch.cat([layer.weight[o, i].reshape(1), layer.coefficients[i, :, o]])
             return (features_SF @ weights_F.detach()).reshape(x.shape)
@@ -101,7 +104,8 @@ def edge(model: KAN, layer: int, input: int, output: int, data: Samples | Table 
         data: samples, or inputs (N, I), on which the edge's range is taken; None takes its grid.
 
     Returns:
-        A function of tensors with the edge's `range`, `symbol`, `affine` and `plot`; `str` says them.
+        A function of tensors with the edge's `range`, `symbol`, `affine` and `plot`; `str` shows its place, function
+        and range.
 
     Raises:
         SlotError: the edge does not exist.

@@ -127,7 +127,7 @@ class _Estimator(BaseEstimator):
         else:
             directions = np.asarray(self.monotonic_cst).tolist()
         if loss == "cross_entropy" and outputs != len(TWO_CLASSES):
-            raise ConfigError(f"monotonic_cst is of two classes, whose second one it is about; there are {outputs}.")
+            raise ConfigError(f"monotonic_cst is for the second of two classes; there are {outputs}.")
         return {"monotone": directions, "outputs": TWO_CLASSES if loss == "cross_entropy" else ONE_NUMBER * outputs}
 
     def _choices(self) -> Choices:
@@ -156,9 +156,9 @@ class _Estimator(BaseEstimator):
 class KANRegressor(RegressorMixin, _Estimator):
     """A Kolmogorov-Arnold network (Liu et al., 2024) that predicts one or several numbers.
 
-    Settings that are `auto` are chosen by cross-validation on up to 2,000 rows: five folds, three of more than 1,000
-    rows. A rougher or larger network is taken only if it is better by more than the standard errors of the rows'
-    differences, so few or noisy rows get a smooth and small one; fewer than ten rows get the
+    Settings that are `auto` are chosen by cross-validation on up to 2,000 rows: five folds, or three for more than
+    1,000 rows or several targets. A rougher or larger network is taken only if it is better by more than the standard
+    errors of the rows' differences, so few or noisy rows get a smooth and small one; fewer than ten rows get the
     smoothest and smallest.
 
     Inputs are scaled to [-1, 1] from their ranges in training, and targets to mean 0 and standard deviation 1. At

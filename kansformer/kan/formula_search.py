@@ -90,16 +90,16 @@ class Try:
     seed: int
 
 
-def shapes_for(inputs: int, outputs: int) -> list[Shape]:
+def shapes_for(inputs: int) -> list[Shape]:
     """The shapes that `find_formula` tries by default, simple networks first."""
     if inputs == 1:
-        return [Shape([1, *hidden, outputs]) for hidden in ([], [1], [2], [[2, 1]])]
+        return [Shape([1, *hidden, 1]) for hidden in ([], [1], [2], [[2, 1]])]
     shapes: list[tuple[list[int | list[int]], bool]] = [
         ([], False), ([[0, 1]], True), ([1], False), ([[1, 1]], True), ([[0, 1]], False), ([2], False),
         ([[1, 1], [0, 1]], True), ([2, [0, 1]], True), ([[1, 1]], False), ([5], False), ([2, [1, 1]], True),
         ([[3, 2]], False),
     ]  # fmt: skip
-    return [Shape([inputs, *hidden, outputs], linear_products) for hidden, linear_products in shapes]
+    return [Shape([inputs, *hidden, 1], linear_products) for hidden, linear_products in shapes]
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class FormulaSearch:
             report("networks", networks, networks, f"RMSE {self.best_error:.2e}")
             return
         samples, settings = len(self.x), self.settings
-        shapes = shapes_for(len(self.names), 1) if width is None else [Shape(list(width))]
+        shapes = shapes_for(len(self.names)) if width is None else [Shape(list(width))]
         shapes = [s for s in shapes if settings.samples_per_number * s.size(settings) <= samples] or shapes[:1]
         for number in range(networks):
             self._network(shapes[number % len(shapes)], seed + number // len(shapes))

@@ -104,9 +104,9 @@ def kan_from_formula(
     plan = _Plan()
     depth = max(1, *(plan.height(output, is_output=True) for output in outputs))
     layers = [_Level(plan) for _ in range(depth)]
-    for output in outputs:
+    for number, output in enumerate(outputs):
         is_here = plan.height(output, is_output=True) == depth or output.is_number
-        layers[-1].sums[output] = plan.sum_of(output) if is_here else _Sum((_Term("x", output),))
+        layers[-1].sums[sympy.Tuple(number, output)] = plan.sum_of(output) if is_here else _Sum((_Term("x", output),))
     for height in range(depth - 1, 0, -1):
         for edges in layers[height].outputs:
             for term in edges.terms:

@@ -64,14 +64,14 @@ def choose_start(model: KAN, starts: int, errors_of: Callable[[KAN], list[float]
 
     Args:
         model: the network, which is also the first start.
-        starts: number of networks; the others begin from the seeds 1, 2, …
+        starts: number of networks; the others begin from the network's seed plus 1, 2, …
         errors_of: fits a copy for a few steps and returns its errors.
     """
     best_error, best = math.inf, model
     for seed in range(starts):
         trial = copy.deepcopy(model)
         if seed:
-            restart(trial, seed)
+            restart(trial, (model.init_seed + seed) % 2**63)
         errors = errors_of(trial)
         if errors and errors[-1] < best_error:
             best_error, best = errors[-1], trial

@@ -31,7 +31,7 @@ class Linearization:
     Args:
         residuals: (R,), whose squares are summed.
         linearize: gives their derivatives by the vector of `Parameters`, (R, P), or blocks of these rows in order, and
-            Q of a penalty pᵀQp / 2, (P, P), or None; called while the network still has these parameters.
+            Q of a penalty pᵀQp added to that sum, (P, P), or None; called while the network still has these parameters.
     """
 
     residuals: Tensor

@@ -123,7 +123,7 @@ def _exponents(x: Tensor, library: SymbolLibrary) -> Tensor:
 
 
 def _products(x: Tensor, exponents_MI: Tensor) -> Tensor:
-    """(M, N), of inputs divided by their sizes so that powers stay finite; the sizes are in the result."""
+    """Values of all products at the samples, (M, N)."""
     logarithm = x.abs().clamp(min=1e-300).log()
     sign_MN = torch.ones(len(exponents_MI), len(x), dtype=torch.float64)
     for i in (x < 0).any(dim=0).nonzero()[:, 0].tolist():

@@ -90,7 +90,8 @@ class KAN(nn.Module):
             raise ConfigError(f"init_density must be a share from above 0 to 1, got {init_density!r}.")
         self.has_bias, self.init_scale = bias, init_scale
         self.constraints: Constraints | None = None
-        generator = torch.Generator().manual_seed(check_seed(seed))
+        self.init_seed = check_seed(seed)
+        generator = torch.Generator().manual_seed(self.init_seed)
         layers: list[KANLinear] = []
         with torch.random.fork_rng(devices=[]):
             for (sums, products), (next_sums, next_products) in pairwise(self.width):

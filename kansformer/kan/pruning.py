@@ -66,7 +66,7 @@ class PruneReport:
         edges: those that are left.
         removed: the number of edges removed.
         width: of the network now.
-        rmse_before, rmse_after: on the samples given; None without targets.
+        rmse_before, rmse_after: on the samples given, the mean cross entropy if that is the loss; None without targets.
 
     Examples:
         >>> from kansformer.kan import KAN

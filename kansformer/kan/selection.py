@@ -48,7 +48,7 @@ RIDGE = 1e-10
 
 @dataclass(frozen=True)
 class Setting:
-    """What is chosen; `shrinkage` is the weight of the edges' sizes without their entropy."""
+    """The values that are chosen; `sparsity` is the weight of the edges' sizes."""
 
     hidden: Hidden
     grid_size: int

@@ -50,7 +50,6 @@ class SearchSettings:
         exact: error of a formula that is the function itself.
         close: curves with an error up to this are named at once, others when all shapes have been tried.
         named_later: the number of the latter that are named, the best ones.
-        polish_steps: steps that fit the numbers of an exact formula to the last digit.
         samples_per_number: samples that a network needs for each of its numbers.
         max_edges, max_error: edges are named one by one in networks up to this size and error.
         thresholds: scores below which edges are removed from networks with an error above `max_error`, in turn.
@@ -78,7 +77,6 @@ class SearchSettings:
     exact: float = 1e-10
     close: float = 1e-4
     named_later: int = 2
-    polish_steps: int = 100
     samples_per_number: float = 2.0
     max_edges: int = 16
     max_error: float = 1e-2
@@ -171,7 +169,7 @@ def sparsified(model: KAN, x: Tensor, y: Tensor, settings: SearchSettings, scale
     def length_of(model: KAN, error: float) -> float:
         basis = model.layers[0].curves.basis
         numbers = sum(int(model.curved(index).sum()) for index in range(len(model.layers)))
-        return description_length(error / scale, numbers * (basis.grid_size + basis.order), len(y))
+        return description_length(error / scale, numbers * basis.num_coefficients, len(y))
 
     best = (length_of(model, error), model, error)
     for threshold in settings.thresholds:

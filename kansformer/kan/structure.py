@@ -185,6 +185,7 @@ def _function_and_inputs(
         x = torch.as_tensor(data) if is_table else as_dataset(cast("Samples", data)).train_input
     if x.ndim != 2 or len(x) < 2:
         raise ShapeError(f"Two samples or more are needed, as a table (samples, inputs); got {tuple(x.shape)}.")
+    x = x if x.is_floating_point() else x.double()
     called = model
 
     def function(x: Tensor) -> Tensor:

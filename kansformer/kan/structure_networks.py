@@ -5,6 +5,7 @@ Shape letters: N samples, I inputs, S sample points.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -53,13 +54,14 @@ def network_of(structure: Structure, y: Tensor, names: Sequence[str], like: KAN)
         for i, o, symbol, (_, shift, c, _) in list(formulas.edges()):
             if symbol.name != PLACEHOLDER:
                 continue
-            column, values_of = curves[round(float(shift) / STEP) - 1]
-            lower, upper = column.values.aminmax()
+            sign = math.copysign(1.0, shift)  # sympy writes erf(z) as -erf(-z) where it sorts so
+            column, values_of = curves[round(abs(float(shift)) / STEP) - 1]
+            lower, upper = (sign * column.values).aminmax()
             room = MARGIN * (upper - lower)
             layer.domain[i] = torch.stack([lower - room, upper + room])
             points = torch.linspace(0, 1, SAMPLES_PER_COEFFICIENT * layer.coefficients.shape[1], dtype=torch.float64)
             x_S = (lower + (upper - lower) * points.to(lower)).to(layer.weight)
-            y_S1 = c * values_of(x_S).unsqueeze(-1)
+            y_S1 = sign * c * values_of(sign * x_S).unsqueeze(-1)
             layer.coefficients[i, :, o] = fit_layer_curves(layer, i, x_S, y_S1)[:, 0]
             model.formulas[index].keep(~((formulas.inputs == i) & (formulas.outputs_of == o)))
     return model

@@ -80,6 +80,8 @@ def find_structures(
     if not inputs:
         return []
     search = _Search(y, inputs, library)
+    if not search.targets:  # values too large for their differences
+        return []
     search.add(search.structures(tuple(inputs), search.targets))
     if not combine:
         search.remove_idle_columns()

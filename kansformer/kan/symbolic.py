@@ -306,8 +306,6 @@ def formula(model: KAN, *, variables: Sequence[str] | None = None, digits: int |
                 f"The edge {edge} is a curve, so the network has no formula. Call model.fit_symbolic(data) first."
             )
     names = variable_names(variables, [f"x_{i + 1}" for i in range(sum(model.width[0]))], "inputs")
-    if len(set(names)) < len(names):
-        raise ConfigError(f"Two inputs would have one name: {names}.")
     if digits is not None:
         check_integer("digits", digits, 1)
     nodes: list[sympy.Expr] = [sympy.Symbol(name) for name in names]

@@ -158,7 +158,8 @@ class LearnedActivation(nn.Module):
 
     def base(self, x: Tensor) -> Tensor:
         """σ(x) without the curve."""
-        if getattr(self.activation, "inplace", False):
+        parts = self.activation.modules() if isinstance(self.activation, nn.Module) else (self.activation,)
+        if any(getattr(part, "inplace", False) for part in parts):
             x = x.clone()  # the curve needs the input, too
         if self._owned and isinstance(self.activation, nn.Module):
             return torch.func.functional_call(self.activation, self._own_tensors(), (x,))

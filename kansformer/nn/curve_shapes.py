@@ -1,6 +1,6 @@
 """Hold single curves to shapes: rising or falling, convex or concave, within bounds, through a point.
 
-A shape is put on by `hold_curves`, and kept in training by calling it after every step of the optimizer. A network as
+`hold_curves` imposes a shape; call it after every step of the optimizer to keep the shape in training. A network as
 a whole is held by `kansformer.kan.KAN.fit(constraints=)`.
 
 Shape letters: I inputs, O outputs, C coefficients, P curves of the input axis.
@@ -87,7 +87,7 @@ class CurveShape:
 
 @torch.no_grad()
 def hold_curves(model: nn.Module, shape: CurveShape) -> nn.Module:
-    """Put all curves of a model onto near ones of a shape, in place.
+    """Replace every curve of a model by a nearby curve of the given shape, in place.
 
     Exact for B-splines everywhere, outside their domains as well: with the base `zero` to the last bit of a
     comparison, with `identity` to rounding. A curve within its shape stays as it is, to rounding. Conditions on

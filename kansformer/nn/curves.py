@@ -20,6 +20,7 @@ from kansformer.errors import ConfigError, ShapeError
 from kansformer.nn.optim_check import watch_curves
 from kansformer.ops import Curves, apply_curves, sum_edges
 from kansformer.ops.functional import is_autocast_enabled
+from kansformer.ops.triton import BASES
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -247,13 +248,9 @@ def check_input(module: Curved, x: Tensor) -> None:
         )
 
 
-HUB_BASES = ("bspline", "chebyshev", "rational")
-"""What the kernels in `kernels/` compute."""
-
-
 def has_hub_kernel(module: Curved) -> bool:
     """Whether the kernels in `kernels/` compute the module's basis."""
-    return module.curves.basis.name in HUB_BASES
+    return module.curves.basis.name in BASES
 
 
 def curves_of(module: Curved) -> Curves:

@@ -15,7 +15,7 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     modules = list(model.modules())
     # The fixed function of a bent activation is not a submodule.
     functions = [module.activation for module in modules if isinstance(module, LearnedActivation)]
-    modules += [function for function in functions if isinstance(function, nn.Module)]
+    modules += [inner for function in functions if isinstance(function, nn.Module) for inner in function.modules()]
     modes = [(module, module.training) for module in modules]
 
     def put_back() -> None:

@@ -2,7 +2,8 @@
 
 Curves are computed in float32 (float64 for float64 inputs), also under autocast. With a base they are added to it and
 rounded once to its dtype; without one the result has the dtype of the computation. Onto a bfloat16 base, and for 16-bit
-inputs on a GPU, edges multiply basis values and coefficients in 16 bits, and add up in float32.
+inputs on a GPU, edges multiply basis values and coefficients in 16 bits, and add up in float32. On a GPU the inputs of
+edges are rounded to the base's dtype first, as those of a linear layer are under autocast.
 
 Shape letters: `...` any, I inputs, O outputs, P curves.
 """

@@ -13,11 +13,6 @@ T = TypeVar("T")
 PLAIN_TENSORS = (Tensor, torch.nn.Parameter)
 
 
-def is_transformed() -> bool:
-    """Whether `torch.func` is at work, which cannot look into an autograd function or a kernel."""
-    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
-
-
 def constant_when_compiled(function: Callable[P, T]) -> Callable[P, T]:
     """`torch.compiler.assume_constant_result`, which would import the compiler: its result is taken, not traced."""
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]

@@ -69,7 +69,7 @@ class Site:
             SlotError: the site has no such slot.
         """
         if name not in self.slots:
-            reason = self.missing.get(name, f"a {self.kind} feed-forward network has none")
+            reason = self.missing.get(name, f"a feed-forward network of the kind {self.kind!r} has none")
             raise SlotError(
                 f"{self.path or 'The model'} has no slot {name!r}: {reason}. Choose from: {', '.join(self.slots)}."
             )

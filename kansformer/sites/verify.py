@@ -52,8 +52,8 @@ def verify_site(model: nn.Module, site: Site, modules: Mapping[str, nn.Module]) 
     """
     if any(parameter.is_meta for module in modules.values() for parameter in module.parameters()):
         raise ProofError(
-            f"The weights of {site.path} are not in memory, so it cannot be proved. Load the model without offloading, "
-            "or pass verify=False."
+            f"The weights of {site.name} are not in memory, so its conversion cannot be verified. Load the model "
+            "without offloading, or pass verify=False."
         )
     check_finite_weights(model, site)
     # Input curves last: their host may be a layer that is itself replaced.

@@ -195,7 +195,10 @@ class SymbolicFits:
         numbers = [field.name for field in fields(cls)[2:]]
         if set(values) != {"name", *numbers} or len({len(column) for column in values.values()}) > 1:
             raise ConfigError(f"A table of fits has the columns name, {', '.join(numbers)}, all of one length.")
-        indices = {name: library.names.index(library.named(name).name) for name in set(values["name"]) - {CONSTANT}}
+        named = {name: library.named(name).name for name in set(values["name"]) - {CONSTANT}}
+        for name in set(named.values()) - set(library.names):
+            raise ConfigError(f"The function {name!r} is not in the library. Choose from: {', '.join(library.names)}.")
+        indices = {name: library.names.index(own) for name, own in named.items()}
         indices[CONSTANT] = IS_CONSTANT
         symbols = torch.tensor([indices[name] for name in values["name"]], dtype=torch.long)
         return cls(library, symbols, *(torch.tensor(values[n], dtype=torch.float64) for n in numbers))

@@ -1,6 +1,6 @@
 """Callbacks for curves, and one that keeps the losses. They fit any Trainer of transformers.
 
-The signatures are those of `transformers.TrainerCallback`, with in `kwargs` what else the Trainer passes to an event.
+The signatures are those of `transformers.TrainerCallback`, and `kwargs` has the other arguments of an event.
 """
 
 import csv

@@ -1,6 +1,6 @@
 """What a run does about non-finite values and about SIGTERM: agreed among all processes, step by step.
 
-The guard's signatures are those of `transformers.TrainerCallback`, with in `kwargs` what else the Trainer passes.
+The guard's signatures are those of `transformers.TrainerCallback`, and `kwargs` has the other arguments of an event.
 """
 
 import math

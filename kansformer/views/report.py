@@ -224,9 +224,11 @@ def _formula(fits: SymbolicFits, index: int) -> str:
     if name == "constant":
         return d
     inner = f"({a}·x + {b})".replace("+ -", "- ")
-    written = {"x": inner, "exp": f"exp{inner}"}.get(name) or (
-        name.replace("x", inner) if "x" in name else f"{name}{inner}"
-    )
+    if name == "x*cos":
+        written = f"{inner}·cos{inner}"
+    else:
+        written, count = re.subn(r"\bx\b", lambda _: inner, name)
+        written = written if count else f"{name}{inner}"
     return f"{c}·{written} + {d}".replace("+ -", "- ")
 
 

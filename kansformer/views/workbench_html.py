@@ -153,7 +153,7 @@ def _range(lines: list[Tensor]) -> tuple[float, float]:
 
 
 def _ticks(lower: float, upper: float) -> list[float]:
-    """Round numbers between two numbers, at most 7."""
+    """Round numbers between two numbers, at most 8."""
     rough = (upper - lower) / MAX_TICKS
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)

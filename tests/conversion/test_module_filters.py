@@ -8,6 +8,7 @@ from tiny_models import assert_same_state, make, randomize_curves, snapshot, tin
 from transformers import AutoModelForCausalLM
 
 from kansformer import KANConfig, convert, load_curves, plan_conversion, save_curves
+from kansformer.conversion import replace_feed_forwards
 from kansformer.errors import ConfigError, ConversionStateError
 from kansformer.nn.curves import curved_modules
 
@@ -86,3 +87,10 @@ def test_the_filters_of_a_checkpoint_are_part_of_its_settings(tmp_path):
         ConversionStateError, match=r"with target_modules=\('0.mlp',\), and .* asks for target_modules=None"
     ):
         AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=KANConfig())
+
+
+def test_networks_without_chosen_slots_are_not_narrowed():
+    settings = dict(edges="full", slots=("up", "down"), grid_size=2, target_modules=["0.mlp"])
+    plan, model = plan_conversion(tiny_llama(), KANConfig(**settings), hidden=8), tiny_llama()
+    replace_feed_forwards(model, KANConfig(**settings), hidden=8)
+    assert plan.parameters_after == sum(parameter.numel() for parameter in model.parameters())

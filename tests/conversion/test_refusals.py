@@ -75,7 +75,7 @@ def test_impossible_wishes_are_errors_and_leave_the_model_alone(case):
 def test_a_slot_that_no_site_has_is_an_error():
     with pytest.raises(SlotError, match=r"gate and up are one fused layer.*Choose from: input, up, act, down"):
         convert(make("phi3"), KANConfig(slots=("gate",)))
-    with pytest.raises(SlotError, match="has no slot 'gate': a plain feed-forward network has none"):
+    with pytest.raises(SlotError, match="has no slot 'gate': a feed-forward network of the kind 'plain' has none"):
         convert(make("gpt2"), KANConfig(slots=("gate",)))
 
 

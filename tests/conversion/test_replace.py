@@ -159,11 +159,14 @@ def test_it_is_not_reverted_nor_converted_again():
 
 
 OTHERS = {
-    "fused": (transformers.Phi3Config(**TINY, **TOKENS), r"layers\.1\.mlp is a fused feed-forward network"),
-    "split": (transformers.BertConfig(**TINY), r"encoder\.layer\.1 is a split feed-forward network"),
+    "fused": (
+        transformers.Phi3Config(**TINY, **TOKENS),
+        r"layers\.1\.mlp is a feed-forward network of the kind 'fused'",
+    ),
+    "split": (transformers.BertConfig(**TINY), r"encoder\.layer\.1 is a feed-forward network of the kind 'split'"),
     "experts": (
         transformers.MixtralConfig(**TINY, num_key_value_heads=2, num_local_experts=2),
-        "is a experts feed-forward network, whose",
+        "is a feed-forward network of the kind 'experts', which",
     ),
     "a linear layer of its own": (
         transformers.FalconConfig(vocab_size=100, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, **TOKENS),

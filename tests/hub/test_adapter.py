@@ -11,6 +11,7 @@ from kansformer import KANConfig, convert, is_converted, load_curves, revert, sa
 from kansformer.conversion import replace_feed_forwards
 from kansformer.embedded import embedded_model_path
 from kansformer.errors import CheckpointError, ConfigError, ConversionStateError
+from kansformer.hub import write_card
 from kansformer.hub.adapter import SETTINGS, TENSORS
 
 FIRST = "layers.0.mlp.act_fn.coefficients"
@@ -37,6 +38,8 @@ def test_edited_settings_or_curves_are_refused_and_older_files_are_not(make, sav
     settings = json.loads((saved / SETTINGS).read_text())
     change_settings(saved, conversion=settings["conversion"] | {"extrapolation": "clamp"})
     assert_refused(make("llama"), saved, "settings were changed after it was saved")
+    with pytest.raises(CheckpointError, match="settings were changed after it was saved"):
+        write_card(saved)
     change_settings(saved, conversion=settings["conversion"])
     change_tensors(saved, first=lambda tensor: tensor.mul_(2))
     assert_refused(make("llama"), saved, "curves are not those that were saved with")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from interp_models import CONFIGS
 
-from kansformer import KANConfig, freeze_curves, refine_grid
+from kansformer import KANConfig, freeze_curves, refine_grid, update_grid
 from kansformer.conversion import find_curve_slots
 from kansformer.errors import ConfigError, DataError, SlotError
 from kansformer.interp import EdgeRef, edge_curves, edit_curve
@@ -70,9 +70,11 @@ def test_edits_are_undone_one_by_one(make_bent):
     assert torch.equal(coefficients[3], before[3]) and torch.equal(coefficients[5], second)
     edits[1].undo()
     assert torch.equal(coefficients, before)
-    refine_grid(model, 10)
-    with pytest.raises(DataError, match="grid of the layer was changed after the edit"):
-        edits[1].undo()
+    for change in (lambda: update_grid(model, {"input_ids": torch.arange(12)[None]}), lambda: refine_grid(model, 10)):
+        edit = edit_curve(model, EdgeRef(site, "act", 3, 3), torch.sin)
+        change()
+        with pytest.raises(DataError, match="grid of the layer was changed after the edit"):
+            edit.undo()
 
 
 @torch.no_grad()

@@ -6,9 +6,9 @@ import pytest
 import torch
 from interp_models import CONFIGS
 
-from kansformer import KANConfig, freeze_curves
+from kansformer import KANConfig, freeze_curves, update_grid
 from kansformer.conversion import find_curve_slots
-from kansformer.errors import CheckpointError, ConfigError
+from kansformer.errors import CheckpointError, ConfigError, DataError
 from kansformer.interp import drop_straight_curves, edge_scores, prune, prune_channels, reduce_rank, sparsity_curve
 
 
@@ -28,6 +28,12 @@ def test_a_share_is_straightened_and_comes_back(settings, make_bent, batch):
     assert result.straightened == straight == round(0.4 * result.curves)
     result.undo()
     assert all(torch.equal(now, then) for now, then in zip(coefficients_of(model), before, strict=True))
+    result = prune(model, scores, sparsity=0.4)
+    update_grid(model, batch)
+    moved = coefficients_of(model)
+    with pytest.raises(DataError, match="grid of the layer was changed"):
+        result.undo()
+    assert all(torch.equal(now, then) for now, then in zip(coefficients_of(model), moved, strict=True))
     prune(model, scores, sparsity=1.0)
     assert not any(values.any() for values in coefficients_of(model))
 

@@ -40,3 +40,13 @@ def test_chunks_are_added_in_float32(device):
     for _ in range(4):
         add_product(total, left, small, first=False)
     assert total.item() == 1 + 2.0**-7  # bfloat16 would stay at 1
+
+
+def test_the_last_of_several_threads_puts_the_settings_back():
+    first, second = float32_sums(), float32_sums()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert allowed() == [False, False]
+    second.__exit__(None, None, None)
+    assert allowed() == [True, True]

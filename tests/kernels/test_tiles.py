@@ -39,7 +39,7 @@ def test_no_architecture_has_two_files():
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_every_launch_has_a_tile(operation, gpu):
     for dtype, outputs, path in product(DTYPES, (1, 64, 768, 16384), (None, "fused", "expand", "sparse")):
-        tile = choose(operation, 4096, 768, outputs, 8, dtype, gpu, path)
+        tile = choose(operation, outputs, dtype, gpu, path)
         assert all(size & (size - 1) == 0 and size > 0 for size in (tile.rows, tile.columns, tile.depth))
         if operation in ("forward", "weight_gradient") and path:
             assert tile.path == ("expand" if (operation, path) == ("weight_gradient", "sparse") else path)
@@ -49,13 +49,13 @@ def test_every_launch_has_a_tile(operation, gpu):
 
 def test_wide_layers_expand_and_narrow_ones_do_not():
     for operation, gpu in product(("forward", "weight_gradient"), ("sm_90", "sm_80", "gfx942")):
-        assert choose(operation, 4096, 768, 3072, 8, torch.bfloat16, gpu).path == "expand"
-        assert choose(operation, 4096, 768, 64, 8, torch.bfloat16, gpu).path == "fused"
+        assert choose(operation, 3072, torch.bfloat16, gpu).path == "expand"
+        assert choose(operation, 64, torch.bfloat16, gpu).path == "fused"
 
 
 def test_an_unknown_gpu_takes_the_default():
-    expected = choose("forward", 1, 1, 8, 8, torch.bfloat16, "sm_80")
-    assert choose("forward", 1, 1, 8, 8, torch.bfloat16, "sm_999") == expected
+    expected = choose("forward", 8, torch.bfloat16, "sm_80")
+    assert choose("forward", 8, torch.bfloat16, "sm_999") == expected
 
 
 @pytest.mark.parametrize(
@@ -118,6 +118,6 @@ def test_errors_list_the_choices():
     with pytest.raises(ValueError, match="Unknown operation 'activation'. Choose one of: activation_forward, "):
         activation_tile("activation", 1, torch.float32, "sm_90")
     with pytest.raises(ValueError, match="Unknown operation 'backward'. Choose one of: forward, expand, "):
-        choose("backward", 1, 1, 1, 1, torch.float32, "sm_90")
+        choose("backward", 1, torch.float32, "sm_90")
     with pytest.raises(ValueError, match="Unknown path 'quick'. Choose one of: fused, expand, sparse, or None."):
-        choose("forward", 1, 1, 1, 1, torch.float32, "sm_90", "quick")
+        choose("forward", 1, torch.float32, "sm_90", "quick")

@@ -104,7 +104,7 @@ class Case:
         if self.kernel == "expand_sparse":
             return dict(common, ROWS=edges_sparse.ROWS, INPUTS=edges_sparse.INPUTS), 4, 3
         path = "fused" if self.kernel in PRODUCTS else None
-        tile = choose(self.kernel, TOKENS, INPUTS, self.outputs, coefficients, self.dtype, self.target, path)
+        tile = choose(self.kernel, self.outputs, self.dtype, self.target, path)
         constants = dict(common, ROWS=tile.rows, COLUMNS=tile.columns, DEPTH=tile.depth)
         if self.kernel == "forward":
             constants["INPUTS"], constants["WIDTH"] = forward_step(self.curve, tile.depth)

@@ -10,6 +10,7 @@ from torch import nn
 
 from kansformer.errors import ConfigError, DataError
 from kansformer.nn import KANLinear, LearnedActivation, refine_grid, update_grid
+from kansformer.nn.curves import CurveSpec
 
 
 @pytest.mark.parametrize(("basis", "edges"), BASIS_AND_EDGES)
@@ -111,12 +112,15 @@ def test_update_grid_refuses_inputs_that_are_not_finite(bad):
 
 
 def test_update_grid_runs_the_model_in_eval_mode_and_restores_every_mode():
-    model = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(6), LearnedActivation(6), nn.Dropout(0.1))
+    random = nn.RReLU()  # within the fixed function of an activation, which is no submodule
+    activation = LearnedActivation.from_activation(nn.Sequential(random), 6, CurveSpec())
+    activation.reset_parameters()
+    model = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(6), activation, nn.Dropout(0.1))
     model[1].eval()
     update_grid(model, inputs(50, 6), margin=0.0)
     expected = inputs(50, 6) / (1 + model[1].eps) ** 0.5
     assert torch.allclose(model[2].domain, torch.stack([expected.amin(0), expected.amax(0)], dim=-1))
-    assert [module.training for module in model] == [True, False, True, True]
+    assert [module.training for module in model] == [True, False, True, True] and random.training
 
 
 def test_update_grid_over_batches_and_mappings():

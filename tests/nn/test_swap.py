@@ -96,9 +96,10 @@ def test_an_activation_whose_parameters_lie_deeper_is_refused():
         LearnedActivation.from_activation(activation, 6, spec_of("bspline", "channel"))
 
 
-def test_an_activation_that_writes_into_its_input():
+@pytest.mark.parametrize("wrap", [lambda activation: activation, nn.Sequential])
+def test_an_activation_that_writes_into_its_input(wrap):
     safe, inplace = (
-        LearnedActivation.from_activation(nn.ReLU(inplace=flag), 6, spec_of("bspline", "channel"))
+        LearnedActivation.from_activation(wrap(nn.ReLU(inplace=flag)), 6, spec_of("bspline", "channel"))
         for flag in (False, True)
     )
     inplace.load_state_dict(randomised(safe).state_dict())

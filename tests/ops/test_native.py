@@ -191,6 +191,31 @@ def test_second_derivatives(make_case, known_basis, operation):
     assert_close_to_float64(actual, expected, torch.float32, gradient=True, looser=3.0)  # products of gradients
 
 
+def test_second_derivatives_in_bfloat16(make_case):
+    case = make_case(Basis(), "sum_edges", tokens=4, inputs=3, outputs=2).to(torch.bfloat16)
+    x = case.x.detach().requires_grad_()
+
+    def penalty(function, x, curves, base):
+        (slope,) = torch.autograd.grad(function(x, curves, base).square().sum(), x, create_graph=True)
+        return torch.autograd.grad(slope.square().sum(), x)[0]
+
+    curves = Curves(case.coefficients.detach(), case.domain, None, case.basis)
+    found = penalty(NATIVE["sum_edges"], x, curves, torch.zeros(4, 2, dtype=torch.bfloat16))
+    wide = x.detach().double().requires_grad_()
+    expected = penalty(REFERENCE["sum_edges"], wide, curves.to(torch.float64), None)
+    assert found.dtype == torch.bfloat16 and relative_error(found, expected) < 0.05
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_another_default_device_does_not_matter(make_case, operation, dtype):
+    case = make_case(Basis(), operation, tokens=4, inputs=3, outputs=2).to(dtype)
+    base = torch.zeros(4, 3 if operation == "apply_curves" else 2, dtype=dtype)
+    curves = Curves(case.coefficients, case.domain, case.denominator, case.basis)
+    expected = NATIVE[operation](case.x, curves, base)
+    with torch.device("meta"):
+        assert torch.equal(NATIVE[operation](case.x, curves, base), expected)
+
+
 def test_nothing_but_the_inputs_is_saved(make_case, known_basis, operation):
     case = make_case(known_basis, operation, tokens=300, inputs=8, outputs=8).to(torch.float32)
     saved = {}

@@ -66,7 +66,7 @@ def test_noise_ends_the_search():
 
 def test_shapes_begin_with_simple_ones():
     for inputs in (1, 3):
-        shapes = shapes_for(inputs, 2)
+        shapes = shapes_for(inputs)
         assert shapes[0].width == [inputs, 2] and all(shape.width[-1] == 2 for shape in shapes)
         for shape in shapes:
             straight = [formula[2].name for formula in shape.build(0, SearchSettings()).formulas[-1].edges()]
@@ -397,3 +397,16 @@ def test_a_library_may_lack_the_line():
     model = KAN([2, 1])
     model.fit((x, torch.sin(3 * x[:, :1]) + x[:, 1:] ** 2), steps=20, progress=False)
     assert model.fit_symbolic(x, library=["x^2", "sin", "sgn"]).fits.names == ["sin", "x^2"]
+
+
+def test_targets_too_large_for_their_differences():
+    x = torch.rand(100, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = find_formula((x, 1e7 + x), networks=1, progress=False)
+    assert found.train_rmse < 1e-3
+    model = KAN([2, 1])
+    model.sparsify((x.expand(-1, 2).clone(), torch.full((100, 1), 3.0, dtype=torch.float64)))
+
+
+def test_equal_targets_have_an_output_each():
+    x = sympy.Symbol("x")
+    assert kan_from_formula([x**2, x**2]).width[-1] == (2, 0)

@@ -217,3 +217,13 @@ def test_bad_input_leaves_the_network(model, data):
     model.remove_node(0, 1)
     with pytest.raises(SlotError, match="The node 1 of layer 0 has no edge that could be removed"):
         model.remove_node(0, 1)
+
+
+def test_a_formula_is_differentiable_by_its_input_alone():
+    model = KAN([1, 2])
+    model.fix_symbol((0, 0, 0), "exp", affine=(1, 0, 1, 0))
+    model.fix_symbol((0, 0, 1), "1/x", affine=(1, 0, 1, 0))
+    x = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    model.edge(0, 0, 0)(x).sum().backward()
+    assert x.grad.item() == 1.0  # not NaN because of the other edge's pole
+    assert model.formulas[0].affine.grad is None

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kansformer.errors import ConfigError, DataError, ShapeError
-from kansformer.kan import KAN, Dataset, Edge, create_dataset
+from kansformer.kan import KAN, Dataset, Edge, create_dataset, init
 from kansformer.kan.fitting import rmse
 from kansformer.kan.linearize import Inputs, Parameters, higher_features, jacobian, layer_features, network_states
 from kansformer.kan.penalties import Penalties
@@ -388,3 +388,10 @@ def test_more_numbers_than_samples_determine_are_mentioned(data):
         KAN([2, 1]).fit((x, y), steps=1, **QUIET)  # enough samples
         KAN([2, 5, 1]).fit((x, y), steps=1, smoothness=1e-3, **QUIET)
         model.fit((x, y.repeat(1, 2)), steps=1, **QUIET)
+
+
+def test_several_starts_differ_whatever_the_seed(data, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(init, "restart", lambda model, seed: drawn.append(seed))
+    KAN([2, 5, 1], seed=1).fit(data, steps=2, starts=3, **QUIET)
+    assert drawn == [2, 3]

@@ -53,6 +53,12 @@ def test_of_networks_and_of_samples():
         assert str(closest).startswith("difference of inputs 0 and 1")
 
 
+def test_whole_numbers():
+    x = torch.randint(1, 9, (50, 2), generator=torch.Generator().manual_seed(0))
+    assert find_separability(lambda x: x[:, 0] ** 2 + x[:, 1], x).additive == [[0], [1]]
+    assert [found.inputs for found in find_symmetries(lambda x: (x[:, 0] + x[:, 1]) ** 2, x)]
+
+
 def test_bad_input():
     x = inputs()
     with pytest.raises(ConfigError, match="tolerance must be a finite number above 0, got 0"):

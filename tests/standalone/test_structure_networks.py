@@ -22,6 +22,7 @@ CASES = {
     "ratio": (sympy.sin(A / B) + C**2, {A / B, C}, "x"),
     "product": (sympy.tanh(A * B / 2) + C, {A * B, C}, "x"),
     "reciprocal": (1 / (A**2 + sympy.exp(B)), {A, B}, "1/x"),
+    "three signs": (sympy.sin(B - A - C), None, "x"),
     "factor": (A * (sympy.sin(2 * B) + C**2), {B, C}, "x"),
 }
 

@@ -58,5 +58,7 @@ def test_round_trip_through_json(fits):
         SymbolicFits.from_dict({**values, "name": ["cosh"] * 3})
     own = LIBRARY.with_symbol(Symbol(name="cosh", function=torch.cosh, sympy=lambda z: z, complexity=3))
     assert SymbolicFits.from_dict({**values, "name": ["cosh"] * 3}, own).names == ["cosh"] * 3
+    with pytest.raises(ConfigError, match=r"'x\^2.5' is not in the library"):
+        SymbolicFits.from_dict({**values, "name": ["x^2.5"] * 3})
     with pytest.raises(ConfigError, match="A table of fits has the columns"):
         SymbolicFits.from_dict({"name": []})

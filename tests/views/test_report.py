@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -194,3 +195,12 @@ def _dump(address: str) -> tuple[str, str]:
     command += ["--virtual-time-budget=6000", "--dump-dom", address]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     return done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [("x^2", "2·(1·x + 0.5)^2 + 3"), ("exp", "2·exp(1·x + 0.5) + 3"), ("x*cos", "2·(1·x + 0.5)·cos(1·x + 0.5) + 3")],
+)
+def test_formulas_are_written_with_their_input(name, written):
+    params = torch.tensor([[1.0, 0.5, 2.0, 3.0]], dtype=torch.float64)
+    assert report_module._formula(SimpleNamespace(params=params, names=[name]), 0) == written

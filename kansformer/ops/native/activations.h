@@ -1,4 +1,4 @@
-// σ(x) and its slope, of the activation functions that calls.py numbers.
+// σ(x) and its slope, of the activation functions numbered in `SLOPES` of kernels.py.
 #pragma once
 
 #include "lanes.h"

@@ -98,7 +98,7 @@ def _expanded(x: Tensor, coefficients: Tensor, domain: Tensor, settings: Setting
     for rows in _chunks(x, coefficients):
         piece = x[rows]
         if memory is None or memory.shape[0] != piece.shape[0]:
-            memory = torch.empty(piece.shape[0], width, dtype=torch.bfloat16)
+            memory = torch.empty(piece.shape[0], width, dtype=torch.bfloat16, device="cpu")
         call(library().edges_expand, settings, (*piece.shape, 0, 0), dict(y=memory, x=piece, domain=domain))
         yield rows, memory
 

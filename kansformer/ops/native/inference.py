@@ -17,7 +17,7 @@ from kansformer.basis import Basis
 from kansformer.ops.curves import ACTIVATIONS, Curves
 from kansformer.ops.gradients import PLAIN_TENSORS
 from kansformer.ops.native.kernels import argument_fields, knows_curves, settings_of
-from kansformer.ops.native.library import Arguments, library
+from kansformer.ops.native.library import Arguments, check_status, library
 
 
 def serve(x: Tensor, curves: Curves, base: Tensor | str | None, factor: Tensor | None) -> Tensor | None:
@@ -63,8 +63,7 @@ def serve(x: Tensor, curves: Curves, base: Tensor | str | None, factor: Tensor |
         call.factor = factor.data_ptr()
     if denominator is not None:
         call.denominator = denominator.data_ptr()
-    if library().curves_forward(ctypes.byref(call)):
-        raise AssertionError("The library was built for other arguments, or for another processor.")
+    check_status(library().curves_forward(ctypes.byref(call)))
     return y
 
 

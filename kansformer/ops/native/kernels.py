@@ -14,7 +14,7 @@ from torch import Tensor
 from kansformer.basis import EXTRAPOLATIONS, Basis
 from kansformer.basis.bspline import SEGMENT_POLYNOMIALS
 from kansformer.ops.curves import ACTIVATIONS
-from kansformer.ops.native.library import Arguments, library
+from kansformer.ops.native.library import Arguments, check_status, library
 
 FAMILIES = {"bspline": 0, "chebyshev": 1, "rational": 2}
 
@@ -74,8 +74,7 @@ def call(
         if tensor is not None:
             held.append(tensor.contiguous())
             setattr(arguments, name, held[-1].data_ptr())
-    if kernel(ctypes.byref(arguments)):
-        raise AssertionError("The library was built for other arguments, or for another processor.")
+    check_status(kernel(ctypes.byref(arguments)))
 
 
 @lru_cache
@@ -155,7 +154,7 @@ def evaluate_edges(
 ) -> Tensor:
     """base + Σ_i s_oi(x_i), (N, O)."""
     sizes = sizes_of_edges(x_NI, coefficients_ICO)
-    y_NO = torch.empty(sizes[0], sizes[2], dtype=x_NI.dtype)
+    y_NO = torch.empty(sizes[0], sizes[2], dtype=x_NI.dtype, device="cpu")
     tensors = dict(y=y_NO, base=base_NO, x=x_NI, coefficients=coefficients_ICO, domain=domain_I2)
     call(library().edges_forward, settings, sizes, tensors)
     return y_NO

@@ -80,6 +80,12 @@ def library() -> ctypes.CDLL:
     return state
 
 
+def check_status(code: int) -> None:
+    """Check what a kernel returned: anything but 0 says that it did not run."""
+    if code:
+        raise AssertionError("The library was built for other arguments, or for another processor.")
+
+
 def reason_unavailable() -> str | None:
     """Why the kernels cannot run here, as a sentence; None where they can."""
     state = _state()

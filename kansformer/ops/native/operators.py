@@ -227,7 +227,8 @@ def _differentiate_edges(ctx, gradient: Tensor, compiled: bool = True) -> tuple[
     elif torch.is_grad_enabled() or needs_definition(gradient):
 
         def definition(x, coefficients):
-            return reference.sum_edges(x, Curves(coefficients, domain, None, basis_of(*ctx.settings)))
+            curves = Curves(coefficients.to(domain.dtype), domain, None, basis_of(*ctx.settings))
+            return reference.sum_edges(x.to(domain.dtype), curves).to(gradient.dtype)
 
         results = gradients_of_definition(definition, (x, coefficients), needs_grad, gradient)
     else:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kansformer.ops.native.library import PairArguments, SearchArguments, library
+from kansformer.ops.native.library import PairArguments, SearchArguments, check_status, library
 
 SYMBOLS = (
     *("x", "x^2", "x^3", "x^4", "1/x", "1/x^2", "sqrt", "1/sqrt(x)", "x^1.5", "log", "exp", "sin", "tan", "tanh"),
@@ -54,9 +54,10 @@ def search_candidates(
         R² and the number of the candidate, or of the pair, among those of its function, (F, E), float32 and int32.
     """
     y_ES, candidates_AS = y_ES.contiguous(), candidates_AS.contiguous()
-    sizes_F, has_partner_F = torch.tensor(sizes), torch.tensor(has_partner).long()
-    r2_FE = torch.empty(len(sizes), len(y_ES))
-    best_FE = torch.empty(len(sizes), len(y_ES), dtype=torch.int32)
+    sizes_F = torch.tensor(sizes, dtype=torch.int64, device="cpu")
+    has_partner_F = torch.tensor(has_partner, dtype=torch.int64, device="cpu")
+    r2_FE = y_ES.new_empty(len(sizes), len(y_ES))
+    best_FE = y_ES.new_empty(len(sizes), len(y_ES), dtype=torch.int32)
     arguments = SearchArguments(
         size=ctypes.sizeof(SearchArguments),
         r2=r2_FE.data_ptr(),
@@ -123,9 +124,9 @@ def judge_pairs(pairs: Pairs, u_S: Tensor, y_ES: Tensor, held_out_S: Tensor) -> 
 def _fit_pairs(
     kernel: str, pairs: Pairs, u_S: Tensor, y_ES: Tensor, held_out_S: Tensor | None = None, steps: int = 0
 ) -> Tensor:
-    table = torch.tensor(pairs.functions, dtype=torch.float64)
+    table = torch.tensor(pairs.functions, dtype=torch.float64, device="cpu")
     columns = [t.contiguous() for t in (y_ES, u_S, pairs.params, pairs.rows, pairs.chosen, table)]
-    results_3P = torch.empty(3, len(pairs.rows), dtype=torch.float64)
+    results_3P = y_ES.new_empty(3, len(pairs.rows), dtype=torch.float64)
     names = ("curves", "points", "params", "rows", "functions", "table")
     arguments = PairArguments(
         size=ctypes.sizeof(PairArguments),
@@ -142,5 +143,4 @@ def _fit_pairs(
 
 
 def _run(kernel: str, arguments: ctypes.Structure) -> None:
-    if getattr(library(), kernel)(ctypes.byref(arguments)):
-        raise AssertionError("The library was built for other arguments, or for another processor.")
+    check_status(getattr(library(), kernel)(ctypes.byref(arguments)))

@@ -12,7 +12,7 @@
 
 namespace {
 
-// What searching gets; the same fields, in the same order, as `SearchArguments` in symbols.py.
+// What searching gets; the same fields, in the same order, as `SearchArguments` in library.py.
 struct SearchArguments {
   int64_t size;  // of this struct, as Python knows it
   float* r2;

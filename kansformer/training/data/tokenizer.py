@@ -57,16 +57,13 @@ def describe_tokenizer(data: DataRecipe, tokenizer: PreTrainedTokenizerBase) -> 
     return f"{kinds.get(kind, kind)}, {len(tokenizer):,} tokens"
 
 
-def train_tokenizer(
-    documents: Iterable[str], vocabulary: int, *, mask: bool = False, context: int | None = None
-) -> PreTrainedTokenizerFast:
+def train_tokenizer(documents: Iterable[str], vocabulary: int, *, mask: bool = False) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE.
 
     Args:
         documents: the texts to train on.
         vocabulary: number of tokens, special ones included; 257 or more. Fewer where the text has no more pairs.
         mask: whether it has a mask token.
-        context: tokens that the model reads at most, written into the tokenizer's config; None leaves it open.
 
     Returns:
         A tokenizer whose token 0 starts and ends documents and pads.
@@ -89,8 +86,7 @@ def train_tokenizer(
         show_progress=False,
     )
     bpe.train_from_iterator(documents, trainer)
-    length = {} if context is None else {"model_max_length": context}
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, **FORM, **special, **length)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, **FORM, **special)
 
 
 def character_tokenizer(documents: Iterable[str], *, special: Iterable[str] = ()) -> PreTrainedTokenizerFast:

@@ -8,7 +8,7 @@ division to find its input. Two layouts, both with rows of I·C values:
 
 With C a power of two, a thread joins the C values of an input and writes them as one vector, so rows are best. With
 any other C they would be stored one by one, two bytes each with gaps between; a plane is written in whole vectors of
-neighbouring inputs. `tiles.expands_in_planes` chooses.
+neighbouring inputs. `workspace.expands_in_planes` chooses.
 
 Memory, all contiguous: x (N, I), domain (I, 2), denominator (I, D), E (N, I·C) in the dtype of x. Values are computed
 in float32 (float64 for float64) and rounded once.

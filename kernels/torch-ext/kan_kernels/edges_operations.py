@@ -61,7 +61,7 @@ def _forward(
         check_sparse(x_NI, outputs, curve)
     if _is_empty(x_NI, coefficients_ICO):
         return x_NI.new_zeros(len(x_NI), outputs) if base_NO is None else base_NO.clone()
-    tile = _tile("forward", x_NI, outputs, curve, path)
+    tile = _tile("forward", x_NI, outputs, path)
     with _device_of(x_NI):
         if tile.path == "fused":
             return fused_forward(x_NI, coefficients_ICO, domain_I2, denominator_ID, base_NO, curve, tile)
@@ -95,7 +95,7 @@ def _input_gradient(
     )
     if _is_empty(x_NI, coefficients_ICO):
         return torch.zeros_like(x_NI), x_NI.new_zeros(x_NI.shape[1], curve.num_denominator, dtype=_sums(x_NI))
-    tile = _tile("input_gradient", x_NI, dy_NO.shape[1], curve)
+    tile = _tile("input_gradient", x_NI, dy_NO.shape[1])
     with _device_of(x_NI):
         return input_gradient(dy_NO, x_NI, coefficients_ICO, domain_I2, denominator_ID, curve, tile)
 
@@ -117,7 +117,7 @@ def _weight_gradient(
     (tokens, inputs), outputs, coefficients = x_NI.shape, dy_NO.shape[1], curve.num_coefficients
     if 0 in (tokens, inputs, outputs):
         return x_NI.new_zeros(inputs, coefficients, outputs)
-    tile = _tile("weight_gradient", x_NI, outputs, curve, path)
+    tile = _tile("weight_gradient", x_NI, outputs, path)
     with _device_of(x_NI):
         if tile.path == "fused":
             return fused_weight_gradient(dy_NO, x_NI, domain_I2, denominator_ID, curve, tile)
@@ -164,7 +164,7 @@ def _expanded_chunks(
     x_NI: Tensor, domain_I2: Tensor, denominator_ID: Tensor | None, curve: Curve, outputs: int
 ) -> Iterator[tuple[slice, Tensor]]:
     """Slices of the tokens, each with its E (tokens, I·C) in one workspace that the next slice overwrites."""
-    tile = _tile("expand", x_NI, outputs, curve)
+    tile = _tile("expand", x_NI, outputs)
     width = x_NI.shape[1] * curve.num_coefficients
     tokens = tokens_per_chunk(
         len(x_NI), outputs, width * x_NI.element_size(), processors_of(x_NI.device), tile.workspace_mib * 2**20
@@ -176,10 +176,8 @@ def _expanded_chunks(
         yield rows, expand(x_NI[rows], domain_I2, denominator_ID, curve, tile, workspace, planes)
 
 
-def _tile(operation: str, x_NI: Tensor, outputs: int, curve: Curve, path: str | None = None) -> Tile:
-    tokens, inputs = x_NI.shape
-    gpu = architecture_of(x_NI.device)
-    return choose(operation, tokens, inputs, outputs, curve.num_coefficients, x_NI.dtype, gpu, path)
+def _tile(operation: str, x_NI: Tensor, outputs: int, path: str | None = None) -> Tile:
+    return choose(operation, outputs, x_NI.dtype, architecture_of(x_NI.device), path)
 
 
 @contextmanager

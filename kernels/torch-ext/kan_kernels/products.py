@@ -3,6 +3,7 @@
 cuBLAS may split a long sum and add its parts in 16 bits, which `torch.backends.cuda.matmul` allows by default.
 """
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,25 +18,50 @@ _ALLOWANCES = (
 _ADDS_INTO_FLOAT32 = "dtype_out" in torch.ops.aten.addmm.overloads() and not torch.version.hip
 
 
+_lock = threading.Lock()
+_inside = 0
+_settings: dict[str, object] = {}
+
+
 @contextmanager
 def float32_sums() -> Iterator[None]:
     """Products in here sum in float32; afterwards the process's settings are what they were.
 
-    The settings are the process's: a product that another thread starts meanwhile is more precise too.
+    The settings are the process's: a product that another thread starts meanwhile is more precise too. Of several
+    threads in here, the first one changes the settings and the last one puts them back.
     """
+    global _inside, _settings
+    with _lock:
+        if not _inside:
+            _settings = _read_settings()
+            _write_settings({name: _forbidden(value) for name, value in _settings.items()})
+        _inside += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if not _inside:
+                _write_settings(_settings)
+
+
+def _read_settings() -> dict[str, object]:
     matmul = torch.backends.cuda.matmul
-    before = {}
+    settings = {}
     for name in _ALLOWANCES:
         allowed = getattr(matmul, name)
         split = getattr(matmul, f"{name}_split_k", None)  # set together with the other, where torch has it
-        before[name] = allowed if split is None else (allowed, split)
-    try:
-        for name, value in before.items():
-            setattr(matmul, name, (False, value[1]) if isinstance(value, tuple) else False)
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(matmul, name, value)
+        settings[name] = allowed if split is None else (allowed, split)
+    return settings
+
+
+def _write_settings(settings: dict[str, object]) -> None:
+    for name, value in settings.items():
+        setattr(torch.backends.cuda.matmul, name, value)
+
+
+def _forbidden(setting: object) -> object:
+    return (False, setting[1]) if isinstance(setting, tuple) else False
 
 
 def multiply(left: Tensor, right: Tensor, base: Tensor | None, out: Tensor) -> None:

@@ -27,14 +27,14 @@ ACTIVATION_OPERATIONS = ("activation_forward", "activation_backward")
 PATHS = ("fused", "expand", "sparse")
 
 _FOLDER = Path(__file__).with_suffix("")
-# More inputs in a tile of the input gradient than these, and their sums over c do not fit beside the tile of dE.
+# With more inputs in a tile of the input gradient, their sums over c no longer fit beside the tile of dE.
 _MAX_INPUTS = 32
 
-# More coefficients in a step of the forward product, all held in registers, and it spills.
+# With more coefficients in a step, all held in registers, the forward product spills.
 _MAX_WIDTH = 32
 
-# Fewer channels in a tile than these, and its threads read scattered words.
-_LEAST_CHANNELS = 32
+# With fewer channels in a tile, its threads read scattered words.
+_MIN_CHANNELS = 32
 
 _TWO_PATHS = ("forward", "weight_gradient")
 
@@ -44,7 +44,7 @@ class Tile:
     """What one launch looks like; the table above says what rows, columns and depth count.
 
     Args:
-        path: `fused` or `expand` (basis values to a workspace, then a plain matrix product).
+        path: `fused`, `expand` (basis values to a workspace, then a plain matrix product) or `sparse` (forward only).
         rows: elements per tile, a power of two.
         columns: elements per tile, a power of two.
         depth: elements per step of the reduction, a power of two.
@@ -74,10 +74,7 @@ class Tile:
 
 def choose(
     operation: str,
-    tokens: int,
-    inputs: int,
     outputs: int,
-    coefficients: int,
     dtype: torch.dtype,
     gpu: str,
     path: str | None = None,
@@ -86,10 +83,7 @@ def choose(
 
     Args:
         operation: one of `OPERATIONS`.
-        tokens: N.
-        inputs: I.
         outputs: O.
-        coefficients: C.
         dtype: of x.
         gpu: architecture as `architecture_of` names it: `sm_90`, `gfx942`, `interpreter`. One without a file takes
             the conservative default.
@@ -138,7 +132,7 @@ def activation_tile(operation: str, channels: int, dtype: torch.dtype, gpu: str)
     bits = torch.finfo(dtype).bits
     rule = next(rule for rule in _rules(gpu)[operation] if rule.get("bits", bits) == bits)
     tile = Tile(path="fused", **{key: value for key, value in rule.items() if key != "bits"})
-    columns = min(tile.columns, max(_LEAST_CHANNELS, 1 << (channels - 1).bit_length()))
+    columns = min(tile.columns, max(_MIN_CHANNELS, 1 << (channels - 1).bit_length()))
     return replace(tile, columns=columns, rows=tile.rows * tile.columns // columns)
 
 
