@@ -75,6 +75,10 @@ def test_one_of_several_processes_speaks(monkeypatch):
     with progress_bar():
         time.sleep(0.05)
     assert lines() == []
+    monkeypatch.setattr("sys.stderr", Terminal())
+    with progress_bar() as progress:
+        progress("reading", 3, 3)
+    assert sys.stderr.getvalue() == ""
 
 
 def test_a_failure_ends_the_lines(monkeypatch):

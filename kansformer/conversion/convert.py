@@ -20,6 +20,7 @@ from kansformer.sites import Slot, verify_site
 from kansformer.sites.fused_paths import set_fused_paths
 from kansformer.sites.site import parent_of
 from kansformer.sites.surgery import fill_slot, restore_originals
+from kansformer.wording import counted
 
 
 def convert(model: nn.Module, config: KANConfig | None = None, *, verify: bool = True, fuse: bool = True) -> nn.Module:
@@ -89,7 +90,8 @@ def execute_plan(
         built += [(slot, modules[slot.name]) for slot in slots]
     if plan.skipped:
         path, reason = plan.skipped[0]
-        warnings.warn(f"{len(plan.skipped)} sites stay as they are, for instance {path}: {reason}.", stacklevel=3)
+        count = counted(len(plan.skipped), "site")
+        warnings.warn(f"No curves in {count}, for instance in {path}: {reason}.", stacklevel=3)
     prefix = base_prefix(model)
     recorded = tuple(replace(slot, path=slot.path.removeprefix(prefix), out_features=None) for slot, _ in built)
     hidden = {path.removeprefix(prefix): width for path, width in (widths or {}).items()}

@@ -7,6 +7,7 @@ import torch
 import transformers
 from numerics import relative_error
 from tiny_models import MODELS, TINY, assert_same_state, make, randomize_curves, run, snapshot
+from torch import nn
 
 from kansformer import KANConfig, convert, is_converted, plan_conversion, refine_grid, revert
 from kansformer.basis import BASES
@@ -262,3 +263,19 @@ def test_a_model_whose_config_is_a_dictionary():
     assert is_converted(model)
     revert(model)
     assert isinstance(model.act, torch.nn.ReLU)
+
+
+class Gated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gate, self.up, self.down, self.act = nn.Linear(4, 8), nn.Linear(4, 8), nn.Linear(8, 4), nn.SiLU()
+
+    def forward(self, x):
+        return self.down(self.act(self.gate(x)) * self.up(x))
+
+
+def test_a_warning_names_what_has_no_such_slot():
+    model = nn.Sequential(nn.Sequential(nn.Linear(4, 8), nn.SiLU(), nn.Linear(8, 4)), Gated())
+    with pytest.warns(UserWarning, match="No curves in 1 site, for instance in 0: .* has no slot 'gate'") as told:
+        convert(model, KANConfig(slots=("gate",)))
+    assert told[0].filename == __file__
