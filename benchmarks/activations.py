@@ -33,7 +33,6 @@ from activation_study.times import StepTime, time_step
 from activation_study.variants import VARIANTS
 from dataclass_csv import append_row, read_rows
 from paired import paired_difference
-from provenance import commit
 from tqdm import tqdm
 
 from kansformer import freeze_curves
@@ -86,7 +85,6 @@ def train_run(run: Run, texts: Path, out: Path, end: float) -> Row | None:
     """Train one network, unless the time is over; the source run's curves are kept for the others."""
     if time.monotonic() > end:
         return None
-    commit()  # that of the beginning
     corpus = read_corpus(run.corpus, str(texts))
     outcome = train(run, corpus, _curves_file(out, run.source) if run.source else None)
     if run == SOURCE:

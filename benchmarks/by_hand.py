@@ -171,10 +171,12 @@ def main() -> None:
         report(f"{name}: median seconds", statistics.median(row.seconds for row in own))
         report(f"{name}: median CPU seconds", statistics.median(row.cpu_seconds for row in own))
         rows += own
+    old = list(csv.DictReader(options.out.open(encoding="utf-8"))) if options.out.exists() else []
+    others = [row for row in old if row["flow"] not in {row.flow for row in rows}]
     with options.out.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(asdict(rows[0])))
         writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+        writer.writerows([*others, *(asdict(row) for row in rows)])
     print(f"Written: {options.out}")
 
 

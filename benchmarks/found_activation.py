@@ -98,7 +98,7 @@ def _train(
 
 def _tables(model: PreTrainedModel, folder: Path, text: Path) -> dict[str, ActivationCurves]:
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokens = torch.tensor(tokenizer(text.read_text(encoding="utf-8")[-RECORDED_BLOCKS * BLOCK :]).input_ids)
+    tokens = torch.tensor(tokenizer(text.read_text(encoding="utf-8")[: RECORDED_BLOCKS * BLOCK]).input_ids)
     blocks = tokens[: len(tokens) // BLOCK * BLOCK].view(-1, BLOCK)
     with record_edges(model) as records, torch.no_grad():
         for part in blocks.split(50):

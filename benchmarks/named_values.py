@@ -17,7 +17,9 @@ class NamedValues:
         print(f"{name} {value:.6g}", flush=True)
 
     def write(self, path: Path) -> None:
-        """All of them, in their order."""
+        """All of them, in their order, after those of the file that were not reported."""
+        old = list(csv.reader(path.open(encoding="utf-8")))[1:] if path.exists() else []
+        others = [row for row in old if row[0] not in dict(self.rows)]
         with path.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([("name", "value"), *self.rows])
+            csv.writer(file).writerows([("name", "value"), *others, *self.rows])
         print(f"Written: {path}")

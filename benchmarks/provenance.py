@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import functools
 import platform
 import subprocess
 from pathlib import Path
 
 
-@functools.cache
-def commit() -> str:
-    """The commit that is checked out when this is first called, with `-dirty` where files differ from it."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=7"]
+def _checked_out() -> str:
+    root = Path(__file__).parents[1]
+    code = (".", ":(exclude)benchmarks/results")
     try:
-        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        name = subprocess.check_output(["git", "describe", "--always", "--abbrev=7"], cwd=root, text=True)
+        changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", *code], cwd=root).returncode
     except (OSError, subprocess.CalledProcessError):
         return "no commit"
-    return done.stdout.strip()
+    return name.strip() + "-dirty" * bool(changed)
+
+
+_COMMIT = _checked_out()
+
+
+def commit() -> str:
+    """The commit that was checked out when the program began, with `-dirty` where code differed from it."""
+    return _COMMIT
 
 
 def processor() -> str:

@@ -28,7 +28,7 @@ from dataclass_csv import append_lines, append_row, read_rows
 from tqdm import tqdm
 
 RESULTS = Path(__file__).parent / "results"
-# Seeds that no search for learning rates and initial weights used.
+# The learning rates of SwiGLU are tried on the first three of these seeds too.
 FIRST_SEED = 1000
 SEEDS, MANY_SEEDS = 5, 8
 CONTENDERS = ("swiglu", DEFAULT, "gelu", "gate-act-group", "gate-input-act-group", "edges-low-rank-act")

@@ -47,6 +47,7 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
     rows = []
+    old = list(csv.reader(options.out.open(encoding="utf-8")))[1:] if options.out.exists() else []
     for name in options.only or recipe_names():
         changes = [f"model.path={path}"] if (path := _local_model(name)) else []
         recipe = read_recipe(name, changes)
@@ -64,7 +65,8 @@ def main() -> None:
         rows.append([name, *counts, first.shape[0], first.shape[1], options.rounds, options.threads, *figures])
         print(f"{name:22} {middle:.3f} ({low:.3f}-{high:.3f})", flush=True)
         with options.out.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([COLUMNS, *rows])
+            others = [row for row in old if row[0] not in {row[0] for row in rows}]
+            csv.writer(file).writerows([COLUMNS, *others, *rows])
     print(f"Written: {options.out}")
 
 

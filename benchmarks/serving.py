@@ -148,8 +148,10 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for part in chosen:
             names = list(REFUSALS) if part == REFUSED else PARTS[part].names
-            there = {row["name"] for row in rows if row["part"] == part and row["passed"] == "True"}
+            there = {row["name"] for row in rows if row["part"] == part and row["passed"] != "False"}
             missing = [name for name in names if name not in there]
+            if not missing:
+                continue
             for row in map(partial(refuse, folder), missing) if part == REFUSED else measure(folder, part, missing):
                 print(part, *(f"{key}={value}" for key, value in row.items()), sep="  ", flush=True)
                 rows = [old for old in rows if (old["part"], old["name"]) != (part, row["name"])]

@@ -185,11 +185,15 @@ def main() -> None:
         make_missing(folder, [f"{arguments.model}.plain", f"{arguments.model}.act"])
         rows = [measure(folder, way, arguments) for way in arguments.way or WAYS]
     old = list(csv.DictReader(RESULTS.open())) if RESULTS.exists() else []
-    kept = [row for row in old if (row["way"], row["model"]) not in {(row["way"], row["model"]) for row in rows}]
+    kept = [row for row in old if _key(row) not in set(map(_key, rows))]
     with RESULTS.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows([*kept, *rows])
+
+
+def _key(row: dict) -> tuple[str, str, str]:
+    return row["way"], row["model"], row["mode"]
 
 
 if __name__ == "__main__":

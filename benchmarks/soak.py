@@ -239,7 +239,7 @@ def main() -> None:
     begin = time.perf_counter()
     with options.out.open("w" if options.fresh else "a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
-        if not rows:
+        if not file.tell():
             writer.writeheader()
         try:
             while time.perf_counter() - begin < 60 * options.minutes:

@@ -16,6 +16,7 @@ minutes.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import math
 import tempfile
 from collections.abc import Iterator
@@ -197,7 +198,8 @@ class Blocks:
     def recordings(self, layer: int) -> list[RecordedNetwork]:
         """Of the training and the held-out blocks, from the cache where they are."""
         options = self.options
-        name = f"{options.model}-{options.tokens // BLOCK}-{options.held_out // BLOCK}-{layer}.safetensors"
+        tokens = b"".join(blocks_NT.numpy().tobytes() for blocks_NT in self.blocks.values())
+        name = f"{options.model}-{hashlib.sha256(tokens).hexdigest()[:8]}-{layer}.safetensors"
         file = options.cache / name
         if not file.exists():
             tensors: dict[str, Tensor] = {}

@@ -53,6 +53,7 @@ def build_wheel(out: Path) -> Path:
         SystemExit: the libraries need a newer system than any tag names.
     """
     from kansformer.ops.native import build, cache, prebuilt
+    from kansformer.version import __version__
 
     compiler = shlex.split(build.compiler_command() or "c++")
     with tempfile.TemporaryDirectory() as temporary:
@@ -72,7 +73,7 @@ def build_wheel(out: Path) -> Path:
         (source / "setup.py").write_text(SETUP.format(tag=tag), encoding="utf-8")
         command = [sys.executable, "-c", BUILD, str(out.resolve())]
         subprocess.run(command, cwd=source, check=True, stdout=subprocess.DEVNULL)
-    (wheel,) = out.glob(f"*-{tag}.whl")
+    (wheel,) = out.glob(f"kansformer-{__version__}-*-{tag}.whl")
     return wheel
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 IN_WHEEL = ("kansformer/__init__.py", "kansformer/recipes/tiny-cpu.yaml", "kan_kernels/__init__.py")
 IN_SOURCE = (
-    *("README.md", "LICENSE", "CHANGELOG.md", "docs/index.md", "model_cards/embedded.md"),
+    *("README.md", "LICENSE", "CHANGELOG.md", "mkdocs.yml", "docs/index.md", "model_cards/embedded.md"),
     *("tests/tiny_models.py", "kernels/build.toml"),
 )
 NOT_IN_EITHER = ("results/", "__pycache__", ".ci/")
