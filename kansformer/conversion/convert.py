@@ -10,7 +10,7 @@ from kansformer.config import KANConfig
 from kansformer.conversion.build import build_slot
 from kansformer.conversion.plan import ConversionPlan, check_model, plan_conversion
 from kansformer.conversion.record import ConversionRecord, base_prefix, record_of, rooted_slot
-from kansformer.conversion.slots import check_no_adapters, recorded_modules, tie_and_freeze
+from kansformer.conversion.slots import check_no_adapters, check_not_dispatched, recorded_modules, tie_and_freeze
 from kansformer.conversion.transformers_patches import attach_record, detach_record
 from kansformer.errors import ConversionStateError, SlotError
 from kansformer.nn.curves import curved_modules
@@ -21,6 +21,8 @@ from kansformer.sites.fused_paths import set_fused_paths
 from kansformer.sites.site import parent_of
 from kansformer.sites.surgery import fill_slot, restore_originals
 from kansformer.wording import counted
+
+ON_ONE_DEVICE = "its layers cannot be exchanged. Load it without device_map first."
 
 
 def convert(model: nn.Module, config: KANConfig | None = None, *, verify: bool = True, fuse: bool = True) -> nn.Module:
@@ -145,6 +147,7 @@ def revert(model: nn.Module) -> nn.Module:
             "original model instead."
         )
     check_no_adapters(model)
+    check_not_dispatched(model, ON_ONE_DEVICE)
     with transaction(model):
         remove_curves(model)
         return model
@@ -169,6 +172,7 @@ def drop_slots(model: nn.Module, paths: Collection[str]) -> nn.Module:
     if record is None:
         raise ConversionStateError("The model is not a converted one, so no slot can be given its original layer back.")
     check_no_adapters(model)
+    check_not_dispatched(model, ON_ONE_DEVICE)
     recorded = recorded_modules(model, record)
     by_path = {slot.curve_path: module for slot, module in recorded}
     for path in paths:

@@ -12,7 +12,7 @@ from kansformer.config import MODULE_FILTERS, QUANT_METHOD, KANConfig, matches_m
 from kansformer.conversion.found_curves import FoundCurves, find_curves
 from kansformer.conversion.narrow import check_narrowable, linear_layers, with_hidden
 from kansformer.conversion.record import get_setting, quantization_method
-from kansformer.conversion.slots import check_no_adapters_before_curves
+from kansformer.conversion.slots import check_no_adapters_before_curves, check_not_dispatched
 from kansformer.errors import ConfigError, ConversionStateError, NoSiteError, SlotError
 from kansformer.nn.curves import curved_modules
 from kansformer.sites import Site, Slot, find_sites
@@ -190,13 +190,11 @@ def check_convertible(model: nn.Module) -> None:
             "convert it with other settings."
         )
     check_no_adapters_before_curves(model)
-    for path, module in model.named_modules():
-        if hasattr(module, "_hf_hook"):
-            raise ConversionStateError(
-                f"accelerate moves the weights of {path or 'the model'} between devices, so it cannot be converted in "
-                "place. Load the model onto one device and convert it, save it, and load the result with device_map; "
-                "or pass quantization_config=KANConfig(...) to from_pretrained, which converts before that."
-            )
+    check_not_dispatched(
+        model,
+        "it cannot be converted in place. Load the model onto one device and convert it, save it, and load the result "
+        "with device_map; or pass quantization_config=KANConfig(...) to from_pretrained, which converts before that.",
+    )
     quantization = get_setting(get_setting(model, "config"), "quantization_config")
     method = quantization_method(quantization)
     # Ours is in the config of a plain model that its class was called for, with the config of a converted one.

@@ -130,10 +130,21 @@ def find_curve_slot(model: nn.Module, site: str, slot: str) -> CurveSlot:
     return by_name[slot]
 
 
+def check_not_dispatched(model: nn.Module, otherwise: str) -> None:
+    """Raise a ConversionStateError if accelerate moves the weights of a model; `otherwise` ends the sentence."""
+    for path, module in model.named_modules():
+        if hasattr(module, "_hf_hook"):
+            raise ConversionStateError(
+                f"accelerate moves the weights of {path or 'the model'} between devices, so {otherwise}"
+            )
+
+
 def recorded_modules(model: nn.Module, record: ConversionRecord) -> list[tuple[Slot, Any]]:
     """The slots of a converted model's record, with paths from its root, and their modules with curves."""
     slots = [rooted_slot(model, slot) for slot in record.slots]
-    return [(slot, model.get_submodule(slot.curve_path)) for slot in slots]
+    # An adapter takes the path of the module that it is around; layers that are shared have one path of several here.
+    curved = {path.replace(".base_layer", ""): module for path, module in curved_modules(model)}
+    return [(slot, curved.get(slot.curve_path) or model.get_submodule(slot.curve_path)) for slot in slots]
 
 
 def tie_and_freeze(model: nn.Module, record: ConversionRecord) -> None:

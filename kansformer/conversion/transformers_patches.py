@@ -58,7 +58,7 @@ says this sentence instead of loading the feed-forward networks with random weig
 TAG = "kansformer"
 """What transformers' own `push_to_hub` tags the repository with."""
 
-PUSH_OPTIONS = ("repo_id", "commit_message", "create_pr", "private")
+PUSH_OPTIONS = ("repo_id", "commit_message", "commit_description", "create_pr", "private", "revision", "tags")
 
 LOADING_STEP = "_adjust_missing_and_unexpected_keys"
 """Last step of transformers' loading before the report and the dispatch; it gets the lists of wrong keys."""
@@ -234,7 +234,7 @@ def save_converted(
     by `updated_folder`; where each process writes a part of it (`distributed_checkpoint`), by transformers.
 
     Raises:
-        ConfigError: `state_dict` and `push_to_hub` together.
+        ConfigError: `push_to_hub` together with `state_dict` or `variant`.
         CheckpointError: curves are not what the config says, so the checkpoint could not be loaded; or copies of shared
             ones differ. Nothing is written.
     """
@@ -242,6 +242,11 @@ def save_converted(
         raise ConfigError(
             "A converted model cannot take state_dict and push_to_hub in one call. Save it with state_dict first, "
             "then upload the folder with huggingface_hub.upload_folder."
+        )
+    if push_to_hub and kwargs.get("variant"):
+        raise ConfigError(
+            "A converted model cannot take variant and push_to_hub in one call. Save it with variant first, then "
+            "upload the folder with huggingface_hub.upload_folder."
         )
     check_record(model)
     push = {name: kwargs.pop(name) for name in PUSH_OPTIONS if name in kwargs}

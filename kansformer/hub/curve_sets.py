@@ -217,7 +217,7 @@ def _combined(sets: CurveSets, weights: Mapping[str, float]) -> CurveSet:
         return first
     if names:
         _check_addable(sets.sets, names)
-    tensors = dict(first.tensors)
+    tensors = {key: tensor.clone() for key, tensor in first.tensors.items()}
     for key, tensor in tensors.items():
         if key.endswith(".coefficients"):
             total = torch.zeros_like(tensor, dtype=torch.float64)

@@ -223,8 +223,10 @@ def tensor_of(values: object, what: str) -> Tensor:
     if isinstance(values, Tensor):
         return values
     array = np.asarray(values)
-    if array.dtype.kind in "biuf":
-        return torch.as_tensor(array if array.flags.writeable else array.copy())
+    if array.dtype.kind in "biuf" and array.dtype.itemsize <= 8:
+        return torch.as_tensor(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
+    if array.dtype.kind == "c":
+        raise DataError(f"The {what} must be real numbers, got {array.dtype}.")
     try:
         return torch.as_tensor(array.astype(np.float64))
     except (TypeError, ValueError):
@@ -251,7 +253,7 @@ def dataset_for(model: KAN, data: Samples) -> Dataset:
 
 def inputs_and_targets(model: KAN, data: Samples | Table) -> tuple[Tensor, Tensor | None]:
     """Training inputs (N, I) and targets (N, O) as of `dataset_for`; no targets if `data` is a table of inputs."""
-    if not isinstance(data, (Tensor, np.ndarray)):
+    if not hasattr(data, "__array__"):  # a tensor, an array or a data frame has
         dataset = dataset_for(model, data)
         return dataset.train_input, dataset.train_target
     x, inputs = tensor_of(data, "inputs").to(model.layers[0].weight), sum(model.width[0])

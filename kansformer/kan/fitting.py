@@ -331,8 +331,11 @@ def _descend(
                 _clear_gradients_of_fixed_numbers(model)
                 return value.item()
 
-            stepper.step(closure)
-            if hold(model) and optimizer == "lbfgs":
+            try:
+                stepper.step(closure)
+            finally:  # after Ctrl-C too
+                held = hold(model)
+            if held and optimizer == "lbfgs":
                 stepper = _torch_optimizer(optimizer, model, lr)  # what it remembers is of other points
         error = measure(model, data.train_input, data.train_target)
         if not math.isfinite(error):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -300,6 +301,8 @@ class FormulaSearch:
             return
         rows = torch.cat([self.x.log(), torch.ones_like(self.x[:, :1])], dim=1)
         *exponents, constant = torch.linalg.lstsq(rows, self.y.abs().log().unsqueeze(-1)).solution[:, 0].tolist()
+        if not constant < math.log(sys.float_info.max):
+            return  # its factor is too large for float64, or NaN
         factors = [sympy.Symbol(name) ** sympy.Float(p) for name, p in zip(self.names, exponents, strict=True)]
         law = sympy.Mul(sympy.Float(math.copysign(math.exp(constant), float(self.y[0]))), *factors)
         self._keep(fit_constants(Formula.of(law, self.names), self.x, self.y, steps=FIRST_STEPS))

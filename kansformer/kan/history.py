@@ -140,7 +140,13 @@ class Run:
         every = self.grid_update_every
         due = bool(every) and step % every == 0 and step <= MOVING * self.steps
         if due:
+            fixed = [layer for layer in self.model.layers if not layer.coefficients.requires_grad]
+            before = [(layer.coefficients.detach().clone(), layer.domain.clone()) for layer in fixed]
             update_grid(self.model, self.points, margin=GRID_MARGIN)
+            with torch.no_grad():
+                for layer, (coefficients, domain) in zip(fixed, before, strict=True):
+                    layer.coefficients.copy_(coefficients)
+                    layer.domain.copy_(domain)
         return due
 
     @torch.no_grad()

@@ -31,7 +31,8 @@ SAMPLES = 64
 
 @torch.no_grad()
 def draw_curves(layer: KANLinear, generator: torch.Generator, scale: float) -> None:
-    """Random lines with a little noise, times the scale; the base at zero. Nothing on the meta device."""
+    """Random lines with a little noise, times the scale; the base at zero. Nothing on the meta device, and parameters
+    that are not trained stay."""
     if layer.weight.is_meta:
         return
     inputs, domain = layer.in_features, layer.domain.double().cpu()
@@ -42,9 +43,11 @@ def draw_curves(layer: KANLinear, generator: torch.Generator, scale: float) -> N
         lines_IC1 = fit_curves(x_IS, line_IS1, layer.curves.basis, domain, denominator_ID=denominator)
     slopes_IO = SLOPE * (2 * torch.rand(inputs, 1, layer.out_features, generator=generator, dtype=torch.float64) - 1)
     noise = torch.randn(layer.coefficients.shape, generator=generator, dtype=torch.float64)
-    layer.coefficients.copy_(scale * (slopes_IO * inputs**-0.5 * lines_IC1 + NOISE * noise))
-    layer.weight.zero_()
-    layer.bias.zero_()
+    if layer.coefficients.requires_grad:
+        layer.coefficients.copy_(scale * (slopes_IO * inputs**-0.5 * lines_IC1 + NOISE * noise))
+    for parameter in (layer.weight, layer.bias):
+        if parameter.requires_grad:
+            parameter.zero_()
 
 
 def draw_edges(inputs: int, outputs: int, density: float, generator: torch.Generator) -> Tensor:

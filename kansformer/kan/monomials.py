@@ -67,8 +67,9 @@ def _best_sum(
     size_M = weighted_MN.norm(dim=1)
     unit_MN = (weighted_MN / size_M.clamp(min=1e-300).unsqueeze(-1)).nan_to_num(0.0)
     low_MN, spread = unit_MN.float(), float(y.std(correction=0)) or 1.0
+    largest = goal.abs().max()  # float32 has neither the squares of very small targets nor those of large ones
     best: tuple[float, list[int], Tensor] | None = None
-    for first in (low_MN @ goal.float()).square().topk(min(STARTS, len(low_MN))).indices.tolist():
+    for first in (low_MN @ (goal / largest).float()).square().topk(min(STARTS, len(low_MN))).indices.tolist():
         chosen, rest_M = [first], 1 - (low_MN @ low_MN[first]).square()
         while True:
             columns_NK = unit_MN[chosen].mT
@@ -81,7 +82,7 @@ def _best_sum(
                 best = (length, list(chosen), factors_K / size_M[chosen])
             if error <= EXACT or len(chosen) == MAX_TERMS or not math.isfinite(error):
                 break
-            gain_M = (low_MN @ residual.float()).square() / rest_M.clamp(min=MIN_REST)
+            gain_M = (low_MN @ (residual / largest).float()).square() / rest_M.clamp(min=MIN_REST)
             gain_M[rest_M < MIN_REST] = 0.0
             chosen.append(int(gain_M.argmax()))
             new = unit_MN[chosen[-1]]

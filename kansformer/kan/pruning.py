@@ -161,9 +161,14 @@ def prune(
 
 def become(model: KAN, other: KAN) -> None:
     """Give a network the layers of another one, in place."""
+    for index in range(len(other.layers), len(model.layers)):
+        delattr(model, f"alive_{index}")
     model.width, model.layers, model.formulas = other.width, other.layers, other.formulas
     for index, alive_IO in enumerate(other.alive):
         model.register_buffer(f"alive_{index}", alive_IO)
+    if not model.has_bias:
+        for layer in model.layers:
+            layer.bias.requires_grad_(False)
 
 
 @dataclass(frozen=True)

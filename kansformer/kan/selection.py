@@ -91,9 +91,9 @@ def make_folds(x: Tensor, y: Tensor, seed: int) -> list[Dataset]:
     targets = distinct[:, x.shape[1] :]
     key = targets[:, 0] if y.shape[1] == 1 else targets.argmax(dim=1)
     fold_of = torch.empty(len(distinct), dtype=torch.long)
-    for block in key.argsort(stable=True).split(count):
+    for block in key.cpu().argsort(stable=True).split(count):
         fold_of[block] = torch.randperm(count, generator=generator)[: len(block)]
-    fold_N = fold_of[group_N]
+    fold_N = fold_of[group_N.cpu()]
     return [Dataset(x[fold_N != k], y[fold_N != k], x[fold_N == k], y[fold_N == k]) for k in range(count)]
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kansformer.checks import check_number
+from kansformer.kan.constraints import check_not_held
 from kansformer.kan.data import Samples, dataset_for
 from kansformer.kan.edge_symbols import SETTLED
 from kansformer.kan.edges import cut_edges
@@ -102,9 +103,10 @@ def sparsify(model: KAN, data: Samples, *, settings: SearchSettings | None = Non
         The root mean square error on the training samples.
 
     Raises:
-        ConfigError: the weight of the sparsity is negative.
+        ConfigError: the weight of the sparsity is negative, or the network is held to constraints.
         ShapeError, DataError: the samples do not fit the network or are not finite.
     """
+    check_not_held(model, "sparsify")
     settings = SearchSettings() if settings is None else settings
     check_number("sparsity", settings.sparsity, 0)
     dataset = dataset_for(model, data)

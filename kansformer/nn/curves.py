@@ -204,10 +204,15 @@ def curve_tensors(module: Curved) -> dict[str, Tensor]:
 
 
 def copy_as(kind: type[M], module: nn.Module) -> M:
-    """A module of another class with the same tensors, hooks, mode and attributes; they share nothing else."""
+    """A module of another class with the same tensors, hooks, mode and attributes; they share nothing else.
+
+    A forward of the module's own, as `kernelize` and `module.compile()` set it, is bound to that module and left out.
+    """
     other = kind.__new__(kind)
     nn.Module.__init__(other)
     for name, value in vars(module).items():
+        if name in ("forward", "_compiled_call_impl"):
+            continue
         other.__dict__[name] = value.copy() if isinstance(value, (dict, set)) else value
     return other
 

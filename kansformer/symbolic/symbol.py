@@ -87,6 +87,16 @@ class Symbol:
     fit_shift: bool = True
     partner: Partner | None = None
 
+    def __reduce_ex__(self, protocol):
+        """By name for the package's own functions, which are lambdas; one's own must be ones that pickle can name."""
+        from kansformer.symbolic.library import ALL_SYMBOLS
+        from kansformer.symbolic.names import exponent_of
+
+        is_power = self.name not in ALL_SYMBOLS.names and exponent_of(self.name) is not None
+        if is_power or any(own is self for own in ALL_SYMBOLS):
+            return _packaged_symbol, (self.name,)
+        return super().__reduce_ex__(protocol)
+
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip() or self.name == CONSTANT:
             raise ConfigError(f"A function needs a name, and not {CONSTANT!r}; got {self.name!r}.")
@@ -151,6 +161,12 @@ class _Opaque(torch.autograd.Function):
             )
         z, values = ctx.saved_tensors
         return grad * ctx.symbol.slope(z, values), None
+
+
+def _packaged_symbol(name: str) -> Symbol:
+    from kansformer.symbolic.library import ALL_SYMBOLS
+
+    return ALL_SYMBOLS.named(name)
 
 
 class SymbolLibrary(Sequence[Symbol]):

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from transformers import TrainingArguments
 
 from kansformer.checks import check_integer, check_number, check_seed
-from kansformer.conversion.record import narrowed_paths
+from kansformer.conversion.record import narrowed_paths, record_of
 from kansformer.errors import ConfigError, DataError
 from kansformer.nn import optimizer_groups
 from kansformer.nn.eval_mode import eval_mode
+from kansformer.nn.optim import curve_parameters
 from kansformer.progress import Progress
 from kansformer.training.callbacks import Reporter
 from kansformer.training.evaluate import check_blocks
@@ -150,7 +151,9 @@ def distill_feed_forwards(
     errors = _LayerErrors(students.values(), _Recorder(originals, teacher, blocks_NT, cache_bytes))
     parameters = list(errors.parameters())
     samples = [range(first, first + min(count, MEASURED_BLOCKS)) for first, count in ((0, trained), (trained, spared))]
-    with _ready_to_train(errors), tempfile.TemporaryDirectory() as folder:
+    record = record_of(model)
+    fixed = [p for _, p in curve_parameters(model)] if record is not None and record.is_fixed else []
+    with _ready_to_train(errors, fixed), tempfile.TemporaryDirectory() as folder:
         before = [errors.relative(sample) for sample in samples]
         groups = optimizer_groups(errors, lr, weight_decay=0.0, curve_lr_multiplier=curve_lr_multiplier)
         optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99))
@@ -208,13 +211,16 @@ def warm_up_and_cosine(step: int, steps: int, warm_up: float) -> float:
 
 
 @contextmanager
-def _ready_to_train(errors: "_LayerErrors") -> Iterator[None]:
-    """All parameters require a gradient; flags, gradients, modes and global random states are restored afterwards."""
+def _ready_to_train(errors: "_LayerErrors", fixed: Iterable[nn.Parameter]) -> Iterator[None]:
+    """All parameters but the fixed ones require a gradient; flags, gradients, modes and global random states are
+    restored afterwards."""
     kept = [(parameter, parameter.requires_grad, parameter.grad) for parameter in errors.parameters()]
     python, numpy = random.getstate(), np.random.get_state()
     with eval_mode(errors), torch.random.fork_rng():
         try:
             errors.requires_grad_(True).zero_grad()
+            for parameter in fixed:
+                parameter.requires_grad_(False)
             yield
         finally:
             random.setstate(python)

@@ -139,6 +139,11 @@ def check_combination(recipe: Recipe, arguments: TrainingArguments, *, resumes: 
             "early_stop takes back the best checkpoint, which may have a coarser grid than curves.refine_grid_at has "
             "made since. Choose one of them."
         )
+    if arguments.fp16 and not arguments.max_grad_norm and (curves.sparsity or curves.smoothness):
+        raise ConfigError(
+            "curves.sparsity and curves.smoothness need training.max_grad_norm above 0 with training.fp16, whose "
+            "gradients have their true size only then. Set it, or train with bf16."
+        )
     if recipe.early_stop is not None and arguments.eval_strategy == "no":
         raise ConfigError("early_stop needs evaluations: set training.eval_strategy=steps and training.eval_steps.")
     if recipe.data.streaming and arguments.max_steps < 1:

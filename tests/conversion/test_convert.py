@@ -1,7 +1,9 @@
 """The swap on whole models: equal to the bit, alive and reversible."""
 
 import copy
+import types
 
+import accelerate.hooks
 import pytest
 import torch
 import transformers
@@ -9,10 +11,11 @@ from numerics import relative_error
 from tiny_models import MODELS, TINY, assert_same_state, make, randomize_curves, run, snapshot
 from torch import nn
 
-from kansformer import KANConfig, convert, is_converted, plan_conversion, refine_grid, revert
+from kansformer import KANConfig, KANLinear, convert, is_converted, plan_conversion, refine_grid, revert
 from kansformer.basis import BASES
 from kansformer.errors import (
     CheckpointError,
+    ConversionStateError,
     SlotError,
 )
 
@@ -279,3 +282,18 @@ def test_a_warning_names_what_has_no_such_slot():
     with pytest.warns(UserWarning, match="No curves in 1 site, for instance in 0: .* has no slot 'gate'") as told:
         convert(model, KANConfig(slots=("gate",)))
     assert told[0].filename == __file__
+
+
+def test_layers_with_a_forward_of_their_own_are_reverted():
+    model = convert(make("llama"), KANConfig(slots=("down",)))
+    layer = next(module for module in model.modules() if isinstance(module, KANLinear))
+    layer.forward = types.MethodType(KANLinear.forward, layer)  # as kernelize sets it
+    revert(model)
+    assert not any("forward" in vars(module) for module in model.modules() if type(module) is nn.Linear)
+
+
+def test_a_dispatched_model_is_not_reverted():
+    model = convert(make("llama"))
+    accelerate.hooks.add_hook_to_module(model.get_submodule("layers.0.mlp"), accelerate.hooks.ModelHook())
+    with pytest.raises(ConversionStateError, match="accelerate moves the weights of .*cannot be exchanged"):
+        revert(model)

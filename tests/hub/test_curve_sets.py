@@ -311,3 +311,12 @@ def test_trainable_parameters_are_printed_as_peft_does(make, capsys):
     print_trainable_parameters(adapted)
     theirs, ours = capsys.readouterr().out.splitlines()
     assert ours == theirs
+
+
+def test_a_stored_set_is_not_changed_while_there_is_none(three, outputs):
+    model, alone = three
+    set_curves(model, None)
+    update_grid(model, {"input_ids": TOKENS})
+    with pytest.warns(UserWarning, match="The curves were changed"):
+        set_curves(model, "style")
+    assert torch.equal(outputs(model), outputs(alone["style"]))

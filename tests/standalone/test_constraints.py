@@ -1,6 +1,7 @@
 """Networks that are held to shapes obey them everywhere, after every way of training and of changing them."""
 
 import json
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -248,3 +249,27 @@ def test_an_estimator_refuses_unknown_directions(directions, message):
         KANRegressor(monotonic_cst={"dose": 1}).fit(table()[0].to_numpy(), table()[1])
     with pytest.raises(ConfigError, match="two classes"):
         KANClassifier(monotonic_cst=[1, 0, 0]).fit(table()[0], np.arange(300) % 3)
+
+
+def test_sparsify_would_break_them():
+    model = KAN([3, 1])
+    model.fit(samples(100), steps=1, constraints=RISING, progress=False)
+    with pytest.raises(ConfigError, match="sparsify makes edges formulas, and this network is held to constraints"):
+        model.sparsify(samples(100))
+
+
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+def test_an_interrupt_leaves_a_network_that_obeys(optimizer, monkeypatch):
+    model = KAN([3, 1])
+    step = {"lbfgs": torch.optim.LBFGS, "adam": torch.optim.Adam}[optimizer].step
+
+    def interrupted(self, closure=None):
+        step(self, closure)
+        with torch.no_grad():
+            model.layers[0].coefficients.neg_()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr({"lbfgs": torch.optim.LBFGS, "adam": torch.optim.Adam}[optimizer], "step", interrupted)
+    with suppress(KeyboardInterrupt):
+        model.fit(samples(100), steps=2, optimizer=optimizer, constraints=RISING, progress=False)
+    assert model.constraints is not None and (slopes(model)[0] >= 0).all()

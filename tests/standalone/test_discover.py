@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import sympy
 import torch
@@ -14,6 +15,7 @@ from kansformer.kan.edge_symbols import name_one_by_one
 from kansformer.kan.edges import cut_edges
 from kansformer.kan.fitting import rmse
 from kansformer.kan.formula_search import shapes_for
+from kansformer.kan.monomials import sums_of_monomials
 from kansformer.symbolic import ALL_SYMBOLS, LIBRARY, SCIENCE_LIBRARY
 
 QUIET = {"progress": False}
@@ -410,3 +412,19 @@ def test_targets_too_large_for_their_differences():
 def test_equal_targets_have_an_output_each():
     x = sympy.Symbol("x")
     assert kan_from_formula([x**2, x**2]).width[-1] == (2, 0)
+
+
+def test_a_power_law_whose_factor_overflows():
+    year = torch.linspace(1950, 2020, 60, dtype=torch.float64).unsqueeze(1)
+    found = find_formula((year, torch.exp(-0.4 * (year - 1950))), networks=1, seconds=5, progress=False)
+    assert math.isfinite(found.train_rmse)
+
+
+@pytest.mark.parametrize("unit", [1e-27, 1e30])
+def test_monomials_in_any_unit(unit):
+    x = 0.5 + torch.rand(200, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = unit * (x[:, 0] ** 2 + 3 * x[:, 0] * x[:, 1])
+    names = ["a", "b"]
+    forms = list(sums_of_monomials(x, y, names, SCIENCE_LIBRARY))
+    values = [sympy.lambdify(sympy.symbols(names), form, "numpy")(*x.T.numpy()) for form in forms]
+    assert any(np.abs(value - y.numpy()).max() < 1e-6 * unit for value in values)

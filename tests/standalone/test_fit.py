@@ -5,6 +5,7 @@ import sys
 import warnings
 
 import numpy as np
+import pandas
 import pytest
 import torch
 
@@ -395,3 +396,26 @@ def test_several_starts_differ_whatever_the_seed(data, monkeypatch):
     monkeypatch.setattr(init, "restart", lambda model, seed: drawn.append(seed))
     KAN([2, 5, 1], seed=1).fit(data, steps=2, starts=3, **QUIET)
     assert drawn == [2, 3]
+
+
+@pytest.mark.parametrize("starts", [1, 2])
+def test_layers_that_are_not_trained_stay(data, starts):
+    model = KAN([2, 3, 1])
+    model.layers[0].requires_grad_(False)
+    before = {name: tensor.clone() for name, tensor in model.layers[0].state_dict().items()}
+    model.fit(data, steps=6, starts=starts, **QUIET)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.layers[0].state_dict().items())
+
+
+@pytest.mark.parametrize("make", [lambda x: x[::-1], np.fliplr, lambda x: x.astype(">f8"), np.longdouble])
+def test_any_array_of_numbers_is_taken(make):
+    x = np.random.default_rng(0).random((30, 2))
+    KAN([2, 1]).fit((make(x), make(x)[:, :1]), steps=1, **QUIET)
+    with pytest.raises(DataError, match="The inputs must be real numbers, got complex128"):
+        KAN([2, 1]).fit((x.astype(complex), x[:, :1]), steps=1, **QUIET)
+
+
+def test_a_data_frame_is_a_table_of_inputs():
+    x = pandas.DataFrame(np.random.default_rng(0).random((30, 2)), columns=["x1", "x2"])
+    model = KAN([2, 1])
+    assert model.prune(x).width == model.prune(x.to_numpy()).width

@@ -8,6 +8,7 @@ import torch
 from kansformer.errors import ConfigError, DataError, ShapeError
 from kansformer.kan import KAN, SearchSettings, create_dataset
 from kansformer.kan.fitting import rmse
+from kansformer.kan.pruning import become
 
 QUIET = {"progress": False}
 
@@ -99,3 +100,12 @@ def test_sparsify_leaves_the_edges_that_explain_the_data(scale, data):
     assert model.width == [(2, 0), (1, 0), (1, 0)] and {edge.input for edge in model.edges()} == {0}
     with pytest.raises(ConfigError, match="sparsity must be a finite number of at least 0"):
         model.sparsify((x, y), settings=SearchSettings(sparsity=-1.0))
+
+
+def test_a_network_that_became_shallower_is_saved_and_loaded(tmp_path):
+    x = torch.rand(200, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    deep, flat = KAN([2, 1, 1], bias=False), KAN([2, 1])
+    become(deep, flat)
+    assert not any(layer.bias.requires_grad for layer in deep.layers)
+    deep.save(tmp_path / "network")
+    assert torch.equal(KAN.load(tmp_path / "network")(x), flat(x))

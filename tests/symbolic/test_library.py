@@ -1,6 +1,7 @@
 """The table of functions: torch, derivative and sympy say the same, and wrong rows are refused."""
 
 import math
+import pickle
 
 import pytest
 import torch
@@ -71,3 +72,11 @@ def test_a_wrong_library_is_refused():
         SymbolLibrary([KAN_LIBRARY[0], KAN_LIBRARY[0]])
     with pytest.raises(ConfigError, match="No function is named 'cosh'. Add it by library.with_symbol"):
         LIBRARY.named("cosh")
+
+
+@pytest.mark.parametrize("name", ["sin", "x*cos", "x^2.5"])
+def test_functions_are_pickled_by_name(name):
+    symbol = ALL_SYMBOLS.named(name)
+    again = pickle.loads(pickle.dumps(symbol))  # noqa: S301
+    z = torch.linspace(0.5, 2, 5)
+    assert again.name == name and torch.equal(again.function(z), symbol.function(z))

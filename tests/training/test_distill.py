@@ -5,12 +5,13 @@ import math
 
 import pytest
 import torch
-from tiny_models import tiny_llama
+from tiny_models import randomize_curves, tiny_llama
 from torch import nn
 
-from kansformer import KANConfig, convert
+from kansformer import KANConfig, convert, freeze_curves
 from kansformer.conversion import replace_feed_forwards
 from kansformer.errors import ConfigError, DataError, ShapeError
+from kansformer.nn.optim import curve_parameters
 from kansformer.training.distill import distill_feed_forwards, distillation_loss
 
 BLOCKS = (torch.arange(20 * 12).reshape(20, 12) ** 2) % 23
@@ -237,3 +238,13 @@ def test_impossible_settings_of_the_loss_are_refused(settings, sentence):
 def test_shapes_that_do_not_belong_together_are_refused(teacher, labels):
     with pytest.raises(ShapeError, match=r"Logits must be \(B, T, V\) for student and teacher and labels \(B, T\)"):
         distillation_loss(logits(0), teacher, labels)
+
+
+def test_fixed_curves_stay(teacher, tmp_path):
+    source = convert(copy.deepcopy(teacher), KANConfig(edges="group", groups=4))
+    file = tmp_path / "curves.safetensors"
+    freeze_curves(randomize_curves(source), file, share="model")
+    student = replace_feed_forwards(copy.deepcopy(teacher), KANConfig(curves=str(file), trainable=False), hidden=12)
+    before = {name: parameter.clone() for name, parameter in curve_parameters(student)}
+    distill_feed_forwards(student, teacher, BLOCKS, **RUN)
+    assert before and all(torch.equal(parameter, before[name]) for name, parameter in curve_parameters(student))
