@@ -21,6 +21,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.trainer import TRAINER_STATE_NAME
 
 from kansformer.errors import CheckpointError, ConfigError, InterruptedRunError
 from kansformer.files import atomic_write_text, check_unused, check_writable
@@ -334,8 +335,8 @@ def _run_steps(trainer: KANTrainer, output: Path, checkpoint: Path | None) -> fl
     begin = time.perf_counter()
     done, steps = (checkpoint and steps_of(checkpoint)) or (0, None)
     with trainer.guard.handle_sigterm():
-        if steps is not None and done >= steps:  # the checkpoint's weights are those of the last step
-            trainer._load_from_checkpoint(str(checkpoint))
+        if checkpoint is not None and steps is not None and done >= steps:
+            trainer._load_from_checkpoint(str(_checkpoint_to_keep(trainer, output, checkpoint)))
             trainer.state.global_step = done
         else:
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -345,6 +346,14 @@ def _run_steps(trainer: KANTrainer, output: Path, checkpoint: Path | None) -> fl
             "with --resume."
         )
     return time.perf_counter() - begin
+
+
+def _checkpoint_to_keep(trainer: KANTrainer, output: Path, last: Path) -> Path:
+    """The checkpoint whose weights a run ends with: the best one where the run takes it back, else the last one."""
+    if not trainer.args.load_best_model_at_end:
+        return last
+    best = read_json(last / TRAINER_STATE_NAME).get("best_model_checkpoint")
+    return output / Path(best).name if best else last
 
 
 def _save_and_evaluate(trainer: KANTrainer, output: Path) -> dict[str, float]:

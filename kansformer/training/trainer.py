@@ -32,7 +32,7 @@ from kansformer.training.sharding import (
     write_optimizer,
 )
 
-ASIDE = ".partial"
+ASIDE = "_partial"  # transformers uploads no names that begin so
 """Folder beside the checkpoints in which the next one is written."""
 
 IGNORED = -100

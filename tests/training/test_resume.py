@@ -29,8 +29,12 @@ def test_a_killed_run_resumes_to_the_bit(make, tmp_path, curves):
     assert losses[0] == losses[1]
 
 
-def test_a_run_that_was_killed_after_its_last_step_takes_no_further_one(make, tmp_path):
-    recipe = make(training={"save_strategy": "steps", "save_steps": 3})
+@pytest.mark.parametrize("ends_with_the_best", [False, True])
+def test_a_run_that_was_killed_after_its_last_step_takes_no_further_one(make, tmp_path, ends_with_the_best):
+    training = {"save_strategy": "steps", "save_steps": 3}
+    if ends_with_the_best:  # by a measure whose best value is the first one
+        training = {"max_steps": 6, "eval_strategy": "steps", "eval_steps": 2, "greater_is_better": True}
+    recipe = make(training=training, early_stop=9 if ends_with_the_best else None)
     result = train(recipe, tmp_path / "run")
     expected = weights_of(tmp_path / "run")
     for name in ("training.json", "model.safetensors"):
