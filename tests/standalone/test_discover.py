@@ -69,10 +69,10 @@ def test_noise_ends_the_search():
 def test_shapes_begin_with_simple_ones():
     for inputs in (1, 3):
         shapes = shapes_for(inputs)
-        assert shapes[0].width == [inputs, 2] and all(shape.width[-1] == 2 for shape in shapes)
+        assert shapes[0].width == [inputs, 1] and all(shape.width[-1] == 1 for shape in shapes)
         for shape in shapes:
             straight = [formula[2].name for formula in shape.build(0, SearchSettings()).formulas[-1].edges()]
-            assert straight == ["x"] * (2 * shape.width[-2][1] if shape.linear_products else 0)
+            assert straight == ["x"] * (shape.width[-2][1] if shape.linear_products else 0)
 
 
 def test_scaled_networks_become_networks_of_the_columns():
