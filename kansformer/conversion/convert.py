@@ -124,7 +124,8 @@ def revert(model: nn.Module) -> nn.Module:
         The same model.
 
     Raises:
-        ConversionStateError: the model is not converted, has adapters, or its original layers are gone.
+        ConversionStateError: the model is not converted, has adapters, or its original layers are gone, or accelerate
+            moves its weights between devices.
 
     Examples:
         >>> from torch.nn import Linear, Sequential, SiLU
@@ -164,7 +165,7 @@ def drop_slots(model: nn.Module, paths: Collection[str]) -> nn.Module:
         The same model. It saves as a converted one with the slots that are left, or is plain if there are none.
 
     Raises:
-        ConversionStateError: the model is not converted.
+        ConversionStateError: the model is not converted, has adapters, or accelerate moves its weights between devices.
         SlotError: `convert` put no module at one of the paths, or no slot would be left of a model whose layers are
             narrower than its config says. The model is left as it was.
     """

@@ -100,9 +100,7 @@ def find_curve_slots(model: nn.Module) -> list[CurveSlot]:
     names = {join_path(outer, slot.curve_path): slot.name for slot in recorded}
     slots = []
     for path, module in curved_modules(model):
-        adapted = path
-        while adapted.endswith(".base_layer"):  # where adapters stand around it
-            adapted = adapted.removesuffix(".base_layer")
+        adapted = _path_without_adapters(path)
         owner, attribute = parent_of(adapted)
         name = names.get(adapted, "input" if attribute == INPUT_CURVE else attribute)
         slots.append(CurveSlot(owner, name, path, module, module_called_at(model, path)))
@@ -130,6 +128,10 @@ def find_curve_slot(model: nn.Module, site: str, slot: str) -> CurveSlot:
     return by_name[slot]
 
 
+def _path_without_adapters(path: str) -> str:
+    return ".".join(part for part in path.split(".") if part != "base_layer")
+
+
 def check_not_dispatched(model: nn.Module, otherwise: str) -> None:
     """Raise a ConversionStateError if accelerate moves the weights of a model; `otherwise` ends the sentence."""
     for path, module in model.named_modules():
@@ -143,7 +145,7 @@ def recorded_modules(model: nn.Module, record: ConversionRecord) -> list[tuple[S
     """The slots of a converted model's record, with paths from its root, and their modules with curves."""
     slots = [rooted_slot(model, slot) for slot in record.slots]
     # An adapter takes the path of the module that it is around; layers that are shared have one path of several here.
-    curved = {path.replace(".base_layer", ""): module for path, module in curved_modules(model)}
+    curved = {_path_without_adapters(path): module for path, module in curved_modules(model)}
     return [(slot, curved.get(slot.curve_path) or model.get_submodule(slot.curve_path)) for slot in slots]
 
 

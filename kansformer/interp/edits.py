@@ -219,7 +219,7 @@ class CurveEdit:
 
 def check_same_grid(module: Curved, parameter: nn.Parameter, domain: Tensor) -> None:
     """Raise a DataError unless a module has this parameter as its coefficients, and this domain."""
-    if module.coefficients is not parameter or not torch.equal(module.domain, domain):
+    if module.coefficients is not parameter or not torch.equal(module.domain, domain.to(module.domain)):
         raise DataError("The grid of the layer was changed after the edit, so it cannot be undone any more.")
 
 

@@ -163,7 +163,10 @@ def attach_curves(
 
 
 def detach_curves(module: nn.Module) -> None:
-    """Take everything away that `attach_curves` gave."""
+    """Take everything away that `attach_curves` gave, and a forward of the module's own, as `kernelize` and
+    `module.compile()` set it, which may compute the curves."""
+    for name in ("forward", "_compiled_call_impl"):
+        vars(module).pop(name, None)
     for name in (*CURVE_PARAMETERS, "domain", "curves"):
         delattr(module, name)
 
@@ -204,15 +207,10 @@ def curve_tensors(module: Curved) -> dict[str, Tensor]:
 
 
 def copy_as(kind: type[M], module: nn.Module) -> M:
-    """A module of another class with the same tensors, hooks, mode and attributes; they share nothing else.
-
-    A forward of the module's own, as `kernelize` and `module.compile()` set it, is bound to that module and left out.
-    """
+    """A module of another class with the same tensors, hooks, mode and attributes; they share nothing else."""
     other = kind.__new__(kind)
     nn.Module.__init__(other)
     for name, value in vars(module).items():
-        if name in ("forward", "_compiled_call_impl"):
-            continue
         other.__dict__[name] = value.copy() if isinstance(value, (dict, set)) else value
     return other
 

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable
 from fractions import Fraction
+from functools import cache
 from typing import TYPE_CHECKING
 
 import kansformer.symbolic.candidates as start
@@ -63,6 +64,7 @@ def exponent_of(name: str) -> Fraction | None:
     return exponent if 0 < abs(exponent) <= MAX_EXPONENT else None
 
 
+@cache
 def power(exponent: Fraction) -> Symbol:
     """The power of x with this exponent, as a function for curves.
 

@@ -90,9 +90,10 @@ class Symbol:
     def __reduce_ex__(self, protocol):
         """By name for the package's own functions, which are lambdas; one's own must be ones that pickle can name."""
         from kansformer.symbolic.library import ALL_SYMBOLS
-        from kansformer.symbolic.names import exponent_of
+        from kansformer.symbolic.names import exponent_of, power
 
-        is_power = self.name not in ALL_SYMBOLS.names and exponent_of(self.name) is not None
+        exponent = exponent_of(self.name)
+        is_power = exponent is not None and power(exponent) is self
         if is_power or any(own is self for own in ALL_SYMBOLS):
             return _packaged_symbol, (self.name,)
         return super().__reduce_ex__(protocol)

@@ -12,6 +12,7 @@ def no_request(monkeypatch):
     monkeypatch.delenv("KANSFORMER_BACKEND", raising=False)
     set_backend(None)
     yield
+    monkeypatch.delenv("KANSFORMER_BACKEND", raising=False)
     set_backend(None)
 
 

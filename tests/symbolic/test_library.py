@@ -1,5 +1,6 @@
 """The table of functions: torch, derivative and sympy say the same, and wrong rows are refused."""
 
+import copy
 import math
 import pickle
 
@@ -79,4 +80,9 @@ def test_functions_are_pickled_by_name(name):
     symbol = ALL_SYMBOLS.named(name)
     again = pickle.loads(pickle.dumps(symbol))  # noqa: S301
     z = torch.linspace(0.5, 2, 5)
-    assert again.name == name and torch.equal(again.function(z), symbol.function(z))
+    assert again is symbol and torch.equal(again.function(z), symbol.function(z))
+
+
+def test_copies_of_own_functions_keep_them():
+    own = Symbol(name="x^2.5", function=torch.square, sympy=lambda z: z**2, complexity=3)
+    assert copy.deepcopy(own).function is torch.square
