@@ -78,3 +78,5 @@ def test_push_to_hub_sends_the_modelling_file(make_converted, uploads, tmp_path)
         assert {"config.json", "model.safetensors", "modeling_kansformer.py"} <= uploads[name]
     with pytest.raises(ConfigError, match="cannot take state_dict and push_to_hub in one call"):
         model.save_pretrained(tmp_path, state_dict=model.state_dict(), push_to_hub=True)
+    with pytest.raises(ConfigError, match="cannot take variant and push_to_hub in one call"):
+        model.save_pretrained(tmp_path, variant="fp16", push_to_hub=True)

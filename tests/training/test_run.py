@@ -230,6 +230,11 @@ def test_nothing_is_overwritten(make, tmp_path):
             "may have a coarser grid",
         ),
         ({"early_stop": 3}, ConfigError, "early_stop needs evaluations"),
+        (
+            {"curves": {"sparsity": 1}, "training": {"fp16": True, "max_grad_norm": 0}},
+            ConfigError,
+            "need training.max_grad_norm above 0",
+        ),
         ({"kan": {"groups": 5}}, ConfigError, "groups=5 does not divide"),
         ({"shard": True}, ConfigError, "shard=true spreads a model over processes, and there is one"),
         ({"rows_per_step": 5}, ConfigError, "rows_per_step is 5, which 1 process does not make up of batches of 4"),
@@ -265,6 +270,19 @@ def test_lora_on_a_layer_whose_curves_bend_its_input_is_merged(make, start, text
     assert (merged - trained).norm() < 1e-5 * trained.norm()
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "run")
     assert is_converted(loaded) and not torch.equal(weights_of(start)[DOWN], weights_of(tmp_path / "run")[DOWN])
+
+
+def test_checkpoints_of_lora_around_shared_curves(make, start, text, tmp_path):
+    recipe = make(
+        model={"path": str(start)},
+        data={"files": str(text), **PRETRAINED},
+        kan={"groups": 4, "slots": ["down"], "share": "model"},
+        trainable=["curves", "lora"],
+        lora={"r": 2, "target_modules": ["down_proj"]},
+        training={"save_strategy": "steps", "save_steps": 2},
+    )
+    train(recipe, tmp_path / "run")
+    assert is_converted(AutoModelForCausalLM.from_pretrained(tmp_path / "run"))
 
 
 def test_a_converted_model_is_not_converted_again(make, start, text, tmp_path):
