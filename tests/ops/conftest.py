@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from torch.utils._device import _device_constructors
 
 from kansformer.basis import BASES, Basis
 from kansformer.ops import Curves
@@ -58,3 +59,17 @@ def basis(request) -> Basis:
 @pytest.fixture(params=["apply_curves", "sum_edges"])
 def operation(request) -> str:
     return request.param
+
+
+@pytest.fixture(params=["bspline", "chebyshev", "rational"])
+def known_basis(request) -> Basis:
+    return Basis(name=request.param, grid_size=4, order=3)
+
+
+@pytest.fixture
+def poisoned_memory(monkeypatch):
+    """Memory that nobody wrote holds NaN."""
+    _device_constructors()  # remembers the functions it finds, once: let it find the real ones
+    for name in ("empty_like", "empty"):
+        original = getattr(torch, name)
+        monkeypatch.setattr(torch, name, lambda *a, original=original, **k: original(*a, **k).fill_(torch.nan))

@@ -1,67 +1,16 @@
-"""The C++ kernels against the definition in float64: outputs, every gradient, odd inputs, and compilers."""
+"""The C++ kernels against the definition in float64: outputs, every gradient, and odd inputs."""
 
 import pytest
 import torch
 from numerics import assert_close_to_float64, relative_error
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._device import _device_constructors
+from ops.native_calls import ADDED, NAMES, NATIVE, REFERENCE, assert_native_is_right, run
 
 from kansformer.basis import EXTRAPOLATIONS, Basis
 from kansformer.ops import Curves
-from kansformer.ops.backend import BACKENDS
 from kansformer.ops.curves import ACTIVATIONS
 from kansformer.ops.native import edges_bf16, kernels, library
 
-NATIVE = {"apply_curves": BACKENDS["native"].apply_curves, "sum_edges": BACKENDS["native"].sum_edges}
-REFERENCE = {"apply_curves": BACKENDS["reference"].apply_curves, "sum_edges": BACKENDS["reference"].sum_edges}
-NAMES = ("x", "coefficients", "denominator")
-ADDED = [
-    ("apply_curves", ("base",)),
-    ("apply_curves", ("factor",)),
-    ("apply_curves", ("base", "factor")),
-    ("sum_edges", ("base",)),
-]
-
-
-@pytest.fixture(params=["bspline", "chebyshev", "rational"])
-def known_basis(request) -> Basis:
-    return Basis(name=request.param, grid_size=4, order=3)
-
-
-@pytest.fixture(autouse=True)
-def poisoned_memory(monkeypatch):
-    """Memory that nobody wrote holds NaN."""
-    _device_constructors()  # remembers the functions it finds, once: let it find the real ones
-    for name in ("empty_like", "empty"):
-        original = getattr(torch, name)
-        monkeypatch.setattr(torch, name, lambda *a, original=original, **k: original(*a, **k).fill_(torch.nan))
-
-
-def run(function, operation, case, added=(), gradient=None):
-    """Output and the gradients of everything trainable, by name; `added` names what is added or multiplied."""
-    tensors = {n: getattr(case, n).detach().requires_grad_() for n in NAMES if getattr(case, n) is not None}
-    outputs = case.x.shape[1] if operation == "apply_curves" else case.coefficients.shape[2]
-    generator = torch.Generator().manual_seed(7)
-    for name in added:
-        extra = torch.randn(case.x.shape[0], outputs, generator=generator, dtype=torch.float32)
-        tensors[name] = extra.to(case.x.dtype).requires_grad_()
-    curves = Curves(tensors["coefficients"], case.domain, tensors.get("denominator"), case.basis)
-    extras = {name if operation == "apply_curves" else f"{name}_NO": tensors[name] for name in added}
-    output = function(tensors["x"], curves, **extras)
-    if gradient is None:
-        gradient = torch.linspace(-1, 2, output.numel(), dtype=torch.float64).reshape(output.shape)
-    found = torch.autograd.grad(output, list(tensors.values()), gradient.to(output))
-    return output, dict(zip(tensors, found, strict=True))
-
-
-def assert_native_is_right(operation, case, added=(), looser=1.0):
-    case = case.to(torch.float32)
-    actual, gradients = run(NATIVE[operation], operation, case, added)
-    expected, expected_gradients = run(REFERENCE[operation], operation, case.to(torch.float64), added)
-    # A rational curve's Q loses digits where it crosses zero, and the slope of |Q| multiplies what is left.
-    looser *= 2.0 if case.basis.name == "rational" else 1.0
-    assert_close_to_float64(actual, expected, torch.float32, looser=looser)
-    assert_close_to_float64(gradients, expected_gradients, torch.float32, gradient=True, looser=looser)
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
 
 @pytest.mark.parametrize(
@@ -175,37 +124,6 @@ def test_one_gradient_alone(make_case, operation, name, wanted):
     assert_close_to_float64(found, expected, torch.float32, gradient=True, looser=2.0)
 
 
-def test_second_derivatives(make_case, known_basis, operation):
-    case = make_case(known_basis, operation, tokens=4, inputs=3, outputs=2)
-
-    def penalty(function, case):
-        x = case.x.detach().requires_grad_()
-        coefficients = case.coefficients.detach().requires_grad_()
-        base = torch.zeros_like(x[:, :1]).expand(4, 3 if operation == "apply_curves" else 2)
-        y = function(x, Curves(coefficients, case.domain, case.denominator, case.basis), base)
-        (slope,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
-        return torch.autograd.grad(slope.square().sum(), coefficients)[0]
-
-    actual = penalty(NATIVE[operation], case.to(torch.float32))
-    expected = penalty(REFERENCE[operation], case)
-    assert_close_to_float64(actual, expected, torch.float32, gradient=True, looser=3.0)  # products of gradients
-
-
-def test_second_derivatives_in_bfloat16(make_case):
-    case = make_case(Basis(), "sum_edges", tokens=4, inputs=3, outputs=2).to(torch.bfloat16)
-    x = case.x.detach().requires_grad_()
-
-    def penalty(function, x, curves, base):
-        (slope,) = torch.autograd.grad(function(x, curves, base).square().sum(), x, create_graph=True)
-        return torch.autograd.grad(slope.square().sum(), x)[0]
-
-    curves = Curves(case.coefficients.detach(), case.domain, None, case.basis)
-    found = penalty(NATIVE["sum_edges"], x, curves, torch.zeros(4, 2, dtype=torch.bfloat16))
-    wide = x.detach().double().requires_grad_()
-    expected = penalty(REFERENCE["sum_edges"], wide, curves.to(torch.float64), None)
-    assert found.dtype == torch.bfloat16 and relative_error(found, expected) < 0.05
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_another_default_device_does_not_matter(make_case, operation, dtype):
     case = make_case(Basis(), operation, tokens=4, inputs=3, outputs=2).to(dtype)
@@ -214,33 +132,6 @@ def test_another_default_device_does_not_matter(make_case, operation, dtype):
     expected = NATIVE[operation](case.x, curves, base)
     with torch.device("meta"):
         assert torch.equal(NATIVE[operation](case.x, curves, base), expected)
-
-
-def test_nothing_but_the_inputs_is_saved(make_case, known_basis, operation):
-    case = make_case(known_basis, operation, tokens=300, inputs=8, outputs=8).to(torch.float32)
-    saved = {}
-
-    def pack(tensor):
-        saved[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    for tensor in (case.x, case.coefficients, case.denominator):
-        if tensor is not None:
-            tensor.requires_grad_()
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        NATIVE[operation](case.x, case.curves)
-    rest = sum(t.nbytes for t in (case.coefficients, case.denominator, case.domain) if t is not None)
-    assert 0 < sum(saved.values()) <= case.x.nbytes + rest
-
-
-def test_tensors_without_memory_take_the_definition(known_basis, operation):
-    with FakeTensorMode():
-        x = torch.zeros(4, 3)
-        per_edge = (2,) if operation == "sum_edges" else ()
-        coefficients = torch.zeros(3, known_basis.num_coefficients, *per_edge)
-        denominator = torch.zeros(3, known_basis.num_denominator) if known_basis.num_denominator else None
-        y = NATIVE[operation](x, Curves(coefficients, torch.zeros(3, 2), denominator, known_basis))
-    assert y.shape == (4, 3 if operation == "apply_curves" else 2)
 
 
 @pytest.mark.parametrize("bf16_form", ["dense", "pairs"])
@@ -265,33 +156,6 @@ def test_bfloat16(make_case, monkeypatch, bf16_form, order, extrapolation, token
     zero = type(case)(basis, case.x, torch.zeros_like(case.coefficients), None, case.domain)
     base = torch.randn(tokens, outputs, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
     assert torch.equal(NATIVE["sum_edges"](zero.x, zero.curves, base), base)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("operation", "added"), [("apply_curves", ()), ("sum_edges", ()), *ADDED])
-def test_a_compiler_keeps_the_kernels_whole(make_case, known_basis, operation, added, dtype):
-    torch._dynamo.reset()
-    case = make_case(known_basis, operation, 20, 19, 18).to(dtype)
-    expected, expected_gradients = run(NATIVE[operation], operation, case, added)
-    compiled = torch.compile(NATIVE[operation], fullgraph=True, backend="aot_eager")
-    actual, gradients = run(compiled, operation, case, added)
-    assert torch.equal(actual, expected)
-    assert all(torch.equal(gradients[name], expected_gradients[name]) for name in gradients)
-
-
-def test_the_operators_pass_torch_s_own_checks(make_case, known_basis):
-    case = make_case(known_basis, "apply_curves", 5, 4).to(torch.float32)
-    settings = (known_basis.name, known_basis.grid_size, known_basis.order, known_basis.extrapolation)
-    x, coefficients = case.x.requires_grad_(), case.coefficients.requires_grad_()
-    arguments = (x, coefficients, case.denominator, x.detach(), x.detach(), case.domain, *settings)
-    torch.library.opcheck(torch.ops.kansformer.curves.default, arguments)
-
-
-def test_the_operator_of_edges_passes_torch_s_own_checks(make_case):
-    case = make_case(Basis(), "sum_edges", 5, 4, 3).to(torch.float32)
-    settings = ("bspline", case.basis.grid_size, case.basis.order, case.basis.extrapolation)
-    arguments = (case.x.requires_grad_(), case.coefficients.requires_grad_(), None, case.domain, *settings)
-    torch.library.opcheck(torch.ops.kansformer.edges.default, arguments)
 
 
 @pytest.mark.parametrize("name", kernels.SLOPES)
@@ -364,54 +228,7 @@ def test_fixed_curves_of_groups_look_up_in_a_register(make_case, grid_size, chan
     assert torch.equal(results[0][0].nan_to_num(), results[1][0].nan_to_num())
 
 
-def test_leading_axes_are_not_flattened_on_the_way(make_case, known_basis):
-    case = make_case(known_basis, "apply_curves", tokens=6).to(torch.float32)
-    x = case.x.reshape(2, 3, 5).requires_grad_()
-    y = NATIVE["apply_curves"](x, case.curves, x)
-    assert y.shape == x.shape
-    assert not y.grad_fn.name().startswith("View")
-    flat = NATIVE["apply_curves"](case.x, case.curves, case.x)
-    assert torch.equal(y.reshape(6, 5), flat)
-
-
 @pytest.mark.parametrize(("tokens", "inputs"), [(70, 1500), (3, 5000), (9, 130)])
 def test_wide_rows_are_cut_into_tasks(make_case, tokens, inputs):
     """The finest grid's curves of all channels are more than one task may have."""
     assert_native_is_right("apply_curves", make_case(Basis(grid_size=64), "apply_curves", tokens, inputs), looser=16.0)
-
-
-def test_a_known_activation_is_twice_differentiable(make_case, known_basis):
-    case = make_case(known_basis, "apply_curves", tokens=4, inputs=3)
-
-    def penalty(case, function):
-        x = case.x.detach().requires_grad_()
-        (slope,) = torch.autograd.grad(function(x, case).square().sum(), x, create_graph=True)
-        return torch.autograd.grad(slope.square().sum(), x)[0]
-
-    def known(x, case):
-        return NATIVE["apply_curves"](x, case.curves, "silu")
-
-    def plain(x, case):
-        return REFERENCE["apply_curves"](x, case.curves, torch.nn.functional.silu(x))
-
-    actual, expected = penalty(case.to(torch.float32), known), penalty(case, plain)
-    assert_close_to_float64(actual, expected, torch.float32, gradient=True, looser=3.0)  # products of gradients
-
-
-def test_batched_gradients_take_the_definition(make_case, known_basis, operation):
-    case = make_case(known_basis, operation, 4, 3, 2).to(torch.float32)
-    x = case.x.requires_grad_()
-    y = NATIVE[operation](x, case.curves)
-    several = torch.randn(5, *y.shape, generator=torch.Generator().manual_seed(0))
-    (batched,) = torch.autograd.grad(y, x, several, is_grads_batched=True, retain_graph=True)
-    single = torch.stack([torch.autograd.grad(y, x, one, retain_graph=True)[0] for one in several])
-    torch.testing.assert_close(batched, single, rtol=1e-4, atol=1e-5)
-
-
-def test_compiled_gradients_have_the_layout_that_was_announced(make_case, known_basis):
-    torch._dynamo.reset()
-    case = make_case(known_basis, "apply_curves", 6, 6).to(torch.float32)
-    settings = (known_basis.name, known_basis.grid_size, known_basis.order, known_basis.extrapolation)
-    x = case.x.t().requires_grad_()
-    arguments = (x, case.coefficients, case.denominator, None, None, case.domain, *settings)
-    torch.library.opcheck(torch.ops.kansformer.curves.default, arguments)

@@ -1,0 +1,144 @@
+"""The C++ kernels under autograd and compilers: second derivatives, what is saved, layouts, operators."""
+
+import pytest
+import torch
+from numerics import assert_close_to_float64, relative_error
+from ops.native_calls import ADDED, NATIVE, REFERENCE, run
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from kansformer.basis import Basis
+from kansformer.ops import Curves
+
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
+
+
+def test_second_derivatives(make_case, known_basis, operation):
+    case = make_case(known_basis, operation, tokens=4, inputs=3, outputs=2)
+
+    def penalty(function, case):
+        x = case.x.detach().requires_grad_()
+        coefficients = case.coefficients.detach().requires_grad_()
+        base = torch.zeros_like(x[:, :1]).expand(4, 3 if operation == "apply_curves" else 2)
+        y = function(x, Curves(coefficients, case.domain, case.denominator, case.basis), base)
+        (slope,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        return torch.autograd.grad(slope.square().sum(), coefficients)[0]
+
+    actual = penalty(NATIVE[operation], case.to(torch.float32))
+    expected = penalty(REFERENCE[operation], case)
+    assert_close_to_float64(actual, expected, torch.float32, gradient=True, looser=3.0)  # products of gradients
+
+
+def test_second_derivatives_in_bfloat16(make_case):
+    case = make_case(Basis(), "sum_edges", tokens=4, inputs=3, outputs=2).to(torch.bfloat16)
+    x = case.x.detach().requires_grad_()
+
+    def penalty(function, x, curves, base):
+        (slope,) = torch.autograd.grad(function(x, curves, base).square().sum(), x, create_graph=True)
+        return torch.autograd.grad(slope.square().sum(), x)[0]
+
+    curves = Curves(case.coefficients.detach(), case.domain, None, case.basis)
+    found = penalty(NATIVE["sum_edges"], x, curves, torch.zeros(4, 2, dtype=torch.bfloat16))
+    wide = x.detach().double().requires_grad_()
+    expected = penalty(REFERENCE["sum_edges"], wide, curves.to(torch.float64), None)
+    assert found.dtype == torch.bfloat16 and relative_error(found, expected) < 0.05
+
+
+def test_nothing_but_the_inputs_is_saved(make_case, known_basis, operation):
+    case = make_case(known_basis, operation, tokens=300, inputs=8, outputs=8).to(torch.float32)
+    saved = {}
+
+    def pack(tensor):
+        saved[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    for tensor in (case.x, case.coefficients, case.denominator):
+        if tensor is not None:
+            tensor.requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        NATIVE[operation](case.x, case.curves)
+    rest = sum(t.nbytes for t in (case.coefficients, case.denominator, case.domain) if t is not None)
+    assert 0 < sum(saved.values()) <= case.x.nbytes + rest
+
+
+def test_tensors_without_memory_take_the_definition(known_basis, operation):
+    with FakeTensorMode():
+        x = torch.zeros(4, 3)
+        per_edge = (2,) if operation == "sum_edges" else ()
+        coefficients = torch.zeros(3, known_basis.num_coefficients, *per_edge)
+        denominator = torch.zeros(3, known_basis.num_denominator) if known_basis.num_denominator else None
+        y = NATIVE[operation](x, Curves(coefficients, torch.zeros(3, 2), denominator, known_basis))
+    assert y.shape == (4, 3 if operation == "apply_curves" else 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("operation", "added"), [("apply_curves", ()), ("sum_edges", ()), *ADDED])
+def test_a_compiler_keeps_the_kernels_whole(make_case, known_basis, operation, added, dtype):
+    torch._dynamo.reset()
+    case = make_case(known_basis, operation, 20, 19, 18).to(dtype)
+    expected, expected_gradients = run(NATIVE[operation], operation, case, added)
+    compiled = torch.compile(NATIVE[operation], fullgraph=True, backend="aot_eager")
+    actual, gradients = run(compiled, operation, case, added)
+    assert torch.equal(actual, expected)
+    assert all(torch.equal(gradients[name], expected_gradients[name]) for name in gradients)
+
+
+def test_the_operators_pass_torch_s_own_checks(make_case, known_basis):
+    case = make_case(known_basis, "apply_curves", 5, 4).to(torch.float32)
+    settings = (known_basis.name, known_basis.grid_size, known_basis.order, known_basis.extrapolation)
+    x, coefficients = case.x.requires_grad_(), case.coefficients.requires_grad_()
+    arguments = (x, coefficients, case.denominator, x.detach(), x.detach(), case.domain, *settings)
+    torch.library.opcheck(torch.ops.kansformer.curves.default, arguments)
+
+
+def test_the_operator_of_edges_passes_torch_s_own_checks(make_case):
+    case = make_case(Basis(), "sum_edges", 5, 4, 3).to(torch.float32)
+    settings = ("bspline", case.basis.grid_size, case.basis.order, case.basis.extrapolation)
+    arguments = (case.x.requires_grad_(), case.coefficients.requires_grad_(), None, case.domain, *settings)
+    torch.library.opcheck(torch.ops.kansformer.edges.default, arguments)
+
+
+def test_leading_axes_are_not_flattened_on_the_way(make_case, known_basis):
+    case = make_case(known_basis, "apply_curves", tokens=6).to(torch.float32)
+    x = case.x.reshape(2, 3, 5).requires_grad_()
+    y = NATIVE["apply_curves"](x, case.curves, x)
+    assert y.shape == x.shape
+    assert not y.grad_fn.name().startswith("View")
+    flat = NATIVE["apply_curves"](case.x, case.curves, case.x)
+    assert torch.equal(y.reshape(6, 5), flat)
+
+
+def test_a_known_activation_is_twice_differentiable(make_case, known_basis):
+    case = make_case(known_basis, "apply_curves", tokens=4, inputs=3)
+
+    def penalty(case, function):
+        x = case.x.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(function(x, case).square().sum(), x, create_graph=True)
+        return torch.autograd.grad(slope.square().sum(), x)[0]
+
+    def known(x, case):
+        return NATIVE["apply_curves"](x, case.curves, "silu")
+
+    def plain(x, case):
+        return REFERENCE["apply_curves"](x, case.curves, torch.nn.functional.silu(x))
+
+    actual, expected = penalty(case.to(torch.float32), known), penalty(case, plain)
+    assert_close_to_float64(actual, expected, torch.float32, gradient=True, looser=3.0)  # products of gradients
+
+
+def test_batched_gradients_take_the_definition(make_case, known_basis, operation):
+    case = make_case(known_basis, operation, 4, 3, 2).to(torch.float32)
+    x = case.x.requires_grad_()
+    y = NATIVE[operation](x, case.curves)
+    several = torch.randn(5, *y.shape, generator=torch.Generator().manual_seed(0))
+    (batched,) = torch.autograd.grad(y, x, several, is_grads_batched=True, retain_graph=True)
+    single = torch.stack([torch.autograd.grad(y, x, one, retain_graph=True)[0] for one in several])
+    torch.testing.assert_close(batched, single, rtol=1e-4, atol=1e-5)
+
+
+def test_compiled_gradients_have_the_layout_that_was_announced(make_case, known_basis):
+    torch._dynamo.reset()
+    case = make_case(known_basis, "apply_curves", 6, 6).to(torch.float32)
+    settings = (known_basis.name, known_basis.grid_size, known_basis.order, known_basis.extrapolation)
+    x = case.x.t().requires_grad_()
+    arguments = (x, case.coefficients, case.denominator, None, None, case.domain, *settings)
+    torch.library.opcheck(torch.ops.kansformer.curves.default, arguments)
