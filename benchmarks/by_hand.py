@@ -20,19 +20,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import io
 import math
 import re
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
 import sympy
 import torch
+from dataclass_csv import columns_of, replace_lines
 from named_values import NamedValues
 from torch import Tensor
 from tqdm import tqdm
@@ -171,12 +171,7 @@ def main() -> None:
         report(f"{name}: median seconds", statistics.median(row.seconds for row in own))
         report(f"{name}: median CPU seconds", statistics.median(row.cpu_seconds for row in own))
         rows += own
-    old = list(csv.DictReader(options.out.open(encoding="utf-8"))) if options.out.exists() else []
-    others = [row for row in old if row["flow"] not in {row.flow for row in rows}]
-    with options.out.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(asdict(rows[0])))
-        writer.writeheader()
-        writer.writerows([*others, *(asdict(row) for row in rows)])
+    replace_lines(options.out, columns_of(Row), map(astuple, rows), ["flow"])
     print(f"Written: {options.out}")
 
 

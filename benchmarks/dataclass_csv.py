@@ -6,7 +6,7 @@ A field that is a dataclass itself takes the columns of its own fields.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -55,6 +55,19 @@ def append_lines(path: Path, header: list[str], lines: Iterable[list]) -> None:
     new = not path.exists()
     with path.open("a", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([*([header] if new else []), *lines])
+
+
+def replace_lines(path: Path, header: Sequence[str], lines: Iterable[Sequence], keys: Sequence[str]) -> None:
+    """Write lines into a file in the place of those that are equal to one of them in the columns `keys`."""
+    lines = [[*map(str, line)] for line in lines]
+    places = [header.index(key) for key in keys]
+    new = {tuple(line[place] for place in places) for line in lines}
+    others = []
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            others = [line for line in list(csv.reader(file))[1:] if tuple(line[p] for p in places) not in new]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *others, *lines])
 
 
 def _parsed(kind: type[R], line: Mapping[str, str]) -> R:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
+
+from dataclass_csv import replace_lines
 
 
 class NamedValues:
@@ -18,8 +19,5 @@ class NamedValues:
 
     def write(self, path: Path) -> None:
         """All of them, in their order, after those of the file that were not reported."""
-        old = list(csv.reader(path.open(encoding="utf-8")))[1:] if path.exists() else []
-        others = [row for row in old if row[0] not in dict(self.rows)]
-        with path.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([("name", "value"), *others, *self.rows])
+        replace_lines(path, ["name", "value"], self.rows, ["name"])
         print(f"Written: {path}")

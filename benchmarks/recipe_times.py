@@ -11,7 +11,6 @@ else). All steps take turns in one process; medians and quartiles of the ratios 
 from __future__ import annotations
 
 import argparse
-import csv
 import importlib.util
 import statistics
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from dataclass_csv import replace_lines
 from pretrained_files import smollm2_file
 from tqdm import tqdm
 
@@ -47,7 +47,6 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
     rows = []
-    old = list(csv.reader(options.out.open(encoding="utf-8")))[1:] if options.out.exists() else []
     for name in options.only or recipe_names():
         changes = [f"model.path={path}"] if (path := _local_model(name)) else []
         recipe = read_recipe(name, changes)
@@ -64,9 +63,7 @@ def main() -> None:
         figures = [round(value, 3) for value in (middle, low, high)]
         rows.append([name, *counts, first.shape[0], first.shape[1], options.rounds, options.threads, *figures])
         print(f"{name:22} {middle:.3f} ({low:.3f}-{high:.3f})", flush=True)
-        with options.out.open("w", encoding="utf-8", newline="") as file:
-            others = [row for row in old if row[0] not in {row[0] for row in rows}]
-            csv.writer(file).writerows([COLUMNS, *others, *rows])
+        replace_lines(options.out, COLUMNS, rows, COLUMNS[:1])
     print(f"Written: {options.out}")
 
 

@@ -11,7 +11,6 @@ for work. A ratio is formed within a round, whose first server is another one ea
 """
 
 import argparse
-import csv
 import json
 import os
 import signal
@@ -28,6 +27,7 @@ from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
 
+from dataclass_csv import replace_lines
 from served.engine import ENVIRONMENT
 from served.models import PROMPTS
 from serving import ROOT, machine, make_missing
@@ -184,16 +184,7 @@ def main() -> None:
         folder = arguments.folder or Path(temporary)
         make_missing(folder, [f"{arguments.model}.plain", f"{arguments.model}.act"])
         rows = [measure(folder, way, arguments) for way in arguments.way or WAYS]
-    old = list(csv.DictReader(RESULTS.open())) if RESULTS.exists() else []
-    kept = [row for row in old if _key(row) not in set(map(_key, rows))]
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows([*kept, *rows])
-
-
-def _key(row: dict) -> tuple[str, str, str]:
-    return row["way"], row["model"], row["mode"]
+    replace_lines(RESULTS, list(rows[0]), [list(row.values()) for row in rows], ["way", "model", "mode"])
 
 
 if __name__ == "__main__":

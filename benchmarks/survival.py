@@ -14,7 +14,6 @@ for every kill.
 """
 
 import argparse
-import csv
 import random
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from itertools import count
 from pathlib import Path
 
 import torch
+from dataclass_csv import replace_lines
 from tqdm import tqdm
 
 import kansformer  # noqa: F401 - the loader
@@ -158,16 +158,6 @@ def measure_change(name: str) -> list[list[object]]:
     return [[name, "after rename", len(kills), len(kills) - lost, lost]]
 
 
-def write_rows(part: str, rows: list[list[object]]) -> None:
-    """Replace the rows of one part in the table."""
-    others = []
-    if RESULTS.exists():
-        with RESULTS.open(newline="") as file:
-            others = [row for row in list(csv.reader(file))[1:] if row[0] != part]
-    with RESULTS.open("w", newline="") as file:
-        csv.writer(file).writerows([COLUMNS, *others, *rows])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--part", default="", help="only the parts whose name begins so; all by default")
@@ -183,7 +173,7 @@ def main() -> None:
             rows = measure_kills(parts[name], arguments.kills or parts[name].kills, arguments.seed)
         else:
             rows = measure_change(name)
-        write_rows(name, rows)
+        replace_lines(RESULTS, COLUMNS, rows, ["part"])
         for _, kind, struck, _, lost in rows:
             print(f"{name}  {kind:32} {struck:4} killed {lost:4} lost")
         total = [sum(row[column] for row in rows) for column in (2, 4)]

@@ -51,3 +51,10 @@ def test_a_file_is_replaced_when_all_is_written(rows, tmp_path, monkeypatch):
     assert rows.read_rows(path, Line) == LINES[1:]
     rows.write_rows(path, [])
     assert not path.exists()
+
+
+def test_lines_of_other_keys_stay(rows, tmp_path):
+    path, header = tmp_path / "rows.csv", ["name", "seed", "value"]
+    rows.replace_lines(path, header, [["a", 1, 0.5], ["a", 2, 1.0], ["b", 1, 2.0]], ["name", "seed"])
+    rows.replace_lines(path, header, [["a", 2, 3.5]], ["name", "seed"])
+    assert path.read_text().split() == ["name,seed,value", "a,1,0.5", "b,1,2.0", "a,2,3.5"]
