@@ -6,8 +6,9 @@
 Tunes the curves on the first half of the text (the recipe `smollm2-curves`, 50 steps; kept in FOLDER/model), and asks
 on the second half, beside controls: which curves hold what was learned; what the strongest ones do to which tokens; one
 behaviour that came with the tuning, taken out and doubled by a single curve, with all side effects; what is left when
-few curves stay; and how much of what was learned has a name. Writes `results/case_study.json` and a picture.
-`docs/case_study.md` describes it.
+few curves stay; and how much of what was learned has a name. Curves and behaviour are chosen on some tokens, and what
+they do is measured on the next ones, so that no curve is judged by the text that chose it. Writes
+`results/case_study.json` and a picture. `docs/case_study.md` describes it.
 """
 
 from __future__ import annotations
@@ -95,21 +96,23 @@ def main() -> None:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ids = tokenizer((options.out / "second.txt").read_text(encoding="utf-8"), return_tensors="pt").input_ids[0]
-    reading = Reading(model, tokenizer, ids[: options.tokens // BLOCK * BLOCK].view(-1, BLOCK))
+    blocks = options.tokens // BLOCK
+    choosing, judging = (Reading(model, tokenizer, part) for part in _two_parts(ids, blocks))
     with record_edges(model, sample=512) as records, torch.no_grad():
-        for batch in reading.batches():
+        for batch in choosing.batches():
             model(**batch)
-    scores = edge_scores(model, reading.batches(), records=records)
-    results: dict[str, object] = {"commit": commit(), "processor": processor(), "tokens": reading.tokens.numel()}
-    results["losses"], tuned, learned = _losses(reading, scores)
+    scores = edge_scores(model, choosing.batches(), records=records)
+    results: dict[str, object] = {"commit": commit(), "processor": processor(), "tokens": blocks * BLOCK}
+    learned = _losses(choosing, scores)[2]
+    results["losses"], tuned, learned_there = _losses(judging, scores)
     results["slots"] = _by_slot(scores)
-    results["strongest"] = _strongest(reading, records, scores, tuned)
-    results["behaviour"] = _behaviour(reading, records, tuned, learned)
-    results["kept"] = _keep_few(reading, scores, tuned)
-    results["names"] = _names(reading)
+    results["strongest"] = _strongest(judging, scores, tuned)
+    results["behaviour"] = _behaviour(choosing, learned, judging, learned_there, records, tuned)
+    results["kept"] = _keep_few(judging, scores, tuned)
+    results["names"] = _names(judging)
     file = options.results / "case_study.json"
     file.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    _draw(results, reading, records, file.with_suffix(".png"))
+    _draw(results, model, records, file.with_suffix(".png"))
     print(f"Written: {file}")
 
 
@@ -118,6 +121,20 @@ def _tune(text: Path, out: Path, folder: Path) -> None:
     changes = [f"model.path={require_smollm2()}", f"data.files={first}", f"data.eval_files={second}"]
     changes += [f"training.max_steps={STEPS}", f"training.learning_rate={RATE}", "training.warmup_steps=5"]
     train(read_recipe("smollm2-curves", [*changes, "training.bf16=true", "data.max_eval_tokens=8192"]), folder)
+
+
+def _two_parts(ids: Tensor, blocks: int) -> Tensor:
+    """The first tokens of a text in two parts of that many blocks each, (2, blocks, BLOCK).
+
+    Raises:
+        SystemExit: the text is too short.
+    """
+    needed = 2 * blocks * BLOCK
+    if not 0 < needed <= len(ids):
+        raise SystemExit(
+            f"The second half of the text has {len(ids)} tokens; --tokens asks for twice {blocks * BLOCK}."
+        )
+    return ids[:needed].view(2, blocks, BLOCK)
 
 
 def _losses(reading: Reading, scores: Scores) -> tuple[dict[str, float], Tensor, Tensor]:
@@ -139,7 +156,7 @@ def _by_slot(scores: Scores) -> list[dict[str, object]]:
     ]
 
 
-def _strongest(reading: Reading, records: EdgeRecords, scores: Scores, tuned: Tensor) -> list[dict[str, object]]:
+def _strongest(reading: Reading, scores: Scores, tuned: Tensor) -> list[dict[str, object]]:
     """What the curves with the highest scores do, and as a control, curves with the median score of the same slots."""
     rows: list[dict[str, object]] = []
     for rank, (ref, score) in enumerate(_ranked(scores)[:SHOWN]):
@@ -230,31 +247,39 @@ def _examples(reading: Reading, edge: EdgeRef, count: int = 4) -> list[str]:
     return [reading.tokenizer.decode(tokens[max(0, place - 9) : place + 1]) for place in largest]
 
 
-def _behaviour(reading: Reading, records: EdgeRecords, tuned: Tensor, learned: Tensor) -> dict[str, object]:
-    """The token that tuning made likeliest where it comes, and the one curve that does most for it."""
-    by_token = _by_token(reading, learned)
+def _behaviour(
+    choosing: Reading, learned: Tensor, judging: Reading, learned_there: Tensor, records: EdgeRecords, tuned: Tensor
+) -> dict[str, object]:
+    """The token that tuning made likeliest where it comes, and the one curve that does most for it; what the curve does
+    is measured on the other text."""
+    by_token = _by_token(choosing, learned)
     token = max(by_token, key=lambda name: by_token[name][0] * by_token[name][1])
-    is_place = reading.tokens[:, 1:] == token
-    labels = torch.where(reading.tokens == token, reading.tokens, -100)
-    scores = edge_scores(reading.model, reading.batches(labels), records=records)
+    labels = torch.where(choosing.tokens == token, choosing.tokens, -100)
+    scores = edge_scores(choosing.model, choosing.batches(labels), records=records)
     best, _ = _ranked(scores)[0]
     size_I = scores[best.site, best.slot].learned_variance[:, 0]
     order = size_I.argsort(descending=True).tolist()
     others = [channel for channel in order if channel != best.input][:CONTROLS]  # the largest ones of the slot
     edits = {"straight": (best, 0.0), "doubled": (best, 2.0)}
     edits |= {f"control {i}": (EdgeRef(best.site, best.slot, i, i), 0.0) for i in others}
+    is_place = judging.tokens[:, 1:] == token
     rows = {}
     for name, (edge, factor) in tqdm(edits.items(), desc="edits of a behaviour", disable=None):
-        with _scaled(find_curve_slot(reading.model, edge.site, edge.slot), edge.input, factor):
-            change, kl = reading.changes(tuned)
+        with _scaled(find_curve_slot(judging.model, edge.site, edge.slot), edge.input, factor):
+            change, kl = judging.changes(tuned)
         rows[name] = {
             "edge": str(edge),
             "there": change[is_place].mean().item(),
             "elsewhere": change[~is_place].mean().item(),
             "kl_elsewhere": kl[~is_place].mean().item(),
         }
-    mean, count = by_token[token]
-    return {"token": reading.name(token), "learned": mean, "count": count, "edge": str(best), "edits": rows}
+    return {
+        "token": judging.name(token),
+        "learned": learned_there[is_place].mean().item(),
+        "count": int(is_place.sum()),
+        "edge": str(best),
+        "edits": rows,
+    }
 
 
 def _keep_few(reading: Reading, scores: Scores, tuned: Tensor) -> list[dict[str, float]]:
@@ -279,16 +304,16 @@ def _names(reading: Reading) -> dict[str, float]:
     }
 
 
-def _draw(results: dict, reading: Reading, records: EdgeRecords, file: Path) -> None:
+def _draw(results: dict, model: PreTrainedModel, records: EdgeRecords, file: Path) -> None:
     """The strongest curves beside their base and their inputs, and the loss by how many curves stay."""
     from matplotlib import pyplot as plt
 
-    edges = {str(ref): ref for slot in find_curve_slots(reading.model) for ref in slot.edges()}
+    edges = {str(ref): ref for slot in find_curve_slots(model) for ref in slot.edges()}
     figure, axes = plt.subplots(2, 4, figsize=(13, 6), layout="constrained")
     strongest = [row for row in results["strongest"] if not row["control"]][:6]
     for axis, row in zip(axes.flat, strongest, strict=False):
         ref = edges[row["edge"]]
-        curve = edge_curves(reading.model, ref.site, ref.slot, records=records, inputs=[ref.input])
+        curve = edge_curves(model, ref.site, ref.slot, records=records, inputs=[ref.input])
         axis.plot(curve.x[0], curve.y[0] - curve.learned[0], "k:", label="before")
         axis.plot(curve.x[0], curve.y[0], color="tab:blue", label="tuned")
         inputs = records[ref.site, ref.slot].sample[:, ref.input]
@@ -316,7 +341,12 @@ def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--text", type=Path, required=True, help="such as the validation split of WikiText-2")
     parser.add_argument("--out", type=Path, required=True, help="folder of the tuned model, which is kept")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the figures")
-    parser.add_argument("--tokens", type=int, default=4096, help="of the second half")
+    parser.add_argument(
+        "--tokens",
+        type=int,
+        default=4096,
+        help="of the second half, to choose curves on, and as many more to judge them on",
+    )
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
