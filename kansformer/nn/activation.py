@@ -14,8 +14,7 @@ from kansformer.nn.base import base_function, kernel_name
 from kansformer.nn.curves import (
     CurveSpec,
     attach_curves,
-    check_input,
-    curves_of,
+    curves_for,
     has_hub_kernel,
     reset_curves,
     wide_domain,
@@ -176,13 +175,11 @@ class LearnedActivation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., I) to (..., I)."""
-        check_input(self, x)
-        return apply_curves(x, curves_of(self), kernel_name(self.activation) or self.base(x))
+        return apply_curves(x, curves_for(self, x), kernel_name(self.activation) or self.base(x))
 
     def gated(self, x: Tensor, factor: Tensor) -> Tensor:
         """`forward(x) * factor` in one pass, all (..., I). Hooks on this module do not run; see `fused_gate.py`."""
-        check_input(self, x)
-        return apply_curves(x, curves_of(self), kernel_name(self.activation) or self.base(x), factor)
+        return apply_curves(x, curves_for(self, x), kernel_name(self.activation) or self.base(x), factor)
 
     def extra_repr(self) -> str:
         basis = self.curves.basis

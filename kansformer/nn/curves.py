@@ -261,14 +261,20 @@ def curves_of(module: Curved) -> Curves:
     return Curves(module.coefficients, module.domain, module.denominator, module.curves.basis)
 
 
+def curves_for(module: Curved, x: Tensor) -> Curves:
+    """`curves_of` a module for an input x (..., I), which `check_input` would take."""
+    if x.shape[-1:] != (module.in_features,):  # a call less for each generated token
+        check_input(module, x)
+    return Curves(module.coefficients, module.domain, module.denominator, module.curves.basis)
+
+
 def apply_curve(module: Curved, x: Tensor, base: Tensor | str) -> Tensor:
     """base + ψ(x) with the curves ψ of a `channel` or `group` module, all (..., I); rounded to the base's dtype.
 
     The name of a function in `ACTIVATIONS` stands for that function of x, and costs less than its value.
     Where the curves are zero the sum is the base, bit for bit (a negative zero becomes a positive one).
     """
-    check_input(module, x)
-    return apply_curves(x, curves_of(module), base)
+    return apply_curves(x, curves_for(module, x), base)
 
 
 def add_edges(module: Curved, x: Tensor, base: Tensor) -> Tensor:

@@ -192,35 +192,29 @@ def select_backend(requested: str, device_type: str) -> Backend:
         Traceback (most recent call last):
         kansformer.errors.BackendError: Backend 'triton' does not run on 'mps' tensors. Choose auto, reference.
     """
-    if requested == "auto":
-        return BACKENDS[_best(device_type)]
-    backend = BACKENDS[_check_name(requested)]
-    if not backend.runs_on(device_type):
-        choices = ", ".join(name for name, other in BACKENDS.items() if other.runs_on(device_type))
-        raise BackendError(f"Backend {requested!r} does not run on {device_type!r} tensors. Choose auto, {choices}.")
-    if reason := _reason_unavailable(requested):
-        raise BackendError(f"Backend {requested!r} cannot run: {reason}")
-    return backend
+    return BACKENDS[_name_of(requested, device_type)]
 
 
 @constant_when_compiled
-def _reason_unavailable(name: str) -> str | None:
-    reason = BACKENDS[name].reason_unavailable
-    return reason and reason()
-
-
-@constant_when_compiled
-def _best(device_type: str) -> str:
-    """Name of the first backend that runs there."""
-    return _find_best(device_type)
+def _name_of(requested: str, device_type: str) -> str:
+    return _find(requested, device_type)
 
 
 @cache
-def _find_best(device_type: str) -> str:
-    for name, backend in BACKENDS.items():
-        if not backend.runs_on(device_type):
-            continue
-        reason = backend.reason_unavailable and backend.reason_unavailable()
+def _find(requested: str, device_type: str) -> str:
+    """Name of the backend asked for, or of the first one that runs there."""
+    able = {name: backend for name, backend in BACKENDS.items() if backend.runs_on(device_type)}
+    if _check_name(requested) != "auto":
+        if requested not in able:
+            choices = ", ".join(able)
+            raise BackendError(
+                f"Backend {requested!r} does not run on {device_type!r} tensors. Choose auto, {choices}."
+            )
+        if reason := _reason_unavailable(able[requested]):
+            raise BackendError(f"Backend {requested!r} cannot run: {reason}")
+        return requested
+    for name, backend in able.items():
+        reason = _reason_unavailable(backend)
         if reason is None:
             return name
         warnings.warn(
@@ -231,11 +225,13 @@ def _find_best(device_type: str) -> str:
     raise AssertionError("the reference runs everywhere")
 
 
+def _reason_unavailable(backend: Backend) -> str | None:
+    return backend.reason_unavailable and backend.reason_unavailable()
+
+
 def backend_for(tensor: Tensor) -> Backend:
     """The backend for this tensor under the process's settings."""
-    # `select_backend` would return the same, but a model that generates token by token notices each call of Python.
-    kind = tensor.device.type
-    return BACKENDS[_best(kind)] if _requested == "auto" else select_backend(_requested, kind)
+    return BACKENDS[_name_of(_requested, tensor.device.type)]
 
 
 def runs_kernels() -> bool:

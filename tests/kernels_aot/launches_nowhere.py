@@ -34,8 +34,10 @@ def launches_nowhere(target: str = "sm_90") -> Iterator[None]:
         patch.object(exact_bases, "_AGREES", dict(_KNOWN)),
         patch.dict(backend.BACKENDS, triton=triton),
     ):
+        backend._find.cache_clear()
         set_backend("triton")
         try:
             yield
         finally:
             set_backend(None)
+            backend._find.cache_clear()

@@ -12,7 +12,7 @@ from torch.nn.functional import silu
 from kansformer import LearnedActivation
 from kansformer.errors import ShapeError
 
-MAX_CALL, MAX_STEP = 70, 205
+MAX_CALL, MAX_STEP = 62, 192
 
 
 def calls_of(function) -> int:

@@ -28,7 +28,7 @@ def fresh_build(compiler, monkeypatch, tmp_path):
     """Nothing built yet, and nothing remembered afterwards."""
     for name in ("XDG_CACHE_HOME", "TMPDIR"):
         monkeypatch.setenv(name, str(tmp_path))
-    caches = (library.library, library._state, backend._find_best)
+    caches = (library.library, library._state, backend._find)
     for cached in caches:
         cached.cache_clear()
     yield tmp_path

@@ -13,7 +13,7 @@ from kansformer.ops.backend import BACKENDS
 from kansformer.ops.curves import ACTIVATIONS
 from kansformer.ops.native import inference
 
-MAX_CALLS = {"gated": (17, 52), "activation": (19, 51), "layer": (26, 55)}
+MAX_CALLS = {"gated": (14, 49), "activation": (16, 48), "layer": (23, 52)}
 """Python functions, and all functions, that one token's call takes. The first were 34 and 101 before."""
 
 

@@ -25,7 +25,7 @@ def serve(x: Tensor, curves: Curves, base: Tensor | str | None, factor: Tensor |
 
     The bits are those of `operators.apply_curves`.
     """
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if torch.is_grad_enabled() or torch.compiler.is_dynamo_compiling() or torch._C._are_functorch_transforms_active():
         return None
     activation = None
     if isinstance(base, str):
@@ -63,7 +63,8 @@ def serve(x: Tensor, curves: Curves, base: Tensor | str | None, factor: Tensor |
         call.factor = factor.data_ptr()
     if denominator is not None:
         call.denominator = denominator.data_ptr()
-    check_status(library().curves_forward(ctypes.byref(call)))
+    if status := library().curves_forward(ctypes.byref(call)):
+        check_status(status)
     return y
 
 

@@ -83,7 +83,7 @@ def _is_dispatched(arguments: tuple) -> bool:
 
     Otherwise the dispatcher would cost about half as much as everything else.
     """
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+    if torch.compiler.is_dynamo_compiling() or torch._C._len_torch_dispatch_stack():
         return True
     return not _PLAIN_TYPES.issuperset(map(type, arguments))
 
