@@ -150,11 +150,15 @@ class _Audit:
         """Audit the edges from some inputs of a few slots."""
         slots = [slot for slot, _ in group.values()]
         inputs = {key: chosen for key, (_, chosen) in group.items()}
+        scored: dict[Key, Tensor] = {}
         with record_slots(slots) as records:
-            loss = mean_loss(self.model, reader.read("reading"))
+            batches = reader.read("reading")
+            if reader.labelled:
+                scored, loss = attribute(self.model, batches, records, inputs)
+            else:
+                loss = mean_loss(self.model, batches)
         self.loss = loss if self.loss is None else self.loss
         check_reached(records)
-        scored = attribute(self.model, reader.read("scoring"), records, inputs) if reader.labelled else {}
         for key, (slot, chosen) in group.items():
             recorded = records[key]
             self.tokens = max(self.tokens, recorded.tokens)

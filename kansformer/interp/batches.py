@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ def replayable(batches: Mapping[str, Tensor] | Iterable[Mapping[str, Tensor]]) -
     """Yields batches that can be read any number of times within the context, the same every time.
 
     Args:
-        batches: one batch, or a sequence, which is not copied. Anything else, such as a generator, is copied into a
-            temporary folder while it is read for the first time, to the end.
+        batches: one batch, or a sequence, which is not copied. Anything else, such as a generator, is read to its end
+            and copied into a temporary folder first.
     """
     if isinstance(batches, Mapping):
         yield [batches]
@@ -37,30 +37,26 @@ def replayable(batches: Mapping[str, Tensor] | Iterable[Mapping[str, Tensor]]) -
 
 
 class _Spool:
-    """A stream that writes a file for each of its batches."""
+    """A stream in a folder, a file for each of its batches."""
 
     def __init__(self, stream: Iterable[Batch], folder: Path) -> None:
-        self.stream: Iterable[Batch] | None = stream
-        self.folder = folder
+        from safetensors.torch import save_file
+
         self.written: list[tuple[Path, dict[str, torch.device], Batch]] = []  # tensors, devices, the other values
-
-    def __iter__(self) -> Iterator[Batch]:
-        from safetensors.torch import load_file, save_file
-
-        if self.stream is None:
-            for file, devices, others in self.written:
-                tensors = load_file(file)
-                yield {**{name: tensors[name].to(device) for name, device in devices.items()}, **others}
-            return
-        for batch in self.stream:
+        for batch in stream:
             devices = {name: value.device for name, value in batch.items() if isinstance(value, Tensor)}
             # Labels are often the inputs themselves, and a file holds every tensor once.
             copies = {name: batch[name].detach().cpu().contiguous().clone() for name in devices}
-            file = self.folder / f"{len(self.written)}.safetensors"
+            file = folder / f"{len(self.written)}.safetensors"
             save_file(copies, file)
             self.written.append((file, devices, {name: batch[name] for name in batch if name not in devices}))
-            yield batch
-        self.stream = None
+
+    def __iter__(self) -> Iterator[Batch]:
+        from safetensors.torch import load_file
+
+        for file, devices, others in self.written:
+            tensors = load_file(file)
+            yield {**{name: tensors[name].to(device) for name, device in devices.items()}, **others}
 
 
 class BatchReader:
@@ -71,26 +67,25 @@ class BatchReader:
         progress: called after every batch; the detail is their rate.
 
     Attributes:
-        tokens: numbers of `input_ids`, known after the first stage, as is the next one.
+        count: of the batches.
+        tokens: numbers of `input_ids`.
         labelled: whether there are batches, and all have labels.
     """
 
     def __init__(self, batches: Iterable[Batch], progress: Progress | None) -> None:
         self.batches, self.progress = batches, progress
-        self.count = len(batches) if isinstance(batches, Sized) else None
-        self.tokens, self.labelled = 0, False
+        tokens = [batch["input_ids"].numel() if "input_ids" in batch else 0 for batch in batches]
+        self.count, self.tokens = len(tokens), sum(tokens)
+        self.labelled = self.count > 0 and all("labels" in batch for batch in batches)
 
     def read(self, stage: str) -> Iterator[Batch]:
         """All batches, once more."""
-        begin, tokens, labelled, done = time.perf_counter(), 0, True, 0
+        begin = time.perf_counter()
         for done, batch in enumerate(self.batches, start=1):
             yield batch
-            tokens += batch["input_ids"].numel() if "input_ids" in batch else 0
-            labelled = labelled and "labels" in batch
             if self.progress is not None:
                 rate = done / (time.perf_counter() - begin)
                 self.progress(stage, done, self.count, f"{rate:,.1f} batches/s")
-        self.count, self.tokens, self.labelled = done, tokens, labelled and done > 0
 
 
 def batch_loss(model: nn.Module, batch: Batch) -> Tensor | None:

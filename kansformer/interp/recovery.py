@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ContextDecorator, contextmanager
+from contextlib import AbstractContextManager, ContextDecorator, contextmanager, suppress
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -33,7 +33,7 @@ from kansformer.interp.layers import Layer, find_layers, intervene
 from kansformer.interp.recording import record_slots
 from kansformer.interp.runs import Run, RunSums, wide
 from kansformer.nn.curves import curved_modules
-from kansformer.nn.eval_mode import eval_mode
+from kansformer.nn.eval_mode import ForwardEnded, eval_mode
 from kansformer.nn.transaction import undone_afterwards
 from kansformer.progress import Progress
 
@@ -209,7 +209,8 @@ class _Study:
         sums.add_run(Run(self.model, batch), original)
 
     def _run_restored(self, batch: Batch, original: Run, compare: Callable[[str, Tensor, Tensor], None]) -> None:
-        """Run the edited model, and put every layer's output back to the original's after it was compared."""
+        """Run the edited model, and put every layer's output back to the original's after it was compared; what comes
+        after the last layer is not run."""
         left = {path: deque(several) for path, several in original.outputs.items()}
 
         def restore(path: str, edited: Tensor) -> Tensor:
@@ -220,9 +221,11 @@ class _Study:
                     "its outputs cannot be compared."
                 )
             compare(path, edited, y)
+            if not any(left.values()):
+                raise ForwardEnded
             return y
 
-        with intervene(self.candidates, restore):
+        with intervene(self.candidates, restore), suppress(ForwardEnded):
             self.model(**batch)
 
     def result(self, tokens: int) -> Faithfulness:

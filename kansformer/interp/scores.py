@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from kansformer.conversion.slots import CurveSlot
 from kansformer.errors import ConfigError, DataError
-from kansformer.interp.batches import batch_loss, replayable
+from kansformer.interp.batches import batch_loss
 from kansformer.interp.edge_features import ALL, base_weights, edge_terms, num_terms, term_weights
 from kansformer.interp.recording import EdgeRecords, RecordedSlot, record_edges
 from kansformer.nn.curves import Curved
-from kansformer.nn.eval_mode import eval_mode
+from kansformer.nn.eval_mode import eval_mode, run_batches
 from kansformer.nn.transaction import undone_afterwards
 
 if TYPE_CHECKING:
@@ -87,12 +87,11 @@ def edge_scores(
 
     Args:
         model: converted, or with KAN modules; its mode and gradients are left as they were.
-        batches: what the model is called with, one batch or several. Without records they are read twice, as in
-            `summarize`.
+        batches: what the model is called with, one batch or several. They are read once.
         attribution: also the loss-gradient attribution; the batches then need labels, and run backward once. Frozen
             weights do not matter.
         slots: (site, slot) pairs to score; None is all.
-        records: of `record_edges` on the same batches; None runs them once more to make some.
+        records: of `record_edges` on the same batches; None records in the same run.
 
     Returns:
         Scores by (site, slot).
@@ -112,17 +111,16 @@ def edge_scores(
         >>> {place: tuple(score.attribution.shape) for place, score in scores.items()}
         {('transformer.h.0.mlp', 'act'): (32, 1), ('transformer.h.1.mlp', 'act'): (32, 1)}
     """
-    if records is None:
-        with replayable(batches) as again:
-            with eval_mode(model), record_edges(model, sample=1) as records, torch.no_grad():
-                for batch in again:
-                    model(**batch)
-            return edge_scores(model, again, attribution=attribution, slots=slots, records=records)
     batches = [batches] if isinstance(batches, Mapping) else batches
+    if records is None:
+        with record_edges(model, sample=1) as records:
+            if attribution:
+                return edge_scores(model, batches, slots=slots, records=records)  # recorded as it runs them
+            run_batches(model, batches)
     chosen = {key: recorded for key, recorded in records.items() if slots is None or key in slots}
-    check_reached(chosen)
     inputs = {key: slice(0, recorded.slot.module.in_features) for key, recorded in chosen.items()}
-    attributions = attribute(model, batches, chosen, inputs) if attribution else {}
+    attributions = attribute(model, batches, chosen, inputs)[0] if attribution else {}
+    check_reached(chosen)
     return {
         key: score_inputs(recorded, inputs[key], recorded.node_variances(), attributions.get(key))
         for key, recorded in chosen.items()
@@ -160,17 +158,21 @@ def attribute(
     batches: Iterable[Mapping[str, Tensor]],
     records: Mapping[tuple[str, str], RecordedSlot],
     inputs: Mapping[tuple[str, str], slice],
-) -> dict[tuple[str, str], Tensor]:
+) -> tuple[dict[tuple[str, str], Tensor], float]:
     """|Σ_n g_no (φ_oi(x_ni) - mean φ_oi)| and |Σ_n g_no s_oi|, with g the slope of the mean loss by the output.
 
     Args:
         model: with curves.
         batches: with labels.
-        records: of the slots, by site and slot.
+        records: of the slots, by site and slot, of the same batches; they may be made while these run.
         inputs: of each slot the inputs whose edges are scored.
 
     Returns:
-        (2, I, O) for each slot, float64.
+        (2, I, O) for each slot, float64, and the mean loss per batch.
+
+    Raises:
+        ConfigError: the model gives no loss.
+        DataError: no token reaches a slot.
     """
     sums, nodes = {}, {}
     for key, recorded in records.items():
@@ -178,6 +180,7 @@ def attribute(
         sums[key] = torch.zeros(2, chosen.stop - chosen.start, outputs_O, dtype=torch.float64)
         nodes[key] = torch.zeros(outputs_O if recorded.slot.has_weights else len(sums[key][0]), dtype=torch.float64)
     outputs: list[Tensor] = []
+    losses: list[float] = []
 
     def watch(key: tuple[str, str], slot: CurveSlot):
         def hook(module: nn.Module, args: tuple, output: Tensor) -> None:
@@ -195,7 +198,6 @@ def attribute(
 
         return slot.called.register_forward_hook(hook)
 
-    count = 0
     with undone_afterwards() as hooks, eval_mode(model), torch.enable_grad():
         for key, recorded in records.items():
             hooks.callback(watch(key, recorded.slot).remove)
@@ -206,14 +208,17 @@ def attribute(
                     "Attributions need a loss, and the model gave none. Put labels into the batches and use a "
                     "model with a head, or pass attribution=False."
                 )
-            torch.autograd.grad(loss, outputs, allow_unused=True)
-            outputs.clear()
-            count += 1
+            if outputs:
+                torch.autograd.grad(loss, outputs, allow_unused=True)
+                outputs.clear()
+            losses.append(float(loss.detach()))
+    check_reached(records)
+    count = max(1, len(losses))
     for key, recorded in records.items():
         total_O = nodes[key] if recorded.slot.has_weights else nodes[key].unsqueeze(1)
         sums[key][0] -= recorded.means(inputs=inputs[key]) * total_O
-        sums[key].abs_().div_(max(count, 1))
-    return sums
+        sums[key].abs_().div_(count)
+    return sums, sum(losses) / count
 
 
 @torch.no_grad()

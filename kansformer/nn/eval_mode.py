@@ -9,6 +9,10 @@ from torch import Tensor, nn
 from kansformer.nn.activation import LearnedActivation
 
 
+class ForwardEnded(Exception):  # noqa: N818 - not an error
+    """What a hook raises to end a forward pass that is not needed further."""
+
+
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, and every module's own mode again afterwards: a frozen part of a model in training keeps its."""

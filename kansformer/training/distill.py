@@ -21,7 +21,7 @@ from kansformer.checks import check_integer, check_number, check_seed
 from kansformer.conversion.record import narrowed_paths, record_of
 from kansformer.errors import ConfigError, DataError
 from kansformer.nn import optimizer_groups
-from kansformer.nn.eval_mode import eval_mode
+from kansformer.nn.eval_mode import ForwardEnded, eval_mode
 from kansformer.nn.optim import curve_parameters
 from kansformer.progress import Progress
 from kansformer.training.callbacks import Reporter
@@ -261,10 +261,6 @@ class _LayerTrainer(KANTrainer):
         return super().training_step(model, inputs, num_items_in_batch) / len(self.model.students)
 
 
-class _AllRecorded(Exception):  # noqa: N818 - not an error: it ends a forward pass that is not needed further
-    pass
-
-
 class _Recorder:
     """Inputs and outputs of the teacher's networks for numbered blocks: from memory, or by running the teacher."""
 
@@ -297,7 +293,7 @@ class _Recorder:
                 x = args[0] if args else next(value for value in kwargs.values() if isinstance(value, Tensor))
                 recording[path] = (x, output)
                 if len(recording) == len(self.originals):
-                    raise _AllRecorded
+                    raise ForwardEnded
 
             return record
 
@@ -306,7 +302,7 @@ class _Recorder:
         try:
             with eval_mode(self.teacher):
                 self.teacher(input_ids=self.blocks_NT[list(numbers)].to(device), use_cache=False)
-        except _AllRecorded:
+        except ForwardEnded:
             return recording
         finally:
             for handle in handles:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from kansformer.checks import check_integer, check_number, check_seed
 from kansformer.errors import ConfigError, DataError
 from kansformer.nn import optimizer_groups
-from kansformer.nn.eval_mode import eval_mode
+from kansformer.nn.eval_mode import ForwardEnded, eval_mode
 from kansformer.nn.transcoder import Transcoder
 from kansformer.progress import Progress, loss_and_speed
 from kansformer.sites.intercept import intercept, site_of_layer
@@ -82,10 +82,6 @@ class TranscoderFit:
     seconds: float
 
 
-class _Recorded(Exception):  # noqa: N818 - not an error: it ends a forward pass that is not needed further
-    pass
-
-
 @torch.no_grad()
 def record_network(
     model: nn.Module, layer: int, blocks_NT: Tensor, *, batch_size: int = 8, progress: Progress | None = None
@@ -125,7 +121,7 @@ def record_network(
             raise DataError(f"{site.name} ran on {tuple(x.shape)} for {tuple(batch.shape)} tokens.")
         rows = [part.reshape(-1, tokens, part.shape[-1])[:, 1:].flatten(0, 1).float().cpu() for part in (x, y)]
         parts.append((rows[0], rows[1]))
-        raise _Recorded
+        raise ForwardEnded
 
     batches = blocks_NT.split(batch_size)
     begin = time.perf_counter()
@@ -134,7 +130,7 @@ def record_network(
             try:
                 model(input_ids=batch.to(device), use_cache=False)
                 raise DataError(f"The model's forward does not run {site.name}, so there is nothing to record.")
-            except _Recorded:
+            except ForwardEnded:
                 pass
             if progress is not None:
                 rate = number * batch_size * tokens / (time.perf_counter() - begin)

@@ -220,6 +220,15 @@ def test_batches_may_be_of_any_size_and_kind(make_strong, batches):
 
 
 @torch.no_grad()
+def test_a_run_whose_logits_nobody_reads_ends_with_the_last_layer(make_strong, batch):
+    model, runs, heads = make_strong(), [], []
+    model.register_forward_pre_hook(lambda *_: runs.append(1))
+    model.lm_head.register_forward_hook(lambda *_: heads.append(1))
+    faithfulness(model, ablate(model, edges_of(model, "act")[:5]), batch)
+    # Whole: twice as it is, once with the edit, at zero and at the mean. Else to find the changed layers, and for FVU.
+    assert (len(runs), len(heads)) == (7, 5)
+
+
 def test_every_label_counts_the_same(make_strong, batches):
     model = make_strong()
     batches = [*batches, {name: values[:1, :4] for name, values in batches[0].items()}]

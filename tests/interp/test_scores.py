@@ -51,6 +51,19 @@ def _loss_with_edge_moved(model, place, i, o, step, batch):
     return loss
 
 
+@pytest.mark.parametrize("attribution", [True, False])
+def test_batches_run_once(attribution, make_bent, batch):
+    model, runs = make_bent(), []
+    model.register_forward_pre_hook(lambda *_: runs.append(1))
+    expected = edge_scores(model, [batch, batch], attribution=attribution)
+    assert len(runs) == 2
+    scores = edge_scores(model, iter([batch, batch]), attribution=attribution)
+    assert len(runs) == 4
+    for key, score in scores.items():
+        columns, before = score.columns(), expected[key].columns()
+        assert columns.keys() == before.keys() and all(torch.equal(columns[name], before[name]) for name in columns)
+
+
 def test_the_model_is_left_as_it_was(make_bent, batch):
     model = make_bent().train()
     model.model.layers[0].eval()
