@@ -141,17 +141,20 @@ class Basis:
 def elementwise_derivatives(function: Callable[[Tensor], Tensor], x: Tensor, highest: int) -> Tensor:
     """A function of each number of x and its derivatives up to the `highest`, (highest + 1, ...), without gradients.
 
-    Forward mode by two backward passes: the first one's result is linear in what it is weighted with, and its
-    derivative by the weights is what was asked for.
+    Where the function gives several numbers for each, forward mode by two backward passes: the first one's result is
+    linear in what it is weighted with, and its derivative by the weights is what was asked for.
     """
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         results = [function(x)]
         for _ in range(highest):
-            slopes = torch.zeros_like(results[-1])  # of a constant function
-            if results[-1].requires_grad:
-                weights = torch.zeros_like(results[-1], requires_grad=True)
-                (pulled,) = torch.autograd.grad(results[-1], x, weights, create_graph=True, materialize_grads=True)
+            last = results[-1]
+            slopes = torch.zeros_like(last)  # of a constant function
+            if last.requires_grad and last.shape == x.shape:
+                (slopes,) = torch.autograd.grad(last.sum(), x, create_graph=highest > 1, materialize_grads=True)
+            elif last.requires_grad:
+                weights = torch.zeros_like(last, requires_grad=True)
+                (pulled,) = torch.autograd.grad(last, x, weights, create_graph=True, materialize_grads=True)
                 if pulled.requires_grad:
                     (slopes,) = torch.autograd.grad(pulled.sum(), weights, create_graph=True, materialize_grads=True)
             results.append(slopes)

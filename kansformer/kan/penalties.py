@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -107,9 +108,26 @@ class Penalties:
         return slope_E.clamp(min=MIN_SLOPE) / (sizes_E + MIN_SIZE)
 
 
-@torch.no_grad()
 def bending(layer: KANLinear) -> Tensor:
-    """B with wᵀBw the mean square of a curve's second derivative on its domain, in halves of it, (I, F, F)."""
+    """B with wᵀBw the mean square of a curve's second derivative on its domain, in halves of it, (I, F, F).
+
+    It is kept until the layer's grid changes: a fit asks for it at every step.
+    """
+    if layer.denominator is not None:  # which training changes
+        return _bending(layer)
+    grid = (layer.curves.basis, layer.base, layer.domain.dtype, layer.domain.device)
+    known = _KNOWN.get(layer)
+    if known is None or known[0] != grid or not torch.equal(known[1], layer.domain):
+        known = _KNOWN[layer] = (grid, layer.domain.clone(), _bending(layer))
+    return known[2]
+
+
+_KNOWN: WeakKeyDictionary[KANLinear, tuple[tuple, Tensor, Tensor]] = WeakKeyDictionary()
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def _bending(layer: KANLinear) -> Tensor:
     domain_I2 = layer.domain
     unit_S = torch.linspace(0, 1, POINTS).to(domain_I2)
     x_SI = domain_I2[:, 0] + (domain_I2[:, 1] - domain_I2[:, 0]) * unit_S.unsqueeze(-1)

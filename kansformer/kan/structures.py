@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import sympy
 import torch
@@ -113,20 +114,20 @@ class Structure:
     error: float
     product: tuple[Column, Column] | None = None
 
-    @property
+    @cached_property
     def size(self) -> int:
         """The number of curves and operations."""
         columns = {column.expression: column for column in (*self.columns, *(self.product or ()))}
         operations = sum(1 + column.operations for column in columns.values()) + self.transformation.complexity
         return operations + (self.factor.operations if self.factor else 0) + (2 if self.product else 0)
 
-    @property
+    @cached_property
     def cost(self) -> float:
         error = max(self.error, MIN_ERROR)
         below = min(max(math.log(NOISE / error) / math.log(NOISE / SURELY_NO_NOISE), 0.0), 1.0)
         return math.log(error) + (NOISE_COST + (OPERATION_COST - NOISE_COST) * below) * self.size
 
-    @property
+    @cached_property
     def key(self) -> tuple[object, ...]:
         """Equal for structures that differ by nothing but their errors."""
         factor = None if self.factor is None else self.factor.expression

@@ -104,17 +104,19 @@ def named_curve(
     if not variance > 1e-24 * float(y_S.square().mean()):
         return [Named(sympy.Float(float(y_S.mean())), 0.0, 1.0)]
 
-    def judged(fitted: Fitted) -> Named:
-        share = fitted.error**2 / variance
-        bits = len(x_S) / 2 * math.log2(share + max(noise, 1e-14))
-        bits += BITS_PER_NUMBER * len(fitted.formula.values) + BITS_PER_OPERATION * fitted.formula.size()
-        return Named(fitted.formula.expression(), bits, 1 - share)
+    def share_of(fitted: Fitted) -> float:
+        return fitted.error**2 / variance
 
-    tried = list(map(judged, _direct(x_S, y_S, library, noise, top)))
-    if compose and not (tried and max(named.r2 for named in tried) > 1 - max(noise, 1e-11)):
-        tried += [judged(fitted) for fitted in (*_sums(x_S, y_S, library), *_composed(x_S, y_S, library))]
-    finite = [named for named in tried if math.isfinite(named.cost)]
-    return sorted(finite, key=lambda named: named.cost)[:top]
+    def cost(fitted: Fitted) -> float:
+        bits = len(x_S) / 2 * math.log2(share_of(fitted) + max(noise, 1e-14))
+        return bits + BITS_PER_NUMBER * len(fitted.formula.values) + BITS_PER_OPERATION * fitted.formula.size()
+
+    tried = _direct(x_S, y_S, library, noise, top)
+    if compose and not (tried and max(1 - share_of(fitted) for fitted in tried) > 1 - max(noise, 1e-11)):
+        tried += [*_sums(x_S, y_S, library), *_composed(x_S, y_S, library)]
+    ranked = sorted(((cost(fitted), fitted) for fitted in tried), key=lambda pair: pair[0])
+    finite = [(bits, fitted) for bits, fitted in ranked if math.isfinite(bits)]
+    return [Named(fitted.formula.expression(), bits, 1 - share_of(fitted)) for bits, fitted in finite[:top]]
 
 
 def affine_symbol(symbol: Symbol, a: float, b: float, c: float, d: float, x: sympy.Expr = Z) -> sympy.Expr:

@@ -1,5 +1,6 @@
 """Fits: exact derivatives, errors that fall, grids that move, parameters that stay."""
 
+import copy
 import math
 import sys
 import warnings
@@ -11,7 +12,7 @@ from kansformer.errors import ConfigError, DataError
 from kansformer.kan import KAN, Dataset, Edge, create_dataset, init
 from kansformer.kan.fitting import rmse
 from kansformer.kan.linearize import Inputs, Parameters, higher_features, jacobian, layer_features, network_states
-from kansformer.kan.penalties import Penalties
+from kansformer.kan.penalties import Penalties, bending
 
 QUIET = {"progress": False}
 
@@ -235,6 +236,20 @@ def test_a_lines_smoothness_costs_nothing():
     with torch.no_grad():
         second = higher_features(layer, x, 2)[2, :, 0, 1:] @ layer.coefficients[0, :, 0]
     assert parabola.train_error[-1] > 0.1 and second.abs().max() < 1  # 2 where it is free to bend
+
+
+def test_bending_is_that_of_the_grid():
+    layer = KAN([2, 1], base="silu").layers[0]
+    first = bending(layer)
+    assert bending(layer) is first
+    with torch.no_grad():
+        layer.domain[1] *= 3
+    moved = bending(layer)
+    assert torch.equal(moved[0], first[0]) and not torch.equal(moved[1], first[1])
+    assert torch.equal(bending(copy.deepcopy(layer)), moved)
+    with torch.inference_mode():
+        there = bending(copy.deepcopy(layer))
+    assert torch.equal(there, moved) and not there.is_inference()
 
 
 def test_classes_are_measured_by_their_loss():
