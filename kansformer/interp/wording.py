@@ -35,8 +35,8 @@ GLOSSARY = {
     "part's variance that the formula explains beyond the base: 1 is all of it, 0 no more than the base explains.",
     "at tokens": "at inputs that the model had when it read the text, frequent ones counting more; else points are "
     "spread evenly over the range of the input.",
-    "attribution": "how much an edge matters: about how far the mean loss, in nats, would move if the edge always gave "
-    "its mean. Without labels edges are sorted by variance instead.",
+    "attribution": "how much an edge matters on this text: about how far the mean loss, in nats, would move if it "
+    "always gave its mean. On other text the first ones may not matter. Without labels edges are sorted by variance.",
     "CE, KL": "the model's loss, and how far its predictions are from the original's, both in nats. A score is the "
     "share that is kept: 1 is the original model, 0 one whose layers give zero (or their mean, if the column says so).",
     "FVU": "the share of the variance of a layer's output that is not explained, on the original's inputs; the mean of "
