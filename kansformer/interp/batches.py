@@ -74,9 +74,9 @@ class BatchReader:
 
     def __init__(self, batches: Iterable[Batch], progress: Progress | None) -> None:
         self.batches, self.progress = batches, progress
-        tokens = [batch["input_ids"].numel() if "input_ids" in batch else 0 for batch in batches]
-        self.count, self.tokens = len(tokens), sum(tokens)
-        self.labelled = self.count > 0 and all("labels" in batch for batch in batches)
+        known = [(batch["input_ids"].numel() if "input_ids" in batch else 0, "labels" in batch) for batch in batches]
+        self.count, self.tokens = len(known), sum(tokens for tokens, _ in known)
+        self.labelled = bool(known) and all(has_labels for _, has_labels in known)
 
     def read(self, stage: str) -> Iterator[Batch]:
         """All batches, once more."""
