@@ -149,10 +149,10 @@ VARIANTS = {
     "curves-tied": Variant(title="one pair of curves for the model, learned", config=ONE),
     "frozen": Variant(title="64 curves of another run, frozen", given=given_curves.same),
     "frozen-layer": Variant(
-        title="their means by layer, frozen", given=given_curves.mean_of_layer
+        title="means by layer of another run's curves, frozen", given=given_curves.mean_of_layer
     ),
     "frozen-one": Variant(
-        title="their mean, frozen", given=given_curves.mean_of_all
+        title="mean of another run's curves, frozen", given=given_curves.mean_of_all
     ),
     "frozen-start": Variant(title="64 curves of another run, learned on", given=given_curves.same, trained=True),
     "frozen-permuted": Variant(title="64 curves permuted, frozen", given=given_curves.permuted),
@@ -165,8 +165,8 @@ VARIANTS = {
     "silu-cosine-double": Variant(title="twice what is added", function=_plain(_form, COSINE, 2.0)),
     "silu-cosine-left": Variant(title="added to the left of 0 only", function=_one_sided(high=0.0)),
     "silu-cosine-right": Variant(title="added to the right of 0 only", function=_one_sided(low=0.0)),
-    "silu-cosine-deeper": Variant(title="½ to 1½ of it, first to last layer", function=_deeper),
-    "silu-cosine-shallower": Variant(title="1½ to ½ of it, first to last layer", function=_shallower),
+    "silu-cosine-deeper": Variant(title="silu-cosine, ½ to 1½ of it by layer", function=_deeper),
+    "silu-cosine-shallower": Variant(title="silu-cosine, 1½ to ½ of it by layer", function=_shallower),
     "silu-gaussian": Variant(title="SiLU - .635 exp(-(x + .432)²/.592)", function=_plain(_form, GAUSSIAN)),
     "silu-line": Variant(title="SiLU - .167x", function=_plain(_line, -0.167, 0.0)),
     "silu-offset": Variant(title="SiLU - .47, the value added at 0", function=_plain(_line, 0.0, -0.47)),
