@@ -262,8 +262,8 @@ def curves_of(module: Curved) -> Curves:
 
 
 def curves_for(module: Curved, x: Tensor) -> Curves:
-    """`curves_of` a module for an input x (..., I), which `check_input` would take."""
-    if x.shape[-1:] != (module.in_features,):  # a call less for each generated token
+    """`curves_of` a module whose input x (..., I) is checked first."""
+    if x.shape[-1:] != (module.in_features,):  # asked here, since a call costs a generated token time
         check_input(module, x)
     return Curves(module.coefficients, module.domain, module.denominator, module.curves.basis)
 

@@ -197,6 +197,7 @@ def select_backend(requested: str, device_type: str) -> Backend:
 
 @constant_when_compiled
 def _name_of(requested: str, device_type: str) -> str:
+    """`_find`, whose result a compiler takes as a constant instead of tracing through the cache."""
     return _find(requested, device_type)
 
 
