@@ -114,9 +114,9 @@ def named_curve(
     tried = _direct(x_S, y_S, library, noise, top)
     if compose and not (tried and max(1 - share_of(fitted) for fitted in tried) > 1 - max(noise, 1e-11)):
         tried += [*_sums(x_S, y_S, library), *_composed(x_S, y_S, library)]
-    ranked = sorted(((cost(fitted), fitted) for fitted in tried), key=lambda pair: pair[0])
-    finite = [(bits, fitted) for bits, fitted in ranked if math.isfinite(bits)]
-    return [Named(fitted.formula.expression(), bits, 1 - share_of(fitted)) for bits, fitted in finite[:top]]
+    finite = [(bits, fitted) for fitted in tried if math.isfinite(bits := cost(fitted))]
+    best = sorted(finite, key=lambda pair: pair[0])[:top]
+    return [Named(fitted.formula.expression(), bits, 1 - share_of(fitted)) for bits, fitted in best]
 
 
 def affine_symbol(symbol: Symbol, a: float, b: float, c: float, d: float, x: sympy.Expr = Z) -> sympy.Expr:

@@ -29,6 +29,26 @@ class Case:
         tensors = (self.x, self.coefficients, self.denominator, self.domain)
         return Case(self.basis, *(None if t is None else t.to(dtype) for t in tensors))
 
+    @property
+    def bytes_of_curves(self) -> int:
+        tensors = (self.coefficients, self.denominator, self.domain)
+        return sum(t.nbytes for t in tensors if t is not None)
+
+    def saved_bytes(self, function) -> int:
+        """What a call of function(x, curves) keeps in memory until backward; a memory counts once."""
+        saved = {}
+
+        def pack(tensor):
+            saved[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        for tensor in (self.x, self.coefficients, self.denominator):
+            if tensor is not None:
+                tensor.requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            function(self.x, self.curves)
+        return sum(saved.values())
+
 
 @pytest.fixture
 def make_case():
