@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kansformer.checks import check_integer
 from kansformer.errors import DataError, SlotError
+from kansformer.kan.constraints import hold
 from kansformer.kan.data import Samples, Table, inputs_of
 from kansformer.kan.edges import EdgeLike, check_edge, cut_edges
 from kansformer.kan.linearize import levels
@@ -90,3 +91,4 @@ def _remove(model: KAN, index: int, gone_IO: Tensor, data: Samples | Table | Non
     while widths != model.width:  # a node that goes may leave one before it without a way on
         widths = list(model.width)
         drop_dead_nodes(model)
+    hold(model)

@@ -148,9 +148,10 @@ def solve_equations(
 
     if not evaluate(model).residuals.isfinite().all():
         raise DataError("The equations' residuals are not finite for the network as it is.")
-    _warn_without_conditions(
-        [(equation, jets.network_jets(model, x)[0]) for equation, x in zip(placed, inputs, strict=True)]
-    )
+    if model.constraints is None or model.constraints.through is None:  # a point is a condition, too
+        _warn_without_conditions(
+            [(equation, jets.network_jets(model, x)[0]) for equation, x in zip(placed, inputs, strict=True)]
+        )
     work = len(points) * sum(p.numel() for p in model.parameters())
 
     def solve(

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from kansformer.checks import check_integer
 from kansformer.errors import ConfigError, DataError
+from kansformer.kan.constraints import checked_constraints
 from kansformer.kan.data import Dataset, check_squares
 from kansformer.kan.history import FitHistory
 from kansformer.kan.network import KAN, Width
@@ -40,6 +41,23 @@ ENTROPY = 2.0
 ONE_NUMBER, TWO_CLASSES = (1,), (-1, 1)
 
 Auto: TypeAlias = Literal["auto"]
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """How inputs are scaled: (x - center) / reach, each (I,), cut off at -1 and 1."""
+
+    center: np.ndarray
+    reach: np.ndarray
+
+    @classmethod
+    def of(cls, x_NI: np.ndarray) -> _Inputs:
+        lower_I, upper_I = x_NI.min(axis=0), x_NI.max(axis=0)
+        # Halved first: the difference of the largest numbers is infinite.
+        return cls(upper_I / 2 + lower_I / 2, np.where(_varies(x_NI), upper_I / 2 - lower_I / 2, np.inf))
+
+    def scaled(self, x_NI: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.clip((x_NI - self.center) / self.reach, -1, 1))
 
 
 @dataclass(eq=False, repr=False)
@@ -67,12 +85,11 @@ class _Estimator(BaseEstimator):
     input_center_: np.ndarray = field(init=False)
     input_reach_: np.ndarray = field(init=False)
 
-    def _fit_network(self, x_NI: np.ndarray, target_NO: np.ndarray, loss: str) -> None:
+    def _fit_network(
+        self, inputs: _Inputs, x_NI: np.ndarray, target_NO: np.ndarray, loss: str, constraints: Mapping[str, object]
+    ) -> None:
         """Fit the network to checked inputs and scaled targets; after an error the estimator is unchanged."""
-        lower_I, upper_I = x_NI.min(axis=0), x_NI.max(axis=0)
-        # Halved first: the difference of the largest numbers is infinite.
-        center_I, reach_I = upper_I / 2 + lower_I / 2, np.where(_varies(x_NI), upper_I / 2 - lower_I / 2, np.inf)
-        x, y, seed = _scaled(x_NI, center_I, reach_I), torch.from_numpy(target_NO), _seed(self.random_state)
+        x, y, seed = inputs.scaled(x_NI), torch.from_numpy(target_NO), _seed(self.random_state)
         entropy, judge_steps = (0.0 if self.sparsity == "auto" else ENTROPY), check_integer("steps", self.steps, 0)
         judge_optimizer, most_steps = JUDGES[loss]
 
@@ -96,7 +113,6 @@ class _Estimator(BaseEstimator):
         def fit_to_judge(model: KAN, data: Dataset, setting: Setting) -> None:
             fit(model, data, setting, judge_optimizer, min(judge_steps, most_steps))
 
-        constraints = self._constraints(y.shape[1], loss)
         choices, data = self._choices(), Dataset(x, y, x[:0], y[:0])
         setting = choices.first
         if choices.several and len(x) >= MIN_ROWS:
@@ -108,10 +124,10 @@ class _Estimator(BaseEstimator):
         history = fit(model, data, setting, self.optimizer, self.steps)
         self.model_, self.history_ = model, history
         self.hidden_, self.grid_size_, self.smoothness_, self.sparsity_ = vars(setting).values()
-        self.input_center_, self.input_reach_ = center_I, reach_I
+        self.input_center_, self.input_reach_ = inputs.center, inputs.reach
 
-    def _constraints(self, outputs: int, loss: str) -> Mapping[str, object]:
-        """What `KAN.fit` is to hold the network to; for two classes the logits run apart."""
+    def _directions(self, outputs: int, loss: str) -> Mapping[str, object]:
+        """The directions that `KAN.fit` is to hold the network to; for two classes the logits run apart."""
         if self.monotonic_cst is None:
             return {}
         if isinstance(self.monotonic_cst, Mapping):
@@ -149,7 +165,7 @@ class _Estimator(BaseEstimator):
         """Outputs of the network for unchecked inputs, (N, O)."""
         check_is_fitted(self, "model_")
         x_NI = validate_data(self, X, dtype=np.float64, reset=False)
-        return self.model_.predict(_scaled(x_NI, self.input_center_, self.input_reach_))
+        return self.model_.predict(_Inputs(self.input_center_, self.input_reach_).scaled(x_NI))
 
 
 @dataclass(eq=False, repr=False)
@@ -179,6 +195,9 @@ class KANRegressor(RegressorMixin, _Estimator):
         random_state: seed of the first coefficients, or a `numpy.random.RandomState` to draw it from; None is seed 0.
         monotonic_cst: for every column 1 (predictions never fall when it rises), -1 (they never rise) or 0, or a
             mapping of columns' names to these; exact for all inputs. None leaves all columns free.
+        constraints: more shapes of the predictions, as in `KAN.fit` and in units of X and y: `lower` and `upper`
+            bounds, a point to pass `through`, such as ([0, 0], 0), `curvature` without hidden layers. Exact to rounding
+            for all inputs; of a point outside the ranges of X the nearest one within.
 
     Attributes:
         model_: the network, of scaled inputs and targets.
@@ -187,7 +206,7 @@ class KANRegressor(RegressorMixin, _Estimator):
         n_features_in_, feature_names_in_: I, and the columns' names if all have one.
         input_center_, input_reach_: (I,). The network sees (x - center) / reach; reach is infinite if x never varied.
         target_mean_, target_deviation_: (O,). Predictions are the network's outputs · deviation + mean; deviation is 0
-            if y never varied.
+            if y never varied, or 1 with `constraints`.
 
     Raises:
         ValueError: in `fit`, as it says.
@@ -199,6 +218,8 @@ class KANRegressor(RegressorMixin, _Estimator):
         >>> model.predict([[0.5]]).round(2)
         array([0.25])
     """
+
+    constraints: Mapping[str, object] | None = field(default=None, kw_only=True)
 
     target_mean_: np.ndarray = field(init=False)
     target_deviation_: np.ndarray = field(init=False)
@@ -228,10 +249,30 @@ class KANRegressor(RegressorMixin, _Estimator):
         target_NO = target.reshape(len(target), -1).astype(np.float64)
         check_squares(torch.tensor(target_NO), "targets")
         mean_O, varies_O = target_NO.mean(axis=0), _varies(target_NO)
-        deviation_O = np.where(varies_O, target_NO.std(axis=0), 0.0)
-        self._fit_network(x_NI, (target_NO - mean_O) / np.where(varies_O, deviation_O, np.inf), "mse")
+        deviation_O = np.where(varies_O, target_NO.std(axis=0), 0.0 if self.constraints is None else 1.0)
+        inputs, scaled_NO = _Inputs.of(x_NI), (target_NO - mean_O) / np.where(varies_O, deviation_O, np.inf)
+        constraints = {**self._directions(len(mean_O), "mse"), **self._shapes(inputs, mean_O, deviation_O)}
+        self._fit_network(inputs, x_NI, scaled_NO, "mse", constraints)
         self.target_mean_, self.target_deviation_, self._targets_are_columns = mean_O, deviation_O, target.ndim == 2
         return self
+
+    def _shapes(self, inputs: _Inputs, mean_O: np.ndarray, deviation_O: np.ndarray) -> dict[str, list]:
+        """`constraints` for the network, which sees scaled inputs and targets."""
+        given = None
+        if self.constraints is not None:
+            given = checked_constraints(self.constraints, KAN([len(inputs.center), len(mean_O)]))
+        if given is None:
+            return {}
+        if any(given.monotone) and self.monotonic_cst is not None:
+            raise ConfigError("Both monotonic_cst and constraints name directions. Give them in one of the two.")
+        shapes = given.to_dict()
+        for name in {"lower", "upper"} & set(shapes):
+            bounds_O = (np.array(getattr(given, name)) - mean_O) / deviation_O
+            shapes[name] = [bound if np.isfinite(bound) else None for bound in bounds_O.tolist()]
+        if given.through is not None:
+            point_I, value_O = map(np.array, given.through)
+            shapes["through"] = [inputs.scaled(point_I).tolist(), ((value_O - mean_O) / deviation_O).tolist()]
+        return shapes if any(given.monotone) else {name: shapes[name] for name in shapes if name != "monotone"}
 
     def predict(self, X: ArrayLike) -> np.ndarray:
         """Predictions for inputs (N, I): (N,), or (N, O) if the targets had columns."""
@@ -293,7 +334,8 @@ class KANClassifier(ClassifierMixin, _Estimator):
         classes, class_N = np.unique(column_or_1d(labels, warn=True), return_inverse=True)
         if len(classes) < 2:
             raise DataError(f"All samples are of one class, {classes.tolist()[0]!r}. There must be two or more.")
-        self._fit_network(x_NI, np.eye(len(classes))[class_N], "cross_entropy")
+        directions = self._directions(len(classes), "cross_entropy")
+        self._fit_network(_Inputs.of(x_NI), x_NI, np.eye(len(classes))[class_N], "cross_entropy", directions)
         self.classes_ = classes
         return self
 
@@ -305,10 +347,6 @@ class KANClassifier(ClassifierMixin, _Estimator):
         """The most probable labels for inputs (N, I), (N,)."""
         class_N = self._outputs(X).argmax(dim=-1).numpy()
         return self.classes_[class_N]
-
-
-def _scaled(x_NI: np.ndarray, center_I: np.ndarray, reach_I: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.clip((x_NI - center_I) / reach_I, -1, 1))
 
 
 def _varies(columns: np.ndarray) -> np.ndarray:

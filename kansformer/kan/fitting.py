@@ -18,7 +18,14 @@ from torch.nn.functional import cross_entropy
 
 from kansformer.checks import check_choice, check_integer, check_number
 from kansformer.errors import ConfigError, DataError
-from kansformer.kan.constraints import checked_constraints, hold, turn_towards, without_base
+from kansformer.kan.constraints import (
+    checked_constraints,
+    constrain,
+    hold,
+    missing_at_point,
+    turn_towards,
+    without_base,
+)
 from kansformer.kan.data import Dataset, Pair, Samples, as_dataset, check_squares, dataset_for, is_pair, of_mapping
 from kansformer.kan.history import COLUMNS, FitHistory, Run, few_threads
 from kansformer.kan.init import choose_start
@@ -91,8 +98,9 @@ def fit(
         constraints: shapes that the network has exactly, everywhere, from now on: `monotone`, for every input 1 (the
             outputs rise with it), -1 (they fall) or 0; `curvature`, 1 (convex), -1 (concave) or 0, without hidden
             layers; `outputs`, 1 or -1 for every output, which turns its `monotone`. A sequence, or a mapping of
-            numbers from 0, such as {"monotone": {0: 1}}. Edges held so have no base unless it obeys. {} ends all; None
-            keeps those of the fit before. Of B-splines only.
+            numbers from 0, such as {"monotone": {0: 1}}. `lower` and `upper`: bounds of the outputs, a number or one
+            for each of them; `through`: a point (inputs, outputs). Bounds go with `monotone` only. Edges held so have
+            no base unless it obeys. {} ends all; None keeps those of the fit before. Of B-splines only.
         starts: number of networks with different first coefficients that make a fifth of the steps; the best goes on.
         callback: called after every step with its number from 1, the network and the history, to draw a picture, say.
         metrics: functions of the network and the `Dataset` by name, such as {"accuracy": …}; their values after every
@@ -142,7 +150,7 @@ def fit(
     if expected is not None:
         checked_constraints(expected.to_dict(), model)  # a loaded network may have formulas
     if expected != model.constraints:
-        model.constraints = expected
+        constrain(model, expected)
         turn_towards(model)
     hold(model)
     if smoothness == "auto":
@@ -309,6 +317,7 @@ def _descend(
 
     def loss_of(x: Tensor, y: Tensor) -> Tensor:
         outputs, states = network_states(model, Inputs(x, layer_features))
+        outputs = outputs + missing_at_point(model)
         value = (outputs - y).square().mean() if loss == "mse" else cross_entropy(outputs, y)
         if not penalties:
             return value

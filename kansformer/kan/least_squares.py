@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kansformer.kan.active_set import BoundedVariables, bounded_variables
+from kansformer.kan.active_set import BoundedVariables, along_the_point, bounded_variables
 from kansformer.kan.constraints import hold
 from kansformer.kan.history import Run
 from kansformer.kan.linearize import Parameters
@@ -52,6 +52,7 @@ def levenberg_marquardt(run: Run, evaluate: Callable[[], Linearization]) -> None
         parameters = Parameters(model)
         now_P, bounded = parameters.read(), bounded_variables(parameters)
         jacobian, quadratic = here.linearize()
+        jacobian = along_the_point(model, jacobian)
         solve = _damped_solver(jacobian, here.residuals, now_P, quadratic, parameters.free_P, bounded)
         before = _objective(here.residuals, now_P, quadratic)
         improved = False

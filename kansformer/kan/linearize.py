@@ -70,7 +70,10 @@ class Parameters:
         for index, ((i, o), layer, formulas) in enumerate(self._layers()):
             free = torch.ones(len(i), layer.coefficients.shape[1] + 1, dtype=torch.bool, device=i.device)
             free[:, 0] = ~without_base(self.model, index)[i, o]
-            parts += [free.flatten(), torch.ones(len(layer.bias) + formulas.affine.numel()).bool().to(i.device)]
+            others = torch.ones(len(layer.bias) + formulas.affine.numel(), dtype=torch.bool, device=i.device)
+            if index == len(self.edges) - 1 and self.model.constraints is not None:
+                others[: len(layer.bias)] = not self.model.constraints.is_bounded  # what bounds of curves add to
+            parts += [free.flatten(), others]
         return torch.cat(parts)
 
     def _vector(self, part: Callable[[Tensor], Tensor], affines: list[Tensor]) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from kansformer.checks import check_choice, check_number
+from kansformer.kan.constraints import hold
 from kansformer.kan.data import Samples, Table, inputs_and_targets, inputs_of
 from kansformer.kan.edges import Edge, cut_edges
 from kansformer.kan.fitting import LOSSES, MEASURES, fit
@@ -149,6 +150,7 @@ def prune(
     before = after = None
     if y is None:
         _cut_below(model, x, threshold)
+        hold(model)
     else:
         with few_threads(x.numel() * sum(p.numel() for p in model.parameters())):
             pruning = _Pruning(x, y, loss, smoothness)

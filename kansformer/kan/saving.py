@@ -16,7 +16,7 @@ from kansformer.basis import Basis
 from kansformer.checks import check_choice
 from kansformer.errors import CheckpointError, ConfigError
 from kansformer.files import atomic_file, atomic_write_text
-from kansformer.kan.constraints import checked_constraints
+from kansformer.kan.constraints import checked_constraints, constrain
 from kansformer.nn.base import BASE_FUNCTIONS
 from kansformer.safe_io import read_tensors, read_versioned_json
 from kansformer.symbolic import ALL_SYMBOLS, SymbolLibrary
@@ -43,7 +43,7 @@ class NetworkConfig:
     symbols: list[list[str]]
     frozen: list[list[bool]] | None = None
     bias: bool = True
-    constraints: dict[str, list[int]] | None = None
+    constraints: dict[str, list] | None = None
 
     def __post_init__(self) -> None:
         kinds = {"grid_size": int, "order": int, "width": list, "symbols": list, "bias": bool}
@@ -150,7 +150,7 @@ def load(kind: type[KAN], folder: str | Path, *, library: SymbolLibrary = ALL_SY
                 bias=config.bias, dtype=DTYPES[config.dtype],
             )  # fmt: skip
         if config.constraints is not None:
-            model.constraints = checked_constraints(config.constraints, model)
+            constrain(model, checked_constraints(config.constraints, model))
     except ConfigError as error:
         raise CheckpointError(f"{CONFIG} does not describe a network: {error!s:.600}") from None
     frozen = config.frozen or [[False] * len(names) for names in config.symbols]
