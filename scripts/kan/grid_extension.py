@@ -2,7 +2,7 @@
 
     python scripts/kan/grid_extension.py
 
-Prints the test RMSE from 3 to 50 intervals, 3e-7 at the end, and the slope of the error in the logarithm of the grid
+Prints the test RMSE from 3 to 50 intervals, 7e-7 at the end, and the slope of the error in the logarithm of the grid
 size, near -4 for cubic splines (order 3).
 """
 

@@ -3,7 +3,7 @@
     python scripts/kan/poisson.py [--seed 0]
 
 Solves u_xx + u_yy = -2π² sin(πx) sin(πy) with u = 0 on the border of [-1, 1]². Prints the mean squared error against
-the solution sin(πx) sin(πy) after each grid, 1e-8 at the end.
+the solution sin(πx) sin(πy) after each grid, 1e-10 at the end.
 """
 
 import argparse
