@@ -13,14 +13,13 @@ from kansformer.errors import ConfigError
 from kansformer.nn.base import base_function, kernel_name
 from kansformer.nn.curves import (
     CurveSpec,
+    apply_curve,
     attach_curves,
-    curves_for,
     has_hub_kernel,
     reset_curves,
     wide_domain,
 )
 from kansformer.nn.optim_check import watch_curves
-from kansformer.ops import apply_curves
 
 
 class LearnedActivation(nn.Module):
@@ -175,11 +174,11 @@ class LearnedActivation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., I) to (..., I)."""
-        return apply_curves(x, curves_for(self, x), kernel_name(self.activation) or self.base(x))
+        return apply_curve(self, x, kernel_name(self.activation) or self.base(x))
 
     def gated(self, x: Tensor, factor: Tensor) -> Tensor:
         """`forward(x) * factor` in one pass, all (..., I). Hooks on this module do not run; see `fused_gate.py`."""
-        return apply_curves(x, curves_for(self, x), kernel_name(self.activation) or self.base(x), factor)
+        return apply_curve(self, x, kernel_name(self.activation) or self.base(x), factor)
 
     def extra_repr(self) -> str:
         basis = self.curves.basis

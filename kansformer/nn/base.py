@@ -33,13 +33,16 @@ def kernel_name(function: Callable[[Tensor], Tensor]) -> str | None:
     """The key of `ACTIVATIONS` that an activation function is, or None: subclasses and hooks may do anything."""
     if not isinstance(function, nn.Module):
         return _FUNCTION_NAMES.get(id(function))
-    if is_watched(function):
-        return None
     if type(function) is nn.GELU:
-        return _GELU_NAMES[function.approximate]
-    kind = type(function)
-    if kind.__name__ in _WRAPPERS and kind.__module__ == "transformers.activations":
-        return _WRAPPERS[kind.__name__]
+        name: str | None = _GELU_NAMES[function.approximate]
+    else:
+        name = _name_of_module(type(function))
+    return None if name is None or is_watched(function) else name
+
+
+def _name_of_module(kind: type) -> str | None:
+    if kind.__module__ == "transformers.activations":
+        return _WRAPPERS.get(kind.__name__)
     return _MODULE_NAMES.get(kind)
 
 

@@ -18,8 +18,9 @@ from kansformer.basis.rational import INITIAL_DENOMINATOR
 from kansformer.checks import check_choice, check_integer
 from kansformer.errors import ConfigError, ShapeError
 from kansformer.nn.optim_check import watch_curves
-from kansformer.ops import Curves, apply_curves, sum_edges
+from kansformer.ops import Curves, apply_curves, backend, sum_edges
 from kansformer.ops.functional import is_autocast_enabled
+from kansformer.ops.native.inference import Inference
 from kansformer.ops.triton import BASES
 
 M = TypeVar("M", bound=nn.Module)
@@ -30,6 +31,9 @@ CURVE_PARAMETERS = ("coefficients", "mix", "denominator")
 """Names of the trainable tensors that curves add to a module; the buffer `domain` comes on top."""
 
 CURVE_TENSORS = (*CURVE_PARAMETERS, "domain")
+
+NOTHING: dict = {}
+NEVER = (None, None, None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +173,7 @@ def detach_curves(module: nn.Module) -> None:
         vars(module).pop(name, None)
     for name in (*CURVE_PARAMETERS, "domain", "curves"):
         delattr(module, name)
+    vars(module).pop("_inference", None)
 
 
 @contextmanager
@@ -268,13 +273,36 @@ def curves_for(module: Curved, x: Tensor) -> Curves:
     return Curves(module.coefficients, module.domain, module.denominator, module.curves.basis)
 
 
-def apply_curve(module: Curved, x: Tensor, base: Tensor | str) -> Tensor:
-    """base + ψ(x) with the curves ψ of a `channel` or `group` module, all (..., I); rounded to the base's dtype.
+def apply_curve(module: Curved, x: Tensor, base: Tensor | str, factor: Tensor | None = None) -> Tensor:
+    """(base + ψ(x)) · factor with the curves ψ of a `channel` or `group` module, all (..., I); rounded to the base's
+    dtype. Without a factor it is 1.
 
     The name of a function in `ACTIVATIONS` stands for that function of x, and costs less than its value.
     Where the curves are zero the sum is the base, bit for bit (a negative zero becomes a positive one).
     """
-    return apply_curves(x, curves_for(module, x), base)
+    if x.is_cpu and not torch.is_grad_enabled() and not torch.compiler.is_dynamo_compiling():
+        # Once per token and layer, so it asks little. The short way is kept as long as backend and basis stay.
+        state = vars(module)
+        tensors, basis = state.get("_parameters", NOTHING), state["curves"].basis
+        coefficients, domain = tensors.get("coefficients"), state.get("_buffers", NOTHING).get("domain")
+        if coefficients is not None and domain is not None:  # neither a part of another module nor parametrized
+            requested, known, infer = state.get("_inference", NEVER)
+            if requested is not backend.requested or known is not basis:
+                infer = _keep_inference(module, x)
+            if infer is not None:
+                y = infer(x, coefficients, domain, tensors.get("denominator"), base, factor)
+                if y is not None:
+                    return y
+    return apply_curves(x, curves_for(module, x), base, factor)
+
+
+def _keep_inference(module: Curved, x: Tensor) -> Inference | None:
+    """The backend's short way for a module, which keeps it; None where the backend has none."""
+    check_input(module, x)
+    kind = backend.backend_for(x).inference
+    infer = None if kind is None else kind(module.in_features, curves_of(module))
+    vars(module)["_inference"] = backend.requested, module.curves.basis, infer
+    return infer
 
 
 def add_edges(module: Curved, x: Tensor, base: Tensor) -> Tensor:

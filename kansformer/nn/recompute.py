@@ -19,7 +19,8 @@ def recomputed_linear(activation: Callable[[Tensor], Tensor], x: Tensor, weight:
     Returns:
         (..., O), the same bits as the plain call.
     """
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or not torch.is_grad_enabled():
+    traced = torch.compiler.is_compiling() or torch._C._is_tracing()
+    if traced or torch._C._are_functorch_transforms_active() or not torch.is_grad_enabled():
         return F.linear(activation(x), weight, bias)
     return _RecomputedLinear.apply(activation, x, weight, bias)
 

@@ -13,8 +13,9 @@ from kansformer.errors import BackendError
 from kansformer.ops import cpu, reference, triton
 from kansformer.ops.curves import ACTIVATIONS, Curves
 from kansformer.ops.gradients import constant_when_compiled
-from kansformer.ops.native import inference, library
+from kansformer.ops.native import library
 from kansformer.ops.native import operators as native
+from kansformer.ops.native.inference import Inference
 from kansformer.ops.shapes import check_arguments
 
 ENVIRONMENT_VARIABLE = "KANSFORMER_BACKEND"
@@ -33,8 +34,8 @@ class Backend:
         serves_curves, serves_edges: whether a function takes these arguments; None means that it takes all.
         computes: (name, x, curves, factor), whether `curves`, if it serves them, takes that key of `ACTIVATIONS` as the
             base, with the same result, bit for bit; None means that it takes none.
-        infers: (x, curves, base, factor), a shorter form of `curves` for calls without a graph; it checks the shapes
-            itself and returns None for calls that it does not take. None if the backend has only `curves`.
+        inference: a shorter form of `curves` for modules that call it again and again without a graph. None if the
+            backend has only `curves`.
         keeps_dtypes: whether the functions take tensors of any dtypes.
         checks_shapes: `curves` checks shapes itself, once for each kind of call, and raises a ValueError.
         keeps_bfloat16: whether `edges` onto a bfloat16 base takes tensors of any dtypes; None means never.
@@ -48,7 +49,7 @@ class Backend:
     serves_curves: Callable[..., bool] | None = None
     serves_edges: Callable[..., bool] | None = None
     computes: Callable[[str, Tensor, Curves, Tensor | None], bool] | None = None
-    infers: Callable[..., Tensor | None] | None = None
+    inference: type[Inference] | None = None
     keeps_dtypes: bool = False
     checks_shapes: bool = False
     keeps_bfloat16: Callable[[], bool] | None = None
@@ -117,7 +118,7 @@ BACKENDS = {
         native.serves_curves,
         native.serves_edges,
         computes=native.computes,
-        infers=inference.serve,
+        inference=Inference,
         keeps_bfloat16=native.multiplies_bfloat16,
         device_types=("cpu",),
         reason_unavailable=library.reason_unavailable,
@@ -138,7 +139,8 @@ BACKENDS = {
     "reference": Backend(reference.apply_curves, reference.sum_edges),
 }
 
-_requested = os.environ.get(ENVIRONMENT_VARIABLE) or "auto"
+requested = os.environ.get(ENVIRONMENT_VARIABLE) or "auto"
+"""The backend that was asked for; `set_backend` sets it."""
 
 
 def available_backends() -> tuple[str, ...]:
@@ -167,8 +169,8 @@ def set_backend(name: str | None) -> None:
         >>> set_backend("reference")  # the definition in plain torch, on every device
         >>> set_backend(None)  # the choice of the environment, else the fastest
     """
-    global _requested
-    _requested = _check_name(name) if name is not None else os.environ.get(ENVIRONMENT_VARIABLE) or "auto"
+    global requested
+    requested = _check_name(name) if name is not None else os.environ.get(ENVIRONMENT_VARIABLE) or "auto"
 
 
 def select_backend(requested: str, device_type: str) -> Backend:
@@ -232,7 +234,7 @@ def _reason_unavailable(backend: Backend) -> str | None:
 
 def backend_for(tensor: Tensor) -> Backend:
     """The backend for this tensor under the process's settings."""
-    return BACKENDS[_name_of(_requested, tensor.device.type)]
+    return BACKENDS[_name_of(requested, tensor.device.type)]
 
 
 def runs_kernels() -> bool:
@@ -243,9 +245,9 @@ def runs_kernels() -> bool:
     Raises:
         BackendError: the native backend was asked for and cannot run.
     """
-    if _requested == "native":
-        select_backend(_requested, "cpu")
-    return _requested not in ("cpu", "reference") and library.reason_unavailable() is None
+    if requested == "native":
+        select_backend(requested, "cpu")
+    return requested not in ("cpu", "reference") and library.reason_unavailable() is None
 
 
 def _check_name(name: str) -> str:

@@ -41,10 +41,7 @@ def apply_curves(x: Tensor, curves: Curves, base: Tensor | str | None = None, fa
     if torch._C._is_any_autocast_enabled() and is_autocast_enabled(x.device.type):
         with torch.autocast(x.device.type, enabled=False):
             return apply_curves(x, curves, base, factor)
-    backend = backend_for(x)
-    if backend.infers is not None and (y := backend.infers(x, curves, base, factor)) is not None:
-        return y
-    return backend.apply_curves(x, curves, base, factor)
+    return backend_for(x).apply_curves(x, curves, base, factor)
 
 
 def sum_edges(x: Tensor, curves: Curves, base: Tensor | None = None) -> Tensor:

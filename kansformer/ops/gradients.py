@@ -26,8 +26,8 @@ def is_exported() -> bool:
 
 
 def needs_definition(*tensors: Tensor | str | None, has_operator: bool = False) -> bool:
-    """Whether only the plain definition will do: for compilers, which fuse and tile it themselves, for `torch.func`,
-    and for tensors without memory of their own to work on.
+    """Whether only the plain definition will do: for compilers, which fuse and tile it themselves, for `torch.func` and
+    `torch.jit.trace`, and for tensors without memory of their own to work on.
 
     Args:
         tensors: whatever a kernel would read; strings and None are passed over.
@@ -35,7 +35,7 @@ def needs_definition(*tensors: Tensor | str | None, has_operator: bool = False) 
     """
     if torch.compiler.is_compiling():
         return not has_operator or is_exported()
-    if torch._C._are_functorch_transforms_active():
+    if torch._C._are_functorch_transforms_active() or torch._C._is_tracing():
         return True
     for t in tensors:
         # The last two say that the tensor stands for a batch of gradients (`is_grads_batched`).

@@ -1,19 +1,20 @@
 """The short way of curves without gradients: the bits of the usual way, its errors, and how few steps it takes."""
 
+import copy
+import pickle
 import sys
 
 import pytest
 import torch
 
-from kansformer import KANLinear, LearnedActivation, set_backend
+from kansformer import KANLinear, LearnedActivation, refine_grid, set_backend
 from kansformer.basis import Basis
 from kansformer.errors import ShapeError
 from kansformer.ops import apply_curves
-from kansformer.ops.backend import BACKENDS
 from kansformer.ops.curves import ACTIVATIONS
-from kansformer.ops.native import inference
+from kansformer.ops.native.inference import Inference
 
-MAX_CALLS = {"gated": (14, 49), "activation": (16, 48), "layer": (23, 52)}
+MAX_CALLS = {"gated": (6, 44), "activation": (8, 43), "layer": (14, 47)}
 """Python functions, and all functions, that one token's call takes. The first were 34 and 101 before."""
 
 
@@ -22,6 +23,12 @@ def native():
     set_backend("native")
     yield
     set_backend(None)
+
+
+def serve(x, curves, base, factor=None):
+    """A first call of curves of the shape of `curves`."""
+    channels = x.shape[-1] if x.ndim else 1
+    return Inference(channels, curves)(x, curves.coefficients, curves.domain, curves.denominator, base, factor)
 
 
 @pytest.mark.parametrize("name", ["bspline", "chebyshev", "rational"])
@@ -36,8 +43,7 @@ def test_the_bits_are_those_of_the_usual_way(make_case, name, base, has_factor, 
     given = [t for t in (x, base, factor) if isinstance(t, torch.Tensor)]
     copies = [t.clone() for t in given]
     with torch.no_grad():
-        y = inference.serve(x, case.curves, base, factor)
-        assert torch.equal(y, BACKENDS["native"].apply_curves(x, case.curves, base, factor))
+        y = serve(x, case.curves, base, factor)
         assert torch.equal(y, apply_curves(x, case.curves, base, factor))
     assert all(torch.equal(t, copy) for t, copy in zip(given, copies, strict=True)), "an argument was written to"
 
@@ -45,26 +51,70 @@ def test_the_bits_are_those_of_the_usual_way(make_case, name, base, has_factor, 
 def test_what_it_does_not_take_goes_the_usual_way(make_case):
     case = make_case(Basis(), "apply_curves", 4, 6).to(torch.float32)
     curves, x = case.curves, case.x
-    assert inference.serve(x, curves, "silu", None) is None, "a graph is recorded"
     with torch.no_grad():
-        assert inference.serve(x, curves, "silu", None) is not None
-        assert inference.serve(x.double(), curves, "silu", None) is None
-        assert inference.serve(x.to("meta"), curves, "silu", None) is None
-        assert inference.serve(x.t().contiguous().t(), curves, "silu", None) is None
-        assert inference.serve(x[:0], curves, "silu", None) is None
-        assert inference.serve(x[0, 0], curves, "silu", None) is None
-        assert inference.serve(x, curves.to(torch.bfloat16), "silu", None) is None
-        assert inference.serve(x, curves._replace(basis=Basis(name="rbf")), "silu", None) is None
-        assert inference.serve(x, curves._replace(basis=Basis(grid_size=6)), "silu", None) is None
-        assert inference.serve(x, curves, x[:1], None) is None
-        assert inference.serve(x, curves, None, x[:, :1]) is None
-        assert (
-            torch.vmap(lambda row: row if inference.serve(row, curves, "silu", None) is None else None)(x) is not None
-        )
+        assert serve(x, curves, "silu") is not None
+        assert serve(x.double(), curves, "silu") is None
+        assert serve(x.to("meta"), curves, "silu") is None
+        assert serve(x.t().contiguous().t(), curves, "silu") is None
+        assert serve(x[:0], curves, "silu") is None
+        assert serve(x[0, 0], curves, "silu") is None
+        assert serve(x, curves.to(torch.bfloat16), "silu") is None
+        assert serve(x, curves._replace(basis=Basis(name="rbf")), "silu") is None
+        assert serve(x, curves._replace(basis=Basis(grid_size=6)), "silu") is None
+        assert serve(x, curves, x[:1]) is None
+        assert serve(x, curves, None, x[:, :1]) is None
+        assert torch.vmap(lambda row: row if serve(row, curves, "silu") is None else None)(x) is not None
         for wrong in (curves._replace(domain=curves.domain[:2]), curves._replace(coefficients=curves.coefficients[:4])):
-            assert inference.serve(x, wrong, "silu", None) is None
+            assert serve(x, wrong, "silu") is None
             with pytest.raises(ShapeError):
                 apply_curves(x, wrong, "silu")
+
+
+@pytest.mark.parametrize("change", ["refine", "cast", "other curves", "no backend", "parametrized", "copy", "pickle"])
+def test_a_module_that_changes_gives_what_it_would_have_given(change):
+    module, x = LearnedActivation(6), torch.randn(3, 6)
+    torch.nn.init.normal_(module.coefficients)
+    with torch.no_grad():
+        before = module(x)
+        if change == "refine":
+            refine_grid(module, 10)
+            torch.testing.assert_close(module(x), before)
+        elif change == "cast":
+            torch.testing.assert_close(module.double()(x.double()), before.double(), rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(module.float()(x), before)
+        elif change == "other curves":
+            module.coefficients.data = torch.zeros_like(module.coefficients)
+            assert torch.equal(module(x), torch.nn.functional.silu(x))
+            good, module.coefficients.data = module.coefficients.data, module.coefficients.data[:4]
+            with pytest.raises(ShapeError):
+                module(x)
+            module.coefficients.data = good
+        elif change == "no backend":
+            set_backend("reference")
+            torch.testing.assert_close(module(x), before)
+            assert module._inference[2] is None
+        elif change == "parametrized":
+            torch.nn.utils.parametrize.register_parametrization(module, "coefficients", torch.nn.Tanhshrink())
+            assert not torch.equal(module(x), before)
+        else:
+            module = copy.deepcopy(module) if change == "copy" else pickle.loads(pickle.dumps(module))  # noqa: S301
+            assert torch.equal(module(x), before)
+    assert module(x).requires_grad, "a graph is recorded"
+
+
+@pytest.mark.parametrize("grad", [torch.no_grad, torch.enable_grad])
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    "module",
+    [LearnedActivation(6), KANLinear(6, 3, edges="channel"), KANLinear(6, 3, edges="full")],
+    ids=["activation", "channel", "full"],
+)
+def test_a_traced_module_computes_its_curves(module, grad):
+    torch.nn.init.normal_(module.coefficients)
+    first, other = torch.randn(2, 5, 6)
+    with grad():
+        traced = torch.jit.trace(module, first)
+        torch.testing.assert_close(traced(other), module(other))
 
 
 def _calls(function):
