@@ -5,8 +5,8 @@
 
 Δu = -2π² sin(πx) sin(πy) on [-1, 1]², u = 0 on the boundary, 51 × 51 points inside and 51 on each side, the equation's
 mean square weighted by 0.01 beside the boundary's. Six networks [2, 2, 1] with B-splines of order 5 start on a mesh of
-21 × 21 points, the best goes on to all points and to finer grids. The MLP (tanh) gets the longest time of the KANs, with
-Adam and then with L-BFGS, its second derivatives by automatic differentiation. The error is the mean square of
+21 × 21 points, the best goes on to all points and to finer grids. The MLP (tanh) gets the longest time of the KANs,
+with Adam and then with L-BFGS, its second derivatives by automatic differentiation. The error is the mean square of
 u - sin(πx) sin(πy) on 101 × 101 points. `--peer` runs pykan's example too, for minutes. Prints `name value` lines and
 writes `results/poisson.csv`.
 """
