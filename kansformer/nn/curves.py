@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling
 
 from kansformer.basis import Basis
 from kansformer.basis.rational import INITIAL_DENOMINATOR
@@ -32,8 +33,8 @@ CURVE_PARAMETERS = ("coefficients", "mix", "denominator")
 
 CURVE_TENSORS = (*CURVE_PARAMETERS, "domain")
 
-NOTHING: dict = {}
 NEVER = (None, None, None)
+"""What a module keeps before its first call without gradients."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,13 +281,12 @@ def apply_curve(module: Curved, x: Tensor, base: Tensor | str, factor: Tensor | 
     The name of a function in `ACTIVATIONS` stands for that function of x, and costs less than its value.
     Where the curves are zero the sum is the base, bit for bit (a negative zero becomes a positive one).
     """
-    if x.is_cpu and not torch.is_grad_enabled() and not torch.compiler.is_dynamo_compiling():
+    if isinstance(module, nn.Module) and not torch.is_grad_enabled() and x.is_cpu and not is_dynamo_compiling():
         # Once per token and layer, so it asks little. The short way is kept as long as backend and basis stay.
-        state = vars(module)
-        tensors, basis = state.get("_parameters", NOTHING), state["curves"].basis
-        coefficients, domain = tensors.get("coefficients"), state.get("_buffers", NOTHING).get("domain")
-        if coefficients is not None and domain is not None:  # neither a part of another module nor parametrized
-            requested, known, infer = state.get("_inference", NEVER)
+        tensors, basis = module._parameters, module.curves.basis
+        coefficients, domain = tensors.get("coefficients"), module._buffers.get("domain")
+        if coefficients is not None and domain is not None:  # not parametrized
+            requested, known, infer = vars(module).get("_inference", NEVER)
             if requested is not backend.requested or known is not basis:
                 infer = _keep_inference(module, x)
             if infer is not None:
