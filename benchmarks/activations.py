@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import multiprocessing
+import os
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -36,6 +37,7 @@ from paired import paired_difference
 from tqdm import tqdm
 
 from kansformer import freeze_curves
+from kansformer.training.page_faults import KEEP_MEMORY
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -64,6 +66,7 @@ def _run_stage(stage: str, options: argparse.Namespace) -> None:
     runs = [run for run in STAGES[stage](rows) if run not in done]
     for name in {run.corpus for run in runs}:
         check_text(rows, name, read_corpus(name, str(options.texts)).digest)
+    os.environ |= dict(setting.split("=") for setting in KEEP_MEMORY.split())  # a fifth of a step at 3M parameters
     context, errors = multiprocessing.get_context("spawn"), []
     with (
         ProcessPoolExecutor(options.jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool,

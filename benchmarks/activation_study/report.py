@@ -13,6 +13,7 @@ from paired import Difference, format_p, mean_and_deviation, paired_difference
 
 from activation_study.engine import Run
 from activation_study.rows import Row, losses, rates_of
+from activation_study.stages import CONTROLS
 from activation_study.times import StepTime
 from activation_study.variants import VARIANTS
 
@@ -189,7 +190,8 @@ def _machines(rows: Iterable[Row]) -> str:
 
 
 def _plot(groups: dict[Group, list[Line]], path: Path) -> None:
-    """Mean paired difference to SwiGLU against tokens a parameter, with its standard error, for 0.8M and AdamW."""
+    """Mean paired difference to SwiGLU against tokens a parameter, with its standard error, for 0.8M and AdamW; dotted
+    lines with squares are controls."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -209,10 +211,21 @@ def _plot(groups: dict[Group, list[Line]], path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(9, 5.5))
     axes.axhspan(-NOT_SEEN, NOT_SEEN, color="0.93", label=f"below {NOT_SEEN} nats")
     axes.axhline(0, color="black", linewidth=0.8)
+    maps = {True: "Dark2", False: "tab10"}
+    colours = {is_control: itertools.cycle(pyplot.colormaps[name].colors) for is_control, name in maps.items()}
     for name, at in sorted(shown.items(), key=lambda item: item[1][min(item[1])][0]):
-        lengths = sorted(at)
+        lengths, is_control = sorted(at), name in CONTROLS
         means, errors = [at[x][0] for x in lengths], [at[x][1] for x in lengths]
-        axes.errorbar(lengths, means, yerr=errors, marker="o", capsize=3, label=VARIANTS[name].title)
+        axes.errorbar(
+            lengths,
+            means,
+            yerr=errors,
+            color=next(colours[is_control]),
+            marker="s" if is_control else "o",
+            linestyle=":" if is_control else "-",
+            capsize=3,
+            label=VARIANTS[name].title,
+        )
     axes.set(
         xscale="log",
         xlabel="training tokens per parameter",

@@ -292,17 +292,22 @@ def edit_curve(model: nn.Module, edge: EdgeRef, function: Function) -> CurveEdit
 
 def _correction(slot: CurveSlot, inputs_E: Tensor, outputs_E: Tensor, function: Function):
     spec = slot.module.curves
+    is_whole = not slot.has_weights and len(inputs_E) == slot.module.in_features  # the edges are sorted
 
     def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
         x_NI = args[0].reshape(-1, args[0].shape[-1])
         inputs, outputs = inputs_E.to(x_NI.device), outputs_E.to(x_NI.device)
         changes = []
         for part in x_NI.split(max(1, BUDGET // (len(inputs) * (spec.basis.num_coefficients + 1)))):
-            x_NE = part.index_select(1, inputs).to(torch.promote_types(part.dtype, torch.float32))
+            x_NE = (part if is_whole else part.index_select(1, inputs)).to(
+                torch.promote_types(part.dtype, torch.float32)
+            )
             now_NE = edge_values(slot.module, x_NE, inputs, outputs)
             change_NE = function(x_NE.mT).mT.to(now_NE) - now_NE
             change_NE = change_NE.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-            changes.append(torch.zeros(len(part), output.shape[-1]).to(change_NE).index_add_(1, outputs, change_NE))
+            if not is_whole:
+                change_NE = change_NE.new_zeros(len(part), output.shape[-1]).index_add_(1, outputs, change_NE)
+            changes.append(change_NE)
         change = torch.cat(changes).reshape(output.shape)
         return output + change.to(output.dtype)
 
