@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 # Changes of the active set in one step; few are needed, and the projection after the step mends what is left.
 MAX_CHANGES = 20
-# Springs, relative to the mean diagonal: those that pull curves back, and those of variables that nothing else holds.
-STIFF, SOFT = 1e4, 1e-6
+# Springs, relative to the mean diagonal: those that pull curves back, and those of variables that nothing else holds;
+# as powers of the dtype's precision, since a factorisation has to bear both. In float64 8e3 and 1e-6.
+STIFF, SOFT = -0.25, 0.375
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,15 @@ class BoundedVariables:
     def step(self, matrix_FF: Tensor, gradient_F: Tensor) -> Tensor | None:
         """The change δ that minimises δᵀMδ/2 - δᵀg while values - δ keep the bounds, and nearly keep the ceilings:
         stiff springs pull back what is beyond. None if M is not positive."""
-        mean = matrix_FF.diagonal().mean()
-        matrix_FF = matrix_FF + (SOFT * mean * self.is_free).diag()
+        mean, precision = matrix_FF.diagonal().mean(), torch.finfo(matrix_FF.dtype).eps
+        stiff, soft = precision**STIFF * mean, precision**SOFT * mean
+        matrix_FF = matrix_FF + (soft * self.is_free).diag()
         target_F = matrix_FF @ self.values - gradient_F
         held_F = self.is_bound & (self.values <= 0) & (gradient_F > 0)
         moved_F, beyond_R = self.values, torch.zeros_like(self.ceilings[:, -1], dtype=torch.bool)
         for _ in range(MAX_CHANGES):
             rows_RF, limits_R = self.ceilings[beyond_R, :-1], self.ceilings[beyond_R, -1]
-            pulled_RF = STIFF * mean * rows_RF
+            pulled_RF = stiff * rows_RF
             solved = self._within(matrix_FF + rows_RF.mT @ pulled_RF, target_F + limits_R @ pulled_RF, held_F)
             if solved is None:
                 return None

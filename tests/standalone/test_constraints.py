@@ -115,6 +115,14 @@ def test_bounded_outputs_stay_in_their_bounds(width, optimizer, steps, lr, direc
         assert (rising >= 0).all() and (falling <= 0).all()
 
 
+def test_bounds_hold_in_float32():
+    held = KAN([3, 3, 1], dtype=torch.float32)
+    held.fit(samples(600), progress=False, constraints={"lower": -3, "upper": 2})
+    values = held.predict(random_points(4000))
+    assert values.min() > -3 - 1e-5 and values.max() < 2 + 1e-5
+    assert r2(held) > 0.98
+
+
 def test_the_fit_of_one_bounded_curve_is_the_best_one():
     from scipy.optimize import lsq_linear
 
