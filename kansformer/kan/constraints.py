@@ -148,7 +148,10 @@ def _bounds(name: str, values: object, length: int, free: float) -> tuple[float,
     plain = [values] * length if values is None or isinstance(values, Real) else values
     plain = list(plain) if isinstance(plain, (Sequence, Tensor)) and not isinstance(plain, str) else []
     if len(plain) != length or not all(bound is None or isinstance(bound, (Real, Tensor)) for bound in plain):
-        raise ConfigError(f"{name} of constraints must be a number, or a number or None for each of {length} outputs.")
+        raise ConfigError(
+            f"{name} of constraints must be a number, or a number or None for each of {length} outputs, got "
+            f"{values!r:.80}."
+        )
     return tuple(free if bound is None else check_number(f"{name} of constraints", float(bound)) for bound in plain)
 
 
