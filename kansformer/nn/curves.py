@@ -281,8 +281,15 @@ def apply_curve(module: Curved, x: Tensor, base: Tensor | str, factor: Tensor | 
     The name of a function in `ACTIVATIONS` stands for that function of x, and costs less than its value.
     Where the curves are zero the sum is the base, bit for bit (a negative zero becomes a positive one).
     """
-    if isinstance(module, nn.Module) and not torch.is_grad_enabled() and x.is_cpu and not is_dynamo_compiling():
-        # Once per token and layer, so it asks little. The short way is kept as long as backend and basis stay.
+    # Once per token and layer, so it asks little, and calls nothing for tensors that the short way does not take. It is
+    # kept as long as backend and basis stay.
+    if (
+        x.is_cpu
+        and x.dtype is torch.float32
+        and isinstance(module, nn.Module)
+        and not torch.is_grad_enabled()
+        and not is_dynamo_compiling()
+    ):
         tensors, basis = module._parameters, module.curves.basis
         coefficients, domain = tensors.get("coefficients"), module._buffers.get("domain")
         if coefficients is not None and domain is not None:  # not parametrized
