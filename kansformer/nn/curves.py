@@ -33,7 +33,7 @@ CURVE_PARAMETERS = ("coefficients", "mix", "denominator")
 
 CURVE_TENSORS = (*CURVE_PARAMETERS, "domain")
 
-NEVER = (None, None, None)
+NEVER = (None, None, None, None)
 """What a module keeps before its first call without gradients."""
 
 
@@ -282,7 +282,7 @@ def apply_curve(module: Curved, x: Tensor, base: Tensor | str, factor: Tensor | 
     Where the curves are zero the sum is the base, bit for bit (a negative zero becomes a positive one).
     """
     # Once per token and layer, so it asks little, and calls nothing for tensors that the short way does not take. It is
-    # kept as long as backend and basis stay.
+    # kept as long as backend, basis and width stay.
     if (
         x.is_cpu
         and x.dtype is torch.float32
@@ -293,8 +293,8 @@ def apply_curve(module: Curved, x: Tensor, base: Tensor | str, factor: Tensor | 
         tensors, basis = module._parameters, module.curves.basis
         coefficients, domain = tensors.get("coefficients"), module._buffers.get("domain")
         if coefficients is not None and domain is not None:  # not parametrized
-            requested, known, infer = vars(module).get("_inference", NEVER)
-            if requested is not backend.requested or known is not basis:
+            requested, known, width, infer = vars(module).get("_inference", NEVER)
+            if requested is not backend.requested or known is not basis or width != module.in_features:
                 infer = _keep_inference(module, x)
             if infer is not None:
                 y = infer(x, coefficients, domain, tensors.get("denominator"), base, factor)
@@ -308,7 +308,7 @@ def _keep_inference(module: Curved, x: Tensor) -> Inference | None:
     check_input(module, x)
     kind = backend.backend_for(x).inference
     infer = None if kind is None else kind(module.in_features, curves_of(module))
-    vars(module)["_inference"] = backend.requested, module.curves.basis, infer
+    vars(module)["_inference"] = backend.requested, module.curves.basis, module.in_features, infer
     return infer
 
 

@@ -92,7 +92,7 @@ def test_a_module_that_changes_gives_what_it_would_have_given(change):
         elif change == "no backend":
             set_backend("reference")
             torch.testing.assert_close(module(x), before)
-            assert module._inference[2] is None
+            assert module._inference[-1] is None
         elif change == "parametrized":
             torch.nn.utils.parametrize.register_parametrization(module, "coefficients", torch.nn.Tanhshrink())
             assert not torch.equal(module(x), before)
@@ -100,6 +100,17 @@ def test_a_module_that_changes_gives_what_it_would_have_given(change):
             module = copy.deepcopy(module) if change == "copy" else pickle.loads(pickle.dumps(module))  # noqa: S301
             assert torch.equal(module(x), before)
     assert module(x).requires_grad, "a graph is recorded"
+
+
+@torch.no_grad()
+def test_a_module_that_becomes_narrower_keeps_a_new_short_way():
+    module, x = LearnedActivation(6), torch.randn(3, 6)
+    torch.nn.init.normal_(module.coefficients)
+    before = module(x)
+    module.in_features, module.domain = 4, module.domain[:4]
+    module.coefficients = torch.nn.Parameter(module.coefficients[:4])
+    assert torch.equal(module(x[:, :4].contiguous()), before[:, :4])
+    assert module._inference[-1].channels == 4
 
 
 @pytest.mark.parametrize("grad", [torch.no_grad, torch.enable_grad])
