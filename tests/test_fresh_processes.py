@@ -112,6 +112,16 @@ with torch.no_grad():
     save_file(logits, "imported.safetensors")
 """
 
+EXPORTED = """
+import torch
+from kansformer import LearnedActivation
+module, x = LearnedActivation(4), torch.randn(2, 4)
+torch.nn.init.normal_(module.coefficients)
+with torch.no_grad():
+    program = torch.export.export(module, (x,), strict=False)  # the first call of all is with fake tensors
+    torch.testing.assert_close(program.module()(x), module(x))
+"""
+
 QUANTIZER_FIRST = """
 from kansformer.hub.quantizer import CurveLoader
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
@@ -164,6 +174,7 @@ def test_kansformer_is_imported_first(checkpoints):
         assert float(fresh.check(NETWORK, checkpoints)) == network(torch.ones(1, 2).double()).item()
         fresh.check(IMPORTED, checkpoints)
         fresh.check(QUANTIZER_FIRST)
+        fresh.check(EXPORTED)
         fresh.check(SERVED, checkpoints)
         fresh.check(AUTOLOADED, checkpoints)
     assert_expected(checkpoints, "served.safetensors", "llama")

@@ -37,6 +37,13 @@ NEVER = (None, None, None, None)
 """What a module keeps before its first call without gradients."""
 
 
+class _Kept(tuple):
+    """What it keeps from then on, with an address of this process; copies and pickles of the module begin anew."""
+
+    def __reduce__(self) -> tuple:
+        return tuple, (NEVER,)
+
+
 @dataclass(frozen=True, kw_only=True)
 class CurveSpec:
     """Basis and sharing of a module's curves.
@@ -308,7 +315,7 @@ def _keep_inference(module: Curved, x: Tensor) -> Inference | None:
     check_input(module, x)
     kind = backend.backend_for(x).inference
     infer = None if kind is None else kind(module.in_features, curves_of(module))
-    vars(module)["_inference"] = backend.requested, module.curves.basis, module.in_features, infer
+    vars(module)["_inference"] = _Kept((backend.requested, module.curves.basis, module.in_features, infer))
     return infer
 
 

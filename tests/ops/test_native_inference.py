@@ -3,6 +3,7 @@
 import copy
 import pickle
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from kansformer import KANLinear, LearnedActivation, refine_grid, set_backend
 from kansformer.basis import Basis
 from kansformer.errors import ShapeError
+from kansformer.nn.curves import NEVER
 from kansformer.ops import apply_curves
 from kansformer.ops.curves import ACTIVATIONS
 from kansformer.ops.native.inference import Inference
@@ -70,7 +72,10 @@ def test_what_it_does_not_take_goes_the_usual_way(make_case):
                 apply_curves(x, wrong, "silu")
 
 
-@pytest.mark.parametrize("change", ["refine", "cast", "other curves", "no backend", "parametrized", "copy", "pickle"])
+CHANGES = ["refine", "cast", "other curves", "other basis", "no backend", "parametrized", "copy", "pickle"]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_a_module_that_changes_gives_what_it_would_have_given(change):
     module, x = LearnedActivation(6), torch.randn(3, 6)
     torch.nn.init.normal_(module.coefficients)
@@ -89,6 +94,9 @@ def test_a_module_that_changes_gives_what_it_would_have_given(change):
             with pytest.raises(ShapeError):
                 module(x)
             module.coefficients.data = good
+        elif change == "other basis":
+            module.curves = replace(module.curves, basis=replace(module.curves.basis, extrapolation="zero"))
+            assert torch.equal(module(x + 100), torch.nn.functional.silu(x + 100))
         elif change == "no backend":
             set_backend("reference")
             torch.testing.assert_close(module(x), before)
@@ -98,8 +106,17 @@ def test_a_module_that_changes_gives_what_it_would_have_given(change):
             assert not torch.equal(module(x), before)
         else:
             module = copy.deepcopy(module) if change == "copy" else pickle.loads(pickle.dumps(module))  # noqa: S301
+            assert module._inference == NEVER, "an address of another process would be read"
             assert torch.equal(module(x), before)
     assert module(x).requires_grad, "a graph is recorded"
+
+
+@torch.no_grad()
+def test_a_number_is_refused_as_before_the_first_call():
+    module = LearnedActivation(1)
+    module(torch.ones(1))
+    with pytest.raises(ShapeError, match=r"1 channels, got input \(\)"):
+        module(torch.tensor(0.5))
 
 
 @torch.no_grad()

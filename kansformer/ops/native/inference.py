@@ -73,7 +73,7 @@ class Inference:
         shape, tokens = x.shape, x.numel() // self.channels
         if (
             not tokens
-            or shape[-1] != self.channels
+            or shape[-1:] != (self.channels,)
             or (factor is not None and factor.shape != shape)
             or (base is not None and base.shape != shape)
             or coefficients.shape != self.coefficients

@@ -89,15 +89,15 @@ def argument_fields(name: str, grid_size: int, order: int, extrapolation: str) -
         extrapolation=EXTRAPOLATIONS.index(extrapolation),
         num_coefficients=basis.num_coefficients,
         num_denominator=basis.num_denominator,
-        table=_segments(order).data_ptr() if name == "bspline" else 0,
+        table=ctypes.addressof(_segments(order)) if name == "bspline" else 0,
     )
 
 
 @cache
-def _segments(order: int) -> Tensor:
-    """The polynomials of a B-spline's pieces, (K + 1, K + 1)."""
-    with torch.inference_mode(False):
-        return torch.tensor(SEGMENT_POLYNOMIALS[order], dtype=torch.float32, device="cpu")
+def _segments(order: int) -> ctypes.Array[ctypes.c_float]:
+    """The polynomials of a B-spline's pieces, (K + 1, K + 1); no tensor, which torch could make a fake one."""
+    numbers = [number for row in SEGMENT_POLYNOMIALS[order] for number in row]
+    return (ctypes.c_float * len(numbers))(*numbers)
 
 
 def evaluate_curves(
