@@ -28,7 +28,6 @@ from kansformer.interp.edge_table import EdgeTable, TableFolder
 from kansformer.interp.edits import Function, replace_edges
 from kansformer.interp.effects import Faithfulness
 from kansformer.interp.fidelity import RandomEdges, fidelity, recorded_points
-from kansformer.interp.layers import find_layers
 from kansformer.interp.recording import EdgeRecords, RecordedSlot, record_slots
 from kansformer.interp.recovery import faithfulness
 from kansformer.interp.scores import EdgeScores, attribute, check_reached, score_inputs
@@ -46,7 +45,7 @@ BUDGET = 2**29
 EDGE_BYTES, INPUT_BYTES = 16, 4 * 1024 + 8 * 34 + 8
 # More edges than this are not evaluated one by one inside the model.
 MAX_REPLACED = 100_000
-# Tokens, or the first batch if it has more, on which all edges as formulas are measured in every metric: 11 passes.
+# Tokens, or the first batch if it has more, on which all edges as formulas are measured in every metric: 12 passes.
 FAITHFUL_TOKENS = 2048
 
 Key = tuple[str, str]
@@ -274,7 +273,6 @@ class _Formulas:
         refs = [ref for summary in summaries for ref in summary.slot.edges()]
         self.best_first = [refs[number] for number in r2.argsort(descending=True, stable=True).tolist()]
         self.fits = {(summary.slot.site, summary.slot.name): summary.fits for summary in summaries}
-        self.paths = {summary.slot.path for summary in summaries}
 
     def replace(self, edges: list[EdgeRef]) -> AbstractContextManager[nn.Module]:
         """The model with these edges computed by their formulas."""
@@ -305,12 +303,7 @@ class _Formulas:
                 break
         edges = self.best_first
         controls = {"base alone": base_alone(self.model, edges), "random curves": random_curves(self.model, edges)}
-        layers = [
-            path for path, layer in find_layers(self.model).items() if not self.paths.isdisjoint(layer.curve_paths)
-        ]
-        return faithfulness(
-            self.model, self.replace(edges), first, controls=controls, layers=layers, progress=reader.progress
-        )
+        return faithfulness(self.model, self.replace(edges), first, controls=controls, progress=reader.progress)
 
 
 def _chosen_slots(model: nn.Module, names: Collection[tuple[str, str]] | None) -> dict[Key, CurveSlot]:

@@ -311,6 +311,24 @@ def test_without_labels_there_is_no_loss(make_bent, batch):
     assert "learned_attribution" not in summary.to_pandas()
 
 
+def test_layers_that_the_first_tokens_do_not_reach_are_audited_too(monkeypatch):
+    class Experts(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.experts = torch.nn.ModuleList([KANLinear(4, 4), KANLinear(4, 4)])
+
+        def forward(self, x, labels):
+            y = self.experts[int(labels[0, 0])](x)
+            return transformers.utils.ModelOutput(loss=(y - labels).pow(2).mean(), logits=y)
+
+    batches = [{"x": torch.randn(8, 4), "labels": torch.full((8, 4), float(expert))} for expert in (0, 1)]
+    model = Experts()
+    for expert in model.experts:
+        torch.nn.init.normal_(expert.coefficients)
+    monkeypatch.setattr(audit, "FAITHFUL_TOKENS", 0)
+    assert len(summarize(model, batches).to_pandas()) == 32
+
+
 def test_bad_input(make_bent, batch):
     model = make_bent()
     with pytest.raises(ConversionStateError, match="no curves to read"):
