@@ -6,8 +6,8 @@ are freed, until neither happens (Hintermüller et al., 2002).
 
 A point that the network passes through takes one parameter of each output: its constant follows from the others.
 
-Shape letters: R rows, I inputs, O outputs, E edges of the last layer, C coefficients, D all of its coefficients,
-P parameters, F variables.
+Shape letters: I inputs, O outputs, E edges of the last layer, C coefficients, D all of its coefficients, P parameters,
+F variables, T those that bounds or ceilings touch, R the rest of them, or rows.
 """
 
 from __future__ import annotations
@@ -60,41 +60,75 @@ class BoundedVariables:
         matrix_FF = matrix_FF + (soft * self.is_free).diag()
         target_F = matrix_FF @ self.values - gradient_F
         held_F = self.is_bound & (self.values <= 0) & (gradient_F > 0)
-        moved_F, beyond_R = self.values, torch.zeros_like(self.ceilings[:, -1], dtype=torch.bool)
-        for _ in range(MAX_CHANGES):
-            rows_RF, limits_R = self.ceilings[beyond_R, :-1], self.ceilings[beyond_R, -1]
-            pulled_RF = stiff * rows_RF
-            solved = self._within(matrix_FF + rows_RF.mT @ pulled_RF, target_F + limits_R @ pulled_RF, held_F)
-            if solved is None:
-                return None
-            moved_F, held_F = solved
-            now_beyond_R = self.ceilings[:, :-1] @ moved_F > self.ceilings[:, -1]
-            if torch.equal(now_beyond_R, beyond_R):
-                break
-            beyond_R = now_beyond_R
+        # Variables that no bound and no ceiling touches follow from the others, so they are eliminated first.
+        touched_F = self.is_bound | self.ceilings[:, :-1].any(dim=0)
+        rest_F = ~touched_F
+        factor, failed = torch.linalg.cholesky_ex(matrix_FF[rest_F][:, rest_F])
+        if failed:
+            return None
+        across_RT = matrix_FF[rest_F][:, touched_F]
+        solved = torch.cholesky_solve(torch.cat([across_RT, target_F[rest_F].unsqueeze(-1)], dim=1), factor)
+        slopes_RT, alone_R = solved[:, :-1], solved[:, -1]
+        moved_T = _within_ceilings(
+            matrix_FF[touched_F][:, touched_F] - across_RT.mT @ slopes_RT,
+            target_F[touched_F] - across_RT.mT @ alone_R,
+            held_F[touched_F],
+            self.is_bound[touched_F],
+            self.ceilings[:, pad(touched_F, (0, 1), value=True)],
+            stiff,
+        )
+        if moved_T is None:
+            return None
+        moved_F = torch.empty_like(target_F)
+        moved_F[touched_F], moved_F[rest_F] = moved_T, alone_R - slopes_RT @ moved_T
         return self.values - moved_F
 
-    def _within(self, matrix_FF: Tensor, target_F: Tensor, held_F: Tensor) -> tuple[Tensor, Tensor] | None:
-        """The values v that minimise vᵀMv/2 - vᵀt within their bounds, and which of them are held there."""
-        moved_F = self.values
-        for _ in range(MAX_CHANGES):
-            factor, failed = torch.linalg.cholesky_ex(matrix_FF[~held_F][:, ~held_F])
-            if failed:
-                return None
-            free = torch.cholesky_solve(target_F[~held_F].unsqueeze(-1), factor)[:, 0]
-            moved_F = torch.zeros_like(target_F).masked_scatter(~held_F, free)
-            slope_F = matrix_FF @ moved_F - target_F
-            now_held_F = self.is_bound & torch.where(held_F, slope_F > 0, moved_F < 0)
-            if torch.equal(now_held_F, held_F):
-                break
-            held_F = now_held_F
-        return moved_F, held_F
+
+def _within_ceilings(
+    matrix_TT: Tensor, target_T: Tensor, held_T: Tensor, is_bound_T: Tensor, ceilings: Tensor, stiff: Tensor
+) -> Tensor | None:
+    """The values v that minimise vᵀMv/2 - vᵀt within their bounds, with springs at the ceilings that they are beyond;
+    None if M is not positive."""
+    rows, limits = ceilings[:, :-1], ceilings[:, -1]
+    moved_T, beyond = target_T, torch.zeros_like(limits, dtype=torch.bool)
+    for _ in range(MAX_CHANGES):
+        pulled = stiff * rows[beyond]
+        solved = _within_bounds(
+            matrix_TT + rows[beyond].mT @ pulled, target_T + limits[beyond] @ pulled, held_T, is_bound_T
+        )
+        if solved is None:
+            return None
+        moved_T, held_T = solved
+        now_beyond = rows @ moved_T > limits
+        if torch.equal(now_beyond, beyond):
+            break
+        beyond = now_beyond
+    return moved_T
+
+
+def _within_bounds(
+    matrix_TT: Tensor, target_T: Tensor, held_T: Tensor, is_bound_T: Tensor
+) -> tuple[Tensor, Tensor] | None:
+    """The values v that minimise vᵀMv/2 - vᵀt within their bounds, and which of them are held there."""
+    moved_T = target_T
+    for _ in range(MAX_CHANGES):
+        factor, failed = torch.linalg.cholesky_ex(matrix_TT[~held_T][:, ~held_T])
+        if failed:
+            return None
+        free = torch.cholesky_solve(target_T[~held_T].unsqueeze(-1), factor)[:, 0]
+        moved_T = torch.zeros_like(target_T).masked_scatter(~held_T, free)
+        slope_T = matrix_TT @ moved_T - target_T
+        now_held_T = is_bound_T & torch.where(held_T, slope_T > 0, moved_T < 0)
+        if torch.equal(now_held_T, held_T):
+            break
+        held_T = now_held_T
+    return moved_T, held_T
 
 
 def bounded_variables(parameters: Parameters) -> BoundedVariables | None:
     """The variables of a network; None where nothing is asked for but a point."""
     model = parameters.model
-    if model.constraints is None or not (model.constraints.has_directions or model.constraints.is_bounded):
+    if model.constraints is None or not model.constraints.holds_curves:
         return None
     blocks, bounds, vector_P = list[Tensor](), list[Tensor](), parameters.read()
     for index, (i, o) in enumerate(parameters.edges):

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -63,6 +64,11 @@ class Constraints:
         """Whether an output has a bound."""
         return any(map(math.isfinite, self.lower + self.upper))
 
+    @property
+    def holds_curves(self) -> bool:
+        """Whether it asks anything of curves, and not of the last constants alone."""
+        return self.has_directions or self.is_bounded
+
     def to_dict(self) -> dict[str, list]:
         """JSON-ready; `checked_constraints` is the inverse."""
         result: dict[str, list] = {name: list(getattr(self, name)) for name in ("monotone", "curvature", "outputs")}
@@ -100,7 +106,7 @@ def checked_constraints(values: Mapping[str, object], model: KAN) -> Constraints
     )
     if 0 in result.outputs:
         raise ConfigError(f"The directions of outputs are -1 or 1, got {list(result.outputs)}.")
-    if not (result.has_directions or result.is_bounded or result.through is not None):
+    if not (result.holds_curves or result.through is not None):
         return None
     if not all(low < high for low, high in zip(result.lower, result.upper, strict=True)):
         raise ConfigError(f"lower must be below upper, got {list(result.lower)} and {list(result.upper)}.")
@@ -137,22 +143,24 @@ def _directions(name: str, values: object, length: int) -> tuple[int, ...]:
         if unknown:
             raise ConfigError(f"{name} of constraints names {unknown[0]!r:.80}; numbers are 0 to {length - 1}.")
         values = [values.get(index, 0) for index in range(length)]
-    if isinstance(values, (Sequence, Tensor)) and not isinstance(values, str):
+    values = values.tolist() if isinstance(values, (Tensor, np.ndarray)) else values
+    if isinstance(values, Sequence) and not isinstance(values, str):
         plain = list(values) or [0] * length
-        if len(plain) == length and all(isinstance(v, (Integral, Tensor)) and v in DIRECTIONS for v in plain):
+        if len(plain) == length and all(isinstance(v, Integral) and v in DIRECTIONS for v in plain):
             return tuple(int(v) for v in plain)
     raise ConfigError(f"{name} of constraints must be {length} numbers of -1, 0 and 1, got {values!r:.120}.")
 
 
 def _bounds(name: str, values: object, length: int, free: float) -> tuple[float, ...]:
+    values = values.tolist() if isinstance(values, (Tensor, np.ndarray)) else values
     plain = [values] * length if values is None or isinstance(values, Real) else values
-    plain = list(plain) if isinstance(plain, (Sequence, Tensor)) and not isinstance(plain, str) else []
-    if len(plain) != length or not all(bound is None or isinstance(bound, (Real, Tensor)) for bound in plain):
+    plain = list(plain) if isinstance(plain, Sequence) and not isinstance(plain, str) else []
+    if len(plain) != length or not all(bound is None or isinstance(bound, Real) for bound in plain):
         raise ConfigError(
             f"{name} of constraints must be a number, or a number or None for each of {length} outputs, got "
             f"{values!r:.80}."
         )
-    return tuple(free if bound is None else check_number(f"{name} of constraints", float(bound)) for bound in plain)
+    return tuple(free if bound is None else check_number(f"{name} of constraints", bound) for bound in plain)
 
 
 def _point(values: object, inputs: int, outputs: int) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
@@ -161,7 +169,7 @@ def _point(values: object, inputs: int, outputs: int) -> tuple[tuple[float, ...]
     message = f"through of constraints must be a pair of {inputs} inputs and {outputs} outputs, got {values!r:.120}."
     try:
         x, y = (torch.as_tensor(part, dtype=torch.float64).flatten() for part in values)  # type: ignore[attr-defined]
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         raise ConfigError(message) from None
     if (len(x), len(y)) != (inputs, outputs) or not torch.cat([x, y]).isfinite().all():
         raise ConfigError(message)

@@ -99,8 +99,9 @@ def fit(
             outputs rise with it), -1 (they fall) or 0; `curvature`, 1 (convex), -1 (concave) or 0, without hidden
             layers; `outputs`, 1 or -1 for every output, which turns its `monotone`. A sequence, or a mapping of
             numbers from 0, such as {"monotone": {0: 1}}. `lower` and `upper`: bounds of the outputs, a number or one
-            for each of them; `through`: a point (inputs, outputs). Bounds go with `monotone` only. Edges held so have
-            no base unless it obeys. {} ends all; None keeps those of the fit before. Of B-splines only.
+            for each of them; `through`: a point (inputs, outputs). Bounds go with `monotone` only; with them the curves
+            of the last layer have no base, and are constant outside their domains, for every output. Other edges that
+            are held have no base unless it obeys. {} ends all; None keeps those of the fit before. Of B-splines only.
         starts: number of networks with different first coefficients that make a fifth of the steps; the best goes on.
         callback: called after every step with its number from 1, the network and the history, to draw a picture, say.
         metrics: functions of the network and the `Dataset` by name, such as {"accuracy": …}; their values after every
@@ -343,8 +344,8 @@ def _descend(
             try:
                 stepper.step(closure)
             finally:  # after Ctrl-C too
-                held = hold(model)
-            if held and optimizer == "lbfgs":
+                hold(model)
+            if optimizer == "lbfgs" and model.constraints is not None and model.constraints.holds_curves:
                 stepper = _torch_optimizer(optimizer, model, lr)  # what it remembers is of other points
         error = measure(model, data.train_input, data.train_target)
         if not math.isfinite(error):

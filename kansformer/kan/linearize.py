@@ -57,15 +57,15 @@ class Parameters:
         self.model = model
         self.edges = [model.curved(index).nonzero(as_tuple=True) for index in range(len(model.layers))]
         free_P = self._vector(_is_free, [_is_free(f.affine) & ~f.frozen.unsqueeze(-1) for f in model.formulas])
-        free_P &= self._with_base()
+        free_P &= self._may_move()
         self.free_P = None if free_P.all() else free_P
 
     def read(self) -> Tensor:
         """The vector, (P,)."""
         return self._vector(Tensor.detach, [formulas.affine.detach() for formulas in self.model.formulas])
 
-    def _with_base(self) -> Tensor:
-        """False at the base weights of edges whose constraints leave them without their base, (P,)."""
+    def _may_move(self) -> Tensor:
+        """False at the base weights and last biases that the constraints keep as they are, (P,)."""
         parts = []
         for index, ((i, o), layer, formulas) in enumerate(self._layers()):
             free = torch.ones(len(i), layer.coefficients.shape[1] + 1, dtype=torch.bool, device=i.device)

@@ -155,7 +155,7 @@ class KAN(nn.Module):
         return self
 
     def hold_constraints(self) -> None:
-        """Put the curves onto the nearest ones that obey `constraints`, in place; after every change of grids, too."""
+        """Put the curves onto near ones that obey `constraints`, in place, as every change of grids does."""
         hold(self)
 
     @property

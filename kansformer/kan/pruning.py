@@ -150,7 +150,6 @@ def prune(
     before = after = None
     if y is None:
         _cut_below(model, x, threshold)
-        hold(model)
     else:
         with few_threads(x.numel() * sum(p.numel() for p in model.parameters())):
             pruning = _Pruning(x, y, loss, smoothness)
@@ -316,6 +315,7 @@ def _cut_to(model: KAN, kept: list[Tensor], means: list[Tensor]) -> None:
         gone_IO = model.alive[index] & ~keep_IO
         model.layers[index].bias.add_((mean_IO * gone_IO).sum(dim=0))
         cut_edges(model, index, gone_IO)
+    hold(model)
 
 
 def _connected(model: KAN, scores: NodeScores, kept: list[Tensor]) -> list[Tensor]:

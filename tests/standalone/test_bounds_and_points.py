@@ -56,6 +56,26 @@ def test_outputs_far_from_their_bounds_become_constants():
     model.fit((x, y), steps=0, progress=False, constraints={"lower": 10.0, "upper": 11.0})
     assert in_bounds(model, 10, 11)
     torch.testing.assert_close(model.predict(x), torch.full_like(y, 10.0))
+    for edge in [(0, 2, 0), (0, 1, 0), (0, 0, 0)]:
+        model.remove_edge(edge)
+        model.fit((x, y), steps=0, progress=False, constraints={"lower": 20.0, "upper": 21.0})
+        assert in_bounds(model, 20, 21)
+        model.fit((x, y), steps=0, progress=False, constraints={"lower": 10.0, "upper": 11.0})
+        assert in_bounds(model, 10, 11)
+
+
+def test_a_network_that_was_fitted_freely_comes_into_its_bounds():
+    model = KAN([3, 3, 1])
+    model.fit(samples(300), steps=10, progress=False)
+    model.fit(samples(300), steps=0, progress=False, constraints={"lower": 0.0, "upper": 1.0})
+    assert in_bounds(model, 0, 1)
+
+
+@pytest.mark.parametrize("bound", [torch.tensor(-0.5), torch.tensor([-0.5]), np.array([-0.5]), [-0.5], -0.5], ids=repr)
+def test_bounds_are_numbers_or_arrays(bound):
+    model = KAN([3, 1])
+    model.fit(samples(50), steps=0, progress=False, constraints={"lower": bound})
+    assert model.constraints.lower == (-0.5,)
 
 
 POINT = ([0.5, -0.25, 0.125], [1.0])
@@ -104,6 +124,9 @@ def test_every_change_keeps_bounds_and_points(constraints, tmp_path):
             return abs(model.predict([POINT[0]]).item() - 1) < ROUNDING
         return in_bounds(model, -2, 1)
 
+    def removed(report):
+        assert report.removed
+
     model.fit(data, steps=10, progress=False, constraints=constraints, starts=2, sparsity=1e-2, smoothness=1e-3)
     model.save(tmp_path)
     loaded = KAN.load(tmp_path)
@@ -112,8 +135,9 @@ def test_every_change_keeps_bounds_and_points(constraints, tmp_path):
         lambda: model.refine(7),
         lambda: model.update_grid(data, margin=0.4),
         lambda: model.remove_edge((1, 0, 0)),
+        lambda: removed(model.prune(data[0], threshold=0.3)),
+        lambda: model.prune_inputs(data, threshold=0.3),
         lambda: model.prune(data),
-        lambda: model.prune(data[0], threshold=0.2),
         lambda: loaded.fit(data, steps=3, progress=False),
     )
     for change in changes:
