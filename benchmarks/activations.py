@@ -66,7 +66,7 @@ def _run_stage(stage: str, options: argparse.Namespace) -> None:
     runs = [run for run in STAGES[stage](rows) if run not in done]
     for name in {run.corpus for run in runs}:
         check_text(rows, name, read_corpus(name, str(options.texts)).digest)
-    os.environ |= dict(setting.split("=") for setting in KEEP_MEMORY.split())  # a fifth of a step at 3M parameters
+    os.environ |= KEEP_MEMORY  # a fifth of a step at 3M parameters
     context, errors = multiprocessing.get_context("spawn"), []
     with (
         ProcessPoolExecutor(options.jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool,

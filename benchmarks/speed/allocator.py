@@ -11,7 +11,7 @@ from kansformer.training.page_faults import KEEP_MEMORY
 KEPT, AS_IT_COMES = "memory kept", "as it comes"
 
 SETTINGS: dict[str, dict[str, str]] = {
-    KEPT: dict(setting.split("=") for setting in KEEP_MEMORY.split()),
+    KEPT: KEEP_MEMORY,
     AS_IT_COMES: {},
 }
 """Environment variables of each state, in the order in which tables show them."""

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-KEEP_MEMORY = "MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=10000000000 MALLOC_TOP_PAD_=500000000"
+KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "10000000000", "MALLOC_TOP_PAD_": "500000000"}
 """Environment variables with which glibc maps no tensor anew. They must be set before the process starts."""
 
 MIN_STEPS, MIN_FAULTS = 20, 2**14
@@ -28,7 +28,7 @@ def watch_page_faults(steps: Callable[[], int]) -> Iterator[None]:
             "Each step had %s page faults: glibc maps large tensors anew each time. Starting the command with "
             "%s before it keeps memory, and is often faster.",
             f"{faults:,.0f}",
-            KEEP_MEMORY,
+            " ".join(map("=".join, KEEP_MEMORY.items())),
         )
 
 
