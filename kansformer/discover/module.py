@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from kansformer.discover.activation import ActivationTerm, NamedActivation
 from kansformer.discover.functions import BASES, ELEMENTARY
+from kansformer.ops.gradients import is_followed
 
 NARROW = (torch.float16, torch.bfloat16)
 
@@ -30,7 +31,7 @@ class ClosedFormActivation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (...) to (...)."""
-        if torch.is_grad_enabled() and x.requires_grad and not torch.compiler.is_compiling():
+        if torch.is_grad_enabled() and x.requires_grad and not (torch.compiler.is_compiling() or is_followed()):
             return _KeepsInput.apply(x, self.activation)
         return values(self.activation, x)
 

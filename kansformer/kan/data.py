@@ -48,6 +48,8 @@ class Dataset:
     test_target: Tensor
 
     def __post_init__(self) -> None:
+        for name, values in vars(self).items():
+            object.__setattr__(self, name, tensor_of(values, name.replace("_", " ") + "s"))
         for name in ("train", "test"):
             x, y = vars(self)[f"{name}_input"], vars(self)[f"{name}_target"]
             if y.ndim == 1:
@@ -64,8 +66,8 @@ class Dataset:
             _check_finite(y, f"{name} targets")
 
     def like(self, tensor: Tensor) -> Dataset:
-        """The samples in a tensor's dtype and on its device."""
-        return Dataset(*(own.to(tensor) for own in vars(self).values()))
+        """The samples in a tensor's dtype and on its device, without the graph that made them."""
+        return Dataset(*(own.detach().to(tensor) for own in vars(self).values()))
 
 
 @dataclass(frozen=True)

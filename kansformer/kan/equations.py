@@ -16,6 +16,7 @@ from torch import Tensor
 from kansformer.checks import check_integer, check_number
 from kansformer.errors import ConfigError, DataError, ShapeError
 from kansformer.kan import jets
+from kansformer.kan.data import tensor_of
 from kansformer.kan.fitting import Callback
 from kansformer.kan.history import FitHistory, Run, few_threads
 from kansformer.kan.init import choose_start
@@ -126,7 +127,7 @@ def solve_equations(
     placed = []
     for number, equation in enumerate(equations):
         check_number(f"The weight of equation {number}", equation.weight, above=0)
-        points = equation.points.to(weight)
+        points = tensor_of(equation.points, f"points of equation {number}").detach().to(weight)
         if points.ndim != 2 or points.shape[1] != sum(model.width[0]) or not len(points):
             raise ShapeError(
                 f"The points of equation {number} must be (points, {sum(model.width[0])}), got {tuple(points.shape)}."

@@ -249,7 +249,9 @@ class KANRegressor(RegressorMixin, _Estimator):
         target_NO = target.reshape(len(target), -1).astype(np.float64)
         check_squares(torch.tensor(target_NO), "targets")
         mean_O, varies_O = target_NO.mean(axis=0), _varies(target_NO)
-        deviation_O = np.where(varies_O, target_NO.std(axis=0), 0.0 if self.constraints is None else 1.0)
+        size_O = np.where(varies_O, np.abs(target_NO - mean_O).max(axis=0), 1.0)  # its square may be nothing
+        spread_O = size_O * ((target_NO - mean_O) / size_O).std(axis=0)
+        deviation_O = np.where(varies_O, spread_O, 0.0 if self.constraints is None else 1.0)
         inputs, scaled_NO = _Inputs.of(x_NI), (target_NO - mean_O) / np.where(varies_O, deviation_O, np.inf)
         constraints = {**self._directions(len(mean_O), "mse"), **self._shapes(inputs, mean_O, deviation_O)}
         self._fit_network(inputs, x_NI, scaled_NO, "mse", constraints)

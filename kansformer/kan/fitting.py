@@ -122,6 +122,8 @@ def fit(
         raise ConfigError(
             f"The loss {loss!r} cannot be fitted by {optimizer!r}. Choose mse, or cross_entropy by adam or lbfgs."
         )
+    if optimizer != "lm" and torch.is_inference_mode_enabled():
+        raise ConfigError(f"{optimizer} needs gradients, and torch.inference_mode() records none. Fit outside of it.")
     steps, starts = check_integer("steps", steps, 0), check_integer("starts", starts, 1)
     grid_update_every = check_integer("grid_update_every", grid_update_every, 0)
     given = 0.0 if smoothness == "auto" else smoothness
@@ -388,7 +390,7 @@ def _batches(
         return [(x[rows], y[rows]) for rows in order.split(batch_size)]
     if optimizer == "lbfgs" or batches is None:
         return [(x, y)]
-    return ((torch.as_tensor(a).to(x), torch.as_tensor(b).to(y)) for a, b in batches)
+    return ((torch.as_tensor(a).detach().to(x), torch.as_tensor(b).detach().to(y)) for a, b in batches)
 
 
 def _clear_gradients_of_fixed_numbers(model: KAN) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -167,9 +168,12 @@ class _Plan:
         parts = sympy.Add.make_args(expression)
         constant = sum(_real(part) for part in parts if part.is_number)
         terms = {part: self._term(part) for part in parts if not part.is_number}
-        nodes = [term.node for term in terms.values()]
-        apart = (term if nodes.count(term.node) == 1 else _Term("x", part) for part, term in terms.items())
-        return _Sum(tuple(apart), constant)
+        while True:  # a term that becomes a node of its own may meet another one there
+            nodes = Counter(term.node for term in terms.values())
+            apart = {part: term if nodes[term.node] == 1 else _Term("x", part) for part, term in terms.items()}
+            if apart == terms:
+                return _Sum(tuple(terms.values()), constant)
+            terms = apart
 
     def _term(self, part: sympy.Expr) -> _Term:
         """c·f(a·node + b)."""

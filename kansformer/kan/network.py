@@ -85,6 +85,8 @@ class KAN(nn.Module):
         self.width = _checked_width(width)
         if not isinstance(bias, bool):
             raise ConfigError(f"bias must be True or False, got {bias!r:.80}.")
+        if dtype not in saving.DTYPES.values():
+            raise ConfigError(f"dtype must be torch.float32 or torch.float64, got {dtype!r:.80}.")
         check_number("init_scale", init_scale, 0)
         if check_number("init_density", init_density, above=0) > 1:
             raise ConfigError(f"init_density must be a share from above 0 to 1, got {init_density!r}.")

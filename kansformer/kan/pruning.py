@@ -36,6 +36,7 @@ MIN_GAIN, MAX_GROWTH = 0.5, 4.0
 MIN_THRESHOLD = 1e-3
 # Edges with higher scores are not tried one by one, nor any after PATIENCE edges in turn had to stay.
 MAX_SCORE, PATIENCE = 0.35, 6
+# Smaller variations, as shares of a node's values, are none.
 ROUNDING = 1e-12
 
 
@@ -111,8 +112,9 @@ def _scores_and_means(model: KAN, x: Tensor) -> tuple[NodeScores, list[Tensor]]:
     edges, nodes = list[Tensor](), [node]
     for index in reversed(range(len(states))):
         output = _outputs_of_nodes(model, index, node)
-        spread_IO = values[index].std(dim=0, correction=0)
-        edge_IO = output * spread_IO / (states[index].sums.std(dim=0, correction=0) + ROUNDING)
+        spread_IO, sums = values[index].std(dim=0, correction=0), states[index].sums
+        total = sums.std(dim=0, correction=0) + ROUNDING * sums.abs().amax(dim=0)
+        edge_IO = output * torch.where(total > 0, spread_IO / total, 0.0)
         node = edge_IO.sum(dim=1)
         edges.insert(0, edge_IO)
         nodes.insert(0, node)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,9 +44,12 @@ class NetworkConfig:
     frozen: list[list[bool]] | None = None
     bias: bool = True
     constraints: dict[str, list] | None = None
+    init_seed: int = 0
+    init_scale: float = 1.0
 
     def __post_init__(self) -> None:
         kinds = {"grid_size": int, "order": int, "width": list, "symbols": list, "bias": bool}
+        kinds |= {"init_seed": int, "init_scale": float}
         for name, value in vars(self).items():
             kind = kinds.get(name, str)
             if name not in ("frozen", "constraints") and (
@@ -84,9 +87,16 @@ def save(model: KAN, folder: str | Path) -> Path:
 
     Returns:
         The folder.
+
+    Raises:
+        ConfigError: `load` would refuse the network: its dtype is none of a network, or a number of it is not finite.
     """
     from safetensors.torch import save
 
+    check_choice("dtype", _dtype_of(model), DTYPES)
+    for name, tensor in model.state_dict().items():
+        if not tensor.isfinite().all():
+            raise ConfigError(f"{name} of the network is not finite, so it could not be loaded. Nothing was written.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     data = save({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()})
@@ -99,11 +109,13 @@ def save(model: KAN, folder: str | Path) -> Path:
         grid_size=basis.grid_size,
         order=basis.order,
         base=model.layers[0].base,
-        dtype=str(model.layers[0].weight.dtype).removeprefix("torch."),
+        dtype=_dtype_of(model),
         symbols=[[symbol.name for symbol in formulas.symbols] for formulas in model.formulas],
         frozen=frozen if any(map(any, frozen)) else None,
         bias=model.has_bias,
         constraints=None if model.constraints is None else model.constraints.to_dict(),
+        init_seed=model.init_seed,
+        init_scale=float(model.init_scale),
     )
     old = set(folder.glob("kan-*.safetensors"))
     with atomic_file(folder / config.tensors) as partial:
@@ -147,7 +159,7 @@ def load(kind: type[KAN], folder: str | Path, *, library: SymbolLibrary = ALL_SY
         with torch.device("meta"):  # the numbers come from the file
             model = kind(
                 config.width, basis=config.basis, grid_size=config.grid_size, order=config.order, base=config.base,
-                bias=config.bias, dtype=DTYPES[config.dtype],
+                bias=config.bias, dtype=DTYPES[config.dtype], seed=config.init_seed, init_scale=config.init_scale,
             )  # fmt: skip
         if config.constraints is not None:
             constrain(model, checked_constraints(config.constraints, model))
@@ -171,10 +183,14 @@ def load(kind: type[KAN], folder: str | Path, *, library: SymbolLibrary = ALL_SY
 
 def _read_config(path: Path) -> NetworkConfig:
     values = read_versioned_json(path, FORMAT_VERSION)
-    names = [field.name for field in fields(NetworkConfig)]
-    if missing := [name for name in names if name not in values and name not in ("frozen", "bias", "constraints")]:
+    known = fields(NetworkConfig)
+    if missing := [field.name for field in known if field.default is MISSING and field.name not in values]:
         raise CheckpointError(f"{CONFIG} has no {missing[0]!r}.")
-    return NetworkConfig(**{name: values[name] for name in names if name in values})
+    return NetworkConfig(**{field.name: values[field.name] for field in known if field.name in values})
+
+
+def _dtype_of(model: KAN) -> str:
+    return str(model.layers[0].weight.dtype).removeprefix("torch.")
 
 
 def _check_width(width: list[int | list[int]], basis: Basis, tensors: dict[str, Tensor]) -> None:

@@ -5,9 +5,11 @@ weights are applied to, and s = Σ_i s_oi(x_i) are the curves on edges. So the a
 linear part alone. Merged into the weight it gives the same function, whatever kind of adapter it is.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from types import CodeType
 from typing import Protocol, cast
 
 from torch import Tensor, nn
@@ -40,6 +42,11 @@ class AdaptedForward:
         activated = _in_memory(layer, curved.activate, x)
         output = forward(self.adapter, activated, *args, linear_part=True, **kwargs)
         return output if curved.curves.is_per_channel else _in_memory(layer, partial(add_edges, curved), x, output)
+
+    @property
+    def __code__(self) -> CodeType:
+        """Of the adapter's own forward: `torch.export` asks a root for it."""
+        return inspect.unwrap(type(self.adapter).forward).__code__
 
 
 def adapt_curves(adapter: nn.Module) -> None:

@@ -6,9 +6,11 @@ this by itself; `convert(model, fuse=False)` does not, and `unfuse_gates(model)`
 """
 
 import copy
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from types import CodeType
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +52,11 @@ class GatedForward:
             return forward(self.block, *args, **kwargs)
         gated = act.gated(children[self.gate](*args), children[self.up](*args))
         return children[self.down](gated)
+
+    @property
+    def __code__(self) -> CodeType:
+        """Of the class's forward: `torch.export` asks a root for it."""
+        return inspect.unwrap(self.replaces).__code__
 
 
 def fuse_gate(block: nn.Module, act: str) -> bool:

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kansformer.ops.gradients import is_followed
+
 
 def recomputed_linear(activation: Callable[[Tensor], Tensor], x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`F.linear(activation(x), weight, bias)`, which saves x only and applies the activation again in backward.
@@ -19,8 +21,7 @@ def recomputed_linear(activation: Callable[[Tensor], Tensor], x: Tensor, weight:
     Returns:
         (..., O), the same bits as the plain call.
     """
-    traced = torch.compiler.is_compiling() or torch._C._is_tracing()
-    if traced or torch._C._are_functorch_transforms_active() or not torch.is_grad_enabled():
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or is_followed():
         return F.linear(activation(x), weight, bias)
     return _RecomputedLinear.apply(activation, x, weight, bias)
 

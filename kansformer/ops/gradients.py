@@ -6,11 +6,13 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 from torch._C import _functorch
+from torch.autograd import forward_ad
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 PLAIN_TENSORS = (Tensor, torch.nn.Parameter)
+PROXY = torch._C._TorchDispatchModeKey.PROXY
 
 
 def constant_when_compiled(function: Callable[P, T]) -> Callable[P, T]:
@@ -25,9 +27,20 @@ def is_exported() -> bool:
     return torch.compiler.is_exporting()
 
 
+def is_followed() -> bool:
+    """Whether torch follows the operations on plain tensors, and sees nothing of a kernel: for `torch.func`,
+    forward-mode derivatives, `torch.jit.trace` and `make_fx`."""
+    return (
+        torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or torch._C._is_tracing()
+        or torch._C._get_dispatch_mode(PROXY) is not None
+    )
+
+
 def needs_definition(*tensors: Tensor | str | None, has_operator: bool = False) -> bool:
-    """Whether only the plain definition will do: for compilers, which fuse and tile it themselves, for `torch.func` and
-    `torch.jit.trace`, and for tensors without memory of their own to work on.
+    """Whether only the plain definition will do: for compilers, which fuse and tile it themselves, where operations are
+    followed, and for tensors without memory of their own to work on.
 
     Args:
         tensors: whatever a kernel would read; strings and None are passed over.
@@ -35,7 +48,7 @@ def needs_definition(*tensors: Tensor | str | None, has_operator: bool = False) 
     """
     if torch.compiler.is_compiling():
         return not has_operator or is_exported()
-    if torch._C._are_functorch_transforms_active() or torch._C._is_tracing():
+    if is_followed():
         return True
     for t in tensors:
         # The last two say that the tensor stands for a batch of gradients (`is_grads_batched`).

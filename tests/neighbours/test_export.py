@@ -47,3 +47,19 @@ def test_onnxruntime_gives_the_same_logits(kind, make_bent, tokens, tmp_path):
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {"tokens": tokens.numpy()})
     torch.testing.assert_close(torch.from_numpy(found), model(tokens), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize("adapted", [False, True], ids=["block", "adapted layer"])
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_block_and_an_adapted_layer_are_exported_alone(adapted, strict, make_bent):
+    if adapted:
+        peft = pytest.importorskip("peft", reason="needs the extra `lora`: pip install 'kansformer[lora]'")
+        model = make_bent(slots=("up", "down"), edges="low_rank", rank=2)
+        config = peft.LoraConfig(target_modules=["up_proj"], init_lora_weights=False)
+        part = peft.get_peft_model(model, config).base_model.model.model.layers[0].mlp.up_proj
+    else:
+        part = make_bent(slots=("input", "act")).model.layers[0].mlp
+    x = torch.randn(2, 5, part.in_features if adapted else part.gate_proj.in_features)
+    program = torch.export.export(part.eval(), (x,), strict=strict)
+    torch.testing.assert_close(program.module()(x), part(x), rtol=1e-5, atol=1e-6)

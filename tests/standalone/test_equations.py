@@ -144,5 +144,7 @@ def test_bad_input():
         solve_equations(model, [Equation(x, lambda u: u.value.sum(0, keepdim=True))])
     with pytest.raises(DataError, match="residuals are not finite for the network as it is"):
         solve_equations(model, [Equation(x, lambda u: u.value / 0)])
-    history = solve_equations(model, [Equation(x, lambda u: u.x[:, :1])], steps=2, **QUIET)  # nothing to be done
+    history = solve_equations(
+        model, [Equation(x.numpy(), lambda u: u.x[:, :1])], steps=2, **QUIET
+    )  # nothing to be done
     assert history.train_error[-1] == pytest.approx(x[:, 0].square().mean().sqrt().item())

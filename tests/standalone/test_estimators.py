@@ -159,6 +159,10 @@ def test_columns_that_never_vary_but_by_rounding_count_for_nothing(waves):
         predicted = model.predict(np.insert(x, 1, 1e6, axis=1))
         assert np.array_equal(predicted, model.predict(np.insert(x, 1, column, axis=1)))
         np.testing.assert_allclose(predicted[:, 1], column, rtol=1e-12)
+    tiny = KANRegressor(**FIXED).fit(x, 1e-162 * y)  # whose squares are 0
+    np.testing.assert_allclose(
+        1e162 * tiny.predict(x), KANRegressor(**FIXED).fit(x, y).predict(x), rtol=1e-5, atol=1e-6
+    )
     far = KANRegressor(**FIXED).fit(np.where(x > 1, 1e300, -1e300), y)
     assert np.isfinite(far.predict(x)).all()
 

@@ -42,6 +42,9 @@ def test_functions_of_formulas_are_known_by_name(tmp_path):
         sympy.atanh(X / 3) + abs(Y - 0.5),
         sympy.Integer(2),
         X**-5 + Y**2.0 + Z**33,
+        sympy.exp(X**2) + X**2 + X,
+        sympy.sin(X) + sympy.cos(X) + sympy.exp(sympy.sin(X)),
+        sympy.sin(X + Y) + sympy.cos(X + Y) + sympy.exp(sympy.sin(X + Y)) + Z,
     ],
     ids=str,
 )

@@ -71,6 +71,26 @@ def test_a_network_is_saved_and_loaded_as_it_was(basis, tmp_path):
     assert len(list(tmp_path.iterdir())) == 2 and KAN.load(tmp_path).width == [(2, 0), (1, 0)]
 
 
+def test_what_could_not_be_loaded_is_not_saved(tmp_path):
+    KAN([2, 1], seed=1).save(tmp_path)
+    broken = KAN([2, 1])
+    with torch.no_grad():
+        broken.layers[0].bias.fill_(torch.nan)
+    for model, message in ((broken, "layers.0.bias of the network is not finite"), (KAN([2, 1]).half(), "dtype")):
+        with pytest.raises(ConfigError, match=message):
+            model.save(tmp_path)
+    assert torch.equal(KAN.load(tmp_path).layers[0].coefficients, KAN([2, 1], seed=1).layers[0].coefficients)
+
+
+def test_a_loaded_network_draws_the_same_starts(tmp_path):
+    model = KAN([1, 3, 1], seed=5, init_scale=0.3)
+    again = KAN.load(model.save(tmp_path))
+    x = torch.linspace(-1, 1, 40, dtype=torch.float64).unsqueeze(-1)
+    for network in (model, again):
+        network.fit((x, torch.sin(5 * x)), steps=5, starts=3, progress=False)
+    assert torch.equal(model.predict(x), again.predict(x))
+
+
 def test_damaged_folders_are_refused(tmp_path):
     model = KAN([2, 2, 1])
     model.fix_symbol(Edge(0, 1, 0), "sin")
@@ -132,6 +152,9 @@ def test_bad_input():
     for width in ([2], [2, 0, 1], [[1, 1], 1], [2, "3", 1], [2, [1, 2, 3], 1]):
         with pytest.raises((ConfigError, TypeError), match="width|nodes"):
             KAN(width)
+    for dtype in (torch.bfloat16, "float32"):
+        with pytest.raises(ConfigError, match=r"dtype must be torch.float32 or torch.float64, got"):
+            KAN([2, 1], dtype=dtype)
     model = KAN([2, 3, 1])
     with pytest.raises(ShapeError, match=r"The network has 2 inputs, got \(4, 3\)"):
         model(torch.zeros(4, 3, dtype=torch.float64))

@@ -55,6 +55,19 @@ def test_dead_edges_stay_dead_under_every_optimizer(data):
         assert list(model.edges()) == edges
 
 
+@pytest.mark.parametrize("unit", [1e-30, 1e-14, 1e14])
+def test_scores_are_shares_in_any_unit(unit, data):
+    model, y = KAN([2, 2, 1]), data.train_target
+    model.fit((data.train_input, y / y.std()), steps=10, **QUIET)
+    expected = model.node_scores(data.train_input)
+    with torch.no_grad():
+        for parameter in (model.layers[-1].weight, model.layers[-1].coefficients, model.layers[-1].bias):
+            parameter.mul_(unit)
+    scores = model.node_scores(data.train_input)
+    for found, before in zip((*scores.edges, *scores.nodes), (*expected.edges, *expected.nodes), strict=True):
+        torch.testing.assert_close(found, before)
+
+
 def test_inputs_that_do_nothing_are_cut():
     data = create_dataset(lambda x: torch.sin(2 * x[:, :1]) + x[:, 2:3], 3, num_train=300, num_test=0)
     model = KAN([3, 2, 1], seed=0)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kansformer.errors import ConfigError, DataError, ShapeError
-from kansformer.kan import KAN, create_dataset
+from kansformer.kan import KAN, Dataset, create_dataset
 
 QUIET = {"progress": False}
 
@@ -60,6 +60,23 @@ def test_batches_of_any_iterable_are_used(data):
         KAN([2, 2, 1]).fit([], optimizer="adam", **QUIET)
 
 
+@pytest.mark.parametrize(("optimizer", "loader"), [("lm", False), ("lbfgs", False), ("adam", False), ("adam", True)])
+def test_samples_keep_their_graph_and_get_no_gradients(optimizer, loader):
+    x = torch.linspace(-1, 1, 40, dtype=torch.float64).unsqueeze(-1).requires_grad_()
+    y = x.square()
+    KAN([1, 2, 1]).fit([(x, y)] if loader else (x, y), steps=3, optimizer=optimizer, **QUIET)
+    assert x.grad is None
+    y.sum().backward()
+    assert torch.equal(x.grad, 2 * x)
+
+
+def test_inference_mode_is_refused_where_gradients_are_needed(data):
+    with torch.inference_mode():
+        KAN([2, 1]).fit(data, steps=1, **QUIET)
+        with pytest.raises(ConfigError, match="lbfgs needs gradients, and torch.inference_mode"):
+            KAN([2, 1]).fit(data, steps=1, optimizer="lbfgs", **QUIET)
+
+
 def test_samples_of_other_kinds(data):
     import pandas
 
@@ -70,6 +87,7 @@ def test_samples_of_other_kinds(data):
         (pandas.DataFrame(x.numpy(), columns=["a", "b"]), pandas.DataFrame(y.numpy())),
         {"train_input": x, "train_label": y, "test_input": x[:9], "test_label": y[:9]},
         {"train_input": x.numpy(), "train_label": y},
+        Dataset(x.numpy(), pandas.DataFrame(y.numpy()), x[:0].numpy(), y[:0]),
     ):
         model = KAN([2, 1], seed=1)
         history = model.fit(given, steps=3, **QUIET)

@@ -17,7 +17,7 @@ from torch._C import _functorch
 
 from kansformer.basis import Basis
 from kansformer.ops.curves import ACTIVATIONS, Curves
-from kansformer.ops.gradients import PLAIN_TENSORS
+from kansformer.ops.gradients import PLAIN_TENSORS, is_followed
 from kansformer.ops.native.kernels import argument_fields, knows_curves, settings_of
 from kansformer.ops.native.library import Arguments, check_status, library
 
@@ -56,7 +56,7 @@ class Inference:
 
         The bits are those of `operators.apply_curves`.
         """
-        if self.template is None or torch._C._are_functorch_transforms_active() or torch._C._is_tracing():
+        if self.template is None or is_followed():
             return None
         activation = None
         if isinstance(base, str):
@@ -67,7 +67,6 @@ class Inference:
                 or t.dtype is not torch.float32
                 or not (t.is_cpu and t.is_contiguous())
                 or _functorch.is_legacy_batchedtensor(t)
-                or _functorch.is_batchedtensor(t)
             ):
                 return None
         shape, tokens = x.shape, x.numel() // self.channels
