@@ -66,11 +66,11 @@ def train_transcoders(recipe: Recipe, folder: Path) -> Iterator[tuple[Path, Tran
                 curve_lr_multiplier=curves.lr_multiplier, curves_begin=curves.begin, l1=settings.l1, seed=recipe.seed,
                 progress=progress,
             )  # fmt: skip
+            if not folder.exists() or not any(folder.iterdir()):  # a run that fails before leaves nothing
+                folder.mkdir(parents=True, exist_ok=True)
+                write_recipe(recipe, folder / RECIPE_FILE)
+            place = transcoder.save(folder / f"layer-{layer}")
             figures = measure_transcoder(model, layer, transcoder, batches, names=settings.names, progress=progress)
-        if not folder.exists() or not any(folder.iterdir()):  # a run that fails before leaves nothing
-            folder.mkdir(parents=True, exist_ok=True)
-            write_recipe(recipe, folder / RECIPE_FILE)
-        place = transcoder.save(folder / f"layer-{layer}")
         values = {"training": asdict(fit), **figures.to_dict()}
         atomic_write_text(place / FIGURES, json.dumps(values, indent=2) + "\n")
         yield place, figures

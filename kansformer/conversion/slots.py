@@ -1,7 +1,7 @@
 """The curve slots of a converted model: which modules have curves, under the names of site and slot."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -126,6 +126,26 @@ def find_curve_slot(model: nn.Module, site: str, slot: str) -> CurveSlot:
     if slot not in by_name:
         raise SlotError(f"{site} has no curves in {slot!r}. Choose from: {', '.join(by_name)}.")
     return by_name[slot]
+
+
+def choose_curve_slots(
+    model: nn.Module, names: Collection[tuple[str, str]] | None = None
+) -> dict[tuple[str, str], CurveSlot]:
+    """Slots by (site, slot), in the model's order.
+
+    Args:
+        model: with curves.
+        names: of the slots that are wanted; None is all.
+
+    Raises:
+        ConversionStateError: the model has no curves.
+        ConfigError: one of the slots does not exist.
+    """
+    slots = {(slot.site, slot.name): slot for slot in find_curve_slots(model)}
+    for key in names or ():
+        if key not in slots:
+            raise ConfigError(f"{key!r} has no curves. Choose from {len(slots)}, such as {next(iter(slots))}.")
+    return {key: slot for key, slot in slots.items() if names is None or key in names}
 
 
 def _path_without_adapters(path: str) -> str:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kansformer.conversion.slots import CurveSlot
+from kansformer.interp.batches import rows
 from kansformer.interp.edge_features import edge_terms, num_terms, term_weights
 from kansformer.interp.edits import replaced_edges
 from kansformer.interp.recording import RecordedSlot
@@ -40,11 +41,13 @@ class Activity:
 
     Attributes:
         tokens: number of tokens that were counted.
+        mask: of the batch's padding, which is not counted.
     """
 
     def __init__(self, model: nn.Module, slot: CurveSlot, threshold: float) -> None:
         self.model, self.slot, self.threshold = model, slot, threshold
         self.tokens = self._count = 0
+        self.mask: Tensor | None = None
         self._ever_IO = torch.zeros(slot.module.in_features, slot.num_outputs, dtype=torch.bool)
 
     @property
@@ -60,7 +63,7 @@ class Activity:
     @torch.no_grad()
     def hook(self, module: nn.Module, args: tuple) -> None:
         """A forward pre-hook of the slot's module."""
-        x_NI = args[0].detach().reshape(-1, args[0].shape[-1])
+        x_NI = rows(args[0].detach(), self.mask)
         tokens = max(1, BUDGET // self.slot.num_edges)
         if len(x_NI) > tokens:  # evenly spaced ones
             x_NI = x_NI[torch.arange(tokens, device=x_NI.device) * len(x_NI) // tokens]

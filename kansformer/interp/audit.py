@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from kansformer.conversion.slots import CurveSlot, EdgeRef, find_curve_slots
+from kansformer.conversion.slots import CurveSlot, EdgeRef, choose_curve_slots
 from kansformer.errors import ConfigError
 from kansformer.files import atomic_file
 from kansformer.interp.activity import ALIVE, edge_size
@@ -100,7 +100,7 @@ def summarize(
         raise ConfigError(f"The shares to replace must be from 0 to 1, got {tuple(replace)}.")
     if part not in PART_TEXTS:
         raise ConfigError(f"Unknown part {part!r} of edges. Choose edge or learned.")
-    chosen = _chosen_slots(model, slots)
+    chosen = choose_curve_slots(model, slots)
     total = sum(slot.num_edges for slot in chosen.values())
     if kept is not None:
         kept.mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,7 @@ def summarize(
             if reader.labelled and total <= MAX_REPLACED and replace:
                 formulas = _Formulas(model, summaries)
                 losses = formulas.losses(reader, replace)
-                kept_by_formulas = formulas.faithfulness(reader)
+                kept_by_formulas = formulas.faithfulness(reader, audit.tokens)
         except BaseException:
             audit.folder.remove()  # a traceback that somebody keeps would keep it
             raise
@@ -258,6 +258,9 @@ def _fingerprint(slot: CurveSlot, recorded: RecordedSlot, library: SymbolLibrary
     grid = torch.linspace(-3, 3, 61, device=slot.module.coefficients.device)
     for values in (base_values(slot.module, grid), *(symbol.function(grid) for symbol in library)):
         digest.update(values.detach().float().cpu().numpy().tobytes())  # what a name stands for
+    for symbol in library:
+        settings = symbol.complexity, symbol.domain, symbol.branches, symbol.fit_scale, symbol.fit_shift
+        digest.update(f"{settings} {symbol.candidates().tolist()}".encode())
     for tensor in (*slot.module.parameters(), *slot.module.buffers(), recorded.lower, recorded.upper):
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
@@ -293,25 +296,17 @@ class _Formulas:
                 losses.append((share, len(best), mean_loss(self.model, reader.read(f"{share:.0%} as formulas"))))
         return losses
 
-    def faithfulness(self, reader: BatchReader) -> Faithfulness:
-        """Of all edges as formulas, on the first batches."""
+    def faithfulness(self, reader: BatchReader, total_tokens: int) -> Faithfulness:
+        """Of all edges as formulas, on the first batches, of `total_tokens` in all."""
         first, tokens = [], 0
         for batch in reader.batches:
             first.append(batch)
-            tokens += batch["input_ids"].numel() if "input_ids" in batch else 0
+            tokens += batch["input_ids"].numel() if "input_ids" in batch else max(1, total_tokens // reader.count)
             if tokens >= FAITHFUL_TOKENS:
                 break
         edges = self.best_first
         controls = {"base alone": base_alone(self.model, edges), "random curves": random_curves(self.model, edges)}
         return faithfulness(self.model, self.replace(edges), first, controls=controls, progress=reader.progress)
-
-
-def _chosen_slots(model: nn.Module, names: Collection[tuple[str, str]] | None) -> dict[Key, CurveSlot]:
-    slots = {(slot.site, slot.name): slot for slot in find_curve_slots(model)}
-    for key in names or ():
-        if key not in slots:
-            raise ConfigError(f"{key!r} has no curves. Choose from {len(slots)}, such as {next(iter(slots))}.")
-    return {key: slot for key, slot in slots.items() if names is None or key in names}
 
 
 def _chunk_inputs(slot: CurveSlot) -> int:

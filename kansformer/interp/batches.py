@@ -18,6 +18,9 @@ from kansformer.progress import Progress
 
 Batch = Mapping[str, Any]
 
+# The label that transformers' losses leave out.
+IGNORED = -100
+
 
 @contextmanager
 def replayable(batches: Mapping[str, Tensor] | Iterable[Mapping[str, Tensor]]) -> Iterator[Iterable[Batch]]:
@@ -93,9 +96,41 @@ def batch_loss(model: nn.Module, batch: Batch) -> Tensor | None:
     return getattr(model(**batch), "loss", None)
 
 
+def num_labels(model: nn.Module, batch: Batch) -> int:
+    """Labels that the loss of a batch is the mean over, where a causal model does not predict the first token; 1 for a
+    batch without `labels`."""
+    labels = batch.get("labels")
+    if labels is None:
+        return 1
+    # transformers' name of the loss; where it has none, its loss is the causal one.
+    predicted = labels[..., 1:] if getattr(model, "loss_type", "") in (None, "ForCausalLM") else labels
+    return int((predicted != IGNORED).sum())
+
+
+def padding_mask(model: nn.Module, batch: Batch) -> Tensor | None:
+    """The mask of padding; None where there is none, or it is that of an encoder's inputs."""
+    config = getattr(model, "config", None)
+    return None if getattr(config, "is_encoder_decoder", False) else batch.get("attention_mask")
+
+
+def rows(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Values of tokens that are not padding, (..., O) to (N, O), of a layer that flattens its tokens too; of all where
+    the axes are not those of the mask."""
+    flat = values.reshape(-1, values.shape[-1])
+    if mask is None or not (mask.shape == values.shape[:-1] or (values.ndim == 2 and mask.numel() == len(flat))):
+        return flat
+    return flat[mask.flatten().to(values.device) != 0]
+
+
 @torch.no_grad()
 def mean_loss(model: nn.Module, batches: Iterable[Batch]) -> float:
-    """The mean loss per batch in evaluation mode; NaN without labels."""
+    """The mean loss over the labels of all batches in evaluation mode; NaN without labels."""
+    total, labels = 0.0, 0
     with eval_mode(model):
-        losses = [batch_loss(model, batch) for batch in batches]
-    return sum(math.nan if loss is None else float(loss) for loss in losses) / len(losses) if losses else math.nan
+        for batch in batches:
+            loss, count = batch_loss(model, batch), num_labels(model, batch)
+            if loss is None:
+                return math.nan
+            if count:
+                total, labels = total + count * float(loss), labels + count
+    return total / labels if labels else math.nan

@@ -75,14 +75,23 @@ def random_edges(model: nn.Module, edges: Sequence[EdgeRef], *, seed: int = 0) -
 
 
 def random_scores(scores: Mapping[tuple[str, str], EdgeScores], *, seed: int = 0) -> dict[tuple[str, str], EdgeScores]:
-    """Scores drawn at random in the place of a model's: `prune` by them straightens as many curves, any of them."""
+    """Scores drawn at random in the place of a model's: `prune` by them straightens as many curves, any of them.
+
+    Curves of channels and groups have one number each, shared out among their edges. Of low-rank edges small components
+    still go first, since `prune` shares an edge's score out by their size.
+    """
     generator = torch.Generator().manual_seed(check_seed(seed))
 
-    def draw(values: Tensor) -> Tensor:
-        return torch.rand(values.shape, generator=generator, dtype=torch.float64)
+    def draw(slot: CurveSlot, values_IO: Tensor) -> Tensor:
+        if not slot.module.curves.is_per_channel:
+            return torch.rand(values_IO.shape, generator=generator, dtype=torch.float64)
+        curves = len(slot.module.coefficients)
+        edges = values_IO.numel() // curves
+        drawn_P = torch.rand(curves, generator=generator, dtype=torch.float64) / edges
+        return drawn_P.repeat_interleave(edges).reshape(values_IO.shape)
 
     result = {}
     for key, of_slot in scores.items():
-        drawn: dict[str, Any] = {name: draw(values) for name, values in of_slot.columns().items()}
+        drawn: dict[str, Any] = {name: draw(of_slot.slot, values) for name, values in of_slot.columns().items()}
         result[key] = replace(of_slot, **drawn)
     return result

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from kansformer.conversion.slots import find_curve_slots
 from kansformer.errors import ConfigError, DataError, SlotError
 from kansformer.interp.activity import ALIVE, Activity, edge_size
-from kansformer.interp.batches import Batch, BatchReader, replayable
+from kansformer.interp.batches import Batch, BatchReader, padding_mask, replayable
 from kansformer.interp.effects import OWN_ROWS, Faithfulness
 from kansformer.interp.layers import Layer, find_layers, intervene
 from kansformer.interp.recording import record_slots
@@ -180,7 +180,7 @@ class _Study:
 
     def measure(self, batch: Batch) -> None:
         """Run a batch in every way, and add up."""
-        with _watching(self.sums["original"].activities):
+        with _watching(self.sums["original"].activities, padding_mask(self.model, batch)):
             original = Run(self.model, batch, self.candidates)
         self.sums["original"].add_run(original, original)
         for path, y_NO in original.rows_of_outputs():
@@ -204,7 +204,7 @@ class _Study:
             if path in self.layers:
                 sums.add_residual(path, edited, y, original.mask)
 
-        with _watching(sums.activities):
+        with _watching(sums.activities, original.mask):
             self._run_restored(batch, original, compare)
         sums.add_run(Run(self.model, batch), original)
 
@@ -261,8 +261,9 @@ def within(edit: Edit, run: Callable[[], T]) -> T:
 
 
 @contextmanager
-def _watching(activities: list[Activity]) -> Iterator[None]:
+def _watching(activities: list[Activity], mask: Tensor | None) -> Iterator[None]:
     with undone_afterwards() as undo:
         for activity in activities:
+            activity.mask = mask
             undo.callback(activity.slot.called.register_forward_pre_hook(activity.hook).remove)
         yield

@@ -13,21 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from kansformer.interp.activity import Activity
-from kansformer.interp.batches import Batch
+from kansformer.interp.batches import Batch, num_labels, padding_mask, rows
 from kansformer.interp.effects import Effect
 from kansformer.interp.layers import Layer, intervene
 
 # Logits that are compared at once.
 CHUNK = 2**23
-# The label that transformers' losses leave out.
-IGNORED = -100
 
 
 class Run:
     """One run of a model on a batch: its logits and loss, and the outputs of layers, which may run several times."""
 
     def __init__(self, model: nn.Module, batch: Batch, layers: Mapping[str, Layer] | None = None) -> None:
-        self.mask, self.num_labels = _mask(model, batch), _num_labels(model, batch)
+        self.mask, self.num_labels = padding_mask(model, batch), num_labels(model, batch)
         self.outputs: dict[str, list[Tensor]] = {}
         with intervene(layers or {}, self._keep):
             result = model(**batch)
@@ -97,26 +95,3 @@ def divergences(original_NV: Tensor, logits_NV: Tensor) -> Tensor:
 def wide(values: Tensor) -> Tensor:
     """In float64, which Apple's GPUs do not have."""
     return (values.cpu() if values.device.type == "mps" else values).double()
-
-
-def rows(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Values of tokens that are not padding, (..., O) to (N, O); of all where the axes are not those of the mask."""
-    if mask is not None and mask.shape == values.shape[:-1]:
-        return values[mask.to(values.device) != 0]
-    return values.reshape(-1, values.shape[-1])
-
-
-def _mask(model: nn.Module, batch: Batch) -> Tensor | None:
-    """The mask of padding; None where there is none, or it is that of an encoder's inputs."""
-    config = getattr(model, "config", None)
-    return None if getattr(config, "is_encoder_decoder", False) else batch.get("attention_mask")
-
-
-def _num_labels(model: nn.Module, batch: Batch) -> int:
-    """Labels that the loss of a batch is the mean over: a causal model does not predict the first token."""
-    labels = batch.get("labels")
-    if labels is None:
-        return 0
-    # transformers' name of the loss; where it has none, its loss is the causal one.
-    predicted = labels[..., 1:] if getattr(model, "loss_type", "") in (None, "ForCausalLM") else labels
-    return int((predicted != IGNORED).sum())

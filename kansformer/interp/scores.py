@@ -5,6 +5,7 @@ Shape letters: N tokens, I inputs, O outputs, T terms.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,11 +13,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from kansformer.conversion.slots import CurveSlot
+from kansformer.conversion.slots import CurveSlot, choose_curve_slots
 from kansformer.errors import ConfigError, DataError
-from kansformer.interp.batches import batch_loss
+from kansformer.interp.batches import batch_loss, num_labels
 from kansformer.interp.edge_features import ALL, base_weights, edge_terms, num_terms, term_weights
-from kansformer.interp.recording import EdgeRecords, RecordedSlot, record_edges
+from kansformer.interp.recording import EdgeRecords, RecordedSlot, record_slots
 from kansformer.nn.curves import Curved
 from kansformer.nn.eval_mode import eval_mode, run_batches
 from kansformer.nn.transaction import undone_afterwards
@@ -37,7 +38,7 @@ class EdgeScores:
         variance: of φ_oi(x_i) over the tokens.
         share: that variance as a share of the sum at the edge's node.
         learned_variance: of the learned curve s_oi alone, without the base.
-        attribution: first-order estimate of the change of the mean loss of the batches if φ_oi were held at its mean
+        attribution: first-order estimate of the change of the mean loss of the labels if φ_oi were held at its mean
             (attribution patching; Syed et al., 2023), in units of the loss, absolute. None where it was not asked for.
         learned_attribution: the same if the edge became its base alone, as `prune` makes it.
 
@@ -98,7 +99,7 @@ def edge_scores(
 
     Raises:
         ConversionStateError: the model has no curves.
-        ConfigError: the attribution was asked for and the model gives no loss.
+        ConfigError: a slot does not exist, or the attribution was asked for and the model gives no loss.
         DataError: no token reaches a slot, or an input of a curve is not finite.
 
     Examples:
@@ -112,12 +113,13 @@ def edge_scores(
         {('transformer.h.0.mlp', 'act'): (32, 1), ('transformer.h.1.mlp', 'act'): (32, 1)}
     """
     batches = [batches] if isinstance(batches, Mapping) else batches
+    wanted = choose_curve_slots(model, slots)
     if records is None:
-        with record_edges(model, sample=1) as records:
+        with record_slots(wanted.values(), sample=1) as records:
             if attribution:
                 return edge_scores(model, batches, slots=slots, records=records)  # recorded as it runs them
             run_batches(model, batches)
-    chosen = {key: recorded for key, recorded in records.items() if slots is None or key in slots}
+    chosen = {key: recorded for key, recorded in records.items() if key in wanted}
     inputs = {key: slice(0, recorded.slot.module.in_features) for key, recorded in chosen.items()}
     attributions = attribute(model, batches, chosen, inputs)[0] if attribution else {}
     check_reached(chosen)
@@ -168,7 +170,7 @@ def attribute(
         inputs: of each slot the inputs whose edges are scored.
 
     Returns:
-        (2, I, O) for each slot, float64, and the mean loss per batch.
+        (2, I, O) for each slot, float64, and the mean loss over the labels of all batches.
 
     Raises:
         ConfigError: the model gives no loss.
@@ -180,10 +182,10 @@ def attribute(
         sums[key] = torch.zeros(2, chosen.stop - chosen.start, outputs_O, dtype=torch.float64)
         nodes[key] = torch.zeros(outputs_O if recorded.slot.has_weights else len(sums[key][0]), dtype=torch.float64)
     outputs: list[Tensor] = []
-    losses: list[float] = []
+    total, labels = 0.0, 0
 
     def watch(key: tuple[str, str], slot: CurveSlot):
-        def hook(module: nn.Module, args: tuple, output: Tensor) -> None:
+        def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
             x_NI = args[0].detach().reshape(-1, args[0].shape[-1])
 
             def add(gradient: Tensor) -> None:
@@ -195,6 +197,7 @@ def attribute(
                 output.requires_grad_()
             output.register_hook(add)
             outputs.append(output)
+            return output.clone()  # what follows may work in place
 
         return slot.called.register_forward_hook(hook)
 
@@ -208,17 +211,18 @@ def attribute(
                     "Attributions need a loss, and the model gave none. Put labels into the batches and use a "
                     "model with a head, or pass attribution=False."
                 )
-            if outputs:
-                torch.autograd.grad(loss, outputs, allow_unused=True)
-                outputs.clear()
-            losses.append(float(loss.detach()))
+            count = num_labels(model, batch)
+            if count:  # without, the loss is no number
+                if outputs:
+                    torch.autograd.grad(count * loss, outputs, allow_unused=True)
+                total, labels = total + count * float(loss.detach()), labels + count
+            outputs.clear()
     check_reached(records)
-    count = max(1, len(losses))
     for key, recorded in records.items():
         total_O = nodes[key] if recorded.slot.has_weights else nodes[key].unsqueeze(1)
         sums[key][0] -= recorded.means(inputs=inputs[key]) * total_O
-        sums[key].abs_().div_(count)
-    return sums, sum(losses) / count
+        sums[key].abs_().div_(max(1, labels))
+    return sums, total / labels if labels else math.nan
 
 
 @torch.no_grad()

@@ -42,7 +42,7 @@ def edge_columns(
     Args:
         scores, fits, fidelity: of these edges.
         trained: whether the learned curve is not zero, (E,).
-        alive: the share of tokens at which it is alive, (E,).
+        alive: the share of 64 typical tokens at which it is alive, (E,).
     """
     columns = {name: values.flatten() for name, values in scores.columns().items()}
     columns |= {"symbol": fits.symbols} | {name: vars(fits)[name] for name in FITS}
@@ -204,7 +204,7 @@ class SlotTotals:
     Attributes:
         trained: edges whose learned curve is not zero.
         l0: mean number of curves alive at a token.
-        ever_alive: number of curves alive at one token or more.
+        ever_alive: number of curves alive at one or more of 64 typical inputs of theirs.
         good, counted: by measure, edges with a good formula and edges that count.
         families: number of edges by function.
         scores: sums by score.

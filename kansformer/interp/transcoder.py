@@ -19,12 +19,11 @@ from torch import Tensor, nn
 
 from kansformer.conversion.slots import find_curve_slot
 from kansformer.errors import DataError, ShapeError
-from kansformer.interp.batches import BatchReader, replayable
+from kansformer.interp.batches import BatchReader, padding_mask, replayable, rows
 from kansformer.interp.curves import pair_curves
 from kansformer.interp.effects import Faithfulness, json_number
 from kansformer.interp.fidelity import SEED, Fidelity, fidelity
 from kansformer.interp.recovery import faithfulness
-from kansformer.interp.runs import rows
 from kansformer.interp.wording import GOOD
 from kansformer.nn.activation import LearnedActivation
 from kansformer.nn.eval_mode import eval_mode
@@ -195,7 +194,7 @@ def measure_transcoder(
         activity = LatentActivity(transcoder)
         with eval_mode(model), torch.no_grad():
             for batch in BatchReader(again, progress).read("latents"):
-                mask = batch.get("attention_mask")
+                mask = padding_mask(model, batch)
                 with intercept(model, site, lambda x, y, mask=mask: activity.add(rows(x, mask))):  # type: ignore[misc]
                     model(**batch)
         if not activity.tokens:
@@ -278,10 +277,12 @@ def _recorded_points(latents_P: Tensor, z_P: Tensor, count: int) -> tuple[Tensor
     sorted_P = z_P[order_P]
     counts_M = torch.bincount(latents_P, minlength=count)
     ends_M = counts_M.cumsum(0)
-    first_M, last_M = (ends_M - counts_M).clamp(max=len(z_P) - 1), (ends_M - 1).clamp(min=0)
-    chosen_E = ((counts_M >= POINTS) & (sorted_P[first_M] < sorted_P[last_M])).nonzero()[:, 0]
+    often_E = (counts_M >= POINTS).nonzero()[:, 0]
+    first_E, last_E = (ends_M - counts_M)[often_E], ends_M[often_E] - 1
+    varies_E = sorted_P[first_E] < sorted_P[last_E]
+    chosen_E, first_E = often_E[varies_E], first_E[varies_E]
     shares_S = (torch.arange(POINTS) + 0.5) / POINTS
-    places_ES = first_M[chosen_E, None] + (counts_M[chosen_E, None] * shares_S).long()
+    places_ES = first_E[:, None] + (counts_M[chosen_E, None] * shares_S).long()
     return chosen_E, sorted_P[places_ES]
 
 

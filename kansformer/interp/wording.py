@@ -42,8 +42,8 @@ GLOSSARY = {
     "FVU": "the share of the variance of a layer's output that is not explained, on the original's inputs; the mean of "
     "the layers.",
     "L0, alive": "a learned curve is alive at a token where it exceeds 1 % of the root mean square of its slot's "
-    "edges. L0 is the mean number of them at a token, and alive the share of curves that are at one token or more. An "
-    "edge computed by a formula has no curve alive.",
+    "edges. L0 is the mean number of them at a token, and alive the share of curves that are at one token or more (of "
+    "slots: at one of 64 typical tokens). An edge computed by a formula has no curve alive.",
     "random curves": "the control: random learned curves of the same size around the same bases, fitted in the same "
     "way. What they reach too says nothing about training.",
 }

@@ -9,6 +9,7 @@ import pytest
 import torch
 from interp_models import CONFIGS, SITES, edges_of, halved
 
+from kansformer import KANConfig
 from kansformer.conversion import find_curve_slot, find_curve_slots
 from kansformer.errors import ConfigError, DataError, SlotError
 from kansformer.interp import (
@@ -23,6 +24,7 @@ from kansformer.interp import (
     replace_by_symbol,
 )
 from kansformer.interp.controls import base_alone, random_curves, random_edges, random_scores
+from kansformer.nn.curves import curved_modules
 from kansformer.symbolic import KAN_LIBRARY, fit_symbolic
 
 
@@ -244,7 +246,7 @@ def test_every_label_counts_the_same(make_strong, batches):
 def test_padding_does_not_count(make_strong, batches):
     model = make_strong()
     edges = edges_of(model)
-    without = faithfulness(model, ablate(model, edges), batches).to_dict()
+    without = faithfulness(model, ablate(model, edges), batches, alive=0.5).to_dict()
     padded = []
     for batch in batches:
         more = torch.full((len(batch["input_ids"]), 4), 7)
@@ -255,12 +257,23 @@ def test_padding_does_not_count(make_strong, batches):
                 "attention_mask": torch.cat([torch.ones_like(batch["input_ids"]), torch.zeros_like(more)], dim=1),
             }
         )
-    figures = faithfulness(model, ablate(model, edges), padded).to_dict()
+    figures = faithfulness(model, ablate(model, edges), padded, alive=0.5).to_dict()
     for name in ("tokens", "original", "replaced", "zero_ablation", "mean_ablation"):
         left, right = figures[name], without[name]
-        if isinstance(left, dict):  # the curves' inputs are counted with the padding, as `record_edges` does
-            left, right = ({k: v for k, v in d.items() if k not in ("l0", "share_alive")} for d in (left, right))
+        if isinstance(
+            left, dict
+        ):  # what is alive is relative to the curves' size, which `record_edges` knows with padding
+            left, right = ({k: v for k, v in d.items() if k != "share_alive"} for d in (left, right))
+            assert (left.pop("l0") or 0) == pytest.approx(right.pop("l0") or 0, rel=0.002)
         assert left == close(right), name
+
+
+@torch.no_grad()
+def test_the_random_half_is_of_all_slots(make_bent, batches):
+    model = make_bent("llama", KANConfig(slots=("up", "act")))
+    prune(model, random_scores(edge_scores(model, batches, attribution=False)), sparsity=0.5, by="learned_variance")
+    kept = [module.coefficients.any(dim=-1).float().mean().item() for _, module in curved_modules(model)]
+    assert all(0.2 < share < 0.8 for share in kept), kept
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from interp_models import CONFIGS
 from kansformer import KANLinear
 from kansformer.conversion import find_curve_slots
 from kansformer.errors import ConfigError, DataError
-from kansformer.interp import edge_scores
+from kansformer.interp import edge_scores, summarize
 
 
 @pytest.mark.parametrize("settings", CONFIGS)
@@ -86,16 +86,41 @@ def test_frozen_weights_do_not_matter(trained, make_bent, batch):
 
 def test_batches_do_not_matter(make_bent, batch):
     model = make_bent()
-    rows = [{name: values[i : i + 1] for name, values in batch.items()} for i in range(3)]
-    whole, parts = edge_scores(model, batch), edge_scores(model, rows)
-    for key in whole:
-        torch.testing.assert_close(parts[key].attribution, whole[key].attribution, rtol=1e-4, atol=1e-8)
+    parts = [{name: values[rows] for name, values in batch.items()} for rows in (slice(2), slice(2, 3))]
+    unlabelled = {**batch, "labels": torch.full_like(batch["labels"], -100)}  # whose loss is no number
+    whole = edge_scores(model, batch)
+    for several in (parts, [*parts, unlabelled]):
+        scores = edge_scores(model, several)
+        for key in whole:
+            torch.testing.assert_close(scores[key].attribution, whole[key].attribution, rtol=1e-4, atol=1e-8)
+        assert summarize(model, several).loss == pytest.approx(model(**batch).loss.item(), rel=1e-5)
 
 
 def test_chosen_slots_only(make_bent, batch):
     model = make_bent()
     key = ("model.layers.1.mlp", "act")
     assert list(edge_scores(model, batch, slots=[key])) == [key]
+    with pytest.raises(ConfigError, match=r"\('a', 'act'\) has no curves. Choose from 2, such as"):
+        edge_scores(model, batch, slots=[("a", "act")])
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_modules_that_work_in_place_change_no_attribution(frozen):
+    class Model(torch.nn.Module):
+        def __init__(self, in_place):
+            super().__init__()
+            torch.manual_seed(0)
+            relu = torch.nn.ReLU(inplace=in_place)
+            self.layers = torch.nn.Sequential(KANLinear(4, 4), relu, KANLinear(4, 1)).requires_grad_(not frozen)
+
+        def forward(self, x):
+            return SimpleNamespace(loss=self.layers(x).square().mean())
+
+    batch = {"x": torch.randn(9, 4)}
+    expected, scores = (edge_scores(Model(in_place), batch) for in_place in (False, True))
+    for key in expected:
+        assert scores[key].attribution.max() > 0
+        torch.testing.assert_close(scores[key].attribution, expected[key].attribution)
 
 
 def test_rows(make_bent, batch):

@@ -6,6 +6,7 @@ import math
 import re
 import tempfile
 import warnings
+from dataclasses import replace
 
 import pandas
 import pytest
@@ -16,13 +17,13 @@ from interp_models import CONFIGS, FAMILIES
 from kansformer import KANConfig, KANLinear, convert
 from kansformer.conversion.slots import find_curve_slots
 from kansformer.errors import ConfigError, ConversionStateError, DataError
-from kansformer.interp import EdgeRef, audit, edge_curves, edit_curve, record_edges, summarize
+from kansformer.interp import EdgeRef, audit, edge_curves, edit_curve, faithfulness, record_edges, summarize
 from kansformer.interp.curves import sample_points
 from kansformer.interp.edge_file import R2_COLUMNS, SCORE_COLUMNS
 from kansformer.interp.edge_table import EdgeTable
 from kansformer.interp.fidelity import RandomEdges
 from kansformer.interp.wording import conclude
-from kansformer.symbolic import KAN_LIBRARY, LIBRARY, fit_symbolic
+from kansformer.symbolic import KAN_LIBRARY, LIBRARY, SymbolLibrary, fit_symbolic
 
 SHARES = ["10% as formulas", "50% as formulas", "100% as formulas"]
 FAITHFUL = ["layers' means", "replacing layers"]
@@ -327,6 +328,37 @@ def test_layers_that_the_first_tokens_do_not_reach_are_audited_too(monkeypatch):
         torch.nn.init.normal_(expert.coefficients)
     monkeypatch.setattr(audit, "FAITHFUL_TOKENS", 0)
     assert len(summarize(model, batches).to_pandas()) == 32
+
+
+def test_inputs_that_are_no_tokens_are_not_all_held(monkeypatch):
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = KANLinear(4, 4)
+
+        def forward(self, x, labels):
+            y = self.layer(x)
+            return transformers.utils.ModelOutput(loss=(y - labels).pow(2).mean(), logits=y)
+
+    held = []
+
+    def looked(model, edit, batches, **settings):
+        held.append(len(batches))
+        return faithfulness(model, edit, batches, **settings)
+
+    monkeypatch.setattr(audit, "FAITHFUL_TOKENS", 16)
+    monkeypatch.setattr(audit, "faithfulness", looked)
+    summarize(Model(), [{"x": torch.randn(8, 4), "labels": torch.randn(8, 4)} for _ in range(5)])
+    assert held == [2]
+
+
+def test_kept_fits_are_of_the_same_prices(make_bent, batch, tmp_path):
+    model, counts = make_bent(), []
+    costly = SymbolLibrary([replace(symbol, complexity=symbol.complexity + 9) for symbol in KAN_LIBRARY])
+    for library in (KAN_LIBRARY, KAN_LIBRARY, costly):
+        summarize(model, {"input_ids": batch["input_ids"]}, library=library, kept=tmp_path)
+        counts.append(len([path for path in tmp_path.rglob("*.parquet") if re.search(r"-\d+-\d+$", path.stem)]))
+    assert counts[0] == counts[1] == counts[2] / 2
 
 
 def test_bad_input(make_bent, batch):

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from tiny_models import tiny_llama
+import transformers
+from tiny_models import MODELS, tiny_llama
 
 from kansformer.conversion.slots import EdgeRef
 from kansformer.errors import DataError, ShapeError
@@ -30,6 +31,25 @@ def test_a_transcoder_of_nothing_is_the_zero_ablation(model, batch):
     assert result.layers == ("model.layers.1.mlp",) and figures.names is None
     assert result.replaced.ce_loss == result.zero.ce_loss and figures.to_dict()["ce_loss_score"] == 0
     assert figures.fvu == pytest.approx(result.zero.mean_fvu)
+
+
+def test_latents_that_are_never_active_have_no_names(model, batch):
+    transcoder = make()
+    torch.nn.init.constant_(transcoder.encoder.bias, -1e6)
+    figures = measure_transcoder(model, 0, transcoder, batch)
+    assert figures.l0 == figures.alive == figures.names.curves == 0
+
+
+def test_padding_counts_nowhere_in_layers_that_flatten_tokens():
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(MODELS["opt"]()).eval()
+    width = model.config.hidden_size
+    transcoder, tokens = Transcoder(width, 32, k=4), torch.randint(50, (2, 16))
+    mask = (torch.arange(16) < 9).long().expand(2, 16)
+    batches = [{"input_ids": ids, "attention_mask": mask} for ids in (tokens, torch.where(mask > 0, tokens, 7))]
+    first, second = (measure_transcoder(model, 0, transcoder, part, names=False) for part in batches)
+    assert first.tokens == second.tokens == 18
+    assert first.fvu == pytest.approx(second.fvu, rel=1e-4) and first.l0 == second.l0
 
 
 @torch.no_grad()
