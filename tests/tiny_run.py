@@ -55,9 +55,9 @@ def killed_run(
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"kill"')]
 
 
-def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+def weights_of(folder: Path, kind: type = AutoModelForCausalLM) -> dict[str, torch.Tensor]:
     """The state of the model in a folder."""
-    return AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    return kind.from_pretrained(folder).state_dict()
 
 
 def equal_weights(one: Path, other: Path) -> None:

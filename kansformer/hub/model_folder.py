@@ -147,8 +147,7 @@ class ModelFolder:
         loaders = {name for name, target in auto_map.items() if target.rpartition(".")[2] == architecture}
         weights = _read_weights(folder, record)
         if record is not None and record.digest is not None:
-            is_weights = weight_files(None).fullmatch  # a variant has curves of its own
-            record.digest.check(file for file in folder.glob("*.safetensors") if is_weights(file.name))
+            record.digest.check(_weight_files(folder))
         return cls(
             architecture=architecture,
             is_adapter=False,
@@ -197,8 +196,15 @@ def _read_record(config: Mapping[str, Any], folder: Path) -> ConversionRecord:
     return ConversionRecord.from_dict(settings)
 
 
-def _read_weights(folder: Path, record: ConversionRecord | None) -> WeightStatistics:
+def _weight_files(folder: Path) -> list[Path]:
+    """The files of a transformers model's weights, without variants, which have curves of their own, and skipped
+    batches; where there are none, all files, as of curves alone."""
     files = sorted(folder.glob("*.safetensors"))
+    return [file for file in files if weight_files(None).fullmatch(file.name)] or files
+
+
+def _read_weights(folder: Path, record: ConversionRecord | None) -> WeightStatistics:
+    files = _weight_files(folder)
     if not files:
         raise CheckpointError(f"There are no weights in {str(folder)!r}: no file ends in .safetensors.")
     shapes: dict[str, list[int]] = {}

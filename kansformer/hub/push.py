@@ -11,9 +11,9 @@ from kansformer.hub.card_metadata import CARD_FILE
 from kansformer.hub.model_folder import ModelFolder
 from kansformer.hub_files import reason_of
 
-# Left on the disk: hidden files and folders, what a run is writing, and its checkpoints with the pickles of its
-# optimizer.
-LEFT_OUT = (".*", "_partial", "checkpoint-*")
+# Left on the disk: hidden files and folders, what a run is writing, its checkpoints with the pickles of its optimizer,
+# and the batches of its skipped steps.
+LEFT_OUT = (".*", "_partial", "checkpoint-*", "non-finite-step-*")
 
 
 @dataclass(frozen=True, kw_only=True)

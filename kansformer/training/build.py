@@ -178,17 +178,25 @@ def _fresh_model(recipe: ModelRecipe, task: str, labels: dict[str, object], voca
 def merge_lora(model: nn.Module) -> None:
     """Add LoRA's products to the weights they belong to, in place, and take the adapters out.
 
-    Modules that were trained beside them (`modules_to_save`) replace their originals.
+    Modules and tokens that were trained beside them (`modules_to_save`, `trainable_token_indices`) replace their
+    originals.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils import ModulesToSaveWrapper
+    from peft.utils.other import AuxiliaryTrainingWrapper
 
+    merged: list[str] = []
     for path, module in list(model.named_modules()):
-        if isinstance(module, BaseTunerLayer):
+        if path.startswith(tuple(f"{outer}." for outer in merged)):  # one adapter inside another
+            continue
+        if not isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper)):
+            continue
+        if hasattr(module, "unload_and_optionally_merge_module"):
+            plain = module.unload_and_optionally_merge_module(merge=True, safe_merge=False, adapter_names=None)
+        else:
             module.merge()
-            model.set_submodule(path, module.get_base_layer())
-        elif isinstance(module, ModulesToSaveWrapper):
-            model.set_submodule(path, module.modules_to_save[module.active_adapters[0]])
+            plain = module.get_base_layer()
+        model.set_submodule(path, plain)
+        merged.append(path)
 
 
 def _freeze(model: nn.Module, recipe: Recipe, fresh: set[str]) -> None:

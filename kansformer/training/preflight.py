@@ -139,6 +139,11 @@ def check_combination(recipe: Recipe, arguments: TrainingArguments, *, resumes: 
             "early_stop takes back the best checkpoint, which may have a coarser grid than curves.refine_grid_at has "
             "made since. Choose one of them."
         )
+    if recipe.distill is not None and recipe.distill.logits > 0 and arguments.label_smoothing_factor:
+        raise ConfigError(
+            "training.label_smoothing_factor does not go with distill.logits, whose targets are soft already. Leave "
+            "one of them out."
+        )
     if arguments.fp16 and not arguments.max_grad_norm and (curves.sparsity or curves.smoothness):
         raise ConfigError(
             "curves.sparsity and curves.smoothness need training.max_grad_norm above 0 with training.fp16, whose "

@@ -335,7 +335,7 @@ def _run_steps(trainer: KANTrainer, output: Path, checkpoint: Path | None) -> fl
     begin = time.perf_counter()
     done, steps = (checkpoint and steps_of(checkpoint)) or (0, None)
     with trainer.guard.handle_sigterm():
-        if checkpoint is not None and steps is not None and done >= steps:
+        if checkpoint is not None and steps is not None and (done >= steps or _stopped_early(trainer, checkpoint)):
             trainer._load_from_checkpoint(str(_checkpoint_to_keep(trainer, output, checkpoint)))
             trainer.state.global_step = done
         else:
@@ -346,6 +346,15 @@ def _run_steps(trainer: KANTrainer, output: Path, checkpoint: Path | None) -> fl
             "with --resume."
         )
     return time.perf_counter() - begin
+
+
+def _stopped_early(trainer: KANTrainer, checkpoint: Path) -> bool:
+    """Whether the run's patience was over at a checkpoint."""
+    name = EarlyStoppingCallback.__name__
+    state = read_json(checkpoint / TRAINER_STATE_NAME).get("stateful_callbacks", {}).get(name, {})
+    worse = state.get("attributes", {}).get("early_stopping_patience_counter", 0)
+    callbacks = trainer.callback_handler.callbacks
+    return any(isinstance(c, EarlyStoppingCallback) and worse >= c.early_stopping_patience for c in callbacks)
 
 
 def _checkpoint_to_keep(trainer: KANTrainer, output: Path, last: Path) -> Path:

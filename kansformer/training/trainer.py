@@ -19,7 +19,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from kansformer.checks import check_number
 from kansformer.errors import CheckpointError, ShapeError
-from kansformer.files import sync, sync_tree
+from kansformer.files import exchange, sync, sync_tree
 from kansformer.nn.curves import curved_modules
 from kansformer.nn.optim import curve_parameters, split_curves
 from kansformer.training.guard import NonFiniteGuard
@@ -127,6 +127,8 @@ class KANTrainer(Trainer):
             (aside / "model" / "training_args.bin").unlink(missing_ok=True)  # the recipe holds them
         if self.args.should_save:
             for file in sorted((aside / "model").iterdir()):
+                if (target / file.name).is_dir():  # of an adapter with a name
+                    (target / file.name).rename(aside / f"old-{file.name}")
                 file.replace(target / file.name)
             sync(target)
             shutil.rmtree(aside, ignore_errors=True)
@@ -166,7 +168,8 @@ class KANTrainer(Trainer):
         with self._written_aside(run_folder, f"The checkpoint of step {self.state.global_step}") as aside:
             self._aside, self.args.save_total_limit = aside, None  # nothing is removed before the new one is complete
             try:
-                super()._save_checkpoint(model, trial)
+                with _under_own_names(self.accelerator.unwrap_model(self.model, keep_torch_compile=False)):
+                    super()._save_checkpoint(model, trial)
             finally:
                 self._aside, self.args.save_total_limit = None, limit
             if self.state.best_model_checkpoint == str(aside / name):
@@ -174,10 +177,15 @@ class KANTrainer(Trainer):
                 if self.args.should_save:
                     self.state.save_to_json(str(aside / name / TRAINER_STATE_NAME))
         if self.args.should_save:
-            if not (run_folder / name).exists():  # or this step was saved before
-                (aside / name).rename(run_folder / name)
-                sync(run_folder)
+            new, place = aside / name, run_folder / name
+            if not (place.exists() and exchange(new, place)):  # this step was saved before, or in an earlier run
+                if place.exists():
+                    place.rename(aside / "old")
+                new.rename(place)
+            sync(run_folder)
             shutil.rmtree(aside, ignore_errors=True)
+            if self.args.push_to_hub:
+                self._push_from_checkpoint(str(place))
             rotate_checkpoints(
                 output_dir=str(run_folder),
                 save_total_limit=limit,
@@ -185,6 +193,10 @@ class KANTrainer(Trainer):
                 use_mtime=True,
             )
         self.accelerator.wait_for_everyone()
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if self._aside is None:  # it is complete, and in its place
+            super()._push_from_checkpoint(checkpoint_folder)
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._aside) if self._aside is not None else super()._get_output_dir(trial)
@@ -211,6 +223,22 @@ class KANTrainer(Trainer):
                 f"{what} could not be written to {str(folder)!r}: {reason}. What was saved before is as it was; make "
                 "room, and go on with --resume."
             ) from error
+
+
+@contextmanager
+def _under_own_names(model: nn.Module) -> Iterator[None]:
+    """Inside, `save_pretrained` writes the tensors as `state_dict` names them, and not as the files they came from: a
+    Trainer reads checkpoints by `load_state_dict`, which passes over other names."""
+    attributes = vars(model)
+    had, before = "_weight_conversions" in attributes, attributes.get("_weight_conversions")
+    attributes["_weight_conversions"] = []
+    try:
+        yield
+    finally:
+        if had:
+            attributes["_weight_conversions"] = before
+        else:
+            del attributes["_weight_conversions"]
 
 
 def kan_trainer(base: type[Trainer]) -> type[Trainer]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hub.clients import PROGRAM
 from hub.loopback_hub import Repository
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
@@ -88,6 +88,7 @@ def folder(tmp_path_factory):
     (path / "checkpoint-7").mkdir()
     (path / "checkpoint-7" / "optimizer.pt").write_text("a pickle")
     (path / ".secret").write_text("mine")
+    save_file({"input_ids": torch.arange(4)}, path / "non-finite-step-3-process-0.safetensors")  # of a skipped step
     return path
 
 
@@ -114,7 +115,9 @@ def test_push_uploads_the_folder_in_one_commit(hub, pushed, folder):
         assert repository.files(branch).keys() == FILES
         assert all(content == (folder / name).read_bytes() for name, content in repository.files(branch).items())
     assert b'from_pretrained("me/model")' in repository.files("main")["README.md"]
-    assert pushed.stdout.count("Wrote the card") == 1 and pushed.stdout.count("Left out: .secret, checkpoint-7") == 2
+    assert pushed.stdout.count("Wrote the card") == 1
+    assert pushed.stdout.count("Left out: .secret, checkpoint-7, non-finite-step-3") == 2
+    assert b"| weights | F32;" in repository.files("main")["README.md"]
     assert pushed.stdout.count(f"Pushed {len(FILES)} files") == 2 and f"{hub.url}/me/model/commit/" in pushed.stdout
     assert "model.safetensors: 100%" in pushed.stderr  # the bar
 

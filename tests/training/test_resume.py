@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 from tiny_run import log_rows, weights_of
+from transformers import AutoModelForMaskedLM
 
 from kansformer.errors import CheckpointError
 from kansformer.training.run import train
@@ -43,6 +44,37 @@ def test_a_run_that_was_killed_after_its_last_step_takes_no_further_one(make, tm
     assert again.steps == result.steps == 6 and again.evaluation == result.evaluation
     assert again.tokens_per_second == 0 and float(log_rows(tmp_path / "run")[-1]["seconds"]) < 60
     assert all(torch.equal(value, expected[name]) for name, value in weights_of(tmp_path / "run").items())
+
+
+def test_masks_are_the_same_when_a_run_is_resumed(make, text, tmp_path):
+    config = dict(
+        model_type="bert", hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=32,
+    )  # fmt: skip
+    recipe = make(
+        task="masked-lm",
+        model={"config": config},
+        kan={"slots": ["act"], "groups": 4},
+        data={"files": str(text), "tokenizer": 300, "block": 16},
+        training={"save_strategy": "steps", "save_steps": 2},
+    )
+    through = train(recipe, tmp_path / "run")
+    expected = weights_of(tmp_path / "run", AutoModelForMaskedLM)
+    for name in ("training.json", "checkpoint-4", "checkpoint-6"):
+        path = tmp_path / "run" / name
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+    assert train(recipe, tmp_path / "run", resume=True).losses == through.losses[2:]
+    found = weights_of(tmp_path / "run", AutoModelForMaskedLM)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_run_whose_patience_was_over_takes_no_further_step(make, tmp_path):
+    training = {"learning_rate": 0.3, "max_steps": 30, "eval_strategy": "steps", "eval_steps": 2}
+    recipe = make(early_stop=1, training=training)
+    result = train(recipe, tmp_path / "run")
+    (tmp_path / "run" / "training.json").unlink()
+    again = train(recipe, tmp_path / "run", resume=True)
+    assert result.steps < 30 and again.steps == result.steps and again.evaluation == result.evaluation
 
 
 def test_a_checkpoint_that_was_cut_off_is_passed_over(make, tmp_path):

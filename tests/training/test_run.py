@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from tiny_models import MODELS
 from tiny_run import LLAMA, log_rows, weights_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -272,6 +273,32 @@ def test_lora_on_a_layer_whose_curves_bend_its_input_is_merged(make, start, text
     assert is_converted(loaded) and not torch.equal(weights_of(start)[DOWN], weights_of(tmp_path / "run")[DOWN])
 
 
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("llama", {"target_modules": ["q_proj"], "trainable_token_indices": [3, 5]}),
+        ("mixtral", {"target_modules": [], "target_parameters": ["experts.gate_up_proj", "experts.down_proj"]}),
+    ],
+)
+@torch.no_grad()
+def test_every_kind_of_adapter_is_merged(family, settings):
+    from peft import LoraConfig, inject_adapter_in_model
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(MODELS[family]()).eval()
+    names, tokens = set(model.state_dict()), torch.arange(12).reshape(2, 6)
+    plain = model(input_ids=tokens).logits
+    inject_adapter_in_model(LoraConfig(r=2, **settings), model)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name or "delta" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    trained = model.eval()(input_ids=tokens).logits
+    merge_lora(model)
+    assert set(model.state_dict()) == names
+    torch.testing.assert_close(model(input_ids=tokens).logits, trained, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(trained, plain, atol=1e-3)
+
+
 def test_checkpoints_of_lora_around_shared_curves(make, start, text, tmp_path):
     recipe = make(
         model={"path": str(start)},
@@ -283,6 +310,15 @@ def test_checkpoints_of_lora_around_shared_curves(make, start, text, tmp_path):
     )
     train(recipe, tmp_path / "run")
     assert is_converted(AutoModelForCausalLM.from_pretrained(tmp_path / "run"))
+
+
+def test_soft_targets_are_not_smoothed_as_well(make, start, text, tmp_path):
+    data = {"files": str(text), **PRETRAINED}
+    recipe = make(
+        model={"path": str(start)}, data=data, distill={"logits": 0.5}, training={"label_smoothing_factor": 0.1}
+    )
+    with pytest.raises(ConfigError, match=r"label_smoothing_factor does not go with distill.logits"):
+        train(recipe, tmp_path / "run")
 
 
 def test_a_converted_model_is_not_converted_again(make, start, text, tmp_path):

@@ -1,10 +1,12 @@
 """KANTrainer and what `kan_trainer` makes give curves their own learning rate; a plain Trainer warns."""
 
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import tiny_llama
+from safetensors.torch import load_file
+from tiny_models import MODELS, tiny_llama
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from kansformer import KANConfig, convert, freeze_curves
@@ -61,6 +63,53 @@ def test_it_resumes_with_these_groups(tmp_path):
     expected, found = through.state_dict(), resumed.state_dict()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert through.model.layers[0].mlp.act_fn.coefficients.abs().max() > 0.01  # 30 times the rate, 4 steps
+
+
+def test_experts_resume_though_files_name_them_otherwise(tmp_path):
+    def make_experts(seed):
+        torch.manual_seed(seed)
+        return convert(AutoModelForCausalLM.from_config(MODELS["mixtral"]()), KANConfig())
+
+    through, resumed = make_experts(0), make_experts(1)
+    make_trainer(through, tmp_path / "run").train()
+    make_trainer(resumed, tmp_path / "again").train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
+    expected, found = through.state_dict(), resumed.state_dict()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "checkpoint-4").state_dict()
+    assert all(torch.equal(expected[name], loaded[name]) for name in expected)
+    through.save_pretrained(tmp_path / "whole")  # under the names of files, as before
+    assert any("block_sparse_moe.experts.0.w1" in name for name in load_file(tmp_path / "whole/model.safetensors"))
+
+
+def test_a_checkpoint_of_an_earlier_run_is_replaced(tmp_path):
+    make_trainer(make_model(), tmp_path).train()
+    second = make_model()
+    torch.nn.init.constant_(second.model.norm.weight, 2.0)
+    make_trainer(second, tmp_path).train()
+    saved = load_file(tmp_path / "checkpoint-4" / "model.safetensors")
+    assert torch.equal(saved["model.norm.weight"], second.model.norm.weight)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2", "checkpoint-4"]
+
+
+def test_complete_checkpoints_are_uploaded(tmp_path, monkeypatch):
+    uploaded = []
+    monkeypatch.setattr(Trainer, "_push_from_checkpoint", lambda self, folder: uploaded.append(Path(folder)))
+    trainer = make_trainer(make_model(), tmp_path)
+    trainer.args.push_to_hub = True
+    trainer.train()
+    assert uploaded == [tmp_path / "checkpoint-2", tmp_path / "checkpoint-4"]
+    assert all((folder / "optimizer.pt").exists() for folder in uploaded)
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_an_adapter_with_a_name_is_saved_again(tmp_path):
+    peft = pytest.importorskip("peft", reason="needs the extra `lora`: pip install 'kansformer[lora]'")
+    config = peft.LoraConfig(target_modules=["q_proj"])
+    trainer = make_trainer(peft.get_peft_model(make_model(), config, adapter_name="style"), tmp_path / "run")
+    for _ in range(2):
+        trainer.save_model(str(tmp_path / "saved"))
+    assert (tmp_path / "saved" / "style" / "adapter_model.safetensors").exists()
+    assert not (tmp_path / "saved" / "_partial").exists()
 
 
 def test_shared_curves_are_trained_once_and_resume(tmp_path):

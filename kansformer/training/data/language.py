@@ -4,6 +4,7 @@ Shape letters: N blocks, T tokens of a block.
 """
 
 import hashlib
+import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -57,7 +58,7 @@ def prepare_language(task: str, data: DataRecipe, model_source: str | None, seed
     return PreparedData(
         train=train,
         evaluation=_mask_once(evaluation, tokenizer) if masked else evaluation,
-        collator=BlockCollator(tokenizer if masked else None),
+        collator=BlockCollator(tokenizer if masked else None, seed),
         processor=tokenizer,
         vocabulary=len(tokenizer),
         facts=facts,
@@ -71,13 +72,17 @@ class BlockCollator:
     Args:
         tokenizer: with a mask token, for a masked language model; None for a causal one. (The collator of transformers
             for causal ones would take the token between documents for padding, and leave it out of the loss.)
+        seed: of the masks, which follow from it and the batch, so that a resumed run masks as it would have.
     """
 
     tokenizer: PreTrainedTokenizerBase | None
+    seed: int = 0
 
     def __call__(self, rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         if self.tokenizer is not None and "labels" not in rows[0]:
-            return DataCollatorForLanguageModeling(self.tokenizer, mlm_probability=MASKED_PART)(rows)
+            tokens = b"".join(row["input_ids"].numpy().tobytes() for row in rows)
+            seed = zlib.crc32(tokens, self.seed % 2**32)
+            return DataCollatorForLanguageModeling(self.tokenizer, mlm_probability=MASKED_PART, seed=seed)(rows)
         batch = default_data_collator(rows)
         return {"labels": batch["input_ids"].clone(), **batch}
 
