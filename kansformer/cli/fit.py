@@ -20,9 +20,10 @@ from kansformer.files import atomic_file, atomic_write_text, check_file
 from kansformer.wording import counted
 
 if TYPE_CHECKING:
+    import sympy
     from torch import Tensor
 
-    from kansformer.kan import KAN, Dataset
+    from kansformer.kan import Dataset
 
 MAX_SEARCHED = 4000
 """Rows that formulas are searched on; of a longer table, all other rows judge."""
@@ -118,11 +119,11 @@ def fit_command(
     if result.stopped is not None:
         typer.echo(f"The search ended early: {result.stopped}.")
     spent = time.perf_counter() - begin
-    train, other = _judge(model, x, y), _judge(model, other_x, other_y)
+    train, other = (_judge(formula, names, *rows) for rows in ((x, y), (other_x, other_y)))
     unit = numbers.unit and f" {numbers.unit}"
     sentences = [train.sentence("row", unit), *([other.sentence("other row", unit)] if len(other_x) else [])]
     typer.echo(" ".join(sentences))
-    is_worse = result.curves_rmse < train.rmse
+    is_worse = result.curves_rmse < result.train_rmse
     typer.echo(f"{f'Curves without names: RMSE {result.curves_rmse:.3g}{unit}. ' if is_worse else ''}{spent:.1f} s.")
     if path is None:
         typer.echo("The network is not drawn. Pictures need matplotlib: pip install 'kansformer[plot]'.")
@@ -179,12 +180,14 @@ def _split(numbers: NumericTable, test_share: float) -> Dataset:
     return Dataset(x[train], y[train], x[other], y[other])
 
 
-def _judge(model: KAN, x: Tensor, y: Tensor) -> _Errors:
-    """Errors on rows, a part of them at a time."""
+def _judge(formula: sympy.Expr, names: list[str], x: Tensor, y: Tensor) -> _Errors:
+    """Errors of a formula as it is printed on rows, a part of them at a time."""
     import torch
 
-    with torch.no_grad():
-        outputs = torch.cat([model(rows) for rows in x.split(CHUNK)]) if len(x) else y
+    from kansformer.kan.rounding import evaluate
+
+    parts = [evaluate(formula, dict(zip(names, rows.unbind(dim=1), strict=True))) for rows in x.split(CHUNK)]
+    outputs = torch.cat(parts).unsqueeze(-1) if len(x) else y
     is_finite = outputs.isfinite()
     errors, targets = (outputs - y)[is_finite], y[is_finite]
     rows = len(targets)

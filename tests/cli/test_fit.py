@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from kansformer.cli import fit
 from kansformer.cli.app import app
 from kansformer.figure import figure_class
-from kansformer.kan import KAN, find_formula
+from kansformer.kan import find_formula
 from kansformer.kan.linear_formulas import fitted_line, is_linear, linear_in
 from kansformer.kan.rounding import evaluate
 
@@ -199,12 +199,23 @@ def test_a_long_table_is_searched_on_a_part_and_judged_on_the_rest(tmp_path, mon
 
 
 def test_rows_without_a_value_are_counted_and_no_nan_is_printed():
-    model = KAN([1, 1], seed=0)
-    x = torch.tensor([[1.0], [2.0], [3.0], [math.nan]], dtype=torch.float64)
-    errors = fit._judge(model, x, x.nan_to_num())
+    formula = sympy.sqrt(sympy.Symbol("x"))
+    x = torch.tensor([[1.0], [2.0], [3.0], [-1.0]], dtype=torch.float64)
+    errors = fit._judge(formula, ["x"], x, x)
     assert errors.rows == 3 and errors.undefined == 1 and math.isfinite(errors.rmse)
     assert errors.sentence("row", " m").endswith(" m (it has no value on 1 more).")
-    assert fit._judge(model, x[3:], x[3:].nan_to_num()).sentence("row", "").startswith("On 0 rows: R² unknown")
+    assert fit._judge(formula, ["x"], x[3:], x[3:]).sentence("row", "").startswith("On 0 rows: R² unknown")
+
+
+@pytest.mark.parametrize(("digits", "formula"), [(1, "3*x"), (4, "3.4*x")])
+def test_the_errors_are_those_of_the_printed_formula(digits, formula, tmp_path):
+    x = numpy.linspace(0, 1, 100)
+    pandas.DataFrame({"x": x, "y": 3.4 * x}).to_csv(tmp_path / "line.csv", index=False)
+    result = run(tmp_path / "line.csv", "--target", "y", "--digits", digits, "--output", tmp_path / "line.json")
+    assert f"y = {formula}\n" in result.output and "Curves without names" not in result.output
+    errors = json.loads((tmp_path / "line.json").read_text())["train"]
+    assert errors["rmse"] == pytest.approx(0.22 if digits == 1 else 0, abs=0.02)
+    assert errors["r2"] == pytest.approx(0.95 if digits == 1 else 1, abs=0.01)
 
 
 @pytest.mark.parametrize(
