@@ -21,7 +21,7 @@ BAR = 0.26
 
 def draw(theme: Theme) -> Figure:
     """A panel per measure, a group of bars per shape, and a line where the MLP is."""
-    timed = [row for row in read_rows("bench_cpu_amd_epyc.csv") if row["allocator"] == "as it comes"]
+    timed = [row for row in read_rows("bench_cpu_amd_epyc.csv") if row["allocator"] == "memory kept"]
     rows = {(row["shape"], row["variant"], row["measure"]): row for row in timed}
     first = next(iter(rows.values()))
     processor, cores = first["device"], first["threads"]
@@ -44,7 +44,7 @@ def draw(theme: Theme) -> Figure:
         axes.spines["left"].set_visible(False)
     panels[0].set_yticks(range(len(SHAPES)), SHAPES.values(), fontsize=SMALL)
     figure.text(0.5, 0.135, "time ÷ time of the MLP with as many parameters", ha="center", fontsize=SMALL)
-    words = f"{processor}, {cores} cores, glibc's allocator as it comes, which slows large MLPs"
+    words = f"{processor}, {cores} cores, freed memory kept by the allocator"
     figure.text(0.5, 0.012, words, ha="center", fontsize=SMALL, color=theme.muted)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="lower center", ncols=3, bbox_to_anchor=(0.5, 0.045))
     return figure
