@@ -113,13 +113,13 @@ def edge_scores(
         {('transformer.h.0.mlp', 'act'): (32, 1), ('transformer.h.1.mlp', 'act'): (32, 1)}
     """
     batches = [batches] if isinstance(batches, Mapping) else batches
-    wanted = choose_curve_slots(model, slots)
+    curve_slots = choose_curve_slots(model, slots)
     if records is None:
-        with record_slots(wanted.values(), sample=1) as records:
+        with record_slots(curve_slots.values(), sample=1) as records:
             if attribution:
                 return edge_scores(model, batches, slots=slots, records=records)  # recorded as it runs them
             run_batches(model, batches)
-    chosen = {key: recorded for key, recorded in records.items() if key in wanted}
+    chosen = {key: recorded for key, recorded in records.items() if key in curve_slots}
     inputs = {key: slice(0, recorded.slot.module.in_features) for key, recorded in chosen.items()}
     attributions = attribute(model, batches, chosen, inputs)[0] if attribution else {}
     check_reached(chosen)
