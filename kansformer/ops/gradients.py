@@ -5,7 +5,7 @@ from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
-from torch._C import _functorch
+from torch._C import _are_functorch_transforms_active, _functorch, _get_dispatch_mode, _is_tracing
 from torch.autograd import forward_ad
 
 P = ParamSpec("P")
@@ -31,10 +31,10 @@ def is_followed() -> bool:
     """Whether torch follows the operations on plain tensors, and sees nothing of a kernel: for `torch.func`,
     forward-mode derivatives, `torch.jit.trace` and `make_fx`."""
     return (
-        torch._C._are_functorch_transforms_active()
+        _are_functorch_transforms_active()
         or forward_ad._current_level >= 0
-        or torch._C._is_tracing()
-        or torch._C._get_dispatch_mode(PROXY) is not None
+        or _is_tracing()
+        or _get_dispatch_mode(PROXY) is not None
     )
 
 

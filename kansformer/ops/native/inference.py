@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import ClassVar
 
 import torch
-from torch import Tensor
-from torch._C import _functorch
+from torch import Tensor, float32
+from torch._C._functorch import is_legacy_batchedtensor
 
 from kansformer.basis import Basis
 from kansformer.ops.curves import ACTIVATIONS, Curves
@@ -64,9 +64,9 @@ class Inference:
         for t in (x, factor, base, coefficients, domain, denominator):
             if t is not None and (
                 type(t) not in PLAIN_TENSORS
-                or t.dtype is not torch.float32
+                or t.dtype is not float32
                 or not (t.is_cpu and t.is_contiguous())
-                or _functorch.is_legacy_batchedtensor(t)
+                or is_legacy_batchedtensor(t)
             ):
                 return None
         shape, tokens = x.shape, x.numel() // self.channels
