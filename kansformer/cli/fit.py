@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,7 +21,6 @@ from kansformer.files import atomic_file, atomic_write_text, check_file
 from kansformer.wording import counted
 
 if TYPE_CHECKING:
-    import sympy
     from torch import Tensor
 
     from kansformer.kan import Dataset
@@ -79,7 +79,7 @@ def fit_command(
     """
     from kansformer.kan import find_formula
     from kansformer.kan.linear_formulas import is_linear, linear_in
-    from kansformer.kan.rounding import rounded
+    from kansformer.kan.rounding import evaluate, rounded
     from kansformer.symbolic import ALL_SYMBOLS
 
     path = table.with_suffix(".png") if figure is None and has_matplotlib() else figure
@@ -119,7 +119,8 @@ def fit_command(
     if result.stopped is not None:
         typer.echo(f"The search ended early: {result.stopped}.")
     spent = time.perf_counter() - begin
-    train, other = (_judge(formula, names, *rows) for rows in ((x, y), (other_x, other_y)))
+    compute = lambda x: evaluate(formula, dict(zip(names, x.unbind(dim=1), strict=True))).unsqueeze(-1)  # noqa: E731
+    train, other = _judge(compute, x, y), _judge(compute, other_x, other_y)
     unit = numbers.unit and f" {numbers.unit}"
     sentences = [train.sentence("row", unit), *([other.sentence("other row", unit)] if len(other_x) else [])]
     typer.echo(" ".join(sentences))
@@ -180,14 +181,11 @@ def _split(numbers: NumericTable, test_share: float) -> Dataset:
     return Dataset(x[train], y[train], x[other], y[other])
 
 
-def _judge(formula: sympy.Expr, names: list[str], x: Tensor, y: Tensor) -> _Errors:
+def _judge(compute: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> _Errors:
     """Errors of a formula as it is printed on rows, a part of them at a time."""
     import torch
 
-    from kansformer.kan.rounding import evaluate
-
-    parts = [evaluate(formula, dict(zip(names, rows.unbind(dim=1), strict=True))) for rows in x.split(CHUNK)]
-    outputs = torch.cat(parts).unsqueeze(-1) if len(x) else y
+    outputs = torch.cat([compute(rows) for rows in x.split(CHUNK)]) if len(x) else y
     is_finite = outputs.isfinite()
     errors, targets = (outputs - y)[is_finite], y[is_finite]
     rows = len(targets)

@@ -146,7 +146,7 @@ def _directions(name: str, values: object, length: int) -> tuple[int, ...]:
     values = values.tolist() if isinstance(values, (Tensor, np.ndarray)) else values
     if isinstance(values, Sequence) and not isinstance(values, str):
         plain = list(values) or [0] * length
-        if len(plain) == length and all(isinstance(v, Integral) and v in DIRECTIONS for v in plain):
+        if len(plain) == length and all(isinstance(v, Real) and v in DIRECTIONS for v in plain):
             return tuple(int(v) for v in plain)
     raise ConfigError(f"{name} of constraints must be {length} numbers of -1, 0 and 1, got {values!r:.120}.")
 

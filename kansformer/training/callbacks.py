@@ -21,6 +21,7 @@ from kansformer.nn.curve_shapes import CurveShape, hold_curves
 from kansformer.nn.optim import CURVE_GROUP, curve_parameters
 from kansformer.nn.penalties import smoothness_penalty, sparsity_penalty
 from kansformer.progress import Progress, loss_and_speed
+from kansformer.training.data.language import BlockCollator
 from kansformer.training.recipe import Penalty
 
 
@@ -41,6 +42,17 @@ class CurveWarmUp(TrainerCallback):
         for group, rate in zip(optimizer.param_groups, lr_scheduler.get_last_lr(), strict=True):
             if str(group.get("name", "")).startswith(CURVE_GROUP):
                 group["lr"] = rate * share
+
+
+class MaskAnew(TrainerCallback):
+    """Tells a collator the epoch, in each of which it masks a batch otherwise; also in a run that is resumed."""
+
+    def __init__(self, collator: BlockCollator) -> None:
+        self.collator = collator
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        """Before the first batch of an epoch is made."""
+        self.collator.epoch = int((state.epoch or 0) + 1e-6)
 
 
 class CurvePenalties(TrainerCallback):

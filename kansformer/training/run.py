@@ -30,8 +30,9 @@ from kansformer.nn.optim import curve_parameters
 from kansformer.progress import Progress
 from kansformer.safe_io import read_json
 from kansformer.training.build import build_model, check_model, merge_lora, plain_model
-from kansformer.training.callbacks import CurvePenalties, CurveWarmUp, GridSchedule, Reporter, to_device
+from kansformer.training.callbacks import CurvePenalties, CurveWarmUp, GridSchedule, MaskAnew, Reporter, to_device
 from kansformer.training.data import PreparedData, check_task, prepare_data
+from kansformer.training.data.language import BlockCollator
 from kansformer.training.data.spec import LANGUAGE_TASKS
 from kansformer.training.distill import distill_feed_forwards
 from kansformer.training.guard import check_finite
@@ -295,6 +296,8 @@ def _make_trainer(
     curves = recipe.curves
     schedule = GridSchedule(batches, curves.update_grid_at, curves.refine_grid_at, curves.quantile)
     callbacks: list[TrainerCallback] = [schedule]
+    if isinstance(data.collator, BlockCollator):
+        callbacks.append(MaskAnew(data.collator))
     if curves.warm_up:
         callbacks.append(CurveWarmUp(curves.warm_up))
     if curves.sparsity or curves.smoothness:

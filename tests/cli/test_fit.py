@@ -199,12 +199,11 @@ def test_a_long_table_is_searched_on_a_part_and_judged_on_the_rest(tmp_path, mon
 
 
 def test_rows_without_a_value_are_counted_and_no_nan_is_printed():
-    formula = sympy.sqrt(sympy.Symbol("x"))
     x = torch.tensor([[1.0], [2.0], [3.0], [-1.0]], dtype=torch.float64)
-    errors = fit._judge(formula, ["x"], x, x)
+    errors = fit._judge(torch.sqrt, x, x)
     assert errors.rows == 3 and errors.undefined == 1 and math.isfinite(errors.rmse)
     assert errors.sentence("row", " m").endswith(" m (it has no value on 1 more).")
-    assert fit._judge(formula, ["x"], x[3:], x[3:]).sentence("row", "").startswith("On 0 rows: R² unknown")
+    assert fit._judge(torch.sqrt, x[3:], x[3:]).sentence("row", "").startswith("On 0 rows: R² unknown")
 
 
 @pytest.mark.parametrize(("digits", "formula"), [(1, "3*x"), (4, "3.4*x")])

@@ -12,7 +12,8 @@ from torch.nn.functional import silu
 from kansformer import LearnedActivation
 from kansformer.errors import ShapeError
 
-MAX_CALL, MAX_STEP = 62, 192
+MAX_CALL, MAX_STEP = 64, 192
+"""Two of a call ask whether operations are followed, by `make_fx` or forward-mode derivatives."""
 
 
 def calls_of(function) -> int:

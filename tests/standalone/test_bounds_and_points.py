@@ -74,8 +74,10 @@ def test_a_network_that_was_fitted_freely_comes_into_its_bounds():
 @pytest.mark.parametrize("bound", [torch.tensor(-0.5), torch.tensor([-0.5]), np.array([-0.5]), [-0.5], -0.5], ids=repr)
 def test_bounds_are_numbers_or_arrays(bound):
     model = KAN([3, 1])
-    model.fit(samples(50), steps=0, progress=False, constraints={"lower": bound})
-    assert model.constraints.lower == (-0.5,)
+    model.fit(
+        samples(50), steps=0, progress=False, constraints={"lower": bound, "monotone": torch.tensor([1.0, 0, -1])}
+    )
+    assert model.constraints.lower == (-0.5,) and model.constraints.monotone == (1, 0, -1)
 
 
 POINT = ([0.5, -0.25, 0.125], [1.0])

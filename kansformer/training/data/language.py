@@ -65,23 +65,25 @@ def prepare_language(task: str, data: DataRecipe, model_source: str | None, seed
     )
 
 
-@dataclass(frozen=True)
+@dataclass
 class BlockCollator:
     """Stacks blocks and adds labels: the tokens themselves, or those that it masks.
 
     Args:
         tokenizer: with a mask token, for a masked language model; None for a causal one. (The collator of transformers
             for causal ones would take the token between documents for padding, and leave it out of the loss.)
-        seed: of the masks, which follow from it and the batch, so that a resumed run masks as it would have.
+        seed: of the masks, which follow from it, the epoch and the batch, so that a resumed run masks as it would have.
+        epoch: of the training, from 0, which `MaskAnew` keeps.
     """
 
     tokenizer: PreTrainedTokenizerBase | None
     seed: int = 0
+    epoch: int = 0
 
     def __call__(self, rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         if self.tokenizer is not None and "labels" not in rows[0]:
             tokens = b"".join(row["input_ids"].numpy().tobytes() for row in rows)
-            seed = zlib.crc32(tokens, self.seed % 2**32)
+            seed = zlib.crc32(tokens, (self.seed + self.epoch) % 2**32)
             return DataCollatorForLanguageModeling(self.tokenizer, mlm_probability=MASKED_PART, seed=seed)(rows)
         batch = default_data_collator(rows)
         return {"labels": batch["input_ids"].clone(), **batch}
