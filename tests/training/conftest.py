@@ -36,3 +36,17 @@ def make(text):
         return Recipe.from_dict({k: v for k, v in values.items() if v is not None})
 
     return make
+
+
+@pytest.fixture
+def make_masked(make, text):
+    def make_masked(**changes) -> Recipe:
+        config = dict(
+            model_type="bert", hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+            max_position_embeddings=32,
+        )  # fmt: skip
+        data = {"files": str(text), "tokenizer": 300, "block": 16}
+        kan = {"slots": ["act"], "groups": 4}
+        return make(task="masked-lm", model={"config": config}, kan=kan, data=data, **changes)
+
+    return make_masked

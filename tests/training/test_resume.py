@@ -47,18 +47,8 @@ def test_a_run_that_was_killed_after_its_last_step_takes_no_further_one(make, tm
 
 
 @pytest.mark.parametrize("batch", [4, 64])  # of 64 a few steps are an epoch
-def test_masks_are_the_same_when_a_run_is_resumed(make, text, tmp_path, batch):
-    config = dict(
-        model_type="bert", hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-        max_position_embeddings=32,
-    )  # fmt: skip
-    recipe = make(
-        task="masked-lm",
-        model={"config": config},
-        kan={"slots": ["act"], "groups": 4},
-        data={"files": str(text), "tokenizer": 300, "block": 16},
-        training={"save_strategy": "steps", "save_steps": 2, "per_device_train_batch_size": batch},
-    )
+def test_masks_are_the_same_when_a_run_is_resumed(make_masked, tmp_path, batch):
+    recipe = make_masked(training={"save_strategy": "steps", "save_steps": 2, "per_device_train_batch_size": batch})
     through = train(recipe, tmp_path / "run")
     expected = weights_of(tmp_path / "run", AutoModelForMaskedLM)
     for name in ("training.json", "checkpoint-4", "checkpoint-6"):

@@ -157,18 +157,8 @@ def test_digits(tmp_path):
     assert result.evaluation["eval_accuracy"] > 0.5
 
 
-def test_masked_language_model(make, text, tmp_path):
-    config = dict(
-        model_type="bert", hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-        max_position_embeddings=32,
-    )  # fmt: skip
-    recipe = make(
-        task="masked-lm",
-        model={"config": config},
-        kan={"slots": ["act"], "groups": 4},
-        data={"files": str(text), "tokenizer": 300, "block": 16},
-    )
-    assert train(recipe, tmp_path / "run").evaluation["eval_loss"] < 7
+def test_masked_language_model(make_masked, tmp_path):
+    assert train(make_masked(), tmp_path / "run").evaluation["eval_loss"] < 7
 
 
 def test_sequence_classification(make, tmp_path):
