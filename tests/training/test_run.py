@@ -263,6 +263,7 @@ def test_lora_on_a_layer_whose_curves_bend_its_input_is_merged(make, start, text
     assert is_converted(loaded) and not torch.equal(weights_of(start)[DOWN], weights_of(tmp_path / "run")[DOWN])
 
 
+@pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning")  # of PEFT 0.18
 @pytest.mark.parametrize(
     ("family", "settings"),
     [
