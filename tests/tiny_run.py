@@ -16,6 +16,9 @@ LLAMA = dict(
     model_type="llama", hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
     num_key_value_heads=2, max_position_embeddings=32, bos_token_id=None, eos_token_id=None,
 )  # fmt: skip
+DOWN = "model.layers.0.mlp.down_proj.weight"
+PRETRAINED = {"tokenizer": "model", "block": 16}
+"""Data of a recipe that begins with a model in a folder."""
 TEXT = "".join(f"{i} green bottles hanging on the wall, and {i * i} more.\n" for i in range(150))
 TWO_PROCESSES = ("-m", "accelerate.commands.launch", "--config_file", str(ROOT / "scripts/accelerate/two-cpu.yaml"))
 RECIPE = """

@@ -4,6 +4,7 @@ import pytest
 from tiny_run import LLAMA, TEXT
 
 from kansformer.training.recipe import Recipe
+from kansformer.training.run import train
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +37,13 @@ def make(text):
         return Recipe.from_dict({k: v for k, v in values.items() if v is not None})
 
     return make
+
+
+@pytest.fixture
+def start(make, tmp_path):
+    """A small trained model without curves, in a folder."""
+    train(make(kan=None), tmp_path / "start")
+    return tmp_path / "start"
 
 
 @pytest.fixture
