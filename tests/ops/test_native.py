@@ -134,28 +134,46 @@ def test_another_default_device_does_not_matter(make_case, operation, dtype):
         assert torch.equal(NATIVE[operation](case.x, curves, base), expected)
 
 
-@pytest.mark.parametrize("bf16_form", ["dense", "pairs"])
+@pytest.mark.parametrize("form", ["tiles", "pairs"])
 @pytest.mark.parametrize("order", range(1, 6))
 @pytest.mark.parametrize("extrapolation", EXTRAPOLATIONS)
 @pytest.mark.parametrize(("tokens", "inputs", "outputs"), [(5, 3, 4), (90, 67, 3), (300, 3, 130)])
-def test_bfloat16(make_case, monkeypatch, bf16_form, order, extrapolation, tokens, inputs, outputs):
-    if bf16_form == "pairs" and not library.library().edges_bf16_supported():
-        pytest.skip("needs a processor with pairs of bfloat16 (AVX-512 BF16)")
-    monkeypatch.setattr(edges_bf16, "form", lambda: bf16_form)
-    monkeypatch.setattr(edges_bf16, "DENSE_CHUNK", 2**14)
+def test_bfloat16(make_case, monkeypatch, form, order, extrapolation, tokens, inputs, outputs):
     basis = Basis(grid_size=5, order=order, extrapolation=extrapolation)
     case = make_case(basis, "sum_edges", tokens, inputs, outputs).to(torch.bfloat16)
+    assert_bfloat16_is_right(case, form, monkeypatch)
+
+
+@pytest.mark.parametrize("form", ["tiles", "pairs"])
+@pytest.mark.parametrize("grid_size", [1, 16, 64])
+def test_bfloat16_in_several_blocks(make_case, monkeypatch, form, grid_size):
+    """Of tokens in every kernel, and of inputs, fewer of which are taken together as the grid gets finer."""
+    case = make_case(Basis(grid_size=grid_size), "sum_edges", 530, 35, 33).to(torch.bfloat16)
+    assert_bfloat16_is_right(case, form, monkeypatch)
+
+
+def assert_bfloat16_is_right(case, form, monkeypatch):
+    """Without a matrix unit the tiles are computed one number at a time."""
+    if form == "pairs" and not library.library().edges_pairs_supported():
+        pytest.skip("needs a processor with pairs of bfloat16 (AVX-512 BF16)")
+    monkeypatch.setattr(edges_bf16, "forms", lambda: (form,))
+    tokens, outputs = len(case.x), case.coefficients.shape[2]
     gradient = torch.linspace(-1, 2, tokens * outputs).reshape(tokens, outputs).to(torch.bfloat16)
     expected, expected_gradients = run(REFERENCE["sum_edges"], "sum_edges", case.to(torch.float64), ("base",), gradient)
     actual, gradients = run(NATIVE["sum_edges"], "sum_edges", case, ("base",), gradient)
     assert actual.dtype == torch.bfloat16 and gradients["x"].dtype == torch.bfloat16
-    # Basis values are rounded before they are multiplied; in the dense form so is the gradient of each.
+    # Basis values are rounded before they are multiplied.
     assert_close_to_float64(actual, expected, torch.bfloat16, looser=1.25)
-    looser = 2.0 if bf16_form == "dense" else 1.0
-    assert_close_to_float64(gradients, expected_gradients, torch.bfloat16, gradient=True, looser=looser)
-    zero = type(case)(basis, case.x, torch.zeros_like(case.coefficients), None, case.domain)
+    assert_close_to_float64(gradients, expected_gradients, torch.bfloat16, gradient=True)
+    zero = type(case)(case.basis, case.x, torch.zeros_like(case.coefficients), None, case.domain)
     base = torch.randn(tokens, outputs, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
     assert torch.equal(NATIVE["sum_edges"](zero.x, zero.curves, base), base)
+
+
+def test_few_tokens_take_the_last_form(monkeypatch):
+    monkeypatch.setattr(edges_bf16, "forms", lambda: ("tiles", "pairs"))
+    assert edges_bf16._form_for(torch.zeros(edges_bf16.MIN_TOKENS, 1)) == "tiles"
+    assert edges_bf16._form_for(torch.zeros(edges_bf16.MIN_TOKENS - 1, 1)) == "pairs"
 
 
 @pytest.mark.parametrize("name", kernels.SLOPES)

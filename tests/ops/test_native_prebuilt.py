@@ -28,7 +28,7 @@ SKYLAKE = f"{HASWELL} avx512f avx512dq avx512bw avx512vl avx512cd"
         (HASWELL, "avx2"),
         (SKYLAKE.replace(" avx512vl", ""), "avx2"),
         (SKYLAKE, "avx512"),
-        (f"{SKYLAKE} avx512_bf16 amx_bf16 amx_tile", "avx512_bf16"),
+        (f"{SKYLAKE} avx512_bf16 amx_bf16 amx_tile", "amx"),
     ],
 )
 def test_the_best_level_of_a_processor(features, name):

@@ -24,7 +24,7 @@ from kansformer.ops.native.cache import (
 
 HERE = Path(__file__).parent
 SOURCES = (
-    *("curves.cpp", "edges.cpp", "edges_bf16.cpp", "edges_dense.cpp", "threads.cpp"),
+    *("curves.cpp", "edges.cpp", "edges_pairs.cpp", "edges_tiles.cpp", "threads.cpp"),
     *("symbols.cpp", "symbols_judge.cpp", "symbols_refine.cpp", "symbols_search.cpp"),
 )
 # No -ffast-math: NaN and infinity keep their meaning. Of OpenMP only loops that are vectors: nothing is linked.

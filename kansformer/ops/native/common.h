@@ -37,7 +37,7 @@ static inline float sum(Vector v) {
 }
 
 // What every kernel gets; the same fields, in the same order, as `Arguments` in library.py. Pointers to what is absent or
-// not wanted are null. In edges_bf16.cpp and edges_dense.cpp some of them lead to bfloat16.
+// not wanted are null. In edges_pairs.cpp and edges_tiles.cpp some of them lead to bfloat16.
 struct Arguments {
   int64_t size;  // of this struct, as Python knows it
   float *y, *dx, *dbase, *dfactor, *dcoefficients, *ddenominator;

@@ -78,9 +78,9 @@ struct Prepared {
 struct Cut {
   int64_t token_blocks, output_blocks, outputs_per_task;
   int tokens_per_task;
-  Cut(int64_t tokens, int64_t outputs, int width, int threads) {
-    int64_t per_thread = (tokens + threads - 1) / threads;
-    tokens_per_task = int(std::min<int64_t>(TOKENS, std::max<int64_t>(MASK, (per_thread + MASK - 1) / MASK * MASK)));
+  Cut(int64_t tokens, int64_t outputs, int width, int threads, int least = MASK, int most = TOKENS) {
+    const int64_t per_thread = (tokens + threads - 1) / threads;
+    tokens_per_task = int(std::min<int64_t>(most, std::max<int64_t>(1, (per_thread + least - 1) / least) * least));
     token_blocks = (tokens + tokens_per_task - 1) / tokens_per_task;
     const int64_t tiles = (outputs + width - 1) / width;
     const int64_t wanted = token_blocks >= threads ? 1 : (threads + token_blocks - 1) / std::max<int64_t>(1, token_blocks);

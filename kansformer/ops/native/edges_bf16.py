@@ -1,12 +1,12 @@
 """Edges in bfloat16: weights and basis values are multiplied as such and added in float32, in one of two forms.
 
-`pairs` is the way of float32, with the processor's instructions for pairs of bfloat16. `dense` is for a processor with
-a matrix unit (AMX): all basis values of a chunk of tokens are written out, and matrix products do the rest.
+`tiles` is for a processor with a matrix unit (AMX) and multiplies all basis values, zeros too. `pairs` is the way of
+float32, with the processor's instructions for pairs of bfloat16.
 
 Shape letters: N tokens, I inputs, O outputs, C coefficients.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import torch
@@ -16,24 +16,19 @@ from kansformer.ops.gradients import constant_when_compiled
 from kansformer.ops.native.kernels import Settings, call, sizes_of_edges
 from kansformer.ops.native.library import library
 
-DENSE_CHUNK = 2**21
-"""Basis values that the dense form writes out at a time: 4 MiB of bfloat16."""
-
-MAX_CHUNK = 1024
-"""Tokens in a chunk at most: a chunk's weight gradient is rounded to bfloat16 before chunks are added up."""
+MIN_TOKENS = 16
+"""For fewer it does not pay to bring the weights into the order of the matrix unit."""
 
 
 @constant_when_compiled
-def form() -> str | None:
-    """How this processor multiplies bfloat16: `dense`, `pairs`, or None where float32 is as fast."""
-    return _form()
+def forms() -> tuple[str, ...]:
+    """How this processor multiplies bfloat16, the fastest first; nothing where float32 is as fast."""
+    return _forms()
 
 
 @cache
-def _form() -> str | None:
-    if torch.cpu._is_amx_tile_supported():
-        return "dense"
-    return "pairs" if library().edges_bf16_supported() else None
+def _forms() -> tuple[str, ...]:
+    return tuple(form for form in ("tiles", "pairs") if _kernel(form, "supported")())
 
 
 def evaluate_edges(
@@ -44,12 +39,7 @@ def evaluate_edges(
         raise AssertionError("edges in bfloat16 are summed onto a base")
     y_NO, x_NI = torch.empty_like(base_NO, memory_format=torch.contiguous_format), x_NI.float()
     tensors = dict(y=y_NO, base=base_NO, x=x_NI, coefficients=coefficients_ICO, domain=domain_I2)
-    if form() == "dense":
-        weights = coefficients_ICO.flatten(0, 1)
-        for rows, e in _expanded(x_NI, coefficients_ICO, domain_I2, settings):
-            torch.addmm(base_NO[rows], e, weights, out=y_NO[rows])
-    else:
-        call(library().edges_bf16_forward, settings, sizes_of_edges(x_NI, coefficients_ICO), tensors)
+    call(_kernel(_form_for(x_NI), "forward"), settings, sizes_of_edges(x_NI, coefficients_ICO), tensors)
     return y_NO
 
 
@@ -62,49 +52,24 @@ def differentiate_edges(
     domain_I2: Tensor,
 ) -> list[Tensor | None]:
     """Gradients of x and the coefficients, those that are wanted."""
-    gradient, x = gradient_NO.contiguous(), x_NI.float().contiguous()
-    coefficients = coefficients_ICO.contiguous()
-    dx = torch.empty_like(x) if needs_grad[0] else None
-    da = torch.empty_like(coefficients, dtype=torch.float32) if needs_grad[1] else None
-    if form() == "dense":
-        _backward_dense(dx, da, gradient, x, coefficients, domain_I2, settings)
-    else:
-        sizes = sizes_of_edges(x, coefficients)
-        tensors = dict(gradient=gradient, x=x, coefficients=coefficients, domain=domain_I2)
-        if dx is not None:
-            call(library().edges_bf16_input_gradient, settings, sizes, {"dx": dx, **tensors})
-        if da is not None:
-            call(library().edges_bf16_weight_gradient, settings, sizes, {"dcoefficients": da, **tensors})
-    return [None if dx is None else dx.to(x_NI.dtype), None if da is None else da.to(coefficients.dtype)]
+    x, form, sizes = x_NI.float().contiguous(), _form_for(x_NI), sizes_of_edges(x_NI, coefficients_ICO)
+    tensors = dict(gradient=gradient_NO.contiguous(), x=x, domain=domain_I2)
+    dx = da = None
+    if needs_grad[0]:
+        dx = torch.empty_like(x)
+        call(_kernel(form, "input_gradient"), settings, sizes, dict(dx=dx, coefficients=coefficients_ICO, **tensors))
+        dx = dx.to(x_NI.dtype)
+    if needs_grad[1]:
+        dtype = torch.bfloat16 if form == "tiles" else torch.float32  # in which pairs add up
+        da = torch.empty_like(coefficients_ICO, dtype=dtype, memory_format=torch.contiguous_format)
+        call(_kernel(form, "weight_gradient"), settings, sizes, dict(dcoefficients=da, **tensors))
+        da = da.to(torch.bfloat16)
+    return [dx, da]
 
 
-def _backward_dense(dx, da, gradient, x, coefficients, domain, settings):
-    weights = coefficients.flatten(0, 1)
-    if da is not None:
-        total = da.zero_().flatten(0, 1)
-        for rows, e in _expanded(x, coefficients, domain, settings):
-            total += e.t() @ gradient[rows]
-    if dx is not None:
-        for rows in _chunks(x, coefficients):
-            de = gradient[rows] @ weights.t()
-            sizes = (len(de), x.shape[1], 0, 0)
-            call(library().edges_contract, settings, sizes, dict(dx=dx[rows], gradient=de, x=x[rows], domain=domain))
+def _form_for(x_NI: Tensor) -> str:
+    return forms()[0 if x_NI.shape[0] >= MIN_TOKENS else -1]
 
 
-def _expanded(x: Tensor, coefficients: Tensor, domain: Tensor, settings: Settings) -> Iterator[tuple[slice, Tensor]]:
-    """The basis values (rows, I·C) of one chunk of tokens after the other, in the same memory."""
-    width = coefficients.shape[0] * coefficients.shape[1]
-    memory = None
-    for rows in _chunks(x, coefficients):
-        piece = x[rows]
-        if memory is None or memory.shape[0] != piece.shape[0]:
-            memory = torch.empty(piece.shape[0], width, dtype=torch.bfloat16, device="cpu")
-        call(library().edges_expand, settings, (*piece.shape, 0, 0), dict(y=memory, x=piece, domain=domain))
-        yield rows, memory
-
-
-def _chunks(x: Tensor, coefficients: Tensor) -> Iterator[slice]:
-    chunk = DENSE_CHUNK // (coefficients.shape[0] * coefficients.shape[1])
-    chunk = min(MAX_CHUNK, max(1, chunk))
-    for begin in range(0, x.shape[0], chunk):
-        yield slice(begin, begin + chunk)
+def _kernel(form: str, name: str) -> Callable[..., int]:
+    return getattr(library(), f"edges_{form}_{name}")

@@ -54,8 +54,8 @@ KERNELS: dict[str, type[ctypes.Structure]] = {
     **dict.fromkeys(
         (
             *("curves_forward", "curves_backward", "edges_forward", "edges_input_gradient", "edges_weight_gradient"),
-            *("edges_bf16_forward", "edges_bf16_input_gradient", "edges_bf16_weight_gradient"),
-            *("edges_expand", "edges_contract"),
+            *("edges_pairs_forward", "edges_pairs_input_gradient", "edges_pairs_weight_gradient"),
+            *("edges_tiles_forward", "edges_tiles_input_gradient", "edges_tiles_weight_gradient"),
         ),
         Arguments,
     ),

@@ -49,7 +49,7 @@ def computes(activation: str, x: Tensor, curves: Curves, factor: Tensor | None) 
 
 def multiplies_bfloat16() -> bool:
     """Whether edges onto a bfloat16 base are multiplied in bfloat16."""
-    return edges_bf16.form() is not None
+    return bool(edges_bf16.forms())
 
 
 def apply_curves(x: Tensor, curves: Curves, base: Tensor | str | None = None, factor: Tensor | None = None) -> Tensor:

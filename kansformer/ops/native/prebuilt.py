@@ -35,13 +35,17 @@ class Level:
 _V3 = frozenset({"avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"})
 _V4 = _V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 
+_V4_FLAGS = ("-march=x86-64-v4", "-mprefer-vector-width=512")
+_AMX = frozenset({"amx_tile", "amx_bf16"})
+
 LEVELS = (
-    Level("avx512_bf16", ("-march=x86-64-v4", "-mavx512bf16", "-mprefer-vector-width=512"), _V4 | {"avx512_bf16"}),
-    Level("avx512", ("-march=x86-64-v4", "-mprefer-vector-width=512"), _V4),
+    Level("amx", (*_V4_FLAGS, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"), _V4 | {"avx512_bf16"} | _AMX),
+    Level("avx512_bf16", (*_V4_FLAGS, "-mavx512bf16"), _V4 | {"avx512_bf16"}),
+    Level("avx512", _V4_FLAGS, _V4),
     Level("avx2", ("-march=x86-64-v3",), _V3),
     Level("x86_64", ("-march=x86-64",), frozenset()),
 )
-"""The fastest first. Processors with a matrix unit (AMX) have no level of their own: PyTorch multiplies for them."""
+"""The fastest first."""
 
 
 def find_prebuilt() -> Path | None:

@@ -280,23 +280,23 @@ void weight_gradient(float* da, const bf16* g, const float* x, const float* doma
 
 }  // namespace
 
-EXPORT int edges_bf16_supported() { return 1; }
+EXPORT int edges_pairs_supported() { return 1; }
 
-EXPORT int edges_bf16_forward(const Arguments* c) {
+EXPORT int edges_pairs_forward(const Arguments* c) {
   RUN(forward, c, (bf16*)c->y, (const bf16*)c->base, c->x, (const bf16*)c->coefficients, c->domain, c->table)
 }
-EXPORT int edges_bf16_input_gradient(const Arguments* c) {
+EXPORT int edges_pairs_input_gradient(const Arguments* c) {
   RUN(input_gradient, c, c->dx, (const bf16*)c->gradient, c->x, (const bf16*)c->coefficients, c->domain, c->table)
 }
-EXPORT int edges_bf16_weight_gradient(const Arguments* c) {
+EXPORT int edges_pairs_weight_gradient(const Arguments* c) {
   RUN(weight_gradient, c, c->dcoefficients, (const bf16*)c->gradient, c->x, c->domain, c->table)
 }
 
 #else
 
-EXPORT int edges_bf16_supported() { return 0; }
-EXPORT int edges_bf16_forward(const Arguments*) { return 1; }
-EXPORT int edges_bf16_input_gradient(const Arguments*) { return 1; }
-EXPORT int edges_bf16_weight_gradient(const Arguments*) { return 1; }
+EXPORT int edges_pairs_supported() { return 0; }
+EXPORT int edges_pairs_forward(const Arguments*) { return 1; }
+EXPORT int edges_pairs_input_gradient(const Arguments*) { return 1; }
+EXPORT int edges_pairs_weight_gradient(const Arguments*) { return 1; }
 
 #endif
