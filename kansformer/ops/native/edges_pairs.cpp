@@ -268,10 +268,15 @@ void weight_gradient(float* da, const bf16* g, const float* x, const float* doma
           }
         }
         // Unpacking took the outputs of every eight by fours: the first four lie in even vectors, the rest in odd ones.
+        const int columns = int(std::min<int64_t>(WIDTH, s.outputs - o));
         for (int r = 0; r < inputs * coefficients; r++)
-          for (int c = 0; c < std::min<int64_t>(WIDTH, s.outputs - o); c++) {
-            const int vector = c / 32 * 2 + c % 8 / 4, lane = c % 32 / 8 * 4 + c % 4;
-            out[r * s.outputs + o + c] += slab[r * WIDTH + 16 * vector + lane];
+          for (int c = 0; c < columns; c += 4) {
+            const float* four = &slab[r * WIDTH + 16 * (c / 32 * 2 + c % 8 / 4) + c % 32 / 8 * 4];
+            float* to = out + r * s.outputs + o + c;
+            if (c + 4 <= columns)
+              for (int i = 0; i < 4; i++) to[i] += four[i];
+            else
+              for (int i = 0; i < columns - c; i++) to[i] += four[i];
           }
       }
     }
