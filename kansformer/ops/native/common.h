@@ -30,11 +30,25 @@ typedef float VectorInMemory __attribute__((vector_size(4 * LANES), aligned(4), 
 
 static inline Vector load(const float* p) { return *reinterpret_cast<const VectorInMemory*>(p); }
 static inline void store(float* p, Vector v) { *reinterpret_cast<VectorInMemory*>(p) = v; }
-static inline float sum(Vector v) {
-  float total = 0;
-  for (int lane = 0; lane < LANES; lane++) total += v[lane];
-  return total;
+
+// Four numbers, and a vector's sum as four numbers that remain to be added.
+typedef float Quad __attribute__((vector_size(16), may_alias));
+typedef float QuadInMemory __attribute__((vector_size(16), aligned(4), may_alias));
+
+static inline Quad load_quad(const float* p) { return *reinterpret_cast<const QuadInMemory*>(p); }
+static inline void store_quad(float* p, Quad v) { *reinterpret_cast<QuadInMemory*>(p) = v; }
+static inline float sum(Quad v) { return (v[0] + v[1]) + (v[2] + v[3]); }
+#if defined(__AVX__)
+static inline Quad fold(__m256 v) { return Quad(_mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1))); }
+#else
+static inline Quad fold(Vector v) { return v; }
+#endif
+#if defined(__AVX512F__)
+static inline Quad fold(__m512 v) {
+  const __m256d upper = _mm512_extractf64x4_pd(_mm512_castps_pd(v), 1);
+  return fold(_mm256_add_ps(_mm512_castps512_ps256(v), _mm256_castpd_ps(upper)));
 }
+#endif
 
 // What every kernel gets; the same fields, in the same order, as `Arguments` in library.py. Pointers to what is absent or
 // not wanted are null. In edges_pairs.cpp and edges_tiles.cpp some of them lead to bfloat16.

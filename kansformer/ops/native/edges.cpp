@@ -15,15 +15,17 @@ namespace {
 
 constexpr int VECTORS = LANES == 16 ? 4 : 2;  // vectors in a tile's width: (K + 1) · VECTORS of A fit the registers
 constexpr int WIDTH = VECTORS * LANES;        // outputs in a tile
+constexpr int LONG = 8 * LANES;               // outputs in a tile of the input gradient, whose A is read from the cache
 
-// Copies between a matrix and a tile of WIDTH columns; columns that do not exist are zero.
+// Copies between a matrix and a tile of so many columns; columns that do not exist are zero.
+template <int TILE = WIDTH>
 inline void take_tile(float* tile, const float* matrix, int64_t stride, int rows, int columns) {
-  if (columns == WIDTH)
+  if (columns == TILE)
     for (int r = 0; r < rows; r++)
-      for (int v = 0; v < VECTORS; v++) store(tile + r * WIDTH + v * LANES, load(matrix + r * stride + v * LANES));
+      for (int c = 0; c < TILE; c += LANES) store(tile + r * TILE + c, load(matrix + r * stride + c));
   else
     for (int r = 0; r < rows; r++)
-      for (int c = 0; c < WIDTH; c++) tile[r * WIDTH + c] = c < columns ? matrix[r * stride + c] : 0.f;
+      for (int c = 0; c < TILE; c++) tile[r * TILE + c] = c < columns ? matrix[r * stride + c] : 0.f;
 }
 
 inline void give_tile(float* matrix, const float* tile, int64_t stride, int rows, int columns) {
@@ -96,56 +98,70 @@ void forward(float* y, const float* base, const float* x, const float* a, const 
   });
 }
 
+// The input gradients of COUNT tokens of one interval, as far as a tile of outputs gives them.
+template <int K, int COUNT>
+inline void add_slopes(float* sums, const float* gradients, const float* rows, const float* basis,
+                       const int (&tokens)[COUNT]) {
+  Vector product[COUNT][K + 1] = {};
+  for (int o = 0; o < LONG; o += LANES) {
+    Vector gradient[COUNT];
+    for (int t = 0; t < COUNT; t++) gradient[t] = load(gradients + tokens[t] * LONG + o);
+    for (int k = 0; k <= K; k++) {
+      const Vector row = load(rows + k * LONG + o);
+      for (int t = 0; t < COUNT; t++) product[t][k] += gradient[t] * row;
+    }
+  }
+  for (int t = 0; t < COUNT; t++) {
+    Vector total = basis[tokens[t]] * product[t][0];
+    for (int k = 1; k <= K; k++) total += basis[k * MASK + tokens[t]] * product[t][k];
+    float* sum = sums + 4 * tokens[t];
+    store_quad(sum, load_quad(sum) + fold(total));
+  }
+}
+
 template <int K>
 void input_gradient(float* dx, const float* g, const float* x, const float* a, const float* domain,
                     const float* table, const Shape s, int threads) {
   const Segments<K> segments(table);
   const int coefficients = s.grid + K;
-  const Cut cut(s.tokens, WIDTH, WIDTH, threads);
+  const Cut cut(s.tokens, LONG, LONG, threads);
   parallel(cut.token_blocks, threads, [&](int64_t task) {
     Prepared<K> prepared(s.grid);
-    Buffer<float> slab(int64_t(INPUTS) * coefficients * WIDTH), tile(MASK * WIDTH);
-    Buffer<float> partial(int64_t(INPUTS) * TOKENS * LANES);  // per input and token, one vector that is summed at the end
+    Buffer<float> slab(int64_t(INPUTS) * coefficients * LONG), tile(MASK * LONG);
+    Buffer<float> partial(int64_t(INPUTS) * TOKENS * 4);  // per input and token, four numbers that are summed at the end
     const int64_t first_token = task * cut.tokens_per_task;
     const int tokens = int(std::min<int64_t>(cut.tokens_per_task, s.tokens - first_token));
     for (int64_t i0 = 0; i0 < s.inputs; i0 += INPUTS) {
       const int inputs = int(std::min<int64_t>(INPUTS, s.inputs - i0));
       prepared.template fill<true>(x, domain, s, segments, first_token, tokens, i0, inputs);
-      std::memset(partial.data, 0, sizeof(float) * int64_t(INPUTS) * TOKENS * LANES);
-      for (int64_t o = 0; o < s.outputs; o += WIDTH) {
-        const int columns = int(std::min<int64_t>(WIDTH, s.outputs - o));
-        take_tile(slab.data, a + i0 * coefficients * s.outputs + o, s.outputs, inputs * coefficients, columns);
+      std::memset(partial.data, 0, sizeof(float) * int64_t(INPUTS) * TOKENS * 4);
+      for (int64_t o = 0; o < s.outputs; o += LONG) {
+        const int columns = int(std::min<int64_t>(LONG, s.outputs - o));
+        take_tile<LONG>(slab.data, a + i0 * coefficients * s.outputs + o, s.outputs, inputs * coefficients, columns);
         for (int n0 = 0; n0 < tokens; n0 += MASK) {
           const int rows = std::min(MASK, tokens - n0);
-          take_tile(tile.data, g + (first_token + n0) * s.outputs + o, s.outputs, rows, columns);
+          take_tile<LONG>(tile.data, g + (first_token + n0) * s.outputs + o, s.outputs, rows, columns);
           for (int i = 0; i < inputs; i++) {
             const float* basis = prepared.basis_of(i, n0 / MASK);
             const uint64_t* masks = prepared.masks_of(i, n0 / MASK);
-            float* sums = partial.data + (int64_t(i) * TOKENS + n0) * LANES;
+            float* sums = partial.data + (int64_t(i) * TOKENS + n0) * 4;
             for (int q = 0; q < s.grid; q++) {
-              uint64_t mask = masks[q];
-              if (!mask) continue;
-              Rows<K> w;
-              w.take(slab.data + (i * coefficients + q) * WIDTH);
-              do {
-                const int n = __builtin_ctzll(mask);
+              const float* alive = slab.data + (i * coefficients + q) * LONG;
+              for (uint64_t mask = masks[q]; mask;) {
+                const int first = __builtin_ctzll(mask);
                 mask &= mask - 1;
-                const float* in = tile.data + n * WIDTH;
-                Vector product[K + 1];
-                for (int k = 0; k <= K; k++) product[k] = load(in) * w.v[k][0];
-                for (int z = 1; z < VECTORS; z++)
-                  for (int k = 0; k <= K; k++) product[k] += load(in + z * LANES) * w.v[k][z];
-                Vector total = load(sums + n * LANES);
-                for (int k = 0; k <= K; k++) total += basis[k * MASK + n] * product[k];
-                store(sums + n * LANES, total);
-              } while (mask);
+                if (!mask) {
+                  add_slopes<K, 1>(sums, tile.data, alive, basis, {first});
+                } else {
+                  add_slopes<K, 2>(sums, tile.data, alive, basis, {first, __builtin_ctzll(mask)});
+                  mask &= mask - 1;
+                }
+              }
             }
           }
         }
       }
-      for (int n = 0; n < tokens; n++)
-        for (int i = 0; i < inputs; i++)
-          dx[(first_token + n) * s.inputs + i0 + i] = sum(load(partial.data + (int64_t(i) * TOKENS + n) * LANES));
+      give_columns(dx + first_token * s.inputs + i0, s.inputs, partial.data, tokens, inputs);
     }
   });
 }

@@ -89,6 +89,18 @@ struct Cut {
   }
 };
 
+// Write columns of TOKENS numbers, each as four numbers that remain to be added, into a matrix.
+static inline void give_columns(float* matrix, int64_t stride, const float* columns, int rows, int inputs) {
+  Buffer<float> block(MASK * INPUTS);  // neither side is written or read at one stride for long
+  for (int n0 = 0; n0 < rows; n0 += MASK) {
+    const int alive = std::min(MASK, rows - n0);
+    for (int i = 0; i < inputs; i++)
+      for (int n = 0; n < alive; n++) block[n * INPUTS + i] = sum(load_quad(columns + (int64_t(i) * TOKENS + n0 + n) * 4));
+    for (int n = 0; n < alive; n++)
+      std::memcpy(matrix + (n0 + n) * stride, &block[n * INPUTS], inputs * sizeof(float));
+  }
+}
+
 inline Shape shape_of(const Arguments& c) { return {c.tokens, c.inputs, c.outputs, c.grid, c.extrapolation}; }
 
 // The body of an exported kernel: `kernel` of the basis's order.

@@ -158,13 +158,13 @@ void input_gradient(float* dx, const bf16* g, const float* x, const bf16* a, con
   parallel(cut.token_blocks, threads, [&](int64_t task) {
     Prepared<K> prepared(s.grid);
     Buffer<bf16> slab(int64_t(INPUTS) * coefficients * WIDTH), tile(MASK * WIDTH);
-    Buffer<float> partial(int64_t(INPUTS) * TOKENS * 16);
+    Buffer<float> partial(int64_t(INPUTS) * TOKENS * 4);
     const int64_t first_token = task * cut.tokens_per_task;
     const int tokens = int(std::min<int64_t>(cut.tokens_per_task, s.tokens - first_token));
     for (int64_t i0 = 0; i0 < s.inputs; i0 += INPUTS) {
       const int inputs = int(std::min<int64_t>(INPUTS, s.inputs - i0));
       prepared.template fill<true>(x, domain, s, segments, first_token, tokens, i0, inputs);
-      std::memset(partial.data, 0, sizeof(float) * int64_t(INPUTS) * TOKENS * 16);
+      std::memset(partial.data, 0, sizeof(float) * int64_t(INPUTS) * TOKENS * 4);
       for (int64_t o = 0; o < s.outputs; o += WIDTH) {
         take_tile<VECTORS>(slab.data, a + i0 * coefficients * s.outputs + o, s.outputs, inputs * coefficients,
                            s.outputs - o);
@@ -174,7 +174,7 @@ void input_gradient(float* dx, const bf16* g, const float* x, const bf16* a, con
           for (int i = 0; i < inputs; i++) {
             const float* basis = prepared.basis_of(i, n0 / MASK);
             const uint64_t* masks = prepared.masks_of(i, n0 / MASK);
-            float* sums = partial.data + (int64_t(i) * TOKENS + n0) * 16;
+            float* sums = partial.data + (int64_t(i) * TOKENS + n0) * 4;
             for (int q = 0; q < s.grid; q++) {
               uint64_t mask = masks[q];
               if (!mask) continue;
@@ -191,19 +191,16 @@ void input_gradient(float* dx, const bf16* g, const float* x, const bf16* a, con
                   const __m512i gradient = _mm512_loadu_si512(tile.data + n * WIDTH + 32 * z);
                   for (int k = 0; k <= K; k++) product[k] = multiply_pairs(product[k], gradient, w[k][z]);
                 }
-                __m512 total = _mm512_loadu_ps(sums + n * 16);
+                __m512 total = _mm512_setzero_ps();
                 for (int k = 0; k <= K; k++)
                   total = _mm512_fmadd_ps(_mm512_set1_ps(basis[k * MASK + n]), product[k], total);
-                _mm512_storeu_ps(sums + n * 16, total);
+                store_quad(sums + 4 * n, load_quad(sums + 4 * n) + fold(total));
               } while (mask);
             }
           }
         }
       }
-      for (int n = 0; n < tokens; n++)
-        for (int i = 0; i < inputs; i++)
-          dx[(first_token + n) * s.inputs + i0 + i] =
-              _mm512_reduce_add_ps(_mm512_loadu_ps(partial.data + (int64_t(i) * TOKENS + n) * 16));
+      give_columns(dx + first_token * s.inputs + i0, s.inputs, partial.data, tokens, inputs);
     }
   });
 }

@@ -9,8 +9,6 @@
 
 typedef Vector Lanes;
 typedef int IntLanes __attribute__((vector_size(4 * LANES)));
-typedef float Quad __attribute__((vector_size(16), may_alias));
-typedef float QuadInMemory __attribute__((vector_size(16), aligned(4), may_alias));
 
 #define INLINE inline __attribute__((always_inline))
 
