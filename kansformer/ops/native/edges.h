@@ -78,9 +78,10 @@ struct Prepared {
 struct Cut {
   int64_t token_blocks, output_blocks, outputs_per_task;
   int tokens_per_task;
-  Cut(int64_t tokens, int64_t outputs, int width, int threads, int least = MASK, int most = TOKENS) {
+  Cut(int64_t tokens, int64_t outputs, int width, int threads, int multiple = MASK,
+      int maximum = TOKENS) {
     const int64_t per_thread = (tokens + threads - 1) / threads;
-    tokens_per_task = int(std::min<int64_t>(most, std::max<int64_t>(1, (per_thread + least - 1) / least) * least));
+    tokens_per_task = int(std::min<int64_t>(maximum, std::max<int64_t>(1, (per_thread + multiple - 1) / multiple) * multiple));
     token_blocks = (tokens + tokens_per_task - 1) / tokens_per_task;
     const int64_t tiles = (outputs + width - 1) / width;
     const int64_t wanted = token_blocks >= threads ? 1 : (threads + token_blocks - 1) / std::max<int64_t>(1, token_blocks);
@@ -89,9 +90,9 @@ struct Cut {
   }
 };
 
-// Write columns of TOKENS numbers, each as four numbers that remain to be added, into a matrix.
+// Write columns of TOKENS sums, each given as four numbers that remain to be added, into a matrix.
 static inline void give_columns(float* matrix, int64_t stride, const float* columns, int rows, int inputs) {
-  Buffer<float> block(MASK * INPUTS);  // neither side is written or read at one stride for long
+  Buffer<float> block(MASK * INPUTS);
   for (int n0 = 0; n0 < rows; n0 += MASK) {
     const int alive = std::min(MASK, rows - n0);
     for (int i = 0; i < inputs; i++)

@@ -1,5 +1,5 @@
 // The kernels of edges.cpp for bfloat16 weights on a matrix unit (AMX), which multiplies tiles of 16 rows. All C basis
-// values of some tokens and inputs are written out, zeros too, where the cache holds them, and multiplied at once:
+// values of a block of tokens and inputs, the zeros included, are written to the cache and multiplied there:
 //
 //   forward           y = base + e W       e[n, i·C + c] = B_c(x_ni), W[i·C + c, o] = A[i, c, o]
 //   input gradient    ∂e = g W^T,          ∂x_ni = Σ_c B_c'(x_ni) ∂e[n, i·C + c]
@@ -55,11 +55,11 @@ void forward(bf16* y, const bf16* base, const float* x, const bf16* a, const flo
   const Segments<K> segments(table);
   const int coefficients = s.grid + K, span = span_of(coefficients);
   const int64_t spans = (s.inputs + span - 1) / span, panels = (s.outputs + SIDE - 1) / SIDE;
-  const int64_t most = round_up(span * coefficients, STEP);
-  Buffer<bf16> weights(spans * panels * most * SIDE);
+  const int64_t widest = round_up(span * coefficients, STEP);
+  Buffer<bf16> weights(spans * panels * widest * SIDE);
   parallel(spans * panels, threads, [&](int64_t task) {
     const int64_t i0 = task / panels * span, o = task % panels * SIDE;
-    pack_columns(&weights[task * most * SIDE], a + i0 * coefficients * s.outputs + o, s.outputs,
+    pack_columns(&weights[task * widest * SIDE], a + i0 * coefficients * s.outputs + o, s.outputs,
                  std::min<int64_t>(span, s.inputs - i0) * coefficients, s.outputs - o);
   });
   const Cut cut(s.tokens, s.outputs, SIDE, threads, MASK, BLOCK);
@@ -71,17 +71,17 @@ void forward(bf16* y, const bf16* base, const float* x, const bf16* a, const flo
     const int64_t stride = cut.outputs_per_task + APART;
     const Tiles tiles;
     Buffer<float> sums(cut.tokens_per_task * stride);
-    Buffer<bf16> e(cut.tokens_per_task * most);
+    Buffer<bf16> e(cut.tokens_per_task * widest);
     std::memset(sums.data, 0, sizeof(float) * cut.tokens_per_task * stride);
     for (int64_t i0 = 0; i0 < s.inputs; i0 += span) {
       const int inputs = int(std::min<int64_t>(span, s.inputs - i0));
       const int steps = (inputs * coefficients + STEP - 1) / STEP;
       expand<K>(e.data, x + first_token * s.inputs + i0, domain + 2 * i0, s, segments, tokens, inputs);
       for (int64_t o = 0; o < outputs; o += SIDE) {
-        const bf16* panel = &weights[(i0 / span * panels + (first_output + o) / SIDE) * most * SIDE];
+        const bf16* panel = &weights[(i0 / span * panels + (first_output + o) / SIDE) * widest * SIDE];
         for (int n = 0; n < tokens; n += SIDE)
           tiles.multiply(&sums[n * stride + o], stride, &e[n * steps * STEP],
-                         panel, steps, panel + most * SIDE + n / SIDE * steps * AHEAD);
+                         panel, steps, panel + widest * SIDE + n / SIDE * steps * AHEAD);
       }
     }
     for (int n = 0; n < tokens; n++) {
@@ -97,9 +97,9 @@ void input_gradient(float* dx, const bf16* g, const float* x, const bf16* a, con
                     const Shape s, int threads) {
   const Segments<K> segments(table);
   const int coefficients = s.grid + K, span = span_of(coefficients);
-  const int64_t spans = (s.inputs + span - 1) / span, most = round_up(span * coefficients, SIDE);
-  const int64_t panels = most / SIDE, depth = round_up(s.outputs, STEP);
-  Buffer<bf16> weights(spans * most * depth);
+  const int64_t spans = (s.inputs + span - 1) / span, widest = round_up(span * coefficients, SIDE);
+  const int64_t panels = widest / SIDE, depth = round_up(s.outputs, STEP);
+  Buffer<bf16> weights(spans * widest * depth);
   parallel(spans * panels, threads, [&](int64_t task) {
     const int64_t i0 = task / panels * span, r = task % panels * SIDE;
     pack_rows<false>(&weights[task * SIDE * depth], a + (i0 * coefficients + r) * s.outputs, s.outputs,
@@ -111,7 +111,7 @@ void input_gradient(float* dx, const bf16* g, const float* x, const bf16* a, con
     const int tokens = int(std::min<int64_t>(cut.tokens_per_task, s.tokens - first_token));
     const Tiles tiles;
     Buffer<bf16> gradients(cut.tokens_per_task * depth);
-    Buffer<float> de(most * stride);  // a row per coefficient
+    Buffer<float> de(widest * stride);  // a row per coefficient
     float columns[SPAN][MASK] = {}, slopes[K + 1][MASK];
     for (int n = 0; n < tokens; n += SIDE)
       pack_rows<true>(&gradients[n * depth], g + (first_token + n) * s.outputs, s.outputs, tokens - n, s.outputs);
@@ -120,7 +120,7 @@ void input_gradient(float* dx, const bf16* g, const float* x, const bf16* a, con
       std::memset(de.data, 0, sizeof(float) * round_up(rows, SIDE) * stride);
       for (int r = 0; r < rows; r += SIDE)
         for (int64_t o = 0; o < depth; o += STEPS * STEP) {
-          const bf16* panel = &weights[(i0 / span * most + r) * depth + o * SIDE];
+          const bf16* panel = &weights[(i0 / span * widest + r) * depth + o * SIDE];
           const int steps = int(std::min<int64_t>(STEPS, (depth - o) / STEP));
           for (int n = 0; n < tokens; n += SIDE)
             tiles.multiply(&de[r * stride + n], stride, panel, &gradients[n * depth + o * SIDE], steps,
