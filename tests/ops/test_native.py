@@ -63,15 +63,17 @@ def test_inputs_that_are_not_finite_spoil_their_own_token_only(make_case, known_
     assert_close_to_float64(gradients["x"][finite], expected_gradients["x"][finite], torch.float32)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
-def test_any_number_of_threads_gives_the_same_bits(make_case, known_basis, operation, threads):
-    case = make_case(known_basis, operation, 300, 130, 66).to(torch.float32)
+@pytest.mark.parametrize("threads", [2, 3, 16])
+@pytest.mark.parametrize("tokens", [20, 300])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_any_number_of_threads_gives_the_same_bits(make_case, known_basis, operation, threads, tokens, dtype):
+    case = make_case(known_basis, operation, tokens, 130, 66).to(dtype)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        expected, expected_gradients = run(NATIVE[operation], operation, case)
+        expected, expected_gradients = run(NATIVE[operation], operation, case, ("base",))
         torch.set_num_threads(threads)
-        actual, gradients = run(NATIVE[operation], operation, case)
+        actual, gradients = run(NATIVE[operation], operation, case, ("base",))
     finally:
         torch.set_num_threads(before)
     assert torch.equal(actual, expected)

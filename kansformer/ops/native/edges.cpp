@@ -100,10 +100,10 @@ void forward(float* y, const float* base, const float* x, const float* a, const 
 
 // The input gradients of COUNT tokens of one interval, as far as a tile of outputs gives them.
 template <int K, int COUNT>
-inline void add_slopes(float* sums, const float* gradients, const float* rows, const float* basis,
+inline void add_slopes(float* sums, const float* gradients, const float* rows, int outputs, const float* basis,
                        const int (&tokens)[COUNT]) {
   Vector product[COUNT][K + 1] = {};
-  for (int o = 0; o < LONG; o += LANES) {
+  for (int o = 0; o < outputs; o += LANES) {
     Vector gradient[COUNT];
     for (int t = 0; t < COUNT; t++) gradient[t] = load(gradients + tokens[t] * LONG + o);
     for (int k = 0; k <= K; k++) {
@@ -134,7 +134,7 @@ void input_gradient(float* dx, const float* g, const float* x, const float* a, c
     for (int64_t i0 = 0; i0 < s.inputs; i0 += INPUTS) {
       const int inputs = int(std::min<int64_t>(INPUTS, s.inputs - i0));
       prepared.template fill<true>(x, domain, s, segments, first_token, tokens, i0, inputs);
-      std::memset(partial.data, 0, sizeof(float) * int64_t(INPUTS) * TOKENS * 4);
+      std::memset(partial.data, 0, sizeof(float) * int64_t(inputs) * TOKENS * 4);
       for (int64_t o = 0; o < s.outputs; o += LONG) {
         const int columns = int(std::min<int64_t>(LONG, s.outputs - o));
         take_tile<LONG>(slab.data, a + i0 * coefficients * s.outputs + o, s.outputs, inputs * coefficients, columns);
@@ -151,9 +151,9 @@ void input_gradient(float* dx, const float* g, const float* x, const float* a, c
                 const int first = __builtin_ctzll(mask);
                 mask &= mask - 1;
                 if (!mask) {
-                  add_slopes<K, 1>(sums, tile.data, alive, basis, {first});
+                  add_slopes<K, 1>(sums, tile.data, alive, columns, basis, {first});
                 } else {
-                  add_slopes<K, 2>(sums, tile.data, alive, basis, {first, __builtin_ctzll(mask)});
+                  add_slopes<K, 2>(sums, tile.data, alive, columns, basis, {first, __builtin_ctzll(mask)});
                   mask &= mask - 1;
                 }
               }

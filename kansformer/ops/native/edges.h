@@ -74,14 +74,14 @@ struct Prepared {
   }
 };
 
-// How the tokens × outputs are cut into tasks: whole output rows where the tokens suffice for all threads.
+// How the tokens × outputs are cut into tasks: whole output rows where the tokens suffice for all threads. A task gets a
+// multiple of `unit` tokens, and at most `limit`, a multiple, too.
 struct Cut {
   int64_t token_blocks, output_blocks, outputs_per_task;
   int tokens_per_task;
-  Cut(int64_t tokens, int64_t outputs, int width, int threads, int multiple = MASK,
-      int maximum = TOKENS) {
-    const int64_t per_thread = (tokens + threads - 1) / threads;
-    tokens_per_task = int(std::min<int64_t>(maximum, std::max<int64_t>(1, (per_thread + multiple - 1) / multiple) * multiple));
+  Cut(int64_t tokens, int64_t outputs, int width, int threads, int unit = MASK, int limit = TOKENS) {
+    const int64_t units = ((tokens + threads - 1) / threads + unit - 1) / unit;
+    tokens_per_task = int(std::min<int64_t>(limit, std::max<int64_t>(1, units) * unit));
     token_blocks = (tokens + tokens_per_task - 1) / tokens_per_task;
     const int64_t tiles = (outputs + width - 1) / width;
     const int64_t wanted = token_blocks >= threads ? 1 : (threads + token_blocks - 1) / std::max<int64_t>(1, token_blocks);

@@ -164,7 +164,7 @@ void input_gradient(float* dx, const bf16* g, const float* x, const bf16* a, con
     for (int64_t i0 = 0; i0 < s.inputs; i0 += INPUTS) {
       const int inputs = int(std::min<int64_t>(INPUTS, s.inputs - i0));
       prepared.template fill<true>(x, domain, s, segments, first_token, tokens, i0, inputs);
-      std::memset(partial.data, 0, sizeof(float) * int64_t(INPUTS) * TOKENS * 4);
+      std::memset(partial.data, 0, sizeof(float) * int64_t(inputs) * TOKENS * 4);
       for (int64_t o = 0; o < s.outputs; o += WIDTH) {
         take_tile<VECTORS>(slab.data, a + i0 * coefficients * s.outputs + o, s.outputs, inputs * coefficients,
                            s.outputs - o);

@@ -13,12 +13,13 @@
 
 namespace {
 
-constexpr int STEPS = 16;   // of panels that the first cache holds
-constexpr int SPAN = 64;    // inputs that are expanded together, or fewer: STEPS · STEP values
-constexpr int BLOCK = 256;  // tokens that are multiplied together: their sums stay in the second cache
-constexpr int APART = 16;   // numbers between rows, so that they do not fall on the same few places of a cache
+constexpr int STEPS = 16;    // of panels that the first cache holds
+constexpr int SPAN = 64;     // inputs that are expanded together at most
+constexpr int BLOCK = 256;   // tokens that are multiplied together: their sums stay in the second cache
+constexpr int PADDING = 16;  // numbers between rows, which would else fall on the same few places of a cache
 
-inline int span_of(int coefficients) { return std::max(1, std::min(SPAN, STEPS * STEP / coefficients)); }
+// Inputs that are expanded together, whose basis values are as many as the caches hold.
+inline int span_of(int coefficients, int values) { return std::max(1, std::min(SPAN, values / coefficients)); }
 
 // Basis values of some tokens and inputs as left panels, a row per token.
 template <int K>
@@ -27,11 +28,11 @@ void expand(bf16* e, const float* x, const float* domain, const Shape& s, const 
   constexpr int PAIRS = (K + 2) / 2;
   const int coefficients = s.grid + K;
   const int64_t width = round_up(inputs * coefficients, STEP);
-  Buffer<bf16> line(width + 2 * PAIRS);
-  float widths[SPAN];
+  Buffer<bf16> line(width);
+  float widths[SPAN], basis[2 * PAIRS][SPAN] = {};
   for (int i = 0; i < SPAN; i++) widths[i] = i < inputs ? domain[2 * i + 1] - domain[2 * i] : 1.f;
   for (int n = 0; n < tokens; n++, x += s.inputs) {
-    float unit[SPAN] = {}, basis[2 * PAIRS][SPAN] = {};
+    float unit[SPAN] = {};
     for (int i = 0; i < inputs; i++) unit[i] = (x[i] - domain[2 * i]) / widths[i];
     Places<SPAN> at;
     at.locate(unit, 0.f, 1.f, s.grid);
@@ -53,13 +54,13 @@ template <int K>
 void forward(bf16* y, const bf16* base, const float* x, const bf16* a, const float* domain, const float* table,
              const Shape s, int threads) {
   const Segments<K> segments(table);
-  const int coefficients = s.grid + K, span = span_of(coefficients);
+  const int coefficients = s.grid + K, span = span_of(coefficients, 2 * STEPS * STEP);
   const int64_t spans = (s.inputs + span - 1) / span, panels = (s.outputs + SIDE - 1) / SIDE;
-  const int64_t widest = round_up(span * coefficients, STEP);
-  Buffer<bf16> weights(spans * panels * widest * SIDE);
+  const int64_t padded_span = round_up(span * coefficients, STEP);
+  Buffer<bf16> weights(spans * panels * padded_span * SIDE);
   parallel(spans * panels, threads, [&](int64_t task) {
     const int64_t i0 = task / panels * span, o = task % panels * SIDE;
-    pack_columns(&weights[task * widest * SIDE], a + i0 * coefficients * s.outputs + o, s.outputs,
+    pack_columns(&weights[task * padded_span * SIDE], a + i0 * coefficients * s.outputs + o, s.outputs,
                  std::min<int64_t>(span, s.inputs - i0) * coefficients, s.outputs - o);
   });
   const Cut cut(s.tokens, s.outputs, SIDE, threads, MASK, BLOCK);
@@ -68,20 +69,20 @@ void forward(bf16* y, const bf16* base, const float* x, const bf16* a, const flo
     const int tokens = int(std::min<int64_t>(cut.tokens_per_task, s.tokens - first_token));
     const int64_t first_output = task % cut.output_blocks * cut.outputs_per_task;
     const int64_t outputs = std::min(cut.outputs_per_task, s.outputs - first_output);
-    const int64_t stride = cut.outputs_per_task + APART;
+    const int64_t stride = cut.outputs_per_task + PADDING;
     const Tiles tiles;
     Buffer<float> sums(cut.tokens_per_task * stride);
-    Buffer<bf16> e(cut.tokens_per_task * widest);
+    Buffer<bf16> e(cut.tokens_per_task * padded_span);
     std::memset(sums.data, 0, sizeof(float) * cut.tokens_per_task * stride);
     for (int64_t i0 = 0; i0 < s.inputs; i0 += span) {
       const int inputs = int(std::min<int64_t>(span, s.inputs - i0));
       const int steps = (inputs * coefficients + STEP - 1) / STEP;
       expand<K>(e.data, x + first_token * s.inputs + i0, domain + 2 * i0, s, segments, tokens, inputs);
       for (int64_t o = 0; o < outputs; o += SIDE) {
-        const bf16* panel = &weights[(i0 / span * panels + (first_output + o) / SIDE) * widest * SIDE];
+        const bf16* panel = &weights[(i0 / span * panels + (first_output + o) / SIDE) * padded_span * SIDE];
         for (int n = 0; n < tokens; n += SIDE)
           tiles.multiply(&sums[n * stride + o], stride, &e[n * steps * STEP],
-                         panel, steps, panel + widest * SIDE + n / SIDE * steps * AHEAD);
+                         panel, steps, panel + padded_span * SIDE + n / SIDE * steps * AHEAD);
       }
     }
     for (int n = 0; n < tokens; n++) {
@@ -96,31 +97,33 @@ template <int K>
 void input_gradient(float* dx, const bf16* g, const float* x, const bf16* a, const float* domain, const float* table,
                     const Shape s, int threads) {
   const Segments<K> segments(table);
-  const int coefficients = s.grid + K, span = span_of(coefficients);
-  const int64_t spans = (s.inputs + span - 1) / span, widest = round_up(span * coefficients, SIDE);
-  const int64_t panels = widest / SIDE, depth = round_up(s.outputs, STEP);
-  Buffer<bf16> weights(spans * widest * depth);
+  const int coefficients = s.grid + K, span = span_of(coefficients, STEPS * STEP);
+  const int64_t spans = (s.inputs + span - 1) / span, padded_span = round_up(span * coefficients, SIDE);
+  const int64_t panels = padded_span / SIDE, depth = round_up(s.outputs, STEP);
+  Buffer<bf16> weights(spans * padded_span * depth);
   parallel(spans * panels, threads, [&](int64_t task) {
     const int64_t i0 = task / panels * span, r = task % panels * SIDE;
     pack_rows<false>(&weights[task * SIDE * depth], a + (i0 * coefficients + r) * s.outputs, s.outputs,
                      std::min<int64_t>(span, s.inputs - i0) * coefficients - r, s.outputs);
   });
-  const Cut cut(s.tokens, SIDE, SIDE, threads, MASK, BLOCK);
-  parallel(cut.token_blocks, threads, [&](int64_t task) {
-    const int64_t first_token = task * cut.tokens_per_task, stride = cut.tokens_per_task + APART;
+  const Cut cut(s.tokens, spans, 1, threads, MASK, BLOCK);  // as outputs of the kernel count the spans
+  parallel(cut.token_blocks * cut.output_blocks, threads, [&](int64_t task) {
+    const int64_t first_span = task % cut.output_blocks * cut.outputs_per_task;
+    const int64_t last_span = std::min(first_span + cut.outputs_per_task, spans);
+    const int64_t first_token = task / cut.output_blocks * cut.tokens_per_task, stride = cut.tokens_per_task + PADDING;
     const int tokens = int(std::min<int64_t>(cut.tokens_per_task, s.tokens - first_token));
     const Tiles tiles;
     Buffer<bf16> gradients(cut.tokens_per_task * depth);
-    Buffer<float> de(widest * stride);  // a row per coefficient
+    Buffer<float> de(padded_span * stride);  // a row per coefficient
     float columns[SPAN][MASK] = {}, slopes[K + 1][MASK];
     for (int n = 0; n < tokens; n += SIDE)
       pack_rows<true>(&gradients[n * depth], g + (first_token + n) * s.outputs, s.outputs, tokens - n, s.outputs);
-    for (int64_t i0 = 0; i0 < s.inputs; i0 += span) {
+    for (int64_t i0 = first_span * span; i0 < std::min(last_span * span, s.inputs); i0 += span) {
       const int inputs = int(std::min<int64_t>(span, s.inputs - i0)), rows = inputs * coefficients;
       std::memset(de.data, 0, sizeof(float) * round_up(rows, SIDE) * stride);
       for (int r = 0; r < rows; r += SIDE)
         for (int64_t o = 0; o < depth; o += STEPS * STEP) {
-          const bf16* panel = &weights[(i0 / span * widest + r) * depth + o * SIDE];
+          const bf16* panel = &weights[(i0 / span * padded_span + r) * depth + o * SIDE];
           const int steps = int(std::min<int64_t>(STEPS, (depth - o) / STEP));
           for (int n = 0; n < tokens; n += SIDE)
             tiles.multiply(&de[r * stride + n], stride, panel, &gradients[n * depth + o * SIDE], steps,
@@ -166,7 +169,7 @@ void expand_transposed(bf16* e, int64_t depth, const float* x, const float* doma
     for (int i = 0; i < inputs; i++) {
       Places<MASK> at;
       at.locate(columns[i], domain[2 * i], domain[2 * i + 1] - domain[2 * i], s.grid);
-      for (int n = 0; n < MASK; n++) intervals[n] = n < alive ? uint16_t(at.interval[n]) : uint16_t(0xffff);
+      for (int n = 0; n < MASK; n++) intervals[n] = n < alive ? uint16_t(at.interval[n]) : uint16_t(0x8000);
       for (int k = 0; k <= K; k++) {
         segments.values(basis, k, at, s.extrapolation, s.grid);
 #pragma omp simd
@@ -190,19 +193,19 @@ template <int K>
 void weight_gradient(bf16* da, const bf16* g, const float* x, const float* domain, const float* table, const Shape s,
                      int threads) {
   const Segments<K> segments(table);
-  const int coefficients = s.grid + K, span = std::max(1, span_of(coefficients) / 2);
+  const int coefficients = s.grid + K, span = span_of(coefficients, STEPS * STEP / 2);
   const int64_t panels = (s.outputs + SIDE - 1) / SIDE, depth = round_up(s.tokens, STEP);
   Buffer<bf16> gradients(panels * depth * SIDE);
   parallel(panels, threads, [&](int64_t panel) {
     pack_columns(&gradients[panel * depth * SIDE], g + panel * SIDE, s.outputs, s.tokens, s.outputs - panel * SIDE);
   });
-  const Cut cut(s.inputs, s.outputs, SIDE, threads, span, span);
+  const Cut cut(s.inputs, s.outputs, SIDE, threads, 1, span);
   parallel(cut.token_blocks * cut.output_blocks, threads, [&](int64_t task) {
     const int64_t i0 = task / cut.output_blocks * cut.tokens_per_task;
     const int inputs = int(std::min<int64_t>(cut.tokens_per_task, s.inputs - i0)), rows = inputs * coefficients;
     const int64_t first_output = task % cut.output_blocks * cut.outputs_per_task;
     const int64_t outputs = std::min(cut.outputs_per_task, s.outputs - first_output);
-    const int64_t stride = cut.outputs_per_task + APART, height = round_up(rows, SIDE);
+    const int64_t stride = cut.outputs_per_task + PADDING, height = round_up(rows, SIDE);
     const Tiles tiles;
     Buffer<float> sums(height * stride);
     Buffer<bf16> e(height * TOKENS);
@@ -228,13 +231,13 @@ void weight_gradient(bf16* da, const bf16* g, const float* x, const float* domai
 
 EXPORT int edges_tiles_supported() {
 #if HAS_TILES
-  return may_use_tiles();
+  return tiles_are_permitted();
 #else
   return 0;
 #endif
 }
 
-#define RUN_TILES(...) return may_use_tiles() ? [&] { RUN(__VA_ARGS__) }() : 1;
+#define RUN_TILES(...) return tiles_are_permitted() ? [&] { RUN(__VA_ARGS__) }() : 1;
 
 EXPORT int edges_tiles_forward(const Arguments* c) {
   RUN_TILES(forward, c, (bf16*)c->y, (const bf16*)c->base, c->x, (const bf16*)c->coefficients, c->domain, c->table)

@@ -8,12 +8,12 @@
 
 #include "lanes.h"
 
-#if defined(__AMX_BF16__) && defined(__linux__)
+#if (defined(__AMX_BF16__) || defined(__AMXBF16__)) && defined(__linux__)  // as GCC and as older Clang spell it
 #define HAS_TILES 1
 #include <sys/syscall.h>
 #include <unistd.h>
-// GCC does not know what the instructions read: all that was written before is in memory here.
-#define MEMORY_IS_READ __asm__ volatile("" ::: "memory")
+// GCC does not know that the instructions read memory.
+#define MEMORY_BARRIER __asm__ volatile("" ::: "memory")
 #else
 #define HAS_TILES 0
 #endif
@@ -23,9 +23,9 @@ namespace {
 typedef uint16_t bf16;
 
 constexpr int SIDE = 32;  // rows and columns of the sums: two by two tiles of float32
-constexpr int STEP = 32;  // numbers that a product of tiles sums over
+constexpr int STEP = 32;  // inner dimension of a product of tiles
 constexpr int PANEL = SIDE * STEP;
-constexpr int AHEAD = PANEL / 8;  // numbers of another panel that a step fetches: as many multiplications share one
+constexpr int AHEAD = PANEL / 8;  // prefetched in a step: a panel serves 8 multiplications, which fetch the next one
 
 inline int64_t round_up(int64_t count, int64_t multiple) { return (count + multiple - 1) / multiple * multiple; }
 
@@ -41,8 +41,8 @@ inline float widen(uint32_t value) {
   return result;
 }
 
-// Linux lets a process use the matrix unit once it has asked.
-inline bool may_use_tiles() {
+// Linux lets a process use the matrix unit once it has asked. What stands in for the unit needs no permission.
+inline bool tiles_are_permitted() {
 #if HAS_TILES
   constexpr int REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;  // arch/x86/include/uapi/asm/prctl.h
   static const bool allowed = syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
@@ -53,14 +53,14 @@ inline bool may_use_tiles() {
 }
 
 #if HAS_TILES
-struct Tiles {  // a thread that multiplies holds one
+struct Tiles {  // owns the configuration of a thread's matrix unit
   Tiles() {
     struct alignas(64) {
       uint8_t palette = 1, start_row = 0, reserved[14] = {};
       uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
       uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
     } shapes;
-    MEMORY_IS_READ;
+    MEMORY_BARRIER;
     _tile_loadconfig(&shapes);
   }
   ~Tiles() { _tile_release(); }
@@ -68,7 +68,7 @@ struct Tiles {  // a thread that multiplies holds one
   Tiles& operator=(const Tiles&) = delete;
 
   void multiply(float* sums, int64_t stride, const bf16* left, const bf16* right, int steps, const bf16* ahead) const {
-    MEMORY_IS_READ;
+    MEMORY_BARRIER;
     const int64_t bytes = stride * sizeof(float);
     float* below = sums + 16 * stride;
     _tile_loadd(0, sums, bytes);
@@ -93,7 +93,7 @@ struct Tiles {  // a thread that multiplies holds one
   }
 };
 #else
-struct Tiles {  // the same without the instructions, slow: for tests on other processors
+struct Tiles {  // the same in plain C++, slow: for tests on other processors
   Tiles() {}
   void multiply(float* sums, int64_t stride, const bf16* left, const bf16* right, int steps, const bf16*) const {
     for (int step = 0; step < steps; step++, left += PANEL, right += PANEL)
@@ -154,7 +154,7 @@ inline void transpose(float* to, int64_t to_stride, const float* from, int64_t f
 // Pack 32 rows of a matrix as a left panel, or as the columns of a right one.
 template <bool RIGHT>
 void pack_rows(bf16* to, const bf16* matrix, int64_t stride, int64_t rows, int64_t columns) {
-  float pairs[SIDE][STEP / 2] = {};
+  float pairs[SIDE][STEP / 2] = {};  // two bfloat16 each, which move together
   for (int64_t c = 0; c < round_up(columns, STEP); c += STEP, to += PANEL) {
     const size_t bytes = sizeof(bf16) * std::min<int64_t>(STEP, columns - c);
     for (int row = 0; row < SIDE; row++) {
