@@ -83,9 +83,7 @@ def library() -> ctypes.CDLL:
 def check_status(code: int) -> None:
     """Check what a kernel returned: anything but 0 says that it did not run."""
     if code:
-        raise AssertionError(
-            "The library is for other arguments or another processor, or may not use the matrix unit."
-        )
+        raise AssertionError("The library is for other arguments or another processor, or may not use the matrix unit.")
 
 
 def reason_unavailable() -> str | None:
