@@ -17,7 +17,7 @@ constexpr int VECTORS = LANES == 16 ? 4 : 2;  // vectors in a tile's width: (K +
 constexpr int WIDTH = VECTORS * LANES;        // outputs in a tile
 constexpr int LONG = 8 * LANES;               // outputs in a tile of the input gradient, whose A is read from the cache
 
-// Copies between a matrix and a tile of so many columns; columns that do not exist are zero.
+// Copies between a matrix and a tile of TILE columns; columns that do not exist are zero.
 template <int TILE = WIDTH>
 inline void take_tile(float* tile, const float* matrix, int64_t stride, int rows, int columns) {
   if (columns == TILE)

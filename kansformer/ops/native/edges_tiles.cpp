@@ -18,7 +18,7 @@ constexpr int SPAN = 64;     // inputs that are expanded together at most
 constexpr int BLOCK = 256;   // tokens that are multiplied together: their sums stay in the second cache
 constexpr int PADDING = 16;  // numbers between rows, which would else fall on the same few places of a cache
 
-// Inputs that are expanded together, whose basis values are as many as the caches hold.
+// Number of inputs that are expanded together, for this number of basis values.
 inline int span_of(int coefficients, int values) { return std::max(1, std::min(SPAN, values / coefficients)); }
 
 // Basis values of some tokens and inputs as left panels, a row per token.
@@ -237,14 +237,18 @@ EXPORT int edges_tiles_supported() {
 #endif
 }
 
+#if defined(WITHOUT_TILES)  // in a wheel, whose processors with tiles have a library of their own
+#define RUN_TILES(...) return 1;
+#else
 #define RUN_TILES(...) return tiles_are_permitted() ? [&] { RUN(__VA_ARGS__) }() : 1;
+#endif
 
-EXPORT int edges_tiles_forward(const Arguments* c) {
+EXPORT int edges_tiles_forward([[maybe_unused]] const Arguments* c) {
   RUN_TILES(forward, c, (bf16*)c->y, (const bf16*)c->base, c->x, (const bf16*)c->coefficients, c->domain, c->table)
 }
-EXPORT int edges_tiles_input_gradient(const Arguments* c) {
+EXPORT int edges_tiles_input_gradient([[maybe_unused]] const Arguments* c) {
   RUN_TILES(input_gradient, c, c->dx, (const bf16*)c->gradient, c->x, (const bf16*)c->coefficients, c->domain, c->table)
 }
-EXPORT int edges_tiles_weight_gradient(const Arguments* c) {
+EXPORT int edges_tiles_weight_gradient([[maybe_unused]] const Arguments* c) {
   RUN_TILES(weight_gradient, c, (bf16*)c->dcoefficients, (const bf16*)c->gradient, c->x, c->domain, c->table)
 }

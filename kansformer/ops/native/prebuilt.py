@@ -36,14 +36,15 @@ _V3 = frozenset({"avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"})
 _V4 = _V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 
 _V4_FLAGS = ("-march=x86-64-v4", "-mprefer-vector-width=512")
+_NO_TILES = "-DWITHOUT_TILES"  # no tiles in plain C++ either, which only tests use
 _AMX = frozenset({"amx_tile", "amx_bf16"})
 
 LEVELS = (
     Level("amx", (*_V4_FLAGS, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"), _V4 | {"avx512_bf16"} | _AMX),
-    Level("avx512_bf16", (*_V4_FLAGS, "-mavx512bf16"), _V4 | {"avx512_bf16"}),
-    Level("avx512", _V4_FLAGS, _V4),
-    Level("avx2", ("-march=x86-64-v3",), _V3),
-    Level("x86_64", ("-march=x86-64",), frozenset()),
+    Level("avx512_bf16", (*_V4_FLAGS, "-mavx512bf16", _NO_TILES), _V4 | {"avx512_bf16"}),
+    Level("avx512", (*_V4_FLAGS, _NO_TILES), _V4),
+    Level("avx2", ("-march=x86-64-v3", _NO_TILES), _V3),
+    Level("x86_64", ("-march=x86-64", _NO_TILES), frozenset()),
 )
 """The fastest first."""
 
