@@ -97,12 +97,10 @@ def test_structures(name):
 
 
 def test_structures_are_ordered_and_differ():
-    x, y = CASES["product of inputs"].samples()
+    x, y = CASES["exponential"].samples()  # five, of whatever rounding; others depend on ties among columns
     structures = find_structures(x, y, NAMES, SCIENCE_LIBRARY)
     assert [s.cost for s in structures] == sorted(s.cost for s in structures)
-    assert (
-        len({s.key for s in structures}) == len(structures) > 1
-    )  # a third one has half of the error, or not, by rounding
+    assert len({s.key for s in structures}) == len(structures) > 2
     by_size = {}
     for structure in structures:
         by_size.setdefault(structure.size, []).append(structure.error)
