@@ -122,48 +122,37 @@ inline void add_slopes(float* sums, const float* gradients, const float* rows, i
 template <int K>
 void input_gradient(float* dx, const float* g, const float* x, const float* a, const float* domain,
                     const float* table, const Shape s, int threads) {
-  const Segments<K> segments(table);
   const int coefficients = s.grid + K;
-  const Cut cut(s.tokens, LONG, LONG, threads);
-  parallel(cut.token_blocks, threads, [&](int64_t task) {
-    Prepared<K> prepared(s.grid);
+  const auto add = [&](Prepared<K>& prepared, float* all_sums, int64_t first_token, int tokens, int64_t i0, int inputs) {
     Buffer<float> slab(int64_t(INPUTS) * coefficients * LONG), tile(MASK * LONG);
-    Buffer<float> partial(int64_t(INPUTS) * TOKENS * 4);  // per input and token, four numbers that are summed at the end
-    const int64_t first_token = task * cut.tokens_per_task;
-    const int tokens = int(std::min<int64_t>(cut.tokens_per_task, s.tokens - first_token));
-    for (int64_t i0 = 0; i0 < s.inputs; i0 += INPUTS) {
-      const int inputs = int(std::min<int64_t>(INPUTS, s.inputs - i0));
-      prepared.template fill<true>(x, domain, s, segments, first_token, tokens, i0, inputs);
-      std::memset(partial.data, 0, sizeof(float) * int64_t(inputs) * TOKENS * 4);
-      for (int64_t o = 0; o < s.outputs; o += LONG) {
-        const int columns = int(std::min<int64_t>(LONG, s.outputs - o));
-        take_tile<LONG>(slab.data, a + i0 * coefficients * s.outputs + o, s.outputs, inputs * coefficients, columns);
-        for (int n0 = 0; n0 < tokens; n0 += MASK) {
-          const int rows = std::min(MASK, tokens - n0);
-          take_tile<LONG>(tile.data, g + (first_token + n0) * s.outputs + o, s.outputs, rows, columns);
-          for (int i = 0; i < inputs; i++) {
-            const float* basis = prepared.basis_of(i, n0 / MASK);
-            const uint64_t* masks = prepared.masks_of(i, n0 / MASK);
-            float* sums = partial.data + (int64_t(i) * TOKENS + n0) * 4;
-            for (int q = 0; q < s.grid; q++) {
-              const float* alive = slab.data + (i * coefficients + q) * LONG;
-              for (uint64_t mask = masks[q]; mask;) {
-                const int first = __builtin_ctzll(mask);
+    for (int64_t o = 0; o < s.outputs; o += LONG) {
+      const int columns = int(std::min<int64_t>(LONG, s.outputs - o));
+      take_tile<LONG>(slab.data, a + i0 * coefficients * s.outputs + o, s.outputs, inputs * coefficients, columns);
+      for (int n0 = 0; n0 < tokens; n0 += MASK) {
+        const int rows = std::min(MASK, tokens - n0);
+        take_tile<LONG>(tile.data, g + (first_token + n0) * s.outputs + o, s.outputs, rows, columns);
+        for (int i = 0; i < inputs; i++) {
+          const float* basis = prepared.basis_of(i, n0 / MASK);
+          const uint64_t* masks = prepared.masks_of(i, n0 / MASK);
+          float* sums = all_sums + (int64_t(i) * TOKENS + n0) * 4;
+          for (int q = 0; q < s.grid; q++) {
+            const float* alive = slab.data + (i * coefficients + q) * LONG;
+            for (uint64_t mask = masks[q]; mask;) {
+              const int first = __builtin_ctzll(mask);
+              mask &= mask - 1;
+              if (!mask) {
+                add_slopes<K, 1>(sums, tile.data, alive, columns, basis, {first});
+              } else {
+                add_slopes<K, 2>(sums, tile.data, alive, columns, basis, {first, __builtin_ctzll(mask)});
                 mask &= mask - 1;
-                if (!mask) {
-                  add_slopes<K, 1>(sums, tile.data, alive, columns, basis, {first});
-                } else {
-                  add_slopes<K, 2>(sums, tile.data, alive, columns, basis, {first, __builtin_ctzll(mask)});
-                  mask &= mask - 1;
-                }
               }
             }
           }
         }
       }
-      give_columns(dx + first_token * s.inputs + i0, s.inputs, partial.data, tokens, inputs);
     }
-  });
+  };
+  each_input_gradient<K>(dx, x, domain, table, s, LONG, threads, add);
 }
 
 template <int K>

@@ -102,6 +102,28 @@ static inline void give_columns(float* matrix, int64_t stride, const float* colu
   }
 }
 
+// The input gradients of a block of tokens and inputs after the other. add(prepared, sums, first_token, tokens, first_input,
+// inputs) adds to four numbers per input and token, [input][token], which are summed at the end.
+template <int K, class Add>
+void each_input_gradient(float* dx, const float* x, const float* domain, const float* table, const Shape& s, int width,
+                         int threads, Add add) {
+  const Segments<K> segments(table);
+  const Cut cut(s.tokens, width, width, threads);
+  parallel(cut.token_blocks, threads, [&](int64_t task) {
+    Prepared<K> prepared(s.grid);
+    Buffer<float> sums(int64_t(INPUTS) * TOKENS * 4);
+    const int64_t first_token = task * cut.tokens_per_task;
+    const int tokens = int(std::min<int64_t>(cut.tokens_per_task, s.tokens - first_token));
+    for (int64_t i0 = 0; i0 < s.inputs; i0 += INPUTS) {
+      const int inputs = int(std::min<int64_t>(INPUTS, s.inputs - i0));
+      prepared.template fill<true>(x, domain, s, segments, first_token, tokens, i0, inputs);
+      std::memset(sums.data, 0, sizeof(float) * int64_t(inputs) * TOKENS * 4);
+      add(prepared, sums.data, first_token, tokens, i0, inputs);
+      give_columns(dx + first_token * s.inputs + i0, s.inputs, sums.data, tokens, inputs);
+    }
+  });
+}
+
 inline Shape shape_of(const Arguments& c) { return {c.tokens, c.inputs, c.outputs, c.grid, c.extrapolation}; }
 
 // The body of an exported kernel: `kernel` of the basis's order.

@@ -152,57 +152,46 @@ template <int K>
 void input_gradient(float* dx, const bf16* g, const float* x, const bf16* a, const float* domain, const float* table,
                     const Shape s, int threads) {
   constexpr int VECTORS = 4, WIDTH = 32 * VECTORS;
-  const Segments<K> segments(table);
   const int coefficients = s.grid + K;
-  const Cut cut(s.tokens, WIDTH, WIDTH, threads);
-  parallel(cut.token_blocks, threads, [&](int64_t task) {
-    Prepared<K> prepared(s.grid);
+  const auto add = [&](Prepared<K>& prepared, float* all_sums, int64_t first_token, int tokens, int64_t i0, int inputs) {
     Buffer<bf16> slab(int64_t(INPUTS) * coefficients * WIDTH), tile(MASK * WIDTH);
-    Buffer<float> partial(int64_t(INPUTS) * TOKENS * 4);
-    const int64_t first_token = task * cut.tokens_per_task;
-    const int tokens = int(std::min<int64_t>(cut.tokens_per_task, s.tokens - first_token));
-    for (int64_t i0 = 0; i0 < s.inputs; i0 += INPUTS) {
-      const int inputs = int(std::min<int64_t>(INPUTS, s.inputs - i0));
-      prepared.template fill<true>(x, domain, s, segments, first_token, tokens, i0, inputs);
-      std::memset(partial.data, 0, sizeof(float) * int64_t(inputs) * TOKENS * 4);
-      for (int64_t o = 0; o < s.outputs; o += WIDTH) {
-        take_tile<VECTORS>(slab.data, a + i0 * coefficients * s.outputs + o, s.outputs, inputs * coefficients,
+    for (int64_t o = 0; o < s.outputs; o += WIDTH) {
+      take_tile<VECTORS>(slab.data, a + i0 * coefficients * s.outputs + o, s.outputs, inputs * coefficients,
+                         s.outputs - o);
+      for (int n0 = 0; n0 < tokens; n0 += MASK) {
+        take_tile<VECTORS>(tile.data, g + (first_token + n0) * s.outputs + o, s.outputs, std::min(MASK, tokens - n0),
                            s.outputs - o);
-        for (int n0 = 0; n0 < tokens; n0 += MASK) {
-          take_tile<VECTORS>(tile.data, g + (first_token + n0) * s.outputs + o, s.outputs, std::min(MASK, tokens - n0),
-                             s.outputs - o);
-          for (int i = 0; i < inputs; i++) {
-            const float* basis = prepared.basis_of(i, n0 / MASK);
-            const uint64_t* masks = prepared.masks_of(i, n0 / MASK);
-            float* sums = partial.data + (int64_t(i) * TOKENS + n0) * 4;
-            for (int q = 0; q < s.grid; q++) {
-              uint64_t mask = masks[q];
-              if (!mask) continue;
-              __m512i w[K + 1][VECTORS];
+        for (int i = 0; i < inputs; i++) {
+          const float* basis = prepared.basis_of(i, n0 / MASK);
+          const uint64_t* masks = prepared.masks_of(i, n0 / MASK);
+          float* sums = all_sums + (int64_t(i) * TOKENS + n0) * 4;
+          for (int q = 0; q < s.grid; q++) {
+            uint64_t mask = masks[q];
+            if (!mask) continue;
+            __m512i w[K + 1][VECTORS];
+            for (int k = 0; k <= K; k++)
+              for (int z = 0; z < VECTORS; z++)
+                w[k][z] = _mm512_loadu_si512(slab.data + (i * coefficients + q + k) * WIDTH + 32 * z);
+            do {
+              const int n = __builtin_ctzll(mask);
+              mask &= mask - 1;
+              __m512 product[K + 1];
+              for (int k = 0; k <= K; k++) product[k] = _mm512_setzero_ps();
+              for (int z = 0; z < VECTORS; z++) {
+                const __m512i gradient = _mm512_loadu_si512(tile.data + n * WIDTH + 32 * z);
+                for (int k = 0; k <= K; k++) product[k] = multiply_pairs(product[k], gradient, w[k][z]);
+              }
+              __m512 total = _mm512_setzero_ps();
               for (int k = 0; k <= K; k++)
-                for (int z = 0; z < VECTORS; z++)
-                  w[k][z] = _mm512_loadu_si512(slab.data + (i * coefficients + q + k) * WIDTH + 32 * z);
-              do {
-                const int n = __builtin_ctzll(mask);
-                mask &= mask - 1;
-                __m512 product[K + 1];
-                for (int k = 0; k <= K; k++) product[k] = _mm512_setzero_ps();
-                for (int z = 0; z < VECTORS; z++) {
-                  const __m512i gradient = _mm512_loadu_si512(tile.data + n * WIDTH + 32 * z);
-                  for (int k = 0; k <= K; k++) product[k] = multiply_pairs(product[k], gradient, w[k][z]);
-                }
-                __m512 total = _mm512_setzero_ps();
-                for (int k = 0; k <= K; k++)
-                  total = _mm512_fmadd_ps(_mm512_set1_ps(basis[k * MASK + n]), product[k], total);
-                store_quad(sums + 4 * n, load_quad(sums + 4 * n) + fold(total));
-              } while (mask);
-            }
+                total = _mm512_fmadd_ps(_mm512_set1_ps(basis[k * MASK + n]), product[k], total);
+              store_quad(sums + 4 * n, load_quad(sums + 4 * n) + fold(total));
+            } while (mask);
           }
         }
       }
-      give_columns(dx + first_token * s.inputs + i0, s.inputs, partial.data, tokens, inputs);
     }
-  });
+  };
+  each_input_gradient<K>(dx, x, domain, table, s, WIDTH, threads, add);
 }
 
 template <int K>

@@ -106,7 +106,7 @@ void input_gradient(float* dx, const bf16* g, const float* x, const bf16* a, con
     pack_rows<false>(&weights[task * SIDE * depth], a + (i0 * coefficients + r) * s.outputs, s.outputs,
                      std::min<int64_t>(span, s.inputs - i0) * coefficients - r, s.outputs);
   });
-  const Cut cut(s.tokens, spans, 1, threads, MASK, BLOCK);  // as outputs of the kernel count the spans
+  const Cut cut(s.tokens, spans, 1, threads, MASK, BLOCK);  // few tokens: spans are shared out, too
   parallel(cut.token_blocks * cut.output_blocks, threads, [&](int64_t task) {
     const int64_t first_span = task % cut.output_blocks * cut.outputs_per_task;
     const int64_t last_span = std::min(first_span + cut.outputs_per_task, spans);
