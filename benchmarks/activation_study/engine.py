@@ -143,7 +143,24 @@ def fresh_model(run: Run, device: str = "cpu") -> LlamaForCausalLM:
         eos_token_id=None,
     )
     torch.manual_seed(run.seed)
-    return AutoModelForCausalLM.from_config(config).to(device)
+    model = AutoModelForCausalLM.from_config(config)
+    model.model.rotary_emb = _KnownPositions(model.model.rotary_emb, size.block - 1)
+    return model.to(device)
+
+
+class _KnownPositions(nn.Module):
+    """Rotary embeddings of a whole block, computed once: a compiled step computes them for each element of queries and
+    keys again, a fifth of its time.
+    """
+
+    def __init__(self, rotary: nn.Module, positions: int) -> None:
+        super().__init__()
+        cos, sin = rotary(torch.zeros(()), torch.arange(positions)[None])
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+
+    def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        return self.cos, self.sin
 
 
 class Training:
