@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from kansformer.checks import check_seed
 from kansformer.conversion.slots import CurveSlot, EdgeRef, find_curve_slot
-from kansformer.interp.edge_features import edge_bases, pair_weights, weighted_values
+from kansformer.interp.edge_features import edge_bases, pair_weights, random_coefficients, weighted_values
 from kansformer.interp.edits import Function, replace_edges
 from kansformer.interp.scores import EdgeScores
 
@@ -47,9 +47,7 @@ def random_curves(model: nn.Module, edges: Sequence[EdgeRef], *, seed: int = 0) 
         device = slot.module.coefficients.device
         inputs, outputs = inputs.to(device), outputs.to(device)
         weights_EF = pair_weights(slot.module, inputs, outputs).detach().clone()
-        size_E1 = weights_EF[:, 1:].square().mean(-1, keepdim=True).sqrt()
-        noise = torch.randn(weights_EF[:, 1:].shape, generator=torch.Generator().manual_seed(seed))
-        weights_EF[:, 1:] = noise.to(weights_EF) * size_E1
+        weights_EF[:, 1:] = random_coefficients(weights_EF[:, 1:], torch.Generator().manual_seed(seed))
         return lambda x_EN: weighted_values(slot.module, x_EN.mT, inputs, weights_EF).mT
 
     return replace_edges(model, list(edges), drawn)

@@ -120,6 +120,13 @@ def values_and_learned(weights_IOF: Tensor, features_ISF: Tensor) -> tuple[Tenso
     return weights_IOF[..., :1] @ features_ISF[..., :1].mT + learned_IOS, learned_IOS
 
 
+def random_coefficients(coefficients: Tensor, generator: torch.Generator) -> Tensor:
+    """Coefficients (..., C) of random curves: normal, each with the mean square of the curve that it controls for."""
+    own = _as_float(coefficients)
+    drawn = torch.randn(own.shape, generator=generator, dtype=own.dtype).to(own.device)
+    return drawn * own.square().mean(-1, keepdim=True).sqrt()
+
+
 def base_weights(module: Curved) -> Tensor | None:
     """The base weights (I, O), whichever way the layer stores them; None where a module has none."""
     if isinstance(module, LearnedActivation):

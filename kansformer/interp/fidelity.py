@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from kansformer.conversion.slots import CurveSlot
-from kansformer.interp.edge_features import ALL, edge_features, edge_weights, values_and_learned
+from kansformer.interp.edge_features import ALL, edge_features, edge_weights, random_coefficients, values_and_learned
 from kansformer.interp.recording import RecordedSlot
 from kansformer.symbolic import SymbolicFits
 
@@ -88,9 +88,7 @@ class RandomEdges:
         outputs = torch.randperm(slot.num_outputs, generator=generator)[:max_outputs]
         device = self._module.coefficients.device
         self._weights_IOF = edge_weights(self._module, self._inputs.to(device), outputs.to(device)).cpu().double()
-        learned = self._weights_IOF[..., 1:]
-        drawn = torch.randn(learned.shape, generator=generator, dtype=learned.dtype)
-        self._weights_IOF[..., 1:] = drawn * learned.square().mean(-1, keepdim=True).sqrt()
+        self._weights_IOF[..., 1:] = random_coefficients(self._weights_IOF[..., 1:], generator)
 
     @torch.no_grad()
     def at(self, x_IS: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -21,6 +21,7 @@ from kansformer.conversion.slots import find_curve_slot
 from kansformer.errors import DataError, ShapeError
 from kansformer.interp.batches import BatchReader, padding_mask, replayable, rows
 from kansformer.interp.curves import pair_curves
+from kansformer.interp.edge_features import random_coefficients
 from kansformer.interp.effects import Faithfulness, json_number
 from kansformer.interp.fidelity import SEED, Fidelity, fidelity
 from kansformer.interp.recovery import faithfulness
@@ -225,10 +226,8 @@ def name_curves(act: LearnedActivation, latents_P: Tensor, z_P: Tensor) -> Named
     if not len(chosen_E):
         return NamedCurves(0, 0, 0, 0, {})
     random = copy.deepcopy(act)
-    size_P1 = act.coefficients.detach().square().mean(-1, keepdim=True).sqrt()
-    noise = torch.randn(act.coefficients.shape, generator=torch.Generator().manual_seed(SEED))
     with torch.no_grad():
-        random.coefficients.copy_(noise.to(size_P1) * size_P1)
+        random.coefficients.copy_(random_coefficients(act.coefficients, torch.Generator().manual_seed(SEED)))
     judged, functions = _judge(act, chosen_E, recorded_ES)
     control, _ = _judge(random, chosen_E, recorded_ES)
     named_E = judged.bends & (judged.r2_learned >= GOOD)

@@ -20,7 +20,7 @@ from kansformer.kan.penalties import Penalties
 if TYPE_CHECKING:
     from kansformer.kan.network import KAN
 
-SMALLEST = 1e-32
+MIN_CHANGE = 1e-32
 
 
 def descend(
@@ -108,8 +108,8 @@ def _torch_optimizer(name: str, model: KAN, lr: float | None) -> torch.optim.Opt
         parameters,
         lr=1.0 if lr is None else lr,
         max_iter=10,
-        tolerance_grad=SMALLEST,  # its own 1e-7 ends a fit of formulas at errors of 1e-5
-        tolerance_change=SMALLEST,
+        tolerance_grad=MIN_CHANGE,  # its own 1e-7 ends a fit of formulas at errors of 1e-5
+        tolerance_change=MIN_CHANGE,
         history_size=20,
         line_search_fn="strong_wolfe",
     )

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 # Curves this many times better than the formula are worth a remark.
 MUCH_BETTER = 100.0
-SMALLEST = 1e-140
+MIN_SPREAD = 1e-140
 # A curve replaces a symbol if it changes the outputs by this share of their deviation at most.
 FOLLOWED, FINE_GRID = 0.02, 20
 
@@ -167,7 +167,7 @@ def find_formula(
     dataset = dataset_for(Shape([inputs, outputs] if width is None else list(width)).build(seed, settings), dataset)
     check_squares(dataset.train_target, "targets")
     for spread in (dataset.train_target - dataset.train_target[:1]).abs().amax(dim=0).tolist():
-        if 0 < spread < SMALLEST:
+        if 0 < spread < MIN_SPREAD:
             raise DataError(f"A target varies by {spread:.3g} only, whose square is too small for float64. Scale it.")
     library = library_of(library, SCIENCE_LIBRARY)
     deadline = math.inf if seconds is None else time.monotonic() + seconds
