@@ -38,6 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--text", type=Path, required=True, help="tinyshakespeare.txt of char-rnn and nanoGPT")
     parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of forms, page and picture")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name, tqdm(total=4, unit="run", disable=None) as bar:
@@ -71,11 +72,11 @@ def main() -> None:
             lines.append(f"| `{searches['act'].activation.formula}` | {loss:.4f} |")
         bar.update()
     forms = {slot: [form.to_dict() for form in search.candidates] for slot, search in searches.items()}
-    (RESULTS / "found_activation.json").write_text(json.dumps(forms, indent=1) + "\n", encoding="utf-8")
-    (RESULTS / "found_activation.md").write_text(
+    (options.out / "found_activation.json").write_text(json.dumps(forms, indent=1) + "\n", encoding="utf-8")
+    (options.out / "found_activation.md").write_text(
         "\n".join(["# Found activations", "", *lines]) + "\n", encoding="utf-8"
     )
-    _plot(tables, searches, RESULTS / "found_activation.png")
+    _plot(tables, searches, options.out / "found_activation.png")
     print("\n".join(lines))
 
 
