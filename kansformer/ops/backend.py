@@ -38,6 +38,7 @@ class Backend:
             backend has only `curves`.
         keeps_dtypes: whether the functions take tensors of any dtypes.
         checks_shapes: `curves` checks shapes itself, once for each kind of call, and raises a ValueError.
+        curves_in_bfloat16: `curves` takes x, base and factor in bfloat16, with a base and float32 curves.
         keeps_bfloat16: whether `edges` onto a bfloat16 base takes tensors of any dtypes; None means never.
         device_types: where it runs; None means on every device.
         reason_unavailable: says in a sentence what is missing on this machine, or returns None.
@@ -52,6 +53,7 @@ class Backend:
     inference: type[Inference] | None = None
     keeps_dtypes: bool = False
     checks_shapes: bool = False
+    curves_in_bfloat16: bool = False
     keeps_bfloat16: Callable[[], bool] | None = None
     device_types: tuple[str, ...] | None = None
     reason_unavailable: Callable[[], str | None] | None = None
@@ -77,6 +79,8 @@ class Backend:
                 check_arguments(x, curves, base, factor)  # says it in this package's words
                 raise
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        if self.curves_in_bfloat16 and base is not None and _are_bfloat16(x, base, factor):
+            return self.curves(x, curves if curves.have_dtype(dtype) else curves.to(dtype), base, factor)
         if not (x.dtype == dtype and curves.have_dtype(dtype)):
             x, curves = x.to(dtype), curves.to(dtype)
         base_fits = not isinstance(base, Tensor) or base.dtype == dtype
@@ -101,6 +105,10 @@ class Backend:
         return _add(base_NO, self.edges(x_NI, curves, None))
 
 
+def _are_bfloat16(*tensors: Tensor | str | None) -> bool:
+    return all(not isinstance(t, Tensor) or t.dtype == torch.bfloat16 for t in tensors)
+
+
 def _add(base: Tensor, curve: Tensor) -> Tensor:
     """base + curve, summed in the curve's float32 or float64 and rounded once to the base's dtype.
 
@@ -119,6 +127,7 @@ BACKENDS = {
         native.serves_edges,
         computes=native.computes,
         inference=Inference,
+        curves_in_bfloat16=True,
         keeps_bfloat16=native.multiplies_bfloat16,
         device_types=("cpu",),
         reason_unavailable=library.reason_unavailable,

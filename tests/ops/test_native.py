@@ -110,6 +110,38 @@ def test_no_tokens(make_case, known_basis, operation):
     assert gradients["coefficients"].abs().max() == 0
 
 
+@pytest.mark.parametrize("tokens", [1, 4, 90])
+@pytest.mark.parametrize("activation", ["", "silu"])
+@pytest.mark.parametrize("has_factor", [True, False])
+@pytest.mark.parametrize("learns", [True, False])
+def test_curves_of_bfloat16_are_those_of_float32_rounded(
+    make_case, known_basis, tokens, activation, has_factor, learns
+):
+    case = make_case(known_basis, "apply_curves", tokens, 37).to(torch.float32)
+    settings, tensors = kernels.settings_of(known_basis), (case.coefficients, case.denominator)
+    x, base, factor, gradient = (t.to(torch.bfloat16) for t in (case.x, *torch.randn(3, tokens, 37)))
+    x[-1, :5] = torch.tensor([torch.inf, -torch.inf, 3e38, torch.nan, 1e-40])
+    base, factor = None if activation else base, factor if has_factor else None
+
+    y = kernels.evaluate_curves(settings, activation, x, *tensors, base, factor, case.domain)
+    added = ACTIVATIONS[activation](x) if activation else base
+    wide = kernels.evaluate_curves(settings, "", x.float(), *tensors, added.float(), None, case.domain)
+    expected = wide.to(torch.bfloat16) * factor if has_factor else wide.to(torch.bfloat16)
+    torch.testing.assert_close(y, expected, rtol=0, atol=0, equal_nan=True)
+
+    needs_grad = (True, learns, learns, has_factor and not activation, has_factor)
+    rows = [gradient, x, base, factor]
+    found, expected = (
+        kernels.differentiate_curves(settings, activation, needs_grad, g, x, *tensors, base, factor, case.domain)
+        for g, x, base, factor in (rows, [None if t is None else t.float() for t in rows])
+    )
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            torch.testing.assert_close(ours, theirs.to(ours.dtype), rtol=0, atol=0, equal_nan=True)
+    assert found[0].dtype == torch.bfloat16 and (not learns or found[1].dtype == torch.float32)
+
+
 @pytest.mark.parametrize(
     ("operation", "name", "wanted"),
     [*(("apply_curves", "rational", wanted) for wanted in NAMES), *(("sum_edges", "bspline", n) for n in NAMES[:2])],

@@ -50,14 +50,29 @@ static inline Quad fold(__m512 v) {
 }
 #endif
 
+typedef uint16_t bf16;
+
+static inline uint32_t round_to_bf16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  return value != value ? 0x7fc0 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+static inline float widen(uint32_t value) {
+  float result;
+  value <<= 16;
+  std::memcpy(&result, &value, 4);
+  return result;
+}
+
 // What every kernel gets; the same fields, in the same order, as `Arguments` in library.py. Pointers to what is absent or
-// not wanted are null. In edges_pairs.cpp and edges_tiles.cpp some of them lead to bfloat16.
+// not wanted are null. In edges_pairs.cpp and edges_tiles.cpp some of them lead to bfloat16; in curves.cpp, where
+// `bfloat16` says so, all that have a number for each channel of a token.
 struct Arguments {
   int64_t size;  // of this struct, as Python knows it
   float *y, *dx, *dbase, *dfactor, *dcoefficients, *ddenominator;
   const float *gradient, *base, *factor, *x, *coefficients, *denominator, *domain, *table;
   int64_t tokens, inputs, outputs, curves;
-  int family, grid, order, extrapolation, num_coefficients, num_denominator, activation, threads;
+  int family, grid, order, extrapolation, num_coefficients, num_denominator, activation, threads, bfloat16;
 };
 
 // A kernel that was given another struct than this does nothing and returns 1.

@@ -11,7 +11,8 @@
 // SUMMED tokens and then added up: longer sums lose digits.
 //
 // x, base, factor, y, g (N, I), coefficients a (P, C), denominator q (P, D), domain (P, 2), contiguous float32; curve p
-// belongs to the I / P channels from p · I / P on.
+// belongs to the I / P channels from p · I / P on. The (N, I) may be bfloat16: rows are then computed in float32 copies,
+// and rounded at the end, forward before the factor as well, as without curves.
 #include "activations.h"
 #include "curves_bspline.h"
 #include "curves_polynomial.h"
@@ -31,9 +32,61 @@ struct Call : Arguments {
   int64_t curve_of(int64_t channel) const { return channels_per_curve == 1 ? channel : channel / channels_per_curve; }
 };
 
+void widen_all(float* to, const bf16* from, int64_t count) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; i++) to[i] = widen(from[i]);
+}
+void round_all(bf16* to, const float* from, int64_t count) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; i++) to[i] = bf16(round_to_bf16(from[i]));
+}
+
+// A call whose pointers lead to float32: the call itself, or for bfloat16 one with copies of `count` neighbouring numbers.
+class Wide {
+  const Call& narrow;
+  const int64_t count;
+  Buffer<float> copies;
+
+  template <class Visit>
+  static void each_read(Visit visit) {
+    for (auto pointer : {&Call::x, &Call::base, &Call::factor, &Call::gradient}) visit(pointer);
+  }
+  template <class Visit>
+  static void each_written(Visit visit) {
+    for (auto pointer : {&Call::y, &Call::dx, &Call::dbase, &Call::dfactor}) visit(pointer);
+  }
+
+ public:
+  Call call;
+  __attribute__((noinline)) Wide(const Call& narrow, int64_t count)
+      : narrow(narrow), count(count), copies(narrow.bfloat16 ? 8 * count : 0), call(narrow) {
+    if (!narrow.bfloat16) return;
+    float* free = copies.data;
+    const auto move = [&](auto pointer) {
+      if (call.*pointer) call.*pointer = free, free += count;
+    };
+    each_read(move), each_written(move);
+  }
+  // Where the numbers from `place` on are found, after they have been read.
+  __attribute__((noinline)) int64_t read(int64_t place) {
+    if (!narrow.bfloat16) return place;
+    each_read([&](auto pointer) {
+      if (narrow.*pointer)
+        widen_all(const_cast<float*>(call.*pointer), reinterpret_cast<const bf16*>(narrow.*pointer) + place, count);
+    });
+    return 0;
+  }
+  __attribute__((noinline)) void write(int64_t place) {
+    if (!narrow.bfloat16) return;
+    each_written([&](auto pointer) {
+      if (narrow.*pointer) round_all(reinterpret_cast<bf16*>(narrow.*pointer) + place, call.*pointer, count);
+    });
+  }
+};
+
 // Forward of few tokens: nothing is prepared.
 template <int K>
-void run_at_once(const Call& c, const Family& family) {
+void evaluate_at_once(const Call& c, const Family& family) {
   const BSpline<K> basis(family);
   float lower[LANES] = {}, inverse_width[LANES] = {};
   const float* coefficients[LANES];
@@ -55,10 +108,17 @@ void run_at_once(const Call& c, const Family& family) {
       Lanes s, ds;
       basis.curve_at_once(coefficients, alive, spot, &s, &ds);
       if (c.base) s = read(c.base + row, 0, alive) + s;
-      if (c.factor) s = s * read(c.factor + row, 0, alive);
+      if (c.factor) s = (c.bfloat16 ? rounded_to_bf16(s) : s) * read(c.factor + row, 0, alive);
       write(c.y + row, s, 0, alive);
     }
   }
+}
+template <int K>
+void run_at_once(const Call& call, const Family& family) {
+  Wide wide(call, call.tokens * call.inputs);
+  wide.read(0);
+  evaluate_at_once<K>(wide.call, family);
+  wide.write(0);
 }
 
 // The curves of neighbouring channels, ready for use, and the sums of their gradients.
@@ -143,31 +203,41 @@ struct Block {
     }
   }
 
+  // use(call, row) for the rows of tokens, in float32.
+  template <class Use>
+  INLINE void each_row(int64_t begin, int64_t end, Use use) const {
+    Wide wide(call, channels);
+    const Call c = wide.call;
+    for (int64_t row = begin * c.inputs + first; row < end * c.inputs; row += c.inputs) {
+      use(c, wide.read(row));
+      wide.write(row);
+    }
+  }
+
   // Nothing that a loop needs is read through `this`: its stores might have changed it.
   void forward(int64_t begin, int64_t end) {
     const Parameters p = parameters();
-    const Call c = call;
     const Basis curves = basis;
     const int channels = this->channels;
-    for (int64_t row = begin * c.inputs + first; row < end * c.inputs; row += c.inputs)
+    each_row(begin, end, [&](const Call& c, int64_t row) {
       ahead<true>(p, c.x + row, [&](int i, Lanes, const auto& at) {
         Lanes s, ds;
         curves.curve(p, i, at, &s, &ds);
         if (c.base) s = read(c.base + row, i, channels) + s;
-        if (c.factor) s = s * read(c.factor + row, i, channels);
+        if (c.factor) s = (c.bfloat16 ? rounded_to_bf16(s) : s) * read(c.factor + row, i, channels);
         write(c.y + row, s, i, channels);
       });
+    });
   }
 
   void backward(int64_t begin, int64_t end) { learns() ? backward<true>(begin, end) : backward<false>(begin, end); }
   template <bool LEARNS>
   void backward(int64_t begin, int64_t end) {
     const Parameters p = parameters();
-    const Call c = call;
     const Basis curves = basis;
     const int channels = this->channels;
     Sums places{sums.data, sums.data + width * padded};
-    for (int64_t row = begin * c.inputs + first; row < end * c.inputs; row += c.inputs)
+    each_row(begin, end, [&](const Call& c, int64_t row) {
       ahead<!LEARNS>(p, c.x + row, [&](int i, Lanes x, const auto& at) {
         Lanes h = read(c.gradient + row, i, channels);
         Lanes s = {}, ds = {};
@@ -188,6 +258,7 @@ struct Block {
         if (c.dbase) write(c.dbase + row, h, i, channels);
         if constexpr (LEARNS) curves.gradients(p, i, at, h, places);
       });
+    });
   }
 
   void add_up() {

@@ -13,8 +13,6 @@
 
 namespace {
 
-typedef uint16_t bf16;
-
 constexpr int COARSE = 6;  // intervals up to which two inputs are taken together
 
 inline __mmask32 columns_mask(int64_t columns) {

@@ -1,4 +1,5 @@
-"""The C++ kernels as functions of tensors, without a graph: of float32 tensors, but for what `edges_bf16` computes.
+"""The C++ kernels as functions of tensors, without a graph: of float32 tensors, but for x, base and factor of curves,
+which may be bfloat16, and for what `edges_bf16` computes.
 
 Shape letters: `...` any, N tokens, I inputs, O outputs, C coefficients, D denominator parameters, P curves: one per
 input, or per group of neighbouring inputs.
@@ -74,6 +75,8 @@ def call(
         if tensor is not None:
             held.append(tensor.contiguous())
             setattr(arguments, name, held[-1].data_ptr())
+            if name == "x":
+                arguments.bfloat16 = tensor.dtype == torch.bfloat16
     check_status(kernel(ctypes.byref(arguments)))
 
 
@@ -110,7 +113,10 @@ def evaluate_curves(
     factor: Tensor | None,
     domain_P2: Tensor,
 ) -> Tensor:
-    """(base + s(x)) · factor, all (..., I); with an activation the base is that function of x."""
+    """(base + s(x)) · factor, all (..., I); with an activation the base is that function of x.
+
+    x, base and factor, and what is made of them, are all float32 or all bfloat16.
+    """
     x = x.contiguous()
     activated = ACTIVATIONS[activation](x) if activation else None
     # In the memory of σ(x), unless that is x itself.

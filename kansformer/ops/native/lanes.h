@@ -46,6 +46,12 @@ INLINE Lanes larger(Lanes a, Lanes b) {
 #endif
 }
 
+INLINE Lanes rounded_to_bf16(Lanes v) {
+  IntLanes bits = reinterpret_cast<IntLanes>(v);
+  bits = (bits + 0x7fff + (bits >> 16 & 1)) & ~0xffff;
+  return pick(v == v, reinterpret_cast<Lanes>(bits), v);
+}
+
 // The LANES numbers from `channel` on of a row that has `alive`; those that do not exist read as zero.
 INLINE Lanes read(const float* row, int channel, int alive) {
   if (channel + LANES <= alive) return load(row + channel);

@@ -24,6 +24,7 @@ class Arguments(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("tokens", "inputs", "outputs", "curves")),
         *((name, ctypes.c_int32) for name in ("family", "grid", "order", "extrapolation")),
         *((name, ctypes.c_int32) for name in ("num_coefficients", "num_denominator", "activation", "threads")),
+        ("bfloat16", ctypes.c_int32),
     ]
 
 

@@ -42,9 +42,9 @@ def computes(activation: str, x: Tensor, curves: Curves, factor: Tensor | None) 
     """Whether `apply_curves` takes the activation by name. Forward asks PyTorch for it all the same, so every bit is
     its; backward then needs neither its output nor another pass."""
     # The last bit of PyTorch's own function may depend on how its input lies in memory.
-    if activation not in SLOPES or x.dtype != torch.float32 or not x.is_contiguous():
+    if activation not in SLOPES or not x.is_contiguous() or (factor is not None and factor.dtype != x.dtype):
         return False
-    return curves.have_dtype(torch.float32) and (factor is None or factor.dtype == torch.float32)
+    return x.dtype == torch.bfloat16 or (x.dtype == torch.float32 and curves.have_dtype(torch.float32))
 
 
 def multiplies_bfloat16() -> bool:
@@ -53,7 +53,7 @@ def multiplies_bfloat16() -> bool:
 
 
 def apply_curves(x: Tensor, curves: Curves, base: Tensor | str | None = None, factor: Tensor | None = None) -> Tensor:
-    """`reference.apply_curves` in one pass over memory."""
+    """`reference.apply_curves` in one pass over memory; x, base and factor may be bfloat16."""
     coefficients, domain, denominator, basis = curves
     activation = ""
     if isinstance(base, str):
@@ -145,9 +145,10 @@ def _differentiate_curves(ctx, gradient: Tensor, compiled: bool = True) -> tuple
     elif torch.is_grad_enabled() or needs_definition(gradient):
 
         def definition(x, coefficients, denominator, base, factor):
+            x, base, factor = (None if t is None else t.to(domain.dtype) for t in (x, base, factor))
             base = ACTIVATIONS[ctx.activation](x) if ctx.activation else base
             curves = Curves(coefficients, domain, denominator, basis_of(*ctx.settings))
-            return reference.apply_curves(x, curves, base, factor)
+            return reference.apply_curves(x, curves, base, factor).to(gradient.dtype)
 
         results = gradients_of_definition(definition, tensors, needs_grad, gradient)
     else:

@@ -20,26 +20,12 @@
 
 namespace {
 
-typedef uint16_t bf16;
-
 constexpr int SIDE = 32;  // rows and columns of the sums: two by two tiles of float32
 constexpr int STEP = 32;  // inner dimension of a product of tiles
 constexpr int PANEL = SIDE * STEP;
 constexpr int AHEAD = PANEL / 8;  // prefetched in a step: a panel serves 8 multiplications, which fetch the next one
 
 inline int64_t round_up(int64_t count, int64_t multiple) { return (count + multiple - 1) / multiple * multiple; }
-
-inline uint32_t round_to_bf16(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, 4);
-  return value != value ? 0x7fc0 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-}
-inline float widen(uint32_t value) {
-  float result;
-  value <<= 16;
-  std::memcpy(&result, &value, 4);
-  return result;
-}
 
 // Linux lets a process use the matrix unit once it has asked. What stands in for the unit needs no permission.
 inline bool tiles_are_permitted() {
