@@ -12,6 +12,7 @@ from activation_study.variants import VARIANTS
 SOURCE = Run("explore", "curves", "0.8M", "tinyshakespeare", 1.2, "adamw", 2e-3, 7000)
 SOURCE_FILE = "shakespeare-7000"
 RATES = (1e-3, 2e-3, 3e-3, 4e-3)
+LOW_RATES = (5e-4, 7e-4, 1e-3, 2e-3)  # of larger models
 EXPLORE, CONFIRM = 100, 2000
 TRANSFER = ("swiglu", "frozen", "frozen-one", "silu-cosine")
 LONG, LONG_LEARNED = ("swiglu", "frozen-one", "gcu-glu"), ("curves",)
@@ -68,12 +69,12 @@ STAGES: dict[str, Stage] = {
     "long-learned": partial(_runs, lambda rows: LONG_LEARNED, "confirm", "0.8M", 20.0, 8, "adamw"),
     "rates-middle": partial(_tuning, "0.8M", (10.0,), RATES[:3], "adamw"),
     "middle": partial(_runs, _best, "confirm", "0.8M", 10.0, 4, "adamw"),
-    "rates-3M": partial(_tuning, "3M", (3.0,), RATES[:3], "adamw"),
+    "rates-3M": partial(_tuning, "3M", (3.0,), LOW_RATES, "adamw"),
     "size-3M": partial(_runs, _best, "confirm", "3M", 3.0, 8, "adamw"),
     "rates-muon": partial(_tuning, "0.8M", (3.0,), (1e-3, 2e-3, 4e-3, 8e-3), "muon"),
     "muon": partial(_runs, _best, "confirm", "0.8M", 3.0, 8, "muon"),
     "long-3M": partial(_runs, _best, "confirm", "3M", 20.0, 1, "adamw"),
-    "rates-10M": partial(_tuning, "10M", (1.0,), RATES[:3], "adamw"),
+    "rates-10M": partial(_tuning, "10M", (1.0,), LOW_RATES, "adamw"),
     "size-10M": partial(_runs, _best, "confirm", "10M", 1.0, 3, "adamw"),
 }
 """A stage whose rates or variants other stages choose raises LookupError before those have run."""
