@@ -106,7 +106,7 @@ def bench_command(
     rounds = rounds or ROUNDS.get(suite, USUAL_ROUNDS)
     whole = Report()
     path = result_file(out, environment.device) if suite == "cpu" else out / f"bench_{suite}.csv"
-    if shapes is not None and out == RESULTS and path.exists():
+    if shapes is not None and out.resolve() == RESULTS and path.exists():
         raise ConfigError(
             f"--shapes {shapes} would replace all rows of {path.name} by a part. Give a folder with --out."
         )

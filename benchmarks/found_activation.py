@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of forms, page and picture")
     options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name, tqdm(total=4, unit="run", disable=None) as bar:
         folder = Path(name)

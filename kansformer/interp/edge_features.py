@@ -121,7 +121,7 @@ def values_and_learned(weights_IOF: Tensor, features_ISF: Tensor) -> tuple[Tenso
 
 
 def random_coefficients(coefficients: Tensor, generator: torch.Generator) -> Tensor:
-    """Coefficients (..., C) of random curves: normal, each with the mean square of the curve that it controls for."""
+    """Coefficients (..., C) of random curves: normal, scaled to the root mean square of each curve's own."""
     own = _as_float(coefficients)
     drawn = torch.randn(own.shape, generator=generator, dtype=own.dtype).to(own.device)
     return drawn * own.square().mean(-1, keepdim=True).sqrt()

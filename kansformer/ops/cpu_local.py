@@ -21,7 +21,7 @@ from kansformer.basis import Basis
 from kansformer.basis.basis import MAX_DISTANCE
 from kansformer.basis.bspline import SEGMENT_POLYNOMIALS
 from kansformer.ops.curves import Curves
-from kansformer.ops.gradients import gradients_of
+from kansformer.ops.gradients import gradients_of_definition
 
 # The matrix that makes the factors grows with the square of the grid; beyond this it costs more than it saves.
 MAX_GRID = 64
@@ -59,9 +59,12 @@ class _LookUp(torch.autograd.Function):
         x_NI, factors_IPJ, domain_I2 = ctx.saved_tensors
         x_needs_grad, factors_needs_grad = ctx.needs_input_grad[:2]
         if torch.is_grad_enabled():  # double backward: the graph of the evaluation itself
-            y_NI = _evaluate(x_NI, factors_IPJ, domain_I2, ctx.basis)
+
+            def definition(x_NI: Tensor, factors_IPJ: Tensor) -> Tensor:
+                return _evaluate(x_NI, factors_IPJ, domain_I2, ctx.basis)
+
             needs_grad = (x_needs_grad, factors_needs_grad)
-            return *gradients_of(y_NI, (x_NI, factors_IPJ), needs_grad, gradient_NI, create_graph=True), None, None
+            return *gradients_of_definition(definition, (x_NI, factors_IPJ), needs_grad, gradient_NI), None, None
 
         powers = factors_IPJ.shape[1]
         rate_I = ctx.basis.grid_size / (domain_I2[:, 1] - domain_I2[:, 0])

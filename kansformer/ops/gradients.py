@@ -77,10 +77,11 @@ def gradients_of_definition(
 ) -> tuple[Tensor | None, ...]:
     """Gradients by the graph of the definition itself; they can be differentiated again where gradients are enabled."""
     twice = torch.is_grad_enabled()
-    if not twice:
-        tensors = [
-            None if t is None else t.detach().requires_grad_(need) for t, need in zip(tensors, needs_grad, strict=True)
-        ]
+    # Of views, since one tensor may be made of another, and the gradient of that would hold this way to it as well.
+    tensors = [
+        None if t is None else t.view_as(t) if twice else t.detach().requires_grad_(need)
+        for t, need in zip(tensors, needs_grad, strict=True)
+    ]
     with torch.enable_grad():
         output = definition(*tensors)
     return gradients_of(output, tensors, needs_grad, gradient, create_graph=twice)

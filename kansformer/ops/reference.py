@@ -1,6 +1,6 @@
 """The definition of both operations, in plain PyTorch on any device: what tests trust and every backend must equal.
 
-As in every backend, all tensors have the dtype of the computation; `Backend` sees to that.
+All tensors have the dtype of the computation; `Backend` sees to that.
 
 Shape letters: `...` any, N tokens, I inputs, O outputs, C coefficients.
 """

@@ -77,6 +77,17 @@ def test_every_variant_has_as_many_weights_and_its_own_function(curves_file):
     assert results["silu-cosine-deeper"] == results["silu-cosine-half"]
 
 
+def test_positions_that_are_known_are_those_of_the_model():
+    from activation_study.engine import fresh_model
+
+    tokens = torch.randint(96, (2, 65), generator=torch.Generator().manual_seed(1))
+    model = fresh_model(make_run())
+    known = [model(blocks).logits for blocks in (tokens, tokens[:, :-1])]  # the Trainer reads whole blocks
+    model.model.rotary_emb = type(model.model)(model.config).rotary_emb
+    for blocks, logits in zip((tokens, tokens[:, :-1]), known, strict=True):
+        assert torch.equal(model(blocks).logits, logits)
+
+
 def test_given_curves_are_frozen_and_tied_ones_are_one_parameter(curves_file):
     from activation_study.engine import fresh_model
     from activation_study.variants import VARIANTS

@@ -119,7 +119,8 @@ def test_curves_of_bfloat16_are_those_of_float32_rounded(
 ):
     case = make_case(known_basis, "apply_curves", tokens, 37).to(torch.float32)
     settings, tensors = kernels.settings_of(known_basis), (case.coefficients, case.denominator)
-    x, base, factor, gradient = (t.to(torch.bfloat16) for t in (case.x, *torch.randn(3, tokens, 37)))
+    rows = torch.randn(3, tokens, 37, generator=torch.Generator().manual_seed(1))
+    x, base, factor, gradient = (t.to(torch.bfloat16) for t in (case.x, *rows))
     x[-1, :5] = torch.tensor([torch.inf, -torch.inf, 3e38, torch.nan, 1e-40])
     base, factor = None if activation else base, factor if has_factor else None
 
@@ -131,15 +132,41 @@ def test_curves_of_bfloat16_are_those_of_float32_rounded(
 
     needs_grad = (True, learns, learns, has_factor and not activation, has_factor)
     rows = [gradient, x, base, factor]
-    found, expected = (
+    results, expected = (
         kernels.differentiate_curves(settings, activation, needs_grad, g, x, *tensors, base, factor, case.domain)
         for g, x, base, factor in (rows, [None if t is None else t.float() for t in rows])
     )
-    for ours, theirs in zip(found, expected, strict=True):
-        assert (ours is None) == (theirs is None)
-        if ours is not None:
-            torch.testing.assert_close(ours, theirs.to(ours.dtype), rtol=0, atol=0, equal_nan=True)
-    assert found[0].dtype == torch.bfloat16 and (not learns or found[1].dtype == torch.float32)
+    for result, wide in zip(results, expected, strict=True):
+        assert (result is None) == (wide is None)
+        if result is not None:
+            torch.testing.assert_close(result, wide.to(result.dtype), rtol=0, atol=0, equal_nan=True)
+    assert results[0].dtype == torch.bfloat16 and (not learns or results[1].dtype == torch.float32)
+
+
+@pytest.mark.parametrize("x_dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("base_dtype", [None, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("factor_dtype", [None, torch.float32, torch.bfloat16])
+def test_curves_between_any_dtypes(make_case, x_dtype, base_dtype, factor_dtype):
+    case = make_case(Basis(), "apply_curves", 600, 37).to(torch.bfloat16)
+    rows = torch.randn(3, 600, 37, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
+
+    def results(function, x_dtype, base_dtype, factor_dtype, curve_dtype):
+        x, base, factor = (
+            None if dtype is None else t.to(dtype, copy=True).requires_grad_()
+            for t, dtype in ((case.x, x_dtype), (rows[0], base_dtype), (rows[1], factor_dtype))
+        )
+        curves = case.curves.to(curve_dtype)
+        curves.coefficients.requires_grad_()
+        y = function(x, curves, base, factor)
+        wanted = [t for t in (x, curves.coefficients, base, factor) if t is not None]
+        return y, *torch.autograd.grad(y, wanted, rows[2].to(y.dtype))
+
+    wide = (None if dtype is None else torch.float64 for dtype in (base_dtype, factor_dtype))
+    expected = results(REFERENCE["apply_curves"], torch.float64, *wide, torch.float64)
+    actual = results(NATIVE["apply_curves"], x_dtype, base_dtype, factor_dtype, torch.bfloat16)
+    assert actual[0].dtype == torch.promote_types(base_dtype or torch.float32, factor_dtype or torch.bfloat16)
+    for result, reference in zip(actual, expected, strict=True):
+        assert_close_to_float64(result, reference, torch.bfloat16, gradient=True)
 
 
 @pytest.mark.parametrize(
@@ -249,6 +276,13 @@ def test_groups_of_channels_share_a_curve(make_case, known_basis, curves_in_all,
     try:
         torch.set_num_threads(threads)
         assert_native_is_right("apply_curves", case, ("base", "factor"))
+        narrow = case.to(torch.bfloat16)
+        added, gradient = ("base", "factor"), torch.linspace(-1, 2, x.numel()).reshape(x.shape).to(torch.bfloat16)
+        actual, gradients = run(NATIVE["apply_curves"], "apply_curves", narrow, added, gradient)
+        wide = narrow.to(torch.float64)
+        expected, expected_gradients = run(REFERENCE["apply_curves"], "apply_curves", wide, added, gradient)
+        assert_close_to_float64(actual, expected, torch.bfloat16, looser=2.0)  # rounded before the factor, too
+        assert_close_to_float64(gradients, expected_gradients, torch.bfloat16, gradient=True)
     finally:
         torch.set_num_threads(before)
 

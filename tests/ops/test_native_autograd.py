@@ -18,34 +18,31 @@ def test_second_derivatives(make_case, known_basis, operation):
     def penalty(function, case):
         x = case.x.detach().requires_grad_()
         coefficients = case.coefficients.detach().requires_grad_()
-        base = torch.zeros_like(x[:, :1]).expand(4, 3 if operation == "apply_curves" else 2)
-        y = function(x, Curves(coefficients, case.domain, case.denominator, case.basis), base)
+        # What is added and multiplied is made of x as well.
+        base, factor = x.sin()[:, : 3 if operation == "apply_curves" else 2], {}
+        if operation == "apply_curves":
+            factor["factor"] = x.cos()
+        y = function(x, Curves(coefficients, case.domain, case.denominator, case.basis), base, **factor)
         (slope,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
-        return torch.autograd.grad(slope.square().sum(), coefficients)[0]
+        return slope, *torch.autograd.grad(slope.square().sum(), (x, coefficients))
 
-    actual = penalty(NATIVE[operation], case.to(torch.float32))
-    expected = penalty(REFERENCE[operation], case)
-    assert_close_to_float64(actual, expected, torch.float32, gradient=True, looser=3.0)  # products of gradients
-
-
-def test_second_derivatives_in_bfloat16(make_case):
-    case = make_case(Basis(), "sum_edges", tokens=4, inputs=3, outputs=2).to(torch.bfloat16)
-    x = case.x.detach().requires_grad_()
-
-    def penalty(function, x, curves, base):
-        (slope,) = torch.autograd.grad(function(x, curves, base).square().sum(), x, create_graph=True)
-        return torch.autograd.grad(slope.square().sum(), x)[0]
-
-    curves = Curves(case.coefficients.detach(), case.domain, None, case.basis)
-    found = penalty(NATIVE["sum_edges"], x, curves, torch.zeros(4, 2, dtype=torch.bfloat16))
-    wide = x.detach().double().requires_grad_()
-    expected = penalty(REFERENCE["sum_edges"], wide, curves.to(torch.float64), None)
-    assert found.dtype == torch.bfloat16 and relative_error(found, expected) < 0.05
+    for dtype, tolerance in ((torch.float32, 1e-4), (torch.bfloat16, 0.1)):
+        stored = case.to(dtype)
+        expected = penalty(REFERENCE[operation], stored.to(torch.float64))
+        for actual, wide in zip(penalty(NATIVE[operation], stored), expected, strict=True):
+            assert actual.dtype == dtype and relative_error(actual, wide) < tolerance
 
 
 def test_nothing_but_the_inputs_is_saved(make_case, known_basis, operation):
     case = make_case(known_basis, operation, tokens=300, inputs=8, outputs=8).to(torch.float32)
     assert 0 < case.saved_bytes(NATIVE[operation]) <= case.x.nbytes + case.bytes_of_curves
+
+
+def test_bfloat16_is_saved_as_it_is(make_case, known_basis):
+    case = make_case(known_basis, "apply_curves", tokens=300, inputs=8).to(torch.bfloat16)
+    base, factor = case.x.sin(), case.x.cos().requires_grad_()
+    saved = case.saved_bytes(lambda x, curves: NATIVE["apply_curves"](x, curves, base, factor))
+    assert 0 < saved <= 3 * case.x.nbytes + case.to(torch.float32).bytes_of_curves
 
 
 def test_tensors_without_memory_take_the_definition(known_basis, operation):

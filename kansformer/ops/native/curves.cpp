@@ -11,8 +11,9 @@
 // SUMMED tokens and then added up: longer sums lose digits.
 //
 // x, base, factor, y, g (N, I), coefficients a (P, C), denominator q (P, D), domain (P, 2), contiguous float32; curve p
-// belongs to the I / P channels from p · I / P on. The (N, I) may be bfloat16: rows are then computed in float32 copies,
-// and rounded at the end, forward before the factor as well, as without curves.
+// belongs to the I / P channels from p · I / P on. The (N, I) may be bfloat16: rows are then computed in float32 copies.
+// y is rounded before and after the product with the factor, as by two operations of PyTorch; gradients are rounded once,
+// of sums that were not.
 #include "activations.h"
 #include "curves_bspline.h"
 #include "curves_polynomial.h"
@@ -42,7 +43,7 @@ void round_all(bf16* to, const float* from, int64_t count) {
 }
 
 // A call whose pointers lead to float32: the call itself, or for bfloat16 one with copies of `count` neighbouring numbers.
-class Wide {
+class Float32Rows {
   const Call& narrow;
   const int64_t count;
   Buffer<float> copies;
@@ -58,17 +59,17 @@ class Wide {
 
  public:
   Call call;
-  __attribute__((noinline)) Wide(const Call& narrow, int64_t count)
+  __attribute__((noinline)) Float32Rows(const Call& narrow, int64_t count)
       : narrow(narrow), count(count), copies(narrow.bfloat16 ? 8 * count : 0), call(narrow) {
     if (!narrow.bfloat16) return;
-    float* free = copies.data;
+    float* next = copies.data;
     const auto move = [&](auto pointer) {
-      if (call.*pointer) call.*pointer = free, free += count;
+      if (call.*pointer) call.*pointer = next, next += count;
     };
     each_read(move), each_written(move);
   }
   // Where the numbers from `place` on are found, after they have been read.
-  __attribute__((noinline)) int64_t read(int64_t place) {
+  __attribute__((noinline)) int64_t copy_in(int64_t place) {
     if (!narrow.bfloat16) return place;
     each_read([&](auto pointer) {
       if (narrow.*pointer)
@@ -76,7 +77,7 @@ class Wide {
     });
     return 0;
   }
-  __attribute__((noinline)) void write(int64_t place) {
+  __attribute__((noinline)) void copy_out(int64_t place) {
     if (!narrow.bfloat16) return;
     each_written([&](auto pointer) {
       if (narrow.*pointer) round_all(reinterpret_cast<bf16*>(narrow.*pointer) + place, call.*pointer, count);
@@ -115,10 +116,10 @@ void evaluate_at_once(const Call& c, const Family& family) {
 }
 template <int K>
 void run_at_once(const Call& call, const Family& family) {
-  Wide wide(call, call.tokens * call.inputs);
-  wide.read(0);
-  evaluate_at_once<K>(wide.call, family);
-  wide.write(0);
+  Float32Rows rows(call, call.tokens * call.inputs);
+  rows.copy_in(0);
+  evaluate_at_once<K>(rows.call, family);
+  rows.copy_out(0);
 }
 
 // The curves of neighbouring channels, ready for use, and the sums of their gradients.
@@ -206,11 +207,11 @@ struct Block {
   // use(call, row) for the rows of tokens, in float32.
   template <class Use>
   INLINE void each_row(int64_t begin, int64_t end, Use use) const {
-    Wide wide(call, channels);
-    const Call c = wide.call;
+    Float32Rows rows(call, channels);
+    const Call c = rows.call;
     for (int64_t row = begin * c.inputs + first; row < end * c.inputs; row += c.inputs) {
-      use(c, wide.read(row));
-      wide.write(row);
+      use(c, rows.copy_in(row));
+      rows.copy_out(row);
     }
   }
 

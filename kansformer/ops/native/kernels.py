@@ -1,5 +1,5 @@
-"""The C++ kernels as functions of tensors, without a graph: of float32 tensors, but for x, base and factor of curves,
-which may be bfloat16, and for what `edges_bf16` computes.
+"""The C++ kernels as functions of tensors, without a graph: of float32 tensors, but for what `edges_bf16` computes, and
+for x, base, factor and result of curves and their gradients, which may be bfloat16.
 
 Shape letters: `...` any, N tokens, I inputs, O outputs, C coefficients, D denominator parameters, P curves: one per
 input, or per group of neighbouring inputs.
@@ -115,7 +115,7 @@ def evaluate_curves(
 ) -> Tensor:
     """(base + s(x)) · factor, all (..., I); with an activation the base is that function of x.
 
-    x, base and factor, and what is made of them, are all float32 or all bfloat16.
+    x, base, factor, the result and their gradients are all float32 or all bfloat16.
     """
     x = x.contiguous()
     activated = ACTIVATIONS[activation](x) if activation else None
