@@ -149,8 +149,8 @@ def fresh_model(run: Run, device: str = "cpu") -> LlamaForCausalLM:
 
 
 class _KnownPositions(nn.Module):
-    """Rotary embeddings of the first positions, computed once: a compiled step computes them for each element of queries
-    and keys again, a fifth of its time.
+    """Rotary embeddings of the first positions, computed once: a compiled step computes them for each element of
+    queries and keys again, a fifth of its time.
     """
 
     def __init__(self, rotary: nn.Module, positions: int) -> None:

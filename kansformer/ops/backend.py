@@ -39,8 +39,8 @@ class Backend:
             backend has only `curves`.
         keeps_dtypes: whether the functions take tensors of any dtypes.
         checks_shapes: `curves` checks shapes itself, once for each kind of call, and raises a ValueError.
-        curves_in_bfloat16: whether `curves` also takes x, base and factor that are all bfloat16, with a base, and float32
-            curves.
+        curves_in_bfloat16: whether `curves` also takes x, base and factor that are all bfloat16, with a base and with
+            float32 curves.
         keeps_bfloat16: whether `edges` onto a bfloat16 base takes tensors of any dtypes; None means never.
         device_types: where it runs; None means on every device.
         reason_unavailable: says in a sentence what is missing on this machine, or returns None.

@@ -53,7 +53,7 @@ def multiplies_bfloat16() -> bool:
 
 
 def apply_curves(x: Tensor, curves: Curves, base: Tensor | str | None = None, factor: Tensor | None = None) -> Tensor:
-    """`reference.apply_curves` in one pass over memory. x, base and factor are float32; or all bfloat16, with a base."""
+    """`reference.apply_curves` in one pass over memory. x, base and factor are float32, or bfloat16 with a base."""
     coefficients, domain, denominator, basis = curves
     activation = ""
     if isinstance(base, str):
