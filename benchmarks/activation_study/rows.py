@@ -73,18 +73,20 @@ def losses(rows: Iterable[Row], like: Run) -> dict[int, float]:
 
 
 def rates_of(rows: Iterable[Row], size: str, optimizer: str) -> dict[float, dict[float, float]]:
-    """SwiGLU's mean exploring losses by length and rate, of the lengths at which several rates were tried."""
-    collected: dict[float, dict[float, list[float]]] = {}
+    """SwiGLU's mean exploring losses by length and rate, over the seeds that all rates of a length have, where there are
+    several."""
+    collected: dict[float, dict[float, dict[int, float]]] = {}
     for row in rows:
         run = row.run
         tuned = Run("explore", "swiglu", size, "python", run.length, optimizer, run.lr, run.seed)
         if run == tuned and not math.isnan(row.val_loss):
-            collected.setdefault(run.length, {}).setdefault(run.lr, []).append(row.val_loss)
-    return {
-        length: {lr: sum(values) / len(values) for lr, values in sorted(rates.items())}
-        for length, rates in sorted(collected.items())
-        if len(rates) > 1
-    }
+            collected.setdefault(run.length, {}).setdefault(run.lr, {})[run.seed] = row.val_loss
+    means: dict[float, dict[float, float]] = {}
+    for length, rates in sorted(collected.items()):
+        seeds = set.intersection(*map(set, rates.values()))
+        if len(rates) > 1 and seeds:
+            means[length] = {lr: sum(rates[lr][seed] for seed in seeds) / len(seeds) for lr in sorted(rates)}
+    return means
 
 
 def best_rate(rows: Iterable[Row], size: str, length: float, optimizer: str) -> float:

@@ -21,7 +21,7 @@ from speed.harness import Quartiles
 ADDED_COLUMNS = {"allocator", "page_faults"}
 """Which older files do not have."""
 
-PACKAGE = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parents[2] / "kansformer"
 
 
 @dataclass(frozen=True, kw_only=True)
