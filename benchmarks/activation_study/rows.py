@@ -73,8 +73,7 @@ def losses(rows: Iterable[Row], like: Run) -> dict[int, float]:
 
 
 def rates_of(rows: Iterable[Row], size: str, optimizer: str) -> dict[float, dict[float, float]]:
-    """SwiGLU's mean exploring losses by length and rate, over the seeds that all rates of a length have, where there are
-    several."""
+    """SwiGLU's mean exploring losses by length and rate where several were tried, over the seeds that these share."""
     collected: dict[float, dict[float, dict[int, float]]] = {}
     for row in rows:
         run = row.run
