@@ -67,11 +67,26 @@ def test_a_compiler_keeps_the_kernels_whole(make_case, known_basis, operation, a
     assert all(torch.equal(gradients[name], expected_gradients[name]) for name in gradients)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_compiler_leaves_a_known_activation_to_the_kernel(make_case, known_basis, dtype):
+    torch._dynamo.reset()
+    case = make_case(known_basis, "apply_curves", 20, 19).to(dtype)
+
+    def activate(x, curves, factor):
+        return NATIVE["apply_curves"](x, curves, "silu", factor)
+
+    expected, expected_gradients = run(activate, "apply_curves", case, ("factor",))
+    compiled = torch.compile(activate, fullgraph=True, backend="aot_eager")
+    actual, gradients = run(compiled, "apply_curves", case, ("factor",))
+    assert torch.equal(actual, expected)
+    assert all(torch.equal(gradients[name], expected_gradients[name]) for name in gradients)
+
+
 def test_the_operators_pass_torch_s_own_checks(make_case, known_basis):
     case = make_case(known_basis, "apply_curves", 5, 4).to(torch.float32)
     settings = (known_basis.name, known_basis.grid_size, known_basis.order, known_basis.extrapolation)
     x, coefficients = case.x.requires_grad_(), case.coefficients.requires_grad_()
-    arguments = (x, coefficients, case.denominator, x.detach(), x.detach(), case.domain, *settings)
+    arguments = (x, coefficients, case.denominator, x.detach(), x.detach(), case.domain, *settings, "")
     torch.library.opcheck(torch.ops.kansformer.curves.default, arguments)
 
 
@@ -125,5 +140,5 @@ def test_compiled_gradients_have_the_layout_that_was_announced(make_case, known_
     case = make_case(known_basis, "apply_curves", 6, 6).to(torch.float32)
     settings = (known_basis.name, known_basis.grid_size, known_basis.order, known_basis.extrapolation)
     x = case.x.t().requires_grad_()
-    arguments = (x, case.coefficients, case.denominator, None, None, case.domain, *settings)
+    arguments = (x, case.coefficients, case.denominator, None, None, case.domain, *settings, "")
     torch.library.opcheck(torch.ops.kansformer.curves.default, arguments)

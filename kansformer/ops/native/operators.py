@@ -60,8 +60,7 @@ def apply_curves(x: Tensor, curves: Curves, base: Tensor | str | None = None, fa
         activation, base = base, None
     settings = settings_of(basis)
     if torch.compiler.is_compiling():
-        base = ACTIVATIONS[activation](x) if activation else base
-        return _curves(x, coefficients, denominator, base, factor, domain, *settings)
+        return _curves(x, coefficients, denominator, base, factor, domain, *settings, activation)
     if torch.is_grad_enabled():
         return _Curves.apply(x, coefficients, denominator, base, factor, domain, *settings, activation)
     return kernels.evaluate_curves(settings, activation, x, coefficients, denominator, base, factor, domain)
@@ -88,9 +87,10 @@ def _curves(
     grid_size: int,
     order: int,
     extrapolation: str,
+    activation: str,
 ) -> Tensor:
     settings = (name, grid_size, order, extrapolation)
-    return kernels.evaluate_curves(settings, "", x, coefficients, denominator, base, factor, domain)
+    return kernels.evaluate_curves(settings, activation, x, coefficients, denominator, base, factor, domain)
 
 
 @_curves.register_fake
@@ -111,11 +111,12 @@ def _curves_backward(
     grid_size: int,
     order: int,
     extrapolation: str,
+    activation: str,
     needs_grad: list[bool],
 ) -> list[Tensor]:
     settings = (name, grid_size, order, extrapolation)
     tensors = (gradient, x, coefficients, denominator, base, factor, domain)
-    return _or_empty(x, kernels.differentiate_curves(settings, "", needs_grad, *tensors))
+    return _or_empty(x, kernels.differentiate_curves(settings, activation, needs_grad, *tensors))
 
 
 @_curves_backward.register_fake
@@ -126,7 +127,7 @@ def _(gradient, x, coefficients, denominator, base, factor, domain, *settings_an
 
 def _save_curves(ctx, inputs, output=None):
     x, coefficients, denominator, base, factor, domain, *settings = inputs
-    ctx.settings, ctx.activation = tuple(settings[:4]), "".join(settings[4:])
+    *ctx.settings, ctx.activation = settings
     # Only the gradient of the factor asks for the base.
     ctx.save_for_backward(x, coefficients, denominator, None if factor is None else base, factor, domain)
 
@@ -141,7 +142,7 @@ def _differentiate_curves(ctx, gradient: Tensor, compiled: bool = True) -> tuple
     dbase = gradient if needs_grad[3] and not has_factor else None
     needs_grad[3] = needs_grad[3] and has_factor
     if compiled:
-        results = _curves_backward(gradient, *saved, *ctx.settings, needs_grad)
+        results = _curves_backward(gradient, *saved, *ctx.settings, ctx.activation, needs_grad)
     elif torch.is_grad_enabled() or needs_definition(gradient):
 
         def definition(x, coefficients, denominator, base, factor):
