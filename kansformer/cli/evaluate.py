@@ -47,7 +47,7 @@ def evaluate_command(
         documents, source = load_text(text, max_tokens)
     else:
         documents = dataset_text(dataset, config=config, split=split, column=column, max_tokens=max_tokens)
-        source = f"{dataset}, {split}"
+        source = ", ".join(filter(None, (dataset, config, split)))
     language_model, blocks_NT = load_model_and_blocks(model, documents, block, max_tokens)
     if compare and not is_converted(language_model):
         raise ConversionStateError(f"{model!r} is not converted, so there is nothing to compare. Leave out --compare.")
@@ -70,7 +70,8 @@ def evaluate_command(
         loss, perplexity = first.loss - second.loss, first.perplexity - second.perplexity
         typer.echo(f"{'difference':14}  {loss:>+9.4f}  {perplexity:>+10.3f}")
     if record:
-        _record(Path(model), f"{source}, blocks of {block} tokens", first, second)
+        limit = "" if max_tokens is None else f"the first {max_tokens:,} tokens in "
+        _record(Path(model), f"{source}, {limit}blocks of {block} tokens", first, second)
         typer.echo(f"\nWritten into {model}.")
 
 

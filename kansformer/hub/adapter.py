@@ -20,6 +20,7 @@ from kansformer.hub.curve_sets import CurveSet, CurveSets, current_sets, list_cu
 from kansformer.hub.curve_values import curve_values, put_curves
 from kansformer.hub.weight_checksum import ModelChecksum, check_same_weights, checksum_of
 from kansformer.hub_files import HUB_ID, find_folder
+from kansformer.nn.curve_checks import check_not_disabled
 from kansformer.nn.transaction import transaction
 
 CARD_FILES = {CARD_FILE, METADATA_FILE}
@@ -58,6 +59,7 @@ def save_curves(model: nn.Module, folder: str | Path, *, also: Collection[str] =
     if record is None:
         raise ConversionStateError("The model is not converted, so there are no curves to save.")
     check_no_adapters(model)
+    check_not_disabled(model, "Curves cannot be saved")
     if record.widths:
         raise ConversionStateError(
             "The feed-forward networks were replaced by narrower ones, whose weights belong to the curves. Save the "

@@ -5,10 +5,10 @@ are the curves that bend it at the time.
 """
 
 import warnings
-import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,8 @@ from kansformer.conversion.record import CURVE_SETS, get_setting, record_of
 from kansformer.conversion.slots import check_no_adapters
 from kansformer.errors import ConfigError, ConversionStateError
 from kansformer.hub.curve_values import curve_values, put_curves
-from kansformer.nn.curves import curved_modules, require_curves
+from kansformer.nn.curve_checks import check_not_disabled, disabled
+from kansformer.nn.curves import require_curves
 from kansformer.nn.transaction import transaction, undone_afterwards
 
 UNNAMED, CHANGED = "default", "changed"
@@ -27,10 +28,6 @@ UNNAMED, CHANGED = "default", "changed"
 
 PLACEMENT = ("domain", "layers", "target_modules", "exclude_modules", "curves", "trainable")
 """Settings of a `KANConfig` whose outcome is compared instead: domains, slots and values of the curves."""
-
-
-_disabled: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
-"""Modules inside `disable_curves`, whose values are not those of any set."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +134,7 @@ def disable_curves(model: nn.Module) -> Iterator[nn.Module]:
 
     Raises:
         ConfigError: the model has no curves.
+        ConversionStateError: some of them are not in memory.
 
     Examples:
         >>> from kansformer import KANLinear
@@ -149,13 +147,22 @@ def disable_curves(model: nn.Module) -> Iterator[nn.Module]:
         (True, False)
     """
     modules = require_curves(model, ", so there are none to disable.")
+    for path, module in modules.items():
+        if module.coefficients.is_meta:
+            raise ConversionStateError(f"The curves of {path} are not in memory, so they cannot be disabled.")
     with undone_afterwards() as stack:
         for module in modules.values():
-            if module not in _disabled:
-                stack.callback(_disabled.discard, module)
-                _disabled.add(module)
-            stack.callback(setattr, module.coefficients, "data", module.coefficients.data)
-            module.coefficients.data = torch.zeros_like(module.coefficients.data)
+            if module not in disabled:
+                stack.callback(disabled.discard, module)
+                disabled.add(module)
+            own = module.coefficients
+            # A parameter of its own, so that what was computed here has the same gradients after the context; and other
+            # numbers in the model's own, which an optimizer may change.
+            straight = nn.Parameter(torch.zeros_like(own.data), requires_grad=own.requires_grad)
+            stack.callback(setattr, own, "data", own.data)
+            own.data = torch.zeros_like(own.data)
+            stack.callback(cast(nn.Module, module).register_parameter, "coefficients", own)
+            cast(nn.Module, module).register_parameter("coefficients", straight)
         yield model
 
 
@@ -172,10 +179,7 @@ def current_sets(model: nn.Module) -> CurveSets | None:
     check_no_adapters(model)
     if record.widths:
         raise ConversionStateError("The feed-forward networks are narrower than those that sets of curves belong to.")
-    if any(module in _disabled for _, module in curved_modules(model)):
-        raise ConversionStateError(
-            "Inside disable_curves the sets of curves cannot be read or changed. Leave that context first."
-        )
+    check_not_disabled(model, "The sets of curves cannot be read or changed")
     present = CurveSet(record, {name: tensor.data for name, tensor in curve_values(model).items()})
     sets: CurveSets | None = get_setting(model, CURVE_SETS)
     if sets is None:

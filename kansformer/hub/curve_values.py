@@ -9,6 +9,7 @@ from kansformer.conversion import ConversionRecord
 from kansformer.conversion.convert import remove_curves
 from kansformer.conversion.rebuild import rebuild
 from kansformer.conversion.record import base_prefix, record_of
+from kansformer.conversion.slots import check_not_dispatched
 from kansformer.conversion.tensor_check import check_values
 from kansformer.errors import CheckpointError
 from kansformer.nn.curves import curve_tensors, curved_modules
@@ -45,9 +46,11 @@ def put_curves(
 
     Raises:
         CheckpointError: they do not fit the model.
+        ConversionStateError: its layers would have to be exchanged, and accelerate moves their weights.
     """
     own = record_of(model)
     if own is None or own.to_dict() != record.to_dict():
+        check_not_dispatched(model, "curves cannot be put into it. Load it without device_map first.")
         if own is not None:
             remove_curves(model)
         rebuild(model, record, max_numbers=sum(tensor.numel() for tensor in tensors.values()))
@@ -60,6 +63,7 @@ def put_curves(
     }
     for name, target in targets.items():
         target.data = new[name]
+        torch.autograd.graph.increment_version(target)  # a backward pass of what was computed before would be wrong
 
 
 def _check_shared(tensors: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:

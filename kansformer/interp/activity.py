@@ -85,7 +85,7 @@ class Activity:
     def _used(self) -> Tensor:
         """Whether an edge is computed by its curve now, (I, O)."""
         used_IO = torch.ones_like(self._ever_IO)
-        if replaced := replaced_edges(self.model, self.slot.site, self.slot.name):
+        if replaced := replaced_edges(self.slot):
             inputs_E, outputs_E = torch.tensor(sorted(replaced)).unbind(-1)
             used_IO.view(-1)[self.slot.edge_numbers(inputs_E, outputs_E)] = False
         return used_IO

@@ -97,13 +97,14 @@ def batch_loss(model: nn.Module, batch: Batch) -> Tensor | None:
 
 
 def num_labels(model: nn.Module, batch: Batch) -> int:
-    """Labels that the loss of a batch is the mean over, where a causal model does not predict the first token; 1 for a
-    batch without `labels`."""
+    """Labels that the loss of a batch is the mean over, where a causal model does not predict the first token; its rows
+    for a batch without `labels`."""
     labels = batch.get("labels")
     if labels is None:
-        return 1
-    # transformers' name of the loss; where it has none, its loss is the causal one.
-    predicted = labels[..., 1:] if getattr(model, "loss_type", "") in (None, "ForCausalLM") else labels
+        return next((len(value) for value in batch.values() if isinstance(value, Tensor) and value.ndim), 1)
+    # transformers' name of the loss; where it has none, its loss of a label for each token is the causal one.
+    is_causal = getattr(model, "loss_type", "") in (None, "ForCausalLM") and labels.ndim > 1
+    predicted = labels[..., 1:] if is_causal and not labels.is_floating_point() else labels
     return int((predicted != IGNORED).sum())
 
 
@@ -124,13 +125,11 @@ def rows(values: Tensor, mask: Tensor | None) -> Tensor:
 
 @torch.no_grad()
 def mean_loss(model: nn.Module, batches: Iterable[Batch]) -> float:
-    """The mean loss over the labels of all batches in evaluation mode; NaN without labels."""
+    """The mean loss over the labels of all batches in evaluation mode; NaN without labels. All batches are read."""
     total, labels = 0.0, 0
     with eval_mode(model):
         for batch in batches:
             loss, count = batch_loss(model, batch), num_labels(model, batch)
-            if loss is None:
-                return math.nan
-            if count:
+            if loss is not None and count:
                 total, labels = total + count * float(loss), labels + count
     return total / labels if labels else math.nan

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -23,6 +24,7 @@ from kansformer.errors import ConfigError, DataError, ShapeError, SlotError
 from kansformer.interp.curves import EdgeCurves
 from kansformer.interp.edge_features import base_values, base_weights, edge_values
 from kansformer.interp.recording import EdgeRecords
+from kansformer.nn.compiled import forget_compiled
 from kansformer.nn.curve_checks import OWN_COPIES, check_not_fixed, check_not_shared
 from kansformer.nn.curves import Curved, curved_modules
 from kansformer.nn.transaction import undone_afterwards
@@ -34,8 +36,9 @@ Function = Callable[[Tensor], Tensor]
 BUDGET = 2**24
 # Points per coefficient that a function is sampled at before it is fitted.
 OVERSAMPLING = 8
-# Inputs and outputs of edges that are replaced now, by site and slot: two corrections of one edge would add up.
-_replaced: WeakKeyDictionary[nn.Module, dict[tuple[str, str], set[tuple[int, int]]]] = WeakKeyDictionary()
+# Inputs and outputs of edges that are replaced now, by the module with their curves: two corrections of one edge would
+# add up.
+_replaced: WeakKeyDictionary[nn.Module, set[tuple[int, int]]] = WeakKeyDictionary()
 
 
 def ablate(
@@ -160,26 +163,26 @@ def replace_edges(
     slots = {(slot.site, slot.name): slot for slot in find_curve_slots(model)} if by_slot else {}
     for (site, name), pairs in by_slot.items():
         pairs.sort()  # neighbouring channels are read and added faster
-        if taken := replaced_edges(model, site, name).intersection(pairs):
+        slot = slots.get((site, name)) or find_curve_slot(model, site, name)  # raises, with the choices
+        if taken := replaced_edges(slot).intersection(pairs):
             ref = EdgeRef(site, name, *min(taken))
             raise ConfigError(f"{ref} is replaced already. Leave that context before you replace it again.")
-        slot = slots.get((site, name)) or find_curve_slot(model, site, name)  # raises, with the choices
         _check_edges(slot, pairs)
         inputs, outputs = torch.tensor(pairs).unbind(-1)
-        hooks.append((slot.called, _correction(slot, inputs, outputs, make_function(slot, inputs, outputs))))
+        hooks.append((slot, pairs, _correction(slot, inputs, outputs, make_function(slot, inputs, outputs))))
+    forget_compiled()
     with undone_afterwards() as undo:
-        for key, pairs in by_slot.items():
-            now = _replaced.setdefault(model, {}).setdefault(key, set())
+        for slot, pairs, hook in hooks:
+            now = _replaced.setdefault(cast(nn.Module, slot.module), set())
             undo.callback(now.difference_update, pairs)
             now.update(pairs)
-        for module, hook in hooks:
-            undo.callback(module.register_forward_hook(hook).remove)
+            undo.callback(slot.called.register_forward_hook(hook).remove)
         yield model
 
 
-def replaced_edges(model: nn.Module, site: str, slot: str) -> frozenset[tuple[int, int]]:
+def replaced_edges(slot: CurveSlot) -> frozenset[tuple[int, int]]:
     """Inputs and outputs of the edges of a slot that are computed by something else in a context now."""
-    return frozenset(_replaced.get(model, {}).get((site, slot), ()))
+    return frozenset(_replaced.get(cast(nn.Module, slot.module), ()))
 
 
 @dataclass
@@ -205,15 +208,20 @@ class CurveEdit:
     _parameter: nn.Parameter
     _domain: Tensor
     _before: Tensor
+    _after: Tensor
 
     @torch.no_grad()
     def undo(self) -> None:
-        """Put the curve's coefficients back, to the bit; other edits stay.
+        """Put the curve's coefficients back, to the bit; edits of other curves stay.
 
         Raises:
-            DataError: the layer has another grid now, so the old coefficients mean nothing there.
+            DataError: the layer has another grid now, so the old coefficients mean nothing there; or the curve was
+                changed again, as by a later edit, which is to be undone first.
         """
         check_same_grid(self._module, self._parameter, self._domain)
+        now = self._parameter[self._index]
+        if not (torch.equal(now, self._after) or torch.equal(now, self._before)):
+            raise DataError("The curve was changed after the edit. Undo later edits of it first.")
         self._parameter[self._index] = self._before
 
 
@@ -287,7 +295,7 @@ def edit_curve(model: nn.Module, edge: EdgeRef, function: Function) -> CurveEdit
     values_1SC = basis.values(x_1S, domain_12.unsqueeze(1), denominator_11D)
     error = (values_1SC @ new_C.double().cpu() - target_1S).square().mean().sqrt().item()
     module.coefficients[index] = new_C
-    return CurveEdit(error, module, index, module.coefficients, module.domain.clone(), before)
+    return CurveEdit(error, module, index, module.coefficients, module.domain.clone(), before, new_C)
 
 
 def _correction(slot: CurveSlot, inputs_E: Tensor, outputs_E: Tensor, function: Function):

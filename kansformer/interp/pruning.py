@@ -18,7 +18,7 @@ from kansformer.conversion.convert import drop_slots
 from kansformer.conversion.record import narrowed_paths
 from kansformer.conversion.replace import largest, measure_channels
 from kansformer.conversion.slots import CurveSlot, find_curve_slots
-from kansformer.errors import ConfigError
+from kansformer.errors import ConfigError, DataError
 from kansformer.interp.edits import check_same_grid
 from kansformer.interp.scores import EdgeScores
 from kansformer.nn.curve_checks import check_not_fixed, check_not_shared
@@ -52,19 +52,25 @@ class PruneResult:
     straightened: int
     curves: int
     threshold: float
-    _before: list[tuple[Curved, nn.Parameter, Tensor, Tensor]]
+    _before: list[tuple[Curved, nn.Parameter, Tensor, Tensor, Tensor]]
 
     @torch.no_grad()
     def undo(self) -> None:
-        """Put the coefficients back, to the bit.
+        """Put the coefficients of the curves that were straightened back, to the bit; the others stay.
 
         Raises:
-            DataError: a layer has another grid now, so the old coefficients mean nothing there.
+            DataError: a layer has another grid now, so the old coefficients mean nothing there; or a curve that was
+                straightened was changed again. The model is left as it was.
         """
-        for module, parameter, domain, _ in self._before:
+        for module, parameter, domain, _, straightened in self._before:
             check_same_grid(module, parameter, domain)
-        for _, parameter, _, values in self._before:
-            parameter.copy_(values)
+            if torch.where(straightened, parameter, 0.0).any():
+                raise DataError("A curve that was straightened has been changed, so this cannot be undone any more.")
+        self._put_back()
+
+    def _put_back(self) -> None:
+        for _, parameter, _, values, straightened in self._before:
+            parameter.copy_(torch.where(straightened, values, parameter))
         self._before = []
 
 
@@ -125,11 +131,11 @@ def prune(
             flags = flags.reshape(coefficients[:, 0].shape).to(coefficients.device)
             result.straightened += int((coefficients.any(1) & flags).sum())
             before = (slot.module.domain.clone(), coefficients.detach().clone())
-            result._before.append((slot.module, coefficients, *before))
+            result._before.append((slot.module, coefficients, *before, flags.unsqueeze(1)))
             coefficients.mul_(~flags.unsqueeze(1))
         return result
     except BaseException:
-        result.undo()
+        result._put_back()
         raise
 
 

@@ -17,6 +17,7 @@ from kansformer.checks import check_integer, check_seed
 from kansformer.conversion.slots import CurveSlot, find_curve_slots
 from kansformer.errors import DataError, SlotError
 from kansformer.interp.edge_features import ALL, edge_terms, num_terms, per_input, term_weights
+from kansformer.nn.compiled import forget_compiled
 from kansformer.nn.curves import Curved, CurveSpec
 from kansformer.nn.transaction import undone_afterwards
 
@@ -68,6 +69,7 @@ def record_slots(
 ) -> Iterator[EdgeRecords]:
     """`record_edges` of these slots only."""
     records = EdgeRecords({(slot.site, slot.name): RecordedSlot(slot, bins, sample, seed) for slot in slots})
+    forget_compiled()
     with undone_afterwards() as hooks:
         for recorded in records.values():
             hooks.callback(recorded.slot.called.register_forward_pre_hook(recorded._hook).remove)

@@ -18,9 +18,11 @@ from kansformer.checks import check_integer, check_number
 from kansformer.errors import ConfigError, DataError
 from kansformer.kan.data import Samples, as_dataset, check_squares, dataset_for, variable_names
 from kansformer.kan.fitting import rmse
+from kansformer.kan.history import GRID_MARGIN
 from kansformer.kan.network import KAN, Width
 from kansformer.kan.sparse import SearchSettings
 from kansformer.kan.symbolic import library_of, unfix_symbol
+from kansformer.nn import update_grid
 from kansformer.progress import Progress, progress_reporter
 from kansformer.symbolic import SCIENCE_LIBRARY, SymbolLibrary
 
@@ -184,8 +186,9 @@ def find_formula(
     searches += [FormulaSearch(dataset, o, names, library, settings, deadline) for o in range(len(searches), outputs)]
     best = [search.result() for search in searches]
     expressions = [min(e, sympy.powsimp(e), key=size) for e in (fitted.formula.expression() for fitted in best)]
-    model = kan_from_formula(expressions, variables=names)
     x, y, test_x, test_y = vars(dataset).values()
+    model = kan_from_formula(expressions, variables=names)
+    update_grid(model, x, margin=GRID_MARGIN)  # where `model.formula(digits=…)` judges what may be left out
     tried = searches[0].tried if outputs == 1 else None
     curves = searches[0].unscaled(tried) if tried is not None else None
     if curves is None:

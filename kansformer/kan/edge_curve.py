@@ -123,18 +123,22 @@ def edge(model: KAN, layer: int, input: int, output: int, data: Samples | Table 
 
 def edge_range(model: KAN, place: Edge, data: Samples | Table | None) -> Tensor:
     """Lowest and highest input of an edge on data; those of its grid without data, or if the input is constant."""
-    domain_2 = model.layers[place.layer].domain[place.input]
-    if data is None:
-        return domain_2
-    x_N = list(levels(model, inputs_of(model, data)))[place.layer][:, place.input]
-    if not x_N.isfinite().all():
-        raise DataError(f"The inputs of the edge {place} are not finite on these data: an edge before it is not.")
-    lower, upper = x_N.aminmax()
-    return torch.stack([lower, upper]) if lower < upper else domain_2
+    seen = None if data is None else _seen(model, place, data)
+    return model.layers[place.layer].domain[place.input] if seen is None or seen[0] == seen[1] else seen
 
 
 def curve_samples(model: KAN, place: Edge, data: Samples | Table | None, count: int) -> tuple[Tensor, Tensor]:
-    """Even points on the range of an edge and its values there, (S,) each."""
+    """Even points on the range of an edge and its values there, (S,) each; all the same if its input is constant."""
     lower, upper = edge_range(model, place, data)
     x_S = even_points(torch.stack([lower, upper]).unsqueeze(0), count)[0]
-    return x_S, EdgeCurve(model, place, (float(lower), float(upper)))(x_S)
+    seen = x_S[[0, -1]] if data is None else _seen(model, place, data)
+    curve = EdgeCurve(model, place, (float(lower), float(upper)))
+    return x_S, curve(x_S if seen[0] < seen[1] else seen[:1].expand_as(x_S))
+
+
+def _seen(model: KAN, place: Edge, data: Samples | Table) -> Tensor:
+    """Lowest and highest input of an edge on data, which are the same where it is constant."""
+    x_N = list(levels(model, inputs_of(model, data)))[place.layer][:, place.input]
+    if not x_N.isfinite().all():
+        raise DataError(f"The inputs of the edge {place} are not finite on these data: an edge before it is not.")
+    return torch.stack(x_N.aminmax())

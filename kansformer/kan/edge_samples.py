@@ -28,19 +28,22 @@ def random_inputs(model: KAN) -> Tensor:
 
 
 def sampled_edges(model: KAN, data: Samples | Table | None) -> tuple[list[Edge], Tensor, Tensor]:
-    """All edges that are curves, their points and values, (E, S) each."""
+    """All edges that are curves, their points and values, (E, S) each; the values are all the same where an input is
+    constant on the data."""
     edges, points, values = [], [], []
     inputs = repeat(None) if data is None else levels(model, inputs_of(model, data))
     for index, (layer, x) in enumerate(zip(model.layers, inputs, strict=False)):
-        range_I2 = layer.domain
+        range_I2, constant_I = layer.domain, None
         if x is None:
             margin_I1 = GRID_MARGIN / (1 + 2 * GRID_MARGIN) * range_I2.diff(dim=-1)
             range_I2 = range_I2 + torch.cat([margin_I1, -margin_I1], dim=-1)
         else:
             lower, upper = x.aminmax(dim=0)
-            range_I2 = torch.where((lower == upper).unsqueeze(-1), range_I2, torch.stack([lower, upper], dim=-1))
+            constant_I = lower == upper
+            range_I2 = torch.where(constant_I.unsqueeze(-1), range_I2, torch.stack([lower, upper], dim=-1))
         x_IS = even_points(range_I2, POINTS)
-        features, _ = layer_features(layer, x_IS.mT.contiguous())
+        seen_IS = x_IS if constant_I is None else torch.where(constant_I.unsqueeze(-1), lower.unsqueeze(-1), x_IS)
+        features, _ = layer_features(layer, seen_IS.mT.contiguous())
         i, o = model.curved(index).nonzero(as_tuple=True)
         weights_EF = torch.cat([layer.weight[o, i].unsqueeze(-1), layer.coefficients[i, :, o]], dim=-1)
         points.append(x_IS[i])

@@ -93,7 +93,7 @@ def solve_equations(
         model: the network; its curves should bend at least twice (B-splines of order 3 or more).
         equations: inside and on the boundary.
         steps: of Levenberg-Marquardt.
-        grid_update_every: steps between moving hidden grids to their inputs, in the first 60 % of the steps; 0 leaves
+        grid_update_every: steps between moving the grids to their inputs, in the first 60 % of the steps; 0 leaves
             all grids.
         tolerance: it ends when four steps improve the residuals by less than this share.
         starts: number of networks with different first coefficients that make a fifth of the steps; the best goes on.

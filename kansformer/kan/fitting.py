@@ -86,7 +86,7 @@ def fit(
         smoothness: weight of the curvature in the loss, the mean squares of the curves' second derivatives by inputs in
             halves of the domain; for noisy samples, about 1e-3. `auto` chooses it by cross-validation: `smoothness` of
             the result.
-        grid_update_every: steps between moving hidden grids to their inputs, in the first 60 % of the steps; 0 leaves
+        grid_update_every: steps between moving the grids to their inputs, in the first 60 % of the steps; 0 leaves
             all grids.
         batch_size: of Adam; None takes all samples, or the batches of a DataLoader, which are read once.
         lr: learning rate of Adam (1e-2) and L-BFGS (1.0).

@@ -114,7 +114,7 @@ class FitHistory:
 
 @dataclass
 class Run:
-    """State shared by the loops of all optimizers: hidden grids move to `points`, (N, I), and `record` logs errors.
+    """State shared by the loops of all optimizers: grids move to `points`, (N, I), and `record` logs errors.
 
     After every step `watch` is called with the history.
     """

@@ -33,10 +33,11 @@ class KAN(nn.Module):
     Args:
         width: nodes of every layer, inputs first, such as [2, 5, 1]; a pair (sums, products) for a layer with product
             nodes.
-        basis, grid_size, order, domain, base: of every layer, as in `KANLinear`; hidden grids move to their inputs in
-            `fit`.
+        basis, grid_size, order, domain, base: of every layer, as in `KANLinear`; grids move to their inputs in `fit`,
+            the first ones as well.
         bias: whether `fit` trains the constant of every node. A constant is not local as a curve's coefficients are, so
-            without it a network keeps what it learned elsewhere when later samples cover a part of the domain.
+            without it, and with `grid_update_every=0`, a network keeps what it learned elsewhere when later samples
+            cover a part of the domain.
         init_scale: of the first curves, which are random lines with noise; 0 starts from a network that is 0.
         init_density: share of every layer's edges that exist at first, drawn by the seed, from above 0 to 1; every node
             keeps an edge on both sides.

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling
 
 from kansformer.basis import Basis
 from kansformer.errors import ConfigError
@@ -157,11 +158,22 @@ class LearnedActivation(nn.Module):
     def base(self, x: Tensor) -> Tensor:
         """σ(x) without the curve."""
         parts = self.activation.modules() if isinstance(self.activation, nn.Module) else (self.activation,)
-        if any(getattr(part, "inplace", False) for part in parts):
+        is_in_place = any(getattr(part, "inplace", False) for part in parts)
+        if is_in_place:
             x = x.clone()  # the curve needs the input, too
+        is_tracked = not (is_in_place or is_dynamo_compiling() or x.is_inference())
+        version = x._version if is_tracked else 0
         if self._owned and isinstance(self.activation, nn.Module):
-            return torch.func.functional_call(self.activation, self._own_tensors(), (x,))
-        return self.activation(x)
+            y = torch.func.functional_call(self.activation, self._own_tensors(), (x,))
+        else:
+            y = self.activation(x)
+        if is_tracked and x._version != version:
+            name = getattr(self.activation, "__name__", type(self.activation).__name__)
+            raise ConfigError(
+                f"The activation {name} changes its input in place, which the curve reads as well. Give a function "
+                "that returns a new tensor."
+            )
+        return y
 
     def _own_tensors(self) -> dict[str, Tensor]:
         return {name: getattr(self, name) for name in self._owned}

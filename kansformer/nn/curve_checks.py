@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
+from weakref import WeakSet
 
 from torch import nn
 
-from kansformer.errors import ConfigError
+from kansformer.errors import ConfigError, ConversionStateError
 from kansformer.nn.curves import CurvedModule, curved_modules
 from kansformer.nn.sharing import sharing_modules
 
@@ -53,6 +54,20 @@ def check_not_fixed(model: nn.Module, change: str) -> None:
             f"{change} changes curves, and the model's are fixed (trainable=False), for instance at {path}. Convert "
             "the plain model with these curves and trainable=True."
         )
+
+
+disabled: "WeakSet[nn.Module]" = WeakSet()
+"""Modules inside `kansformer.hub.disable_curves`, whose curves are straight for the time."""
+
+
+def check_not_disabled(model: nn.Module, what: str) -> None:
+    """Refuse what reads or changes curves while they are disabled; `what` begins the sentence.
+
+    Raises:
+        ConversionStateError: they are.
+    """
+    if any(module in disabled for _, module in curved_modules(model)):
+        raise ConversionStateError(f"{what} inside disable_curves. Leave that context first.")
 
 
 def check_not_shared(modules: Mapping[str, CurvedModule], change: str, *, instead: str = OWN_COPIES) -> None:

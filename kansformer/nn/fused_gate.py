@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from types import CodeType
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +23,14 @@ from kansformer.nn.base import is_watched
 def gated_product(act: nn.Module, gate: Tensor, up: Tensor) -> Tensor:
     """`act(gate) * up`, in one pass unless that could be told apart: where `act` is another module than a learned
     activation, or someone watches it."""
-    if isinstance(act, LearnedActivation) and not is_watched(act):
+    if _is_plain(act):
         return act.gated(gate, up)
     return act(gate) * up
+
+
+def _is_plain(act: nn.Module) -> TypeGuard[LearnedActivation]:
+    """Whether `act.gated` computes what calling it does."""
+    return isinstance(act, LearnedActivation) and type(act).forward is LearnedActivation.forward and not is_watched(act)
 
 
 @dataclass(frozen=True)
@@ -47,8 +53,7 @@ class GatedForward:
         children: dict = self.block._modules
         act = children[self.act]
         forward = type(self.block).forward
-        plain = isinstance(act, LearnedActivation) and not is_watched(act) and forward is self.replaces
-        if len(args) != 1 or kwargs or not plain:
+        if len(args) != 1 or kwargs or not _is_plain(act) or forward is not self.replaces:
             return forward(self.block, *args, **kwargs)
         gated = act.gated(children[self.gate](*args), children[self.up](*args))
         return children[self.down](gated)

@@ -15,7 +15,7 @@ from kansformer.basis import refit_curves
 from kansformer.checks import check_number
 from kansformer.errors import ConfigError, DataError
 from kansformer.nn.adapted import module_called_at
-from kansformer.nn.curve_checks import check_not_fixed, find_record, write_record
+from kansformer.nn.curve_checks import check_not_disabled, check_not_fixed, find_record, write_record
 from kansformer.nn.curves import CurvedModule, CurveSpec, curve_tensors, require_curves
 from kansformer.nn.eval_mode import run_batches
 from kansformer.nn.sharing import sharing_modules
@@ -75,6 +75,7 @@ def update_grid(
         raise ConfigError(f"quantile must be above 0.5 and at most 1, got {quantile!r}.")
     check_number("margin", margin, 0)
     check_not_fixed(model, "update_grid")
+    check_not_disabled(model, "Grids cannot be moved")
     sharing = {next(iter(group)): group for group in sharing_modules(modules)}
     owners = {path: owner for owner, group in sharing.items() for path in group}
     ranges = _record_ranges(model, modules, owners, inputs, quantile)
@@ -116,6 +117,7 @@ def refine_grid(model: nn.Module, grid_size: int) -> nn.Module:
     """
     modules = require_curves(model, ", so there is no grid to refine.")
     check_not_fixed(model, "refine_grid")
+    check_not_disabled(model, "Grids cannot be refined")
     refined = []
     for group in sharing_modules(modules):
         path, module = next(iter(group.items()))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from kansformer.basis import Basis
 from kansformer.nn.curves import CurvedModule, require_curves
+from kansformer.ops.gradients import without_autocast
 
 # Points on the domain at which the roughness of a curve is read; a cubic piece of a grid of 10 has six of them.
 SAMPLES = 65
@@ -54,12 +55,18 @@ def smoothness_penalty(model: nn.Module) -> Tensor:
     """
     sums, count = [], 0
     for module, coefficients in _curves_of(model):
-        second = _second_differences(module.curves.basis, coefficients, module.denominator)
-        axes = "sc" if module.denominator is None else "spc"
-        bends = torch.einsum(f"{axes},pc...->sp...", second, coefficients)
+        with without_autocast(coefficients):
+            bends = _bends(module, coefficients)
         sums.append(bends.square().mean(dim=0).sum())
         count += bends[0].numel()
     return torch.stack(sums).sum() / count
+
+
+def _bends(module: CurvedModule, coefficients: Tensor) -> Tensor:
+    """Second derivatives of curves by the unit coordinate, (S - 2, P, ...)."""
+    second = _second_differences(module.curves.basis, coefficients, module.denominator)
+    axes = "sc" if module.denominator is None else "spc"
+    return torch.einsum(f"{axes},pc...->sp...", second, coefficients)
 
 
 def _curves_of(model: nn.Module) -> list[tuple[CurvedModule, Tensor]]:

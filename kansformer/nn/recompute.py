@@ -39,7 +39,7 @@ class _RecomputedLinear(torch.autograd.Function):
         x_wanted, weight_wanted, bias_wanted = ctx.needs_input_grad[1:]
         twice = torch.is_grad_enabled()  # double backward wants the graph of what follows
         with torch.enable_grad():
-            x = x if twice else x.detach().requires_grad_(x_wanted)
+            x = x.view_as(x) if twice else x.detach().requires_grad_(x_wanted)  # no hooks of x run here
             activated = ctx.activation(x)
         # Under autocast the gradient is narrower than what was saved.
         dx = dweight = dbias = None

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kansformer.ops import cpu_local, reference
 from kansformer.ops.curves import Curves, flat
-from kansformer.ops.gradients import gradients_of, gradients_of_definition, needs_definition
+from kansformer.ops.gradients import gradients_of, gradients_of_definition, needs_definition, without_autocast
 
 # Basis values per chunk: 1 MiB of float32 where only elementwise work follows, 8 MiB where a matrix product does.
 CURVE_CHUNK = 2**18
@@ -85,7 +85,7 @@ class _TokenChunks(torch.autograd.Function):
         x_pieces: list[Tensor] = []
         totals: list[Tensor | None] = [None, None]
         for piece, piece_gradient in zip(x.split(ctx.chunk), gradient.split(ctx.chunk), strict=True):
-            with torch.enable_grad():
+            with torch.enable_grad(), without_autocast(piece):
                 piece = piece.detach().requires_grad_(needs_grad[0])
                 output = definition(piece, *parameters)
             dx, *parts = gradients_of(output, (piece, *parameters), needs_grad, piece_gradient)

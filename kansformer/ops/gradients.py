@@ -1,6 +1,7 @@
 """What the autograd functions of the backends share."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import ParamSpec, TypeVar
 
 import torch
@@ -25,6 +26,14 @@ def constant_when_compiled(function: Callable[P, T]) -> Callable[P, T]:
 def is_exported() -> bool:
     """Whether a graph is made that has to run without this package."""
     return torch.compiler.is_exporting()
+
+
+def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
+    """A context in which nothing on the tensor's device is computed in another dtype than its own."""
+    device_type = tensor.device.type
+    if not torch.amp.is_autocast_available(device_type):
+        return nullcontext()
+    return torch.autocast(device_type, enabled=False)
 
 
 def is_followed() -> bool:
@@ -68,7 +77,10 @@ def gradients_of(
 ) -> tuple[Tensor | None, ...]:
     """Gradients in the order of `tensors`, None for those that nobody wants."""
     targets = [t for t, need in zip(tensors, needs_grad, strict=True) if need and t is not None]
-    gradients = iter(torch.autograd.grad(output, targets, gradient, create_graph=create_graph))
+    if not targets:
+        return (None,) * len(needs_grad)
+    with without_autocast(gradient):
+        gradients = iter(torch.autograd.grad(output, targets, gradient, create_graph=create_graph))
     return tuple(next(gradients) if need else None for need in needs_grad)
 
 
@@ -82,6 +94,6 @@ def gradients_of_definition(
         None if t is None else t.view_as(t) if twice else t.detach().requires_grad_(need)
         for t, need in zip(tensors, needs_grad, strict=True)
     ]
-    with torch.enable_grad():
+    with torch.enable_grad(), without_autocast(gradient):
         output = definition(*tensors)
     return gradients_of(output, tensors, needs_grad, gradient, create_graph=twice)

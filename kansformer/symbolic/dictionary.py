@@ -16,8 +16,8 @@ from kansformer.ops.backend import runs_kernels
 from kansformer.ops.native.symbols import search_candidates
 from kansformer.symbolic.symbol import Symbol, SymbolLibrary, symbol_values
 
-# Candidates that vary less than this, relative to their size, are constants to rounding.
-MIN_VARIATION = 1e-6
+# Rows that vary less than this, relative to their size, are constants to rounding: candidates, and curves in float32.
+MIN_VARIATION, MIN_VARIATION_FLOAT64 = 1e-6, 1e-12
 # Curves that are multiplied at once: their products fit the cache.
 CHUNK = 256
 # Candidates are kept for grids of points that agree to this number of decimals; they are only where a search begins.
@@ -136,9 +136,9 @@ def _atoms_of(symbol: Symbol, points: tuple[float, ...]) -> tuple[Tensor, Tensor
     return pairs[usable], torch.cat([atoms[usable], partners]).float(), is_step
 
 
-def normalised(values: Tensor) -> tuple[Tensor, Tensor]:
+def normalised(values: Tensor, min_variation: float = MIN_VARIATION) -> tuple[Tensor, Tensor]:
     """Rows of mean 0 and length 1, and which of them are finite and vary; the others have no meaning."""
     centred = values - values.mean(-1, keepdim=True)
     length = centred.norm(dim=-1, keepdim=True)
-    varies = length[:, 0].isfinite() & (length[:, 0] > MIN_VARIATION * values.norm(dim=-1))
+    varies = length[:, 0].isfinite() & (length[:, 0] > min_variation * values.norm(dim=-1))
     return centred / length, varies

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kansformer.errors import ConfigError, DataError, ShapeError
 from kansformer.progress import Progress
-from kansformer.symbolic.dictionary import Dictionary, normalised
+from kansformer.symbolic.dictionary import MIN_VARIATION, MIN_VARIATION_FLOAT64, Dictionary, normalised
 from kansformer.symbolic.fits import IS_CONSTANT, SymbolicFits
 from kansformer.symbolic.library import LIBRARY
 from kansformer.symbolic.pairs import judge, judge_pairs, refine_pairs
@@ -119,13 +119,14 @@ class _Search:
     def fit(self, y_ES: Tensor, top: int = 1) -> list[SymbolicFits]:
         """The fits of curves as functions of u: a table of the best ones, of the second best, and so on."""
         y_ES = y_ES.detach().cpu()
+        smallest = MIN_VARIATION_FLOAT64 if y_ES.dtype == torch.float64 else MIN_VARIATION
         floor = max(FLOORS.get(y_ES.dtype, FLOORS[torch.float32]), self.noise)
         y_ES, unit_E = _of_usual_size(y_ES.double())
-        unit_ES, varies = normalised(y_ES[:, ~self.held_out])
+        unit_ES, varies = normalised(y_ES[:, ~self.held_out], smallest)
         fits_3FE = self._refined(unit_ES.where(varies[:, None], 0.0), floor)
         costs_FE = self._costs(fits_3FE[2], floor)
         ranked = costs_FE.argmin(dim=0)[None] if top == 1 else costs_FE.sort(dim=0, stable=True).indices[:top]
-        constant = ~normalised(y_ES)[1]  # on all points: a curve may vary between those of the fit only
+        constant = ~normalised(y_ES, smallest)[1]  # on all points: a curve may vary between those of the fit only
         return [self._table(chosen, fits_3FE, y_ES, unit_E, varies, constant) for chosen in ranked]
 
     def _table(

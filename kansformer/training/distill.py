@@ -288,16 +288,25 @@ class _Recorder:
         """Run the teacher, no further than its last recorded network."""
         recording: Recording = {}
 
-        def hook(path: str) -> Callable:
-            def record(module: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> None:
-                x = args[0] if args else next(value for value in kwargs.values() if isinstance(value, Tensor))
-                recording[path] = (x, output)
+        inputs: dict[str, Tensor] = {}
+
+        def see(path: str) -> Callable:
+            def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
+                inputs[path] = args[0] if args else next(v for v in kwargs.values() if isinstance(v, Tensor))
+
+            return hook
+
+        def record(path: str) -> Callable:
+            def hook(module: nn.Module, args: tuple, output: Tensor) -> None:
+                recording[path] = (inputs[path], output)
                 if len(recording) == len(self.originals):
                     raise ForwardEnded
 
-            return record
+            return hook
 
-        handles = [m.register_forward_hook(hook(p), with_kwargs=True) for p, m in self.originals.items()]
+        handles = [m.register_forward_hook(record(p)) for p, m in self.originals.items()]
+        for path, module in self.originals.items():  # before a curve on the input, which is a hook as well, bends it
+            handles.append(module.register_forward_pre_hook(see(path), prepend=True, with_kwargs=True))
         device = next(self.teacher.parameters()).device
         try:
             with eval_mode(self.teacher):

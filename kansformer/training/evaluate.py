@@ -69,13 +69,15 @@ def mean_loss(
     """
     check_blocks(blocks_NT, batch_size)
     device = next(model.parameters()).device
+    # Without the loss by which experts are balanced.
+    others = {"output_router_logits": False} if hasattr(getattr(model, "config", None), "output_router_logits") else {}
     batches = blocks_NT.split(batch_size)
     begin, total, tokens = time.perf_counter(), 0.0, 0
     with eval_mode(model), torch.no_grad():
         for step, batch in enumerate(batches, start=1):
             batch = batch.to(device)
             predicted = batch.shape[0] * (batch.shape[1] - 1)
-            total += predicted * model(input_ids=batch, labels=batch, use_cache=False).loss.item()
+            total += predicted * model(input_ids=batch, labels=batch, use_cache=False, **others).loss.item()
             tokens += predicted
             if progress is not None:
                 rate = tokens / (time.perf_counter() - begin)

@@ -20,7 +20,8 @@ second for that many."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads 1e-3 as a number, which YAML 1.1 takes for text since it has no dot, and refuses endless aliases."""
+    """Reads 1e-3 as a number, which YAML 1.1 takes for text since it has no dot, and whole numbers to the base 10 only,
+    where YAML 1.1 takes 1:10 for 70 and 010 for 8; refuses endless aliases and fields that stand twice."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
@@ -46,6 +47,16 @@ class _Loader(yaml.SafeLoader):
             raise ComposerError(None, None, f"found more than {MAX_CHARACTERS} characters, aliases written out", mark)
         return node
 
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """A table, in which no field stands twice: the last one would win."""
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    raise ComposerError(None, None, f"found the field {key.value!r} twice", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
     def _characters(self, node: yaml.Node) -> int:
         if not isinstance(node, yaml.CollectionNode):
             return len(node.value)
@@ -62,6 +73,11 @@ class _Dumper(yaml.SafeDumper):
 
 
 for _kind in (_Loader, _Dumper):
+    _kind.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:int"]
+        for first, resolvers in _kind.yaml_implicit_resolvers.items()
+    }
+    _kind.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9_]*)$"), list("-+0123456789"))
     _kind.add_implicit_resolver(
         "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
     )

@@ -372,4 +372,5 @@ def _save_and_evaluate(trainer: KANTrainer, output: Path) -> dict[str, float]:
     if trainer.is_fsdp_enabled:  # accelerate's default leaves shards, which from_pretrained does not read
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     trainer.save_model(str(output))
+    trainer.label_smoother = None  # the model's own loss
     return {k: v for k, v in trainer.evaluate().items() if k in ("eval_loss", "eval_accuracy")}
