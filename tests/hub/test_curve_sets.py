@@ -7,7 +7,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kansformer import KANConfig, convert, is_converted, load_curves, refine_grid, revert, save_curves, update_grid
+from kansformer import (
+    KANConfig,
+    LearnedActivation,
+    convert,
+    is_converted,
+    load_curves,
+    refine_grid,
+    revert,
+    save_curves,
+    update_grid,
+)
 from kansformer.errors import ConfigError, ConversionStateError
 from kansformer.hub import disable_curves, list_curves, print_trainable_parameters, set_curves
 from kansformer.hub.curve_values import put_curves
@@ -92,16 +102,37 @@ def test_disabled_curves_come_back(three, make, outputs):
         assert same is model and torch.equal(outputs(model), outputs(make("llama")))
         with disable_curves(model):
             pass
-        with pytest.raises(
-            ConversionStateError, match="Inside disable_curves the sets of curves cannot be read or changed"
-        ):
+        with pytest.raises(ConversionStateError, match="The sets of curves cannot be read or changed inside disable"):
             set_curves(model, "law")
+        with pytest.raises(ConversionStateError, match="Grids cannot be refined inside disable_curves"):
+            refine_grid(model, 10)
+        with pytest.raises(ConversionStateError, match="Curves cannot be saved inside disable_curves"):
+            save_curves(model, "folder")
     assert torch.equal(outputs(model), outputs(alone["code"]))
     with pytest.raises(RuntimeError, match="interrupted"), disable_curves(model):
         raise RuntimeError("interrupted")
     assert torch.equal(outputs(set_curves(model, "code")), outputs(alone["code"]))
     with pytest.raises(ConfigError, match="has no curves, so there are none to disable"), disable_curves(make("llama")):
         pass
+
+
+def test_a_backward_pass_after_the_context_is_that_of_straight_curves():
+    layer, x = LearnedActivation(4), torch.randn(3, 4, requires_grad=True)
+    torch.nn.init.normal_(layer.coefficients)
+    (expected,) = torch.autograd.grad(torch.nn.functional.silu(x).sin().sum(), x)
+    with disable_curves(layer):
+        loss = layer(x).sin().sum()
+    (actual,) = torch.autograd.grad(loss, x)
+    torch.testing.assert_close(actual, expected)
+    assert layer.coefficients.any() and layer.coefficients.requires_grad
+
+
+def test_curves_that_are_exchanged_before_the_backward_pass_are_noticed(three):
+    model, _ = three
+    loss = model(input_ids=torch.arange(6)[None], labels=torch.arange(6)[None]).loss
+    set_curves(model, "law")
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
 
 
 @pytest.mark.filterwarnings(PEFT_WARNING)

@@ -44,6 +44,20 @@ def test_of_full_edges_only_one_changes_and_it_is_saved(make_bent, batch, tmp_pa
 
 
 @torch.no_grad()
+def test_edits_of_one_curve_are_undone_from_the_last(make_bent, batch):
+    model, edge = make_bent(), EdgeRef("model.layers.0.mlp", "act", 3, 3)
+    before = model(**batch).logits
+    first = edit_curve(model, edge, torch.sin)
+    other = edit_curve(model, EdgeRef(edge.site, edge.slot, 4, 4), torch.sin)
+    second = edit_curve(model, edge, torch.cos)
+    with pytest.raises(DataError, match=r"The curve was changed after the edit\. Undo later edits of it first\."):
+        first.undo()
+    for edit in (other, second, first, first):
+        edit.undo()
+    assert torch.equal(model(**batch).logits, before)
+
+
+@torch.no_grad()
 def test_bad_input(make_bent, batch):
     model = make_bent()
     edge, before = EdgeRef("model.layers.0.mlp", "act", 3, 3), model(**batch).logits

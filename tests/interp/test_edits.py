@@ -127,3 +127,25 @@ def test_an_ablated_edge_has_no_gradient(settings, make_bent, batch):
         model(**batch).loss.backward()
     gradient = place.module.coefficients.grad
     assert gradient[3].abs().max() < 1e-4 * gradient.abs().max()
+
+
+def test_edits_and_records_reach_a_compiled_model(make_bent, batch):
+    model, edge = make_bent(), EdgeRef("model.layers.0.mlp", "act", 3, 3)
+    with torch.no_grad(), ablate(model, [edge]):
+        expected = logits(model, batch)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="eager")
+    with torch.no_grad():
+        compiled(**batch)
+        with ablate(model, [edge]):
+            assert torch.equal(compiled(**batch).logits, expected)
+        with record_edges(model) as records:
+            compiled(**batch)
+    assert records["model.layers.0.mlp", "act"].tokens == 60
+
+
+def test_a_part_of_a_model_replaces_no_edge_again():
+    model = torch.nn.Sequential(torch.nn.Sequential(KANLinear(3, 2)))
+    again = ablate(model[0], [EdgeRef("", "0", 0, 0)])
+    with ablate(model, [EdgeRef("0", "0", 0, 0)]), pytest.raises(ConfigError, match="is replaced already"), again:
+        pass

@@ -6,7 +6,7 @@ import pytest
 import torch
 from interp_models import CONFIGS
 
-from kansformer import KANConfig, freeze_curves, update_grid
+from kansformer import KANConfig, KANLinear, freeze_curves, update_grid
 from kansformer.conversion import find_curve_slots
 from kansformer.errors import CheckpointError, ConfigError, DataError
 from kansformer.interp import drop_straight_curves, edge_scores, prune, prune_channels, reduce_rank, sparsity_curve
@@ -192,3 +192,21 @@ def test_bad_input(make_bent, batch):
         reduce_rank(model, 1)
     with pytest.raises(ConfigError, match="rank must be a whole number from 1 to 2, got 3"):
         reduce_rank(make_bent("llama", CONFIGS["low rank"]), 3)
+
+
+def test_undo_leaves_other_curves_and_refuses_changed_ones():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(KANLinear(4, 3))
+    scores = edge_scores(model, {"input": torch.randn(64, 4)}, attribution=False)
+    result = prune(model, scores, sparsity=0.5, by="learned_variance")
+    straight = ~model[0].coefficients.any(dim=1, keepdim=True)
+    with torch.no_grad():
+        model[0].coefficients.mul_(2)  # the others are trained
+        kept = model[0].coefficients.clone()
+        model[0].coefficients.add_(straight * 0.1)
+        with pytest.raises(DataError, match="A curve that was straightened has been changed"):
+            result.undo()
+        model[0].coefficients.copy_(kept)
+    result.undo()
+    assert model[0].coefficients.any(dim=1).all()
+    assert torch.equal(model[0].coefficients.where(~straight, 0.0), kept)

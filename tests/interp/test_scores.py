@@ -153,3 +153,25 @@ def test_bases_of_any_size():
 
     scores = edge_scores(Model(), {"x": x})
     assert scores["layer", "0"].attribution.isfinite().all()
+
+
+@pytest.mark.parametrize("sizes", [[6], [1, 1, 1, 1, 1, 1], [2, 4]])
+def test_batches_of_labels_for_each_row_count_by_their_rows(sizes):
+    """A class that transformers does not know has `loss_type` None, as causal models have."""
+
+    class Classifier(torch.nn.Module):
+        loss_type = None
+
+        def __init__(self):
+            super().__init__()
+            self.layers = torch.nn.Sequential(KANLinear(4, 5), torch.nn.Linear(5, 3))
+
+        def forward(self, x, labels):
+            logits = self.layers(x)
+            return SimpleNamespace(loss=torch.nn.functional.cross_entropy(logits, labels), logits=logits)
+
+    torch.manual_seed(0)
+    model, x, labels = Classifier(), torch.randn(6, 4), torch.tensor([0, 1, 2, 0, 1, 1])
+    parts = [{"x": a, "labels": b} for a, b in zip(x.split(sizes), labels.split(sizes), strict=True)]
+    expected = edge_scores(model, {"x": x, "labels": labels})["layers", "0"].attribution
+    torch.testing.assert_close(edge_scores(model, parts)["layers", "0"].attribution, expected)

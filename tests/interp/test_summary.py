@@ -373,3 +373,12 @@ def test_bad_input(make_bent, batch):
         summarize(model, batch, replace=(2,))
     with pytest.raises(ConfigError, match=r"\('a', 'act'\) has no curves. Choose from 2, such as"):
         summarize(model, batch, slots=[("a", "act")])
+
+
+def test_batches_without_labels_are_all_read(make_bent):
+    model, tokens = make_bent(), torch.randint(50, (6, 12), generator=torch.Generator().manual_seed(1))
+    parts = summarize(model, [{"input_ids": part} for part in tokens.split(2)], library=KAN_LIBRARY)
+    whole = summarize(model, {"input_ids": tokens}, library=KAN_LIBRARY)
+    assert parts.tokens == whole.tokens == 72
+    expected = whole.to_pandas()["variance"].to_numpy()
+    assert parts.to_pandas()["variance"].to_numpy() == pytest.approx(expected, rel=1e-3)

@@ -213,3 +213,14 @@ def test_a_forward_put_around_an_activation_sees_it():
     act.register_forward_hook(lambda module, args, output: by_hook.append(output))
     model(IDS)
     assert torch.equal(seen[0], by_hook[0])
+
+
+def test_a_learned_activation_with_a_forward_of_its_own_is_called():
+    from kansformer.nn.fused_gate import gated_product
+
+    class Doubled(LearnedActivation):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    gate, up = torch.randn(2, 3, 4)
+    assert torch.equal(gated_product(Doubled(4), gate, up), 2 * torch.nn.functional.silu(gate) * up)

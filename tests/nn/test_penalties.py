@@ -60,3 +60,12 @@ def test_straight_curves_have_a_finite_slope():
 def test_a_model_without_curves_is_refused(penalty):
     with pytest.raises(ConfigError, match="no curves"):
         penalty(nn.Linear(2, 2))
+
+
+def test_smoothness_is_computed_in_float32_under_autocast():
+    module = LearnedActivation(1, grid_size=12)
+    with torch.no_grad():
+        module.coefficients.copy_(torch.linspace(0, 1, 15).sin())
+    expected = smoothness_penalty(module)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(smoothness_penalty(module), expected)

@@ -174,3 +174,8 @@ def test_same_seed_same_layer():
     assert all(torch.equal(a, b) for a, b in zip(*(m.state_dict().values() for m in layers), strict=True))
     torch.manual_seed(3)
     assert torch.equal(layers[0].weight, nn.Linear(6, 4).weight)  # the weights start as those of a linear layer
+
+
+def test_an_activation_that_hides_that_it_writes_into_its_input():
+    with pytest.raises(ConfigError, match="The activation relu_ changes its input in place"):
+        LearnedActivation(4, base=torch.relu_)(torch.randn(2, 4))

@@ -6,6 +6,7 @@ from numerics import assert_close_to_float64, relative_error
 from ops.native_calls import ADDED, NATIVE, REFERENCE, run
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from kansformer import KANLinear
 from kansformer.basis import Basis
 from kansformer.ops import Curves
 
@@ -142,3 +143,24 @@ def test_compiled_gradients_have_the_layout_that_was_announced(make_case, known_
     x = case.x.t().requires_grad_()
     arguments = (x, case.coefficients, case.denominator, None, None, case.domain, *settings, "")
     torch.library.opcheck(torch.ops.kansformer.curves.default, arguments)
+
+
+@pytest.mark.parametrize("edges", ["full", "low_rank"])
+def test_hooks_of_the_input_run_once_for_a_gradient_that_is_differentiated_again(edges):
+    layer = KANLinear(4, 3, edges=edges)
+    gradients = []
+    for create_graph in (False, True):
+        x = torch.linspace(-1, 1, 20).reshape(5, 4).requires_grad_()
+        x.register_hook(torch.neg)
+        gradients += torch.autograd.grad(layer(x).square().sum(), x, create_graph=create_graph)
+    torch.testing.assert_close(*gradients)
+
+
+def test_second_derivatives_under_autocast_are_those_without(make_case, known_basis):
+    case, results = make_case(known_basis, "apply_curves", tokens=4, inputs=3).to(torch.float32), []
+    for enabled in (False, True):
+        x = case.x.detach().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            y = NATIVE["apply_curves"](x, case.curves)
+            results.append(torch.autograd.grad(y.square().sum(), x, create_graph=True)[0])
+    assert torch.equal(*results)

@@ -173,3 +173,32 @@ def test_rounding_makes_no_pole_beyond_the_samples():
     shown = rounded(formula, 4, inside)
     assert shown == 1 / (x - 1) and not evaluate(shown, edge).isfinite()
     assert evaluate(sympy.sympify(str(rounded(formula, 4, inside, edge))), edge).isfinite()
+
+
+@pytest.mark.parametrize("constant", [0.0, 1.0])
+def test_an_input_that_is_constant_on_the_data_becomes_a_constant(constant):
+    x = torch.rand(200, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x[:, 1] = constant
+    y = torch.sin(3 * x[:, :1]) + 2
+    for change in ("all", "zero"):
+        model = KAN([2, 1])
+        model.fit((x, y), steps=20, **QUIET)
+        before = (model.predict(x) - y).square().mean().sqrt()
+        if change == "all":
+            assert "(0, 1 -> 0): constant" in str(model.fit_symbolic(x))
+        else:
+            model.fix_symbol((0, 1, 0), "0", x)
+        assert (model.predict(x) - y).square().mean().sqrt() < 2 * before + 1e-3
+
+
+def test_curves_that_vary_little_beside_their_offset_are_no_constants():
+    x = torch.linspace(0, 1, 64, dtype=torch.float64).unsqueeze(0)
+    assert fit_symbolic(x, 1e7 + torch.sin(3 * x)).names == ["sin"]
+    assert fit_symbolic(x, 1e7 + 1e-9 * torch.sin(3 * x)).names == ["constant"]
+    assert fit_symbolic(x.float(), 1e7 + torch.zeros_like(x).float()).names == ["constant"]
+
+
+def test_digits_are_judged_where_the_data_are():
+    x = torch.linspace(250, 350, 120, dtype=torch.float64).unsqueeze(-1)
+    found = find_formula((x, 500 + 4e-8 * x**4), variables=["T"], networks=1, **QUIET)
+    assert found.model.formula(variables=["T"], digits=4)[0].has(sympy.Symbol("T"))

@@ -248,3 +248,11 @@ def test_fixed_curves_stay(teacher, tmp_path):
     before = {name: parameter.clone() for name, parameter in curve_parameters(student)}
     distill_feed_forwards(student, teacher, BLOCKS, **RUN)
     assert before and all(torch.equal(parameter, before[name]) for name, parameter in curve_parameters(student))
+
+
+def test_inputs_are_those_before_a_curve_on_the_input():
+    config = KANConfig(slots=("input",), layers="1:")
+    teacher = randomize_curves(convert(tiny_llama(num_hidden_layers=2), config), 0.3)
+    run = dict(steps=1, batch_size=6, lr=1e-9, paths=["model.layers.1.mlp"])
+    result = distill_feed_forwards(copy.deepcopy(teacher), teacher, BLOCKS, **run)
+    assert all(site.before < 1e-5 for site in result.sites)

@@ -229,3 +229,14 @@ def test_the_first_difference_names_the_field_and_both_values():
 def test_a_penalty_sets_in_and_ramps_up():
     penalty = Penalty(weight=2.0, begin=10, ramp=3)
     assert [penalty.at(step) for step in (0, 9, 10, 11, 13, 50)] == [0.0, 0.0, 0.5, 1.0, 2.0, 2.0]
+
+
+def test_numbers_are_decimal_and_no_field_stands_twice(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(dump_recipe(make()), encoding="utf-8")
+    assert read_recipe(path, ["kan.layers=1:10"]).kan.config.layers == "1:10"
+    with pytest.raises(ConfigError, match="seed"):
+        read_recipe(path, ["seed=010"])
+    path.write_text(dump_recipe(make()) + "seed: 1\nseed: 2\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="found the field 'seed' twice"):
+        read_recipe(path)
