@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from traceback import walk_tb
 from typing import TYPE_CHECKING, TypedDict
+from warnings import warn
 
 from kansformer.errors import CheckpointError, KansformerError
+from kansformer.wording import counted
 
 if TYPE_CHECKING:
     import torch
@@ -37,8 +39,15 @@ def source_arguments(source: str) -> Source:
 
 
 def read_model(source: str, auto_class: type | None = None, *, dtype: torch.dtype | str = "auto") -> PreTrainedModel:
-    """Read a model, as `read_model_and_keys` does."""
-    return read_model_and_keys(source, auto_class, dtype=dtype)[0]
+    """Read a model, as `read_model_and_keys` does; warn of parameters that its checkpoint does not have."""
+    model, missing = read_model_and_keys(source, auto_class, dtype=dtype)
+    if missing:
+        warn(
+            f"{source!r} has no values for {counted(len(missing), 'parameter')} of a {type(model).__name__}, such as "
+            f"{min(missing)}: they are random.",
+            stacklevel=2,
+        )
+    return model
 
 
 def read_model_and_keys(

@@ -5,6 +5,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+from kansformer.conversion.transformers_patches import weight_files
 from kansformer.errors import ConfigError, HubError
 from kansformer.hub.card import is_generated, write_card
 from kansformer.hub.card_metadata import CARD_FILE
@@ -47,7 +48,8 @@ def push_folder(
 ) -> PushResult:
     """Upload a folder's files as they are, in one commit, so that a broken upload leaves the old revision whole.
 
-    Hidden files and `checkpoint-*` folders are left out. huggingface_hub draws its bars meanwhile.
+    Hidden files and `checkpoint-*` folders are left out. Files of weights that the folder replaces by others, such as
+    shards, are deleted there. huggingface_hub draws its bars meanwhile.
 
     Args:
         folder: of a converted model, or what `save_curves` or `KAN.save` wrote. Its card is written first if there is
@@ -73,7 +75,7 @@ def push_folder(
         >>> push_folder(folder, "me/curves", private=True).url  # doctest: +SKIP
         'https://huggingface.co/me/curves/commit/...'
     """
-    from huggingface_hub import CommitOperationAdd, HfApi, get_token
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
     from huggingface_hub.utils import validate_repo_id
 
@@ -97,12 +99,18 @@ def push_folder(
             api.create_branch(full_name, branch=revision, exist_ok=True)
         wrote_card = _renew_card(folder, full_name)
         files, left_out = _files_of(folder)
+        weights = weight_files(None)  # a file of all weights would be read before the shards of newer ones
+        replaced = [path for path in api.list_repo_files(full_name, revision=revision) if weights.fullmatch(path)]
+        replaced = [path for path in replaced if path not in files and any(map(weights.fullmatch, files))]
         # Not upload_folder: with Xet it makes several commits, and a broken one would leave a mixture behind.
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*commit a data file")  # an audit's table of edges
             commit = api.create_commit(
                 full_name,
-                [CommitOperationAdd(path_in_repo=path, path_or_fileobj=folder / path) for path in files],
+                [
+                    *(CommitOperationAdd(path_in_repo=path, path_or_fileobj=folder / path) for path in files),
+                    *(CommitOperationDelete(path_in_repo=path) for path in replaced),
+                ],
                 commit_message=message or "Upload with kansformer",
                 revision=revision,
             )

@@ -7,7 +7,14 @@ import sys
 import pytest
 import torch
 from tiny_models import randomize_curves
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForSequenceClassification
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+)
 
 from kansformer import KANConfig, convert, freeze_curves, is_converted
 from kansformer.conversion.record import record_of
@@ -97,6 +104,16 @@ def test_heads_are_kept_and_a_missing_tokenizer_is_said(run, tmp_path):
     model = BertForSequenceClassification.from_pretrained(tmp_path / "kan")
     assert is_converted(model) and model.classifier.out_features == 5
     assert is_converted(AutoModel.from_pretrained(tmp_path / "kan", add_pooling_layer=True))
+
+
+def test_weights_that_a_checkpoint_lacks_are_said(run, tmp_path):
+    shape = dict(vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2)
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**shape, tie_word_embeddings=False))
+    model.model.save_pretrained(tmp_path / "body")
+    settings = json.loads((tmp_path / "body/config.json").read_text()) | {"architectures": ["LlamaForCausalLM"]}
+    (tmp_path / "body/config.json").write_text(json.dumps(settings))
+    with pytest.warns(UserWarning, match="1 parameter of a LlamaForCausalLM, such as lm_head.weight: they are random"):
+        assert run("convert", tmp_path / "body", tmp_path / "kan").exit_code == 0
 
 
 def test_the_plan_alone_writes_nothing(run, tiny, tmp_path):

@@ -230,6 +230,8 @@ class Handler(BaseHTTPRequestHandler):
                 message = value["summary"]
             elif entry["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
+            elif entry["key"] == "deletedFile":
+                del files[value["path"]]
             elif entry["key"] == "lfsFile":
                 files[value["path"]] = self.hub.large_files[value["oid"]]
         oid = repository.commit(revision, files, message)

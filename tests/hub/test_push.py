@@ -149,6 +149,18 @@ def test_push_to_hub_of_a_model(hub, folder, client, pull, expected):
     assert not torch.equal(found["me/pushed@doubled"], expected)
 
 
+def test_shards_take_the_place_of_an_older_file_of_weights(hub, folder, client, pull, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        model.model.norm.weight.mul_(3)
+    model.save_pretrained(tmp_path, max_shard_size="2MB")
+    process = client(PROGRAM, f"push {folder} me/shards", f"push {tmp_path} me/shards")
+    assert process.stderr.count("exit code 0") == 2, process.stderr
+    files = hub.repositories["me/shards"].files("main").keys()
+    assert "model.safetensors" not in files and {file.name for file in tmp_path.iterdir()} <= files
+    assert torch.equal(pull("me/shards")["me/shards"], logits_of(model.eval()))
+
+
 def test_a_broken_upload_leaves_the_old_revision(hub, pushed, folder, client, pull, expected, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(folder)
     with torch.no_grad():
