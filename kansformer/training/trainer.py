@@ -90,6 +90,7 @@ class KANTrainer(Trainer):
         optimizer = super().create_optimizer(model)
         model = self.model if model is None else model
         assert model is not None
+        self._warn_of_curves_beside_an_adapter(model)
         has_groups = isinstance(optimizer, torch.optim.Optimizer)  # and is not DeepSpeed's placeholder
         flattened = any("coefficients" not in module._parameters for _, module in curved_modules(model))
         if not given and (flattened or any(parameter.requires_grad for _, parameter in curve_parameters(model))):
@@ -103,6 +104,17 @@ class KANTrainer(Trainer):
                     stacklevel=2,
                 )
         return optimizer
+
+    def _warn_of_curves_beside_an_adapter(self, model: nn.Module) -> None:
+        beside = [
+            name for name, p in curve_parameters(model) if p.requires_grad and ".modules_to_save." not in f".{name}"
+        ]
+        if beside and hasattr(model, "get_base_model") and self.args.save_strategy != "no":
+            warnings.warn(
+                f"Checkpoints of a PEFT model hold its adapters only, and not the trained curves, such as {beside[0]}: "
+                "a run that is resumed would begin with other curves. Put their modules into modules_to_save.",
+                stacklevel=3,
+            )
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None

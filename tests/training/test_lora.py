@@ -1,12 +1,15 @@
 """LoRA beside curves: merged after the training, in checkpoints, and every kind of adapter."""
 
+import contextlib
+
+import peft
 import pytest
 import torch
-from tiny_models import MODELS
+from tiny_models import MODELS, tiny_llama
 from tiny_run import DOWN, PRETRAINED, weights_of
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, TrainingArguments
 
-from kansformer import is_converted
+from kansformer import KANTrainer, convert, is_converted
 from kansformer.training.build import merge_lora
 from kansformer.training.run import train
 
@@ -75,3 +78,17 @@ def test_checkpoints_of_lora_around_shared_curves(make, start, text, tmp_path):
     )
     train(recipe, tmp_path / "run")
     assert is_converted(AutoModelForCausalLM.from_pretrained(tmp_path / "run"))
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize("modules_to_save", [None, ["act_fn"]])
+def test_curves_that_a_checkpoint_of_an_adapter_would_lose_are_said(tmp_path, modules_to_save):
+    model = convert(tiny_llama())
+    model = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"], modules_to_save=modules_to_save))
+    if modules_to_save is None:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad or name.endswith("coefficients"))
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", save_strategy="steps")
+    expected = "Checkpoints of a PEFT model hold its adapters only, and not the trained curves"
+    with pytest.warns(UserWarning, match=expected) if modules_to_save is None else contextlib.nullcontext():
+        KANTrainer(model, arguments).create_optimizer()
