@@ -79,8 +79,7 @@ class CardMetadata:
         """What is known of a model that will be converted or trained; None is one with fresh weights.
 
         For a Hub id, that is the id as the base model; for a folder, the content of its `kansformer.json` and of the
-        header of its `README.md`, without results, and without the base model of that header: the folder's own model is
-        another.
+        header of its `README.md`, without results.
         """
         if source is None or is_gguf(source):
             return cls()
@@ -89,8 +88,7 @@ class CardMetadata:
             return cls(base_model=source)
         if not folder.is_dir():
             return cls()
-        header = replace(_read_header(folder / CARD_FILE), base_model=None)
-        return replace(header, **{**cls.read(folder)._known(), "results": ()})
+        return replace(_read_header(folder / CARD_FILE), **{**cls.read(folder)._known(), "results": ()})
 
     def completed(self, origin: "CardMetadata", datasets: Collection[str] = ()) -> "CardMetadata":
         """With what is known of the origin in empty fields, and with further data sets."""

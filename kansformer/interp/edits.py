@@ -208,7 +208,7 @@ class CurveEdit:
     _parameter: nn.Parameter
     _domain: Tensor
     _before: Tensor
-    _after: Tensor
+    _after: Tensor | None = None
 
     @torch.no_grad()
     def undo(self) -> None:
@@ -220,7 +220,7 @@ class CurveEdit:
         """
         check_same_grid(self._module, self._parameter, self._domain)
         now = self._parameter[self._index]
-        if not (torch.equal(now, self._after) or torch.equal(now, self._before)):
+        if self._after is not None and not (torch.equal(now, self._after) or torch.equal(now, self._before)):
             raise DataError("The curve was changed after the edit. Undo later edits of it first.")
         self._parameter[self._index] = self._before
 

@@ -1,4 +1,4 @@
-"""Warn, at an optimizer's first step, about curves that its settings or the model's forward leave untrained.
+"""Warn, at an optimizer's first step, about curves that its settings leave untrained.
 
 Adam moves every number by about its learning rate. That suits weights, which are small; coefficients of curves per
 channel or group grow to about 1, and at the weights' rate they gain a quarter of what they could (two runs of a small
@@ -43,21 +43,17 @@ def _register() -> None:
 
 
 def check_optimizer(optimizer: Optimizer, *_: object) -> None:
-    """Warn, at an optimizer's first step, about curves that it trains at the rate of weights or with weight decay, or
-    that have no gradient while others have.
+    """Warn, at an optimizer's first step, about curves that it trains at the rate of weights or with weight decay.
 
-    The settings of groups made by `optimizer_groups` are not checked, nor are those of LBFGS, which takes one group
-    only, and of optimizers that choose the rate themselves.
+    Groups made by `optimizer_groups` are not checked, nor are LBFGS, which takes one group only, and optimizers that
+    choose the rate themselves.
     """
     if torch.compiler.is_compiling() or optimizer in _checked:
         return
     _checked.add(optimizer)
     names = ("coefficients", "denominator")
     curves = {id(module._parameters[name]) for module in _curved for name in names if name in module._parameters}
-    if not curves:
-        return
-    _check_gradients(optimizer)
-    if isinstance(optimizer, LBFGS):
+    if not curves or isinstance(optimizer, LBFGS):
         return
     weight_rates: list[float] = []
     curve_settings: list[tuple[float, float, bool]] = []  # learning rate, weight decay, whether weights share them
@@ -83,23 +79,3 @@ def check_optimizer(optimizer: Optimizer, *_: object) -> None:
                 stacklevel=3,  # whoever called `step`, behind torch's own wrapper
             )
             return
-
-
-def _check_gradients(optimizer: Optimizer) -> None:
-    """Warn if no curve of a kind of module has a gradient, and something else has: then its forward does not run."""
-    trained = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
-    if all(parameter.grad is None for parameter in trained):
-        return
-    known = {id(parameter): parameter for parameter in trained}
-    by_kind: dict[str, list[nn.Parameter]] = {}
-    for module in _curved:
-        coefficients = module._parameters.get("coefficients")
-        if coefficients is not None and id(coefficients) in known:
-            by_kind.setdefault(type(module).__name__, []).append(coefficients)
-    for kind, curves in by_kind.items():
-        if all(coefficients.grad is None for coefficients in curves):
-            warn(
-                f"No curve of a {kind} has a gradient at the first step, so none of them takes part: another forward "
-                "of the block may have taken its place, such as that of Liger's kernels (use_liger_kernel).",
-                stacklevel=4,
-            )

@@ -20,8 +20,8 @@ second for that many."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads 1e-3 as a number, which YAML 1.1 takes for text since it has no dot, and whole numbers to the base 10 only,
-    where YAML 1.1 takes 1:10 for 70 and 010 for 8; refuses endless aliases and fields that stand twice."""
+    """Reads 1e-3 as a number, which YAML 1.1 takes for text since it has no dot, and 1:10 and 010 as texts, which it
+    takes for 70 and 8; refuses endless aliases and fields that stand twice."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
@@ -77,7 +77,9 @@ for _kind in (_Loader, _Dumper):
         first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:int"]
         for first, resolvers in _kind.yaml_implicit_resolvers.items()
     }
-    _kind.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9_]*)$"), list("-+0123456789"))
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F]+)$"), list("-+0123456789")
+    )
     _kind.add_implicit_resolver(
         "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
     )

@@ -20,6 +20,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from kansformer.checks import check_number
 from kansformer.errors import CheckpointError, ShapeError
 from kansformer.files import exchange, sync, sync_tree
+from kansformer.nn.activation import LearnedActivation
 from kansformer.nn.curves import curved_modules
 from kansformer.nn.optim import curve_parameters, split_curves
 from kansformer.training.guard import NonFiniteGuard
@@ -77,6 +78,7 @@ class KANTrainer(Trainer):
         self.curve_lr_multiplier = curve_lr_multiplier
         self._optimizer_in_parts = self.is_distributed_loading_by_transformers
         self._aside: Path | None = None
+        self._is_first = True
         scaled = self.accelerator.scaler is not None  # which skips infinite gradients by itself
         self.guard = NonFiniteGuard(Path(str(self.args.output_dir)), non_finite, check_gradients=not scaled)
         self.add_callback(self.guard)
@@ -119,8 +121,11 @@ class KANTrainer(Trainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """transformers' own, recorded by the guard."""
+        """transformers' own, recorded by the guard; the first one also sees whether curves on activations take part."""
         loss = super().training_step(model, inputs, num_items_in_batch)
+        if self._is_first:
+            self._is_first = False
+            _warn_of_idle_activations(self.accelerator.unwrap_model(model, keep_torch_compile=False))
         self.guard.record(inputs, loss)
         return loss
 
@@ -235,6 +240,19 @@ class KANTrainer(Trainer):
                 f"{what} could not be written to {str(folder)!r}: {reason}. What was saved before is as it was; make "
                 "room, and go on with --resume."
             ) from error
+
+
+def _warn_of_idle_activations(model: nn.Module) -> None:
+    """Warn if trained curves on activations have no gradient while other parameters have."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    curves = [m.coefficients for m in model.modules() if isinstance(m, LearnedActivation)]
+    curves = [coefficients for coefficients in curves if coefficients.requires_grad]
+    if curves and all(p.grad is None for p in curves) and any(p.grad is not None for p in trained):
+        warnings.warn(
+            "No curve on an activation has a gradient after the first batch, so none of them takes part: another "
+            "forward of the block may have taken its place, such as that of Liger's kernels (use_liger_kernel).",
+            stacklevel=3,
+        )
 
 
 @contextmanager

@@ -60,8 +60,8 @@ def test_recorded_results_stand_in_the_card(run, bent, text):
     loss, perplexity = numbers(result.stdout, "with curves")[:2]
     loss_before, perplexity_before = numbers(result.stdout, "without curves")[:2]
     card = (folder / "README.md").read_text()
-    assert card.count(f"{text.name}, blocks of 32 tokens | loss |") == 1
-    assert f"| {text.name}, blocks of 32 tokens | loss | {loss} | {loss_before} |" in card
+    assert card.count(f"{text.name}, the first 100 tokens in blocks of 32 tokens | loss |") == 1
+    assert f"| {text.name}, the first 100 tokens in blocks of 32 tokens | loss | {loss} | {loss_before} |" in card
     assert f"| perplexity | {perplexity} | {perplexity_before} |" in card
 
 

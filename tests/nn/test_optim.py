@@ -193,11 +193,3 @@ def test_a_step_can_be_compiled(curved):
     optimizer = torch.optim.AdamW(optimizer_groups(curved, 1e-3))
     curved(torch.ones(2, 4)).sum().backward()
     torch.compile(optimizer.step, backend="eager")()
-
-
-def test_curves_that_take_no_part_are_warned_of():
-    model = nn.Sequential(nn.Linear(4, 4), LearnedActivation(4))
-    optimizer = torch.optim.SGD(optimizer_groups(model, lr=1e-2), lr=1e-2)
-    model[0](torch.randn(3, 4)).sum().backward()  # as where another forward has taken the place of the block's
-    with pytest.warns(UserWarning, match="No curve of a LearnedActivation has a gradient at the first step"):
-        optimizer.step()

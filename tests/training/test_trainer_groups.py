@@ -184,3 +184,14 @@ def test_splitting_keeps_every_parameter_once_and_the_settings_of_its_group():
     assert all(g["betas"] == (0.5, 0.6) for g in optimizer.param_groups)
     ids = [id(p) for g in optimizer.param_groups for p in g["params"]]
     assert sorted(ids) == sorted(id(p) for p in module.parameters())
+
+
+def test_activations_whose_forward_was_replaced_are_said(tmp_path):
+    model = convert(tiny_llama())
+    for layer in model.model.layers:  # as Liger's kernels do
+        mlp = layer.mlp
+        mlp.forward = lambda x, m=mlp: m.down_proj(torch.nn.functional.silu(m.gate_proj(x)) * m.up_proj(x))
+    rows = [{"input_ids": torch.arange(6), "labels": torch.arange(6)}] * 2
+    arguments = TrainingArguments(str(tmp_path), max_steps=1, use_cpu=True, report_to="none", save_strategy="no")
+    with pytest.warns(UserWarning, match="No curve on an activation has a gradient after the first batch"):
+        KANTrainer(model, arguments, train_dataset=rows).train()
