@@ -22,6 +22,12 @@ MAX_GRID_SIZE = 10_000
 MAX_DISTANCE = 1e18
 
 
+def _held(unit: Tensor) -> Tensor:
+    """Unit coordinates held at the ends of the domain, whose derivative there is that inside: clamp's is 0 since
+    torch 2.15."""
+    return torch.where(unit < 0, 0.0, torch.where(unit > 1, 1.0, unit))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Basis:
     """A family of curves that are linear in their coefficients.
@@ -72,7 +78,7 @@ class Basis:
             (..., C). NaN where x is NaN; finite everywhere else.
         """
         unit = self.unit_coordinates(x, domain)
-        inside = unit.clamp(0, 1)
+        inside = _held(unit)
         family, extra = self._family(denominator)
         result = family.values(inside, self.grid_size, self.order, *extra)
         if self.extrapolation == "linear":
@@ -91,7 +97,7 @@ class Basis:
     ) -> tuple[Tensor, Tensor]:
         """What `values` and `derivatives` give, in the time of one."""
         unit = self.unit_coordinates(x, domain)
-        inside = unit.clamp(0, 1)
+        inside = _held(unit)
         if self.name == "bspline":
             values, derivatives = bspline.values_and_higher_derivatives(inside, self.grid_size, self.order, 1)
         else:
@@ -114,7 +120,7 @@ class Basis:
         if self.name != "bspline":
             return elementwise_derivatives(lambda x: self.values(x, domain, denominator), x, highest)
         unit = self.unit_coordinates(x, domain)
-        inside = unit.clamp(0, 1)
+        inside = _held(unit)
         result = bspline.values_and_higher_derivatives(inside, self.grid_size, self.order, max(highest, 1))
         reached = (unit == inside).unsqueeze(-1)
         if self.extrapolation == "linear":

@@ -12,6 +12,8 @@ from kansformer.ops import Curves
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
+OWN_WARNING = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # of torch 2.15's checks
+
 
 def test_second_derivatives(make_case, known_basis, operation):
     case = make_case(known_basis, operation, tokens=4, inputs=3, outputs=2)
@@ -83,6 +85,7 @@ def test_a_compiler_leaves_a_known_activation_to_the_kernel(make_case, known_bas
     assert all(torch.equal(gradients[name], expected_gradients[name]) for name in gradients)
 
 
+@OWN_WARNING
 def test_the_operators_pass_torch_s_own_checks(make_case, known_basis):
     case = make_case(known_basis, "apply_curves", 5, 4).to(torch.float32)
     settings = (known_basis.name, known_basis.grid_size, known_basis.order, known_basis.extrapolation)
@@ -91,6 +94,7 @@ def test_the_operators_pass_torch_s_own_checks(make_case, known_basis):
     torch.library.opcheck(torch.ops.kansformer.curves.default, arguments)
 
 
+@OWN_WARNING
 def test_the_operator_of_edges_passes_torch_s_own_checks(make_case):
     case = make_case(Basis(), "sum_edges", 5, 4, 3).to(torch.float32)
     settings = ("bspline", case.basis.grid_size, case.basis.order, case.basis.extrapolation)
@@ -136,6 +140,7 @@ def test_batched_gradients_take_the_definition(make_case, known_basis, operation
     torch.testing.assert_close(batched, single, rtol=1e-4, atol=1e-5)
 
 
+@OWN_WARNING
 def test_compiled_gradients_have_the_layout_that_was_announced(make_case, known_basis):
     torch._dynamo.reset()
     case = make_case(known_basis, "apply_curves", 6, 6).to(torch.float32)

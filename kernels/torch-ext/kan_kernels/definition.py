@@ -83,7 +83,8 @@ def basis_values(
     """All B_c(x), (..., C), of x (..., I) with `domain` (I, 2) and, for `rational`, `denominator` (I, D)."""
     lower, upper = domain.unbind(-1)
     unit = ((x - lower) / (upper - lower)).clamp(-MAX_DISTANCE.value, MAX_DISTANCE.value)
-    inside = unit.clamp(0, 1)
+    # Not clamp, whose derivative at the ends is 0 since torch 2.15.
+    inside = torch.where(unit < 0, 0.0, torch.where(unit > 1, 1.0, unit))
     if basis == "bspline":
         values, slopes = _bspline(inside, grid_size, order)
     elif basis == "chebyshev":
