@@ -12,6 +12,7 @@ import base64
 import hashlib
 import json
 import re
+import socket
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -210,15 +211,21 @@ class Handler(BaseHTTPRequestHandler):
 
     def upload_large_file(self, oid):
         if self.hub.cut_uploads:
-            self.rfile.read(int(self.headers["Content-Length"]) // 2)
-            self.close_connection = True
-            if self.hub.cut_uploads.pop(0) == "500":
-                self.send_json({"error": "the disk is full"}, 500)
-            return
+            return self.cut_upload(self.hub.cut_uploads.pop(0))
         content = self.body()
         assert hashlib.sha256(content).hexdigest() == oid
         self.hub.large_files[oid] = content
-        self.send_json({})
+        return self.send_json({})
+
+    def cut_upload(self, how):
+        """End an upload in the middle; all of it is read, since a close with unread bytes may take the answer away."""
+        length = int(self.headers["Content-Length"])
+        self.rfile.read(length // 2)
+        self.close_connection = True
+        if how == "500":
+            self.send_json({"error": "the disk is full"}, 500, {"Connection": "close"})
+        self.connection.shutdown(socket.SHUT_WR)
+        self.rfile.read(length - length // 2)
 
     def commit(self, name, revision):
         repository, sha = self.revision(name, revision)

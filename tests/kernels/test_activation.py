@@ -131,6 +131,19 @@ def test_infinite_inputs_in_sixteen_bits(case, basis, extrapolation):
     assert_close_to_float64(gradients, expected_gradients, torch.bfloat16, gradient=True)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("extrapolation", EXTRAPOLATIONS)
+@pytest.mark.parametrize(("basis", "grid_size"), [("bspline", 5), ("bspline", 40), ("rational", 1)])
+def test_sixteen_bit_inputs_at_the_ends_of_the_domain(case, basis, grid_size, extrapolation, dtype):
+    # The ends are inputs, as where a domain is the range of what was recorded: they belong to it.
+    tensors, settings = case(
+        (2, 200), None, dtype, basis, grid_size, extrapolation=extrapolation, base="zero", factor=False
+    )
+    tensors["domain"] = tensors["domain"].to(dtype).float()
+    tensors["x"] = tensors["domain"].T.to(dtype).contiguous()
+    check(tensors, settings)
+
+
 @pytest.mark.parametrize("extrapolation", EXTRAPOLATIONS)
 @pytest.mark.parametrize("basis", ["bspline", "chebyshev", "rational"])
 def test_far_and_infinite_inputs(case, basis, extrapolation):

@@ -61,6 +61,7 @@ def activation_backward_kernel(
 ):
     # Grid (token blocks, channel blocks, blocks of WIDTH coefficients). SUMS: the parameters' gradients are inside.
     dtype: tl.constexpr = x_gradient_ptr.dtype.element_ty
+    FUSED: tl.constexpr = EXTRAPOLATION == LINEAR and dtype.primitive_bitwidth == 16
     # Σ h e on both sides and on the right.
     HAS_TANGENTS: tl.constexpr = EXTRAPOLATION == LINEAR and FORM <= HORNER
     channel = (tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS))[None, :]
@@ -103,7 +104,7 @@ def activation_backward_kernel(
             mask = (row + (position + turn * TOKENS) < count) & valid
             x = xs[turn].to(COMPUTE)
             h = gradients[turn].to(COMPUTE)
-            raw, place, beyond = place_in_domain(x, lower, scale, FORM, G, dtype.primitive_bitwidth == 16)
+            raw, place, beyond = place_in_domain(x, lower, scale, FORM, G, FUSED)
             if FORM == CENTRED:
                 psi, slope, powers = centred_value_and_slope(place, held, G, K)
                 psi, slope = _extrapolate(psi, slope, beyond, EXTRAPOLATION, G)

@@ -29,14 +29,17 @@ ANY_ADDRESS = ["coefficients_ptr", "domain_ptr", "denominator_ptr"]
 
 
 @triton.jit
-def place_in_domain(x, lower, scale, FORM: tl.constexpr, G: tl.constexpr, NARROW: tl.constexpr):
-    """x in the form's coordinate (t, z, or the unit coordinate), its place in the domain, and how far it is beyond."""
+def place_in_domain(x, lower, scale, FORM: tl.constexpr, G: tl.constexpr, FUSED: tl.constexpr):
+    """x in the form's coordinate (t, z, or the unit coordinate), its place in the domain, and how far it is beyond.
+
+    FUSED takes one instruction, whose error grows with the distance of the domain from zero, as the spacing of 16-bit x
+    does; it may place the upper end beyond itself, which matters where a curve ends there: all but `linear`.
+    """
     if FORM <= HORNER:
         width: tl.constexpr = G if FORM == CENTRED else 2
         origin: tl.constexpr = G // 2 if FORM == CENTRED else 1
         slant = scale * width
-        # One instruction, whose error grows with the distance of the domain from zero, as the spacing of 16-bit x does.
-        raw = x * slant - (lower * slant + origin) if NARROW else (x - lower) * slant - origin
+        raw = x * slant - (lower * slant + origin) if FUSED else (x - lower) * scale * width - origin
         raw = _clamp(raw, -MAX_DISTANCE * width, MAX_DISTANCE * width)
         place = _clamp(raw, -1.0 * origin, 1.0 * (width - origin))
     else:

@@ -60,6 +60,7 @@ def activation_forward_kernel(
 ):
     # Grid (token blocks, channel blocks).
     dtype: tl.constexpr = y_ptr.dtype.element_ty
+    FUSED: tl.constexpr = EXTRAPOLATION == LINEAR and dtype.primitive_bitwidth == 16
     channel = (tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS))[None, :]
     valid = channel < channels
     curve = channel // channels_per_curve
@@ -92,7 +93,7 @@ def activation_forward_kernel(
         for turn in tl.static_range(TURNS):
             mask = (row + (position + turn * TOKENS) < count) & valid
             x = xs[turn].to(COMPUTE)
-            _, place, beyond = place_in_domain(x, lower, scale, FORM, G, dtype.primitive_bitwidth == 16)
+            _, place, beyond = place_in_domain(x, lower, scale, FORM, G, FUSED)
             if FORM == CENTRED:
                 psi = centred_value(place, held, G, K)
             elif FORM == HORNER:

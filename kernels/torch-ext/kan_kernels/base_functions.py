@@ -40,7 +40,7 @@ def base_value(x, BASE: tl.constexpr):
     if BASE == IDENTITY:
         value = x
     elif BASE == SILU:
-        value = _divide(x, 1.0 + _exp(-x))
+        value = divide(x, 1.0 + _exp(-x))
     elif BASE == SILU_BRANCHLESS:
         value = _silu_branchless(x)
     elif BASE == GELU:
@@ -138,6 +138,6 @@ def _tanh(x):
 
 
 @triton.jit
-def _divide(a, b):
+def divide(a, b):
     # Triton's own operator is an approximation in float32.
     return a / b if INTERPRETED or b.dtype == tl.float64 else tl.div_rn(a, b)

@@ -4,13 +4,16 @@ import torch
 import triton
 import triton.language as tl
 
+from .base_functions import divide
+
 
 @triton.jit
 def load_domain(domain_ptr, curve, valid, COMPUTE: tl.constexpr):
     """Lower end and 1 / width of these curves' domains, both like `curve`; (0, 1) where not valid."""
     lower = tl.load(domain_ptr + curve * 2, mask=valid, other=0.0).to(COMPUTE)
     upper = tl.load(domain_ptr + curve * 2 + 1, mask=valid, other=1.0).to(COMPUTE)
-    return lower, 1.0 / (upper - lower)
+    # Rounded correctly, so that an input at the upper end is placed there, never beyond: (upper - lower) * scale <= 1.
+    return lower, divide(1.0, upper - lower)
 
 
 @triton.jit
