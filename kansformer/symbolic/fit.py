@@ -28,6 +28,8 @@ SIMPLICITY = 0.05
 FLOORS = {torch.float32: 1e-11, torch.float64: 1e-13}
 # At least this number of the functions to refine for a curve are the closest ones, whatever their cost.
 CLOSEST = 2
+# A curve with a 1 - R² below this is a jump and nothing else; of R² in float32.
+JUMP = 1e-6
 # Every fourth point is not fitted, and judges the fit.
 HELD_OUT_EVERY, FIRST_HELD_OUT = 4, 2
 MIN_POINTS = 8
@@ -44,7 +46,7 @@ def fit_symbolic(
     y_ES: Tensor,
     *,
     library: SymbolLibrary | None = None,
-    refined: int | None = 4,
+    refined: int | None = 12,
     simplicity: float = SIMPLICITY,
     noise: float = 0.0,
     progress: Progress | None = None,
@@ -58,7 +60,8 @@ def fit_symbolic(
         x_ES: sample points of each curve, ascending; rows may differ by shift and scale only.
         y_ES: values of the curves there.
         library: functions to choose from; None is `LIBRARY`.
-        refined: how many functions are refined for each curve, the most promising ones; None refines all.
+        refined: how many functions are refined for each curve, the most promising ones; None refines all. Few are
+            faster, but confuse activations of which only a part is seen.
         simplicity: bits per point that a unit of complexity costs in the choice; 0 takes the closest function.
         noise: share of the curves' variance that is known to be error, as of curves that were fitted to data. Residuals
             below it do not decide, so that the simplest function wins there.
@@ -177,13 +180,14 @@ class _Search:
 
     def _promising(self, r2_FE: Tensor, floor: float) -> Tensor:
         """Which functions to refine for each curve, (F, E)."""
-        if self.refined is None or self.refined >= len(self.library):
-            return torch.ones_like(r2_FE, dtype=torch.bool)
         r2_FE = r2_FE.clamp(max=1.0)
         chosen = torch.zeros_like(r2_FE, dtype=torch.bool)
-        cheapest = self._costs(r2_FE, floor).topk(self.refined, dim=0, largest=False).indices
+        count = len(self.library) if self.refined is None else min(self.refined, len(self.library))
+        cheapest = self._costs(r2_FE, floor).topk(count, dim=0, largest=False).indices
         chosen.scatter_(0, cheapest, True)
-        chosen.scatter_(0, r2_FE.topk(min(CLOSEST, self.refined), dim=0).indices, True)
+        chosen.scatter_(0, r2_FE.topk(min(CLOSEST, count), dim=0).indices, True)
+        # What else could be hidden between the two points of a jump, such as a pole, is not to be seen.
+        chosen &= ~(r2_FE[self.dictionary.steps] > 1 - JUMP).any(dim=0)
         chosen[torch.tensor([not (s.fit_scale or s.fit_shift) for s in self.library])] = True  # cost nothing
         return chosen
 

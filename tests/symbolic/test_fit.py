@@ -98,6 +98,19 @@ def test_refining_all_functions_is_hardly_better_than_the_best_four():
     assert (every.best_r2 - few.best_r2).mean() < 2e-3
 
 
+def test_activations_of_which_a_part_is_seen_are_named_as_by_refining_all():
+    generator = torch.Generator().manual_seed(0)
+    names = ["silu", "gelu", "softplus", "tanh", "erf", "gaussian"]
+    u = torch.linspace(-1, 1, POINTS, dtype=torch.float64)
+    centre, half = torch.rand(2, 100, 1, generator=generator, dtype=torch.float64)
+    z = 4 * (centre - 0.5) + (1 + 3 * half) * u
+    y = torch.cat([LIBRARY.named(name).function(z) for name in names]).float()
+    x = u.float().expand(len(y), -1)
+    few, default, every = fit_symbolic(x, y, refined=4), fit_symbolic(x, y), fit_symbolic(x, y, refined=None)
+    named = [sum(map(str.__eq__, fits.names, every.names)) for fits in (few, default)]
+    assert named[1] >= 0.98 * len(y) > named[0], named
+
+
 def test_constant_curves_are_labelled():
     x, y = curves(["x", "x", "sin"])
     y[0], y[1] = 0.0, 3.25
