@@ -76,12 +76,14 @@ def evaluate_command(
 
 
 def _record(folder: Path, dataset: str, first: Evaluation, second: Evaluation | None) -> None:
+    from kansformer.conversion.measured import WEIGHTS, digest_of_weights
     from kansformer.hub.card import write_card
     from kansformer.hub.card_metadata import add_results
 
+    source = {"dataset": dataset, WEIGHTS: digest_of_weights(folder)}
     rows = [
-        {"dataset": dataset, "metric": "loss", "value": round(first.loss, 4)},
-        {"dataset": dataset, "metric": "perplexity", "value": round(first.perplexity, 3)},
+        {**source, "metric": "loss", "value": round(first.loss, 4)},
+        {**source, "metric": "perplexity", "value": round(first.perplexity, 3)},
     ]
     if second is not None:  # not the original: its other weights may have been trained as well
         rows[0]["without_curves"], rows[1]["without_curves"] = round(second.loss, 4), round(second.perplexity, 3)

@@ -1,5 +1,6 @@
 """`kansformer explain`: audit every curve of a model and write the report."""
 
+import json
 import shutil
 import time
 from pathlib import Path
@@ -34,6 +35,7 @@ def explain_command(
     """Say of every edge of a model what goes into it, how much it matters, and which function it is."""
     check_folder(out)
     check_writable(out)
+    from kansformer.conversion.measured import WEIGHTS, digest_of_weights
     from kansformer.conversion.slots import find_curve_slots
     from kansformer.interp import summarize
     from kansformer.interp.wording import GOOD, faithful_sentence, loss_text
@@ -62,7 +64,10 @@ def explain_command(
         typer.echo(f"Stopped. The fits so far are in {cache}; the same command goes on from there.", err=True)
         raise
     summary.write_parquet(out / "edges.parquet")
-    atomic_write_text(out / "summary.json", summary.to_json() + "\n")
+    figures = json.loads(summary.to_json())
+    if Path(model).is_dir():
+        figures[WEIGHTS] = digest_of_weights(Path(model))
+    atomic_write_text(out / "summary.json", json.dumps(figures, indent=1) + "\n")
     atomic_write_text(out / "summary.md", summary.to_markdown())
     write_report(summary, out / "report.html", title=f"The curves of {Path(model).name}")
     typer.echo(f"{summary.conclusion}\n")

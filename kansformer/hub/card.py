@@ -132,7 +132,7 @@ def _results(contents: ModelFolder) -> list[dict[str, Any]]:
     source = contents.training.get("facts", {}).get("data", {}).get("source")
     measured = contents.training.get("evaluation", {}) if source else {}
     return [
-        *contents.metadata.results,
+        *contents.results,
         *(
             {"dataset": f"{source}, held-out part", "metric": METRICS[key], "value": round(value, 4)}
             for key, value in measured.items()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from kansformer.conversion.measured import WEIGHTS
 from kansformer.conversion.sources import is_gguf
 from kansformer.errors import CheckpointError
 from kansformer.files import atomic_write_text
@@ -19,7 +20,10 @@ FIELDS = {
     **dict.fromkeys(("datasets", "language"), LINES),
     "results": TABLES,
 }
-RESULT_FIELDS = {"dataset": LINE, "metric": LINE, "value": NUMBER, "original": NUMBER, "without_curves": NUMBER}
+RESULT_FIELDS = {
+    **dict.fromkeys(("dataset", "metric", WEIGHTS), LINE),
+    **dict.fromkeys(("value", "original", "without_curves"), NUMBER),
+}
 ALIAS, MAX_ALIASES = re.compile(r"\*\w"), 20
 """Of a card's header in YAML, where nested aliases stand for billions of values, and the Hub's library writes none."""
 
@@ -35,7 +39,7 @@ class CardMetadata:
         language: codes such as "en".
         datasets: Hub ids of its training data.
         results: rows with `dataset`, `metric`, `value` and, where they were measured too, the base model's `original`
-            and the value `without_curves`.
+            and the value `without_curves`; `weights` is the digest of the weights that they are of.
     """
 
     base_model: str | None = None

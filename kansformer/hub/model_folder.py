@@ -1,6 +1,7 @@
 """The content of a folder that holds a model with curves: all that its card may state."""
 
 import math
+import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import Any
 from kansformer.config import QUANT_METHOD
 from kansformer.conversion import ConversionRecord
 from kansformer.conversion.digest import SavedDigest
+from kansformer.conversion.measured import WEIGHTS, digest_of_weights, weight_files_of
 from kansformer.conversion.remote_code import MODULE_NAME, is_ours
-from kansformer.conversion.transformers_patches import weight_files
 from kansformer.errors import CheckpointError
 from kansformer.hub.card_metadata import CardMetadata
 from kansformer.hub.curve_files import SETTINGS, TENSORS, read_curve_settings
@@ -56,6 +57,7 @@ NETWORK_FIELDS: Fields = {
 }
 TRAINING_FIELDS: Fields = {
     **dict.fromkeys(("trainable", "steps", "tokens_per_second"), NUMBER),
+    WEIGHTS: LINE,
     "evaluation": {"eval_loss": NUMBER, "eval_accuracy": NUMBER},
     "facts": {
         **dict.fromkeys(("device", "kansformer", "transformers", "torch", "python"), LINE),
@@ -66,6 +68,7 @@ AUDIT_FIELDS: Fields = {
     **dict.fromkeys(("edges", "tokens", "loss"), NUMBER),
     **{f"{part}coverage_{name}": NUMBER for part in ("", "control_") for name in ("r2", "r2_tokens", "r2_learned")},
     "replaced": FieldKind("a list of shares and losses", _are_replaced),
+    WEIGHTS: LINE,
 }
 """What a card reads in each of these files; their other entries are ignored."""
 
@@ -106,6 +109,8 @@ class ModelFolder:
         metadata: the content of `kansformer.json`.
         training: what `kansformer train` wrote in `training.json`; empty where it was not trained so.
         audit: what `kansformer explain` wrote in `summary.json`, here or in a folder below; None where there is none.
+        results: rows of `metadata`. Rows, a training and an audit that say that they are of other weights than those in
+            the folder are left out, with a warning.
     """
 
     architecture: str
@@ -118,6 +123,7 @@ class ModelFolder:
     metadata: CardMetadata
     training: dict[str, Any]
     audit: dict[str, Any] | None
+    results: tuple[dict[str, Any], ...]
 
     @classmethod
     def read(cls, folder: Path) -> "ModelFolder":
@@ -147,7 +153,7 @@ class ModelFolder:
         loaders = {name for name, target in auto_map.items() if target.rpartition(".")[2] == architecture}
         weights = _read_weights(folder, record)
         if record is not None and record.digest is not None:
-            record.digest.check(_weight_files(folder))
+            record.digest.check(weight_files_of(folder))
         return cls(
             architecture=architecture,
             is_adapter=False,
@@ -158,9 +164,7 @@ class ModelFolder:
             record=record,
             network=None if is_model else config,
             weights=weights,
-            metadata=CardMetadata.read(folder),
-            training=_read_training(folder),
-            audit=_read_audit(folder),
+            **_read_figures(folder, CardMetadata.read(folder)),
         )
 
     @classmethod
@@ -180,9 +184,9 @@ class ModelFolder:
             record=record,
             network=None,
             weights=weights,
-            metadata=CardMetadata.read(folder).completed(CardMetadata(base_model=settings.get("base_model"))),
-            training=_read_training(folder),
-            audit=_read_audit(folder),
+            **_read_figures(
+                folder, CardMetadata.read(folder).completed(CardMetadata(base_model=settings.get("base_model")))
+            ),
         )
 
 
@@ -196,15 +200,8 @@ def _read_record(config: Mapping[str, Any], folder: Path) -> ConversionRecord:
     return ConversionRecord.from_dict(settings)
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    """The files of a transformers model's weights, without variants, which have curves of their own, and skipped
-    batches; where there are none, all files, as of curves alone."""
-    files = sorted(folder.glob("*.safetensors"))
-    return [file for file in files if weight_files(None).fullmatch(file.name)] or files
-
-
 def _read_weights(folder: Path, record: ConversionRecord | None) -> WeightStatistics:
-    files = _weight_files(folder)
+    files = weight_files_of(folder)
     if not files:
         raise CheckpointError(f"There are no weights in {str(folder)!r}: no file ends in .safetensors.")
     shapes: dict[str, list[int]] = {}
@@ -251,6 +248,30 @@ def _count_curves(key: str, shapes: Mapping[str, list[int]]) -> int:
     if len(shape) == 2:  # (I, C), else (I, C, O), or (I, C, R) beside a mix (R, O)
         return shape[0]
     return shape[0] * (mix[1] if len(mix) == 2 else shape[2])
+
+
+def _read_figures(folder: Path, metadata: CardMetadata) -> dict[str, Any]:
+    """All that was measured, as far as it is of the weights in the folder; older files do not say of which it is."""
+    training, audit = _read_training(folder), _read_audit(folder)
+    of = {
+        TRAINING_FILE: training.get(WEIGHTS),
+        AUDIT_FILE: (audit or {}).get(WEIGHTS),
+        **{f"{row['metric']} on {row['dataset']}": row.get(WEIGHTS) for row in metadata.results},
+    }
+    known = set(of.values()) - {None}
+    other = known - {digest_of_weights(folder)} if known else known
+    if left_out := [name for name, digest in of.items() if digest in other]:
+        warnings.warn(
+            f"Other weights than those in {str(folder)!r} were measured in: {', '.join(left_out)}. The card leaves "
+            "these figures out. Measure again with kansformer evaluate --record or kansformer explain.",
+            stacklevel=4,
+        )
+    return {
+        "metadata": metadata,
+        "training": {} if of[TRAINING_FILE] in other else training,
+        "audit": None if of[AUDIT_FILE] in other else audit,
+        "results": tuple(row for row in metadata.results if row.get(WEIGHTS) not in other),
+    }
 
 
 def _read_training(folder: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from transformers import (
 )
 from transformers.trainer import TRAINER_STATE_NAME
 
+from kansformer.conversion.measured import WEIGHTS, digest_of_weights
 from kansformer.errors import CheckpointError, ConfigError, InterruptedRunError
 from kansformer.files import atomic_write_text, check_unused, check_writable
 from kansformer.nn import refine_grid, update_grid
@@ -221,7 +222,8 @@ def train(
         skipped_steps=tuple(trainer.guard.skipped),
     )
     if state.is_main_process:
-        atomic_write_text(output / RESULT_FILE, json.dumps(result.to_dict(), indent=2) + "\n")
+        values = {**result.to_dict(), WEIGHTS: digest_of_weights(output)}
+        atomic_write_text(output / RESULT_FILE, json.dumps(values, indent=2) + "\n")
     state.wait_for_everyone()
     return result
 
@@ -230,6 +232,7 @@ def _read_result(output: Path) -> TrainingResult:
     """The result of a finished run, without losses: none are of this call."""
     values = read_json(output / RESULT_FILE)
     try:
+        values.pop(WEIGHTS, None)
         return TrainingResult(output, (), **{**values, "skipped_steps": tuple(values.get("skipped_steps", ()))})
     except (AttributeError, TypeError):
         raise CheckpointError(f"{str(output / RESULT_FILE)!r} is not the result of a run.") from None

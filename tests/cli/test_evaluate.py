@@ -8,6 +8,7 @@ from tiny_models import randomize_curves
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForMaskedLM
 
 from kansformer import KANConfig, convert
+from kansformer.conversion.measured import digest_of_weights
 from kansformer.training.data.packing import tokenize_blocks
 from kansformer.training.evaluate import mean_loss
 
@@ -63,6 +64,8 @@ def test_recorded_results_stand_in_the_card(run, bent, text):
     assert card.count(f"{text.name}, the first 100 tokens in blocks of 32 tokens | loss |") == 1
     assert f"| {text.name}, the first 100 tokens in blocks of 32 tokens | loss | {loss} | {loss_before} |" in card
     assert f"| perplexity | {perplexity} | {perplexity_before} |" in card
+    rows = json.loads((folder / "kansformer.json").read_text())["results"]
+    assert {row["weights"] for row in rows} == {digest_of_weights(folder)}
 
 
 def test_results_are_recorded_only_where_there_is_a_card(refused, tiny, text):

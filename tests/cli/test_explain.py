@@ -11,6 +11,7 @@ from tiny_models import randomize_curves
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from kansformer import KANConfig, convert
+from kansformer.conversion.measured import digest_of_weights
 from kansformer.interp import audit
 
 
@@ -28,6 +29,7 @@ def test_four_files(run, bent, text, tmp_path):
     names = {"report.html", "summary.md", "summary.json", "edges.parquet"}
     assert {file.name for file in (tmp_path / "out").iterdir()} == names
     figures = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert figures["weights"] == digest_of_weights(bent)
     assert figures["edges"] == len(pandas.read_parquet(tmp_path / "out" / "edges.parquet"))
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S).group(1))

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from kansformer import KANConfig, convert, revert
 from kansformer.cli import app
+from kansformer.conversion.measured import digest_of_weights
 from kansformer.errors import CheckpointError
 from kansformer.hub import card as card_module
 from kansformer.hub import write_card
@@ -106,6 +108,26 @@ def test_straight_curves_are_told(make, tmp_path):
     put(tmp_path, "summary.json", AUDIT)
     write_card(tmp_path)
     assert "What the curves are" not in headings(card_of(tmp_path)), "shares of what was never learned"
+
+
+def test_figures_of_other_weights_are_left_out(folder):
+    digest = digest_of_weights(folder)
+    put(folder, "training.json", {**TRAINING, "weights": digest})
+    put(folder / "audit", "summary.json", {**AUDIT, "weights": digest})
+    result = {"dataset": "text", "metric": "loss", "value": 2.5}
+    put(folder, "kansformer.json", {"results": [result, {**result, "metric": "perplexity", "weights": digest}]})
+    assert write_card(folder)
+    assert {"Training", "Quality", "What the curves are"} <= set(headings(card_of(folder)))
+    assert "| text | perplexity | 2.5 |" in card_of(folder).text
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    torch.nn.init.zeros_(model.lm_head.weight)
+    model.save_pretrained(folder)
+    with pytest.warns(UserWarning, match=r"measured in: training.json, summary.json, perplexity on text\. The card"):
+        write_card(folder)
+    card = card_of(folder)
+    assert not {"Training", "What the curves are"} & set(headings(card))
+    assert "| text | loss | 2.5 |" in card.text and "perplexity" not in card.text  # the first does not say of which
+    assert len(json.loads((folder / "kansformer.json").read_text())["results"]) == 2
 
 
 def test_curves_of_another_training_get_no_card(make_converted, tmp_path):

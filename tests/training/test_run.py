@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from kansformer import convert, is_converted, training
 from kansformer.config import KANConfig
+from kansformer.conversion.measured import digest_of_weights
 from kansformer.errors import CheckpointError, ConfigError, ConversionStateError, DataError, SlotError
 from kansformer.nn.curves import curved_modules
 from kansformer.training.build import plain_model
@@ -33,6 +34,7 @@ def test_a_run_from_scratch_writes_a_model_that_loads_plainly(make, tmp_path):
     assert tokenizer.decode(tokenizer("7 green")["input_ids"]) == "7 green"
     written = json.loads((tmp_path / "run" / "training.json").read_text())
     assert written["evaluation"]["eval_loss"] == result.evaluation["eval_loss"] and written["facts"]["data"]
+    assert written["weights"] == digest_of_weights(tmp_path / "run")
     rows = log_rows(tmp_path / "run")
     assert [int(row["step"]) for row in rows] == [*range(1, 41), 40] and float(rows[-1]["eval_loss"])
     assert not list((tmp_path / "run").rglob("*.bin"))
