@@ -10,6 +10,7 @@ from torch.utils.data import IterableDataset
 
 from kansformer.errors import DataError
 from kansformer.training.data.spec import LANGUAGE_TASKS, DataRecipe, check_task
+from kansformer.training.data.texts import check_apart
 
 if TYPE_CHECKING:
     import datasets
@@ -78,6 +79,8 @@ def prepare_data(task: str, data: DataRecipe, model_source: str | None, *, seed:
     from kansformer.training.data.language import prepare_language
 
     check_task(task, data)
+    if data.files is not None and data.eval_files is not None:
+        check_apart(data.files, data.eval_files)
     if task in LANGUAGE_TASKS:
         return prepare_language(task, data, model_source, seed)
     if task == "sequence-classification":

@@ -153,6 +153,22 @@ def find_files(names: Sequence[str], kind: str, is_usable: Callable[[Path], bool
     return list(paths.values())
 
 
+def check_apart(files: Sequence[str], eval_files: Sequence[str]) -> None:
+    """Check that no file is among both.
+
+    Raises:
+        DataError: one is.
+    """
+    train, held_out = (
+        {path.resolve() for path in find_files(names, "text", lambda path: True)} for names in (files, eval_files)
+    )
+    if both := sorted(train & held_out):
+        raise DataError(
+            f"{str(both[0])!r} is in data.files and in data.eval_files. Evaluate on a text that is not trained on, or "
+            "leave eval_files out: then a part of the files is held out."
+        )
+
+
 def _is_text(path: Path) -> bool:
     try:
         return not any("\0" in piece.text for piece in read_pieces(path))

@@ -85,6 +85,9 @@ def test_eval_files_are_not_trained_on(text, tmp_path):
     data = prepare_data("causal-lm", recipe, None)
     assert data.processor.decode(data.evaluation[0]["input_ids"]) == "Quite an"
     assert len(data.train) == len(text.read_text(encoding="utf-8")) // 8
+    recipe = DataRecipe(files=str(tmp_path), eval_files=str(tmp_path / "o*.txt"), tokenizer="characters", block=8)
+    with pytest.raises(DataError, match=r"other.txt' is in data.files and in data.eval_files. Evaluate on a text that"):
+        prepare_data("causal-lm", recipe, None)
 
 
 def test_the_corpora_keep_their_held_out_split(monkeypatch):
