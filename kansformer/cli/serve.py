@@ -8,6 +8,9 @@ def serve_command(context: typer.Context) -> None:
     # Importing this module has imported kansformer, which registered the loader.
     from transformers.cli.serve import Serve
 
+    from kansformer.cli.loading import register_known_activations
+
+    register_known_activations()
     program = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     program.command()(Serve)
     program(context.args, prog_name="kansformer serve", standalone_mode=False)

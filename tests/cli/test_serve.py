@@ -5,9 +5,11 @@ import sys
 import sysconfig
 
 import pytest
+from transformers.activations import ACT2FN
 from typer.testing import CliRunner
 
 from kansformer.cli import app
+from kansformer.discover import KNOWN_ACTIVATIONS
 
 WIDE = {"COLUMNS": "200", "NO_COLOR": "1"}
 
@@ -40,7 +42,7 @@ def test_arguments_go_to_transformers(monkeypatch):
 
     monkeypatch.setattr("transformers.cli.serve.Serve", Serve)
     assert run("serve", "me/model", "--device", "cpu", "--port", "7").exit_code == 0
-    assert calls == [("me/model", "cpu", 7)]
+    assert calls == [("me/model", "cpu", 7)] and set(KNOWN_ACTIVATIONS) <= set(ACT2FN)
     wrong = run("serve", "me/model", "--ports", "7")
     assert wrong.exit_code == 2 and "No such option" in wrong.output and len(calls) == 1
 
