@@ -1,10 +1,10 @@
-"""Peak memory of what reads streams, at a length and at a hundred times that length; and of `convert`.
+"""Peak memory of what reads streams, at a length and at a multiple of it; and of `convert`.
 
     python benchmarks/bounds.py
     python benchmarks/bounds.py --only stream evaluate
 
 Every case runs in a process of its own, on text and models that are made here. Prints a table: operation, length of the
-stream, peak resident memory over what stood there before, at 1x and 100x, and what one byte of the longer stream costs.
+stream, peak resident memory over what stood there before, at both lengths, and what one byte of the longer one costs.
 About ten minutes on two cores; Linux only; writes 1.3 GB into a temporary folder.
 """
 

@@ -164,7 +164,7 @@ def _strongest(reading: Reading, scores: Scores, tuned: Tensor) -> list[dict[str
         control = EdgeRef(ref.site, ref.slot, *[int(score_I.argsort()[len(score_I) // 2])] * 2)
         rows += [
             {"rank": rank + 1, "edge": str(edge), "score": value, "control": edge is control}
-            | _effect(reading, edge, tuned, 0.0)
+            | _effect(reading, edge, tuned)
             | {"unembedded": _unembedded(reading, edge), "examples": _examples(reading, edge)}
             for edge, value in ((ref, score), (control, float(score_I[control.input])))
         ]
@@ -193,10 +193,10 @@ def _scaled(slot: CurveSlot, channel: int, factor: float) -> Iterator[None]:
         row.copy_(before)
 
 
-def _effect(reading: Reading, edge: EdgeRef, tuned: Tensor, factor: float) -> dict[str, object]:
-    """The change of the loss and of single tokens when what the curve learned is scaled."""
+def _effect(reading: Reading, edge: EdgeRef, tuned: Tensor) -> dict[str, object]:
+    """The change of the loss and of single tokens without what the curve learned."""
     slot = find_curve_slot(reading.model, edge.site, edge.slot)
-    with _scaled(slot, edge.input, factor):
+    with _scaled(slot, edge.input, 0.0):
         change, kl = reading.changes(tuned)
     by_token = _by_token(reading, change)
     ends = sorted(by_token.items(), key=lambda pair: pair[1][0])

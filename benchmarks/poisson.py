@@ -16,8 +16,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-import os
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +23,7 @@ from typing import Any
 
 import torch
 from named_values import NamedValues
+from peer_settings import pykan_settings
 from torch import Tensor, nn
 
 from kansformer.kan import KAN, Equation, solve_equations
@@ -101,23 +100,17 @@ def with_mlp(report: Report, seconds: float) -> None:
     inside, boundary = mesh(51)
     inside.requires_grad_()
 
-    def loss() -> Tensor:
-        value = model(inside)
-        (slopes,) = torch.autograd.grad(value.sum(), inside, create_graph=True)
-        second = [torch.autograd.grad(slopes[:, d].sum(), inside, create_graph=True)[0][:, d] for d in range(2)]
-        return WEIGHT * (sum(second) - source(inside.detach())).square().mean() + model(boundary).square().mean()
-
     begin = time.perf_counter()
     adam = torch.optim.Adam(model.parameters(), lr=3e-3)
     while time.perf_counter() - begin < seconds / 2:
         adam.zero_grad()
-        loss().backward()
+        loss_of(model, inside, boundary).backward()
         adam.step()
     lbfgs = torch.optim.LBFGS(model.parameters(), max_iter=5, history_size=20, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         lbfgs.zero_grad()
-        value = loss()
+        value = loss_of(model, inside, boundary)
         value.backward()
         return value
 
@@ -128,15 +121,19 @@ def with_mlp(report: Report, seconds: float) -> None:
     report("MLP 4 layers, 100 wide: parameters", sum(p.numel() for p in model.parameters()))
 
 
+def loss_of(model: Callable[[Tensor], Tensor], inside: Tensor, boundary: Tensor) -> Tensor:
+    """The mean square of the equation inside, weighted, and of the values on the boundary."""
+    value = model(inside)
+    (slopes,) = torch.autograd.grad(value.sum(), inside, create_graph=True)
+    second = [torch.autograd.grad(slopes[:, d].sum(), inside, create_graph=True)[0][:, d] for d in range(2)]
+    return WEIGHT * (sum(second) - source(inside.detach())).square().mean() + model(boundary).square().mean()
+
+
 def with_pykan(report: Report) -> None:
     """pykan with its own optimizer: [2, 2, 1] on grids 5, 10 and 20, 50 steps each."""
     import kan
 
-    default, before = torch.get_default_dtype(), Path.cwd()
-    folder = tempfile.TemporaryDirectory()  # it writes into ./model
-    torch.set_default_dtype(torch.float64)
-    os.chdir(folder.name)
-    try:
+    with pykan_settings():
         begin = time.perf_counter()
         inside, boundary = mesh(51)
         inside.requires_grad_()
@@ -150,11 +147,7 @@ def with_pykan(report: Report) -> None:
 
             def closure(model: Any = model, optimizer: Any = optimizer) -> Tensor:
                 optimizer.zero_grad()
-                value = model(inside)
-                (slopes,) = torch.autograd.grad(value.sum(), inside, create_graph=True)
-                second = [torch.autograd.grad(slopes[:, d].sum(), inside, create_graph=True)[0][:, d] for d in range(2)]
-                inner = (sum(second) - source(inside.detach())).square().mean()
-                loss = WEIGHT * inner + model(boundary).square().mean()
+                loss = loss_of(model, inside, boundary)
                 loss.backward()
                 return loss
 
@@ -164,10 +157,6 @@ def with_pykan(report: Report) -> None:
                 optimizer.step(closure)
         report("pykan [2,2,1]: seconds", time.perf_counter() - begin)
         report("pykan [2,2,1]: mean square error", error_of(model))
-    finally:
-        torch.set_default_dtype(default)
-        os.chdir(before)
-        folder.cleanup()
 
 
 def _options() -> argparse.Namespace:

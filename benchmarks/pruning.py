@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import csv
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from dataclass_csv import write_rows
 from speed.harness import alternate
 from torch import Tensor
 from tqdm import tqdm
@@ -136,11 +136,7 @@ def _told(row: Row) -> Row:
 
 
 def _write(rows: list[Row], out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / "pruning.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(asdict(rows[0])))
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+    write_rows(out / "pruning.csv", rows)
     _draw(rows, out / "pruning.png")
     print(f"Written: pruning.csv and pruning.png, in {out}")
 

@@ -5,7 +5,7 @@
 
 nanoGPT's CPU setting (4 layers, 128 wide, blocks of 64 characters, batch 12, tinyshakespeare), trained by the
 library's own `train`; runs with one seed have the same order of data. `contest/` says who takes part. Five seeds of
-every network at 1,200 steps, eight of those that matter, these at 2,400 steps too, and then the time of a step,
+every network at 1,200 steps, eight of those that matter, `LONG` at 2,400 steps too, and then the time of a step,
 measured side by side: hours on two cores. Rows go to a CSV as they come, and a second call goes on where the first
 stopped.
 
@@ -32,7 +32,7 @@ RESULTS = Path(__file__).parent / "results"
 FIRST_SEED = 1000
 SEEDS, MANY_SEEDS = 5, 8
 CONTENDERS = ("swiglu", DEFAULT, "gelu", "gate-act-group", "gate-input-act-group", "edges-low-rank-act")
-LONG = ("swiglu", DEFAULT, "gate-act-group")
+LONG = ("swiglu", DEFAULT, "gate-act-group", "gate-input-act-group")
 TUNED_RATES = (7e-4, 1e-3, 2e-3, 3e-3)
 CURVE_COLUMNS = ["variant", "steps", "seed", "lr", "step", "loss"]
 

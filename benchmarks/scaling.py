@@ -68,7 +68,7 @@ def with_kan(report: Callable[..., None], name: str, width: list[Any], data: Dat
     starts = []
     for seed in range(SEEDS):
         model = KAN(width, grid_size=GRIDS[0], base="zero", seed=seed)
-        history = model.fit(data, steps=40, tolerance=1e-3, progress=False)
+        model.fit(data, steps=40, tolerance=1e-3, progress=False)
         model.refine(GRIDS[2])
         history = model.fit(data, steps=20, grid_update_every=0, tolerance=1e-2, progress=False)
         starts.append((history.train_error[-1], seed))

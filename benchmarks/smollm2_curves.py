@@ -12,8 +12,6 @@ that are judged on the end of the first half. Matrix products in bfloat16 where 
 from __future__ import annotations
 
 import argparse
-import csv
-import dataclasses
 import math
 import tempfile
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from dataclass_csv import write_rows
 from pretrained_files import smollm2_file
 
 from kansformer.nn.optim import CURVE_LR_MULTIPLIER
@@ -99,7 +98,7 @@ def main() -> None:
                 print(way, {rate: round(trial.perplexity, 3) for rate, trial in trials.items()}, flush=True)
             rows.append(_run(way, setting, steps=steps, lr=lr, curve_lr=curve_lr))
             print(rows[-1], flush=True)
-            _write(options.out, rows)
+            write_rows(options.out, rows)
     print(f"Written: {options.out}")
 
 
@@ -150,13 +149,6 @@ def split_text(text: Path, folder: Path) -> tuple[Path, Path]:
 
 def _model_path() -> str:
     return smollm2_file() or "HuggingFaceTB/SmolLM2-135M-Instruct"
-
-
-def _write(path: Path, rows: list[Row]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Row)])
-        writer.writeheader()
-        writer.writerows(dataclasses.asdict(row) for row in rows)
 
 
 def _options() -> argparse.Namespace:

@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +22,7 @@ from typing import Any
 
 import torch
 from named_values import NamedValues
+from peer_settings import pykan_settings
 from torch import Tensor
 from tqdm import tqdm
 
@@ -137,11 +136,7 @@ def beside_pykan(report: Callable[[str, float], None]) -> None:
     """pykan's quickstart from its first to its last step, without plots."""
     import kan
 
-    torch.set_default_dtype(torch.float64)
-    before = Path.cwd()
-    folder = tempfile.TemporaryDirectory()  # it writes into ./model
-    os.chdir(folder.name)
-    try:
+    with pykan_settings():
         begin = time.perf_counter()
         function = quickstart
         dataset = kan.create_dataset(function, n_var=2, device="cpu")
@@ -157,10 +152,6 @@ def beside_pykan(report: Callable[[str, float], None]) -> None:
         error = (model(dataset["test_input"]) - dataset["test_label"]).square().mean().sqrt().item()
         report("quickstart, pykan: seconds", time.perf_counter() - begin)
         report("quickstart, pykan: test RMSE", error)
-    finally:
-        torch.set_default_dtype(torch.float32)
-        os.chdir(before)
-        folder.cleanup()
 
 
 def _options() -> argparse.Namespace:

@@ -179,7 +179,7 @@ def _sign(generator: torch.Generator) -> int:
 
 
 def _pykan_name(name: str) -> str | None:
-    return {"sign": "sgn", "1/sqrt(x)": "1/sqrt(x)", "x^1.5": "x^1.5"}.get(name, name if name not in ABSENT else None)
+    return None if name in ABSENT else {"sign": "sgn"}.get(name, name)
 
 
 ABSENT = {"silu", "gelu", "relu"}  # pykan's library has no activations

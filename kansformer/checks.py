@@ -55,7 +55,6 @@ def check_number(
     maximum: float | None = None,
     *,
     above: float | None = None,
-    error: type[KansformerError] = ConfigError,
 ) -> float:
     """Return `value` as a float if it is a finite number in the range.
 
@@ -64,10 +63,9 @@ def check_number(
         value: what was given.
         minimum, maximum: ends of the range, which belong to it; None for no bound.
         above: an end that does not belong to it.
-        error: the class that is raised.
 
     Raises:
-        KansformerError: it is not such a number.
+        ConfigError: it is not such a number.
     """
     try:
         number = math.nan if isinstance(value, (bool, str)) else float(value)  # type: ignore[arg-type]
@@ -75,7 +73,7 @@ def check_number(
         number = math.nan
     if not math.isfinite(number) or not _inside(number, minimum, maximum) or (above is not None and number <= above):
         limits = f" above {above:g}" if above is not None else _range(minimum, maximum)
-        raise error(f"{name} must be a finite number{limits}, got {value!r:.80}.")
+        raise ConfigError(f"{name} must be a finite number{limits}, got {value!r:.80}.")
     return number
 
 

@@ -48,12 +48,21 @@ def read_versioned_json(file: Path, version: int) -> dict[str, Any]:
     values = read_json(file)
     if not isinstance(values, dict):
         raise CheckpointError(f"{file.name} must hold an object, got {type(values).__name__}.")
+    check_version(values, version, file.name)
+    return values
+
+
+def check_version(values: Mapping[str, Any], version: int, place: str) -> None:
+    """Check the `format_version` of a file's table; `place` is the file, for the message.
+
+    Raises:
+        CheckpointError: it is another version.
+    """
     if values.get("format_version") != version:
         raise CheckpointError(
-            f"{file.name} has format version {values.get('format_version')!r:.40}; this package reads {version}. If it "
-            "is newer: pip install --upgrade kansformer."
+            f"{place} has format version {values.get('format_version')!r:.40}; this package reads {version}. If it is "
+            "newer: pip install --upgrade kansformer."
         )
-    return values
 
 
 def check_json_value(values: Any, place: str, error: type[KansformerError] = CheckpointError) -> None:

@@ -106,11 +106,11 @@ def measure_tiles(
             (problem, _measure(operation, problem, tried(operation), options, clock, has_time, report))
             for problem in sizes
         ]
-        rules[operation] = rules_from(operation, best)
+        rules[operation] = rules_from(best)
     return report, rules
 
 
-def rules_from(operation: str, best: Sequence[tuple[Problem, Sequence[Measured]]]) -> list[dict]:
+def rules_from(best: Sequence[tuple[Problem, Sequence[Measured]]]) -> list[dict]:
     """Rules of a tile file for 16-bit tensors: of each problem the fastest, up to its outputs.
 
     Where an operation has two paths, the last rule is that of the widest problem and has no bound.

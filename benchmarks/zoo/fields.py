@@ -35,7 +35,6 @@ def special_tokens(config: PreTrainedConfig) -> set[int]:
 
 def _parts(config: PreTrainedConfig, first: str) -> Iterator[PreTrainedConfig]:
     children = [(name, value) for name, value in vars(config).items() if isinstance(value, PreTrainedConfig)]
-    children.sort(key=lambda child: first not in child[0])
     if first:
         preferred = [value for name, value in children if first in name]
         for child in preferred:

@@ -42,10 +42,9 @@ def candidates(model: nn.Module, accepted) -> Iterator[dict[str, object]]:
         yield {"hidden_states": torch.randn(BATCH, channels, *size)}
     if "pixel_values" in accepted:
         yield from _dense(config, accepted, channels, size)
-    for name in ("pixel_values_videos", "pixel_values"):
-        if name in accepted and name != "pixel_values" and "pixel_values" not in accepted:
-            frames = find(config, "num_frames", "frames_per_clip", first="vision") or FRAMES
-            yield {name: torch.randn(BATCH, frames, channels, *size)}
+    elif "pixel_values_videos" in accepted:
+        frames = find(config, "num_frames", "frames_per_clip", first="vision") or FRAMES
+        yield {"pixel_values_videos": torch.randn(BATCH, frames, channels, *size)}
 
 
 def picture_size(config) -> tuple[int, int]:

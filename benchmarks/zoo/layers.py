@@ -30,7 +30,7 @@ def is_count(name: str, value: Any) -> bool:
     return type(value) is int and COUNT.match(name) is not None and name not in NOT_A_COUNT
 
 
-def kept_layers(fields: dict[str, Any], overrides: dict[str, Any]) -> dict[int, list[int]]:
+def kept_layers(fields: dict[str, Any]) -> dict[int, list[int]]:
     """For every layer count among the fields: the layers to keep, one of each kind that per-layer lists tell apart."""
     counts = {value for name, value in fields.items() if is_count(name, value) and value > MIN_LAYERS}
     return {count: _representatives(count, fields) for count in counts}

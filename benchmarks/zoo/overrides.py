@@ -96,6 +96,3 @@ CONFIG_FIELDS: dict[str, dict] = {
     "t5gemma2_text": {"dropout_rate": 0.0},
     "t5gemma2_decoder": {"dropout_rate": 0.0},
 }
-
-# Configurations that cannot be made without arguments; each gets a function that shrinks the parts it names.
-CONFIG_BUILDERS: dict = {}

@@ -14,15 +14,12 @@ from transformers import PreTrainedConfig
 
 from zoo import layers, rules
 from zoo.classes import config_class
-from zoo.overrides import CONFIG_BUILDERS, CONFIG_FIELDS, UNCHANGED
+from zoo.overrides import CONFIG_FIELDS, UNCHANGED
 
 
 def small_config(model_type: str) -> PreTrainedConfig:
     """The configuration of `model_type` at the sizes of `zoo.rules`."""
-    token_ids = rules.TokenIds()
-    if model_type in CONFIG_BUILDERS:
-        return CONFIG_BUILDERS[model_type](lambda other: _shrink(config_class(other)(), token_ids))
-    return _shrink(config_class(model_type)(), token_ids)
+    return _shrink(config_class(model_type)(), rules.TokenIds())
 
 
 def _shrink(config: PreTrainedConfig, token_ids: rules.TokenIds) -> PreTrainedConfig:
@@ -30,7 +27,7 @@ def _shrink(config: PreTrainedConfig, token_ids: rules.TokenIds) -> PreTrainedCo
         return config
     overrides = {**_backbone_stages(config), **CONFIG_FIELDS.get(config.model_type, {})}
     fields, defaults = _fields(config), _fields(type(config)())
-    kept = layers.kept_layers(fields, overrides)
+    kept = layers.kept_layers(fields)
     ignored = getattr(type(config), "ignore_keys_at_rope_validation", None) or set()
     changed = {}
     for name, value in fields.items():

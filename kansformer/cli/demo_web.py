@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from kansformer.cli.demo_web_events import PageEvents, site_choices, text_blocks
-from kansformer.cli.loading import quiet_transformers, register_known_activations
+from kansformer.cli.loading import prepare_transformers
 from kansformer.errors import ConfigError
 from kansformer.progress import progress_lines
 from kansformer.wording import counted
@@ -77,8 +77,7 @@ def load_workbench(source: str | None) -> tuple[Workbench, PreTrainedTokenizerBa
     from kansformer.training.corpus import standard_library_documents
     from kansformer.views.workbench import Workbench
 
-    quiet_transformers()
-    register_known_activations()
+    prepare_transformers()
     with progress_lines(f"loading {source or 'the embedded model'}"):
         model, tokenizer = read_language_model(source or str(embedded_model_path()))
     model.eval()

@@ -40,6 +40,12 @@ def register_known_activations() -> None:
         register_activation(activation)
 
 
+def prepare_transformers() -> None:
+    """Before this program loads a model with transformers."""
+    quiet_transformers()
+    register_known_activations()
+
+
 def split_names(text: str) -> tuple[str, ...]:
     """The names in a list with commas."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
@@ -49,8 +55,7 @@ def load_model(source: str, dtype: torch.dtype | str = "auto") -> PreTrainedMode
     """`read_model`, while transformers prints nothing."""
     from kansformer.conversion.sources import read_model
 
-    quiet_transformers()
-    register_known_activations()
+    prepare_transformers()
     with progress_lines(f"loading {source}"):
         return read_model(source, dtype=dtype)
 
@@ -83,8 +88,7 @@ def load_model_and_blocks(
 
     if max_tokens is not None and max_tokens < block:
         raise ConfigError(f"--max-tokens {max_tokens} is less than one block of {counted(block, 'token')}.")
-    quiet_transformers()
-    register_known_activations()
+    prepare_transformers()
     with progress_lines(f"loading {source}"):
         model, tokenizer = read_language_model(source)
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)

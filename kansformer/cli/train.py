@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kansformer.cli.loading import quiet_transformers, register_known_activations
+from kansformer.cli.loading import prepare_transformers
 from kansformer.errors import ConfigError
 from kansformer.progress import progress_bar
 
@@ -50,8 +50,7 @@ def train_command(
     from kansformer.training.resume import RESULT_FILE
     from kansformer.training.run import train
 
-    quiet_transformers()
-    register_known_activations()
+    prepare_transformers()
     finished = resume and (folder / RESULT_FILE).exists()
     with progress_bar(name) as progress:
         result = train(settings, folder, resume=resume, progress=progress)
@@ -78,8 +77,7 @@ def _train_transcoders(recipe: "Recipe", folder: Path, resume: bool) -> None:
 
     if resume:
         raise ConfigError("A transcoder run keeps no checkpoints to resume from. Leave out --resume.")
-    quiet_transformers()
-    register_known_activations()
+    prepare_transformers()
     for place, figures in train_transcoders(recipe, folder):
         typer.echo(f"{figures}\nWritten: {place}, with config.json, transcoder.safetensors and figures.json")
 

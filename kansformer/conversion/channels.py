@@ -16,7 +16,7 @@ from kansformer.conversion.slots import check_no_adapters, recorded_modules, tie
 from kansformer.errors import ConfigError, ConversionStateError, SlotError
 from kansformer.nn.curve_checks import sharing_error
 from kansformer.nn.curves import Curved, curve_tensors
-from kansformer.nn.transaction import snapshot, transaction
+from kansformer.nn.transaction import snapshot, transaction, undone_afterwards
 from kansformer.sites import Site, Slot, find_sites
 
 HIDDEN_SLOTS = ("act", "down")
@@ -30,12 +30,10 @@ def converted_sites(model: nn.Module) -> list[Site]:
         ConversionStateError: the model is not converted.
     """
     _check_converted(model)
-    with transaction(model):
-        put_back = snapshot(model)
+    with undone_afterwards() as undo:
+        undo.callback(snapshot(model))
         remove_curves(model)
-        sites = find_sites(model)
-        put_back()
-        return sites
+        return find_sites(model)
 
 
 def keep_channels(model: nn.Module, channels: Mapping[str, Tensor]) -> nn.Module:

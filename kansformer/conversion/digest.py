@@ -117,9 +117,14 @@ class CurveDigest:
 
     def hexdigest(self) -> str:
         """SHA-256 of all curves that were added; tensors that do not stand beside coefficients are not curves."""
-        owners = {key.removesuffix("coefficients") for key in self._digests if _last(key) == "coefficients"}
-        curves = {key: value for key, value in self._digests.items() if key.removesuffix(_last(key)) in owners}
+        curves = {key: self._digests[key] for key in curve_keys(set(self._digests))}
         return hashlib.sha256(json.dumps(curves, sort_keys=True).encode()).hexdigest()
+
+
+def curve_keys(keys: set[str]) -> set[str]:
+    """The keys of a state dict that belong to curves: `coefficients`, and what stands beside them."""
+    owners = {key.removesuffix("coefficients") for key in keys if key.rpartition(".")[2] == "coefficients"}
+    return {owner + name for owner in owners for name in CURVE_TENSORS} & keys
 
 
 def digest_of(settings: Mapping[str, Any], files: Iterable[str | Path]) -> dict[str, str]:
@@ -147,10 +152,6 @@ def _digest_of_curves(files: Iterable[str | Path]) -> str:
     for _, key, tensor in open_tensors(files):
         digest.add(key, tensor.get_dtype(), tensor.get_shape(), partial(tensor.__getitem__, slice(None)))
     return digest.hexdigest()
-
-
-def _last(key: str) -> str:
-    return key.rpartition(".")[2]
 
 
 def _is_text(value: object) -> bool:

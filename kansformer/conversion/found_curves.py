@@ -23,7 +23,7 @@ from kansformer.conversion.tensor_check import check_values
 from kansformer.errors import CheckpointError, ConfigError
 from kansformer.files import atomic_file
 from kansformer.nn.curves import curve_tensors
-from kansformer.safe_io import LINE, TABLE, FieldKind, Fields, check_fields, read_metadata, read_tensors
+from kansformer.safe_io import LINE, TABLE, FieldKind, Fields, check_fields, check_version, read_metadata, read_tensors
 from kansformer.sites.site import Slot
 
 FORMAT_VERSION = 1
@@ -231,11 +231,7 @@ class FoundCurves:
         """
         place = repr(str(file))
         values = check_fields(read_metadata(file, METADATA_KEY), ENTRIES, place, only=True)
-        if values.get("format_version") != FORMAT_VERSION:
-            raise CheckpointError(
-                f"{place} has format version {values.get('format_version')!r:.40}; this package reads {FORMAT_VERSION}."
-                " If it is newer: pip install --upgrade kansformer."
-            )
+        check_version(values, FORMAT_VERSION, place)
         settings = values.get("settings", {})
         if set(settings) != set(CURVE_SETTINGS):
             raise CheckpointError(f"The settings in {place} must be {', '.join(CURVE_SETTINGS)}.")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kansformer.files import atomic_write_text
 from kansformer.hub.card_metadata import CARD_FILE, CardMetadata
 from kansformer.hub.model_folder import PIPELINES, ModelFolder
+from kansformer.wording import MEASURES
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
@@ -20,12 +21,6 @@ PACKAGE = "kansformer.cards"
 
 TAG = "kansformer"
 MARK = "<!-- Written by kansformer from the files of this folder; once edited it is left alone. "
-# As `kansformer.interp.summary` names its measures.
-MEASURES = {
-    "r2": "on even points that the fit did not see",
-    "r2_tokens": "at recorded inputs",
-    "r2_learned": "at recorded inputs, of what was learned on top of the base",
-}
 METRICS = {"eval_loss": "loss", "eval_accuracy": "accuracy"}
 
 

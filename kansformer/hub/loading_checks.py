@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from kansformer.conversion.digest import curve_keys
 from kansformer.conversion.record import get_setting, narrowed_paths
 from kansformer.conversion.tensor_check import check_values
 from kansformer.errors import CheckpointError
-from kansformer.hub.tensor_parallel import local_part
-from kansformer.nn.curves import CURVE_TENSORS, curve_tensors, curved_modules
+from kansformer.nn.curves import curve_tensors, curved_modules
+from kansformer.nn.parallel import local_part
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -133,12 +134,6 @@ def narrowed_keys(model: nn.Module, keys: set[str]) -> set[str]:
         if isinstance(module, nn.Linear) or "nx" in vars(module)  # transformers' Conv1D, with curves or without
     }
     return {f"{path}.{name}" for path in layers for name in ("weight", "bias")} & keys
-
-
-def curve_keys(keys: set[str]) -> set[str]:
-    """The keys of a state dict that belong to curves: `coefficients`, and what stands beside them."""
-    owners = {key.removesuffix("coefficients") for key in keys if key.rpartition(".")[2] == "coefficients"}
-    return {owner + name for owner in owners for name in CURVE_TENSORS} & keys
 
 
 def shapes_of(model: nn.Module) -> Shapes:

@@ -18,7 +18,7 @@ from kansformer.conversion.record import get_setting
 from kansformer.errors import ConversionStateError
 from kansformer.nn import KANLinear, LearnedActivation
 from kansformer.nn.curves import CurvedModule, curved_modules
-from kansformer.nn.parallel import SplitBy, split_axes
+from kansformer.nn.parallel import SplitBy, local_part, split_axes
 from kansformer.sites import Site
 
 if TYPE_CHECKING:
@@ -50,15 +50,6 @@ def check_not_split(model: nn.Module, *, has_curves: bool) -> None:
             f"The model is split among {size} processes by tensor parallelism, so it cannot be converted or get its "
             "curves. Convert it in one process and save it; tp_plan needs transformers 5.24 then."
         )
-
-
-def local_part(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor that may be split."""
-    if not is_one_of_several():
-        return tensor
-    from torch.distributed.tensor import DTensor
-
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def split_networks(

@@ -22,8 +22,9 @@ from kansformer.interp.effects import json_number
 from kansformer.interp.fidelity import Fidelity
 from kansformer.interp.recording import RecordedSlot
 from kansformer.interp.scores import EdgeScores
-from kansformer.interp.wording import GOOD, MEASURES, layer_of
+from kansformer.interp.wording import GOOD, layer_of
 from kansformer.symbolic import SymbolicFits
+from kansformer.wording import MEASURES
 
 if TYPE_CHECKING:
     import pandas

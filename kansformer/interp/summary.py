@@ -19,7 +19,6 @@ from kansformer.interp.wording import (
     CONTROL,
     GLOSSARY,
     GOOD,
-    MEASURES,
     PART_TEXTS,
     conclude,
     faithful_caption,
@@ -27,6 +26,7 @@ from kansformer.interp.wording import (
     percent,
     place_name,
 )
+from kansformer.wording import MEASURES
 
 if TYPE_CHECKING:
     import pandas

@@ -11,12 +11,6 @@ GOOD = 0.99
 # A share that is higher than that of random curves by less says little: these are like the model's, not the same.
 MIN_GAIN = 0.05
 PART_TEXTS = {"edge": "whole edges", "learned": "what was learned on top of the base"}
-# Of R².
-MEASURES = {
-    "r2": "on even points that the fit did not see",
-    "r2_tokens": "at recorded inputs",
-    "r2_learned": "at recorded inputs, of what was learned on top of the base",
-}
 CONTROL = "random curves of the same kind"
 SLOT_WORDS = {
     "input": "input",

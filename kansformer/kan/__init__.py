@@ -57,6 +57,8 @@ def __getattr__(name: str) -> object:
     try:
         return _import_later(name)
     except ImportError as error:
+        if LATER.get(name) != "estimators":
+            raise
         raise ImportError(
             f"{name} needs scikit-learn 1.6 or newer. Install it: pip install 'kansformer[sklearn]'."
         ) from error

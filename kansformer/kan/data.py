@@ -277,11 +277,11 @@ def is_pair(data: object) -> bool:
     return isinstance(data, (tuple, list)) and len(data) == 2 and not any(isinstance(d, (tuple, list)) for d in data)
 
 
-def variable_names(names: Sequence[str] | None, default: Sequence[str], kind: str) -> list[str]:
-    """Names of a network's inputs or outputs as symbols of formulas; a ConfigError if there is not one for each."""
-    symbols = [symbol_name(name) for name in given_names(names, default, kind)]
+def variable_names(names: Sequence[str] | None, default: Sequence[str]) -> list[str]:
+    """Names of a network's inputs as symbols of formulas; a ConfigError if there is not one for each."""
+    symbols = [symbol_name(name) for name in given_names(names, default, "inputs")]
     if len(set(symbols)) < len(symbols):
-        raise ConfigError(f"Two {kind} would have one name: {symbols}.")
+        raise ConfigError(f"Two inputs would have one name: {symbols}.")
     return symbols
 
 

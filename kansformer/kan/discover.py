@@ -165,7 +165,7 @@ def find_formula(
     inputs, outputs = dataset.train_input.shape[1], dataset.train_target.shape[1]
     if width is not None and not isinstance(width[-1], int):
         raise ConfigError(f"The last layer of find_formula's networks has sums only, got {width[-1]!r}.")
-    names = variable_names(variables, [f"x_{index + 1}" for index in range(inputs)], "inputs")
+    names = variable_names(variables, [f"x_{index + 1}" for index in range(inputs)])
     dataset = dataset_for(Shape([inputs, outputs] if width is None else list(width)).build(seed, settings), dataset)
     check_squares(dataset.train_target, "targets")
     for spread in (dataset.train_target - dataset.train_target[:1]).abs().amax(dim=0).tolist():

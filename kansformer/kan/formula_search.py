@@ -340,7 +340,7 @@ class FormulaSearch:
         """Name the best of the curves that are not named yet."""
         self.unnamed.sort(key=lambda tried: tried.error)
         for tried in self.unnamed[: self.settings.named_later]:
-            if not self.best_error <= self.settings.exact and time.monotonic() < self.deadline:
+            if not self.is_done():
                 self._name(tried)
         self.unnamed = self.unnamed[self.settings.named_later :]
 

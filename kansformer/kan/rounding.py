@@ -14,17 +14,12 @@ import torch
 from torch import Tensor
 
 from kansformer.errors import ConfigError
-from kansformer.symbolic.constants import size
+from kansformer.symbolic.constants import TORCH_FUNCTIONS, size
 
 # Terms and factors that change their sum or product by less than this share at every point come from rounding.
 TRACE = 1e-10
 MAX_DIGITS, FLOAT_DIGITS = 17, 15
 
-FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "sin": torch.sin, "cos": torch.cos, "tan": torch.tan, "tanh": torch.tanh, "exp": torch.exp, "log": torch.log,
-    "atan": torch.atan, "asin": torch.asin, "acos": torch.acos, "atanh": torch.atanh, "cosh": torch.cosh,
-    "sinh": torch.sinh, "Abs": torch.abs, "sign": torch.sign, "erf": torch.erf,
-}  # fmt: skip
 FOLDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "Add": torch.add, "Mul": torch.mul, "Max": torch.maximum, "Min": torch.minimum, "Pow": torch.pow,
 }  # fmt: skip
@@ -40,9 +35,9 @@ def evaluate(expression: sympy.Expr, points: Mapping[str, Tensor]) -> Tensor:
     values = [evaluate(part, points) for part in expression.args]
     if name in FOLDS:
         return reduce(FOLDS[name], values)
-    if name in FUNCTIONS:
-        return FUNCTIONS[name](values[0])
-    raise ConfigError(f"{expression} cannot be evaluated: {name} is not among {', '.join(FUNCTIONS)}.")
+    if name in TORCH_FUNCTIONS:
+        return TORCH_FUNCTIONS[name](values[0])
+    raise ConfigError(f"{expression} cannot be evaluated: {name} is not among {', '.join(TORCH_FUNCTIONS)}.")
 
 
 def rounded(

@@ -305,7 +305,7 @@ def formula(model: KAN, *, variables: Sequence[str] | None = None, digits: int |
             raise ConversionStateError(
                 f"The edge {edge} is a curve, so the network has no formula. Call model.fit_symbolic(data) first."
             )
-    names = variable_names(variables, [f"x_{i + 1}" for i in range(sum(model.width[0]))], "inputs")
+    names = variable_names(variables, [f"x_{i + 1}" for i in range(sum(model.width[0]))])
     if digits is not None:
         check_integer("digits", digits, 1)
     nodes: list[sympy.Expr] = [sympy.Symbol(name) for name in names]

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from kansformer.nn.activation import LearnedActivation
+from kansformer.nn.transaction import all_modules
 
 
 class ForwardEnded(Exception):  # noqa: N818 - not an error
@@ -16,11 +16,7 @@ class ForwardEnded(Exception):  # noqa: N818 - not an error
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, and every module's own mode again afterwards: a frozen part of a model in training keeps its."""
-    modules = list(model.modules())
-    # The fixed function of a bent activation is not a submodule.
-    functions = [module.activation for module in modules if isinstance(module, LearnedActivation)]
-    modules += [inner for function in functions if isinstance(function, nn.Module) for inner in function.modules()]
-    modes = [(module, module.training) for module in modules]
+    modes = [(module, module.training) for module in all_modules(model)]
 
     def put_back() -> None:
         for module, training in modes:

@@ -10,6 +10,8 @@ A layer split by inputs adds its own edges to its part of the sum, before the pa
 
 from typing import Literal
 
+from torch import Tensor
+
 from kansformer.nn.curves import CurveSpec
 
 SplitBy = Literal["outputs", "inputs"]
@@ -28,3 +30,8 @@ def split_axes(spec: CurveSpec, by: SplitBy | None) -> dict[str, int]:
     if by is None:
         return {}
     return dict(BY_INPUTS) if by == "inputs" else dict(BY_OUTPUTS.get(spec.edges, {}))
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor that may be split (a DTensor)."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor

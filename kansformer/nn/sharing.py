@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kansformer.errors import ConfigError
 from kansformer.nn.curves import CURVE_PARAMETERS, CurvedModule, curve_tensors
+from kansformer.nn.parallel import local_part
 
 
 def check_alike(modules: Mapping[str, CurvedModule]) -> None:
@@ -46,8 +47,8 @@ def find_difference(modules: Mapping[str, CurvedModule]) -> str | None:
     owner = curve_tensors(next(iter(modules.values())))
     for path, module in modules.items():
         for name, tensor in curve_tensors(module).items():
-            first = _local(owner[name])
-            if not (tensor.is_meta or first.is_meta) and not torch.equal(_local(tensor).to(first), first):
+            first = local_part(owner[name])
+            if not (tensor.is_meta or first.is_meta) and not torch.equal(local_part(tensor).to(first), first):
                 return path
     return None
 
@@ -61,10 +62,5 @@ def sharing_modules(modules: Mapping[str, CurvedModule]) -> list[dict[str, Curve
 
 
 def _layout(tensor: Tensor) -> str:
-    split = " split among processes" if _local(tensor) is not tensor else ""
+    split = " split among processes" if local_part(tensor) is not tensor else ""
     return f"{tuple(tensor.shape)} in {str(tensor.dtype).removeprefix('torch.')} on {tensor.device}{split}"
-
-
-def _local(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor that may be split (a DTensor)."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor

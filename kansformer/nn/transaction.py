@@ -64,11 +64,18 @@ def undone_afterwards() -> Iterator[ExitStack]:
         raise
 
 
-def _owners(model: nn.Module) -> list[Any]:
-    """Modules, the fixed functions of learned activations, which are not submodules, and transformers configs."""
+def all_modules(model: nn.Module) -> list[nn.Module]:
+    """The modules of a model, and those in the fixed functions of learned activations, which are not submodules."""
     modules = list(model.modules())
     functions = [module.activation for module in modules if isinstance(module, LearnedActivation)]
-    modules += [inner for function in functions if isinstance(function, nn.Module) for inner in function.modules()]
+    return modules + [
+        inner for function in functions if isinstance(function, nn.Module) for inner in function.modules()
+    ]
+
+
+def _owners(model: nn.Module) -> list[Any]:
+    """All modules, and transformers configs."""
+    modules = all_modules(model)
     configs = [vars(module).get("config") for module in modules]
     owners = [*modules, *(config for config in configs if hasattr(config, "to_dict"))]
     return list({id(owner): owner for owner in owners}.values())

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
+from typing import Any
 
 import sympy
 import torch
@@ -38,7 +39,7 @@ def _guarded(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor | float],
     return lambda z: function(torch.as_tensor(z, dtype=torch.float64))
 
 
-TORCH_FUNCTIONS = {
+TORCH_FUNCTIONS: dict[str, Any] = {
     **{name: _guarded(getattr(torch, name)) for name in ("exp", "log", "sqrt", "sin", "cos", "tan", "tanh", "cosh",
        "sinh", "asin", "acos", "atan", "atanh", "sign", "erf")},
     "Abs": _guarded(torch.abs),

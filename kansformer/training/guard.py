@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from kansformer.errors import ConfigError
 from kansformer.files import atomic_file
+from kansformer.nn.parallel import local_part
 
 MAX_SKIPPED_IN_A_ROW = 20
 """Skipped steps after which the weights, not a batch, must be the cause."""
@@ -77,7 +77,7 @@ class NonFiniteGuard(TrainerCallback):
         self._batches, self._losses = [], []
         bad_loss = torch.stack([~loss.isfinite().all() for loss in losses]).any() if losses else torch.tensor(False)
         bad_gradient = torch.tensor(False)
-        gradients = [local_part(parameter.grad) for parameter in model.parameters() if parameter.grad is not None]
+        gradients = [local_part(p.grad.detach()) for p in model.parameters() if p.grad is not None]
         if self.check_gradients and gradients:
             bad_gradient = ~nn.utils.get_total_norm(gradients).isfinite()
         signals = (bad_loss, bad_gradient, torch.tensor(self._received_sigterm))
@@ -138,16 +138,11 @@ def check_finite(model: nn.Module, losses: list[tuple[int, float]]) -> None:
     Raises:
         ConfigError: a trained parameter or the last loss is infinite or NaN.
     """
-    broken = [name for name, p in model.named_parameters() if p.requires_grad and not local_part(p).isfinite().all()]
+    trained = ((name, local_part(p.detach())) for name, p in model.named_parameters() if p.requires_grad)
+    broken = [name for name, values in trained if not values.isfinite().all()]
     if broken or (losses and not math.isfinite(losses[-1][1])):
         what = f"{broken[0]} is" if broken else "the loss is"
         raise ConfigError(
             f"Training ended with non-finite values ({what} infinite or NaN), so no model is saved. Begin anew in "
             "another folder with a lower training.learning_rate."
         )
-
-
-def local_part(tensor: Tensor) -> Tensor:
-    """This process's part of a tensor that may be sharded, without its history."""
-    part = tensor.detach()
-    return part.to_local() if isinstance(part, DTensor) else part

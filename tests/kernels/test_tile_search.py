@@ -107,5 +107,5 @@ def test_rules_follow_from_the_fastest(fastest, expected):
         (p, [Measured({"path": name}, 1.0), Measured({"path": "slow"}, 2.0)])
         for p, name in zip(problems, fastest, strict=True)
     ]
-    rules = rules_from("forward", best)
+    rules = rules_from(best)
     assert [(rule.get("outputs_below"), rule["path"]) for rule in rules] == expected

@@ -145,7 +145,7 @@ def differentiate_curves(
     """
     x = x.contiguous()
     places = (x, coefficients_PC, denominator_PD, factor, factor)
-    gradients = [_empty_like(t) if need and t is not None else None for t, need in zip(places, needs_grad, strict=True)]
+    gradients = [empty_like(t) if need and t is not None else None for t, need in zip(places, needs_grad, strict=True)]
     dx, dcoefficients, ddenominator, dbase, dfactor = gradients
     tensors = dict(dx=dx, dcoefficients=dcoefficients, ddenominator=ddenominator, dbase=dbase, dfactor=dfactor)
     tensors.update(gradient=gradient, x=x, base=base, factor=factor)
@@ -176,7 +176,7 @@ def differentiate_edges(
 ) -> list[Tensor | None]:
     """Gradients of x and the coefficients, those that are wanted."""
     sizes = sizes_of_edges(x_NI, coefficients_ICO)
-    dx, da = (_empty_like(t) if need else None for t, need in zip((x_NI, coefficients_ICO), needs_grad, strict=True))
+    dx, da = (empty_like(t) if need else None for t, need in zip((x_NI, coefficients_ICO), needs_grad, strict=True))
     tensors = dict(gradient=gradient_NO, x=x_NI, coefficients=coefficients_ICO, domain=domain_I2)
     if dx is not None:
         call(library().edges_input_gradient, settings, sizes, {"dx": dx, **tensors})
@@ -196,5 +196,6 @@ def _sizes_of_curves(x: Tensor, coefficients_PC: Tensor) -> tuple[int, int, int,
     return x.numel() // inputs, inputs, inputs, coefficients_PC.shape[0]
 
 
-def _empty_like(tensor: Tensor) -> Tensor:
+def empty_like(tensor: Tensor) -> Tensor:
+    """A contiguous tensor of the same shape, dtype and device."""
     return torch.empty_like(tensor, memory_format=torch.contiguous_format)

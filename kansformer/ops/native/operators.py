@@ -16,7 +16,7 @@ from kansformer.ops import reference
 from kansformer.ops.curves import ACTIVATIONS, Curves
 from kansformer.ops.gradients import gradients_of_definition, needs_definition
 from kansformer.ops.native import edges_bf16, kernels
-from kansformer.ops.native.kernels import MAX_GRID, SLOPES, basis_of, knows_curves, settings_of
+from kansformer.ops.native.kernels import MAX_GRID, SLOPES, basis_of, empty_like, knows_curves, settings_of
 
 
 def serves_curves(x: Tensor, curves: Curves, base: Tensor | str | None = None, factor: Tensor | None = None) -> bool:
@@ -95,7 +95,7 @@ def _curves(
 
 @_curves.register_fake
 def _(x, coefficients, denominator, base, factor, domain, *settings):
-    return _like(x)
+    return empty_like(x)
 
 
 @torch.library.custom_op("kansformer::curves_backward", mutates_args=(), device_types="cpu")
@@ -122,7 +122,7 @@ def _curves_backward(
 @_curves_backward.register_fake
 def _(gradient, x, coefficients, denominator, base, factor, domain, *settings_and_needs_grad):
     needs_grad = zip((x, coefficients, denominator, factor, factor), settings_and_needs_grad[-1], strict=True)
-    return _or_empty(x, [_like(t) if need and t is not None else None for t, need in needs_grad])
+    return _or_empty(x, [empty_like(t) if need and t is not None else None for t, need in needs_grad])
 
 
 def _save_curves(ctx, inputs, output=None):
@@ -212,7 +212,7 @@ def _edges_backward(
 @_edges_backward.register_fake
 def _(gradient, x, coefficients, domain, *settings_and_needs_grad):
     needs_grad = zip((x, coefficients), settings_and_needs_grad[-1], strict=True)
-    return _or_empty(x, [_like(t) if need else None for t, need in needs_grad])
+    return _or_empty(x, [empty_like(t) if need else None for t, need in needs_grad])
 
 
 def _save_edges(ctx, inputs, output=None):
@@ -258,10 +258,6 @@ class _Edges(torch.autograd.Function):
 def _kernels_of(coefficients: Tensor) -> ModuleType:
     """The module with `evaluate_edges` and `differentiate_edges` for coefficients of this dtype."""
     return edges_bf16 if coefficients.dtype == torch.bfloat16 else kernels
-
-
-def _like(tensor: Tensor) -> Tensor:
-    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
 
 
 def _or_empty(x: Tensor, gradients: Sequence[Tensor | None]) -> list[Tensor]:

@@ -34,7 +34,7 @@ EXPORT int symbols_judge(const PairArguments* arguments) {
       else
         ff += value * value, fy += value * (y - mean_y);
     }
-    const Wide scale = fy / ff, shift = mean_y - scale * mean_f;
+    const Wide scale = pick(ff == 0.0, Wide{}, fy / ff), shift = mean_y - scale * mean_f;
     Wide residual = {};
     for (int64_t s = 0; s < c.num_points; s++)
       if (c.held_out[s]) residual += square(load(curves + s * WIDE) - (scale * f[s] + shift));

@@ -10,7 +10,6 @@ typedef int64_t WideInt __attribute__((vector_size(8 * WIDE)));
 typedef double WideInMemory __attribute__((vector_size(8 * WIDE), aligned(8), may_alias));
 
 INLINE Wide load(const double* p) { return *reinterpret_cast<const WideInMemory*>(p); }
-INLINE void store(double* p, Wide v) { *reinterpret_cast<WideInMemory*>(p) = v; }
 INLINE Wide wide(double value) { return value - Wide{}; }
 INLINE Wide pick(WideInt condition, Wide yes, Wide no) { return condition ? yes : no; }
 INLINE Wide smaller(Wide a, Wide b) { return pick(a < b, a, b); }  // b where one is NaN, as does `larger`

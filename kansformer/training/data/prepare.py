@@ -58,15 +58,15 @@ def prepare_data(task: str, data: DataRecipe, model_source: str | None, *, seed:
     """Read, tokenise and arrange the data of a recipe.
 
     Blocks of language models are kept by their content in the cache of the `datasets` library, HF_DATASETS_CACHE.
-    The blocks of a masked language model are masked anew in every batch of the training, with torch's global seed, and
-    always in the same way in the evaluation.
+    The blocks of a masked language model are masked anew in every epoch of the training, and always in the same way in
+    the evaluation.
 
     Args:
         task: one of `TASKS`.
         data: where the data come from.
         model_source: folder, Hub id or GGUF file of the pretrained model, for its tokenizer or image processor; None
             when training from scratch.
-        seed: decides the order of a streamed dataset. Nothing else: what is held out is the same for every seed.
+        seed: decides the order of a streamed dataset, and the masks. What is held out is the same for every seed.
 
     Returns:
         Rows, collator, processor, names of the labels, and facts for the model card.
