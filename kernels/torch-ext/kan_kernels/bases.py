@@ -12,7 +12,7 @@ Every basis has K + 1 functions that are alive at a point: those of number m …
 the others, whose m is 0. Tuples of tensors hold them, one tensor per function, so that they stay in registers:
 
     first, values, slopes = alive_functions(unit, denominator, ...)     a whole curve, or all functions at once
-    basis_value_and_slope(unit, c, denominator, ...)                     one function, in a loop over c
+    basis_value(unit, c, denominator, ...)                               one function, in a loop over c
 
 All take `unit` of any shape in float32 or float64 and return its shape and dtype. Slopes are by the unit coordinate:
 multiply by `scale` to have them by x. `denominator` is a tuple of D tensors that broadcast with `unit`, or `()`.
@@ -294,26 +294,24 @@ def _truncated_power(base, K: tl.constexpr):
 
 
 @triton.jit
-def basis_value_and_slope(
+def basis_value(
     unit, c, denominator, BASIS: tl.constexpr, G: tl.constexpr, K: tl.constexpr, EXTRAPOLATION: tl.constexpr
 ):
-    """Value and slope of the c-th function; c is a constant or a runtime integer. What is not used costs nothing."""
+    """Value of the c-th function; c is a constant or a runtime integer."""
     if BASIS == BSPLINE:
         inside = clamp_to_domain(unit)
-        inner_value, inner_slope = _cardinal(inside, c, G, K)
+        value, _ = _cardinal(inside, c, G, K)
         if EXTRAPOLATION == LINEAR:
             # Outside, the tangent is one of two numbers of this c, cheaper than a slope of every element.
             _, low = _cardinal(tl.full((), 0.0, unit.dtype), c, G, K)
             _, high = _cardinal(tl.full((), 1.0, unit.dtype), c, G, K)
-            value = inner_value + tl.where(unit > 1.0, high, low) * (unit - inside)
-            _, slope = extrapolate(unit, inside, inner_value, inner_slope, EXTRAPOLATION)
-        else:
-            value, slope = extrapolate(unit, inside, inner_value, inner_slope, EXTRAPOLATION)
+            value += tl.where(unit > 1.0, high, low) * (unit - inside)
+        elif EXTRAPOLATION == ZERO:
+            value = tl.where((unit < 0.0) | (unit > 1.0), 0.0, value)
     else:
-        _, values, slopes = alive_functions(unit, denominator, BASIS, G, K, EXTRAPOLATION)
+        _, values, _ = alive_functions(unit, denominator, BASIS, G, K, EXTRAPOLATION)
         value = pick(values, c, K + 1)
-        slope = pick(slopes, c, K + 1)
-    return value, slope
+    return value
 
 
 @triton.jit

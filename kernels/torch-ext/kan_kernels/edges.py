@@ -152,6 +152,6 @@ def _check_shapes(
         "base": (base, None if base is None else (*x.shape[:-1], coefficients.shape[-1])),
     }
     for name, (tensor, shape) in expected.items():
-        if (None if tensor is None else tuple(tensor.shape)) != shape:
-            actual = None if tensor is None else tuple(tensor.shape)
+        actual = None if tensor is None else tuple(tensor.shape)
+        if actual != shape:
             raise ValueError(f"{name} must have shape {shape} for x {tuple(x.shape)} and {curve}, got {actual}.")

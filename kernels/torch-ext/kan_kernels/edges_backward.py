@@ -28,7 +28,7 @@ from torch import Tensor
 
 from .bases import (
     alive_functions,
-    basis_value_and_slope,
+    basis_value,
     denominator_slopes,
     pick,
     pick_alive,
@@ -167,7 +167,7 @@ def weight_gradient_kernel(
         x_offset = row_n[None, :] * I + i[:, None]
         x = tl.load(x_ptr + x_offset, mask=valid_n[None, :] & valid_i[:, None], other=0.0).to(COMPUTE)
         unit = unit_coordinates(x, lower[:, None], scale[:, None])
-        value, _ = basis_value_and_slope(unit, c, denominator, BASIS, G, K, EXTRAPOLATION)
+        value = basis_value(unit, c, denominator, BASIS, G, K, EXTRAPOLATION)
         total = tl.dot(to_storage(value, dy.dtype), dy, total, input_precision="ieee", out_dtype=COMPUTE)
     offset = ((split.to(tl.int64) * I + i[:, None]) * C + c) * O + o[None, :]
     tl.store(da_ptr + offset, total.to(da_ptr.dtype.element_ty), mask=valid_i[:, None] & valid_o)
