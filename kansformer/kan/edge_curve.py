@@ -46,7 +46,7 @@ class EdgeCurve:
         i, o = self.edge.input, self.edge.output
         x = torch.as_tensor(x)
         x_S = x.to(layer.weight).reshape(-1)
-        row = formulas.find(i, o)
+        row = self._row
         if row is not None:
             own = SymbolicEdges(1, dtype=x_S.dtype).to(x_S.device)
             own.add(0, 0, formulas.symbols[row], formulas.affine[row].tolist())
@@ -63,16 +63,19 @@ class EdgeCurve:
     @property
     def symbol(self) -> Symbol | None:
         """Its function if it is a formula, or None."""
-        formulas = self.model.formulas[self.edge.layer]
-        row = formulas.find(self.edge.input, self.edge.output)
-        return None if row is None else formulas.symbols[row]
+        row = self._row
+        return None if row is None else self.model.formulas[self.edge.layer].symbols[row]
 
     @property
     def affine(self) -> tuple[float, ...] | None:
         """a, b, c and d if it is a formula c·f(a·x + b) + d, or None."""
-        formulas = self.model.formulas[self.edge.layer]
-        row = formulas.find(self.edge.input, self.edge.output)
-        return None if row is None else tuple(formulas.affine[row].tolist())
+        row = self._row
+        return None if row is None else tuple(self.model.formulas[self.edge.layer].affine[row].tolist())
+
+    @property
+    def _row(self) -> int | None:
+        """Where it stands among the formulas of its layer, or None."""
+        return self.model.formulas[self.edge.layer].find(self.edge.input, self.edge.output)
 
     def plot(self) -> Figure:
         """Draw the curve over its range.

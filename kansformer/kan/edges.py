@@ -195,3 +195,10 @@ def clear_edges(layer: KANLinear, gone_IO: Tensor) -> None:
     """Set curves of a layer to zero, in place."""
     layer.weight[gone_IO.mT] = 0
     layer.coefficients.transpose(1, 2)[gone_IO] = 0
+
+
+def only_edge(model: KAN, edge: Edge) -> Tensor:
+    """A mask (I, O) of the edges of a layer, with this one alone."""
+    mask_IO = torch.zeros_like(model.alive[edge.layer])
+    mask_IO[edge.input, edge.output] = True
+    return mask_IO

@@ -14,7 +14,7 @@ from kansformer.checks import check_integer
 from kansformer.errors import DataError, SlotError
 from kansformer.kan.constraints import hold
 from kansformer.kan.data import Samples, Table, inputs_of
-from kansformer.kan.edges import EdgeLike, check_edge, cut_edges
+from kansformer.kan.edges import EdgeLike, check_edge, cut_edges, only_edge
 from kansformer.kan.linearize import levels
 from kansformer.kan.pruning import drop_dead_nodes, edge_values
 
@@ -40,9 +40,7 @@ def remove_edge(model: KAN, edge: EdgeLike, data: Samples | Table | None = None)
         ShapeError, DataError: the data do not fit the network or are not finite, or the edge is not finite there.
     """
     edge = check_edge(model, edge)
-    gone_IO = torch.zeros_like(model.alive[edge.layer])
-    gone_IO[edge.input, edge.output] = True
-    _remove(model, edge.layer, gone_IO, data)
+    _remove(model, edge.layer, only_edge(model, edge), data)
     return model
 
 

@@ -219,6 +219,11 @@ def _value(name: str, metric: Metric, model: KAN, dataset: Dataset) -> float:
         raise ConfigError(f"The metric {name!r} gives no number for the network and its samples: {error}") from error
 
 
+def num_curved(model: KAN) -> int:
+    """The number of edges that are curves."""
+    return sum(int(model.curved(index).sum()) for index in range(len(model.layers)))
+
+
 def with_warning(
     fit: Callable[Concatenate[KAN, Samples, Options], FitHistory],
 ) -> Callable[Concatenate[KAN, Samples, Options], FitHistory]:
@@ -228,8 +233,7 @@ def with_warning(
     def warned(model: KAN, data: Samples, *args: Options.args, **options: Options.kwargs) -> FitHistory:
         if isinstance(data, Dataset) or is_pair(data):
             rows = len(as_dataset(data).train_input)
-            edges = sum(int(model.curved(index).sum()) for index in range(len(model.layers)))
-            numbers = edges * model.layers[0].coefficients.shape[1]
+            numbers = num_curved(model) * model.layers[0].coefficients.shape[1]
             if 2 * numbers > rows and not options.get("smoothness"):
                 warnings.warn(
                     f"The network's curves have {numbers} numbers, which {rows} samples hardly determine. Take a "

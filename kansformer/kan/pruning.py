@@ -19,7 +19,7 @@ from kansformer.checks import check_choice, check_number
 from kansformer.kan.constraints import hold
 from kansformer.kan.data import Samples, Table, inputs_and_targets, inputs_of
 from kansformer.kan.edges import Edge, cut_edges
-from kansformer.kan.fitting import LOSSES, MEASURES, fit
+from kansformer.kan.fitting import LOSSES, MEASURES, fit, num_curved
 from kansformer.kan.history import few_threads
 from kansformer.kan.linearize import LayerState, layer_state
 from kansformer.nn import refine_grid
@@ -247,8 +247,7 @@ class _Judge:
 
 def _numbers(model: KAN) -> int:
     """The number of coefficients of a network's curves."""
-    curves = sum(int(model.curved(index).sum()) for index in range(len(model.layers)))
-    return curves * model.layers[0].coefficients.shape[1]
+    return num_curved(model) * model.layers[0].coefficients.shape[1]
 
 
 @torch.no_grad()

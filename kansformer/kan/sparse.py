@@ -18,7 +18,7 @@ from kansformer.kan.constraints import check_not_held
 from kansformer.kan.data import Samples, dataset_for
 from kansformer.kan.edge_symbols import SETTLED
 from kansformer.kan.edges import cut_edges
-from kansformer.kan.fitting import fit, rmse
+from kansformer.kan.fitting import fit, num_curved, rmse
 from kansformer.kan.history import few_threads
 from kansformer.kan.linearize import fit_layer_curves, layer_features
 from kansformer.kan.pruning import MAX_GROWTH, become, drop_dead_nodes, prune
@@ -154,7 +154,7 @@ def _smaller(model: KAN, error: float, x: Tensor, y: Tensor, settings: SearchSet
 def _count(model: KAN) -> int:
     """The number of edges that are not just lines."""
     symbols = sum(symbol.name != "x" for formulas in model.formulas for symbol in formulas.symbols)
-    return symbols + sum(int(model.curved(index).sum()) for index in range(len(model.layers)))
+    return symbols + num_curved(model)
 
 
 def sparsified(model: KAN, x: Tensor, y: Tensor, settings: SearchSettings, scale: float = 1.0) -> tuple[KAN, float]:
@@ -169,9 +169,8 @@ def sparsified(model: KAN, x: Tensor, y: Tensor, settings: SearchSettings, scale
         return model, error
 
     def length_of(model: KAN, error: float) -> float:
-        basis = model.layers[0].curves.basis
-        numbers = sum(int(model.curved(index).sum()) for index in range(len(model.layers)))
-        return description_length(error / scale, numbers * basis.num_coefficients, len(y))
+        numbers = num_curved(model) * model.layers[0].curves.basis.num_coefficients
+        return description_length(error / scale, numbers, len(y))
 
     best = (length_of(model, error), model, error)
     for threshold in settings.thresholds:

@@ -18,7 +18,7 @@ from kansformer.kan.constraints import check_not_held
 from kansformer.kan.data import Samples, Table, even_points, inputs_and_targets, inputs_of, variable_names
 from kansformer.kan.edge_curve import curve_samples
 from kansformer.kan.edge_samples import POINTS, random_inputs, sampled_edges
-from kansformer.kan.edges import Edge, EdgeLike, SymbolicEdges, check_edge, clear_edges
+from kansformer.kan.edges import Edge, EdgeLike, SymbolicEdges, check_edge, clear_edges, only_edge
 from kansformer.kan.editing import remove_edge
 from kansformer.kan.fitting import rmse
 from kansformer.kan.linearize import fit_layer_curves, levels
@@ -199,16 +199,10 @@ def _fix_given(
             f"{symbol.name} of a·x + b is not finite on the whole range of the edge {edge}, {ends}, with a, b, c, d = "
             f"{numbers}. Its domain is {symbol.domain}.{hint}"
         )
-    clear_edges(model.layers[edge.layer], _only(model, edge))
+    clear_edges(model.layers[edge.layer], only_edge(model, edge))
     model.formulas[edge.layer].add(edge.input, edge.output, symbol, numbers, trainable=trainable)
     spread = (y_S - y_S.mean()).square().sum().clamp(min=torch.finfo(y_S.dtype).tiny)
     return float(1 - (y_S - f_S).square().sum() / spread)
-
-
-def _only(model: KAN, edge: Edge) -> Tensor:
-    mask_IO = torch.zeros_like(model.alive[edge.layer])
-    mask_IO[edge.input, edge.output] = True
-    return mask_IO
 
 
 @torch.no_grad()
@@ -355,8 +349,7 @@ def _one_edge(model: KAN, edge: EdgeLike, data: Samples | Table | None) -> tuple
 def fix_fitted(model: KAN, edge: Edge, fit: SymbolicFits) -> None:
     """Make an edge the formula of its fit; a constant one is cut, and its value is added to the bias."""
     layer = model.layers[edge.layer]
-    layer.weight[edge.output, edge.input] = 0
-    layer.coefficients[edge.input, :, edge.output] = 0
+    clear_edges(layer, only_edge(model, edge))
     if fit.names == ["constant"]:
         layer.bias[edge.output] += float(fit.d)
         model.alive[edge.layer][edge.input, edge.output] = False
