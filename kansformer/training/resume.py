@@ -2,7 +2,9 @@
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from kansformer.errors import CheckpointError
 from kansformer.safe_io import read_json
@@ -10,6 +12,8 @@ from kansformer.training.recipe import Recipe
 from kansformer.training.recipe_file import first_difference, read_recipe
 
 RECIPE_FILE, RESULT_FILE = "recipe.yaml", "training.json"
+DATA_FILE = "data.json"
+"""What is known of the data of a run that is not finished: `training.json` has it later."""
 LEFT_BY_CHECKS = (".kansformer-", f".{RECIPE_FILE}.partial-")
 """How names begin that a run leaves in its folder when it is killed before it wrote its recipe."""
 
@@ -58,6 +62,25 @@ def find_checkpoint(recipe: Recipe, output: Path) -> Path | None:
             "begin anew in another folder."
         )
     return max(complete, key=lambda path: int(path.name[11:]), default=None)
+
+
+def check_same_data(facts: Mapping[str, Any], output: Path) -> None:
+    """Check that a run goes on with the data that it began with.
+
+    Args:
+        facts: of the data as they are now.
+        output: folder of the run. One without the file that tells of its data is not checked.
+
+    Raises:
+        CheckpointError: the data were changed.
+    """
+    begun = read_json(output / DATA_FILE) if (output / DATA_FILE).exists() else {}
+    changed = [name for name in facts if name.endswith("sha256") and begun.get(name, facts[name]) != facts[name]]
+    if changed:
+        raise CheckpointError(
+            f"The data of the run in {str(output)!r} were changed since it began ({changed[0]} is another). Resume it "
+            "with the same data, or train into another folder."
+        )
 
 
 def steps_of(checkpoint: Path) -> tuple[int, int] | None:

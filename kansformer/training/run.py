@@ -42,7 +42,16 @@ from kansformer.training.preflight import check_combination, check_enough_data, 
 from kansformer.training.processes import check_launcher, check_same_checkpoint, end_with_launcher
 from kansformer.training.recipe import Recipe
 from kansformer.training.recipe_file import write_recipe
-from kansformer.training.resume import RECIPE_FILE, RESULT_FILE, check_rows, find_checkpoint, has_run, steps_of
+from kansformer.training.resume import (
+    DATA_FILE,
+    RECIPE_FILE,
+    RESULT_FILE,
+    check_rows,
+    check_same_data,
+    find_checkpoint,
+    has_run,
+    steps_of,
+)
 from kansformer.training.sharding import check_shardable, shard_model
 from kansformer.training.trainer import ASIDE, DistillationTrainer, KANTrainer
 from kansformer.version import __version__
@@ -131,8 +140,8 @@ def train(
 
     Raises:
         ConfigError: a field is impossible, or the loss or a gradient became infinite or NaN.
-        CheckpointError: `output` is in use or another recipe's, the steps to resume had another number of rows, or the
-            disk is full.
+        CheckpointError: `output` is in use or another recipe's, the steps to resume had another number of rows or other
+            data, or the disk is full.
         InterruptedRunError: SIGTERM came; the step was finished and a checkpoint saved.
         DataError: the data is unusable, or too little for the processes. Nothing is overwritten after any error.
 
@@ -173,6 +182,8 @@ def train(
     with state.main_process_first():  # which tokenises and leaves the blocks for the others
         data = prepare_data(recipe.task, recipe.data, recipe.model.source, seed=recipe.seed)
     check_enough_data(data, rows_per_step)
+    if checkpoint is not None:
+        check_same_data(data.facts, output)
     batches = _calibration_batches(data)
 
     model = _prepare_model(recipe, data, batches, arguments.device, output, checkpoint)
@@ -187,6 +198,7 @@ def train(
     if state.is_main_process:
         output.mkdir(parents=True, exist_ok=True)
         write_recipe(recipe, output / RECIPE_FILE)
+        atomic_write_text(output / DATA_FILE, json.dumps(data.facts, indent=2) + "\n")
         shutil.rmtree(output / ASIDE, ignore_errors=True)  # of a run that was killed while it saved
     if recipe.shard and state.num_processes > 1:
         model = shard_model(model, output / "start", state)
@@ -224,6 +236,7 @@ def train(
     if state.is_main_process:
         values = {**result.to_dict(), WEIGHTS: digest_of_weights(output)}
         atomic_write_text(output / RESULT_FILE, json.dumps(values, indent=2) + "\n")
+        (output / DATA_FILE).unlink(missing_ok=True)
     state.wait_for_everyone()
     return result
 

@@ -1,5 +1,6 @@
 """A run that was stopped goes on to the same bits, by the command that began it; and what cannot be resumed."""
 
+import json
 import shutil
 
 import pytest
@@ -73,6 +74,22 @@ def test_a_checkpoint_that_was_cut_off_is_passed_over(make, tmp_path):
     through = train(recipe, tmp_path / "run")
     (tmp_path / "run" / "training.json").unlink()
     (tmp_path / "run" / "checkpoint-6" / "trainer_state.json").write_text('{"global')
+    assert train(recipe, tmp_path / "run", resume=True).losses == through.losses[4:]
+
+
+def test_a_run_goes_on_with_its_own_data_only(make, text, tmp_path):
+    recipe, kept = make(training={"save_strategy": "steps", "save_steps": 2}), []
+    file = tmp_path / "run" / "data.json"
+    through = train(recipe, tmp_path / "run", progress=lambda *_: kept.append(file.read_text()))
+    assert json.loads(kept[-1]) == through.facts["data"] and not file.exists()
+    (tmp_path / "run" / "training.json").unlink()
+    shutil.rmtree(tmp_path / "run" / "checkpoint-6")
+    file.write_text(kept[-1])
+    before = text.read_text(encoding="utf-8")
+    text.write_text(before.replace("e", "a"), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"data of the run in .* were changed since it began \(train_sha256 is"):
+        train(recipe, tmp_path / "run", resume=True)
+    text.write_text(before, encoding="utf-8")
     assert train(recipe, tmp_path / "run", resume=True).losses == through.losses[4:]
 
 
