@@ -34,6 +34,7 @@ from activation_study.times import StepTime, time_step
 from activation_study.variants import VARIANTS
 from dataclass_csv import append_row, read_rows
 from paired import paired_difference
+from provenance import processor
 from tqdm import tqdm
 
 from kansformer import freeze_curves
@@ -99,7 +100,8 @@ def train_run(run: Run, texts: Path, out: Path, end: float) -> Row | None:
 def _time_steps(options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     corpus, known = read_corpus("tinyshakespeare", str(options.texts)), read_rows(_times_file(options.out), StepTime)
-    names = [name for name in options.times or VARIANTS if name not in {"swiglu", *(row.variant for row in known)}]
+    done = {"swiglu", *(row.variant for row in known if row.processor == processor())}
+    names = [name for name in options.times or VARIANTS if name not in done]
     for name in tqdm(names, unit="network", disable=None):
         run = Run("explore", name, "0.8M", "tinyshakespeare", 1.0, "adamw", 2e-3, 1)
         given = _curves_file(options.out, SOURCE_FILE) if VARIANTS[name].given else None

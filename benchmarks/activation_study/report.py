@@ -178,9 +178,10 @@ def _rates(rows: Sequence[Row]) -> str:
 
 
 def _times(times: Iterable[StepTime]) -> str:
-    lines = ["| network | time of a step over SwiGLU's (quartiles of rounds) |", "|---|---|"]
-    for row in sorted(times, key=lambda row: row.ratio):
-        lines.append(f"| {VARIANTS[row.variant].title} | {row.ratio:.2f} ({row.lower:.2f}–{row.upper:.2f}) |")
+    lines = ["| network | processor | time of a step over SwiGLU's (quartiles of rounds) |", "|---|---|---|"]
+    for row in sorted(times, key=lambda row: (row.processor, row.ratio)):
+        ratio = f"{row.ratio:.2f} ({row.lower:.2f}–{row.upper:.2f})"
+        lines.append(f"| {VARIANTS[row.variant].title} | {row.processor} | {ratio} |")
     return "\n".join(lines)
 
 
