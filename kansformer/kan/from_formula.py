@@ -24,7 +24,9 @@ FUNCTIONS = {
     "sin": "sin", "tan": "tan", "tanh": "tanh", "exp": "exp", "log": "log", "atan": "arctan", "asin": "arcsin",
     "acos": "arccos", "atanh": "arctanh", "cosh": "cosh", "sinh": "sinh", "Abs": "abs", "sign": "sign", "erf": "erf",
 }  # fmt: skip
-MAX_FACTORS = 64
+MAX_FACTORS = (
+    4096  # of a whole power, in a product of half as many each; beyond, exp and log, for positive numbers only
+)
 
 
 def _checked(formula: sympy.Expr) -> sympy.Expr:

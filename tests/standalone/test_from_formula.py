@@ -29,6 +29,12 @@ def test_functions_of_formulas_are_known_by_name(tmp_path):
     assert torch.equal(again(x), model(x))
 
 
+def test_high_whole_powers_of_negative_numbers():
+    model = kan_from_formula(X**71 + X**-70)
+    x = torch.tensor([[-1.01], [-0.99], [1.02]], dtype=torch.float64)
+    torch.testing.assert_close(model(x), x**71 + x**-70)
+
+
 @pytest.mark.parametrize(
     "formula",
     [
