@@ -180,12 +180,13 @@ class _Search:
 
     def _promising(self, r2_FE: Tensor, floor: float) -> Tensor:
         """Which functions to refine for each curve, (F, E)."""
+        if self.refined is None or self.refined >= len(self.library):
+            return torch.ones_like(r2_FE, dtype=torch.bool)
         r2_FE = r2_FE.clamp(max=1.0)
         chosen = torch.zeros_like(r2_FE, dtype=torch.bool)
-        count = len(self.library) if self.refined is None else min(self.refined, len(self.library))
-        cheapest = self._costs(r2_FE, floor).topk(count, dim=0, largest=False).indices
+        cheapest = self._costs(r2_FE, floor).topk(self.refined, dim=0, largest=False).indices
         chosen.scatter_(0, cheapest, True)
-        chosen.scatter_(0, r2_FE.topk(min(CLOSEST, count), dim=0).indices, True)
+        chosen.scatter_(0, r2_FE.topk(min(CLOSEST, self.refined), dim=0).indices, True)
         # What else could be hidden between the two points of a jump, such as a pole, is not to be seen.
         chosen &= ~(r2_FE[self.dictionary.steps] > 1 - JUMP).any(dim=0)
         chosen[torch.tensor([not (s.fit_scale or s.fit_shift) for s in self.library])] = True  # cost nothing
