@@ -77,6 +77,21 @@ def test_only_the_function_itself_is_known():
     assert named == []
 
 
+def test_a_function_that_is_flat_on_the_points_is_judged_as_a_constant(in_torch):
+    relu = LIBRARY.subset(["relu"])
+    y = wavy_curves(12)[1][:3]
+    flat = torch.zeros(2, 3, dtype=torch.long)
+    flat[1] = torch.arange(3)
+    params = torch.tensor([[1.0], [-5.0]], dtype=torch.float64).expand(2, 3).contiguous()
+    held_out = torch.arange(64) % 4 == 2
+
+    def judge():
+        return pairs.judge_pairs(relu, U, y, flat, params, held_out)
+
+    assert judge()[0].tolist() == [0, 0, 0]
+    torch.testing.assert_close(judge(), in_torch(judge))
+
+
 def test_no_pairs_are_no_fits(in_torch):
     empty = torch.zeros(2, 0, dtype=torch.long)
     for run in (lambda function: function(), in_torch):
