@@ -6,7 +6,13 @@ from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
-from torch._C import _are_functorch_transforms_active, _functorch, _get_dispatch_mode, _is_tracing
+from torch._C import (
+    _are_functorch_transforms_active,
+    _functorch,
+    _get_dispatch_mode,
+    _is_tracing,
+    _len_torch_dispatch_stack,
+)
 from torch.autograd import forward_ad
 
 P = ParamSpec("P")
@@ -45,6 +51,12 @@ def is_followed() -> bool:
         or _is_tracing()
         or _get_dispatch_mode(PROXY) is not None
     )
+
+
+def is_watched() -> bool:
+    """Whether a mode sees each operation of torch and may keep its result, as selective checkpointing does; a kernel
+    must not write into that memory."""
+    return bool(_len_torch_dispatch_stack())
 
 
 def needs_definition(*tensors: Tensor | str | None, has_operator: bool = False) -> bool:

@@ -1,12 +1,16 @@
 """The C++ kernels under autograd and compilers: second derivatives, what is saved, layouts, operators."""
 
+from functools import partial
+
 import pytest
 import torch
 from numerics import assert_close_to_float64, relative_error
 from ops.native_calls import ADDED, NATIVE, REFERENCE, run
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
-from kansformer import KANLinear
+from kansformer import KANLinear, LearnedActivation
 from kansformer.basis import Basis
 from kansformer.ops import Curves
 
@@ -46,6 +50,36 @@ def test_bfloat16_is_saved_as_it_is(make_case, known_basis):
     base, factor = case.x.sin(), case.x.cos().requires_grad_()
     saved = case.saved_bytes(lambda x, curves: NATIVE["apply_curves"](x, curves, base, factor))
     assert 0 < saved <= 3 * case.x.nbytes + case.to(torch.float32).bytes_of_curves
+
+
+@pytest.mark.parametrize("grad", [True, False], ids=["training", "inference"])
+def test_what_a_mode_keeps_is_not_written_into(grad):
+    """Selective checkpointing keeps what σ(x) returned, and adds the curve to it when the layer runs again."""
+    act = LearnedActivation(6)
+    torch.nn.init.normal_(act.coefficients)
+    kept, x = [], torch.randn(40, 6)
+
+    class Keep(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            kept.extend([result] if function is torch.ops.aten.silu.default else [])
+            return result
+
+    with torch.set_grad_enabled(grad), Keep():
+        y = act(x)
+    assert torch.equal(kept.pop(), torch.nn.functional.silu(x))
+    assert torch.equal(y, act(x))
+
+
+def test_selective_checkpoints_give_the_same_gradients():
+    act = LearnedActivation(6)
+    torch.nn.init.normal_(act.coefficients)
+    x = torch.randn(40, 6, requires_grad=True)
+    save_silu = partial(create_selective_checkpoint_contexts, [torch.ops.aten.silu.default])
+    (plain,) = torch.autograd.grad(act(x).square().sum(), x)
+    y = checkpoint(lambda x: act(x).square(), x, use_reentrant=False, context_fn=save_silu)
+    (again,) = torch.autograd.grad(y.sum(), x)
+    assert torch.equal(plain, again)
 
 
 def test_tensors_without_memory_take_the_definition(known_basis, operation):

@@ -15,6 +15,7 @@ from torch import Tensor
 from kansformer.basis import EXTRAPOLATIONS, Basis
 from kansformer.basis.bspline import SEGMENT_POLYNOMIALS
 from kansformer.ops.curves import ACTIVATIONS
+from kansformer.ops.gradients import is_watched
 from kansformer.ops.native.library import Arguments, check_status, library
 
 FAMILIES = {"bspline": 0, "chebyshev": 1, "rational": 2}
@@ -119,8 +120,8 @@ def evaluate_curves(
     """
     x = x.contiguous()
     activated = ACTIVATIONS[activation](x) if activation else None
-    # In the memory of σ(x), unless that is x itself.
-    y = torch.empty_like(x) if activated is None or activated.data_ptr() == x.data_ptr() else activated
+    # In the memory of σ(x), unless that is x itself or is kept.
+    y = torch.empty_like(x) if activated is None or activated.data_ptr() == x.data_ptr() or is_watched() else activated
     tensors = dict(y=y, x=x, base=base if activated is None else activated, factor=factor)
     tensors.update(coefficients=coefficients_PC, denominator=denominator_PD, domain=domain_P2)
     call(library().curves_forward, settings, _sizes_of_curves(x, coefficients_PC), tensors)
