@@ -1,6 +1,6 @@
 """What curves cost beside the loss: how large they are, and how rough.
 
-Shape letters: S sample points, C coefficients, P curves.
+Shape letters: S sample points, C coefficients, P curves of inputs, O outputs, R rank.
 """
 
 import torch
@@ -31,9 +31,15 @@ def sparsity_penalty(model: nn.Module) -> Tensor:
     Raises:
         ConfigError: the model has no curves.
     """
-    sizes = [
-        coefficients.square().mean(dim=1).add(MIN_SQUARE).sqrt().flatten() for _, coefficients in _curves_of(model)
-    ]
+    sizes = []
+    for module, coefficients in _curves_of(model):
+        mix_RO = _mix_of(module)
+        if mix_RO is None:
+            squares = coefficients.square().mean(dim=1)
+        else:
+            products_PRR = torch.einsum("pcr,pcq->prq", coefficients, coefficients) / coefficients.shape[1]
+            squares = torch.einsum("prq,ro,qo->po", products_PRR, mix_RO, mix_RO).clamp(min=0)
+        sizes.append(squares.add(MIN_SQUARE).sqrt().flatten())
     return torch.cat(sizes).mean()
 
 
@@ -57,8 +63,14 @@ def smoothness_penalty(model: nn.Module) -> Tensor:
     for module, coefficients in _curves_of(model):
         with without_autocast(coefficients):
             bends = _bends(module, coefficients)
-        sums.append(bends.square().mean(dim=0).sum())
-        count += bends[0].numel()
+        mix_RO = _mix_of(module)
+        if mix_RO is None:
+            sums.append(bends.square().mean(dim=0).sum())
+            count += bends[0].numel()
+        else:
+            products_RR = torch.einsum("spr,spq->rq", bends, bends) / len(bends)
+            sums.append(torch.einsum("rq,ro,qo->", products_RR, mix_RO, mix_RO))
+            count += bends.shape[1] * mix_RO.shape[1]
     return torch.stack(sums).sum() / count
 
 
@@ -70,9 +82,15 @@ def _bends(module: CurvedModule, coefficients: Tensor) -> Tensor:
 
 
 def _curves_of(model: nn.Module) -> list[tuple[CurvedModule, Tensor]]:
-    """Modules with curves and their coefficients, (P, C) or (P, C, O), in float32."""
+    """Modules with curves and their coefficients, (P, C), (P, C, O) or (P, C, R), in float32."""
     modules = require_curves(model, ", so nothing can be penalised. Call kansformer.convert(model) first.")
     return [(module, module.coefficients.float()) for module in modules.values()]
+
+
+def _mix_of(module: CurvedModule) -> Tensor | None:
+    """What makes the curves of edges from R of each input, (R, O), in float32; None where edges are not of low rank."""
+    mix = getattr(module, "mix", None)
+    return None if mix is None else mix.float()
 
 
 def _second_differences(basis: Basis, like: Tensor, denominator: Tensor | None) -> Tensor:

@@ -50,6 +50,16 @@ def test_straight_curves_are_smooth_and_bent_ones_pull_back(basis, edges):
     assert smoothness_penalty(layer) < before
 
 
+def test_edges_of_low_rank_are_penalised_as_the_curves_that_they_are():
+    torch.manual_seed(0)
+    layer, full = KANLinear(4, 3, edges="low_rank", rank=2), KANLinear(4, 3, edges="full")
+    with torch.no_grad():
+        layer.coefficients.normal_()
+        full.coefficients.copy_(layer.coefficients @ layer.mix)
+    for penalty in (sparsity_penalty, smoothness_penalty):
+        assert penalty(layer).item() == pytest.approx(penalty(full).item(), rel=1e-4)
+
+
 def test_straight_curves_have_a_finite_slope():
     layer = LearnedActivation(3)
     sparsity_penalty(layer).backward()
