@@ -113,7 +113,8 @@ def activation_curves(model: nn.Module, records: Records, *, slot: str = "act", 
         points: equally spaced between the 0.1 % and 99.9 % quantiles of all inputs.
 
     Returns:
-        A row for every distinct curve: one per channel, or per group of channels, of every layer.
+        A row for every distinct curve: one per channel, or per group of channels, of every layer that does not share
+        its curves with an earlier one.
 
     Raises:
         SlotError: no layer has curves in this slot, or a curve per edge, or their bases differ or have no name.
@@ -152,9 +153,13 @@ def activation_curves(model: nn.Module, records: Records, *, slot: str = "act", 
     if not lower < upper:
         raise DataError(f"All recorded inputs of {slot!r} are {lower:g}, so that no curve can be seen.")
     x_S = torch.linspace(lower, upper, points, dtype=torch.float64)
-    rows = [_rows(other, x_NI, x_S) for other, x_NI in zip(slots, inputs, strict=True)]
-    y_ES, weights_ES = map(torch.cat, zip(*rows, strict=True))
-    return ActivationCurves(x_S, y_ES, weights_ES, bases.pop())
+    values: dict[int, Tensor] = {}  # by coefficients, which layers may share
+    weights: dict[int, Tensor] = {}
+    for other, x_NI in zip(slots, inputs, strict=True):
+        shared = id(other.module.coefficients)
+        values[shared], weights_ES = _rows(other, x_NI, x_S)
+        weights[shared] = weights[shared] + weights_ES if shared in weights else weights_ES
+    return ActivationCurves(x_S, torch.cat([*values.values()]), torch.cat([*weights.values()]), bases.pop())
 
 
 def _base_of(slot: CurveSlot) -> str:

@@ -105,3 +105,13 @@ def test_curves_before_the_weights_have_a_straight_base():
     curves = activation_curves(model, records, slot="up")
     assert curves.base == "identity" and len(curves) == model.config.num_hidden_layers * model.config.hidden_size
     torch.testing.assert_close(curves.learned, torch.zeros_like(curves.learned))
+
+
+def test_curves_that_layers_share_are_one():
+    model = bent_model(edges="group", groups=2, share="model")
+    with record_edges(model) as records, torch.no_grad():
+        model(TOKENS)
+    curves = activation_curves(model, records)
+    apart = activation_curves(bent_model(edges="group", groups=2), records)
+    assert len(curves.y) == 2 and len(apart.y) == 2 * len(model.model.layers)
+    assert torch.equal(curves.weights, apart.weights.unflatten(0, (-1, 2)).sum(dim=0))
