@@ -30,6 +30,16 @@ def test_a_mode_sees_the_operators(case):
     assert "kan_kernels.learned_activation_backward.default" in seen
 
 
+def test_a_batch_of_gradients(case):
+    tensors, settings = case((5, 6), 3)
+    x = tensors["x"].requires_grad_()
+    y = learned_activation(**tensors, **settings)
+    directions = torch.stack([torch.ones_like(y), y.detach().cos()])
+    (together,) = torch.autograd.grad(y, x, directions, is_grads_batched=True, retain_graph=True)
+    apart = [torch.autograd.grad(y, x, direction, retain_graph=True)[0] for direction in directions]
+    torch.testing.assert_close(together, torch.stack(apart))
+
+
 def test_no_tokens(case):
     tensors, settings = case((0, 6), 3)
     y, gradients = run(learned_activation, tensors, settings)

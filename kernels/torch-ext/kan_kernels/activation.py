@@ -75,7 +75,35 @@ def _forward(*arguments):
 
 def _backward(*arguments):
     operator = torch.ops.kan_kernels.learned_activation_backward.default
+    if not torch.compiler.is_compiling() and torch._C._functorch.is_legacy_batchedtensor(arguments[0]):
+        # The gradient stands for several.
+        return _differentiate_definition(*arguments)
     return operator(*arguments) if _is_dispatched(arguments) else launch_backward(*arguments)
+
+
+def _differentiate_definition(gradient, *arguments):
+    *tensors, base, basis, grid_size, order, extrapolation, sums = arguments
+    with torch.enable_grad():
+        leaves = [None if t is None else t.detach().requires_grad_() for t in tensors]
+        y, results = _definition(leaves, (base, basis, grid_size, order, extrapolation), sums)
+    return list(torch.autograd.grad(y, results, gradient, materialize_grads=True))
+
+
+def _definition(leaves, names, sums):
+    """The result by the definition, and the leaves whose gradients are returned."""
+    x, coefficients, domain, denominator, given, factor = leaves
+    base, *settings = names
+    y = definition.learned_activation(
+        x,
+        coefficients,
+        domain.detach(),
+        **dict(zip(("basis", "grid_size", "order", "extrapolation"), settings, strict=True)),
+        denominator=denominator,
+        base=base if given is None else given,
+        factor=factor,
+    )
+    results = [x, coefficients if sums else None, denominator if sums else None, given, factor]
+    return y, [t for t in results if t is not None]
 
 
 def _is_dispatched(arguments: tuple) -> bool:
@@ -127,21 +155,11 @@ class _Gradients(torch.autograd.Function):
     def backward(ctx, *second_gradients):
         if torch.is_grad_enabled():
             raise RuntimeError("learned_activation has no third derivative; take kan_kernels.definition for it.")
-        base, *names = ctx.names
         with torch.enable_grad():
             leaves = [None if t is None else t.detach().requires_grad_() for t in ctx.saved_tensors]
-            gradient, x, coefficients, domain, denominator, given, factor = leaves
-            y = definition.learned_activation(
-                x,
-                coefficients,
-                domain.detach(),
-                **dict(zip(("basis", "grid_size", "order", "extrapolation"), names, strict=True)),
-                denominator=denominator,
-                base=base if given is None else given,
-                factor=factor,
-            )
-            results = [x, coefficients if ctx.sums else None, denominator if ctx.sums else None, given, factor]
-            pairs = list(zip([t for t in results if t is not None], second_gradients, strict=True))
+            gradient, _, _, domain, *_ = leaves
+            y, results = _definition(leaves[1:], ctx.names, ctx.sums)
+            pairs = list(zip(results, second_gradients, strict=True))
             first = torch.autograd.grad(y, [t for t, _ in pairs], gradient, create_graph=True, materialize_grads=True)
             parts = [(f, g) for f, (_, g) in zip(first, pairs, strict=True) if f.requires_grad]
         inputs = [t for t in leaves if t is not None and t is not domain]
