@@ -18,6 +18,7 @@ from kansformer.interp.batches import rows
 from kansformer.interp.edge_features import edge_terms, num_terms, term_weights
 from kansformer.interp.edits import replaced_edges
 from kansformer.interp.recording import RecordedSlot
+from kansformer.nn.hooks import input_of
 
 ALIVE = 0.01
 """The share of the slot's root mean square from which a curve counts as alive."""
@@ -61,9 +62,9 @@ class Activity:
         return int(self._ever_IO.sum())
 
     @torch.no_grad()
-    def hook(self, module: nn.Module, args: tuple) -> None:
+    def hook(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         """A forward pre-hook of the slot's module."""
-        x_NI = rows(args[0].detach(), self.mask)
+        x_NI = rows(input_of(args, kwargs).detach(), self.mask)
         tokens = max(1, BUDGET // self.slot.num_edges)
         if len(x_NI) > tokens:  # evenly spaced ones
             x_NI = x_NI[torch.arange(tokens, device=x_NI.device) * len(x_NI) // tokens]

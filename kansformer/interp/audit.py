@@ -256,7 +256,8 @@ def _fingerprint(slot: CurveSlot, recorded: RecordedSlot, library: SymbolLibrary
     """A checksum of the layer, its inputs' ranges, the functions and the part of the edges: all that fits depend on."""
     digest = hashlib.sha256(f"{slot.site}/{slot.name} {part} {slot.module.curves} {library.names}".encode())
     grid = torch.linspace(-3, 3, 61, device=slot.module.coefficients.device)
-    for values in (base_values(slot.module, grid), *(symbol.function(grid) for symbol in library)):
+    base_S1 = base_values(slot.module, grid.unsqueeze(-1), slice(1))
+    for values in (base_S1, *(symbol.function(grid) for symbol in library)):
         digest.update(values.detach().float().cpu().numpy().tobytes())  # what a name stands for
     for symbol in library:
         settings = symbol.complexity, symbol.domain, symbol.branches, symbol.fit_scale, symbol.fit_shift

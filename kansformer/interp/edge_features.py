@@ -36,7 +36,7 @@ def edge_features(module: Curved, x_NI: Tensor, inputs: slice | Tensor = ALL) ->
     """
     x_NI = _as_float(x_NI)
     values_NIC = module.curves.basis.values(x_NI, *_grid(module, x_NI, inputs))
-    return torch.cat([base_values(module, x_NI).unsqueeze(-1), values_NIC], dim=-1)
+    return torch.cat([base_values(module, x_NI, inputs).unsqueeze(-1), values_NIC], dim=-1)
 
 
 def num_terms(module: Curved) -> int:
@@ -49,7 +49,7 @@ def edge_terms(module: Curved, x_NI: Tensor, inputs: slice | Tensor = ALL) -> Te
     if not module.curves.is_per_channel:
         return edge_features(module, x_NI, inputs)
     x_NI = _as_float(x_NI)
-    return torch.stack([base_values(module, x_NI), _shared_curves(module, x_NI, inputs)]).movedim(0, -1)
+    return torch.stack([base_values(module, x_NI, inputs), _shared_curves(module, x_NI, inputs)]).movedim(0, -1)
 
 
 def term_weights(module: Curved, inputs: slice | Tensor = ALL) -> Tensor:
@@ -74,12 +74,12 @@ def weighted_values(module: Curved, x_NE: Tensor, inputs_E: Tensor, weights_EF: 
     x_NE = _as_float(x_NE)
     base_E, coefficients_EC = weights_EF[:, 0].to(x_NE), weights_EF[:, 1:].to(x_NE)
     curves = Curves(coefficients_EC, *_grid(module, x_NE, inputs_E), module.curves.basis)
-    return base_E * base_values(module, x_NE) + apply_curves(x_NE, curves)
+    return base_E * base_values(module, x_NE, inputs_E) + apply_curves(x_NE, curves)
 
 
 def edge_bases(module: Curved, x_NE: Tensor, inputs_E: Tensor, outputs_E: Tensor) -> Tensor:
     """The base of single edges, without their learned curves, (N, E); points and dtype as in `edge_values`."""
-    return _times_weights(module, base_values(module, _as_float(x_NE)), inputs_E, outputs_E)
+    return _times_weights(module, base_values(module, _as_float(x_NE), inputs_E), inputs_E, outputs_E)
 
 
 def edge_weights(module: Curved, inputs: slice | Tensor = ALL, outputs: slice | Tensor = ALL) -> Tensor:
@@ -134,11 +134,15 @@ def base_weights(module: Curved) -> Tensor | None:
     return module.weight.mT if isinstance(module, nn.Linear) else cast(_Weighted, module).weight
 
 
-def base_values(module: Curved, x: Tensor) -> Tensor:
-    """σ(x), elementwise."""
-    if isinstance(module, LearnedActivation):
-        return module.base(x)
-    return base_function(module.base)(x) if isinstance(module, KANLinear) else x
+def base_values(module: Curved, x_NI: Tensor, inputs: slice | Tensor = ALL) -> Tensor:
+    """σ of these inputs, (N, I), elementwise."""
+    if not isinstance(module, LearnedActivation):
+        return base_function(module.base)(x_NI) if isinstance(module, KANLinear) else x_NI
+    if all(tensor.numel() <= 1 for tensor in module.own_tensors().values()):
+        return module.base(x_NI, wide=True)
+    all_NI = x_NI.new_zeros(len(x_NI), module.in_features)  # each channel may have numbers of its own, as in a PReLU
+    all_NI[:, inputs] = x_NI
+    return module.base(all_NI, wide=True)[:, inputs]
 
 
 def per_input(module: Curved, values_P: Tensor) -> Tensor:

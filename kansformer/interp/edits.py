@@ -24,9 +24,9 @@ from kansformer.errors import ConfigError, DataError, ShapeError, SlotError
 from kansformer.interp.curves import EdgeCurves
 from kansformer.interp.edge_features import base_values, base_weights, edge_values
 from kansformer.interp.recording import EdgeRecords
-from kansformer.nn.compiled import forget_compiled
 from kansformer.nn.curve_checks import OWN_COPIES, check_not_fixed, check_not_shared
 from kansformer.nn.curves import Curved, curved_modules
+from kansformer.nn.hooks import forget_compiled, input_of
 from kansformer.nn.transaction import undone_afterwards
 from kansformer.symbolic import SymbolicFits
 
@@ -176,7 +176,7 @@ def replace_edges(
             now = _replaced.setdefault(cast(nn.Module, slot.module), set())
             undo.callback(now.difference_update, pairs)
             now.update(pairs)
-            undo.callback(slot.called.register_forward_hook(hook).remove)
+            undo.callback(slot.called.register_forward_hook(hook, with_kwargs=True).remove)
         yield model
 
 
@@ -275,7 +275,8 @@ def edit_curve(model: nn.Module, edge: EdgeRef, function: Function) -> CurveEdit
     domain_12 = module.domain[curve : curve + 1].double().cpu()
     unit_S = torch.linspace(0, 1, OVERSAMPLING * basis.num_coefficients, dtype=torch.float64)
     x_1S = domain_12[:, :1] + (domain_12[:, 1:] - domain_12[:, :1]) * unit_S
-    y_1S, base_1S = function(x_1S).double(), base_values(module, x_1S).double()
+    y_1S = function(x_1S).double()
+    base_1S = base_values(module, x_1S.mT, slice(edge.input, edge.input + 1)).mT.double()
     if y_1S.shape != x_1S.shape or not y_1S.isfinite().all():
         lower, upper = domain_12[0].tolist()
         raise DataError(f"The function has no finite value everywhere from {lower:g} to {upper:g}, {edge}'s domain.")
@@ -302,8 +303,9 @@ def _correction(slot: CurveSlot, inputs_E: Tensor, outputs_E: Tensor, function: 
     spec = slot.module.curves
     is_whole = not slot.has_weights and len(inputs_E) == slot.module.in_features  # the edges are sorted
 
-    def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-        x_NI = args[0].reshape(-1, args[0].shape[-1])
+    def hook(module: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> Tensor:
+        x = input_of(args, kwargs)
+        x_NI = x.reshape(-1, x.shape[-1])
         inputs, outputs = inputs_E.to(x_NI.device), outputs_E.to(x_NI.device)
         changes = []
         for part in x_NI.split(max(1, BUDGET // (len(inputs) * (spec.basis.num_coefficients + 1)))):

@@ -17,8 +17,8 @@ from kansformer.checks import check_integer, check_seed
 from kansformer.conversion.slots import CurveSlot, find_curve_slots
 from kansformer.errors import DataError, SlotError
 from kansformer.interp.edge_features import ALL, edge_terms, num_terms, per_input, term_weights
-from kansformer.nn.compiled import forget_compiled
 from kansformer.nn.curves import Curved, CurveSpec
+from kansformer.nn.hooks import forget_compiled, input_of
 from kansformer.nn.transaction import undone_afterwards
 
 # Terms of tokens that are held at once, (N, I, T).
@@ -72,7 +72,7 @@ def record_slots(
     forget_compiled()
     with undone_afterwards() as hooks:
         for recorded in records.values():
-            hooks.callback(recorded.slot.called.register_forward_pre_hook(recorded._hook).remove)
+            hooks.callback(recorded.slot.called.register_forward_pre_hook(recorded._hook, with_kwargs=True).remove)
         yield records
 
 
@@ -192,8 +192,9 @@ class RecordedSlot:
         return terms_NIT.mean(dim=0), torch.einsum("nit,nis->its", centred, centred) / len(centred)
 
     @torch.no_grad()
-    def _hook(self, module: nn.Module, args: tuple) -> None:
-        x_NI = args[0].detach().reshape(-1, args[0].shape[-1])
+    def _hook(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        x = input_of(args, kwargs).detach()
+        x_NI = x.reshape(-1, x.shape[-1])
         if not x_NI.isfinite().all():
             raise DataError(f"The input of {self.slot.path} is not finite, so it cannot be recorded.")
         for part in x_NI.split(max(1, BUDGET // self._sums_IT.numel())):

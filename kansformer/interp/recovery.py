@@ -34,6 +34,7 @@ from kansformer.interp.recording import record_slots
 from kansformer.interp.runs import Run, RunSums, wide
 from kansformer.nn.curves import curved_modules
 from kansformer.nn.eval_mode import ForwardEnded, eval_mode
+from kansformer.nn.hooks import run_eagerly
 from kansformer.nn.transaction import undone_afterwards
 from kansformer.progress import Progress
 
@@ -113,7 +114,7 @@ def faithfulness(
             shown = ", ".join(list(candidates)[:4])
             raise SlotError(f"No layer is at {path!r}. Choose from {len(candidates)}, such as: {shown}.")
     study = _Study(model, candidates, edits)
-    with replayable(batches) as again, eval_mode(model):
+    with replayable(batches) as again, run_eagerly(), eval_mode(model):
         reader = BatchReader(again, progress)
         batch, original = study.read_originals(reader)
         study.choose(study.changed_layers(batch, original) if layers is None else layers, alive)
@@ -190,7 +191,7 @@ class _Study:
             within(edit, partial(self._measure_edited, batch, original, self.sums[name]))
         ablations: dict[str, Callable[[str, Tensor], Tensor]] = {
             "zero": lambda path, y: torch.zeros_like(y),
-            "mean": lambda path, y: self.means[path].to(y.dtype).to(y.device).expand_as(y),
+            "mean": lambda path, y: self.means[path].to(y.dtype).to(y.device).expand_as(y).clone(),
         }
         for name, ablation in ablations.items():
             with intervene(self.layers, ablation):
@@ -223,7 +224,7 @@ class _Study:
             compare(path, edited, y)
             if not any(left.values()):
                 raise ForwardEnded
-            return y
+            return y.clone()  # what follows may work in place
 
         with intervene(self.candidates, restore), suppress(ForwardEnded):
             self.model(**batch)
@@ -265,5 +266,5 @@ def _watching(activities: list[Activity], mask: Tensor | None) -> Iterator[None]
     with undone_afterwards() as undo:
         for activity in activities:
             activity.mask = mask
-            undo.callback(activity.slot.called.register_forward_pre_hook(activity.hook).remove)
+            undo.callback(activity.slot.called.register_forward_pre_hook(activity.hook, with_kwargs=True).remove)
         yield

@@ -33,7 +33,7 @@ class Run:
         self.loss: Tensor | None = getattr(result, "loss", None)
 
     def _keep(self, path: str, y: Tensor) -> None:
-        self.outputs.setdefault(path, []).append(y)
+        self.outputs.setdefault(path, []).append(y.clone())  # what follows may work in place
 
     def rows_of_outputs(self) -> Iterator[tuple[str, Tensor]]:
         """Paths and outputs of the layers, (N, O), without padding."""

@@ -20,6 +20,7 @@ from kansformer.interp.edge_features import ALL, base_weights, edge_terms, num_t
 from kansformer.interp.recording import EdgeRecords, RecordedSlot, record_slots
 from kansformer.nn.curves import Curved
 from kansformer.nn.eval_mode import eval_mode, run_batches
+from kansformer.nn.hooks import input_of, run_eagerly
 from kansformer.nn.transaction import undone_afterwards
 
 if TYPE_CHECKING:
@@ -185,8 +186,9 @@ def attribute(
     total, labels = 0.0, 0
 
     def watch(key: tuple[str, str], slot: CurveSlot):
-        def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-            x_NI = args[0].detach().reshape(-1, args[0].shape[-1])
+        def hook(module: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> Tensor:
+            x = input_of(args, kwargs).detach()
+            x_NI = x.reshape(-1, x.shape[-1])
 
             def add(gradient: Tensor) -> None:
                 g_NO = gradient.reshape(-1, gradient.shape[-1]).float()
@@ -199,9 +201,9 @@ def attribute(
             outputs.append(output)
             return output.clone()  # what follows may work in place
 
-        return slot.called.register_forward_hook(hook)
+        return slot.called.register_forward_hook(hook, with_kwargs=True)
 
-    with undone_afterwards() as hooks, eval_mode(model), torch.enable_grad():
+    with undone_afterwards() as hooks, run_eagerly(), eval_mode(model), torch.enable_grad():
         for key, recorded in records.items():
             hooks.callback(watch(key, recorded.slot).remove)
         for batch in batches:

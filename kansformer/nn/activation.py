@@ -144,7 +144,7 @@ class LearnedActivation(nn.Module):
     def without_curves(self) -> Callable[[Tensor], Tensor]:
         """The activation without its curve, with the current values of its own parameters."""
         if isinstance(self.activation, nn.Module):
-            for name, tensor in self._own_tensors().items():
+            for name, tensor in self.own_tensors().items():
                 parameters, buffers = self.activation._parameters, self.activation._buffers
                 table: dict = parameters if name in parameters else buffers
                 table[name] = tensor
@@ -155,8 +155,8 @@ class LearnedActivation(nn.Module):
         if not self.coefficients.is_meta:
             reset_curves(self)
 
-    def base(self, x: Tensor) -> Tensor:
-        """σ(x) without the curve."""
+    def base(self, x: Tensor, *, wide: bool = False) -> Tensor:
+        """σ(x) without the curve; `wide` brings the activation's own numbers to the dtype and the device of x."""
         parts = self.activation.modules() if isinstance(self.activation, nn.Module) else (self.activation,)
         is_in_place = any(getattr(part, "inplace", False) for part in parts)
         if is_in_place:
@@ -164,7 +164,10 @@ class LearnedActivation(nn.Module):
         is_tracked = not (is_in_place or is_dynamo_compiling() or x.is_inference())
         version = x._version if is_tracked else 0
         if self._owned and isinstance(self.activation, nn.Module):
-            y = torch.func.functional_call(self.activation, self._own_tensors(), (x,))
+            own = self.own_tensors()
+            if wide:
+                own = {name: tensor.to(x) if tensor.is_floating_point() else tensor for name, tensor in own.items()}
+            y = torch.func.functional_call(self.activation, own, (x,))
         else:
             y = self.activation(x)
         if is_tracked and x._version != version:
@@ -175,7 +178,8 @@ class LearnedActivation(nn.Module):
             )
         return y
 
-    def _own_tensors(self) -> dict[str, Tensor]:
+    def own_tensors(self) -> dict[str, Tensor]:
+        """The activation's parameters and buffers, by name."""
         return {name: getattr(self, name) for name in self._owned}
 
     def train(self, mode: bool = True) -> "LearnedActivation":

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from kansformer.nn.hooks import run_eagerly
 from kansformer.nn.transaction import all_modules
 
 
@@ -34,7 +35,8 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 def run_batches(model: nn.Module, inputs: Tensor | Mapping[str, Tensor] | Iterable) -> None:
-    """Call a model in evaluation mode, without gradients, on a tensor or mapping or on each of several."""
-    with eval_mode(model), torch.no_grad():
+    """Call a model in evaluation mode, without gradients, on a tensor or mapping or on each of several; hooks on its
+    modules run even if it is compiled."""
+    with run_eagerly(), eval_mode(model), torch.no_grad():
         for batch in [inputs] if isinstance(inputs, (Tensor, Mapping)) else inputs:
             model(**batch) if isinstance(batch, Mapping) else model(batch)

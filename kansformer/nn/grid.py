@@ -18,6 +18,7 @@ from kansformer.nn.adapted import module_called_at
 from kansformer.nn.curve_checks import check_not_disabled, check_not_fixed, find_record, write_record
 from kansformer.nn.curves import CurvedModule, CurveSpec, curve_tensors, require_curves
 from kansformer.nn.eval_mode import run_batches
+from kansformer.nn.hooks import input_of
 from kansformer.nn.sharing import sharing_modules
 from kansformer.nn.transaction import undone_afterwards
 
@@ -141,8 +142,9 @@ def _record_ranges(
     """Ranges (P, 2) of the inputs of curves, by path of the first module with these curves: `owners[path]`."""
     ranges: dict[str, Tensor] = {}
 
-    def record(path: str, module: CurvedModule, _: nn.Module, args: tuple) -> None:
-        x_NI = args[0].detach().reshape(-1, args[0].shape[-1])
+    def record(path: str, module: CurvedModule, _: nn.Module, args: tuple, kwargs: dict) -> None:
+        x = input_of(args, kwargs).detach()
+        x_NI = x.reshape(-1, x.shape[-1])
         if not x_NI.numel():
             return
         if not x_NI.isfinite().all():
@@ -159,7 +161,8 @@ def _record_ranges(
     with undone_afterwards() as hooks:
         for path, module in modules.items():
             called = module_called_at(model, path)
-            hooks.callback(called.register_forward_pre_hook(partial(record, path, module)).remove)
+            hook = partial(record, path, module)
+            hooks.callback(called.register_forward_pre_hook(hook, with_kwargs=True).remove)
         run_batches(model, inputs)
     return ranges
 

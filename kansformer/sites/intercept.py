@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from kansformer.errors import SlotError
+from kansformer.nn.hooks import forget_compiled
 from kansformer.nn.transaction import undone_afterwards
 from kansformer.sites.find import find_sites
 from kansformer.sites.site import Site
@@ -62,6 +63,7 @@ def intercept(model: nn.Module, site: Site, function: Interception) -> Iterator[
     def call(module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
         return function(inputs.pop(), output)
 
+    forget_compiled()
     with undone_afterwards() as hooks:
         hooks.callback(model.get_submodule(site.slots["up"].path).register_forward_pre_hook(keep).remove)
         hooks.callback(model.get_submodule(site.slots["down"].path).register_forward_hook(call).remove)

@@ -22,6 +22,7 @@ from kansformer.conversion.record import narrowed_paths, record_of
 from kansformer.errors import ConfigError, DataError
 from kansformer.nn import optimizer_groups
 from kansformer.nn.eval_mode import ForwardEnded, eval_mode
+from kansformer.nn.hooks import input_of, run_eagerly
 from kansformer.nn.optim import curve_parameters
 from kansformer.progress import Progress
 from kansformer.training.callbacks import Reporter
@@ -292,13 +293,13 @@ class _Recorder:
 
         def see(path: str) -> Callable:
             def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
-                inputs[path] = args[0] if args else next(v for v in kwargs.values() if isinstance(v, Tensor))
+                inputs[path] = input_of(args, kwargs)
 
             return hook
 
         def record(path: str) -> Callable:
             def hook(module: nn.Module, args: tuple, output: Tensor) -> None:
-                recording[path] = (inputs[path], output)
+                recording[path] = (inputs[path], output.clone())  # what follows may work in place
                 if len(recording) == len(self.originals):
                     raise ForwardEnded
 
@@ -309,7 +310,7 @@ class _Recorder:
             handles.append(module.register_forward_pre_hook(see(path), prepend=True, with_kwargs=True))
         device = next(self.teacher.parameters()).device
         try:
-            with eval_mode(self.teacher):
+            with run_eagerly(), eval_mode(self.teacher):
                 self.teacher(input_ids=self.blocks_NT[list(numbers)].to(device), use_cache=False)
         except ForwardEnded:
             return recording

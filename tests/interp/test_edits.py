@@ -4,10 +4,20 @@ import pytest
 import torch
 from interp_models import CONFIGS
 
-from kansformer import KANLinear
-from kansformer.conversion import find_curve_slots
+from kansformer import KANLinear, LearnedActivation, update_grid
+from kansformer.conversion import find_curve_slot, find_curve_slots
 from kansformer.errors import ConfigError, ShapeError, SlotError
-from kansformer.interp import EdgeRef, ablate, edge_curves, edge_scores, edit_edge, record_edges, replace_by_symbol
+from kansformer.interp import (
+    EdgeRef,
+    ablate,
+    edge_curves,
+    edge_scores,
+    edit_curve,
+    edit_edge,
+    faithfulness,
+    record_edges,
+    replace_by_symbol,
+)
 from kansformer.symbolic import fit_symbolic
 
 SITE = "model.layers.1.mlp"
@@ -142,6 +152,66 @@ def test_edits_and_records_reach_a_compiled_model(make_bent, batch):
         with record_edges(model) as records:
             compiled(**batch)
     assert records["model.layers.0.mlp", "act"].tokens == 60
+
+
+def test_what_runs_a_compiled_model_sees_all_of_it(make_bent, batch):
+    place = ("model.layers.0.mlp", "act")
+    figures = []
+    for is_compiled in (False, True):
+        model = make_bent()
+        if is_compiled:
+            model.compile(backend="eager")
+        with torch.no_grad(), record_edges(model) as records:
+            model(**batch)
+        model(**batch).loss.backward()  # compiled without hooks
+        with torch.no_grad():
+            model(**batch)
+        effect = faithfulness(model, ablate(model, [EdgeRef(*place, 3, 3)]), batch)
+        attribution = edge_scores(model, batch, records=records)[place].attribution
+        update_grid(model, batch)
+        figures.append((effect.to_dict(), attribution.tolist(), find_curve_slot(model, *place).module.domain.tolist()))
+    assert figures[0] == figures[1] and figures[0][0]["original"]["l0"]
+
+
+class _ByName(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.act = LearnedActivation(3)
+
+    def forward(self, input):
+        return self.act(x=input)
+
+
+def test_a_layer_may_be_called_by_keyword():
+    model, x = _ByName(), torch.rand(9, 3)
+    update_grid(model, x)
+    with record_edges(model) as records, ablate(model, [EdgeRef("", "act", 0, 0)]):
+        assert torch.equal(model(x)[:, 0], torch.zeros(9))
+    assert records["", "act"].tokens == 9
+    assert edge_scores(model, {"input": x}, attribution=False)["", "act"].variance.shape == (3, 1)
+
+
+@pytest.mark.parametrize("numbers", [1, 20])
+def test_activations_with_numbers_of_their_own_are_read(numbers):
+    """A PReLU takes inputs of its own dtype only, and may have a slope for each channel."""
+    act = LearnedActivation(20, base=torch.nn.PReLU(numbers))
+    torch.nn.init.normal_(act.coefficients)
+    act.weight.data.uniform_(0.5, 1)
+    model, x = torch.nn.Sequential(act), torch.randn(7, 20)
+    with ablate(model, [EdgeRef("", "0", 3, 3)]):
+        y = model(x)
+    expected = act(x)
+    expected[:, 3] = 0
+    assert torch.allclose(y, expected, atol=1e-6)
+    points = edge_curves(model, "", "0", inputs=[3], points=9)
+    x_SI = points.x[0].float().unsqueeze(-1).expand(-1, 20)
+    assert torch.allclose(points.y[0].float(), act(x_SI)[:, 3], atol=1e-6)
+    edit_curve(model, EdgeRef("", "0", 3, 3), torch.sin)
+    assert torch.allclose(act(x.clamp(-1, 1))[:, 3], x[:, 3].clamp(-1, 1).sin(), atol=0.05)
+    model.bfloat16()
+    with record_edges(model) as records:
+        model(x.bfloat16())
+    assert records["", "0"].tokens == 7
 
 
 def test_a_part_of_a_model_replaces_no_edge_again():

@@ -16,6 +16,7 @@ from kansformer.symbolic import KAN_LIBRARY
 
 LAST_LAYERS = {
     "bert": "bert.encoder.layer.2.output.dense",
+    "falcon": "transformer.h.1.mlp.dense_4h_to_h",  # adds to the outputs of its networks in place
     "opt": "model.decoder.layers.1.fc2",
     "phi3": "model.layers.2.mlp.down_proj",
     "bloom": "transformer.h.1.mlp.dense_4h_to_h",
@@ -42,6 +43,7 @@ def test_the_layers_of_other_architectures(family):
     result = faithfulness(model, ablate(model, slot.edges()[::3]), batch)
     assert len(result.layers) == 1 and result.tokens == 18
     assert result.fvu > 0 and math.isfinite(result.fvu) and result.zero.kl_div > 0
+    assert result.mean.fvu[result.layers[0]] == pytest.approx(1)
     assert result.l0(result.original) > result.l0(result.replaced) > 0
     half = faithfulness(model, halved(model.get_submodule(LAST_LAYERS[family])), batch)
     assert half.layers == result.layers and half.fvu == pytest.approx(half.zero.fvu[half.layers[0]] / 4)
