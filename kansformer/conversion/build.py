@@ -9,29 +9,29 @@ from kansformer.nn import KANLinear, LearnedActivation
 from kansformer.nn.base import identity
 from kansformer.nn.curves import CurveSpec, curve_dtype, reset_curves
 from kansformer.sites.parts import is_conv1d
-from kansformer.sites.site import Slot, get_slot_target
+from kansformer.sites.site import Slot, get_slot_target, parent_of
 
 # The mixing matrices of low-rank edges are random; their own generator leaves the global random state alone.
 SEED = 0
 
 
-def build_slot(model: nn.Module, slot: Slot, spec: CurveSpec, *, weights_at: str) -> nn.Module:
+def build_slot(model: nn.Module, slot: Slot, spec: CurveSpec) -> nn.Module:
     """The new module of a slot with straight curves, sharing the original's weights. Nothing is replaced yet.
 
-    Activation curves get the device and dtype of the weights at the path `weights_at`.
+    Activation curves get the device and dtype of the first weight of the module that they stand in.
 
     Raises:
         SlotError: the layer in the slot cannot take curves.
     """
-    module = _with_curves(model, slot, spec, weights_at)
+    module = _with_curves(model, slot, spec)
     if not module.coefficients.is_meta:
         reset_curves(module, generator=torch.Generator(module.coefficients.device).manual_seed(SEED))
     return module
 
 
-def _with_curves(model: nn.Module, slot: Slot, spec: CurveSpec, weights_at: str):
+def _with_curves(model: nn.Module, slot: Slot, spec: CurveSpec):
     if slot.name in WEIGHTLESS_SLOTS:
-        like = _first_weight(model, weights_at)
+        like = _first_weight(model, slot.path if slot.name == "input" else parent_of(slot.path)[0])
         function = identity if slot.name == "input" else get_slot_target(model, slot.path)
         return LearnedActivation.from_activation(
             function, slot.features, spec, device=like.device, dtype=curve_dtype(like)

@@ -82,11 +82,7 @@ def execute_plan(
     built = []
     for site in plan.sites:
         slots = plan.slots_of(site)
-        weights_at = site.slots["down"].path if "down" in site.slots else site.path
-        modules = {
-            slot.name: build_slot(model, slot, plan.config.curve_spec(slot.name), weights_at=weights_at)
-            for slot in slots
-        }
+        modules = {slot.name: build_slot(model, slot, plan.config.curve_spec(slot.name)) for slot in slots}
         if verify:
             verify_site(model, site, modules)
         built += [(slot, modules[slot.name]) for slot in slots]

@@ -7,11 +7,10 @@ from kansformer.config import WEIGHTLESS_SLOTS
 from kansformer.conversion.build import build_slot
 from kansformer.conversion.convert import install
 from kansformer.conversion.narrow import narrow_site
-from kansformer.conversion.record import ConversionRecord, base_prefix, recorded_target, rooted_slot
+from kansformer.conversion.record import ConversionRecord, base_prefix, get_setting, recorded_target, rooted_slot
 from kansformer.errors import CheckpointError, ConfigError, SlotError
 from kansformer.sites import Slot, find_sites
 from kansformer.sites.parts import is_activation, linear_shape
-from kansformer.sites.site import parent_of
 
 SPARE_NUMBERS = 2**20
 """Numbers that curves may have beyond twice those of their files: of small ones, each tensor is compared later."""
@@ -50,8 +49,7 @@ def fill_recorded(model: nn.Module, record: ConversionRecord, *, max_numbers: in
                     f"and its files hold {max_numbers:,} in all. It was changed after it was saved, or saved "
                     "incompletely."
                 )
-            owner = slot.path if slot.name == "input" else parent_of(slot.path)[0]
-            built.append((slot, build_slot(model, slot, spec, weights_at=owner)))
+            built.append((slot, build_slot(model, slot, spec)))
         except (ConfigError, SlotError) as error:
             raise CheckpointError(f"The checkpoint's curves do not fit at {slot.path}: {error}") from error
     install(model, built, record)
@@ -69,6 +67,7 @@ def check_slot(model: nn.Module, slot: Slot, target: object) -> tuple[int, int] 
     if target is None:
         raise CheckpointError(
             f"The checkpoint has curves at {slot.path}, but {type(model).__name__} has no such module."
+            + _way_out(model)
         )
     if slot.name == "act" and not is_activation(target):
         raise CheckpointError(f"The checkpoint has an activation at {slot.path}, which is {target!r:.40} here.")
@@ -81,6 +80,13 @@ def check_slot(model: nn.Module, slot: Slot, target: object) -> tuple[int, int] 
             f"{type(target).__name__} with {shape[0] if shape else 'no'} inputs."
         )
     return shape
+
+
+def _way_out(model: nn.Module) -> str:
+    names = get_setting(get_setting(model, "config"), "architectures")
+    if not isinstance(names, list) or not names or type(model).__name__ in names:
+        return ""
+    return f" It was saved from {names[0]!s:.80}: load that class, and take the part that you need."
 
 
 def narrow_as_recorded(model: nn.Module, record: ConversionRecord) -> None:

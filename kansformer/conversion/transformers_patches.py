@@ -15,9 +15,10 @@
 
 import copy
 import functools
+import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,10 +40,11 @@ from kansformer.conversion.record import (
 from kansformer.conversion.remote_code import auto_map_of, is_ours, write_modeling_file
 from kansformer.conversion.slots import check_equal_copies
 from kansformer.errors import CheckpointError, ConfigError
-from kansformer.files import updated_folder
+from kansformer.files import atomic_write_text, updated_folder
 from kansformer.import_hooks import after_import
-from kansformer.nn.curves import CURVE_PARAMETERS
+from kansformer.nn.curves import CURVE_PARAMETERS, curved_modules
 from kansformer.nn.transaction import transaction
+from kansformer.safe_io import read_json
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -54,6 +56,9 @@ TRIPWIRE = (
 )
 """Key of an entry in `config.fusion_config`. A transformers without kansformer refuses unknown fusions by name, and so
 says this sentence instead of loading the feed-forward networks with random weights and a warning."""
+
+PART_TRIPWIRE = "kansformer (the curves are those of the whole model: load that, and take this part of it)"
+"""The same in the configs of parts, such as a text model, which transformers loads from a checkpoint of the whole."""
 
 TAG = "kansformer"
 """What transformers' own `push_to_hub` tags the repository with."""
@@ -169,13 +174,15 @@ def attach_record(model: nn.Module, record: ConversionRecord) -> None:
     """Write the record and the tripwire into the model's config, and complete its `save_pretrained`.
 
     A model gets a config of its own, since others may be made from the same object. A base model keeps it: it may stand
-    inside a model with a head, which saves the same curves.
+    inside a model with a head, which transformers names `...For...`, and which saves the same curves.
     """
     config = config_of(model)
     if config is None:
         vars(model)["conversion_record"] = record
         return
-    is_base_model = get_setting(model, "base_model_prefix") and not base_prefix(model)
+    is_base_model = (
+        get_setting(model, "base_model_prefix") and not base_prefix(model) and "For" not in type(model).__name__
+    )
     if get_setting(config, "quantization_config") is not record and not is_base_model:
         config = _give_own_config(model, config)
     config.quantization_config = record
@@ -211,8 +218,10 @@ def has_tripwire(config: object) -> bool:
 
 
 def remove_tripwire(config: object) -> None:
-    """Take the tripwire out of a transformers config; other fusions stay."""
-    _keep_entries(config, "fusion_config", lambda name, _: name != TRIPWIRE)
+    """Take the tripwires out of a transformers config and those of its parts; other fusions stay."""
+    _keep_entries(config, "fusion_config", lambda name, _: name not in (TRIPWIRE, PART_TRIPWIRE))
+    for _, part in _parts_of(config):
+        remove_tripwire(part)
 
 
 def remove_auto_map(config: object) -> None:
@@ -269,12 +278,40 @@ def save_converted(
         type(model).save_pretrained(model, folder, is_main_process, state_dict, **kwargs)
         if writes and not with_adapters:
             write_modeling_file(model, folder)
+            _mark_parts(model, folder / "config.json")
             files = [file for file in folder.glob("*.safetensors") if is_weights(file.name)]
             if files and not variant:  # variants share a config, and have curves of their own
                 write_digest(folder / "config.json", files)
     if is_main_process and push_to_hub:  # not by transformers in the call above, which would leave the new file out
         push |= {name: kwargs[name] for name in ("token", "max_shard_size") if name in kwargs}
         model.push_to_hub(push.pop("repo_id", Path(save_directory).name), **push)
+
+
+def _mark_parts(model: "PreTrainedModel", file: Path) -> None:
+    """Write a tripwire into the saved configs of those parts of a model that have curves."""
+    paths = [path for path, _ in curved_modules(model)]
+    kinds = {
+        type(vars(module).get("config"))
+        for place, module in model.named_modules()
+        if any(path.startswith(f"{place}.") for path in paths)
+    }
+    settings = read_json(file)
+
+    def mark(config: object, table: dict) -> None:
+        for name, part in _parts_of(config):
+            if type(part) in kinds:
+                table[name]["fusion_config"] = {**(table[name].get("fusion_config") or {}), PART_TRIPWIRE: False}
+            mark(part, table[name])
+
+    if any(True for _ in _parts_of(model.config)):
+        mark(model.config, settings)
+        atomic_write_text(file, json.dumps(settings, indent=2, sort_keys=True) + "\n")
+
+
+def _parts_of(config: object) -> Iterator[tuple[str, object]]:
+    """Names and configs of the parts of a model."""
+    names = getattr(config, "sub_configs", None) or {}
+    return ((name, part) for name in names if hasattr(part := get_setting(config, name), "to_dict"))
 
 
 def _with_own_curves(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:

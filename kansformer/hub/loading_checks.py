@@ -1,7 +1,6 @@
 """What is checked while a converted checkpoint is loaded: the config, the size, every curve, the shapes of the rest."""
 
 import re
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -35,11 +34,11 @@ def check_config(config: object) -> None:
     Raises:
         CheckpointError: it does, or has another value where a table is expected.
     """
-    for name in ("auto_map", "fusion_config"):
-        table = get_setting(config, name)
-        if table is not None and not isinstance(table, dict):
-            raise CheckpointError(f"{name} in the checkpoint's config must be a table, got {table!r:.80}.")
     for owner in (config, *(part for part in vars(config).values() if hasattr(part, "to_dict"))):
+        for name in ("auto_map", "fusion_config"):
+            table = get_setting(owner, name)
+            if table is not None and not isinstance(table, dict):
+                raise CheckpointError(f"{name} in the checkpoint's config must be a table, got {table!r:.80}.")
         for name in LAYER_COUNTS:
             count = vars(owner).get(name)
             if isinstance(count, (int, float)) and count > MAX_LAYERS:
@@ -115,11 +114,9 @@ def missing_weights(model: nn.Module, missing: set[str]) -> set[str]:
         missing = {key for key in missing if "cross" not in key}
     for pattern in get_setting(model, "_keys_to_ignore_on_load_missing") or ():
         missing = {key for key in missing if not re.search(pattern, key)}
-    family = vars(sys.modules[type(model).__module__])
     architectures = get_setting(config, "architectures")
-    names = [name for name in architectures if isinstance(name, str)] if isinstance(architectures, list) else []
-    saved = [name for name in names if isinstance(family.get(name), type)]
-    if not saved or type(model).__name__ in saved:
+    names = architectures if isinstance(architectures, list) else []
+    if not names or type(model).__name__ in names:
         return missing
     stacks = tuple({f"{match[0]}" for path, _ in curved_modules(model) if (match := re.match(r"\D+\.(?=\d)", path))})
     return {key for key in missing if key.startswith(stacks)} if stacks else set()

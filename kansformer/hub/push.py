@@ -1,6 +1,7 @@
 """Upload the folder of a model with curves to the Hub, as it is, in one commit."""
 
 import fnmatch
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,8 +49,8 @@ def push_folder(
 ) -> PushResult:
     """Upload a folder's files as they are, in one commit, so that a broken upload leaves the old revision whole.
 
-    Hidden files and `checkpoint-*` folders are left out. Files of weights that the folder replaces by others, such as
-    shards, are deleted there. huggingface_hub draws its bars meanwhile.
+    Hidden files and `checkpoint-*` folders are left out, at any depth. Files of weights that the folder replaces by
+    others, such as shards, are deleted there. huggingface_hub draws its bars meanwhile.
 
     Args:
         folder: of a converted model, or what `save_curves` or `KAN.save` wrote. Its card is written first if there is
@@ -136,8 +137,14 @@ def _renew_card(folder: Path, name: str) -> bool:
 
 def _files_of(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The files to upload, and what is left out, as paths in the folder."""
-    top = sorted(path.name for path in folder.iterdir())
-    left_out = [name for name in top if any(fnmatch.fnmatch(name, pattern) for pattern in LEFT_OUT)]
-    kept = [folder / name for name in top if name not in left_out]
-    files = [file for path in kept for file in ([path] if path.is_file() else sorted(path.rglob("*")))]
-    return tuple(file.relative_to(folder).as_posix() for file in files if file.is_file()), tuple(left_out)
+    files: list[str] = []
+    left_out: list[str] = []
+    for place, folders, names in os.walk(folder):
+        here = Path(place).relative_to(folder)
+        for name in sorted([*folders, *names]):
+            if any(fnmatch.fnmatch(name, pattern) for pattern in LEFT_OUT):
+                left_out.append((here / name).as_posix())
+            elif name in names:
+                files.append((here / name).as_posix())
+        folders[:] = sorted(name for name in folders if (here / name).as_posix() not in left_out)
+    return tuple(files), tuple(left_out)

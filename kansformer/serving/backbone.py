@@ -63,5 +63,5 @@ def place_slot(model: nn.Module, slot: Slot, curves: ServedCurves, placeholder: 
     is_experts = any(parameter.ndim == 3 for parameter in model.get_submodule(owner).parameters(recurse=False))
     if isinstance(target, nn.Linear) or is_experts:
         return False
-    fill_slot(model, slot, build_slot(model, slot, curves.spec_of(slot), weights_at=owner))
+    fill_slot(model, slot, build_slot(model, slot, curves.spec_of(slot)))
     return True

@@ -132,6 +132,14 @@ def test_the_current_folder_and_a_link_stay_what_they_are(model, folder, outputs
     assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]
 
 
+def test_a_variant_outlives_another_save_of_the_model(model, folder, outputs):
+    old = outputs(model)
+    model.save_pretrained(folder, variant="old")
+    train(model)
+    model.save_pretrained(folder)
+    assert torch.equal(outputs(AutoModelForCausalLM.from_pretrained(folder, variant="old")), old)
+
+
 def test_a_variant_stands_beside_the_model(model, folder, outputs):
     before = contents(folder)
     train(model)

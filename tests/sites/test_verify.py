@@ -27,7 +27,7 @@ class Block(nn.Module):
 
 def modules_of(model, config):
     (site,) = find_sites(model)
-    build = partial(build_slot, model, weights_at=site.path)
+    build = partial(build_slot, model)
     return site, {name: build(site.slots[name], config.curve_spec(name)) for name in config.slots}
 
 

@@ -1,0 +1,101 @@
+"""Models that are parts of others, that share a config, or that get a head of one's own."""
+
+import pytest
+import torch
+import transformers
+from tiny_models import TINY, randomize_curves
+from transformers import (
+    AutoModel,
+    BertConfig,
+    BertModel,
+    BertPreTrainedModel,
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextModel,
+    CLIPVisionModel,
+    T5Config,
+    T5EncoderModel,
+    T5ForConditionalGeneration,
+)
+
+from kansformer import KANConfig, convert, revert
+from kansformer.conversion import is_converted
+from kansformer.errors import CheckpointError
+from kansformer.hub.push import _files_of
+from kansformer.nn.curves import curved_modules
+
+SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+T5 = {"vocab_size": 100, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2}
+PAIR = torch.arange(6)[None]
+
+
+@pytest.fixture
+def clip():
+    vision = {**SIZES, "image_size": 8, "patch_size": 4}
+    text = {**SIZES, "vocab_size": 60, "eos_token_id": 5}
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).eval()
+
+
+def test_a_part_is_not_loaded_without_its_curves(clip, tmp_path):
+    randomize_curves(convert(clip, KANConfig(target_modules=r"text_model\..*"))).save_pretrained(tmp_path / "converted")
+    with pytest.raises(ValueError, match="the curves are those of the whole model: load that"):
+        CLIPTextModel.from_pretrained(tmp_path / "converted")
+    CLIPVisionModel.from_pretrained(tmp_path / "converted")  # it has none
+    loaded = AutoModel.from_pretrained(tmp_path / "converted").eval()
+    assert torch.equal(loaded.get_text_features(PAIR).pooler_output, clip.get_text_features(PAIR).pooler_output)
+    revert(loaded).save_pretrained(tmp_path / "plain")
+    CLIPTextModel.from_pretrained(tmp_path / "plain")
+
+
+def test_models_made_of_one_config_stay_apart(tmp_path):
+    config = T5Config(**T5, decoder_start_token_id=0)
+    converted, plain = (T5ForConditionalGeneration(config) for _ in range(2))
+    convert(converted, KANConfig())
+    plain.save_pretrained(tmp_path)
+    assert not is_converted(T5ForConditionalGeneration.from_pretrained(tmp_path))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_a_model_that_keeps_some_weights_in_float32(dtype, tmp_path):
+    T5ForConditionalGeneration(T5Config(**T5, decoder_start_token_id=0)).save_pretrained(tmp_path / "plain")
+    model = T5ForConditionalGeneration.from_pretrained(tmp_path / "plain", dtype=dtype)
+    randomize_curves(convert(model, KANConfig(slots=("input", "act")))).save_pretrained(tmp_path / "converted")
+    loaded = T5ForConditionalGeneration.from_pretrained(tmp_path / "converted", dtype=dtype)
+    for (_, one), (_, other) in zip(curved_modules(model), curved_modules(loaded), strict=True):
+        assert one.coefficients.dtype == other.coefficients.dtype == dtype
+        assert torch.equal(one.coefficients, other.coefficients)
+
+
+class _Tagger(BertPreTrainedModel):
+    def __init__(self, config):
+        super().__init__(config)
+        self.bert = BertModel(config)
+        self.tagger = torch.nn.Linear(config.hidden_size, 3)
+        self.post_init()
+
+
+def test_a_head_of_ones_own_is_new(tmp_path):
+    model = randomize_curves(convert(transformers.BertForMaskedLM(BertConfig(**TINY))))
+    model.save_pretrained(tmp_path)
+    loaded = _Tagger.from_pretrained(tmp_path)
+    assert is_converted(loaded)
+    layers = [owner.bert.encoder.state_dict() for owner in (model, loaded)]
+    assert all(torch.equal(tensor, layers[1][name]) for name, tensor in layers[0].items())
+    loaded.save_pretrained(tmp_path / "tagger")
+    tagger = _Tagger.from_pretrained(tmp_path / "tagger")
+    assert torch.equal(tagger.tagger.weight, loaded.tagger.weight)
+
+
+def test_the_class_that_was_saved_is_named(tmp_path):
+    convert(T5ForConditionalGeneration(T5Config(**T5, decoder_start_token_id=0))).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="has no such module. It was saved from T5ForConditionalGeneration: load"):
+        T5EncoderModel.from_pretrained(tmp_path)
+
+
+def test_hidden_files_are_never_uploaded(tmp_path):
+    for name in ("config.json", "audit/edges.csv", "audit/.env", "audit/.cache/x", "runs/checkpoint-5/optimizer.pt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    files, left_out = _files_of(tmp_path)
+    assert set(files) == {"config.json", "audit/edges.csv"}
+    assert set(left_out) == {"audit/.env", "audit/.cache", "runs/checkpoint-5"}
