@@ -60,6 +60,7 @@ from kansformer.wording import counted
 LOSS_FILE = "losses.csv"
 # Enough tokens for the range of a channel, few enough to be read in seconds.
 CALIBRATION_ROWS, CALIBRATION_BATCH = 32, 4
+SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 @dataclass(frozen=True)
@@ -273,7 +274,7 @@ def _prepare_model(
         recipe,
         vocabulary=data.vocabulary,
         label_names=data.label_names,
-        pad_token=getattr(data.processor, "pad_token_id", None),
+        special_tokens={name: getattr(data.processor, name, None) for name in SPECIAL_TOKENS},
         inputs=batches,
     )
     check_free_disk(output, model)
