@@ -228,6 +228,14 @@ def test_nothing_is_overwritten(make, tmp_path):
             ConfigError,
             "may have a coarser grid",
         ),
+        (
+            {
+                "curves": {"refine_grid_at": {2: 16}},
+                "training": {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "epoch"},
+            },
+            ConfigError,
+            "training.load_best_model_at_end takes back the best checkpoint, which may have a coarser grid",
+        ),
         ({"early_stop": 3}, ConfigError, "early_stop needs evaluations"),
         (
             {"curves": {"sparsity": 1}, "training": {"fp16": True, "max_grad_norm": 0}},
