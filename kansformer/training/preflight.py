@@ -138,8 +138,8 @@ def check_combination(recipe: Recipe, arguments: TrainingArguments, *, resumes: 
         )
     if curves.refine_grid_at and arguments.load_best_model_at_end:
         raise ConfigError(
-            f"{takes_best} takes back the best checkpoint, which may have a coarser grid than curves.refine_grid_at has "
-            "made since. Choose one of them."
+            f"{takes_best} takes back the best checkpoint, which may have a coarser grid than curves.refine_grid_at "
+            "has made since. Choose one of them."
         )
     if recipe.distill is not None and recipe.distill.logits > 0 and arguments.label_smoothing_factor:
         raise ConfigError(

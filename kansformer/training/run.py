@@ -46,10 +46,12 @@ from kansformer.training.resume import (
     DATA_FILE,
     RECIPE_FILE,
     RESULT_FILE,
+    check_optimizer,
     check_rows,
     check_same_data,
     find_checkpoint,
     has_run,
+    is_last,
     steps_of,
 )
 from kansformer.training.sharding import check_shardable, shard_model
@@ -174,8 +176,11 @@ def train(
     arguments = training_arguments(recipe, output)
     rows_per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * state.num_processes
     check_combination(recipe, arguments, resumes=checkpoint is not None)
+    is_complete = checkpoint is not None and is_last(checkpoint, recipe.early_stop)
     if checkpoint is not None:
         check_rows(checkpoint, rows_per_step)
+        if not is_complete:
+            check_optimizer(checkpoint)
     check_task(recipe.task, recipe.data)
     check_model(recipe)
 
@@ -209,7 +214,7 @@ def train(
     trainer = _make_trainer(recipe, model, arguments, data, batches, reporter)
     done, _ = (checkpoint and steps_of(checkpoint)) or (0, 0)
     with watch_page_faults(lambda: trainer.state.global_step - done):
-        seconds = _run_steps(trainer, output, checkpoint)
+        seconds = _run_steps(trainer, output, checkpoint, is_complete)
     check_finite(model, reporter.losses)
     if "lora" in recipe.trainable:
         merge_lora(model)
@@ -350,14 +355,13 @@ def _accuracy(prediction: EvalPrediction) -> dict[str, float]:
     return {"accuracy": float((scores.argmax(-1) == prediction.label_ids).mean())}
 
 
-def _run_steps(trainer: KANTrainer, output: Path, checkpoint: Path | None) -> float:
-    """Train to the last step, and return the seconds it took."""
+def _run_steps(trainer: KANTrainer, output: Path, checkpoint: Path | None, is_complete: bool) -> float:
+    """Train to the last step, from a checkpoint if there is one, and return the seconds it took."""
     begin = time.perf_counter()
-    done, steps = (checkpoint and steps_of(checkpoint)) or (0, None)
     with trainer.guard.handle_sigterm():
-        if checkpoint is not None and steps is not None and (done >= steps or _stopped_early(trainer, checkpoint)):
+        if checkpoint is not None and is_complete:
             trainer._load_from_checkpoint(str(_checkpoint_to_keep(trainer, output, checkpoint)))
-            trainer.state.global_step = done
+            trainer.state.global_step, _ = steps_of(checkpoint) or (0, 0)
         else:
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if trainer.guard.terminated:
@@ -366,15 +370,6 @@ def _run_steps(trainer: KANTrainer, output: Path, checkpoint: Path | None) -> fl
             "with --resume."
         )
     return time.perf_counter() - begin
-
-
-def _stopped_early(trainer: KANTrainer, checkpoint: Path) -> bool:
-    """Whether the run's patience was over at a checkpoint."""
-    name = EarlyStoppingCallback.__name__
-    state = read_json(checkpoint / TRAINER_STATE_NAME).get("stateful_callbacks", {}).get(name, {})
-    worse = state.get("attributes", {}).get("early_stopping_patience_counter", 0)
-    callbacks = trainer.callback_handler.callbacks
-    return any(isinstance(c, EarlyStoppingCallback) and worse >= c.early_stopping_patience for c in callbacks)
 
 
 def _checkpoint_to_keep(trainer: KANTrainer, output: Path, last: Path) -> Path:

@@ -77,6 +77,17 @@ def test_a_checkpoint_that_was_cut_off_is_passed_over(make, tmp_path):
     assert train(recipe, tmp_path / "run", resume=True).losses == through.losses[4:]
 
 
+def test_no_step_is_taken_from_a_checkpoint_without_an_optimizer(make, tmp_path):
+    recipe = make(training={"save_strategy": "steps", "save_steps": 3, "save_only_model": True})
+    result = train(recipe, tmp_path / "run")
+    (tmp_path / "run" / "training.json").unlink()
+    assert train(recipe, tmp_path / "run", resume=True).evaluation == result.evaluation  # after the last step
+    (tmp_path / "run" / "training.json").unlink()
+    shutil.rmtree(tmp_path / "run" / "checkpoint-6")
+    with pytest.raises(CheckpointError, match=r"checkpoint-3' has no state of the optimizer.*save_only_model=true"):
+        train(recipe, tmp_path / "run", resume=True)
+
+
 def test_a_run_goes_on_with_its_own_data_only(make, text, tmp_path):
     recipe, kept = make(training={"save_strategy": "steps", "save_steps": 2}), []
     file = tmp_path / "run" / "data.json"
