@@ -55,6 +55,17 @@ class MaskAnew(TrainerCallback):
         self.collator.epoch = int((state.epoch or 0) + 1e-6)
 
 
+class BestCheckpoint(TrainerCallback):
+    """Tells a resumed run where its best checkpoint is: the state that it reads has the path as it was once typed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """After the state was read, which forgets a path that does not exist."""
+        state.best_model_checkpoint = str(self.folder)
+
+
 class CurvePenalties(TrainerCallback):
     """Adds the gradients of the penalties on curves to those of the loss, after clipping.
 

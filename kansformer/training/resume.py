@@ -109,6 +109,27 @@ def is_last(checkpoint: Path, patience: int | None) -> bool:
     return done >= steps or (patience is not None and worse >= patience)
 
 
+def find_best(checkpoint: Path, output: Path) -> Path | None:
+    """The best checkpoint of a run so far, as its last one names it: in `output`, wherever that was moved to.
+
+    Returns:
+        The folder; None if none was the best yet.
+
+    Raises:
+        CheckpointError: it is missing.
+    """
+    named = read_json(checkpoint / TRAINER_STATE_NAME).get("best_model_checkpoint")
+    if not named:
+        return None
+    best = output / Path(named).name
+    if not best.is_dir():
+        raise CheckpointError(
+            f"{str(best)!r} is missing, the best checkpoint of the run as {str(checkpoint)!r} names it. The run would "
+            "have to end with another model: put it back, or begin anew in another folder."
+        )
+    return best
+
+
 def check_optimizer(checkpoint: Path) -> None:
     """Check that further steps can go on from a checkpoint, by whatever Trainer, FSDP or DeepSpeed wrote into it.
 

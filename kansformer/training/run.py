@@ -21,7 +21,6 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.trainer import TRAINER_STATE_NAME
 
 from kansformer.conversion.measured import WEIGHTS, digest_of_weights
 from kansformer.errors import CheckpointError, ConfigError, InterruptedRunError
@@ -31,7 +30,15 @@ from kansformer.nn.optim import curve_parameters
 from kansformer.progress import Progress
 from kansformer.safe_io import read_json
 from kansformer.training.build import build_model, check_model, merge_lora, plain_model
-from kansformer.training.callbacks import CurvePenalties, CurveWarmUp, GridSchedule, MaskAnew, Reporter, to_device
+from kansformer.training.callbacks import (
+    BestCheckpoint,
+    CurvePenalties,
+    CurveWarmUp,
+    GridSchedule,
+    MaskAnew,
+    Reporter,
+    to_device,
+)
 from kansformer.training.data import PreparedData, check_task, prepare_data
 from kansformer.training.data.language import BlockCollator
 from kansformer.training.data.spec import LANGUAGE_TASKS
@@ -49,6 +56,7 @@ from kansformer.training.resume import (
     check_optimizer,
     check_rows,
     check_same_data,
+    find_best,
     find_checkpoint,
     has_run,
     is_last,
@@ -176,11 +184,14 @@ def train(
     arguments = training_arguments(recipe, output)
     rows_per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * state.num_processes
     check_combination(recipe, arguments, resumes=checkpoint is not None)
+    best = None
     is_complete = checkpoint is not None and is_last(checkpoint, recipe.early_stop)
     if checkpoint is not None:
         check_rows(checkpoint, rows_per_step)
         if not is_complete:
             check_optimizer(checkpoint)
+        if arguments.load_best_model_at_end:
+            best = find_best(checkpoint, output)
     check_task(recipe.task, recipe.data)
     check_model(recipe)
 
@@ -214,7 +225,7 @@ def train(
     trainer = _make_trainer(recipe, model, arguments, data, batches, reporter)
     done, _ = (checkpoint and steps_of(checkpoint)) or (0, 0)
     with watch_page_faults(lambda: trainer.state.global_step - done):
-        seconds = _run_steps(trainer, output, checkpoint, is_complete)
+        seconds = _run_steps(trainer, output, checkpoint, best, is_complete)
     check_finite(model, reporter.losses)
     if "lora" in recipe.trainable:
         merge_lora(model)
@@ -355,14 +366,26 @@ def _accuracy(prediction: EvalPrediction) -> dict[str, float]:
     return {"accuracy": float((scores.argmax(-1) == prediction.label_ids).mean())}
 
 
-def _run_steps(trainer: KANTrainer, output: Path, checkpoint: Path | None, is_complete: bool) -> float:
-    """Train to the last step, from a checkpoint if there is one, and return the seconds it took."""
+def _run_steps(
+    trainer: KANTrainer, output: Path, checkpoint: Path | None, best: Path | None, is_complete: bool
+) -> float:
+    """Train to the last step and return the seconds it took.
+
+    Args:
+        trainer: of the run.
+        output: folder of the run.
+        checkpoint: to go on from; None begins.
+        best: the checkpoint that is the best so far, if the run takes that back.
+        is_complete: whether `checkpoint` is the last one.
+    """
     begin = time.perf_counter()
     with trainer.guard.handle_sigterm():
         if checkpoint is not None and is_complete:
-            trainer._load_from_checkpoint(str(_checkpoint_to_keep(trainer, output, checkpoint)))
+            trainer._load_from_checkpoint(str(best or checkpoint))
             trainer.state.global_step, _ = steps_of(checkpoint) or (0, 0)
         else:
+            if best is not None:
+                trainer.add_callback(BestCheckpoint(best))
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if trainer.guard.terminated:
         raise InterruptedRunError(
@@ -370,14 +393,6 @@ def _run_steps(trainer: KANTrainer, output: Path, checkpoint: Path | None, is_co
             "with --resume."
         )
     return time.perf_counter() - begin
-
-
-def _checkpoint_to_keep(trainer: KANTrainer, output: Path, last: Path) -> Path:
-    """The checkpoint whose weights a run ends with: the best one where the run takes it back, else the last one."""
-    if not trainer.args.load_best_model_at_end:
-        return last
-    best = read_json(last / TRAINER_STATE_NAME).get("best_model_checkpoint")
-    return output / Path(best).name if best else last
 
 
 def _save_and_evaluate(trainer: KANTrainer, output: Path) -> dict[str, float]:
