@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LRScheduler
 from transformers import ProgressCallback, Trainer, TrainerCallback, TrainerState
 from transformers.trainer_callback import PrinterCallback
 
@@ -35,13 +36,20 @@ class CurveWarmUp(TrainerCallback):
         self.steps = steps
 
     def on_step_begin(self, args, state, control, optimizer=None, lr_scheduler=None, **kwargs):
-        """Scales the rate that the scheduler has set; it sets it anew after every step."""
-        if state.global_step > self.steps:
-            return
-        share = min(1.0, (state.global_step + 1) / (self.steps + 1))
-        for group, rate in zip(optimizer.param_groups, lr_scheduler.get_last_lr(), strict=True):
-            if str(group.get("name", "")).startswith(CURVE_GROUP):
-                group["lr"] = rate * share
+        """Scales the rate that the scheduler has set."""
+        if state.global_step < self.steps:
+            _scale_curve_rates(optimizer, lr_scheduler, (state.global_step + 1) / (self.steps + 1))
+
+    def on_optimizer_step(self, args, state, control, optimizer=None, lr_scheduler=None, **kwargs):
+        """Puts it back: some schedulers, such as reduce_lr_on_plateau, go on from the rate that they find."""
+        if state.global_step < self.steps:
+            _scale_curve_rates(optimizer, lr_scheduler, 1.0)
+
+
+def _scale_curve_rates(optimizer: torch.optim.Optimizer, lr_scheduler: LRScheduler, share: float) -> None:
+    for group, rate in zip(optimizer.param_groups, lr_scheduler.get_last_lr(), strict=True):
+        if str(group.get("name", "")).startswith(CURVE_GROUP):
+            group["lr"] = rate * share
 
 
 class MaskAnew(TrainerCallback):
