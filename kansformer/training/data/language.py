@@ -7,6 +7,7 @@ import hashlib
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -21,7 +22,7 @@ from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBas
 
 from kansformer.errors import DataError
 from kansformer.training.corpus import language_documents
-from kansformer.training.data.load import cached_rows, column_texts, load_split, sentences
+from kansformer.training.data.load import cached_rows, column_texts, load_split, sentences, table_texts
 from kansformer.training.data.packing import Packing, choose_packing, pack
 from kansformer.training.data.prepare import PreparedData, split_rows
 from kansformer.training.data.spec import DataRecipe
@@ -154,11 +155,12 @@ def _load_texts(data: DataRecipe) -> tuple[Texts, Texts]:
     if data.corpus is not None:
         train, evaluation = (texts_of(language_documents(data.corpus, split)) for split in ("train", "held_out"))
     elif data.files is not None:
-        train = file_texts(data.files)
+        read_table = partial(table_texts, column=data.text_column)
+        train = file_texts(data.files, read_table)
         if data.eval_files is None:
             train, evaluation = train.split(data.eval_fraction)
         else:
-            evaluation = file_texts(data.eval_files)
+            evaluation = file_texts(data.eval_files, read_table)
     else:
         rows = _text_rows(data, data.train_split)
         if data.eval_split is not None:

@@ -59,8 +59,9 @@ class DataRecipe:
         corpus: data that is on every machine: "standard-library" (Python source; for sequence classification, snippets
             of it and the packages they are from), "language-reference" (English), or "digits" (scikit-learn's 8x8
             images). A corpus has a held-out split of its own.
-        files: text files, folders (all UTF-8 text files below, sorted) or globs; for sequence classification, CSV or
-            JSONL files.
+        files: text files, folders (all UTF-8 text files below, sorted) or globs. Every row of a CSV or JSON lines file
+            (.csv, .jsonl, .json) is a document, or for sequence classification a text with its label. For language
+            models the files of a folder are text as they are.
         eval_files: the same for evaluation; None cuts `eval_fraction` off `files`.
         dataset: a Hub id, or a folder that the `datasets` library can load.
         dataset_config: name of a configuration, where the dataset has several.
