@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import ProgressCallback, Trainer, TrainerCallback, TrainerState
 from transformers.trainer_callback import PrinterCallback
 
+from kansformer.errors import DataError
 from kansformer.files import atomic_write_text
 from kansformer.nn import refine_grid, update_grid
 from kansformer.nn.curve_shapes import CurveShape, hold_curves
@@ -61,6 +62,33 @@ class MaskAnew(TrainerCallback):
     def on_epoch_begin(self, args, state, control, **kwargs):
         """Before the first batch of an epoch is made."""
         self.collator.epoch = int((state.epoch or 0) + 1e-6)
+
+
+class StreamEnd(TrainerCallback):
+    """Ends a run whose stream is over before its last step, and which several workers read, so that it cannot repeat.
+
+    A Trainer would begin it anew with the gradients of the last step, and a resumed one at another row.
+    """
+
+    def __init__(self) -> None:
+        self.began_step = False
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        """An epoch without a step has no batch at all, after which a Trainer stops."""
+        self.began_step = False
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        """There was a batch."""
+        self.began_step = True
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        """The end of the stream, unless the run is at its end or was stopped."""
+        if state.global_step < state.max_steps and not (self.began_step and control.should_training_stop):
+            raise DataError(
+                f"The stream was over after step {state.global_step} of training.max_steps={state.max_steps}, and "
+                f"training.dataloader_num_workers={args.dataloader_num_workers} cannot repeat it together. Set "
+                "dataloader_num_workers to 0 or 1, take more data or fewer steps."
+            )
 
 
 class BestCheckpoint(TrainerCallback):

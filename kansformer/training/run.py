@@ -4,7 +4,7 @@ import json
 import platform
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -37,10 +37,11 @@ from kansformer.training.callbacks import (
     GridSchedule,
     MaskAnew,
     Reporter,
+    StreamEnd,
     to_device,
 )
 from kansformer.training.data import PreparedData, check_task, prepare_data
-from kansformer.training.data.language import BlockCollator
+from kansformer.training.data.language import BlockCollator, PackedStream
 from kansformer.training.data.spec import LANGUAGE_TASKS
 from kansformer.training.distill import distill_feed_forwards
 from kansformer.training.guard import check_finite
@@ -331,6 +332,10 @@ def _make_trainer(
     callbacks: list[TrainerCallback] = [schedule]
     if isinstance(data.collator, BlockCollator):
         callbacks.append(MaskAnew(data.collator))
+    rows = data.train
+    if isinstance(rows, PackedStream):
+        rows = replace(rows, repeats=True)
+        callbacks.append(StreamEnd())
     if curves.warm_up:
         callbacks.append(CurveWarmUp(curves.warm_up))
     if curves.sparsity or curves.smoothness:
@@ -340,7 +345,7 @@ def _make_trainer(
     settings = dict(
         model=model,
         args=arguments,
-        train_dataset=data.train,
+        train_dataset=rows,
         eval_dataset=data.evaluation,
         data_collator=data.collator,
         processing_class=data.processor,

@@ -70,7 +70,8 @@ class DataRecipe:
         eval_fraction: part of the training data to evaluate on, above 0 and below 1: the last characters of files, the
             last rows of a dataset. Rows with labels are shuffled first, always in the same way.
         streaming: read the dataset while training, for language models. Evaluation then needs `max_eval_tokens`;
-            without `eval_split` it takes the first rows, which training leaves out.
+            without `eval_split` it takes the first rows, which training leaves out. Training repeats the stream until
+            its last step, unless several workers read it.
         text_column: column of the text.
         label_column: column of the labels, strings or integers.
         image_column: column of the images.
