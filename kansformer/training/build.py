@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import transformers
@@ -37,7 +37,7 @@ def build_model(
     *,
     vocabulary: int | None = None,
     label_names: Sequence[str] | None = None,
-    pad_token: int | None = None,
+    special_tokens: Mapping[str, int | None] | None = None,
     inputs: list[dict[str, Tensor]] | None = None,
 ) -> PreTrainedModel:
     """The model of a recipe, ready to train; its frozen parameters do not require a gradient.
@@ -46,12 +46,14 @@ def build_model(
         recipe: fresh weights are drawn from torch's global random state.
         vocabulary: size of the tokenizer; a fresh model gets it where its config does not say otherwise.
         label_names: of a classification task.
-        pad_token: number of the tokenizer's padding token, which classifiers of text look for.
+        special_tokens: bos_token_id, eos_token_id and pad_token_id of the tokenizer. A fresh language model gets those
+            that its config does not give; classifiers of text look for the last.
         inputs: batches that show which channels of replaced networks matter; None goes by their weights.
     """
-    model, fresh = _plain_model(recipe.model, recipe.task, vocabulary, label_names)
+    special_tokens = special_tokens or {}
+    model, fresh = _plain_model(recipe.model, recipe.task, vocabulary, label_names, special_tokens)
     _check_sizes(model, recipe, vocabulary)
-    _equip(model, recipe, fresh, pad_token, inputs)
+    _equip(model, recipe, fresh, special_tokens.get("pad_token_id"), inputs)
     return model
 
 
@@ -66,7 +68,7 @@ def check_model(recipe: Recipe) -> None:
     with warnings.catch_warnings(), torch.device("meta"):
         warnings.simplefilter("ignore")  # the model itself warns again
         if recipe.model.source is None:
-            model = _fresh_model(recipe.model, recipe.task, {}, None)
+            model = _fresh_model(recipe.model, recipe.task, {}, None, {})
             empty = [name for name, parameter in model.named_parameters() if not parameter.numel()]
             if empty:
                 raise ConfigError(f"model.config gives a weight without numbers, {empty[0]}: one of its sizes is 0.")
@@ -124,7 +126,11 @@ def plain_model(source: ModelRecipe, task: str) -> PreTrainedModel:
 
 
 def _plain_model(
-    recipe: ModelRecipe, task: str, vocabulary: int | None = None, label_names: Sequence[str] | None = None
+    recipe: ModelRecipe,
+    task: str,
+    vocabulary: int | None = None,
+    label_names: Sequence[str] | None = None,
+    special_tokens: Mapping[str, int | None] | None = None,
 ) -> tuple[PreTrainedModel, set[str]]:
     """The model, and the names of the parameters that its checkpoint did not have, such as a new classifier's."""
     auto_class, dtype = AUTO_CLASSES[task], getattr(torch, recipe.dtype)
@@ -140,11 +146,17 @@ def _plain_model(
             return read_model_and_keys(recipe.source, auto_class, dtype=dtype, labels=labels)
         except CheckpointError as error:
             raise ConfigError(f"model.path {recipe.path!r} cannot be loaded for {task}: {error}") from error
-    model = _fresh_model(recipe, task, labels, vocabulary)
+    model = _fresh_model(recipe, task, labels, vocabulary, special_tokens or {})
     return model.to(dtype), set()  # some activations bring parameters in a dtype of their own
 
 
-def _fresh_model(recipe: ModelRecipe, task: str, labels: dict[str, object], vocabulary: int | None) -> PreTrainedModel:
+def _fresh_model(
+    recipe: ModelRecipe,
+    task: str,
+    labels: dict[str, object],
+    vocabulary: int | None,
+    special_tokens: Mapping[str, int | None],
+) -> PreTrainedModel:
     """A model from the fields of a config, with random weights.
 
     Raises:
@@ -164,6 +176,13 @@ def _fresh_model(recipe: ModelRecipe, task: str, labels: dict[str, object], voca
     known = {*type(config)().to_dict(), *inspect.signature(type(config).__init__).parameters, *config.attribute_map}
     if unknown := sorted(set(fields) - known - COMMON_FIELDS):
         raise ConfigError(f"Unknown field 'model.config.{unknown[0]}': {type(config).__name__} has none of that name.")
+    if task in LANGUAGE_TASKS:
+        boundaries = (special_tokens.get("bos_token_id"), special_tokens.get("eos_token_id"))
+        for name, number in special_tokens.items():
+            if task == "causal-lm" and name == "pad_token_id" and number in boundaries:
+                number = None  # or the embedding of the token between documents would not be learnt
+            if name not in recipe.config and hasattr(config, name):
+                setattr(config, name, number)
     try:
         return AUTO_CLASSES[task].from_config(config, dtype=getattr(torch, recipe.dtype))
     except Exception as error:  # whatever the layers say of their sizes

@@ -12,9 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LRScheduler
 from transformers import ProgressCallback, Trainer, TrainerCallback, TrainerState
 from transformers.trainer_callback import PrinterCallback
 
+from kansformer.errors import DataError
 from kansformer.files import atomic_write_text
 from kansformer.nn import refine_grid, update_grid
 from kansformer.nn.curve_shapes import CurveShape, hold_curves
@@ -35,13 +37,20 @@ class CurveWarmUp(TrainerCallback):
         self.steps = steps
 
     def on_step_begin(self, args, state, control, optimizer=None, lr_scheduler=None, **kwargs):
-        """Scales the rate that the scheduler has set; it sets it anew after every step."""
-        if state.global_step > self.steps:
-            return
-        share = min(1.0, (state.global_step + 1) / (self.steps + 1))
-        for group, rate in zip(optimizer.param_groups, lr_scheduler.get_last_lr(), strict=True):
-            if str(group.get("name", "")).startswith(CURVE_GROUP):
-                group["lr"] = rate * share
+        """Scales the rate that the scheduler has set."""
+        if state.global_step < self.steps:
+            _scale_curve_rates(optimizer, lr_scheduler, (state.global_step + 1) / (self.steps + 1))
+
+    def on_optimizer_step(self, args, state, control, optimizer=None, lr_scheduler=None, **kwargs):
+        """Puts it back: some schedulers, such as reduce_lr_on_plateau, go on from the rate that they find."""
+        if state.global_step < self.steps:
+            _scale_curve_rates(optimizer, lr_scheduler, 1.0)
+
+
+def _scale_curve_rates(optimizer: torch.optim.Optimizer, lr_scheduler: LRScheduler, share: float) -> None:
+    for group, rate in zip(optimizer.param_groups, lr_scheduler.get_last_lr(), strict=True):
+        if str(group.get("name", "")).startswith(CURVE_GROUP):
+            group["lr"] = rate * share
 
 
 class MaskAnew(TrainerCallback):
@@ -53,6 +62,44 @@ class MaskAnew(TrainerCallback):
     def on_epoch_begin(self, args, state, control, **kwargs):
         """Before the first batch of an epoch is made."""
         self.collator.epoch = int((state.epoch or 0) + 1e-6)
+
+
+class StreamEnd(TrainerCallback):
+    """Ends a run whose stream is over before its last step, and which several workers read, so that it cannot repeat.
+
+    A Trainer would begin it anew with the gradients of the last step, and a resumed one at another row.
+    """
+
+    def __init__(self) -> None:
+        self.began_step = False
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        """An epoch without a step has no batch at all, after which a Trainer stops."""
+        self.began_step = False
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        """There was a batch."""
+        self.began_step = True
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        """The end of the stream, unless the run is at its end or was stopped."""
+        if state.global_step < state.max_steps and not (self.began_step and control.should_training_stop):
+            raise DataError(
+                f"The stream was over after step {state.global_step} of training.max_steps={state.max_steps}, and "
+                f"training.dataloader_num_workers={args.dataloader_num_workers} cannot repeat it together. Set "
+                "dataloader_num_workers to 0 or 1, take more data or fewer steps."
+            )
+
+
+class BestCheckpoint(TrainerCallback):
+    """Tells a resumed run where its best checkpoint is: the state that it reads has the path as it was once typed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """After the state was read, which forgets a path that does not exist."""
+        state.best_model_checkpoint = str(self.folder)
 
 
 class CurvePenalties(TrainerCallback):

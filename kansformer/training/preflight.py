@@ -131,13 +131,15 @@ def check_combination(recipe: Recipe, arguments: TrainingArguments, *, resumes: 
         raise ConfigError(
             "shard=true spreads a model over processes, and there is one. Start several: accelerate launch."
         )
+    takes_best = "training.load_best_model_at_end" if recipe.early_stop is None else "early_stop"
     if recipe.shard and arguments.load_best_model_at_end:
-        name = "training.load_best_model_at_end" if recipe.early_stop is None else "early_stop"
-        raise ConfigError(f"{name} takes back the best checkpoint, which shard=true cannot do. Choose one of them.")
-    if recipe.early_stop is not None and curves.refine_grid_at:
         raise ConfigError(
-            "early_stop takes back the best checkpoint, which may have a coarser grid than curves.refine_grid_at has "
-            "made since. Choose one of them."
+            f"{takes_best} takes back the best checkpoint, which shard=true cannot do. Choose one of them."
+        )
+    if curves.refine_grid_at and arguments.load_best_model_at_end:
+        raise ConfigError(
+            f"{takes_best} takes back the best checkpoint, which may have a coarser grid than curves.refine_grid_at "
+            "has made since. Choose one of them."
         )
     if recipe.distill is not None and recipe.distill.logits > 0 and arguments.label_smoothing_factor:
         raise ConfigError(

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from transformers import EarlyStoppingCallback
+from transformers.trainer import TRAINER_STATE_NAME
+
 from kansformer.errors import CheckpointError
 from kansformer.safe_io import read_json
 from kansformer.training.recipe import Recipe
@@ -89,11 +92,56 @@ def steps_of(checkpoint: Path) -> tuple[int, int] | None:
     transformers writes the file that holds them last.
     """
     try:
-        state = read_json(checkpoint / "trainer_state.json")
+        state = read_json(checkpoint / TRAINER_STATE_NAME)
     except (OSError, CheckpointError):
         return None
     done, steps = (state.get(name) if isinstance(state, dict) else None for name in ("global_step", "max_steps"))
     return (done, steps) if isinstance(done, int) and isinstance(steps, int) and min(done, steps) >= 0 else None
+
+
+def is_last(checkpoint: Path, patience: int | None) -> bool:
+    """Whether a checkpoint is the end of its run: its last step, or that at which its patience, if any, was over."""
+    done, steps = steps_of(checkpoint) or (0, 1)
+    states = read_json(checkpoint / TRAINER_STATE_NAME).get("stateful_callbacks", {})
+    worse = (
+        states.get(EarlyStoppingCallback.__name__, {}).get("attributes", {}).get("early_stopping_patience_counter", 0)
+    )
+    return done >= steps or (patience is not None and worse >= patience)
+
+
+def find_best(checkpoint: Path, output: Path) -> Path | None:
+    """The best checkpoint of a run so far, as its last one names it: in `output`, wherever that was moved to.
+
+    Returns:
+        The folder; None if none was the best yet.
+
+    Raises:
+        CheckpointError: it is missing.
+    """
+    named = read_json(checkpoint / TRAINER_STATE_NAME).get("best_model_checkpoint")
+    if not named:
+        return None
+    best = output / Path(named).name
+    if not best.is_dir():
+        raise CheckpointError(
+            f"{str(best)!r} is missing, the best checkpoint of the run as {str(checkpoint)!r} names it. The run would "
+            "have to end with another model: put it back, or begin anew in another folder."
+        )
+    return best
+
+
+def check_optimizer(checkpoint: Path) -> None:
+    """Check that further steps can go on from a checkpoint, by whatever Trainer, FSDP or DeepSpeed wrote into it.
+
+    Raises:
+        CheckpointError: it has a model only.
+    """
+    if not any(next(checkpoint.glob(pattern), None) for pattern in ("*optimizer*", "global_step*")):
+        raise CheckpointError(
+            f"{str(checkpoint)!r} has no state of the optimizer, without which the run would begin its moments and its "
+            "schedule anew: its recipe sets training.save_only_model=true. Leave that out in a run that may be "
+            f"resumed; to train this model in a new run, set model.path={checkpoint}."
+        )
 
 
 def check_rows(checkpoint: Path, rows_per_step: int) -> None:
@@ -111,7 +159,7 @@ def check_rows(checkpoint: Path, rows_per_step: int) -> None:
     if begun.training.get("auto_find_batch_size"):
         return
     processes = len(list(checkpoint.glob("rng_state*.pth")))
-    batch = read_json(checkpoint / "trainer_state.json").get("train_batch_size")
+    batch = read_json(checkpoint / TRAINER_STATE_NAME).get("train_batch_size")
     accumulation = begun.training.get("gradient_accumulation_steps", 1)
     before = begun.rows_per_step
     if before is None and processes and isinstance(batch, int) and isinstance(accumulation, int):

@@ -4,7 +4,7 @@ import json
 import platform
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.trainer import TRAINER_STATE_NAME
 
 from kansformer.conversion.measured import WEIGHTS, digest_of_weights
 from kansformer.errors import CheckpointError, ConfigError, InterruptedRunError
@@ -31,9 +30,18 @@ from kansformer.nn.optim import curve_parameters
 from kansformer.progress import Progress
 from kansformer.safe_io import read_json
 from kansformer.training.build import build_model, check_model, merge_lora, plain_model
-from kansformer.training.callbacks import CurvePenalties, CurveWarmUp, GridSchedule, MaskAnew, Reporter, to_device
+from kansformer.training.callbacks import (
+    BestCheckpoint,
+    CurvePenalties,
+    CurveWarmUp,
+    GridSchedule,
+    MaskAnew,
+    Reporter,
+    StreamEnd,
+    to_device,
+)
 from kansformer.training.data import PreparedData, check_task, prepare_data
-from kansformer.training.data.language import BlockCollator
+from kansformer.training.data.language import BlockCollator, PackedStream
 from kansformer.training.data.spec import LANGUAGE_TASKS
 from kansformer.training.distill import distill_feed_forwards
 from kansformer.training.guard import check_finite
@@ -46,10 +54,13 @@ from kansformer.training.resume import (
     DATA_FILE,
     RECIPE_FILE,
     RESULT_FILE,
+    check_optimizer,
     check_rows,
     check_same_data,
+    find_best,
     find_checkpoint,
     has_run,
+    is_last,
     steps_of,
 )
 from kansformer.training.sharding import check_shardable, shard_model
@@ -60,6 +71,7 @@ from kansformer.wording import counted
 LOSS_FILE = "losses.csv"
 # Enough tokens for the range of a channel, few enough to be read in seconds.
 CALIBRATION_ROWS, CALIBRATION_BATCH = 32, 4
+SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 @dataclass(frozen=True)
@@ -173,8 +185,14 @@ def train(
     arguments = training_arguments(recipe, output)
     rows_per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * state.num_processes
     check_combination(recipe, arguments, resumes=checkpoint is not None)
+    best = None
+    is_complete = checkpoint is not None and is_last(checkpoint, recipe.early_stop)
     if checkpoint is not None:
         check_rows(checkpoint, rows_per_step)
+        if not is_complete:
+            check_optimizer(checkpoint)
+        if arguments.load_best_model_at_end:
+            best = find_best(checkpoint, output)
     check_task(recipe.task, recipe.data)
     check_model(recipe)
 
@@ -208,7 +226,7 @@ def train(
     trainer = _make_trainer(recipe, model, arguments, data, batches, reporter)
     done, _ = (checkpoint and steps_of(checkpoint)) or (0, 0)
     with watch_page_faults(lambda: trainer.state.global_step - done):
-        seconds = _run_steps(trainer, output, checkpoint)
+        seconds = _run_steps(trainer, output, checkpoint, best, is_complete)
     check_finite(model, reporter.losses)
     if "lora" in recipe.trainable:
         merge_lora(model)
@@ -273,7 +291,7 @@ def _prepare_model(
         recipe,
         vocabulary=data.vocabulary,
         label_names=data.label_names,
-        pad_token=getattr(data.processor, "pad_token_id", None),
+        special_tokens={name: getattr(data.processor, name, None) for name in SPECIAL_TOKENS},
         inputs=batches,
     )
     check_free_disk(output, model)
@@ -314,6 +332,10 @@ def _make_trainer(
     callbacks: list[TrainerCallback] = [schedule]
     if isinstance(data.collator, BlockCollator):
         callbacks.append(MaskAnew(data.collator))
+    rows = data.train
+    if isinstance(rows, PackedStream):
+        rows = replace(rows, repeats=True)
+        callbacks.append(StreamEnd())
     if curves.warm_up:
         callbacks.append(CurveWarmUp(curves.warm_up))
     if curves.sparsity or curves.smoothness:
@@ -323,7 +345,7 @@ def _make_trainer(
     settings = dict(
         model=model,
         args=arguments,
-        train_dataset=data.train,
+        train_dataset=rows,
         eval_dataset=data.evaluation,
         data_collator=data.collator,
         processing_class=data.processor,
@@ -349,15 +371,26 @@ def _accuracy(prediction: EvalPrediction) -> dict[str, float]:
     return {"accuracy": float((scores.argmax(-1) == prediction.label_ids).mean())}
 
 
-def _run_steps(trainer: KANTrainer, output: Path, checkpoint: Path | None) -> float:
-    """Train to the last step, and return the seconds it took."""
+def _run_steps(
+    trainer: KANTrainer, output: Path, checkpoint: Path | None, best: Path | None, is_complete: bool
+) -> float:
+    """Train to the last step and return the seconds it took.
+
+    Args:
+        trainer: of the run.
+        output: folder of the run.
+        checkpoint: to go on from; None begins.
+        best: the checkpoint that is the best so far, if the run takes that back.
+        is_complete: whether `checkpoint` is the last one.
+    """
     begin = time.perf_counter()
-    done, steps = (checkpoint and steps_of(checkpoint)) or (0, None)
     with trainer.guard.handle_sigterm():
-        if checkpoint is not None and steps is not None and (done >= steps or _stopped_early(trainer, checkpoint)):
-            trainer._load_from_checkpoint(str(_checkpoint_to_keep(trainer, output, checkpoint)))
-            trainer.state.global_step = done
+        if checkpoint is not None and is_complete:
+            trainer._load_from_checkpoint(str(best or checkpoint))
+            trainer.state.global_step, _ = steps_of(checkpoint) or (0, 0)
         else:
+            if best is not None:
+                trainer.add_callback(BestCheckpoint(best))
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if trainer.guard.terminated:
         raise InterruptedRunError(
@@ -365,23 +398,6 @@ def _run_steps(trainer: KANTrainer, output: Path, checkpoint: Path | None) -> fl
             "with --resume."
         )
     return time.perf_counter() - begin
-
-
-def _stopped_early(trainer: KANTrainer, checkpoint: Path) -> bool:
-    """Whether the run's patience was over at a checkpoint."""
-    name = EarlyStoppingCallback.__name__
-    state = read_json(checkpoint / TRAINER_STATE_NAME).get("stateful_callbacks", {}).get(name, {})
-    worse = state.get("attributes", {}).get("early_stopping_patience_counter", 0)
-    callbacks = trainer.callback_handler.callbacks
-    return any(isinstance(c, EarlyStoppingCallback) and worse >= c.early_stopping_patience for c in callbacks)
-
-
-def _checkpoint_to_keep(trainer: KANTrainer, output: Path, last: Path) -> Path:
-    """The checkpoint whose weights a run ends with: the best one where the run takes it back, else the last one."""
-    if not trainer.args.load_best_model_at_end:
-        return last
-    best = read_json(last / TRAINER_STATE_NAME).get("best_model_checkpoint")
-    return output / Path(best).name if best else last
 
 
 def _save_and_evaluate(trainer: KANTrainer, output: Path) -> dict[str, float]:

@@ -21,12 +21,13 @@ def make_model():
     return convert(tiny_llama(num_hidden_layers=1), KANConfig(slots=("input", "act")))
 
 
-def train(model, folder, *callbacks, steps=6, lr=1e-3):
+def train(model, folder, *callbacks, steps=6, lr=1e-3, **training):
     arguments = TrainingArguments(
         output_dir=folder, max_steps=steps, per_device_train_batch_size=4, learning_rate=lr, report_to=[],
-        disable_tqdm=True, dataloader_pin_memory=False, use_cpu=True, save_strategy="no", lr_scheduler_type="constant",
+        disable_tqdm=True, dataloader_pin_memory=False, use_cpu=True, save_strategy="no",
+        **{"lr_scheduler_type": "constant", **training},
     )  # fmt: skip
-    KANTrainer(model, arguments, train_dataset=ROWS, callbacks=list(callbacks)).train()
+    KANTrainer(model, arguments, train_dataset=ROWS, eval_dataset=ROWS, callbacks=list(callbacks)).train()
 
 
 class Rates(TrainerCallback):
@@ -41,9 +42,10 @@ class Rates(TrainerCallback):
             (self.curves if curved else self.base).append(group["lr"])
 
 
-def test_curves_warm_up_and_base_weights_do_not(tmp_path):
-    rates = Rates()
-    train(make_model(), tmp_path, CurveWarmUp(3), rates)
+@pytest.mark.parametrize("scheduler", ["constant", "reduce_lr_on_plateau"])
+def test_curves_warm_up_and_base_weights_do_not(tmp_path, scheduler):
+    rates, training = Rates(), {"eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "eval_loss"}
+    train(make_model(), tmp_path, CurveWarmUp(3), rates, lr_scheduler_type=scheduler, **training)
     assert rates.curves == pytest.approx([0.03 * share for share in (0.25, 0.5, 0.75, 1, 1, 1)])
     assert set(rates.base) == {1e-3}
 

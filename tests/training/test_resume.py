@@ -77,6 +77,40 @@ def test_a_checkpoint_that_was_cut_off_is_passed_over(make, tmp_path):
     assert train(recipe, tmp_path / "run", resume=True).losses == through.losses[4:]
 
 
+def test_a_run_that_was_moved_takes_back_its_best_model(make, tmp_path, monkeypatch):
+    """Begun under a relative path, and by a measure whose best value is the first one."""
+    training = {"eval_strategy": "steps", "eval_steps": 2, "greater_is_better": True}
+    recipe = make(early_stop=9, training=training)
+    monkeypatch.chdir(tmp_path)
+    result = train(recipe, "run")
+    expected = weights_of(tmp_path / "run")
+    (tmp_path / "elsewhere").mkdir()
+    moved = shutil.move(tmp_path / "run", tmp_path / "elsewhere" / "moved")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (moved / "training.json").unlink()
+    shutil.rmtree(moved / "checkpoint-6")
+    state = json.loads((moved / "checkpoint-4" / "trainer_state.json").read_text())
+    assert state["best_model_checkpoint"] == "run/checkpoint-2"
+    again = train(recipe, moved, resume=True)
+    assert again.steps == 6 and again.evaluation == result.evaluation
+    assert all(torch.equal(value, expected[name]) for name, value in weights_of(moved).items())
+    (moved / "training.json").unlink()
+    shutil.rmtree(moved / "checkpoint-2")
+    with pytest.raises(CheckpointError, match=r"moved/checkpoint-2' is missing, the best checkpoint of the run"):
+        train(recipe, moved, resume=True)
+
+
+def test_no_step_is_taken_from_a_checkpoint_without_an_optimizer(make, tmp_path):
+    recipe = make(training={"save_strategy": "steps", "save_steps": 3, "save_only_model": True})
+    result = train(recipe, tmp_path / "run")
+    (tmp_path / "run" / "training.json").unlink()
+    assert train(recipe, tmp_path / "run", resume=True).evaluation == result.evaluation  # after the last step
+    (tmp_path / "run" / "training.json").unlink()
+    shutil.rmtree(tmp_path / "run" / "checkpoint-6")
+    with pytest.raises(CheckpointError, match=r"checkpoint-3' has no state of the optimizer.*save_only_model=true"):
+        train(recipe, tmp_path / "run", resume=True)
+
+
 def test_a_run_goes_on_with_its_own_data_only(make, text, tmp_path):
     recipe, kept = make(training={"save_strategy": "steps", "save_steps": 2}), []
     file = tmp_path / "run" / "data.json"

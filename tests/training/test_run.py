@@ -14,7 +14,7 @@ from kansformer.config import KANConfig
 from kansformer.conversion.measured import digest_of_weights
 from kansformer.errors import CheckpointError, ConfigError, ConversionStateError, DataError, SlotError
 from kansformer.nn.curves import curved_modules
-from kansformer.training.build import plain_model
+from kansformer.training.build import build_model, plain_model
 from kansformer.training.recipe import ModelRecipe, Recipe
 from kansformer.training.run import train
 
@@ -38,6 +38,24 @@ def test_a_run_from_scratch_writes_a_model_that_loads_plainly(make, tmp_path):
     rows = log_rows(tmp_path / "run")
     assert [int(row["step"]) for row in rows] == [*range(1, 41), 40] and float(rows[-1]["eval_loss"])
     assert not list((tmp_path / "run").rglob("*.bin"))
+
+
+@pytest.mark.parametrize(("tokenizer", "expected"), [("characters", (None, None, None)), (300, (0, 0, 0))])
+def test_a_model_from_scratch_has_the_special_tokens_of_its_tokenizer(make, text, tmp_path, tokenizer, expected):
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    config = {name: value for name, value in LLAMA.items() if name not in names}
+    data = {"files": str(text), "tokenizer": tokenizer, "block": 16}
+    train(make(model={"config": config}, data=data, training={"max_steps": 1}), tmp_path / "run")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "run")
+    assert tuple(getattr(model.config, name) for name in names) == expected
+    assert tuple(getattr(model.generation_config, name) for name in names) == expected
+    if tokenizer == 300:  # the token between documents is also the pad token, and is learnt all the same
+        fresh = build_model(make(model={"config": config}), vocabulary=300, special_tokens=dict.fromkeys(names, 0))
+        assert fresh.get_input_embeddings().weight[0].abs().min() > 0
+    given = build_model(
+        make(model={"config": {**config, "eos_token_id": 7}}), vocabulary=300, special_tokens=dict.fromkeys(names, 5)
+    )
+    assert given.config.eos_token_id == 7 and given.config.bos_token_id == 5
 
 
 def test_the_same_recipe_gives_the_same_bits(make, tmp_path):
@@ -209,6 +227,14 @@ def test_nothing_is_overwritten(make, tmp_path):
             {"early_stop": 1, "curves": {"refine_grid_at": {2: 16}}, "training": {"eval_strategy": "steps"}},
             ConfigError,
             "may have a coarser grid",
+        ),
+        (
+            {
+                "curves": {"refine_grid_at": {2: 16}},
+                "training": {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "epoch"},
+            },
+            ConfigError,
+            "training.load_best_model_at_end takes back the best checkpoint, which may have a coarser grid",
         ),
         ({"early_stop": 3}, ConfigError, "early_stop needs evaluations"),
         (

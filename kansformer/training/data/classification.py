@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from datasets import Array3D, ClassLabel, Dataset, Features, Image, Value
 from transformers import (
+    AutoConfig,
     AutoImageProcessor,
     BaseImageProcessor,
     DataCollatorWithPadding,
@@ -17,6 +18,7 @@ from transformers import (
     default_data_collator,
 )
 
+from kansformer.conversion.sources import is_gguf, source_arguments
 from kansformer.errors import ConfigError, DataError
 from kansformer.training.corpus import digits, standard_library_snippets
 from kansformer.training.data.load import check_column, column_texts, load_split, sentences, table_rows, text_in
@@ -47,7 +49,7 @@ class Examples:
 
 def prepare_sequences(data: DataRecipe, model_source: str | None) -> PreparedData:
     """Read texts and their labels; `prepare_data` explains the arguments."""
-    train, evaluation, names = number_and_split(*_read_texts(data), data.eval_fraction, data.source)
+    train, evaluation, names = number_and_split(*_read_texts(data), data.eval_fraction, data.source, model_source)
     tokenizer = choose_tokenizer(
         "sequence-classification", data, model_source, texts_of(train["text"]), texts_of(evaluation["text"])
     )
@@ -74,11 +76,11 @@ def prepare_images(data: DataRecipe, model_source: str | None) -> PreparedData:
     processor: BaseImageProcessor | None = None
     if data.corpus == "digits":
         examples, facts = _digits()
-        train, evaluation, names = number_and_split(examples, None, DIGITS_HELD_OUT, "digits")
+        train, evaluation, names = number_and_split(examples, None, DIGITS_HELD_OUT, "digits", model_source)
     else:
         processor = _image_processor(model_source)
         examples, held_out = _both(_read_images, data.train_split, data.eval_split, data)
-        train, evaluation, names = number_and_split(examples, held_out, data.eval_fraction, data.source)
+        train, evaluation, names = number_and_split(examples, held_out, data.eval_fraction, data.source, model_source)
         pixels = partial(_pixels, processor=processor, column=data.image_column)
         train, evaluation = (rows.with_transform(pixels) for rows in (train, evaluation))
         # The fingerprint is that of the table with the images, as the datasets library names its state.
@@ -94,7 +96,7 @@ def prepare_images(data: DataRecipe, model_source: str | None) -> PreparedData:
 
 
 def number_and_split(
-    train: Examples, evaluation: Examples | None, fraction: float, source: str
+    train: Examples, evaluation: Examples | None, fraction: float, source: str, model_source: str | None = None
 ) -> tuple[Dataset, Dataset, tuple[str, ...]]:
     """Number the labels and put the rows into an order that is random, and the same every time: files often are sorted.
 
@@ -103,9 +105,11 @@ def number_and_split(
         evaluation: rows to evaluate on; None splits `fraction` of `train` off.
         fraction: above 0 and below 1.
         source: for messages.
+        model_source: a classifier that has numbered the same names is followed; None, or any other model, is not.
 
     Returns:
-        Both with a column "labels", and the names: those that occur in training, integers sorted by value.
+        Both with a column "labels", and the names in the order of their numbers: those of the classifier, or those that
+        occur in training, integers sorted by value.
     """
     order: Sequence[int] = fixed_order(len(train.rows))
     if evaluation is None:
@@ -116,7 +120,7 @@ def number_and_split(
     occurring = {train.labels[i] for i in order}
     if len(occurring) < 2:
         raise DataError(f"All rows of {source} have the label {occurring.pop()!r}; there is nothing to learn.")
-    names = tuple(train.names or _sorted(occurring))
+    names = _order_of_model(tuple(train.names or _sorted(occurring)), source, model_source)
     number_of = {name: number for number, name in enumerate(names)}
     for label in (evaluation.labels[i] for i in held_out):
         if label not in number_of:
@@ -130,6 +134,45 @@ def number_and_split(
         return examples.rows.add_column("labels", [number_of.get(name, -1) for name in examples.labels]).select(chosen)
 
     return select(train, order), select(evaluation, held_out), names
+
+
+def _order_of_model(names: tuple[str, ...], source: str, model_source: str | None) -> tuple[str, ...]:
+    """All names of a classifier in the order of its own numbers, if it has the given ones; else these as they are.
+
+    Raises:
+        ConfigError: it has as many other names, so that its head would be kept with other meanings.
+    """
+    of_model = _names_of_model(model_source)
+    if of_model is None or set(names) <= set(of_model):
+        return of_model or names
+    if len(names) == len(of_model):
+        raise ConfigError(
+            f"model.path {model_source!r} tells {_some(of_model)} apart, and the labels of {source} are "
+            f"{_some(names)}: as many, but others, so its head would get other meanings. Rename the labels of the data "
+            "to those of the model, take a model without a classifier, or, to train this head for other labels, remove "
+            "id2label and label2id from the model's config.json."
+        )
+    return names
+
+
+def _names_of_model(model_source: str | None) -> tuple[str, ...] | None:
+    """The names of a pretrained classifier's labels by their numbers; None if it has no head or no names."""
+    if model_source is None or is_gguf(model_source):
+        return None
+    try:
+        config = AutoConfig.from_pretrained(**source_arguments(model_source))
+    except Exception:  # reading the model says what is wrong
+        return None
+    of_number = config.id2label or {}
+    architectures = config.architectures or ["Classification"]
+    if not any(name.endswith("Classification") for name in architectures) or set(of_number) != {*range(len(of_number))}:
+        return None
+    names = tuple(str(of_number[number]) for number in range(len(of_number)))
+    return None if names == tuple(f"LABEL_{number}" for number in range(len(names))) else names
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def fixed_order(count: int) -> list[int]:

@@ -7,7 +7,8 @@ import hashlib
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from itertools import islice
+from functools import partial
+from itertools import count, islice
 from typing import Any
 
 import datasets
@@ -21,12 +22,13 @@ from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBas
 
 from kansformer.errors import DataError
 from kansformer.training.corpus import language_documents
-from kansformer.training.data.load import cached_rows, column_texts, load_split, sentences
+from kansformer.training.data.load import cached_rows, column_texts, load_split, sentences, table_texts
 from kansformer.training.data.packing import Packing, choose_packing, pack
 from kansformer.training.data.prepare import PreparedData, split_rows
 from kansformer.training.data.spec import DataRecipe
 from kansformer.training.data.texts import CHARACTERS_PER_TOKEN, Texts, file_texts, texts_of
 from kansformer.training.data.tokenizer import choose_tokenizer, describe_tokenizer
+from kansformer.wording import counted
 
 # Raised when the same fingerprint would mean other blocks.
 FORMAT = 4
@@ -34,6 +36,8 @@ MASKED_PART = 0.15  # BERT's
 MASKING_BATCH, MASKING_SEED = 256, 0
 # Streamed rows that wait to be drawn from in random order.
 SHUFFLE_ROWS = 1_000
+# Of a row: the pass over the stream that it is from.
+EPOCH = "epoch"
 
 
 def prepare_language(task: str, data: DataRecipe, model_source: str | None, seed: int) -> PreparedData:
@@ -73,7 +77,7 @@ class BlockCollator:
         tokenizer: with a mask token, for a masked language model; None for a causal one. (The collator of transformers
             for causal ones would take the token between documents for padding, and leave it out of the loss.)
         seed: of the masks, which follow from it, the epoch and the batch, so that a resumed run masks as it would have.
-        epoch: of the training, from 0, which `MaskAnew` keeps.
+        epoch: of the training, from 0, which `MaskAnew` keeps. Rows of a stream that repeats bring their own.
     """
 
     tokenizer: PreTrainedTokenizerBase | None
@@ -81,9 +85,11 @@ class BlockCollator:
     epoch: int = 0
 
     def __call__(self, rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        epoch = int(rows[0].get(EPOCH, self.epoch))
+        rows = [{name: value for name, value in row.items() if name != EPOCH} for row in rows]
         if self.tokenizer is not None and "labels" not in rows[0]:
             tokens = b"".join(row["input_ids"].numpy().tobytes() for row in rows)
-            seed = zlib.crc32(tokens, (self.seed + self.epoch) % 2**32)
+            seed = zlib.crc32(tokens, (self.seed + epoch) % 2**32)
             return DataCollatorForLanguageModeling(self.tokenizer, mlm_probability=MASKED_PART, seed=seed)(rows)
         batch = default_data_collator(rows)
         return {"labels": batch["input_ids"].clone(), **batch}
@@ -91,15 +97,21 @@ class BlockCollator:
 
 @dataclass(frozen=True, eq=False)
 class PackedStream(IterableDataset):
-    """Blocks of a streamed dataset: {"input_ids": (T)}, int64.
+    """Blocks of a streamed dataset: {"input_ids": (T)}, int64; where it repeats, with the number of the pass, "epoch".
 
     With accelerate's `dispatch_batches=False` all processes of a distributed training read the same stream and take
     their shares; by default one process reads and hands out the batches. The workers of a DataLoader share the stream
-    among themselves, by files, so at most one worker per file has work.
+    among themselves, by files, so at most one worker per file has work. Where several have, the stream does not repeat:
+    a worker that soon is at the end of its files would give them more often than another one its own.
 
     Args:
         rows: the texts, in a column that `data` names.
         left_out: digests of texts that are kept for evaluation.
+        repeats: whether one pass follows another for ever, as training to a number of steps needs it: steps of several
+            batches, and resumed runs, then go over the end of a pass.
+
+    Raises:
+        DataError: on iteration, a pass has no block.
     """
 
     rows: datasets.IterableDataset
@@ -107,12 +119,34 @@ class PackedStream(IterableDataset):
     packing: Packing
     data: DataRecipe
     left_out: frozenset[bytes]
+    repeats: bool = False
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        if not self.repeats or self._busy_workers() > 1:
+            yield from self._one_pass()
+            return
+        for epoch in count():
+            is_empty = True
+            for row in self._one_pass():
+                is_empty = False
+                yield {**row, EPOCH: torch.tensor(epoch)}
+            if is_empty:  # a worker without a file
+                return
+
+    def _one_pass(self) -> Iterator[dict[str, Tensor]]:
+        blocks = 0
         texts = column_texts(self.rows, self.data.text_column, repr(self.data.dataset))
         kept = texts_of(text for text in texts if text.strip() and _digest(text) not in self.left_out)
         for block_T in islice(pack(kept, self.tokenizer, self.packing, allow_empty=True), self._share()):
+            blocks += 1
             yield {"input_ids": torch.from_numpy(block_T).long()}
+        if not blocks and torch.utils.data.get_worker_info() is None:
+            rest = f" beside the {counted(len(self.left_out), 'text')} of the evaluation" if self.left_out else ""
+            raise DataError(f"{self.data.dataset!r} has no block of {self.packing.block} tokens to train on{rest}.")
+
+    def _busy_workers(self) -> int:
+        worker = torch.utils.data.get_worker_info()
+        return 1 if worker is None else min(worker.num_workers, self.rows.num_shards)
 
     def _share(self) -> int | None:
         """Number of blocks that this worker gives; None for all."""
@@ -122,7 +156,7 @@ class PackedStream(IterableDataset):
         if worker is None:
             return blocks
         # The datasets library gives worker w the files w, w + W, w + 2W, ..., and nothing to those beyond.
-        busy = min(worker.num_workers, self.rows.num_shards)
+        busy = self._busy_workers()
         return len(range(worker.id, blocks, busy)) if worker.id < busy else 0
 
 
@@ -144,6 +178,12 @@ def _open_stream(
             break
     if not texts:
         raise DataError(f"The column {data.text_column!r} of {data.dataset!r} is empty.")
+    if tokens < data.max_eval_tokens and data.eval_split is None:
+        raise DataError(
+            f"The evaluation takes all of the {counted(len(texts), 'text')} of {data.dataset!r}, about {tokens:,} "
+            f"tokens, so none is left to train on: data.max_eval_tokens is {data.max_eval_tokens:,}. Lower it, or give "
+            "data.eval_split."
+        )
     left_out = frozenset(map(_digest, texts)) if data.eval_split is None else frozenset()
     shuffled = rows.shuffle(seed=seed, buffer_size=SHUFFLE_ROWS)
     return PackedStream(shuffled, tokenizer, packing, data, left_out), texts_of(texts).shorten(data.max_eval_tokens)
@@ -154,11 +194,12 @@ def _load_texts(data: DataRecipe) -> tuple[Texts, Texts]:
     if data.corpus is not None:
         train, evaluation = (texts_of(language_documents(data.corpus, split)) for split in ("train", "held_out"))
     elif data.files is not None:
-        train = file_texts(data.files)
+        read_table = partial(table_texts, column=data.text_column)
+        train = file_texts(data.files, read_table)
         if data.eval_files is None:
             train, evaluation = train.split(data.eval_fraction)
         else:
-            evaluation = file_texts(data.eval_files)
+            evaluation = file_texts(data.eval_files, read_table)
     else:
         rows = _text_rows(data, data.train_split)
         if data.eval_split is not None:

@@ -38,7 +38,7 @@ def load_split(data: DataRecipe, split: str) -> Dataset | IterableDataset:
 
 
 def table_rows(names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Read CSV files (with a header; every value is a string) and JSONL files (an object per line).
+    """Read CSV files (with a header; every value is a string) and JSON lines files (an object per line).
 
     Not by the `datasets` library, whose readers turn strings into dates and numbers, and do not count lines.
 
@@ -46,13 +46,27 @@ def table_rows(names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
         The place of a row, for messages, and the row.
     """
     for path in find_files(names, " or ".join(TABLES), lambda path: path.suffix.lower() in TABLES):
-        name, read = repr(str(path)), TABLES.get(path.suffix.lower())
-        if read is None:
-            raise DataError(f"{name} has no rows with labels. Give {' or '.join(TABLES)} files.")
-        rows = read(file_text(path).removeprefix("\ufeff"), name)
-        if not rows:
-            raise DataError(f"{name} has no rows.")
-        yield from rows
+        if path.suffix.lower() not in READERS:
+            raise DataError(f"{str(path)!r} has no rows with labels. Give {' or '.join(TABLES)} files.")
+        yield from _rows_of(path)
+
+
+def table_texts(path: Path, column: str) -> list[str] | None:
+    """The texts in a column of a CSV or JSON lines file, without the empty ones; None for a file of another kind."""
+    if path.suffix.lower() not in READERS:
+        return None
+    texts = [text for place, row in _rows_of(path) if (text := text_in(row, column, place)).strip()]
+    if not texts:
+        raise DataError(f"The column {column!r} of {str(path)!r} is empty.")
+    return texts
+
+
+def _rows_of(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    name = repr(str(path))
+    rows = READERS[path.suffix.lower()](file_text(path).removeprefix("\ufeff"), name)
+    if not rows:
+        raise DataError(f"{name} has no rows.")
+    return rows
 
 
 def dataset_text(
@@ -207,3 +221,6 @@ def _json_object(line: str, place: str) -> dict[str, Any]:
 
 
 TABLES = {".csv": _csv_rows, ".jsonl": _json_rows}
+"""By the ends of the names that are looked for in folders."""
+READERS = {**TABLES, ".json": _json_rows}
+"""By the end of a file's name."""

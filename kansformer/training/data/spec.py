@@ -59,8 +59,9 @@ class DataRecipe:
         corpus: data that is on every machine: "standard-library" (Python source; for sequence classification, snippets
             of it and the packages they are from), "language-reference" (English), or "digits" (scikit-learn's 8x8
             images). A corpus has a held-out split of its own.
-        files: text files, folders (all UTF-8 text files below, sorted) or globs; for sequence classification, CSV or
-            JSONL files.
+        files: text files, folders (all UTF-8 text files below, sorted) or globs. Every row of a CSV or JSON lines file
+            (.csv, .jsonl, .json) is a document, or for sequence classification a text with its label. For language
+            models the files of a folder are text as they are.
         eval_files: the same for evaluation; None cuts `eval_fraction` off `files`.
         dataset: a Hub id, or a folder that the `datasets` library can load.
         dataset_config: name of a configuration, where the dataset has several.
@@ -69,7 +70,8 @@ class DataRecipe:
         eval_fraction: part of the training data to evaluate on, above 0 and below 1: the last characters of files, the
             last rows of a dataset. Rows with labels are shuffled first, always in the same way.
         streaming: read the dataset while training, for language models. Evaluation then needs `max_eval_tokens`;
-            without `eval_split` it takes the first rows, which training leaves out.
+            without `eval_split` it takes the first rows, which training leaves out. Training repeats the stream until
+            its last step, unless several workers read it.
         text_column: column of the text.
         label_column: column of the labels, strings or integers.
         image_column: column of the images.

@@ -82,10 +82,22 @@ def texts_of(documents: Iterable[str]) -> Texts:
     return Texts(lambda: (piece for text in documents for piece in cut(chunks(text))))
 
 
-def file_texts(names: Sequence[str]) -> Texts:
-    """Texts of files, one document per file; of a folder, all UTF-8 text files below it, sorted by path."""
+def file_texts(names: Sequence[str], read_table: Callable[[Path], Iterable[str] | None] = lambda path: None) -> Texts:
+    """Texts of files, one document per file; of a folder, all UTF-8 text files below it, sorted by path.
+
+    Args:
+        names: of files, folders and globs.
+        read_table: gives the documents of a file that is a table, and None for any other. Not asked for the files of a
+            folder, which are text as they are, such as the CSV files among the sources of a program.
+    """
     paths = find_files(names, "UTF-8 text", _is_text)
-    return Texts(lambda: (piece for path in paths for piece in read_pieces(path)))
+    folders = {path for path in (Path(name).expanduser() for name in names) if path.is_dir()}
+
+    def pieces(path: Path) -> Iterable[Piece]:
+        documents = None if folders & {*path.parents} else read_table(path)
+        return read_pieces(path) if documents is None else texts_of(documents)
+
+    return Texts(lambda: (piece for path in paths for piece in pieces(path)))
 
 
 def file_text(path: Path, *, max_tokens: int | None = None) -> str:

@@ -46,6 +46,31 @@ def test_rows_sorted_by_label_are_shuffled_before_the_cut(prepare):
     assert again.facts == data.facts and again.train[:] == data.train[:]
 
 
+def test_labels_are_numbered_as_in_a_classifier_that_has_their_names(prepare, tmp_path):
+    from transformers import BertConfig, ViTConfig
+
+    def save(config_class, *names, **fields):
+        config_class(id2label=dict(enumerate(names)), **fields).save_pretrained(tmp_path / "model")
+        return str(tmp_path / "model")
+
+    for known in (("yes", "no"), ("yes", "maybe", "no")):
+        data = prepare(ROWS, save(BertConfig, *known), tokenizer=EMBEDDED)
+        assert data.label_names == known == tuple(data.facts["labels"])
+        for row in data.train:
+            assert known[row["labels"]] == dict(ROWS)[data.processor.decode(row["input_ids"])]
+    for other in (("LABEL_0", "LABEL_1"), ("good", "fair", "bad")):  # a head without names, and one to be drawn anew
+        assert prepare(ROWS, save(BertConfig, *other), tokenizer=EMBEDDED).label_names == ("no", "yes")
+    with pytest.raises(
+        ConfigError, match=r"model' tells good, bad apart, and the labels of .* are no, yes: as many, but"
+    ):
+        prepare(ROWS, save(BertConfig, "good", "bad"), tokenizer=EMBEDDED)
+    encoder = save(BertConfig, "good", "bad", architectures=["BertModel"])
+    assert prepare(ROWS, encoder, tokenizer=EMBEDDED).label_names == ("no", "yes")
+    turned = save(ViTConfig, *"9876543210")
+    data = prepare_data("image-classification", DataRecipe(corpus="digits"), turned)
+    assert data.label_names == tuple("9876543210")
+
+
 def test_integers_are_sorted_by_value_and_long_texts_cut(prepare):
     data = prepare([("word " * 50, i % 12) for i in range(60)], block=7, max_train_tokens=70, max_eval_tokens=15)
     assert data.label_names == tuple(map(str, range(12)))

@@ -114,6 +114,33 @@ def test_a_dataset_is_read_by_its_columns(write_dataset):
     assert len(data.train) > len(data.evaluation)
 
 
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv"])
+def test_tables_among_the_files_are_read_by_their_text_column(tmp_path, name):
+    table = tmp_path / "tables" / name
+    table.parent.mkdir()
+    bodies = [*(f"Row {i} of the table." for i in range(20)), " "]
+    lines = [f'{{"body": "{body}", "other": 7}}' for body in bodies]
+    table.write_text("\n".join(["body,other", *(f"{body},7" for body in bodies)] if name.endswith("csv") else lines))
+    (tmp_path / "plain.txt").write_text("A plain text.")
+
+    def prepare(*files, **fields):
+        files = tuple(str(file) for file in files)
+        recipe = DataRecipe(files=files, eval_files=str(tmp_path / "plain.txt"), block=4, **fields)
+        data = prepare_data("causal-lm", recipe, EMBEDDED)
+        return data.processor.decode(stacked(data.train).flatten()).split(data.processor.bos_token)
+
+    for files in ([table], [tmp_path / "tables" / "*"]):
+        documents = prepare(*files, text_column="body")
+        assert documents[1:20] == bodies[:19] and len(documents) == 21
+    with pytest.raises(DataError, match=r"has no text column 'text'. Choose text_column from: body, other"):
+        prepare(table)
+    assert table.read_text(encoding="utf-8")[:40] in prepare(table.parent)[1]  # as it is, in a folder
+    blank = ['{"body": ""}'] if "json" in name else ["body,other", ",7"]
+    table.write_text("\n".join(blank))
+    with pytest.raises(DataError, match=r"The column 'body' of '.*rows.*' is empty"):
+        prepare(table, text_column="body")
+
+
 def test_unusable_datasets_are_refused(write_dataset):
     folder = write_dataset(train=[{"body": "", "number": i} for i in range(3)])
     for fields, message in (
