@@ -33,7 +33,7 @@ from kansformer.kan.symbolic import fit_symbolic, formula
 from kansformer.nn import refine_grid
 from kansformer.progress import Progress
 from kansformer.symbolic import LIBRARY, SymbolLibrary
-from kansformer.symbolic.constants import TORCH_FUNCTIONS, Fitted, Formula, fit_constants, simplified, with_signs
+from kansformer.symbolic.constants import Fitted, Formula, fit_constants, simplified, torch_function, with_signs
 
 # Structures that are named at most, steps of the first fits of their formulas, formulas of each structure that are
 # fitted to the end, and formulas that are looked at after one was exact.
@@ -244,7 +244,7 @@ class FormulaSearch:
         """Name structures of two combinations of the inputs."""
         symbols = [sympy.Symbol(name) for name in self.names]
         parts = [column.expression for column in (*reduction.columns, reduction.factor)]
-        function = sympy.lambdify(symbols, parts, modules=[TORCH_FUNCTIONS])
+        function = torch_function(symbols, sympy.Tuple(*parts))
         *columns, factor = function(*self.x.unbind(dim=-1))
         names = [next(n for n in (f"{k}{'_' * i}" for i in count()) if n not in self.names) for k in ("u", "v")]
         meaning = dict(zip(map(sympy.Symbol, names), parts[:2], strict=True))

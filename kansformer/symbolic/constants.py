@@ -49,6 +49,13 @@ TORCH_FUNCTIONS: dict[str, Any] = {
 }  # fmt: skip
 
 
+def torch_function(symbols: Sequence[sympy.Symbol], expression: sympy.Basic) -> Callable[..., Any]:
+    """An expression, or a tuple of them, as a function of tensors for its symbols."""
+    columns = [sympy.Dummy() for _ in symbols]  # names of symbols may be those of functions
+    renamed = expression.xreplace(dict(zip(symbols, columns, strict=True)))
+    return sympy.lambdify(columns, renamed, modules=[TORCH_FUNCTIONS])
+
+
 def size(expression: sympy.Expr) -> int:
     """The number of operations, variables and numbers."""
     return sum(1 for _ in sympy.preorder_traversal(expression))
@@ -94,12 +101,10 @@ class Formula:
 
 @lru_cache(maxsize=1024)
 def _compiled(tree: sympy.Expr, constants: int, variables: tuple[str, ...]) -> Callable[[Tensor, Tensor], Tensor]:
-    columns = [sympy.Dummy() for _ in variables]  # names of variables may be those of functions
-    tree = tree.xreplace(dict(zip(map(sympy.Symbol, variables), columns, strict=True)))
-    function = sympy.lambdify([columns, list(map(_constant, range(constants)))], tree, modules=[TORCH_FUNCTIONS])
+    function = torch_function([*map(sympy.Symbol, variables), *map(_constant, range(constants))], tree)
 
     def evaluate(x_VN: Tensor, values_CN: Tensor) -> Tensor:
-        result = function(list(x_VN), list(values_CN))
+        result = function(*x_VN, *values_CN)
         return torch.as_tensor(result, dtype=x_VN.dtype).expand(x_VN.shape[1])
 
     return evaluate
