@@ -30,17 +30,27 @@ MAX_FACTORS = (
 
 
 def _checked(formula: sympy.Expr) -> sympy.Expr:
-    """A formula whose variables are identified by their names, and whose whole exponents are integers."""
+    """A formula with variables known by their names, integers as whole exponents, and max(0, z) the only extremum."""
     if not isinstance(formula, sympy.Expr):
         raise ConfigError(f"A formula must be a sympy expression, got {type(formula).__name__}: {formula!r}.")
     for number in formula.atoms(sympy.Number, sympy.NumberSymbol, sympy.I.func, sympy.zoo.func):
         if not number.is_real or not number.is_finite:
             raise ConfigError(f"{number} in {formula!s:.200} is not a real number.")
     formula = formula.xreplace({symbol: sympy.Symbol(symbol.name) for symbol in formula.free_symbols})
+    formula = formula.replace(lambda part: isinstance(part, (sympy.Max, sympy.Min)), _with_relu)
     return formula.replace(
         lambda part: part.is_Pow and part.exp.is_Float and float(part.exp).is_integer(),
         lambda part: part.base ** sympy.Integer(int(part.exp)),
     )
+
+
+def _with_relu(part: sympy.Expr) -> sympy.Expr:
+    """max(a, b) = a + max(0, b - a), and min(a, b) = a - max(0, a - b)."""
+    sign = 1 if isinstance(part, sympy.Max) else -1
+    first, *others = sorted(part.args, key=lambda arg: not arg.is_number)  # a number goes into the bias
+    for other in others:
+        first = first + sign * sympy.Max(0, sign * (other - first))
+    return first
 
 
 class _Term(NamedTuple):
@@ -197,9 +207,12 @@ class _Plan:
         name = type(rest).__name__
         if name == "cos":
             return self._of("sin", rest.args[0] + sympy.pi / 2, c)
+        if name == "Max":
+            return self._of("relu", next(arg for arg in rest.args if not arg.is_number), c)
         if name in FUNCTIONS and len(rest.args) == 1:
             return self._of(FUNCTIONS[name], rest.args[0], c)
-        raise ConfigError(f"{rest} cannot be an edge. The functions are: {', '.join((*FUNCTIONS, 'cos'))}, and powers.")
+        functions = ", ".join((*FUNCTIONS, "cos", "Max", "Min"))
+        raise ConfigError(f"{rest} cannot be an edge. The functions are: {functions}, and powers.")
 
     def _of(self, symbol: str, argument: sympy.Expr, c: float) -> _Term:
         symbols = argument.free_symbols

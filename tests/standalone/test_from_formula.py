@@ -51,6 +51,8 @@ def test_high_whole_powers_of_negative_numbers():
         sympy.exp(X**2) + X**2 + X,
         sympy.sin(X) + sympy.cos(X) + sympy.exp(sympy.sin(X)),
         sympy.sin(X + Y) + sympy.cos(X + Y) + sympy.exp(sympy.sin(X + Y)) + Z,
+        2 * sympy.Max(0, X - sympy.Rational(1, 2)) + sympy.Min(sympy.Max(3 * Y - 2, -1), 1),
+        Z * sympy.exp(sympy.Min(0, X - 0.5)) + sympy.Max(X, Y, 0.3) ** 2,
     ],
     ids=str,
 )
