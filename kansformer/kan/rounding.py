@@ -89,14 +89,17 @@ def _without_traces(expression: sympy.Expr, points: Mapping[str, Tensor]) -> sym
     if expression.is_Add:
         sizes = [evaluate(part, points).abs() for part in parts]
         largest = torch.stack(sizes).amax(dim=0)
-        parts = [part for part, size in zip(parts, sizes, strict=True) if not (size <= TRACE * largest).all()]
+        is_trace = [((size <= TRACE * largest) & (size < math.inf)).all() for size in sizes]
+        parts = [part for part, trace in zip(parts, is_trace, strict=True) if not trace]
     elif expression.is_Mul:
         parts = [part for part in parts if part.is_number or not ((evaluate(part, points) - 1).abs() <= TRACE).all()]
     return expression.func(*parts)
 
 
 def _round(number: sympy.Float, digits: int) -> sympy.Expr:
-    """The number that is read where this one is printed."""
+    """The number that is read where this one is printed; beyond float64, this one."""
     value = sympy.Float(str(sympy.Float(number, digits)), max(digits, FLOAT_DIGITS))
+    if not math.isfinite(float(value)):
+        return number
     near = round(float(value))
     return sympy.Integer(near) if float(value) == near and abs(near) < 10**digits else value

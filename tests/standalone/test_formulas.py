@@ -122,6 +122,14 @@ def test_rounding_does_not_change_the_function():
     assert str(rounded(1 + sympy.Float(1e-11) * x, 4, points)) == "1.0e-11*x + 1"
 
 
+def test_numbers_beyond_float64_stay():
+    x = sympy.Symbol("x")
+    points = {"x": torch.linspace(1, 2, 50, dtype=torch.float64)}
+    large = sympy.Float("1.23456789e400")
+    assert rounded(sympy.tanh(large * x), 4, points) == sympy.tanh(large * x)
+    assert not rounded(1 / (1 + large * x), 4, points).has(sympy.zoo)
+
+
 def test_sums_in_exponents_and_exact_numbers_are_shown_as_such():
     x, y = sympy.symbols("x y")
     points = {name: torch.linspace(0.1, 2, 40, dtype=torch.float64).roll(k) for k, name in enumerate("xy")}
