@@ -33,6 +33,8 @@ EXACT_UNITS = (
 )  # fmt: skip
 # Directions of constants that change nothing, relative to the one that changes most; and what is part of one.
 UNKNOWN, SHARE, TINY = 1e-7, 1e-2, 1e-150
+# Values that are zero up to the rounding of dates, relative to the largest one.
+NEAR_ZERO = 1e-9
 
 
 def _guarded(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor | float], Tensor]:
@@ -240,12 +242,18 @@ def simplified(fitted: Fitted, x: Tensor, y: Tensor, *, cost: Callable[[Fitted],
 
 
 def with_signs(formula: Formula, x: Tensor) -> Formula:
-    """The formula with z or -z for |z|, also in roots of z²·…, where z has one sign at all samples x, (N, I)."""
+    """The formula with z or -z for |z|, also in roots of z²·…, where z has one sign at all samples x, (N, I).
+
+    A zero up to rounding has either sign, as |t - t_N| has at the last sample of a decay.
+    """
     values = formula.values.unsqueeze(-1).expand(-1, len(x))
 
     def size_of(z: sympy.Expr) -> sympy.Expr:
         at = replace(formula, tree=z).compiled()(x.mT, values)
-        return z if (at > 0).all() else -z if (at < 0).all() else sympy.Abs(z)
+        zero = NEAR_ZERO * at.abs().max()
+        if not zero > 0:
+            return sympy.Abs(z)
+        return z if (at >= -zero).all() else -z if (at <= zero).all() else sympy.Abs(z)
 
     def resolved(node: sympy.Expr) -> sympy.Expr:
         node = node.func(*map(resolved, node.args)) if node.args else node
@@ -260,7 +268,9 @@ def with_signs(formula: Formula, x: Tensor) -> Formula:
                 return rest**node.exp * sympy.Mul(*(size ** (2 * node.exp) for size in sizes))
         return node
 
-    return replace(formula, tree=resolved(formula.tree))
+    result = replace(formula, tree=resolved(formula.tree))
+    before, after = (f.compiled()(x.mT, values).isfinite() for f in (formula, result))
+    return formula if (before & ~after).any() else result  # powers of a zero that rounding made negative
 
 
 def exact_values(constant: float, deviation: float, is_exact: bool) -> Iterator[tuple[float, sympy.Expr]]:
