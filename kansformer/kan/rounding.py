@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kansformer.errors import ConfigError
-from kansformer.symbolic.constants import TORCH_FUNCTIONS, size
+from kansformer.symbolic.constants import TORCH_FUNCTIONS, size, with_float_factors
 
 # Terms and factors that change their sum or product by less than this share at every point come from rounding.
 TRACE = 1e-10
@@ -49,8 +49,9 @@ def rounded(
     at others around them where it is.
     """
     expression = expression.replace(lambda part: part.is_number and isinstance(part, sympy.Function), sympy.N)
-    compact = _without_traces(_with_small_phases(expression), points)
-    expanded = _without_traces(sympy.expand_power_base(sympy.expand(compact)), points)
+    compact = _without_traces(_with_small_phases(with_float_factors(expression)), points)
+    expanded = with_float_factors(sympy.expand(compact, power_exp=False))
+    expanded = _without_traces(sympy.expand_power_base(expanded), points)
     forms = dict.fromkeys([expanded, compact, sympy.powsimp(compact), sympy.factor_terms(expanded)])
     values = evaluate(compact, points)
     finite = values.isfinite()  # points may lie beyond the samples

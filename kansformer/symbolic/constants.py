@@ -35,6 +35,8 @@ EXACT_UNITS = (
 UNKNOWN, SHARE, TINY = 1e-7, 1e-2, 1e-150
 # Values that are zero up to the rounding of dates, relative to the largest one.
 NEAR_ZERO = 1e-9
+# Factors of exponentials beyond exp(±MAX_LOGARITHM) are moved into the exponents.
+MAX_LOGARITHM = 300
 
 
 def _guarded(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor | float], Tensor]:
@@ -61,6 +63,26 @@ def torch_function(symbols: Sequence[sympy.Symbol], expression: sympy.Basic) -> 
 def size(expression: sympy.Expr) -> int:
     """The number of operations, variables and numbers."""
     return sum(1 for _ in sympy.preorder_traversal(expression))
+
+
+def with_float_factors(expression: sympy.Expr) -> sympy.Expr:
+    """The expression with extreme factors of exponentials, as those of years have, in their exponents.
+
+    sympy writes exp(b + z) as a product, whose factors may be beyond float64; an integer in an exponent stays there.
+    """
+
+    def is_extreme(part: sympy.Expr) -> bool:
+        number, _ = part.as_coeff_Mul()
+        is_factor = number.is_finite and any(isinstance(p, sympy.exp) for p in part.args)
+        return bool(is_factor and abs(sympy.log(abs(number))) > MAX_LOGARITHM)
+
+    def shifted(part: sympy.Expr) -> sympy.Expr:
+        number, rest = part.as_coeff_Mul()
+        exponential = next(p for p in sympy.Mul.make_args(rest) if isinstance(p, sympy.exp))
+        shift = sympy.Integer(round(sympy.log(abs(number))))
+        return number * sympy.N(sympy.exp(-shift)) * sympy.exp(exponential.args[0] + shift) * (rest / exponential)
+
+    return expression.replace(lambda part: part.is_Mul and is_extreme(part), shifted)
 
 
 @dataclass(frozen=True)
@@ -90,7 +112,8 @@ class Formula:
 
     def expression(self) -> sympy.Expr:
         """The formula with its numbers."""
-        return self.tree.xreplace(dict(zip(self.constants, map(sympy.Float, self.values.tolist()), strict=True)))
+        numbers = dict(zip(self.constants, map(sympy.Float, self.values.tolist()), strict=True))
+        return with_float_factors(self.tree.xreplace(numbers))
 
     def size(self) -> int:
         """The number of operations, variables and numbers."""
