@@ -157,7 +157,7 @@ class FormulaSearch:
         self._constant()
         if width is None and self.y.min() < self.y.max():
             self._structures()
-            if not self.best_error <= self.settings.exact:
+            if not self.is_done():
                 self._monomials()
         if self.ended():
             report("networks", networks, networks, f"RMSE {self.best_error:.2e}")
@@ -223,7 +223,7 @@ class FormulaSearch:
         self._line()
         self._power_law()
         with few_threads(0):
-            sums = find_structures(self.x, self.y, self.names, self.library, combine=False)
+            sums = find_structures(self.x, self.y, self.names, self.library, self.deadline, combine=False)
             likely = [s for s in sums if s.error < LIKELY_SUM]
             self._name_structures(likely)
             if self.best_error <= self.settings.exact:
@@ -284,6 +284,8 @@ class FormulaSearch:
         with few_threads(0):
             for expression in sums_of_monomials(self.x, self.y, self.names, self.library):
                 self._keep(fit_constants(Formula.of(expression, self.names), self.x, self.y, steps=FIRST_STEPS))
+                if time.monotonic() >= self.deadline:
+                    break
 
     def _line(self) -> None:
         """The straight line in the inputs that matter."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kansformer.kan.structure_formulas import _factored, fit_structure, formulas_of
-from kansformer.kan.structure_search import find_structures
+from kansformer.kan.structure_search import _Search, find_structures
 from kansformer.kan.structures import TRANSFORMATIONS, Column, Structure
 from kansformer.symbolic import LIBRARY, SCIENCE_LIBRARY
 from kansformer.symbolic.compositions import Named
@@ -252,3 +252,18 @@ def test_columns_may_have_the_names_of_functions():
         curves = [[Named(sympy.exp(first), 1.0, 1.0)], [Named(sympy.sin(second), 1.0, 1.0)]]
         (formula,) = _factored(structure, curves, x, x[:, 0] ** 0.5 * x[:, 0].exp() * x[:, 1].sin(), names)
         assert formula.has(sympy.exp(first), sympy.sin(second))
+
+
+def test_columns_are_removed_until_the_time_is_over(monkeypatch):
+    x = uniform(100, [0.0] * 8, [1.0] * 8)
+    columns = [Column(sympy.Symbol(f"x{i}"), x[:, i]) for i in range(8)]
+    search = _Search(x[:, 0] + x[:, 1] ** 2, columns, SCIENCE_LIBRARY)
+    search.add(search.structures(tuple(columns), search.targets))
+    before, clock, fit = set(search.kept), iter(range(100)), search.structures
+    fits = []
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    monkeypatch.setattr(search, "structures", lambda *given: fits.append(given) or fit(*given))
+    search.remove_idle_columns(deadline=0)
+    assert not fits and set(search.kept) == before
+    search.remove_idle_columns(deadline=5)  # of the first structure, some columns
+    assert 0 < len(fits) < 5 and before <= set(search.kept)
