@@ -33,7 +33,7 @@ from kansformer.kan.symbolic import fit_symbolic, formula
 from kansformer.nn import refine_grid
 from kansformer.progress import Progress
 from kansformer.symbolic import LIBRARY, SymbolLibrary
-from kansformer.symbolic.constants import TORCH_FUNCTIONS, Fitted, Formula, fit_constants, simplified, with_signs
+from kansformer.symbolic.constants import Fitted, Formula, fit_constants, simplified, torch_function, with_signs
 
 # Structures that are named at most, steps of the first fits of their formulas, formulas of each structure that are
 # fitted to the end, and formulas that are looked at after one was exact.
@@ -157,7 +157,7 @@ class FormulaSearch:
         self._constant()
         if width is None and self.y.min() < self.y.max():
             self._structures()
-            if not self.best_error <= self.settings.exact:
+            if not self.is_done():
                 self._monomials()
         if self.ended():
             report("networks", networks, networks, f"RMSE {self.best_error:.2e}")
@@ -223,7 +223,7 @@ class FormulaSearch:
         self._line()
         self._power_law()
         with few_threads(0):
-            sums = find_structures(self.x, self.y, self.names, self.library, combine=False)
+            sums = find_structures(self.x, self.y, self.names, self.library, self.deadline, combine=False)
             likely = [s for s in sums if s.error < LIKELY_SUM]
             self._name_structures(likely)
             if self.best_error <= self.settings.exact:
@@ -244,7 +244,7 @@ class FormulaSearch:
         """Name structures of two combinations of the inputs."""
         symbols = [sympy.Symbol(name) for name in self.names]
         parts = [column.expression for column in (*reduction.columns, reduction.factor)]
-        function = sympy.lambdify(symbols, parts, modules=[TORCH_FUNCTIONS])
+        function = torch_function(symbols, sympy.Tuple(*parts))
         *columns, factor = function(*self.x.unbind(dim=-1))
         names = [next(n for n in (f"{k}{'_' * i}" for i in count()) if n not in self.names) for k in ("u", "v")]
         meaning = dict(zip(map(sympy.Symbol, names), parts[:2], strict=True))
@@ -284,6 +284,8 @@ class FormulaSearch:
         with few_threads(0):
             for expression in sums_of_monomials(self.x, self.y, self.names, self.library):
                 self._keep(fit_constants(Formula.of(expression, self.names), self.x, self.y, steps=FIRST_STEPS))
+                if time.monotonic() >= self.deadline:
+                    break
 
     def _line(self) -> None:
         """The straight line in the inputs that matter."""

@@ -28,19 +28,32 @@ MAX_FACTORS = (
     4096  # of a whole power, in a product of half as many each; beyond, exp and log, for positive numbers only
 )
 
+# Factors of exponentials between exp(-MAX_SHIFT) and exp(MAX_SHIFT) stay as they are written.
+MAX_SHIFT = 10.0
+
 
 def _checked(formula: sympy.Expr) -> sympy.Expr:
-    """A formula whose variables are identified by their names, and whose whole exponents are integers."""
+    """A formula with variables known by their names, integers as whole exponents, and max(0, z) the only extremum."""
     if not isinstance(formula, sympy.Expr):
         raise ConfigError(f"A formula must be a sympy expression, got {type(formula).__name__}: {formula!r}.")
     for number in formula.atoms(sympy.Number, sympy.NumberSymbol, sympy.I.func, sympy.zoo.func):
         if not number.is_real or not number.is_finite:
             raise ConfigError(f"{number} in {formula!s:.200} is not a real number.")
     formula = formula.xreplace({symbol: sympy.Symbol(symbol.name) for symbol in formula.free_symbols})
+    formula = formula.replace(lambda part: isinstance(part, (sympy.Max, sympy.Min)), _with_relu)
     return formula.replace(
         lambda part: part.is_Pow and part.exp.is_Float and float(part.exp).is_integer(),
         lambda part: part.base ** sympy.Integer(int(part.exp)),
     )
+
+
+def _with_relu(part: sympy.Expr) -> sympy.Expr:
+    """max(a, b) = a + max(0, b - a), and min(a, b) = a - max(0, a - b)."""
+    sign = 1 if isinstance(part, sympy.Max) else -1
+    first, *others = sorted(part.args, key=lambda arg: not arg.is_number)  # a number goes into the bias
+    for other in others:
+        first = first + sign * sympy.Max(0, sign * (other - first))
+    return first
 
 
 class _Term(NamedTuple):
@@ -133,6 +146,29 @@ def _real(number: sympy.Expr) -> float:
     return value
 
 
+def _is_exponential(part: sympy.Expr) -> bool:
+    """Whether an expression is exp(z), or a power that becomes exp(p·log(z))."""
+    if isinstance(part, sympy.exp) or not part.is_Pow:
+        return isinstance(part, sympy.exp)
+    if part.exp.is_Integer:
+        return bool(abs(part.exp) > MAX_FACTORS)
+    return not (part.exp.is_Rational and abs(part.exp) <= MAX_EXPONENT)
+
+
+def _shift(number: sympy.Expr) -> float:
+    """log|c| of an extreme factor c of an exponential, as that of years has; 0 for any other."""
+    shift = _real(sympy.log(abs(number))) if number.is_real else 0.0
+    return shift if abs(shift) > MAX_SHIFT else 0.0
+
+
+def _split(product: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
+    """A number and the rest; 1 and the whole product where an exponential needs the number."""
+    number, rest = product.as_independent(*product.free_symbols, as_Add=False)
+    if any(map(_is_exponential, sympy.Mul.make_args(rest))) and _shift(number):
+        return sympy.Integer(1), product
+    return number, rest
+
+
 class _Plan:
     """How expressions become sums and products."""
 
@@ -157,6 +193,7 @@ class _Plan:
             number, rest = expression.as_independent(*expression.free_symbols, as_Add=False)
             parts = sympy.Mul.make_args(rest)
             if len(parts) > 1:
+                parts = sorted(parts, key=lambda part: not _is_exponential(part))  # one takes the number
                 return number * parts[0], sympy.Mul(*parts[1:])
         if expression.is_Pow and expression.exp.is_Integer and str(expression.exp) not in POWERS:
             base, exponent = expression.args
@@ -180,31 +217,41 @@ class _Plan:
     def _term(self, part: sympy.Expr) -> _Term:
         """c·f(a·node + b)."""
         number, rest = part.as_independent(*part.free_symbols, as_Add=False)
+        if _is_exponential(rest):
+            base, exponent = rest.as_base_exp()
+            return self._exponential(exponent if base == sympy.E else exponent * sympy.log(base), number)
+        number, rest = _split(part)
         c = _real(number)
         if rest.is_Symbol or rest.is_Mul or rest.is_Add or self.factors(rest) is not None:
             return _Term("x", rest, c=c)
         if rest.is_Pow:
             base, exponent = rest.args
-            if base == sympy.E:
-                return self._of("exp", exponent, c)
             if str(exponent) in POWERS:
                 return self._of(POWERS[str(exponent)], base, c)
             if exponent.is_Integer and -MAX_FACTORS <= exponent < 0:
                 return self._of("1/x", base**-exponent, c)
-            if exponent.is_Rational and not exponent.is_Integer and abs(exponent) <= MAX_EXPONENT:
-                return self._of(plain_name(f"x^({exponent})"), base, c)
-            return self._of("exp", exponent * sympy.log(base), c)
+            return self._of(plain_name(f"x^({exponent})"), base, c)
         name = type(rest).__name__
         if name == "cos":
             return self._of("sin", rest.args[0] + sympy.pi / 2, c)
+        if name == "Max":
+            return self._of("relu", next(arg for arg in rest.args if not arg.is_number), c)
         if name in FUNCTIONS and len(rest.args) == 1:
             return self._of(FUNCTIONS[name], rest.args[0], c)
-        raise ConfigError(f"{rest} cannot be an edge. The functions are: {', '.join((*FUNCTIONS, 'cos'))}, and powers.")
+        functions = ", ".join((*FUNCTIONS, "cos", "Max", "Min"))
+        raise ConfigError(f"{rest} cannot be an edge. The functions are: {functions}, and powers.")
+
+    def _exponential(self, exponent: sympy.Expr, number: sympy.Expr) -> _Term:
+        """c·exp(z), an extreme c within the exponential: edges bound z, which is large where c is tiny."""
+        if not (shift := _shift(number)):
+            return self._of("exp", exponent, _real(number))
+        term = self._of("exp", exponent, 1.0 if number.is_positive else -1.0)
+        return term._replace(b=term.b + shift)
 
     def _of(self, symbol: str, argument: sympy.Expr, c: float) -> _Term:
         symbols = argument.free_symbols
         shift, rest = argument.as_independent(*symbols, as_Add=True)
-        scale, node = rest.as_independent(*symbols, as_Add=False)
+        scale, node = _split(rest)
         return _Term(symbol, node, _real(scale), _real(shift), c)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kansformer.errors import ConfigError
-from kansformer.symbolic.constants import TORCH_FUNCTIONS, size
+from kansformer.symbolic.constants import TORCH_FUNCTIONS, size, with_float_factors
 
 # Terms and factors that change their sum or product by less than this share at every point come from rounding.
 TRACE = 1e-10
@@ -49,8 +49,9 @@ def rounded(
     at others around them where it is.
     """
     expression = expression.replace(lambda part: part.is_number and isinstance(part, sympy.Function), sympy.N)
-    compact = _without_traces(_with_small_phases(expression), points)
-    expanded = _without_traces(sympy.expand_power_base(sympy.expand(compact)), points)
+    compact = _without_traces(_with_small_phases(with_float_factors(expression)), points)
+    expanded = with_float_factors(sympy.expand(compact, power_exp=False))
+    expanded = _without_traces(sympy.expand_power_base(expanded), points)
     forms = dict.fromkeys([expanded, compact, sympy.powsimp(compact), sympy.factor_terms(expanded)])
     values = evaluate(compact, points)
     finite = values.isfinite()  # points may lie beyond the samples
@@ -89,14 +90,17 @@ def _without_traces(expression: sympy.Expr, points: Mapping[str, Tensor]) -> sym
     if expression.is_Add:
         sizes = [evaluate(part, points).abs() for part in parts]
         largest = torch.stack(sizes).amax(dim=0)
-        parts = [part for part, size in zip(parts, sizes, strict=True) if not (size <= TRACE * largest).all()]
+        is_trace = [((size <= TRACE * largest) & (size < math.inf)).all() for size in sizes]
+        parts = [part for part, trace in zip(parts, is_trace, strict=True) if not trace]
     elif expression.is_Mul:
         parts = [part for part in parts if part.is_number or not ((evaluate(part, points) - 1).abs() <= TRACE).all()]
     return expression.func(*parts)
 
 
 def _round(number: sympy.Float, digits: int) -> sympy.Expr:
-    """The number that is read where this one is printed."""
+    """The number that is read where this one is printed; beyond float64, this one."""
     value = sympy.Float(str(sympy.Float(number, digits)), max(digits, FLOAT_DIGITS))
+    if not math.isfinite(float(value)):
+        return number
     near = round(float(value))
     return sympy.Integer(near) if float(value) == near and abs(near) < 10**digits else value

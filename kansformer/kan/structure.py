@@ -106,7 +106,7 @@ def find_separability(
     """
     check_number("tolerance", tolerance, above=0)
     function, x = _function_and_inputs(model, data, output)
-    other = x.roll(1, dims=0)  # each sample meets another one
+    other = x.roll(1, dims=0)  # each sample meets another one, at random
     whole_N = _finite(function(x))
     inputs = x.shape[1]
     size, spread = whole_N.square().mean().sqrt(), whole_N.std(correction=0).clamp(min=torch.finfo(x.dtype).tiny)
@@ -175,6 +175,7 @@ def find_symmetries(
 def _function_and_inputs(
     model: Function | None, data: Samples | Table, output: int
 ) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    """A function of one output, and samples in random order: next to each other, those of tables hardly differ."""
     output = check_integer("output", output, 0)
     if model is None:
         model = _fitted(data)
@@ -195,7 +196,8 @@ def _function_and_inputs(
             raise ShapeError(f"There is no output {output}: the function has {values.shape[-1]}.")
         return values[:, output]
 
-    return function, x[:MAX_SAMPLES].detach()
+    rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:MAX_SAMPLES]
+    return function, x[rows].detach()
 
 
 def _fitted(data: Samples | Table) -> KAN:

@@ -27,7 +27,7 @@ from kansformer.kan.structures import (
 )
 from kansformer.symbolic import SymbolLibrary
 from kansformer.symbolic.compositions import Named, Z, named_curve
-from kansformer.symbolic.constants import TORCH_FUNCTIONS, Fitted, Formula, fit_constants
+from kansformer.symbolic.constants import Fitted, Formula, fit_constants, torch_function
 
 # Grids of the curves that are named, and of a product's first fit.
 FINE_GRIDS, PRODUCT_GRIDS = (5, 10, 20, 40, 80), (8, 4, 2)
@@ -267,7 +267,7 @@ def _factored(
     pairs = sorted(itertools.product(*named[-2:]), key=lambda parts: sum(part.cost for part in parts))
     for parts in pairs[:MAX_FORMULAS]:
         psi, chi = (part.expression for part in parts)
-        values = [sympy.lambdify(symbols, e, modules=[TORCH_FUNCTIONS])(*x.unbind(dim=-1)) for e in (psi, chi)]
+        values = [torch_function(symbols, e)(*x.unbind(dim=-1)) for e in (psi, chi)]
         first, second = (torch.as_tensor(v).expand(len(x)) for v in values)
         columns = torch.stack([torch.ones_like(first), first, second, first * second], dim=1)
         if columns.isfinite().all():

@@ -84,7 +84,7 @@ def find_structures(
         return []
     search.add(search.structures(tuple(inputs), search.targets))
     if not combine:
-        search.remove_idle_columns()
+        search.remove_idle_columns(deadline)
     elif len(inputs) > 1:
         sets = {frozenset(column.expression for column in inputs): tuple(inputs)}
         for depth in range(DEPTH):
@@ -98,7 +98,7 @@ def find_structures(
                         return search.front()
                     if all(column.expression != other.expression for other in columns):
                         search.add(search.structures((*columns, column), targets)[:PER_SIZE])
-            search.remove_idle_columns()
+            search.remove_idle_columns(deadline)
             sets = search.column_sets(BEAM, depth + 1)
         if len(inputs) == 2 and not search.least_error() < EXPLAINED:
             for grids in PAIR_GRIDS:
@@ -111,7 +111,7 @@ def find_structures(
                     return search.front()
                 search.add(search.structures_with_product(columns, pair))
                 search.add(search.structures_with_product(pair, pair))
-        search.remove_idle_columns()
+        search.remove_idle_columns(deadline)
     return search.front()
 
 
@@ -271,15 +271,20 @@ class _Search:
         error = float((target.prediction(fitted, self.y) - self.y).square().mean()) ** 0.5 / self.deviation
         return error * len(self.y) / max(len(self.y) - numbers, 1) if math.isfinite(error) else math.inf
 
-    def remove_idle_columns(self) -> None:
-        """Add the best structures without the columns that they do not need."""
+    def remove_idle_columns(self, deadline: float) -> None:
+        """Add the best structures without the columns that they do not need, as far as the time allows."""
         for structure in self.ranked():
             if structure.key in self.reduced:
                 continue
+            if time.monotonic() >= deadline:
+                return
             self.reduced.add(structure.key)
             while len(structure.columns) > (0 if structure.product else 1):
                 smaller = []
                 for column in structure.columns:
+                    if time.monotonic() >= deadline:
+                        self.add([structure])
+                        return
                     columns = tuple(other for other in structure.columns if other is not column)
                     if structure.product is None:
                         smaller += self.structures(columns, [structure])

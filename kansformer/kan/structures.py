@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kansformer.basis import Basis
 from kansformer.symbolic import SymbolLibrary
-from kansformer.symbolic.constants import TORCH_FUNCTIONS
+from kansformer.symbolic.constants import torch_function
 
 ORDER, RIDGE, TINY = 3, 1e-12, 1e-150
 # Columns of positive values may have grids in log(x) where the largest is this many times the smallest.
@@ -139,7 +139,7 @@ class Structure:
         symbols = [sympy.Symbol(name) for name in names]
 
         def moved(column: Column) -> Column:
-            function = sympy.lambdify(symbols, column.expression, modules=[TORCH_FUNCTIONS])
+            function = torch_function(symbols, column.expression)
             return replace(column, values=function(*x.unbind(dim=-1)))
 
         product = None if self.product is None else (moved(self.product[0]), moved(self.product[1]))

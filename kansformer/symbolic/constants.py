@@ -33,6 +33,10 @@ EXACT_UNITS = (
 )  # fmt: skip
 # Directions of constants that change nothing, relative to the one that changes most; and what is part of one.
 UNKNOWN, SHARE, TINY = 1e-7, 1e-2, 1e-150
+# Values that are zero up to the rounding of dates, relative to the largest one.
+NEAR_ZERO = 1e-9
+# Factors of exponentials beyond exp(±MAX_LOGARITHM) are moved into the exponents.
+MAX_LOGARITHM = 300
 
 
 def _guarded(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor | float], Tensor]:
@@ -49,9 +53,36 @@ TORCH_FUNCTIONS: dict[str, Any] = {
 }  # fmt: skip
 
 
+def torch_function(symbols: Sequence[sympy.Symbol], expression: sympy.Basic) -> Callable[..., Any]:
+    """An expression, or a tuple of them, as a function of tensors for its symbols."""
+    columns = [sympy.Dummy() for _ in symbols]  # names of symbols may be those of functions
+    renamed = expression.xreplace(dict(zip(symbols, columns, strict=True)))
+    return sympy.lambdify(columns, renamed, modules=[TORCH_FUNCTIONS])
+
+
 def size(expression: sympy.Expr) -> int:
     """The number of operations, variables and numbers."""
     return sum(1 for _ in sympy.preorder_traversal(expression))
+
+
+def with_float_factors(expression: sympy.Expr) -> sympy.Expr:
+    """The expression with extreme factors of exponentials, as those of years have, in their exponents.
+
+    sympy writes exp(b + z) as a product, whose factors may be beyond float64; an integer in an exponent stays there.
+    """
+
+    def is_extreme(part: sympy.Expr) -> bool:
+        number, _ = part.as_coeff_Mul()
+        is_factor = number.is_finite and any(isinstance(p, sympy.exp) for p in part.args)
+        return bool(is_factor and abs(sympy.log(abs(number))) > MAX_LOGARITHM)
+
+    def shifted(part: sympy.Expr) -> sympy.Expr:
+        number, rest = part.as_coeff_Mul()
+        exponential = next(p for p in sympy.Mul.make_args(rest) if isinstance(p, sympy.exp))
+        shift = sympy.Integer(round(sympy.log(abs(number))))
+        return number * sympy.N(sympy.exp(-shift)) * sympy.exp(exponential.args[0] + shift) * (rest / exponential)
+
+    return expression.replace(lambda part: part.is_Mul and is_extreme(part), shifted)
 
 
 @dataclass(frozen=True)
@@ -81,7 +112,8 @@ class Formula:
 
     def expression(self) -> sympy.Expr:
         """The formula with its numbers."""
-        return self.tree.xreplace(dict(zip(self.constants, map(sympy.Float, self.values.tolist()), strict=True)))
+        numbers = dict(zip(self.constants, map(sympy.Float, self.values.tolist()), strict=True))
+        return with_float_factors(self.tree.xreplace(numbers))
 
     def size(self) -> int:
         """The number of operations, variables and numbers."""
@@ -94,12 +126,10 @@ class Formula:
 
 @lru_cache(maxsize=1024)
 def _compiled(tree: sympy.Expr, constants: int, variables: tuple[str, ...]) -> Callable[[Tensor, Tensor], Tensor]:
-    columns = [sympy.Dummy() for _ in variables]  # names of variables may be those of functions
-    tree = tree.xreplace(dict(zip(map(sympy.Symbol, variables), columns, strict=True)))
-    function = sympy.lambdify([columns, list(map(_constant, range(constants)))], tree, modules=[TORCH_FUNCTIONS])
+    function = torch_function([*map(sympy.Symbol, variables), *map(_constant, range(constants))], tree)
 
     def evaluate(x_VN: Tensor, values_CN: Tensor) -> Tensor:
-        result = function(list(x_VN), list(values_CN))
+        result = function(*x_VN, *values_CN)
         return torch.as_tensor(result, dtype=x_VN.dtype).expand(x_VN.shape[1])
 
     return evaluate
@@ -235,12 +265,18 @@ def simplified(fitted: Fitted, x: Tensor, y: Tensor, *, cost: Callable[[Fitted],
 
 
 def with_signs(formula: Formula, x: Tensor) -> Formula:
-    """The formula with z or -z for |z|, also in roots of z²·…, where z has one sign at all samples x, (N, I)."""
+    """The formula with z or -z for |z|, also in roots of z²·…, where z has one sign at all samples x, (N, I).
+
+    A zero up to rounding has either sign, as |t - t_N| has at the last sample of a decay.
+    """
     values = formula.values.unsqueeze(-1).expand(-1, len(x))
 
     def size_of(z: sympy.Expr) -> sympy.Expr:
         at = replace(formula, tree=z).compiled()(x.mT, values)
-        return z if (at > 0).all() else -z if (at < 0).all() else sympy.Abs(z)
+        zero = NEAR_ZERO * at.abs().max()
+        if not zero > 0:
+            return sympy.Abs(z)
+        return z if (at >= -zero).all() else -z if (at <= zero).all() else sympy.Abs(z)
 
     def resolved(node: sympy.Expr) -> sympy.Expr:
         node = node.func(*map(resolved, node.args)) if node.args else node
@@ -255,7 +291,9 @@ def with_signs(formula: Formula, x: Tensor) -> Formula:
                 return rest**node.exp * sympy.Mul(*(size ** (2 * node.exp) for size in sizes))
         return node
 
-    return replace(formula, tree=resolved(formula.tree))
+    result = replace(formula, tree=resolved(formula.tree))
+    before, after = (f.compiled()(x.mT, values).isfinite() for f in (formula, result))
+    return formula if (before & ~after).any() else result  # powers of a zero that rounding made negative
 
 
 def exact_values(constant: float, deviation: float, is_exact: bool) -> Iterator[tuple[float, sympy.Expr]]:

@@ -14,7 +14,7 @@ from kansformer.kan.data import Scaling
 from kansformer.kan.edge_symbols import name_one_by_one
 from kansformer.kan.edges import cut_edges
 from kansformer.kan.fitting import rmse
-from kansformer.kan.formula_search import shapes_for
+from kansformer.kan.formula_search import FormulaSearch, shapes_for
 from kansformer.kan.monomials import sums_of_monomials
 from kansformer.symbolic import SCIENCE_LIBRARY
 
@@ -147,6 +147,24 @@ def test_a_search_without_time_gives_a_finite_formula(quickstart):
     for seconds in (0, -1.0, math.nan):
         with pytest.raises(ConfigError, match="seconds must be"):
             find_formula(quickstart, seconds=seconds, **QUIET)
+
+
+def test_no_sums_of_monomials_when_the_time_is_over(monkeypatch):
+    x = uniform(60, 2, 0.5, 2.0)
+    dataset = Dataset(x, torch.sin(3 * x[:, :1]) * x[:, 1:], x[:0], x[:0, :1])
+    search = FormulaSearch(dataset, 0, ["a", "b"], SCIENCE_LIBRARY, SearchSettings(), deadline=0.0)
+    calls = list[int]()
+
+    def sums(*given):
+        for number in range(5):
+            calls.append(number)
+            yield sympy.Symbol("a")
+
+    monkeypatch.setattr("kansformer.kan.formula_search.sums_of_monomials", sums)
+    search.run(None, 1, 0, lambda *report: None)
+    assert not calls and search.is_out_of_time
+    search._monomials()
+    assert calls == [0]
 
 
 @pytest.mark.parametrize("width", [None, [1, 1]])

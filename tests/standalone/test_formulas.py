@@ -7,11 +7,12 @@ import sympy
 import torch
 
 from kansformer.errors import ConfigError, ConversionStateError, ShapeError
-from kansformer.kan import KAN, Edge, create_dataset, find_formula
+from kansformer.kan import KAN, Edge, create_dataset, find_formula, kan_from_formula
 from kansformer.kan.edges import cut_edges
 from kansformer.kan.rounding import evaluate, rounded
 from kansformer.kan.sparse import straighten_single_paths
 from kansformer.symbolic import LIBRARY, fit_symbolic
+from kansformer.symbolic.constants import Formula, with_float_factors
 
 QUIET = {"progress": False}
 
@@ -120,6 +121,32 @@ def test_rounding_does_not_change_the_function():
     # A small coefficient of a large variable is no trace.
     points = {"x": torch.linspace(1e11, 5e11, 50, dtype=torch.float64)}
     assert str(rounded(1 + sympy.Float(1e-11) * x, 4, points)) == "1.0e-11*x + 1"
+
+
+def test_numbers_beyond_float64_stay():
+    x = sympy.Symbol("x")
+    points = {"x": torch.linspace(1, 2, 50, dtype=torch.float64)}
+    large = sympy.Float("1.23456789e400")
+    assert rounded(sympy.tanh(large * x), 4, points) == sympy.tanh(large * x)
+    assert not rounded(1 / (1 + large * x), 4, points).has(sympy.zoo)
+
+
+@pytest.mark.parametrize("rate", [1.5, 0.6])
+def test_formulas_of_years_are_evaluated_in_float64(rate):
+    year, logarithm = sympy.Symbol("year"), sympy.log(sympy.Float(rate))
+    growth = sympy.exp(logarithm * (year - sympy.Float(1990.3)))
+    points = {"year": torch.linspace(1990, 2020, 31, dtype=torch.float64)}
+    values = rate ** (points["year"] - 1990.3)
+    model = kan_from_formula(growth * (year + 1) ** 2)
+    for shown, expected in [
+        (rounded(1 / (1 + growth), 8, points), 1 / (1 + values)),
+        (rounded(growth * (year + 1) ** 2, 8, points), values * (points["year"] + 1) ** 2),
+        (Formula.of(with_float_factors(growth), ["year"]).expression(), values),
+        (model.formula(variables=["year"])[0], values * (points["year"] + 1) ** 2),
+    ]:
+        torch.testing.assert_close(evaluate(sympy.sympify(str(shown)), points), expected, rtol=1e-5, atol=0)
+    infinite = sympy.Float("inf") * sympy.exp(year)
+    assert with_float_factors(infinite) == infinite
 
 
 def test_sums_in_exponents_and_exact_numbers_are_shown_as_such():

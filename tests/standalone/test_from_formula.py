@@ -51,6 +51,8 @@ def test_high_whole_powers_of_negative_numbers():
         sympy.exp(X**2) + X**2 + X,
         sympy.sin(X) + sympy.cos(X) + sympy.exp(sympy.sin(X)),
         sympy.sin(X + Y) + sympy.cos(X + Y) + sympy.exp(sympy.sin(X + Y)) + Z,
+        2 * sympy.Max(0, X - sympy.Rational(1, 2)) + sympy.Min(sympy.Max(3 * Y - 2, -1), 1),
+        Z * sympy.exp(sympy.Min(0, X - 0.5)) + sympy.Max(X, Y, 0.3) ** 2,
     ],
     ids=str,
 )
@@ -112,3 +114,30 @@ def test_powers_with_any_exponent_are_edges(tmp_path):
 def test_equal_targets_have_an_output_each():
     x = sympy.Symbol("x")
     assert kan_from_formula([x**2, x**2]).width[-1] == (2, 0)
+
+
+@pytest.mark.parametrize("rate", [1.07, 0.6, 0.4])
+def test_exponentials_of_years(rate):
+    """Their exponents are beyond the bound of an edge, and their factors may be beyond float64."""
+    year, shift = sympy.Symbol("year"), -1990 * sympy.log(sympy.Float(rate))
+    growth = sympy.exp(shift) * sympy.exp(sympy.log(sympy.Float(rate)) * year)
+    x = torch.stack([torch.arange(1990, 2021), torch.linspace(1, 2, 31)], dim=1).double()
+    expected, y = rate ** (x[:, 0] - 1990), x[:, 1]
+    for formula, values in [
+        (-3 * growth, -3 * expected),
+        (Y - 3 * growth * Y * sympy.sin(Y), y - 3 * expected * y * y.sin()),
+        (1 / (1 + 3 * growth), 1 / (1 + 3 * expected)),
+        (sympy.exp(shift) * sympy.Float(rate) ** year, expected),
+    ]:
+        model = kan_from_formula(formula, variables=["year", "y"])
+        torch.testing.assert_close(model.predict(x)[:, 0], values, rtol=1e-11, atol=0)  # rounding of 1990·log(rate)
+
+
+def test_powers_of_large_numbers():
+    model = kan_from_formula(sympy.Float("1e-60") * X ** sympy.Float(20.5) * Y)
+    x = torch.tensor([[1e3, 1.0], [2e3, 2.0]], dtype=torch.float64)
+    torch.testing.assert_close(model.predict(x)[:, 0], 1e-60 * x[:, 0] ** 20.5 * x[:, 1])
+
+
+def test_moderate_factors_stay_as_they_are_written():
+    assert str(kan_from_formula(5 * sympy.exp(3 * X)).formula(variables=["x"])[0]) == "5.0*exp(3.0*x)"

@@ -43,6 +43,15 @@ def test_symmetries(function, kinds):
     assert {(symmetry.inputs, symmetry.kind) for symmetry in find_symmetries(function, inputs())} == kinds
 
 
+def test_the_order_of_rows_does_not_matter():
+    grid = torch.linspace(1, 3, 60, dtype=torch.float64)
+    x = torch.cartesian_prod(grid, grid)
+    shuffled = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(1))]
+    for table in (x, shuffled):
+        result = find_separability(lambda x: x[:, 0] * x[:, 1] ** 2 + torch.sin(x[:, 0] * x[:, 1]), table)
+        assert result.additive == result.multiplicative == [[0, 1]]
+
+
 def test_of_networks_and_of_samples():
     data = create_dataset(lambda x: torch.sin(x[:, [0]] - x[:, [1]]) + x[:, [2]] ** 2, 3, num_train=400)
     model = KAN([3, 4, 1])

@@ -7,10 +7,11 @@ import sympy
 import torch
 from torch import Tensor
 
-from kansformer.kan.structure_formulas import fit_structure, formulas_of
-from kansformer.kan.structure_search import find_structures
-from kansformer.kan.structures import TRANSFORMATIONS, Structure
+from kansformer.kan.structure_formulas import _factored, fit_structure, formulas_of
+from kansformer.kan.structure_search import _Search, find_structures
+from kansformer.kan.structures import TRANSFORMATIONS, Column, Structure
 from kansformer.symbolic import LIBRARY, SCIENCE_LIBRARY
+from kansformer.symbolic.compositions import Named
 from kansformer.symbolic.constants import Formula, fit_constants
 
 NAMES = ["a", "b", "c"]
@@ -238,3 +239,31 @@ def test_a_product_of_two_curves_of_which_one_varies_fast():
     expressions = formulas_of(structure.at(x, ["a", "b"]), x, y, ["a", "b"], SCIENCE_LIBRARY)
     errors = [fit_constants(Formula.of(e, ["a", "b"]), x, y).error for e in expressions]
     assert min(errors) < 1e-12
+
+
+def test_columns_may_have_the_names_of_functions():
+    x = uniform(100, [1.0, 1.0], [2.0, 2.0])
+    for names in (["exp", "sin"], ["sqrt", "log"]):
+        first, second = map(sympy.Symbol, names)
+        columns = (Column(first, x[:, 0]), Column(second, x[:, 1]))
+        root = Column(1 / sympy.sqrt(first), x[:, 0] ** -0.5)
+        structure = Structure(columns, TRANSFORMATIONS[0], root, 1, 0.1, columns)
+        torch.testing.assert_close(structure.at(x, names).factor.values, x[:, 0] ** -0.5)
+        curves = [[Named(sympy.exp(first), 1.0, 1.0)], [Named(sympy.sin(second), 1.0, 1.0)]]
+        (formula,) = _factored(structure, curves, x, x[:, 0] ** 0.5 * x[:, 0].exp() * x[:, 1].sin(), names)
+        assert formula.has(sympy.exp(first), sympy.sin(second))
+
+
+def test_columns_are_removed_until_the_time_is_over(monkeypatch):
+    x = uniform(100, [0.0] * 8, [1.0] * 8)
+    columns = [Column(sympy.Symbol(f"x{i}"), x[:, i]) for i in range(8)]
+    search = _Search(x[:, 0] + x[:, 1] ** 2, columns, SCIENCE_LIBRARY)
+    search.add(search.structures(tuple(columns), search.targets))
+    before, clock, fit = set(search.kept), iter(range(100)), search.structures
+    fits = []
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    monkeypatch.setattr(search, "structures", lambda *given: fits.append(given) or fit(*given))
+    search.remove_idle_columns(deadline=0)
+    assert not fits and set(search.kept) == before
+    search.remove_idle_columns(deadline=5)  # of the first structure, some columns
+    assert 0 < len(fits) < 5 and before <= set(search.kept)

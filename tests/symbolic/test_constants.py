@@ -215,7 +215,9 @@ def test_narrow_valleys_are_followed():
 @pytest.mark.parametrize(
     ("formula", "expected"),
     [("Abs(x - 3)", "3 - x"), ("1/sqrt((x + 1)**2)", "1/(x + 1)"), ("Abs(x - 1/2)", "Abs(x - 1/2)"),
-     ("sqrt(Abs(x - 2)**2)", "2 - x"), ("x/sqrt(0.5*(x - 2)**2)", "x/(2 - x)/sqrt(0.5)")],
+     ("sqrt(Abs(x - 2)**2)", "2 - x"), ("x/sqrt(0.5*(x - 2)**2)", "x/(2 - x)/sqrt(0.5)"),
+     ("exp(3*Abs(x - 1))", "exp(3 - 3*x)"), ("Abs(x - 1 + 1e-12)", "1 - 1e-12 - x"),
+     ("Abs(x - 1 + 1e-12)**0.3", "Abs(x - 1 + 1e-12)**0.3"), ("Abs(x - 0.99)", "Abs(x - 0.99)")],
 )  # fmt: skip
 def test_absolute_values_where_the_sign_is_known(formula, expected):
     x = torch.linspace(0, 1, 11, dtype=torch.float64).unsqueeze(-1)
