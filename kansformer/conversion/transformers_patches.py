@@ -180,9 +180,8 @@ def attach_record(model: nn.Module, record: ConversionRecord) -> None:
     if config is None:
         vars(model)["conversion_record"] = record
         return
-    is_base_model = (
-        get_setting(model, "base_model_prefix") and not base_prefix(model) and "For" not in type(model).__name__
-    )
+    is_head = base_prefix(model) or re.search("For[A-Z]", type(model).__name__)
+    is_base_model = get_setting(model, "base_model_prefix") and not is_head
     if get_setting(config, "quantization_config") is not record and not is_base_model:
         config = _give_own_config(model, config)
     config.quantization_config = record

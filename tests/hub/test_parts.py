@@ -55,6 +55,14 @@ def test_models_made_of_one_config_stay_apart(tmp_path):
     assert not is_converted(T5ForConditionalGeneration.from_pretrained(tmp_path))
 
 
+def test_a_base_model_is_saved_by_the_head_around_it(tmp_path):
+    config = transformers.RoFormerConfig(**TINY)  # no head, in spite of its name
+    model = transformers.RoFormerForMaskedLM(config)
+    randomize_curves(convert(model.roformer))
+    model.save_pretrained(tmp_path)
+    assert is_converted(transformers.RoFormerForMaskedLM.from_pretrained(tmp_path))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_a_model_that_keeps_some_weights_in_float32(dtype, tmp_path):
     T5ForConditionalGeneration(T5Config(**T5, decoder_start_token_id=0)).save_pretrained(tmp_path / "plain")
