@@ -54,9 +54,14 @@ def is_followed() -> bool:
 
 
 def is_watched() -> bool:
-    """Whether a mode sees each operation of torch and may keep its result, as selective checkpointing does; a kernel
-    must not write into that memory."""
-    return bool(_len_torch_dispatch_stack())
+    """Whether operations are followed, or a mode sees them and may keep their results, as selective checkpointing does:
+    a kernel must not write into that memory."""
+    return (
+        _are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or _is_tracing()
+        or _len_torch_dispatch_stack() > 0
+    )
 
 
 def needs_definition(*tensors: Tensor | str | None, has_operator: bool = False) -> bool:

@@ -17,7 +17,7 @@ from torch._C._functorch import is_legacy_batchedtensor
 
 from kansformer.basis import Basis
 from kansformer.ops.curves import ACTIVATIONS, Curves
-from kansformer.ops.gradients import PLAIN_TENSORS, is_followed, is_watched
+from kansformer.ops.gradients import PLAIN_TENSORS, is_watched
 from kansformer.ops.native.kernels import argument_fields, knows_curves, settings_of
 from kansformer.ops.native.library import Arguments, check_status, library
 
@@ -56,7 +56,7 @@ class Inference:
 
         The bits are those of `operators.apply_curves`.
         """
-        if self.template is None or is_followed():
+        if self.template is None or is_watched():
             return None
         activation = None
         if isinstance(base, str):
@@ -81,8 +81,8 @@ class Inference:
         ):
             return None
         activated = None if activation is None else activation(x)
-        # In the memory of σ(x), unless that is x itself or is kept.
-        y = torch.empty_like(x) if activated is None or activated is x or is_watched() else activated
+        # In the memory of σ(x), unless that is x itself.
+        y = torch.empty_like(x) if activated is None or activated is x else activated
         base = base if activated is None else activated
         call = Arguments.from_buffer_copy(self.template)  # of its own: other threads may run the same curves
         call.tokens, call.threads = tokens, torch.get_num_threads()
