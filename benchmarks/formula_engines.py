@@ -130,7 +130,8 @@ def search_with_gplearn(data: Dataset, symbols: Sequence[sympy.Symbol], budget: 
     }
     programs = sorted(engine._programs[-1], key=lambda program: program.raw_fitness_)
     texts = list(dict.fromkeys(str(program) for program in programs[:200]))[:MAX_CANDIDATES]
-    return Result(table.best([sympy.sympify(text, locals=names) for text in texts]), seconds)
+    offers = [sympy.sympify(text, locals=names) for text in texts]
+    return Result(table.best([offer for offer in offers if not offer.has(sympy.zoo, sympy.nan)]), seconds)
 
 
 Engine = Callable[[Dataset, Sequence[sympy.Symbol], Budget], Result]
