@@ -74,11 +74,14 @@ def _forward(*arguments):
 
 
 def _backward(*arguments):
-    operator = torch.ops.kan_kernels.learned_activation_backward.default
-    if not torch.compiler.is_compiling() and torch._C._functorch.is_legacy_batchedtensor(arguments[0]):
-        # The gradient stands for several.
-        return _differentiate_definition(*arguments)
-    return operator(*arguments) if _is_dispatched(arguments) else launch_backward(*arguments)
+    if _is_dispatched(arguments):
+        return torch.ops.kan_kernels.learned_activation_backward.default(*arguments)
+    try:
+        return launch_backward(*arguments)
+    except RuntimeError:  # not asked before, which would cost every step
+        if not torch._C._functorch.is_legacy_batchedtensor(arguments[0]):
+            raise
+        return _differentiate_definition(*arguments)  # the gradient stands for several, and has no memory
 
 
 def _differentiate_definition(gradient, *arguments):
