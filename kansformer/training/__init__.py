@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kansformer.training.evaluate import mean_loss as mean_loss
     from kansformer.training.recipe import Recipe as Recipe
     from kansformer.training.recipe_file import read_recipe as read_recipe
-    from kansformer.training.run import TrainingResult as TrainingResult
+    from kansformer.training.result import TrainingResult as TrainingResult
     from kansformer.training.run import train as train
     from kansformer.training.trainer import KANTrainer as KANTrainer
     from kansformer.training.trainer import distillation_loss as distillation_loss
@@ -37,7 +37,7 @@ PLACES = {
     "KANTrainer": "training.trainer",
     "Recipe": "training.recipe",
     "RecordedNetwork": "training.transcoder",
-    "TrainingResult": "training.run",
+    "TrainingResult": "training.result",
     "TranscoderFit": "training.transcoder",
     "distill_feed_forwards": "training.distill",
     "distillation_loss": "training.trainer",
