@@ -8,8 +8,8 @@
 FOLDER has `wikitext2_valid.txt`. A model is tuned on 20 to 1,000 blocks of 256 tokens of one text (there are no more in
 this one) and judged on held-out blocks of the same text, and of the other one: WikiText-2 and Python source. All ways
 take the same steps, 50 at least, each of 4 blocks; the rate of each is the best of four or more (where the highest is
-the best, twice it is tried as well) on another seed and on other held-out blocks, at 200 blocks of WikiText-2. Rows go
-to `results/tuning_map.csv` as they come.
+the best, twice it is tried as well, and where the lowest is, half of it) on another seed and on other held-out blocks,
+at 200 blocks of WikiText-2. Rows go to `results/tuning_map.csv` as they come.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Way:
         title: for the table.
         config: its curves; None has none.
         adapter: name and arguments of PEFT's configuration; None has none.
-        rates: learning rates that are tried, the highest last; curves learn at 30 times.
+        rates: learning rates that are tried; curves learn at 30 times.
     """
 
     title: str
@@ -133,26 +133,33 @@ def main() -> None:
 
 def _jobs(options: argparse.Namespace, rows: list[Row]) -> Iterator[Job]:
     """The rates first; then seed by seed, at each way's best rate."""
-    for way in WAYS:
-        for lr in WAYS[way].rates:
+    for way in options.ways:
+        rates = list(WAYS[way].rates)
+        for lr in rates:
             yield Job(options.model, way, "wikitext", 200, lr, TUNING_SEED)
-        lr = WAYS[way].rates[-1]
-        while best_rate(rows, options.model, way) == lr:
-            lr *= 2
-            yield Job(options.model, way, "wikitext", 200, lr, TUNING_SEED)
+        while (best := min(rates, key=losses_by_rate(rows, options.model, way).__getitem__)) in (
+            min(rates),
+            max(rates),
+        ):
+            rates.append(best * 2 if best == max(rates) else best / 2)
+            yield Job(options.model, way, "wikitext", 200, rates[-1], TUNING_SEED)
     for seed in range(FIRST_SEED, FIRST_SEED + options.seeds):
         for blocks in options.lengths:
             for text in TEXTS:
-                for way in WAYS:
+                for way in options.ways:
                     yield Job(options.model, way, text, blocks, best_rate(rows, options.model, way), seed)
 
 
-def best_rate(rows: Iterable[Row], model: str, way: str) -> float:
-    """Of the rates that were tried with the tuning seed."""
-    tried = {
+def losses_by_rate(rows: Iterable[Row], model: str, way: str) -> dict[float, float]:
+    """The losses of the rates that were tried with the tuning seed."""
+    return {
         row.job.lr: row.after for row in rows if (row.job.model, row.job.way, row.job.seed) == (model, way, TUNING_SEED)
     }
-    return min(tried, key=lambda lr: tried[lr])
+
+
+def best_rate(rows: Iterable[Row], model: str, way: str) -> float:
+    losses = losses_by_rate(rows, model, way)
+    return min(losses, key=losses.__getitem__)
 
 
 def run(job: Job, folder: Path) -> Row:
@@ -282,6 +289,9 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--texts", type=Path, default=Path(), help="folder with wikitext2_valid.txt")
     parser.add_argument("--model", choices=("smollm2", "embedded"), default="smollm2")
+    parser.add_argument(
+        "--ways", nargs="+", choices=WAYS, default=list(WAYS), help="several processes can share the work"
+    )
     parser.add_argument("--lengths", nargs="+", type=int, default=list(LENGTHS), help="blocks")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
