@@ -25,7 +25,7 @@ from kansformer.kan.constraints import (
 from kansformer.kan.data import Dataset, Pair, Samples, as_dataset, check_squares, dataset_for, is_pair, of_mapping
 from kansformer.kan.descent import descend
 from kansformer.kan.history import COLUMNS, FitHistory, Run, few_threads
-from kansformer.kan.init import choose_start
+from kansformer.kan.init import choose_start, draw_at_inputs, start_at_targets
 from kansformer.kan.least_squares import Linearization, levenberg_marquardt
 from kansformer.kan.linearize import FirstOrder, Inputs, jacobian, layer_features, network_states
 from kansformer.kan.penalties import Penalties
@@ -69,6 +69,9 @@ def fit(
     progress: bool | Progress = True,
 ) -> FitHistory:
     """Fit a network to samples, in place. Parameters that require no gradient stay as they are.
+
+    Samples may have any units: the first fit draws the curves on the range of inputs that are far outside of their
+    domain, and makes them small for targets that are.
 
     The same network and samples give the same bits; with other numbers of threads only where samples times parameters
     are fewer than 2^20, which takes one thread. No global random state is read or set.
@@ -190,6 +193,10 @@ def fit(
     ) -> FitHistory:
         work = len(x) * sum(p.numel() for p in model.parameters())
         with few_threads(work), progress_reporter(progress, "fit", steps, "step") as report:
+            if steps and grid_update_every:
+                draw_at_inputs(model, x)
+            if steps and loss == "mse":
+                start_at_targets(model, x, y)
             test = (lambda: measure(model, test_x, test_y)) if len(test_x) else None
             history = FitHistory(measure="RMSE" if loss == "mse" else "cross entropy", smoothness=given)
             run = Run(model, x, steps, report, grid_update_every, tolerance, test, history, watch=watch)

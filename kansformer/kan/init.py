@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 # Curves start as lines of this size at the ends of the domain, over the root of the number of inputs, plus noise.
 SLOPE, NOISE = 1.0, 0.1
 SAMPLES = 64
+# Ranges are far away, and outputs large, at this many times the size.
+FAR = 10.0
 
 
 @torch.no_grad()
@@ -83,9 +85,62 @@ def choose_start(model: KAN, starts: int, errors_of: Callable[[KAN], list[float]
 
 def restart(model: KAN, seed: int) -> None:
     """Draw new first coefficients for all curves that are left; formulas stay."""
-    generator = torch.Generator().manual_seed(check_seed(seed))
+    model.init_seed = check_seed(seed)
+    generator = torch.Generator().manual_seed(model.init_seed)
     for index, layer in enumerate(model.layers):
         draw_curves(layer, generator, model.init_scale)
         clear_edges(layer, ~model.curved(index))
     turn_towards(model)
     hold(model)
+
+
+@torch.no_grad()
+def draw_at_inputs(model: KAN, x: Tensor) -> None:
+    """Draw curves that are still the first ones anew on the ranges of inputs (N, I) that are large or far away."""
+    layer = model.layers[0]
+    center_I, reach_I = _range(x.T)
+    first_center_I, first_reach_I = _range(layer.domain)
+    is_far_I = (reach_I > FAR * first_reach_I) | ((center_I - first_center_I).abs() > FAR * reach_I)
+    is_far_I &= reach_I > center_I.abs() * torch.finfo(x.dtype).eps ** 0.5  # others are constant to rounding
+    if is_far_I.any() and layer.coefficients.requires_grad and _is_as_drawn(model):
+        domain_I2 = torch.stack([center_I - reach_I, center_I + reach_I], dim=1)
+        layer.domain.copy_(torch.where(is_far_I.unsqueeze(-1), domain_I2, layer.domain))
+        restart(model, model.init_seed)
+
+
+@torch.no_grad()
+def start_at_targets(model: KAN, x: Tensor, y: Tensor) -> None:
+    """Bring outputs of curves that are still the first ones to targets that vary far less, or are far from 0.
+
+    Args:
+        model: the network; the curves of its last layer shrink, and its last constants become the targets' means.
+        x: inputs, (N, I).
+        y: targets, (N, O).
+    """
+    layer, sums = model.layers[-1], model.width[-1][0]
+    y, outputs = y[:, :sums], model(x)[:, :sums]
+    mean_O, spread_O, size_O = y.mean(dim=0), _spread(y), _spread(outputs)
+    is_large_O, is_shifted_O = size_O > FAR * spread_O, mean_O.abs() > FAR * spread_O
+    if (is_large_O | is_shifted_O).any() and _is_as_drawn(model):
+        if layer.coefficients.requires_grad:
+            layer.coefficients[..., :sums] *= torch.where(is_large_O, spread_O / size_O, 1.0)
+        if layer.bias.requires_grad and model.constraints is None:
+            layer.bias[:sums] = torch.where(is_shifted_O, mean_O, layer.bias[:sums])
+        hold(model)
+
+
+def _range(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Center and half width of each row."""
+    low, high = values.aminmax(dim=1)
+    return (low + high) / 2, (high - low) / 2
+
+
+def _spread(values: Tensor) -> Tensor:
+    """Standard deviation of each column."""
+    return values.std(dim=0, correction=0)
+
+
+def _is_as_drawn(model: KAN) -> bool:
+    drawn = copy.deepcopy(model)
+    restart(drawn, model.init_seed)
+    return all(map(torch.equal, model.state_dict().values(), drawn.state_dict().values()))

@@ -21,7 +21,10 @@ from kansformer.kan.linearize import Parameters
 FIRST_DAMPING, LESS, MORE, MIN_DAMPING = 1e-2, 0.2, 5.0, 1e-16
 # Up to this number of parameters a factorisation of the Jacobian takes no longer than the rest of a step.
 MAX_EXACT = 64
-TRIALS, RIDGE, MIN_DIAGONAL = 10, 1e-10, 1e-8
+# The least diagonal, and what is added to it, of parameters with derivatives of usual size: where the largest square of
+# those in one unit is below SMALL, both shrink with it, but for constraints, whose active sets need the ridge.
+MIN_DIAGONAL, RIDGE, SMALL = 1e-8, 1e-10, 1e-3
+TRIALS = 10
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,9 @@ def levenberg_marquardt(run: Run, evaluate: Callable[[], Linearization]) -> None
         now_P, bounded = parameters.read(), bounded_variables(parameters)
         jacobian, quadratic = here.linearize()
         jacobian = along_the_point(model, jacobian)
-        solve = _damped_solver(jacobian, here.residuals, now_P, quadratic, parameters.free_P, bounded)
+        solve = _damped_solver(
+            jacobian, here.residuals, now_P, quadratic, parameters.free_P, bounded, parameters.groups()
+        )
         before = _objective(here.residuals, now_P, quadratic)
         improved = False
         try:
@@ -91,6 +96,7 @@ def _damped_solver(
     quadratic: Tensor | None,
     free_P: Tensor | None,
     bounded: BoundedVariables | None,
+    groups_P: Tensor,
 ) -> Callable[[float], Tensor | None]:
     """Steps that solve (JᵀJ + Q + damping·diagonal) δ = Jᵀr + Qp for the free parameters, by damping; within bounds.
 
@@ -122,9 +128,15 @@ def _damped_solver(
             gradient = gradient + reduced(quadratic @ vector_P)
             matrix = matrix + reduced(reduced(quadratic).mT)  # Q is symmetric
         diagonal_F = matrix.diagonal()
+    unit_F = torch.ones_like(diagonal_F)
+    if bounded is None:
+        groups_F = reduced(groups_P)
+        largest_P = diagonal_F.new_zeros(len(groups_P)).scatter_reduce(0, groups_F, diagonal_F, "amax")
+        unit_F = (largest_P[groups_F] / SMALL).clamp(torch.finfo(diagonal_F.dtype).tiny ** 0.5, 1)
+    floor_F, ridge_F = MIN_DIAGONAL * unit_F, RIDGE * unit_F
 
     def solve(damping: float) -> Tensor | None:
-        damping_F = damping * diagonal_F.clamp(min=MIN_DIAGONAL) + RIDGE * damping
+        damping_F = damping * (diagonal_F.clamp(min=floor_F) + ridge_F)
         if exact:
             rows = torch.cat([triangle, damping_F.sqrt().diag()])
             change_F = torch.linalg.lstsq(rows.cpu(), target.cpu().unsqueeze(-1), driver="gelsd").solution[:, 0]
@@ -132,10 +144,10 @@ def _damped_solver(
                 return None
             change_F = change_F.to(rows)
         elif bounded is not None:
-            step_F = bounded.step(matrix + (damping_F + RIDGE).diag(), gradient)
+            step_F = bounded.step(matrix + (damping_F + ridge_F).diag(), gradient)
             return None if step_F is None else bounded.mapping @ step_F
         else:
-            factor, failed = torch.linalg.cholesky_ex(matrix + (damping_F + RIDGE).diag())
+            factor, failed = torch.linalg.cholesky_ex(matrix + (damping_F + ridge_F).diag())
             if failed:
                 return None
             change_F = torch.cholesky_solve(gradient.unsqueeze(-1), factor)[:, 0]

@@ -64,6 +64,15 @@ class Parameters:
         """The vector, (P,)."""
         return self._vector(Tensor.detach, [formulas.affine.detach() for formulas in self.model.formulas])
 
+    def groups(self) -> Tensor:
+        """For every entry one in the same unit, (P,): the coefficients of a layer share one, others are their own."""
+        groups_P, start = torch.arange(len(self.read()), device=self.model.layers[0].weight.device), 0
+        for (i, _), layer, formulas in self._layers():
+            width = layer.coefficients.shape[1] + 1
+            groups_P[start : start + len(i) * width].view(-1, width)[:, 1:] = start + 1
+            start += len(i) * width + len(layer.bias) + formulas.affine.numel()
+        return groups_P
+
     def _may_move(self) -> Tensor:
         """False at the base weights and last biases that the constraints keep as they are, (P,)."""
         parts = []

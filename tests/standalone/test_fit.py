@@ -339,3 +339,38 @@ def test_layers_that_are_not_trained_stay(data, starts):
     before = {name: tensor.clone() for name, tensor in model.layers[0].state_dict().items()}
     model.fit(data, steps=6, starts=starts, **QUIET)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.layers[0].state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("input_scale", "input_shift", "target_scale", "target_shift"),
+    [(1e6, 0, 1, 0), (0.05, 7.4, 1, 0), (1, 0, 1e-12, 0), (1, 0, 1, 1e3), (1e6, 1e7, 1e-3, 10)],
+)
+def test_samples_in_other_units_are_fitted_as_well(input_scale, input_shift, target_scale, target_shift, data):
+    x, y, test_x, test_y = vars(data).values()
+    scaled = Dataset(
+        x * input_scale + input_shift,
+        y * target_scale + target_shift,
+        test_x * input_scale + input_shift,
+        test_y * target_scale + target_shift,
+    )
+    history = KAN([2, 3, 1], seed=1).fit(scaled, steps=25, **QUIET)
+    assert history.test_error[-1] < 1e-2 * target_scale
+
+
+def test_only_curves_as_they_were_drawn_are_brought_to_other_units(data):
+    far = Dataset(*(part * 1e3 for part in vars(data).values()))
+    model = KAN([2, 3, 1], seed=1)
+    model.fit(data, steps=1, **QUIET)
+    before = copy.deepcopy(model.state_dict())
+    init.draw_at_inputs(model, far.train_input)
+    init.start_at_targets(model, far.train_input, 1e-9 * data.train_target)
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+    fixed_grids = KAN([2, 3, 1], seed=1)
+    fixed_grids.fit(far, steps=1, grid_update_every=0, **QUIET)
+    assert torch.equal(fixed_grids.layers[0].domain, KAN([2, 3, 1]).layers[0].domain)
+
+
+def test_constant_targets_are_met(data):
+    model = KAN([2, 2, 1], seed=1)
+    history = model.fit((data.train_input, torch.full_like(data.train_target, 7.0)), steps=5, **QUIET)
+    assert history.train_error[-1] < 1e-12
