@@ -1,13 +1,23 @@
 """Give a freshly made plain model the slots that a checkpoint's record names; weights are loaded afterwards."""
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
-from kansformer.config import WEIGHTLESS_SLOTS
+from kansformer.config import QUANT_METHOD, WEIGHTLESS_SLOTS
 from kansformer.conversion.build import build_slot
 from kansformer.conversion.convert import install
 from kansformer.conversion.narrow import narrow_site
-from kansformer.conversion.record import ConversionRecord, base_prefix, get_setting, recorded_target, rooted_slot
+from kansformer.conversion.record import (
+    ConversionRecord,
+    base_prefix,
+    config_of,
+    get_setting,
+    quantization_method,
+    recorded_target,
+    rooted_slot,
+)
 from kansformer.errors import CheckpointError, ConfigError, SlotError
 from kansformer.sites import Slot, find_sites
 from kansformer.sites.parts import is_activation, linear_shape
@@ -53,6 +63,26 @@ def fill_recorded(model: nn.Module, record: ConversionRecord, *, max_numbers: in
         except (ConfigError, SlotError) as error:
             raise CheckpointError(f"The checkpoint's curves do not fit at {slot.path}: {error}") from error
     install(model, built, record)
+
+
+def from_part(model: nn.Module, record: ConversionRecord) -> ConversionRecord:
+    """The record of a freshly made model that was read from the config of a part, which alone was converted.
+
+    transformers looks for it in the config of the text model, too. The part's own is removed; any other record is
+    returned as it is.
+    """
+    for place, part in model.named_modules():
+        config = config_of(part)
+        if config is None or type(config) is type(config_of(model)):  # its own, which has the record by now
+            continue
+        if quantization_method(get_setting(config, "quantization_config")) != QUANT_METHOD:
+            continue
+        start = f"{place}.".removeprefix(base_prefix(model))
+        slots = tuple(replace(slot, path=start + rooted_slot(part, slot).path) for slot in record.slots)
+        widths = {f"{start}{base_prefix(part)}{path}": width for path, width in record.widths.items()}
+        del config.quantization_config
+        return replace(record, slots=slots, widths=widths)
+    return record
 
 
 def check_slot(model: nn.Module, slot: Slot, target: object) -> tuple[int, int] | None:

@@ -15,7 +15,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from kansformer.config import QUANT_METHOD, KANConfig
 from kansformer.conversion import ConversionRecord, convert
 from kansformer.conversion.found_curves import find_curves
-from kansformer.conversion.rebuild import rebuild
+from kansformer.conversion.rebuild import from_part, rebuild
 from kansformer.conversion.record import quantization_method, record_of
 from kansformer.conversion.slots import tie_and_freeze
 from kansformer.conversion.transformers_patches import (
@@ -104,6 +104,7 @@ class CurveLoader(HfQuantizer):
             if is_one_of_several():
                 sites = find_sites(model)
                 change_parallel_plans(model, lambda plan, mesh: split_networks(model, sites, plan, mesh))
+            self.quantization_config = from_part(model, self.quantization_config)
             rebuild(model, self.quantization_config, max_numbers=numbers)
             self._files = files if readable else []
         shapes = shapes_of(model)

@@ -47,6 +47,18 @@ def test_a_part_is_not_loaded_without_its_curves(clip, tmp_path):
     CLIPTextModel.from_pretrained(tmp_path / "plain")
 
 
+@pytest.mark.parametrize("part", ["text_model", "vision_model"])
+def test_a_part_that_was_converted_alone_is_loaded_with_the_whole(part, clip, tmp_path):
+    randomize_curves(convert(clip.get_submodule(part), KANConfig(slots=("act", "up"))))
+    inputs = {"input_ids": PAIR, "pixel_values": torch.randn(1, 3, 8, 8)}
+    clip.save_pretrained(tmp_path / "first")
+    loaded = CLIPModel.from_pretrained(tmp_path / "first").eval()
+    loaded.save_pretrained(tmp_path / "second")
+    for model in (loaded, CLIPModel.from_pretrained(tmp_path / "second").eval()):
+        assert {path.partition(".")[0] for path, _ in curved_modules(model)} == {part}
+        assert torch.equal(model(**inputs).logits_per_text, clip(**inputs).logits_per_text)
+
+
 def test_models_made_of_one_config_stay_apart(tmp_path):
     config = T5Config(**T5, decoder_start_token_id=0)
     converted, plain = (T5ForConditionalGeneration(config) for _ in range(2))
