@@ -31,7 +31,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from kansformer import KANConfig, convert, optimizer_groups, update_grid
 from kansformer.conversion.sources import read_model, source_arguments
-from kansformer.nn.optim import curve_parameters
+from kansformer.nn.optim import CURVE_LR_MULTIPLIER, curve_parameters
 from kansformer.training.corpus import standard_library_text
 
 RESULTS = Path(__file__).parent / "results" / "tuning_map.csv"
@@ -51,7 +51,8 @@ class Way:
         title: for the table.
         config: its curves; None has none.
         adapter: name and arguments of PEFT's configuration; None has none.
-        rates: learning rates that are tried; curves learn at 30 times.
+        rates: learning rates that are tried; curves learn at 30 times. None for curves and an adapter together: LoRA's
+            best one and half of it, at which the curves have their best one and half of that.
     """
 
     title: str
@@ -74,7 +75,7 @@ WAYS = {
     ),
     "lora": Way("LoRA of rank 2 on all linear layers", None, LORA, (1e-3, 2e-3, 4e-3, 8e-3)),
     "ia3": Way("IA³", None, IA3, (1e-2, 3e-2, 1e-1, 3e-1)),
-    "curves and lora": Way("curves and LoRA", CURVES, LORA, (3e-4, 6e-4, 1.2e-3, 2.4e-3)),
+    "both": Way("curves and LoRA", CURVES, LORA, ()),
 }
 
 
@@ -124,7 +125,7 @@ def main() -> None:
                 continue
             if time.monotonic() > end:
                 break
-            row = run(job, options.texts)
+            row = run(job, options.texts, curve_multiplier(rows, job))
             rows.append(row)
             append_row(RESULTS, row)
             bar.set_postfix_str(f"{job.way} {job.text} {job.blocks}: {row.after:.4f}")
@@ -135,10 +136,13 @@ def main() -> None:
 def _jobs(options: argparse.Namespace, rows: list[Row]) -> Iterator[Job]:
     """The rates first; then seed by seed, at each way's best rate."""
     for way in options.ways:
-        yield from _tuning_jobs(rows, options.model, way, TUNING_BLOCKS[-1], list(WAYS[way].rates))
-        for blocks in {tuned_at(blocks) for blocks in options.lengths} - {TUNING_BLOCKS[-1]}:
-            best = best_rate(rows, options.model, way, TUNING_BLOCKS[-1])
-            yield from _tuning_jobs(rows, options.model, way, blocks, [best, best / 2])
+        for blocks in sorted({TUNING_BLOCKS[-1], *map(tuned_at, options.lengths)}, reverse=True):
+            rates = list(WAYS[way].rates)
+            if not rates or blocks < TUNING_BLOCKS[-1]:
+                near = ("lora", blocks) if not rates else (way, TUNING_BLOCKS[-1])
+                best = best_rate(rows, options.model, *near)
+                rates = [best, best / 2]
+            yield from _tuning_jobs(rows, options.model, way, blocks, rates)
     for seed in range(FIRST_SEED, FIRST_SEED + options.seeds):
         for blocks in options.lengths:
             for text in TEXTS:
@@ -178,14 +182,22 @@ def best_rate(rows: Iterable[Row], model: str, way: str, blocks: int) -> float |
     return min(losses, key=losses.__getitem__, default=None)
 
 
-def run(job: Job, folder: Path) -> Row:
-    """Tune and judge one model."""
+def curve_multiplier(rows: Iterable[Row], job: Job) -> float | None:
+    """The curves' rate over that of the adapter beside them, at which both have their best one; None without both."""
+    if WAYS[job.way].rates:
+        return None
+    curves, adapter = (best_rate(rows, job.model, way, job.blocks) for way in ("curves", "lora"))
+    return CURVE_LR_MULTIPLIER[CURVES.basis] * curves / adapter
+
+
+def run(job: Job, folder: Path, multiplier: float | None) -> Row:
+    """Tune and judge one model; `multiplier` is of the curves' rate."""
     other_text = next(name for name in TEXTS if name != job.text)
     tuning = job.seed == TUNING_SEED
     mine = read_texts(job.model, folder)[job.text]
     model = read_model(source_of(job.model), dtype=torch.float32)
     torch.manual_seed(job.seed)
-    model, groups = _equip(model, WAYS[job.way], job.lr, mine.train[:8])
+    model, groups = _equip(model, WAYS[job.way], job.lr, multiplier, mine.train[:8])
     begin = time.perf_counter()
     steps = max(MIN_STEPS, job.blocks // BATCH)
     _train(model, groups, _batches(mine.train[: job.blocks], steps, job.seed), steps)
@@ -212,7 +224,9 @@ def plain_loss(model: str, text: str, tuning: bool, folder: Path) -> float:
     return evaluate(read_model(source_of(model), dtype=torch.float32), blocks_to_judge(model, text, tuning, folder))
 
 
-def _equip(model: PreTrainedModel, way: Way, lr: float, calibration: Tensor) -> tuple[nn.Module, list[dict]]:
+def _equip(
+    model: PreTrainedModel, way: Way, lr: float, multiplier: float | None, calibration: Tensor
+) -> tuple[nn.Module, list[dict]]:
     """The model with what is tuned, and the groups of its optimizer; everything else is frozen."""
     if way.config is not None:
         convert(model, way.config)
@@ -227,7 +241,7 @@ def _equip(model: PreTrainedModel, way: Way, lr: float, calibration: Tensor) -> 
         tuned = peft.get_peft_model(model, getattr(peft, kind)(task_type="CAUSAL_LM", **values))
     for parameter in curves:
         parameter.requires_grad_(True)
-    return tuned.train(), optimizer_groups(tuned, lr, weight_decay=0.0)
+    return tuned.train(), optimizer_groups(tuned, lr, weight_decay=0.0, curve_lr_multiplier=multiplier)
 
 
 def _train(model: nn.Module, groups: list[dict], batches: Iterator[Tensor], steps: int) -> None:

@@ -12,7 +12,8 @@ OPTIONS = Namespace(model="embedded", seeds=2, lengths=[20, 1000], ways=list(WAY
 
 def measured(job, best):
     """A row whose loss has its minimum at the lowest rate that is tried at first times 2^best."""
-    loss = 3.0 + abs(math.log2(job.lr / WAYS[job.way].rates[0]) - best)
+    first = WAYS[job.way].rates or WAYS["lora"].rates
+    loss = 3.0 + abs(math.log2(job.lr / first[0]) - best)
     return Row(job, trained=1, seconds=1.0, before=4.0, after=loss, other_before=4.0, other_after=4.5)
 
 
@@ -46,3 +47,13 @@ def test_rows_of_other_rates_are_not_in_the_table():
     again = [row for row in rows if row.job.seed >= FIRST_SEED]
     worse = [Row(Job(**{**vars(row.job), "lr": 9.0}), 1, 1.0, 4.0, 9.0, 4.0, 9.0) for row in again]
     assert tuning_map.table([*rows, *worse]) == tuning_map.table(rows)
+
+
+def test_both_ways_together_meet_at_the_best_rates_of_each():
+    rows = []
+    for job in tuning_map._jobs(OPTIONS, rows):
+        rows.append(measured(job, 3 if job.way == "curves" else 1))
+    job = next(row.job for row in rows if (row.job.way, row.job.seed) == ("both", FIRST_SEED))
+    curves, lora = (tuning_map.best_rate(rows, "embedded", way, 20) for way in ("curves", "lora"))
+    assert job.lr == lora and job.lr * tuning_map.curve_multiplier(rows, job) == pytest.approx(30 * curves)
+    assert tuning_map.curve_multiplier(rows, rows[0].job) is None
