@@ -137,17 +137,23 @@ def _jobs(options: argparse.Namespace, rows: list[Row]) -> Iterator[Job]:
     """The rates first; then seed by seed, at each way's best rate."""
     for way in options.ways:
         for blocks in sorted({TUNING_BLOCKS[-1], *map(tuned_at, options.lengths)}, reverse=True):
-            rates = list(WAYS[way].rates)
-            if not rates or blocks < TUNING_BLOCKS[-1]:
-                near = ("lora", blocks) if not rates else (way, TUNING_BLOCKS[-1])
-                best = best_rate(rows, options.model, *near)
-                rates = [best, best / 2]
-            yield from _tuning_jobs(rows, options.model, way, blocks, rates)
+            yield from _tuning_jobs(rows, options.model, way, blocks, _first_rates(rows, options.model, way, blocks))
     for seed in range(FIRST_SEED, FIRST_SEED + options.seeds):
         for blocks in options.lengths:
             for text in TEXTS:
                 for way in options.ways:
                     yield Job(options.model, way, text, blocks, best_rate(rows, options.model, way, blocks), seed)
+
+
+def _first_rates(rows: list[Row], model: str, way: str, blocks: int) -> list[float]:
+    """Those of the way, or the best one for more blocks or of LoRA, and half of it."""
+    rates = WAYS[way].rates
+    if rates and blocks == TUNING_BLOCKS[-1]:
+        return list(rates)
+    best = best_rate(rows, model, way, TUNING_BLOCKS[-1]) if rates else best_rate(rows, model, "lora", blocks)
+    if best is None or not (rates or losses_by_rate(rows, model, "curves", blocks)):
+        raise SystemExit(f"The rates of {way!r} follow from those of curves and lora: run these ways first.")
+    return [best, best / 2]
 
 
 def _tuning_jobs(rows: list[Row], model: str, way: str, blocks: int, rates: list[float]) -> Iterator[Job]:
@@ -165,7 +171,7 @@ def _tuning_jobs(rows: list[Row], model: str, way: str, blocks: int, rates: list
 
 def tuned_at(blocks: int) -> int:
     """At how many blocks the rates for this many are chosen."""
-    return max(length for length in TUNING_BLOCKS if length <= blocks)
+    return max((length for length in TUNING_BLOCKS if length <= blocks), default=TUNING_BLOCKS[0])
 
 
 def losses_by_rate(rows: Iterable[Row], model: str, way: str, blocks: int) -> dict[float, float]:

@@ -57,3 +57,10 @@ def test_both_ways_together_meet_at_the_best_rates_of_each():
     curves, lora = (tuning_map.best_rate(rows, "embedded", way, 20) for way in ("curves", "lora"))
     assert job.lr == lora and job.lr * tuning_map.curve_multiplier(rows, job) == pytest.approx(30 * curves)
     assert tuning_map.curve_multiplier(rows, rows[0].job) is None
+
+
+def test_both_ways_together_need_each():
+    alone = Namespace(**{**vars(OPTIONS), "ways": ["both"], "lengths": [10]})
+    with pytest.raises(SystemExit, match="The rates of 'both' follow from those of curves and lora"):
+        next(tuning_map._jobs(alone, []))
+    assert tuning_map.tuned_at(10) == 20
