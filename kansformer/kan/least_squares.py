@@ -56,9 +56,7 @@ def levenberg_marquardt(run: Run, evaluate: Callable[[], Linearization]) -> None
         now_P, bounded = parameters.read(), bounded_variables(parameters)
         jacobian, quadratic = here.linearize()
         jacobian = along_the_point(model, jacobian)
-        solve = _damped_solver(
-            jacobian, here.residuals, now_P, quadratic, parameters.free_P, bounded, parameters.groups()
-        )
+        solve = _damped_solver(jacobian, here.residuals, now_P, quadratic, parameters, bounded)
         before = _objective(here.residuals, now_P, quadratic)
         improved = False
         try:
@@ -94,15 +92,16 @@ def _damped_solver(
     residuals: Tensor,
     vector_P: Tensor,
     quadratic: Tensor | None,
-    free_P: Tensor | None,
+    parameters: Parameters,
     bounded: BoundedVariables | None,
-    groups_P: Tensor,
 ) -> Callable[[float], Tensor | None]:
     """Steps that solve (JᵀJ + Q + damping·diagonal) δ = Jᵀr + Qp for the free parameters, by damping; within bounds.
 
     With few parameters, such as those of formulas, a QR factorisation of J replaces the normal equations, which is
     exact to the last digit.
     """
+
+    free_P = parameters.free_P
 
     def reduced(rows: Tensor) -> Tensor:
         if bounded is not None:
@@ -130,8 +129,8 @@ def _damped_solver(
         diagonal_F = matrix.diagonal()
     unit_F = torch.ones_like(diagonal_F)
     if bounded is None:
-        groups_F = reduced(groups_P)
-        largest_P = diagonal_F.new_zeros(len(groups_P)).scatter_reduce(0, groups_F, diagonal_F, "amax")
+        groups_F = reduced(parameters.groups())
+        largest_P = torch.zeros_like(vector_P).scatter_reduce(0, groups_F, diagonal_F, "amax")
         unit_F = (largest_P[groups_F] / SMALL).clamp(torch.finfo(diagonal_F.dtype).tiny ** 0.5, 1)
     floor_F, ridge_F = MIN_DIAGONAL * unit_F, RIDGE * unit_F
 

@@ -66,12 +66,15 @@ class Parameters:
 
     def groups(self) -> Tensor:
         """For every entry one in the same unit, (P,): the coefficients of a layer share one, others are their own."""
-        groups_P, start = torch.arange(len(self.read()), device=self.model.layers[0].weight.device), 0
+        parts, start = [], 0
         for (i, _), layer, formulas in self._layers():
             width = layer.coefficients.shape[1] + 1
-            groups_P[start : start + len(i) * width].view(-1, width)[:, 1:] = start + 1
-            start += len(i) * width + len(layer.bias) + formulas.affine.numel()
-        return groups_P
+            numbers, count = len(i) * width, len(layer.bias) + formulas.affine.numel()
+            part = torch.arange(start, start + numbers + count, device=i.device)
+            part[:numbers].view(-1, width)[:, 1:] = start + 1
+            parts.append(part)
+            start += len(part)
+        return torch.cat(parts)
 
     def _may_move(self) -> Tensor:
         """False at the base weights and last biases that the constraints keep as they are, (P,)."""
