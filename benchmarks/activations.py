@@ -9,7 +9,8 @@
     python benchmarks/activations.py --mean FILE                     # one pair of curves, the mean of the source run's
 
 FOLDER has `tinyshakespeare.txt` (of char-rnn and nanoGPT); the long text is Python source of this machine. A run is a
-row of `results/activations.csv`, written as it ends, so that a second call goes on where the first stopped.
+row of `results/activations.csv`, written as it ends; one that `--minutes` stops is kept in `build/activations`. So a
+second call goes on where the first stopped.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from kansformer import freeze_curves
 from kansformer.training.page_faults import KEEP_MEMORY
 
 RESULTS = Path(__file__).parent / "results"
+STATES = Path("build/activations")
 
 
 def main() -> None:
@@ -86,11 +88,14 @@ def _run_stage(stage: str, options: argparse.Namespace) -> None:
 
 
 def train_run(run: Run, texts: Path, out: Path, end: float) -> Row | None:
-    """Train one network, unless the time is over; the source run's curves are kept for the others."""
+    """Train one network, or go on with it until the time is over; the source run's curves are kept for the others."""
     if time.monotonic() > end:
         return None
     corpus = read_corpus(run.corpus, str(texts))
-    outcome = train(run, corpus, _curves_file(out, run.source) if run.source else None)
+    given = _curves_file(out, run.source) if run.source else None
+    outcome = train(run, corpus, given, state_file=STATES / f"{run.name}.pt", deadline=end)
+    if outcome is None:
+        return None
     if run == SOURCE:
         source = f"{run.variant} on {run.corpus}, {run.size}, {run.length:g} tokens a parameter, seed {run.seed}"
         freeze_curves(outcome.model, _curves_file(out, SOURCE_FILE), source=source)
@@ -134,7 +139,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--texts", type=Path, default=Path(), help="folder of text files")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), metavar="STAGE")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="no run begins later")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="of this call")
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, one thread each")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of rows, curves, page and picture")
     parser.add_argument("--check", action="store_true", help="compare the engine with the Trainer")

@@ -50,7 +50,7 @@ def main() -> None:
             print(f"Left out, the text has {there:,} steps of the {run.steps:,}: {run}")
             continue
         given = RESULTS / "activation_curves" / f"{run.source}.safetensors" if run.source else None
-        state = options.state / f"{run.variant}-{run.size}-{run.length:g}-{run.optimizer}-{run.seed}.pt"
+        state = options.state / f"{run.name}.pt"
         outcome = train(run, corpus, given, device=options.device, state_file=state, deadline=deadline)
         if outcome is None:
             print(f"Stopped and kept: {run}. Call again to go on.")

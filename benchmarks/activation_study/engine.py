@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import resource
 import time
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,11 @@ class Run:
     @property
     def steps(self) -> int:
         return SIZES[self.size].steps(self.length)
+
+    @property
+    def name(self) -> str:
+        """For a file; no two runs have the same."""
+        return "-".join(f"{value:g}" if isinstance(value, float) else str(value) for value in astuple(self) if value)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 import dataclasses
 import math
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,9 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 def study(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     yield
-    for name in [name for name in sys.modules if name.split(".")[0] in ("activation_study", "contest", "speed")]:
+    for name in [
+        name for name in sys.modules if name.split(".")[0] in ("activations", "activation_study", "contest", "speed")
+    ]:
         del sys.modules[name]
 
 
@@ -141,6 +145,22 @@ def test_a_stopped_run_goes_on_to_the_same_loss(corpus, tmp_path, monkeypatch, o
     assert rest.val_loss == whole.val_loss and not state.exists()
     assert whole.learned == 176
     assert [(tokens, loss) for tokens, _, loss in rest.trace] == [(tokens, loss) for tokens, _, loss in whole.trace]
+
+
+def test_minutes_end_a_run_and_the_next_call_goes_on(corpus, tmp_path, monkeypatch):
+    import activations
+    from activation_study import engine
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(activations, "read_corpus", lambda name, folder: corpus)
+    monkeypatch.setattr(activations, "train", partial(engine.train, fast=False))
+    clock = iter(range(1000))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    assert activations.train_run(make_run(), tmp_path, tmp_path, end=2) is None
+    (kept,) = activations.STATES.iterdir()
+    assert torch.load(kept, weights_only=True)["step"] > 0
+    assert activations.train_run(make_run(), tmp_path, tmp_path, end=math.inf).run == make_run()
+    assert not kept.exists()
 
 
 def test_a_run_that_diverges_has_a_row(corpus, monkeypatch):
