@@ -105,12 +105,11 @@ class KAN(nn.Module):
                 )  # fmt: skip
                 draw_curves(layer, generator, init_scale)
                 layer.bias.requires_grad_(bias)
-                alive_IO = torch.ones(inputs, outputs).bool()
-                if init_density < 1:
-                    alive_IO = draw_edges(inputs, outputs, init_density, generator)
-                    clear_edges(layer, ~alive_IO)
-                self.register_buffer(f"alive_{len(layers)}", alive_IO)
                 layers.append(layer)
+        for index, layer in enumerate(layers):  # after all curves, which `restart` draws alone
+            alive_IO = draw_edges(layer.in_features, layer.out_features, init_density, generator)
+            clear_edges(layer, ~alive_IO)
+            self.register_buffer(f"alive_{index}", alive_IO)
         self.layers = cast("Sequence[KANLinear]", nn.ModuleList(layers))
         formulas = nn.ModuleList(SymbolicEdges(layer.out_features, dtype=dtype) for layer in layers)
         self.formulas = cast("Sequence[SymbolicEdges]", formulas)
