@@ -87,12 +87,18 @@ class CurveSlot:
         return inputs * self.num_outputs + outputs if self.has_weights else inputs
 
 
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The model that `torch.compile` put into another one; the model itself where it did not."""
+    return cast(nn.Module, get_setting(model, "_orig_mod") or model)
+
+
 def find_curve_slots(model: nn.Module) -> list[CurveSlot]:
-    """All slots with curves, in the model's order.
+    """All slots with curves, in the model's order; of a compiled model by the names of the one inside.
 
     Raises:
         ConversionStateError: the model has none.
     """
+    model = uncompiled(model)
     inner = without_adapters(model)
     outer = next(path for path, module in model.named_modules() if module is inner)
     record = record_of(inner)

@@ -5,7 +5,8 @@ never trained or was pruned, so counting what is not zero would count nearly eve
 at a token where |s_oi(x_i)| exceeds a share, 1 % unless given, of the root mean square of φ over all edges of the slot
 and all tokens: one number for the slot, in the units of its output, so that small curves of small edges do not count.
 Edges that are computed by something else in a context (`ablate`, `replace_by_symbol`) have no curve at work there.
-L0 is the mean number of curves alive at a token; the share alive is that of curves alive at one token or more.
+L0 is the mean number of curves alive at a token; the share alive is that of curves alive at one token or more. Padding
+does not count, but in stacks of experts, which sort the tokens.
 
 Shape letters: N tokens, I inputs, O outputs, T terms.
 """
@@ -19,6 +20,8 @@ from kansformer.interp.edge_features import edge_terms, num_terms, term_weights
 from kansformer.interp.edits import replaced_edges
 from kansformer.interp.recording import RecordedSlot
 from kansformer.nn.hooks import input_of
+from kansformer.sites.parts import stacks_of
+from kansformer.sites.site import parent_of
 
 ALIVE = 0.01
 """The share of the slot's root mean square from which a curve counts as alive."""
@@ -46,9 +49,10 @@ class Activity:
     """
 
     def __init__(self, model: nn.Module, slot: CurveSlot, threshold: float) -> None:
-        self.model, self.slot, self.threshold = model, slot, threshold
+        self.slot, self.threshold = slot, threshold
         self.tokens = self._count = 0
         self.mask: Tensor | None = None
+        self._sorts_tokens = bool(stacks_of(model.get_submodule(parent_of(slot.path)[0])))
         self._ever_IO = torch.zeros(slot.module.in_features, slot.num_outputs, dtype=torch.bool)
 
     @property
@@ -64,7 +68,7 @@ class Activity:
     @torch.no_grad()
     def hook(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         """A forward pre-hook of the slot's module."""
-        x_NI = rows(input_of(args, kwargs).detach(), self.mask)
+        x_NI = rows(input_of(args, kwargs).detach(), None if self._sorts_tokens else self.mask)
         tokens = max(1, BUDGET // self.slot.num_edges)
         if len(x_NI) > tokens:  # evenly spaced ones
             x_NI = x_NI[torch.arange(tokens, device=x_NI.device) * len(x_NI) // tokens]

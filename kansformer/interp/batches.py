@@ -102,16 +102,38 @@ def num_labels(model: nn.Module, batch: Batch) -> int:
     labels = batch.get("labels")
     if labels is None:
         return next((len(value) for value in batch.values() if isinstance(value, Tensor) and value.ndim), 1)
-    # transformers' name of the loss; where it has none, its loss of a label for each token is the causal one.
-    is_causal = getattr(model, "loss_type", "") in (None, "ForCausalLM") and labels.ndim > 1
+    # transformers' name of the loss; where it has none, its loss of a label for each token is the causal one. That of
+    # "ForConditionalGeneration" is causal, too, but encoder-decoder models of this name have losses of their own.
+    causal = (None, "ForCausalLM", *(() if is_encoder_decoder(model) else ("ForConditionalGeneration",)))
+    is_causal = getattr(model, "loss_type", "") in causal and labels.ndim > 1
     predicted = labels[..., 1:] if is_causal and not labels.is_floating_point() else labels
     return int((predicted != IGNORED).sum())
 
 
-def padding_mask(model: nn.Module, batch: Batch) -> Tensor | None:
-    """The mask of padding; None where there is none, or it is that of an encoder's inputs."""
-    config = getattr(model, "config", None)
-    return None if getattr(config, "is_encoder_decoder", False) else batch.get("attention_mask")
+def is_encoder_decoder(model: nn.Module) -> bool:
+    """Whether a model has an encoder, and a decoder that reads other tokens."""
+    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+
+
+class Padding:
+    """Which tokens of a batch are padding.
+
+    Of a decoder beside an encoder these are what `decoder_attention_mask` says, or the tokens whose label is left out.
+    """
+
+    def __init__(self, model: nn.Module, batch: Batch) -> None:
+        self._mask = self._decoder_mask = batch.get("attention_mask")
+        self._encoder: set[nn.Module] = set()
+        if is_encoder_decoder(model):
+            labels = batch.get("labels")
+            is_of_tokens = isinstance(labels, Tensor) and labels.ndim == 2 and not labels.is_floating_point()
+            self._decoder_mask = batch.get("decoder_attention_mask", labels != IGNORED if is_of_tokens else None)
+            get_encoder = getattr(model, "get_encoder", lambda: None)
+            self._encoder = set((get_encoder() or nn.Module()).modules())
+
+    def mask(self, module: nn.Module | None = None) -> Tensor | None:
+        """Not 0 where a token is none, of those that go through a module, or of the logits; None where all count."""
+        return self._mask if module in self._encoder else self._decoder_mask
 
 
 def rows(values: Tensor, mask: Tensor | None) -> Tensor:

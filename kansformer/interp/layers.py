@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from kansformer.conversion.channels import converted_sites
 from kansformer.conversion.record import record_of
-from kansformer.conversion.slots import find_adapter, find_curve_slots
+from kansformer.conversion.slots import find_adapter, find_curve_slots, uncompiled
 from kansformer.errors import DataError
 from kansformer.nn.adapted import module_called_at
 from kansformer.nn.curves import curved_modules
@@ -35,11 +35,12 @@ class Layer:
 
 
 def find_layers(model: nn.Module) -> dict[str, Layer]:
-    """The layers of a model by path, in the model's order.
+    """The layers of a model by path, in the model's order; of a compiled model by the paths of the one inside.
 
     Raises:
         NoSiteError: the model has neither feed-forward networks nor curves.
     """
+    model = uncompiled(model)
     if any(True for _ in curved_modules(model)) and (record_of(model) is None or find_adapter(model) is not None):
         slots = find_curve_slots(model)
         return {slot.path: Layer(slot.path, slot.called, frozenset({slot.path})) for slot in slots}

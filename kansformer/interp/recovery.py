@@ -6,9 +6,9 @@ all tokens. The share of the loss that the edit keeps is
     ce_loss_score = (CE_ablated - CE_replaced) / (CE_ablated - CE_original)
 
 and `kl_div_score` the same of KL(original ‖ ·), which is 0 for the original: 1 is the model itself, 0 no better than
-without the layers, and a score can leave that range. CE is a mean over labels, KL over tokens that are not padding.
-FVU = Σ(ŷ - y)² / Σ(y - ȳ)² is of each layer's output on the inputs that the original model gives it: in a run of its
-own every layer's output is put back to the original's after it was compared. L0 is explained in `activity.py`.
+without the layers, and a score can leave that range. CE is a mean over labels, KL over the logits of tokens that are not
+padding. FVU = Σ(ŷ - y)² / Σ(y - ȳ)² is of each layer's output on the inputs that the original model gives it: in a run
+of its own every layer's output is put back to the original's after it was compared. L0 is explained in `activity.py`.
 
 Shape letters: N tokens, O outputs of a layer.
 """
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from kansformer.conversion.slots import find_curve_slots
 from kansformer.errors import ConfigError, DataError, SlotError
 from kansformer.interp.activity import ALIVE, Activity, edge_size
-from kansformer.interp.batches import Batch, BatchReader, padding_mask, replayable
+from kansformer.interp.batches import Batch, BatchReader, Padding, replayable
 from kansformer.interp.effects import OWN_ROWS, Faithfulness
 from kansformer.interp.layers import Layer, find_layers, intervene
 from kansformer.interp.recording import record_slots
@@ -120,7 +120,7 @@ def faithfulness(
         study.choose(study.changed_layers(batch, original) if layers is None else layers, alive)
         for batch in reader.read("replacing layers"):
             study.measure(batch)
-    return study.result(reader.tokens)
+    return study.result()
 
 
 class _Study:
@@ -134,6 +134,7 @@ class _Study:
         self.layers: dict[str, Layer] = {}  # those that are measured
         self.sums: dict[str, RunSums] = {}
         self.spread: dict[str, float] = defaultdict(float)
+        self.tokens = 0
 
     def read_originals(self, reader: BatchReader) -> tuple[Batch, Run]:
         """Read every layer's mean output and every slot's size of edges; returns the first batch and its run."""
@@ -144,6 +145,7 @@ class _Study:
             for batch in reader.read("layers' means"):
                 run = Run(self.model, batch, self.candidates)
                 first = first or (batch, run)
+                self.tokens += run.num_tokens()
                 for path, y_NO in run.rows_of_outputs():
                     total_O = wide(y_NO).sum(dim=0)
                     totals[path] = totals[path] + total_O if path in totals else total_O
@@ -181,7 +183,7 @@ class _Study:
 
     def measure(self, batch: Batch) -> None:
         """Run a batch in every way, and add up."""
-        with _watching(self.sums["original"].activities, padding_mask(self.model, batch)):
+        with _watching(self.sums["original"].activities, Padding(self.model, batch)):
             original = Run(self.model, batch, self.candidates)
         self.sums["original"].add_run(original, original)
         for path, y_NO in original.rows_of_outputs():
@@ -198,14 +200,14 @@ class _Study:
                 self.sums[name].add_run(Run(self.model, batch), original)
             for path in self.layers:
                 for y in original.outputs.get(path, ()):
-                    self.sums[name].add_residual(path, ablation(path, y), y, original.mask)
+                    self.sums[name].add_residual(path, ablation(path, y), y, original.mask(path))
 
     def _measure_edited(self, batch: Batch, original: Run, sums: RunSums) -> None:
         def compare(path: str, edited: Tensor, y: Tensor) -> None:
             if path in self.layers:
-                sums.add_residual(path, edited, y, original.mask)
+                sums.add_residual(path, edited, y, original.mask(path))
 
-        with _watching(sums.activities, original.mask):
+        with _watching(sums.activities, original.padding):
             self._run_restored(batch, original, compare)
         sums.add_run(Run(self.model, batch), original)
 
@@ -229,13 +231,12 @@ class _Study:
         with intervene(self.candidates, restore), suppress(ForwardEnded):
             self.model(**batch)
 
-    def result(self, tokens: int) -> Faithfulness:
+    def result(self) -> Faithfulness:
         """The means of the sums."""
         curves = {activity.slot.path: activity.slot.num_edges for activity in self.sums["original"].activities}
         effects = {name: sums.effect(self.spread) for name, sums in self.sums.items()}
         original, replaced, zero, mean = (effects.pop(name) for name in ("original", "replaced", "zero", "mean"))
-        tokens = self.sums["original"].tokens or tokens
-        return Faithfulness(tuple(self.layers), tokens, curves, original, replaced, zero, mean, effects)
+        return Faithfulness(tuple(self.layers), self.tokens, curves, original, replaced, zero, mean, effects)
 
 
 def within(edit: Edit, run: Callable[[], T]) -> T:
@@ -262,9 +263,9 @@ def within(edit: Edit, run: Callable[[], T]) -> T:
 
 
 @contextmanager
-def _watching(activities: list[Activity], mask: Tensor | None) -> Iterator[None]:
+def _watching(activities: list[Activity], padding: Padding) -> Iterator[None]:
     with undone_afterwards() as undo:
         for activity in activities:
-            activity.mask = mask
+            activity.mask = padding.mask(activity.slot.called)
             undo.callback(activity.slot.called.register_forward_pre_hook(activity.hook, with_kwargs=True).remove)
         yield

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kansformer.interp.activity import Activity
-from kansformer.interp.batches import Batch, num_labels, padding_mask, rows
+from kansformer.interp.batches import Batch, Padding, num_labels, rows
 from kansformer.interp.effects import Effect
 from kansformer.interp.layers import Layer, intervene
 
@@ -25,9 +25,10 @@ class Run:
     """One run of a model on a batch: its logits and loss, and the outputs of layers, which may run several times."""
 
     def __init__(self, model: nn.Module, batch: Batch, layers: Mapping[str, Layer] | None = None) -> None:
-        self.mask, self.num_labels = padding_mask(model, batch), num_labels(model, batch)
+        self.padding, self.num_labels = Padding(model, batch), num_labels(model, batch)
+        self.layers = layers or {}
         self.outputs: dict[str, list[Tensor]] = {}
-        with intervene(layers or {}, self._keep):
+        with intervene(self.layers, self._keep):
             result = model(**batch)
         self.logits: Tensor | None = getattr(result, "logits", None)
         self.loss: Tensor | None = getattr(result, "loss", None)
@@ -35,11 +36,21 @@ class Run:
     def _keep(self, path: str, y: Tensor) -> None:
         self.outputs.setdefault(path, []).append(y.clone())  # what follows may work in place
 
+    def mask(self, path: str) -> Tensor | None:
+        """The mask of padding of a layer's output."""
+        return self.padding.mask(self.layers[path].output)
+
     def rows_of_outputs(self) -> Iterator[tuple[str, Tensor]]:
         """Paths and outputs of the layers, (N, O), without padding."""
         for path, several in self.outputs.items():
             for y in several:
-                yield path, rows(y, self.mask)
+                yield path, rows(y, self.mask(path))
+
+    def num_tokens(self) -> int:
+        """Without padding: those that have logits; where logits are of whole texts or images, those of a layer."""
+        if self.logits is not None and self.logits.ndim > 2:
+            return len(rows(self.logits, self.padding.mask()))
+        return max((len(rows(several[0], self.mask(path))) for path, several in self.outputs.items()), default=0)
 
 
 class RunSums:
@@ -48,7 +59,7 @@ class RunSums:
     def __init__(self, activities: list[Activity]) -> None:
         self.activities = activities
         self.loss, self.labels = 0.0, 0
-        self.divergence, self.tokens = 0.0, 0
+        self.divergence, self.num_logits = 0.0, 0
         self.residual: dict[str, float] = defaultdict(float)
 
     def add_run(self, run: Run, original: Run) -> None:
@@ -57,10 +68,11 @@ class RunSums:
             self.loss += float(run.loss) * run.num_labels
             self.labels += run.num_labels
         if run.logits is not None and original.logits is not None:
-            logits_NV = rows(run.logits, run.mask)
+            mask = run.padding.mask()
+            logits_NV = rows(run.logits, mask)
             if run is not original:
-                self.divergence += float(wide(divergences(rows(original.logits, run.mask), logits_NV)).sum())
-            self.tokens += len(logits_NV)
+                self.divergence += float(wide(divergences(rows(original.logits, mask), logits_NV)).sum())
+            self.num_logits += len(logits_NV)
 
     def add_residual(self, path: str, edited: Tensor, y: Tensor, mask: Tensor | None) -> None:
         """Add the squared difference between a layer's output and the original's."""
@@ -70,7 +82,7 @@ class RunSums:
         """The means."""
         return Effect(
             ce_loss=self.loss / self.labels if self.labels else None,
-            kl_div=self.divergence / self.tokens if self.tokens else None,
+            kl_div=self.divergence / self.num_logits if self.num_logits else None,
             fvu={path: self.residual[path] / total if total else math.nan for path, total in spread.items()},
             l0={activity.slot.path: activity.l0 for activity in self.activities},
             alive={activity.slot.path: activity.num_alive for activity in self.activities},

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from kansformer.conversion.slots import find_curve_slot
 from kansformer.errors import DataError, ShapeError
-from kansformer.interp.batches import BatchReader, padding_mask, replayable, rows
+from kansformer.interp.batches import BatchReader, Padding, replayable, rows
 from kansformer.interp.curves import pair_curves
 from kansformer.interp.edge_features import random_coefficients
 from kansformer.interp.effects import Faithfulness, json_number
@@ -195,7 +195,7 @@ def measure_transcoder(
         activity = LatentActivity(transcoder)
         with eval_mode(model), torch.no_grad():
             for batch in BatchReader(again, progress).read("latents"):
-                mask = padding_mask(model, batch)
+                mask = Padding(model, batch).mask(model.get_submodule(site.path))
                 with intercept(model, site, lambda x, y, mask=mask: activity.add(rows(x, mask))):  # type: ignore[misc]
                     model(**batch)
         if not activity.tokens:

@@ -157,10 +157,12 @@ def test_edits_and_records_reach_a_compiled_model(make_bent, batch):
 def test_what_runs_a_compiled_model_sees_all_of_it(make_bent, batch):
     place = ("model.layers.0.mlp", "act")
     figures = []
-    for is_compiled in (False, True):
+    for compiled in ("not", "in place", "around"):
         model = make_bent()
-        if is_compiled:
+        if compiled == "in place":
             model.compile(backend="eager")
+        elif compiled == "around":
+            model = torch.compile(model, backend="eager")
         with torch.no_grad(), record_edges(model) as records:
             model(**batch)
         model(**batch).loss.backward()  # compiled without hooks
@@ -170,7 +172,7 @@ def test_what_runs_a_compiled_model_sees_all_of_it(make_bent, batch):
         attribution = edge_scores(model, batch, records=records)[place].attribution
         update_grid(model, batch)
         figures.append((effect.to_dict(), attribution.tolist(), find_curve_slot(model, *place).module.domain.tolist()))
-    assert figures[0] == figures[1] and figures[0][0]["original"]["l0"]
+    assert figures[0] == figures[1] == figures[2] and figures[0][0]["original"]["l0"]
 
 
 class _ByName(torch.nn.Module):
