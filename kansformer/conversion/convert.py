@@ -9,7 +9,7 @@ from torch import nn
 from kansformer.config import KANConfig
 from kansformer.conversion.build import build_slot
 from kansformer.conversion.plan import ConversionPlan, check_model, plan_conversion
-from kansformer.conversion.record import ConversionRecord, base_prefix, record_of, rooted_slot
+from kansformer.conversion.record import ConversionRecord, base_prefix, record_of, rooted_slot, uncompiled
 from kansformer.conversion.slots import check_no_adapters, check_not_dispatched, recorded_modules, tie_and_freeze
 from kansformer.conversion.transformers_patches import attach_record, detach_record
 from kansformer.errors import ConversionStateError, SlotError
@@ -60,13 +60,14 @@ def convert(model: nn.Module, config: KANConfig | None = None, *, verify: bool =
         >>> torch.equal(model(tokens).last_hidden_state, before)  # until it is trained
         True
     """
+    given, model = model, uncompiled(model)
     check_model(model)
     with transaction(model):
         plan = plan_conversion(model, KANConfig() if config is None else config)
         execute_plan(model, plan, verify=verify)
         if not fuse:
             unfuse_gates(model)
-        return model
+        return given
 
 
 def execute_plan(
@@ -185,8 +186,7 @@ def drop_slots(model: nn.Module, paths: Collection[str]) -> nn.Module:
     if not left and record.widths:
         raise SlotError("The feed-forward networks are narrower than the model's config says, so one slot must stay.")
     with transaction(model):
-        remaining = replace(record, config=_config_for(record.config, left), slots=left) if left else None
-        remove_curves(model, dropped.values(), remaining)
+        remove_curves(model, dropped.values(), record.with_slots(left) if left else None)
         return model
 
 
@@ -233,11 +233,3 @@ def _mark_converted(model: nn.Module, record: ConversionRecord) -> None:
             owner, name = parent_of(rooted_slot(model, slot).path)
             fuse_gate(model.get_submodule(owner), name)
     attach_record(model, record)
-
-
-def _config_for(config: KANConfig, slots: Collection[Slot]) -> KANConfig:
-    """The config of a model that keeps only these slots."""
-    names = {slot.name for slot in slots}
-    kinds = {config.curve_spec(name).edges for name in names}
-    edges = kinds.pop() if len(kinds) == 1 else config.edges  # those without weights may have been left alone
-    return replace(config, slots=tuple(name for name in config.slots if name in names), edges=edges)

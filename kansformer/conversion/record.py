@@ -109,6 +109,14 @@ class ConversionRecord:
         """Whether the curves are a fixed function, which is not trained."""
         return not self.config.trainable
 
+    def with_slots(self, slots: tuple[Slot, ...]) -> "ConversionRecord":
+        """The record of a model that keeps only these slots."""
+        names = {slot.name for slot in slots}
+        kinds = {self.config.curve_spec(name).edges for name in names}
+        edges = kinds.pop() if len(kinds) == 1 else self.config.edges  # those without weights may have been left alone
+        left = tuple(name for name in self.config.slots if name in names)
+        return replace(self, config=replace(self.config, slots=left, edges=edges), slots=slots)
+
     def with_grid_size(self, grid_size: int) -> "ConversionRecord":
         """The record of the same model on another grid."""
         return replace(self, config=replace(self.config, grid_size=grid_size))
@@ -137,6 +145,12 @@ def quantization_method(config: object) -> str | None:
     """Name of the method of a `quantization_config`, which may be a table; None where there is none."""
     method = config.get("quant_method") if isinstance(config, dict) else get_setting(config, "quant_method")
     return get_setting(method, "value") or method
+
+
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The model that `torch.compile` put into another one; the model itself where it did not."""
+    inner = get_setting(model, "_orig_mod")
+    return inner if isinstance(inner, nn.Module) else model
 
 
 def base_prefix(model: nn.Module) -> str:

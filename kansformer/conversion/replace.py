@@ -14,6 +14,7 @@ from kansformer.config import KANConfig
 from kansformer.conversion.convert import execute_plan
 from kansformer.conversion.narrow import linear_layers, narrow_site
 from kansformer.conversion.plan import check_model, plan_conversion
+from kansformer.conversion.record import uncompiled
 from kansformer.errors import ConfigError, DataError
 from kansformer.nn.eval_mode import run_batches
 from kansformer.nn.transaction import transaction, undone_afterwards
@@ -58,6 +59,7 @@ def replace_feed_forwards(
         DataError: the inputs do not reach a network, or are not finite there.
         ProofError: a block does not run with that width. The model is left as it was after any error.
     """
+    given, model = model, uncompiled(model)
     check_model(model)
     check_choice("start", start, get_args(Start))
     if inputs is not None and start == "random":
@@ -72,7 +74,7 @@ def replace_feed_forwards(
             if start == "random":
                 _draw_weights(model, site, generator)
         execute_plan(model, plan, verify=True, widths={site.path: site.hidden for site in sites})
-        return model
+        return given
 
 
 def largest(score_m: Tensor, hidden: int) -> Tensor:

@@ -7,10 +7,10 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from kansformer.conversion.record import ConversionRecord, get_setting, record_of, rooted_slot
+from kansformer.conversion.record import ConversionRecord, get_setting, record_of, rooted_slot, uncompiled
 from kansformer.errors import CheckpointError, ConfigError, ConversionStateError, SlotError
 from kansformer.nn.adapted import module_called_at
-from kansformer.nn.curves import CURVE_PARAMETERS, CurvedModule, curved_modules
+from kansformer.nn.curves import CURVE_PARAMETERS, CurvedModule, curved_modules, has_curves
 from kansformer.nn.sharing import check_alike, find_difference, tie_curves
 from kansformer.sites.site import INPUT_CURVE, Slot, join_path, parent_of
 
@@ -85,11 +85,6 @@ class CurveSlot:
     def edge_numbers(self, inputs: Tensor, outputs: Tensor) -> Tensor:
         """Places in `edges` of the edges from these inputs to these outputs."""
         return inputs * self.num_outputs + outputs if self.has_weights else inputs
-
-
-def uncompiled(model: nn.Module) -> nn.Module:
-    """The model that `torch.compile` put into another one; the model itself where it did not."""
-    return cast(nn.Module, get_setting(model, "_orig_mod") or model)
 
 
 def find_curve_slots(model: nn.Module) -> list[CurveSlot]:
@@ -173,6 +168,25 @@ def recorded_modules(model: nn.Module, record: ConversionRecord) -> list[tuple[S
     # An adapter takes the path of the module that it is around; layers that are shared have one path of several here.
     curved = {_path_without_adapters(path): module for path, module in curved_modules(model)}
     return [(slot, curved.get(slot.curve_path) or model.get_submodule(slot.curve_path)) for slot in slots]
+
+
+def check_places(model: nn.Module, record: ConversionRecord) -> None:
+    """Check that a model's curves are at the places of its record.
+
+    Raises:
+        CheckpointError: curves are missing, or there are more.
+    """
+    otherwise = (
+        ", so a checkpoint of it could not be loaded. Change the layers of the plain model, and convert it then."
+    )
+    recorded = recorded_modules(model, record)
+    for slot, module in recorded:
+        if not has_curves(module):
+            raise CheckpointError(f"{slot.curve_path} has lost the curves that the model's config speaks of{otherwise}")
+    known = {id(module) for _, module in recorded}
+    for path, module in curved_modules(model):
+        if id(module) not in known:
+            raise CheckpointError(f"{path} has curves that the model's config does not speak of{otherwise}")
 
 
 def tie_and_freeze(model: nn.Module, record: ConversionRecord) -> None:

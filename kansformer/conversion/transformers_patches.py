@@ -20,6 +20,8 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,14 +38,16 @@ from kansformer.conversion.record import (
     config_of,
     get_setting,
     record_of,
+    recorded_target,
+    rooted_slot,
 )
 from kansformer.conversion.remote_code import auto_map_of, is_ours, write_modeling_file
-from kansformer.conversion.slots import check_equal_copies
+from kansformer.conversion.slots import check_equal_copies, check_places
 from kansformer.errors import CheckpointError, ConfigError
 from kansformer.files import atomic_write_text, updated_folder
 from kansformer.import_hooks import after_import
 from kansformer.nn.curves import CURVE_PARAMETERS, curved_modules
-from kansformer.nn.transaction import transaction
+from kansformer.nn.transaction import snapshot, transaction, undone_afterwards
 from kansformer.safe_io import read_json
 
 if TYPE_CHECKING:
@@ -179,6 +183,7 @@ def attach_record(model: nn.Module, record: ConversionRecord) -> None:
     config = config_of(model)
     if config is None:
         vars(model)["conversion_record"] = record
+        _complete_parts(model)
         return
     is_head = base_prefix(model) or re.search("For[A-Z]", type(model).__name__)
     is_base_model = get_setting(model, "base_model_prefix") and not is_head
@@ -193,11 +198,24 @@ def attach_record(model: nn.Module, record: ConversionRecord) -> None:
         # On this one model, not on its class. A deep copy of the model gets a partial of its own. The price is a
         # reference cycle: the memory of a deleted model comes back with the next gc.collect().
         vars(model)["save_pretrained"] = functools.partial(save_converted, model)  # type: ignore[arg-type]
+    _complete_parts(model)
+
+
+def _complete_parts(model: nn.Module) -> None:
+    """Complete `save_pretrained` of those models inside one that have curves, and a config without their record."""
+    paths = [path for path, _ in curved_modules(model)]
+    for place, part in model.named_modules():
+        own = config_of(part) is not None and config_of(part) is not config_of(model)
+        if own and hasattr(type(part), "save_pretrained") and any(path.startswith(f"{place}.") for path in paths):
+            vars(part)["save_pretrained"] = functools.partial(save_part, model, part)
 
 
 def detach_record(model: nn.Module) -> None:
     """Remove everything that `attach_record` wrote, and the sets of curves that the record described one of."""
     vars(model).pop(CURVE_SETS, None)
+    for part in model.modules():
+        if get_setting(vars(part).get("save_pretrained"), "func") is save_part:
+            del vars(part)["save_pretrained"]
     config = config_of(model)
     if config is None:
         del vars(model)["conversion_record"]
@@ -256,7 +274,7 @@ def save_converted(
             "A converted model cannot take variant and push_to_hub in one call. Save it with variant first, then "
             "upload the folder with huggingface_hub.upload_folder."
         )
-    check_record(model)
+    update_record(model)
     push = {name: kwargs.pop(name) for name in PUSH_OPTIONS if name in kwargs}
     with_adapters = get_setting(model, "_hf_peft_config_loaded")  # then only those are saved
     variant, is_distributed = kwargs.get("variant"), bool(kwargs.get("distributed_checkpoint"))
@@ -284,6 +302,45 @@ def save_converted(
     if is_main_process and push_to_hub:  # not by transformers in the call above, which would leave the new file out
         push |= {name: kwargs[name] for name in ("token", "max_shard_size") if name in kwargs}
         model.push_to_hub(push.pop("repo_id", Path(save_directory).name), **push)
+
+
+def save_part(whole: nn.Module, part: "PreTrainedModel", *args: Any, **kwargs: Any) -> None:
+    """`save_pretrained` of a model inside a converted one: with the part of the record that is its own, as if it alone
+    had been converted. The arguments are those of `save_converted`, and so are the errors."""
+    record = record_of(whole)
+    if record is None:
+        type(part).save_pretrained(part, *args, **kwargs)
+        return
+    start = f"{next(path for path, module in whole.named_modules() if module is part)}."
+    inside = [rooted for rooted in map(partial(rooted_slot, whole), record.slots) if rooted.path.startswith(start)]
+    base = start + base_prefix(part)
+    slots = tuple(replace(slot, path=slot.path.removeprefix(start).removeprefix(base_prefix(part))) for slot in inside)
+    rooted_widths = {base_prefix(whole) + path: width for path, width in record.widths.items()}
+    widths = {path.removeprefix(base): width for path, width in rooted_widths.items() if path.startswith(base)}
+    with undone_afterwards() as undo:
+        undo.callback(snapshot(part))
+        attach_record(part, replace(record.with_slots(slots), widths=widths, digest=None))
+        save_converted(part, *args, **kwargs)
+
+
+def update_record(model: nn.Module) -> ConversionRecord | None:
+    """The record of a converted model, without places that are gone, such as those in layers that were removed.
+
+    Raises:
+        CheckpointError: other curves are not where, or not what, the record says, so a checkpoint could not be loaded.
+    """
+    record = record_of(model)
+    if record is None:
+        return None
+    left = tuple(slot for slot in record.slots if recorded_target(model, rooted_slot(model, slot)) is not None)
+    if left and left != record.slots:
+        places = {path for path, _ in model.named_modules(remove_duplicate=False)}
+        widths = {path: width for path, width in record.widths.items() if base_prefix(model) + path in places}
+        record = replace(record.with_slots(left), widths=widths)
+        attach_record(model, record)
+    check_record(model)
+    check_places(model, record)
+    return record
 
 
 def _mark_parts(model: "PreTrainedModel", file: Path) -> None:

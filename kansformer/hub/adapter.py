@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from kansformer.conversion import ConversionRecord
 from kansformer.conversion.digest import SavedDigest, digest_of
-from kansformer.conversion.record import CURVE_SETS, check_record, config_of, get_setting, record_of
+from kansformer.conversion.record import CURVE_SETS, config_of, get_setting, record_of, uncompiled
 from kansformer.conversion.slots import check_equal_copies, check_no_adapters, check_no_adapters_before_curves
 from kansformer.conversion.tensor_check import check_values
+from kansformer.conversion.transformers_patches import update_record
 from kansformer.errors import CheckpointError, ConfigError, ConversionStateError
 from kansformer.files import atomic_folder, check_unused, updated_folder
 from kansformer.hub.card_metadata import CARD_FILE, METADATA_FILE, CardMetadata
@@ -55,7 +56,8 @@ def save_curves(model: nn.Module, folder: str | Path, *, also: Collection[str] =
         >>> sorted(file.name for file in save_curves(model, "curves").iterdir())
         ['curves.json', 'curves.safetensors']
     """
-    record = record_of(model)
+    model = uncompiled(model)
+    record = update_record(model)
     if record is None:
         raise ConversionStateError("The model is not converted, so there are no curves to save.")
     check_no_adapters(model)
@@ -65,7 +67,6 @@ def save_curves(model: nn.Module, folder: str | Path, *, also: Collection[str] =
             "The feed-forward networks were replaced by narrower ones, whose weights belong to the curves. Save the "
             "whole model with save_pretrained."
         )
-    check_record(model)
     check_equal_copies(model, record)
     folder = Path(folder)
     is_older = folder.is_dir() and {file.name for file in folder.iterdir()} - CARD_FILES == {SETTINGS, TENSORS}
@@ -142,6 +143,7 @@ def load_curves(
         >>> load_curves(revert(model), folder)[1]
         LearnedActivation(8, ...)
     """
+    given, model = model, uncompiled(model)
     if name is not None and not (isinstance(name, str) and name):
         raise ConfigError(f"name must be a text, such as 'style', or None; got {name!r:.80}.")
     folder = find_folder(
@@ -180,7 +182,7 @@ def load_curves(
             values = {key: tensor.data for key, tensor in curve_values(model).items()}
             named = CurveSets({**others, name: CurveSet(record, values)}, {name: 1.0})
             vars(model)[CURVE_SETS] = named
-        return model
+        return given
 
 
 def _base_model(model: nn.Module) -> str | None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from kansformer.checks import check_number
 from kansformer.conversion import ConversionRecord
-from kansformer.conversion.record import CURVE_SETS, get_setting, record_of
+from kansformer.conversion.record import CURVE_SETS, get_setting, record_of, uncompiled
 from kansformer.conversion.slots import check_no_adapters
 from kansformer.errors import ConfigError, ConversionStateError
 from kansformer.hub.curve_values import curve_values, put_curves
@@ -81,6 +81,7 @@ def set_curves(model: nn.Module, curves: str | Mapping[str, float] | None) -> nn
         >>> list_curves(set_curves(model, {"default": 0.5, "code": 0.5}))
         {'default': 0.5, 'code': 0.5}
     """
+    given, model = model, uncompiled(model)
     sets = current_sets(model)
     if sets is None:
         raise ConversionStateError(
@@ -91,7 +92,7 @@ def set_curves(model: nn.Module, curves: str | Mapping[str, float] | None) -> nn
     with transaction(model, replaced=curve_values(model).values()):
         put_curves(model, chosen.record, chosen.tensors)
         vars(model)[CURVE_SETS] = CurveSets(sets.sets, active)
-        return model
+        return given
 
 
 def list_curves(model: nn.Module) -> dict[str, float]:
@@ -173,6 +174,7 @@ def current_sets(model: nn.Module) -> CurveSets | None:
         ConversionStateError: the model has adapters, or narrowed layers, whose weights no other set fits; or its curves
             are disabled at the time.
     """
+    model = uncompiled(model)
     record = record_of(model)
     if record is None:
         return None

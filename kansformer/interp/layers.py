@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from kansformer.conversion.channels import converted_sites
-from kansformer.conversion.record import record_of
-from kansformer.conversion.slots import find_adapter, find_curve_slots, uncompiled
+from kansformer.conversion.record import record_of, uncompiled
+from kansformer.conversion.slots import find_adapter, find_curve_slots
 from kansformer.errors import DataError
 from kansformer.nn.adapted import module_called_at
 from kansformer.nn.curves import curved_modules

@@ -6,7 +6,7 @@ all tokens. The share of the loss that the edit keeps is
     ce_loss_score = (CE_ablated - CE_replaced) / (CE_ablated - CE_original)
 
 and `kl_div_score` the same of KL(original ‖ ·), which is 0 for the original: 1 is the model itself, 0 no better than
-without the layers, and a score can leave that range. CE is a mean over labels, KL over the logits of tokens that are not
+without the layers, and a score can leave that range. CE is a mean over labels, KL over the logits of tokens other than
 padding. FVU = Σ(ŷ - y)² / Σ(y - ȳ)² is of each layer's output on the inputs that the original model gives it: in a run
 of its own every layer's output is put back to the original's after it was compared. L0 is explained in `activity.py`.
 

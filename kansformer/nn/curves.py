@@ -194,10 +194,15 @@ def wide_domain(module: Curved) -> Iterator[None]:
         module.domain = before.to(device=module.domain.device, dtype=wide)
 
 
+def has_curves(module: object) -> bool:
+    """Whether something is a module with curves of its own."""
+    return isinstance(module, nn.Module) and isinstance(vars(module).get("curves"), CurveSpec)
+
+
 def curved_modules(model: nn.Module) -> Iterator[tuple[str, CurvedModule]]:
     """Path and module of everything in a model that has curves."""
     for path, module in model.named_modules():
-        if isinstance(vars(module).get("curves"), CurveSpec):
+        if has_curves(module):
             yield path, cast(CurvedModule, module)
 
 

@@ -51,11 +51,11 @@ class NonFiniteGuard(TrainerCallback):
         self.terminated = False
         self._received_sigterm = False  # in this process
         self._skipped_in_a_row = 0
-        self._batches: list[Mapping[str, object]] = []
+        self._batches: list[object] = []
         self._losses: list[Tensor] = []
 
-    def record(self, inputs: Mapping[str, object], loss: Tensor) -> None:
-        """Called with every batch, or part of one, and its loss."""
+    def record(self, inputs: object, loss: Tensor) -> None:
+        """Called with every batch, or part of one, and its loss; of some Trainer classes it is a list of rows."""
         self._batches.append(inputs)
         self._losses.append(loss.detach())
 
@@ -116,20 +116,25 @@ class NonFiniteGuard(TrainerCallback):
         if self.terminated:
             control.should_save = control.should_training_stop = True
 
-    def _write(self, batches: list[Mapping[str, object]], step: int, process: int) -> Path:
+    def _write(self, batches: list[object], step: int, process: int) -> Path:
         from safetensors.torch import save_file
 
-        tensors = {
-            (name if len(batches) == 1 else f"{index}.{name}"): value.detach().cpu().contiguous().clone()
-            for index, batch in enumerate(batches)
-            for name, value in batch.items()
-            if isinstance(value, Tensor)
-        }
+        found = named_tensors(batches[0] if len(batches) == 1 else batches)
+        tensors = {name: value.detach().cpu().contiguous().clone() for name, value in found}
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / f"non-finite-step-{step}-process-{process}.safetensors"
         with atomic_file(file) as partial:
             save_file(tensors, partial)
         return file
+
+
+def named_tensors(value: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """All tensors in nested mappings and lists, by the keys and numbers on the way."""
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, Mapping | list | tuple):
+        for key, part in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from named_tensors(part, f"{name}.{key}" if name else str(key))
 
 
 def check_finite(model: nn.Module, losses: list[tuple[int, float]]) -> None:

@@ -93,20 +93,25 @@ def shard_model(model: PreTrainedModel, folder: Path, state: PartialState) -> Pr
 
 
 @contextmanager
-def optimizer_states_allowed(arguments: TrainingArguments | None) -> Iterator[None]:
-    """Inside, transformers' Trainer accepts a sharded model and these arguments, if any, with checkpoints.
+def optimizer_states_allowed(*values: object) -> Iterator[bool]:
+    """Inside, a Trainer that is made with these values accepts a sharded model among them, with checkpoints.
 
     It refuses checkpoints with an optimizer, whose state it does not save for such models; `write_optimizer` does.
+
+    Yields:
+        The setting `save_only_model` as it was, which is True inside where there is a sharded model.
     """
-    if arguments is None:
-        yield
+    settings = next((value for value in values if isinstance(value, TrainingArguments)), None)
+    before = settings is not None and settings.save_only_model
+    is_sharded = any(getattr(value, "is_distributed_loading_by_transformers", False) for value in values)
+    if settings is None or not is_sharded:
+        yield before
         return
-    before = arguments.save_only_model
-    arguments.save_only_model = True
+    settings.save_only_model = True
     try:
-        yield
+        yield before
     finally:
-        arguments.save_only_model = before
+        settings.save_only_model = before
 
 
 def read_weights(model: nn.Module, checkpoint: Path) -> None:

@@ -18,6 +18,7 @@ from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from kansformer.checks import check_number
+from kansformer.conversion.transformers_patches import weight_files
 from kansformer.errors import CheckpointError, ShapeError
 from kansformer.files import exchange, sync, sync_tree
 from kansformer.nn.activation import LearnedActivation
@@ -35,6 +36,8 @@ from kansformer.training.sharding import (
 
 ASIDE = "_partial"  # transformers uploads no names that begin so
 """Folder beside the checkpoints in which the next one is written."""
+
+WEIGHT_FILES = weight_files(variant=None)
 
 IGNORED = -100
 """The label of a token that no loss counts, as in torch and transformers."""
@@ -70,9 +73,10 @@ class KANTrainer(Trainer):
     def __init__(
         self, *args: Any, curve_lr_multiplier: float | None = None, non_finite: str = "stop", **kwargs: Any
     ) -> None:
-        arguments = kwargs.get("args", args[1] if len(args) > 1 else None)
-        with optimizer_states_allowed(arguments):
+        with optimizer_states_allowed(*args, *kwargs.values()) as save_only_model:
             super().__init__(*args, **kwargs)
+        if self.is_distributed_loading_by_transformers:
+            self.args.save_only_model = save_only_model  # some classes copy their arguments meanwhile
         if self.model is not None and self.is_fsdp_enabled:
             check_own_curves(self.model)
         self.curve_lr_multiplier = curve_lr_multiplier
@@ -89,9 +93,9 @@ class KANTrainer(Trainer):
         Warns where that cannot be done: under FSDP version 1 and with an optimizer of DeepSpeed's.
         """
         given = self.optimizer is not None
-        optimizer = super().create_optimizer(model)
+        optimizer = super().create_optimizer(*_given(model)) or self.optimizer
         model = self.model if model is None else model
-        assert model is not None
+        assert model is not None and optimizer is not None
         self._warn_of_curves_beside_an_adapter(model)
         has_groups = isinstance(optimizer, torch.optim.Optimizer)  # and is not DeepSpeed's placeholder
         flattened = any("coefficients" not in module._parameters for _, module in curved_modules(model))
@@ -143,21 +147,27 @@ class KANTrainer(Trainer):
             super().save_model(str(aside / "model"))
             (aside / "model" / "training_args.bin").unlink(missing_ok=True)  # the recipe holds them
         if self.args.should_save:
-            for file in sorted((aside / "model").iterdir()):
+            files = sorted((aside / "model").iterdir())
+            written = {file.name for file in files}
+            for file in files:
                 if (target / file.name).is_dir():  # of an adapter with a name
                     (target / file.name).rename(aside / f"old-{file.name}")
                 file.replace(target / file.name)
+            if any(map(WEIGHT_FILES.fullmatch, written)):
+                for file in target.iterdir():
+                    if WEIGHT_FILES.fullmatch(file.name) and file.name not in written:
+                        file.unlink()  # of an older model
             sync(target)
             shutil.rmtree(aside, ignore_errors=True)
         self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        model = self.model if model is None else model
         if self.is_distributed_loading_by_transformers:
-            assert model is not None
-            read_weights(model, Path(resume_from_checkpoint))
+            sharded = self.model if model is None else model
+            assert sharded is not None
+            read_weights(sharded, Path(resume_from_checkpoint))
         else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            super()._load_from_checkpoint(resume_from_checkpoint, *_given(model))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or not (Path(checkpoint) / OPTIMIZER_FOLDER).is_dir():
@@ -240,6 +250,11 @@ class KANTrainer(Trainer):
                 f"{what} could not be written to {str(folder)!r}: {reason}. What was saved before is as it was; make "
                 "room, and go on with --resume."
             ) from error
+
+
+def _given(model: nn.Module | None) -> tuple[nn.Module, ...]:
+    """The argument of a method that other Trainer classes may define without it."""
+    return () if model is None else (model,)
 
 
 def _warn_of_idle_activations(model: nn.Module) -> None:

@@ -1,11 +1,15 @@
 """A loaded model in the hands of the libraries around it: pipeline, Trainer, upload, adapters' flag."""
 
+import copy
+
 import pytest
 import torch
+from tiny_models import randomize_curves, tiny_llama
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments, pipeline
 
-from kansformer import optimizer_groups
+from kansformer import KANConfig, convert, load_curves, optimizer_groups, save_curves
 from kansformer.errors import ConfigError
+from kansformer.hub import list_curves, set_curves
 
 
 def test_pipeline(make_converted, tokenizer, tmp_path):
@@ -17,6 +21,22 @@ def test_pipeline(make_converted, tokenizer, tmp_path):
     ids = tokenizer("w3 w4 w5", return_tensors="pt")["input_ids"]
     expected = model.generate(ids, max_new_tokens=4, do_sample=False)[0, 3:]
     assert found[0]["generated_text"] == tokenizer.decode(expected, skip_special_tokens=True)
+
+
+def test_a_model_that_was_compiled_before(tmp_path):
+    plain = tiny_llama().eval()
+    compiled = torch.compile(copy.deepcopy(plain), backend="eager")
+    assert convert(compiled, KANConfig()) is compiled
+    model = randomize_curves(compiled)._orig_mod
+    compiled.save_pretrained(tmp_path / "model")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    save_curves(compiled, tmp_path / "curves")
+    again = torch.compile(copy.deepcopy(plain), backend="eager")
+    assert load_curves(again, tmp_path / "curves", name="mine") is again and list_curves(again) == {"mine": 1.0}
+    ids = torch.arange(6)[None]
+    for other in (loaded, again._orig_mod):
+        assert torch.equal(other(ids).logits, model(ids).logits)
+    assert torch.equal(set_curves(again, None)._orig_mod(ids).logits, plain(ids).logits)
 
 
 def train(model, folder, resume=None):

@@ -3,9 +3,10 @@
 import pytest
 import torch
 import transformers
-from tiny_models import TINY, randomize_curves
+from tiny_models import TINY, randomize_curves, tiny_llama
 from transformers import (
     AutoModel,
+    AutoModelForCausalLM,
     BertConfig,
     BertModel,
     BertPreTrainedModel,
@@ -57,6 +58,34 @@ def test_a_part_that_was_converted_alone_is_loaded_with_the_whole(part, clip, tm
     for model in (loaded, CLIPModel.from_pretrained(tmp_path / "second").eval()):
         assert {path.partition(".")[0] for path, _ in curved_modules(model)} == {part}
         assert torch.equal(model(**inputs).logits_per_text, clip(**inputs).logits_per_text)
+
+
+def test_a_part_of_a_converted_model_is_saved_with_its_curves(clip, tmp_path):
+    randomize_curves(convert(clip, KANConfig(slots=("act", "up"))))
+    config, before = clip.text_model.config, clip.text_model.config.to_dict()
+    clip.text_model.save_pretrained(tmp_path / "part")
+    assert clip.text_model.config is config and config.to_dict() == before
+    loaded = CLIPTextModel.from_pretrained(tmp_path / "part").eval()
+    assert torch.equal(loaded(PAIR).pooler_output, clip.text_model(PAIR).pooler_output)
+    clip.save_pretrained(tmp_path / "whole")
+    assert is_converted(CLIPModel.from_pretrained(tmp_path / "whole"))
+    revert(clip).text_model.save_pretrained(tmp_path / "plain")
+    assert not is_converted(CLIPTextModel.from_pretrained(tmp_path / "plain"))
+
+
+def test_a_model_inside_one_of_ones_own_is_saved_with_its_curves(tmp_path):
+    class Classifier(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.backbone, self.head = tiny_llama(), torch.nn.Linear(64, 2)
+
+    model = randomize_curves(convert(Classifier(), KANConfig()))
+    model.backbone.save_pretrained(tmp_path / "causal")
+    model.backbone.model.save_pretrained(tmp_path / "base")
+    for name, kind in (("causal", AutoModelForCausalLM), ("base", AutoModel)):
+        loaded = kind.from_pretrained(tmp_path / name)
+        expected = model.backbone if name == "causal" else model.backbone.model
+        assert torch.equal(loaded(PAIR)[0], expected(PAIR)[0]) and is_converted(loaded)
 
 
 def test_models_made_of_one_config_stay_apart(tmp_path):

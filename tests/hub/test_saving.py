@@ -1,5 +1,6 @@
 """Saving over a model that is there already: the old one or the new one, whatever happens in between."""
 
+import copy
 import signal
 import sys
 from pathlib import Path
@@ -10,8 +11,10 @@ import transformers
 from fresh_processes import FreshInterpreter
 from transformers import AutoModelForCausalLM
 
-from kansformer import files
+from kansformer import files, load_curves, revert, save_curves
 from kansformer.conversion import transformers_patches
+from kansformer.errors import CheckpointError
+from kansformer.nn.curves import curved_modules
 
 KILLED = """
 import os, signal, sys
@@ -130,6 +133,34 @@ def test_the_current_folder_and_a_link_stay_what_they_are(model, folder, outputs
     assert torch.equal(outputs(AutoModelForCausalLM.from_pretrained(".")), outputs(model))
     assert link.is_symlink() and {path.name for path in folder.parent.iterdir()} == {"model", "link"}
     assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_layers_that_were_removed_leave_the_config(model, outputs, tmp_path):
+    curves = len(list(curved_modules(model)))
+    model.model.layers = model.model.layers[:-1]
+    model.config.num_hidden_layers -= 1
+    model.save_pretrained(tmp_path / "model")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert torch.equal(outputs(loaded), outputs(model))
+    assert len(list(curved_modules(loaded))) == curves * len(model.model.layers) / (len(model.model.layers) + 1)
+    save_curves(model, tmp_path / "curves")
+    assert torch.equal(outputs(load_curves(revert(loaded), tmp_path / "curves")), outputs(model))
+
+
+def test_curves_at_other_places_than_recorded_are_not_saved(make_converted, folder, outputs):
+    lost, more = make_converted(), make_converted()
+    lost.model.layers[0].mlp.act_fn = torch.nn.SiLU()
+    more.model.layers.append(copy.deepcopy(more.model.layers[0]))
+    before = contents(folder)
+    for model, message in (
+        (lost, r"layers\.0\.mlp\.act_fn has lost the curves"),
+        (more, "has curves that the model's"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            model.save_pretrained(folder)
+        with pytest.raises(CheckpointError, match=message):
+            save_curves(model, folder / "curves")
+    assert contents(folder) == before
 
 
 def test_a_variant_outlives_another_save_of_the_model(model, folder, outputs):

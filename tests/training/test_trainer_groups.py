@@ -155,6 +155,54 @@ def test_the_same_of_another_trainer_class(tmp_path):
     assert groups_of(trainer)["curves x5"] == (pytest.approx(5e-3), 0.0)
 
 
+def test_trainers_that_copy_their_arguments_and_narrow_their_methods(tmp_path):
+    class Other(Trainer):
+        def __init__(self, model, reward, args, **kwargs):
+            super().__init__(model, TrainingArguments(**args.to_dict()), **kwargs)
+
+        def create_optimizer(self):
+            self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=self.args.learning_rate)
+
+        def _load_from_checkpoint(self, path):
+            super()._load_from_checkpoint(path)
+
+    def make(folder):
+        kind = lambda model, arguments, **settings: kan_trainer(Other)(model, max, arguments, **settings)  # noqa: E731
+        return make_trainer(make_model(), folder, kind)
+
+    through, resumed = make(tmp_path / "run"), make(tmp_path / "again")
+    through.train()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
+    names = [group.get("name") for group in through.optimizer.param_groups]
+    assert "curves x30" in names and not through.args.save_only_model
+    for one, other in zip(through.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_batches_that_are_lists_of_rows_are_written_when_a_step_is_skipped(tmp_path):
+    class Rows(Trainer):
+        def compute_loss(self, model, inputs, **kwargs):
+            batch = {name: torch.stack([row[name] for row in inputs]) for name in ("input_ids", "labels")}
+            return model(**batch).loss * (torch.nan if self.state.global_step == 1 else 1.0)
+
+    rows = [{**row, "prompt": "a text"} for row in ROWS]
+    trainer = make_trainer(make_model(), tmp_path, kan_trainer(Rows), non_finite="skip", data_collator=list)
+    trainer.train_dataset, trainer.args.remove_unused_columns = rows, False
+    trainer.train()
+    assert trainer.guard.skipped == [2]
+    written = load_file(tmp_path / "non-finite-step-2-process-0.safetensors")
+    assert sorted(written) == ["0.input_ids", "0.labels", "1.input_ids", "1.labels"]
+
+
+def test_weights_of_an_older_model_go(tmp_path):
+    make_model().save_pretrained(tmp_path, max_shard_size="5KB")
+    (tmp_path / "notes.txt").touch()
+    assert (tmp_path / "model.safetensors.index.json").exists()
+    make_trainer(make_model(), tmp_path / "run").save_model(str(tmp_path))
+    assert [file.name for file in tmp_path.glob("model*safetensors*")] == ["model.safetensors"]
+    assert (tmp_path / "notes.txt").exists()
+
+
 def test_a_plain_trainer_is_left_alone_and_its_first_step_warns(tmp_path):
     assert Trainer.create_optimizer.__module__ == "transformers.trainer"
     trainer = make_trainer(make_model(), tmp_path, Trainer)
