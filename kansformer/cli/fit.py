@@ -79,7 +79,7 @@ def fit_command(
     """
     from kansformer.kan import find_formula
     from kansformer.kan.linear_formulas import is_linear, linear_in
-    from kansformer.kan.rounding import evaluate, rounded
+    from kansformer.kan.rounding import evaluate, rounded, text_of
     from kansformer.symbolic import ALL_SYMBOLS
 
     path = table.with_suffix(".png") if figure is None and has_matplotlib() else figure
@@ -113,7 +113,7 @@ def fit_command(
     model, formula = result.model, result.formulas[0]
     if indicators:
         formula = rounded(linear_in(formula, indicators, points), digits, points)
-    typer.echo(f"{name} = {formula}")
+    typer.echo(f"{name} = {text_of(formula)}")
     if is_linear(formula):
         typer.echo("This is a straight line." if len(formula.free_symbols) == 1 else "This is linear in every input.")
     if result.stopped is not None:
@@ -136,10 +136,12 @@ def fit_command(
     if output is not None:
         alternatives = result.alternatives[0] if result.alternatives else []
         report = {
-            "target": name, "formula": str(formula), "inputs": names, "unit": numbers.unit, "notes": notes,
+            "target": name, "formula": text_of(formula), "inputs": names, "unit": numbers.unit, "notes": notes,
             "train": vars(train), "other": vars(other) if len(other_x) else None, "seconds": spent,
             "stopped": result.stopped,
-            "alternatives": [{"formula": str(a.formula), "size": a.size, "rmse": a.train_rmse} for a in alternatives],
+            "alternatives": [
+                {"formula": text_of(a.formula), "size": a.size, "rmse": a.train_rmse} for a in alternatives
+            ],
         }  # fmt: skip
         atomic_write_text(output, json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
         typer.echo(f"Written: {output}")

@@ -77,9 +77,14 @@ def descend(
                 _clear_gradients_of_fixed_numbers(model)
                 return value.item()
 
+            before = copy.deepcopy(model.state_dict()) if optimizer == "lbfgs" else None
             try:
                 stepper.step(closure)
-            finally:  # after Ctrl-C too
+            except BaseException:  # after Ctrl-C in a search along a line
+                if before is not None:
+                    model.load_state_dict(before)
+                raise
+            finally:
                 hold(model)
             if optimizer == "lbfgs" and model.constraints is not None and model.constraints.holds_curves:
                 stepper = _torch_optimizer(optimizer, model, lr)  # what it remembers is of other points

@@ -88,7 +88,9 @@ class Discovery:
     stopped: str | None = None
 
     def __str__(self) -> str:
-        shown = "\n".join(f"y_{index + 1} = {formula}" for index, formula in enumerate(self.formulas))
+        from kansformer.kan.rounding import text_of
+
+        shown = "\n".join(f"y_{index + 1} = {text_of(formula)}" for index, formula in enumerate(self.formulas))
         test = "" if math.isnan(self.test_rmse) else f", test {self.test_rmse:.3g}"
         lines = [f"{shown}\nRMSE {self.train_rmse:.3g}{test}; of the curves {self.curves_rmse:.3g}"]
         if self.train_rmse > MUCH_BETTER * self.curves_rmse:

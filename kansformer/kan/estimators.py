@@ -6,7 +6,8 @@ Shape letters: N samples, I inputs, O outputs of the network.
 from __future__ import annotations
 
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal, TypeAlias
 
@@ -161,6 +162,18 @@ class _Estimator(BaseEstimator):
             sparsity=SPARSITY if self.sparsity == "auto" else (self.sparsity,),
         )
 
+    @contextmanager
+    def _as_it_was_after_errors(self) -> Iterator[None]:
+        """scikit-learn notes the columns of a table before anything else is checked."""
+        attributes: dict[str, object] = self.__dict__
+        before = attributes.copy()
+        try:
+            yield
+        except BaseException:
+            attributes.clear()
+            attributes.update(before)
+            raise
+
     def _outputs(self, X: ArrayLike) -> Tensor:
         """Outputs of the network for unchecked inputs, (N, O)."""
         check_is_fitted(self, "model_")
@@ -197,7 +210,7 @@ class KANRegressor(RegressorMixin, _Estimator):
             mapping of columns' names to these; exact for all inputs. None leaves all columns free.
         constraints: more shapes of the predictions, as in `KAN.fit` and in units of X and y: `lower` and `upper`
             bounds, a point to pass `through`, such as ([0, 0], 0), `curvature` without hidden layers. Exact to rounding
-            for all inputs; of a point outside the ranges of X the nearest one within.
+            for all inputs, but a curvature within the ranges of X; of a point outside of these the nearest one within.
 
     Attributes:
         model_: the network, of scaled inputs and targets.
@@ -243,19 +256,20 @@ class KANRegressor(RegressorMixin, _Estimator):
             ValueError: samples do not belong together, or they or the targets' squares are not finite; `ConfigError`,
                 a kind of it: a setting is not among its choices.
         """
-        x_NI, target = validate_data(
-            self, X, y, dtype=np.float64, multi_output=True, y_numeric=True, ensure_min_samples=2
-        )
-        target_NO = target.reshape(len(target), -1).astype(np.float64)
-        check_squares(torch.tensor(target_NO), "targets")
-        mean_O, varies_O = target_NO.mean(axis=0), _varies(target_NO)
-        size_O = np.where(varies_O, np.abs(target_NO - mean_O).max(axis=0), 1.0)  # its square may be nothing
-        spread_O = size_O * ((target_NO - mean_O) / size_O).std(axis=0)
-        deviation_O = np.where(varies_O, spread_O, 0.0 if self.constraints is None else 1.0)
-        inputs, scaled_NO = _Inputs.of(x_NI), (target_NO - mean_O) / np.where(varies_O, deviation_O, np.inf)
-        constraints = {**self._directions(len(mean_O), "mse"), **self._shapes(inputs, mean_O, deviation_O)}
-        self._fit_network(inputs, x_NI, scaled_NO, "mse", constraints)
-        self.target_mean_, self.target_deviation_, self._targets_are_columns = mean_O, deviation_O, target.ndim == 2
+        with self._as_it_was_after_errors():
+            x_NI, target = validate_data(
+                self, X, y, dtype=np.float64, multi_output=True, y_numeric=True, ensure_min_samples=2
+            )
+            target_NO = target.reshape(len(target), -1).astype(np.float64)
+            check_squares(torch.tensor(target_NO), "targets")
+            mean_O, varies_O = target_NO.mean(axis=0), _varies(target_NO)
+            size_O = np.where(varies_O, np.abs(target_NO - mean_O).max(axis=0), 1.0)  # its square may be nothing
+            spread_O = size_O * ((target_NO - mean_O) / size_O).std(axis=0)
+            deviation_O = np.where(varies_O, spread_O, 0.0 if self.constraints is None else 1.0)
+            inputs, scaled_NO = _Inputs.of(x_NI), (target_NO - mean_O) / np.where(varies_O, deviation_O, np.inf)
+            constraints = {**self._directions(len(mean_O), "mse"), **self._shapes(inputs, mean_O, deviation_O)}
+            self._fit_network(inputs, x_NI, scaled_NO, "mse", constraints)
+            self.target_mean_, self.target_deviation_, self._targets_are_columns = mean_O, deviation_O, target.ndim == 2
         return self
 
     def _shapes(self, inputs: _Inputs, mean_O: np.ndarray, deviation_O: np.ndarray) -> dict[str, list]:
@@ -331,14 +345,15 @@ class KANClassifier(ClassifierMixin, _Estimator):
         Raises:
             ValueError: as in `KANRegressor.fit`, or all samples are of one class.
         """
-        x_NI, labels = validate_data(self, X, y, dtype=np.float64, ensure_min_samples=2)
-        check_classification_targets(labels)
-        classes, class_N = np.unique(column_or_1d(labels, warn=True), return_inverse=True)
-        if len(classes) < 2:
-            raise DataError(f"All samples are of one class, {classes.tolist()[0]!r}. There must be two or more.")
-        directions = self._directions(len(classes), "cross_entropy")
-        self._fit_network(_Inputs.of(x_NI), x_NI, np.eye(len(classes))[class_N], "cross_entropy", directions)
-        self.classes_ = classes
+        with self._as_it_was_after_errors():
+            x_NI, labels = validate_data(self, X, y, dtype=np.float64, ensure_min_samples=2)
+            check_classification_targets(labels)
+            classes, class_N = np.unique(column_or_1d(labels, warn=True), return_inverse=True)
+            if len(classes) < 2:
+                raise DataError(f"All samples are of one class, {classes.tolist()[0]!r}. There must be two or more.")
+            directions = self._directions(len(classes), "cross_entropy")
+            self._fit_network(_Inputs.of(x_NI), x_NI, np.eye(len(classes))[class_N], "cross_entropy", directions)
+            self.classes_ = classes
         return self
 
     def predict_proba(self, X: ArrayLike) -> np.ndarray:

@@ -126,8 +126,9 @@ def fit(
     steps, starts = check_integer("steps", steps, 0), check_integer("starts", starts, 1)
     grid_update_every = check_integer("grid_update_every", grid_update_every, 0)
     given = 0.0 if smoothness == "auto" else smoothness
-    for name, weight in (("sparsity", sparsity), ("entropy", entropy), ("smoothness", given)):
-        check_number(name, weight, 0)
+    settings = {"sparsity": sparsity, "entropy": entropy, "smoothness": given, "tolerance": tolerance}
+    for name, value in settings.items():
+        check_number(name, value, 0)
     if optimizer != "adam" and batch_size is not None:
         raise ConfigError(f"batch_size={batch_size!r} is of adam; {optimizer} takes all samples in every step.")
     if optimizer == "lm" and lr is not None:
@@ -138,6 +139,8 @@ def fit(
         check_number("lr", lr, above=0)
     if callback is not None and not callable(callback):
         raise ConfigError(f"callback must be a function of step, network and history, got {callback!r:.80}.")
+    if not (isinstance(progress, bool) or callable(progress)):
+        raise ConfigError(f"progress must be True, False or a function, got {progress!r:.80}.")
     data = of_mapping(data) if isinstance(data, Mapping) else data
     batches = None if isinstance(data, Dataset) or is_pair(data) else list(cast("Iterable[Pair]", data))
     dataset = dataset_for(model, data if batches is None else batches)

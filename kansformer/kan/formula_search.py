@@ -45,6 +45,8 @@ REDUCTIONS, MIN_PROGRESS, MUCH_BETTER = 2, 0.9, 0.3
 LIKELY_SUM = 3e-3
 # Nats that an operation of a formula costs.
 OPERATION_COST = 2.0
+# Share of the targets' deviation that the last digits of a formula's constants may change.
+MAX_SENSITIVITY = 1e-3
 # How far beyond the samples a formula should be finite, in ranges, and how many nats it costs if it is not.
 MARGIN, NOT_FINITE = 0.01, 40.0
 # Random points in this box, and inputs up to which all corners are looked at.
@@ -194,16 +196,30 @@ class FormulaSearch:
         return result
 
     def length(self, fitted: Fitted) -> float:
-        """Nats that describe the samples by a formula; infinite if it is not finite."""
+        """Nats that describe the samples by a formula; infinite if it is not finite, or changes with the last digits of
+        its constants, as sqrt(3e31 - 1e16*x) - 6e15 does.
+        """
         if not math.isfinite(fitted.error):
             return math.inf
         formula = fitted.formula
         if 2 * len(formula.values) > len(self.y):
             return math.inf  # it would explain anything
+        if self._sensitivity(formula) > MAX_SENSITIVITY * self.deviation:
+            return math.inf
         error = max(fitted.error / self.deviation, self.settings.exact)
         length = description_length(error, len(formula.values), len(self.y)) + OPERATION_COST * formula.size()
         values = formula.compiled()(self.around.mT, formula.values.unsqueeze(-1).expand(-1, len(self.around)))
         return length if values.isfinite().all() else length + NOT_FINITE
+
+    def _sensitivity(self, formula: Formula) -> float:
+        """The largest change of a formula's values by the last digits of its constants; 0 without finite values."""
+        values_C1 = formula.values.unsqueeze(-1)
+        last_C1 = values_C1 * 2 * torch.finfo(torch.float64).eps
+        last_C1[1::2] *= -1
+        values, others = (
+            formula.compiled()(self.x.mT, v.expand(-1, len(self.x))) for v in (values_C1, values_C1 + last_C1)
+        )
+        return float((values - others).abs().nan_to_num(0.0).max())
 
     def ended(self) -> bool:
         """Whether another network is not expected to help."""

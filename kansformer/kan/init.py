@@ -100,8 +100,9 @@ def draw_at_inputs(model: KAN, x: Tensor) -> None:
     layer = model.layers[0]
     center_I, reach_I = _range(x.T)
     first_center_I, first_reach_I = _range(layer.domain)
+    rounding_I = center_I.abs() * torch.finfo(x.dtype).eps ** 0.75
+    reach_I = torch.where(reach_I > rounding_I, reach_I, torch.maximum(first_reach_I, rounding_I))  # else constant
     is_far_I = (reach_I > FAR * first_reach_I) | ((center_I - first_center_I).abs() > FAR * reach_I)
-    is_far_I &= reach_I > center_I.abs() * torch.finfo(x.dtype).eps ** 0.5  # others are constant to rounding
     if is_far_I.any() and layer.coefficients.requires_grad and _is_as_drawn(model):
         domain_I2 = torch.stack([center_I - reach_I, center_I + reach_I], dim=1)
         layer.domain.copy_(torch.where(is_far_I.unsqueeze(-1), domain_I2, layer.domain))

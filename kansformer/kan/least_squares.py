@@ -128,7 +128,7 @@ def _damped_solver(
             matrix = matrix + reduced(reduced(quadratic).mT)  # Q is symmetric
         diagonal_F = matrix.diagonal()
     unit_F = torch.ones_like(diagonal_F)
-    if bounded is None:
+    if parameters.model.constraints is None:
         groups_F = reduced(parameters.groups())
         largest_P = torch.zeros_like(vector_P).scatter_reduce(0, groups_F, diagonal_F, "amax")
         unit_F = (largest_P[groups_F] / SMALL).clamp(torch.finfo(diagonal_F.dtype).tiny ** 0.5, 1)

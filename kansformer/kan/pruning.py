@@ -294,7 +294,11 @@ def prune_inputs(model: KAN, data: Samples | Table, *, threshold: float = THRESH
 
     Returns:
         The inputs that are left.
+
+    Raises:
+        ConfigError: the threshold is negative or no number.
     """
+    check_number("threshold", threshold, 0)
     scores, means = _scores_and_means(model, inputs_of(model, data))
     gone_I = scores.nodes[0] <= min(threshold, float(scores.nodes[0].max()) / 2)
     _cut_to(model, [model.alive[0] & ~gone_I.unsqueeze(1)], means)

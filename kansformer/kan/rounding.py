@@ -19,6 +19,8 @@ from kansformer.symbolic.constants import TORCH_FUNCTIONS, size, with_float_fact
 # Terms and factors that change their sum or product by less than this share at every point come from rounding.
 TRACE = 1e-10
 MAX_DIGITS, FLOAT_DIGITS = 17, 15
+# Share of a formula's range that an expansion may change.
+LOST = 1e-9
 
 FOLDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "Add": torch.add, "Mul": torch.mul, "Max": torch.maximum, "Min": torch.minimum, "Pow": torch.pow,
@@ -38,6 +40,21 @@ def evaluate(expression: sympy.Expr, points: Mapping[str, Tensor]) -> Tensor:
     if name in TORCH_FUNCTIONS:
         return TORCH_FUNCTIONS[name](values[0])
     raise ConfigError(f"{expression} cannot be evaluated: {name} is not among {', '.join(TORCH_FUNCTIONS)}.")
+
+
+def text_of(formula: sympy.Expr) -> str:
+    """A formula for people: of a number alone, sympy prints all digits."""
+    return sympy.sstr(formula, full_prec=False)
+
+
+def expanded(expression: sympy.Expr, points: Mapping[str, Tensor]) -> sympy.Expr:
+    """A formula as a sum, with all its digits; as it is where the sum would lose some, as powers of dates do."""
+    given, result = (with_float_factors(e) for e in (expression, sympy.expand(expression, power_exp=False)))
+    values = evaluate(given, points)
+    finite = values.isfinite()
+    values, differences = values[finite], (evaluate(result, points) - values)[finite]
+    spread = values.max() - values.min() if len(values) else values.new_tensor(math.inf)
+    return result if (differences.abs() <= LOST * spread.clamp(min=math.ulp(0.0))).all() else given
 
 
 def rounded(

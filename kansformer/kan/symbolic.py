@@ -292,8 +292,7 @@ def formula(model: KAN, *, variables: Sequence[str] | None = None, digits: int |
     """
     import sympy
 
-    from kansformer.kan.rounding import rounded
-    from kansformer.symbolic.constants import with_float_factors
+    from kansformer.kan.rounding import expanded, rounded
 
     for edge in model.edges():
         if model.formulas[edge.layer].find(edge.input, edge.output) is None:
@@ -311,10 +310,8 @@ def formula(model: KAN, *, variables: Sequence[str] | None = None, digits: int |
             sums[o] += c * symbol.sympy(a * nodes[i] + b) + d
         plain, products = model.width[index + 1]
         nodes = sums[:plain] + [sums[plain + 2 * k] * sums[plain + 2 * k + 1] for k in range(products)]
-    if digits is None:
-        return [with_float_factors(sympy.expand(node, power_exp=False)) for node in nodes]
     points = dict(zip(names, random_inputs(model).unbind(dim=-1), strict=True))
-    return [rounded(node, digits, points) for node in nodes]
+    return [expanded(node, points) if digits is None else rounded(node, digits, points) for node in nodes]
 
 
 def noise_of(model: KAN, data: Samples | Table | None) -> float:

@@ -22,8 +22,9 @@ from kansformer.nn.hooks import input_of
 from kansformer.nn.sharing import sharing_modules
 from kansformer.nn.transaction import undone_afterwards
 
-# The narrowest domain, relative to the numbers in it: half a width of 1/64 holds several inputs in bfloat16.
-MIN_WIDTH = 1 / 64
+# The narrowest domain, relative to the numbers in it: half a width of 1/64 holds several inputs in bfloat16, to which
+# models are cast. Dates and coordinates are in float64, which has inputs enough in less.
+MIN_WIDTH, MIN_WIDTH_FLOAT64 = 1 / 64, torch.finfo(torch.float64).eps ** 0.75
 # And relative to the domain before. A channel that is dead in these inputs says nothing about its range; a domain as
 # narrow as its values would turn the next step of an optimizer into a cliff.
 MIN_WIDTH_SHARE = 0.05
@@ -180,7 +181,8 @@ def _widened(range_P2: Tensor, margin: float, old_domain_P2: Tensor) -> Tensor:
     lower, upper = range_P2.double().unbind(-1)
     middle, half = (lower + upper) / 2, (upper - lower) / 2
     old_half = old_domain_P2.double().diff(dim=-1).squeeze(-1) / 2
-    narrowest = torch.maximum(MIN_WIDTH * middle.abs(), MIN_WIDTH_SHARE * old_half).to(half)
+    min_width = MIN_WIDTH_FLOAT64 if old_domain_P2.dtype == torch.float64 else MIN_WIDTH
+    narrowest = torch.maximum(min_width * middle.abs(), MIN_WIDTH_SHARE * old_half).to(half)
     half = (half * (1 + 2 * margin)).maximum(narrowest)
     farthest = min(torch.finfo(old_domain_P2.dtype).max, MAX_END)
     nearly = farthest * (1 - MIN_WIDTH)  # inputs that all lie beyond the farthest end keep a domain as well

@@ -57,6 +57,8 @@ def torch_function(symbols: Sequence[sympy.Symbol], expression: sympy.Basic) -> 
     """An expression, or a tuple of them, as a function of tensors for its symbols."""
     columns = [sympy.Dummy() for _ in symbols]  # names of symbols may be those of functions
     renamed = expression.xreplace(dict(zip(symbols, columns, strict=True)))
+    large = {number: sympy.Float(number) for number in renamed.atoms(sympy.Integer) if abs(number) >= 2**63}
+    renamed = renamed.xreplace(large)  # torch has no such integers
     return sympy.lambdify(columns, renamed, modules=[TORCH_FUNCTIONS])
 
 
@@ -79,8 +81,9 @@ def with_float_factors(expression: sympy.Expr) -> sympy.Expr:
     def shifted(part: sympy.Expr) -> sympy.Expr:
         number, rest = part.as_coeff_Mul()
         exponential = next(p for p in sympy.Mul.make_args(rest) if isinstance(p, sympy.exp))
+        others = [p for p in sympy.Mul.make_args(rest) if p is not exponential]  # a quotient would not be cancelled
         shift = sympy.Integer(round(sympy.log(abs(number))))
-        return number * sympy.N(sympy.exp(-shift)) * sympy.exp(exponential.args[0] + shift) * (rest / exponential)
+        return sympy.Mul(number * sympy.N(sympy.exp(-shift)), sympy.exp(exponential.args[0] + shift), *others)
 
     return expression.replace(lambda part: part.is_Mul and is_extreme(part), shifted)
 

@@ -119,8 +119,8 @@ class NonFiniteGuard(TrainerCallback):
     def _write(self, batches: list[object], step: int, process: int) -> Path:
         from safetensors.torch import save_file
 
-        found = named_tensors(batches[0] if len(batches) == 1 else batches)
-        tensors = {name: value.detach().cpu().contiguous().clone() for name, value in found}
+        named = named_tensors(batches[0] if len(batches) == 1 else batches)
+        tensors = {name: value.detach().cpu().contiguous().clone() for name, value in named}
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / f"non-finite-step-{step}-process-{process}.safetensors"
         with atomic_file(file) as partial:

@@ -150,6 +150,17 @@ def test_every_change_keeps_bounds_and_points(constraints, tmp_path):
         assert not in_bounds(loaded, -2, 1)
 
 
+def test_a_smooth_network_goes_through_its_point():
+    generator = torch.Generator().manual_seed(1)
+    x = 1 + 9 * torch.rand(150, 2, generator=generator, dtype=torch.float64)
+    y = x[:, :1] ** 2 / x[:, 1:]
+    for seed in range(3):
+        model = KAN([2, 5, 1], seed=seed)
+        history = model.fit((x, y), steps=40, smoothness=1e-2, progress=False, constraints={"through": ([0, 0], 0)})
+        assert model.predict([[0.0, 0.0]]).abs() < 1e-9 and history.train_error[-1] < 0.3 * y.std()
+        assert max(float(layer.bias.abs().max()) for layer in model.layers) < 1e6
+
+
 @pytest.mark.parametrize("columns", [1, 2])
 def test_a_regressor_takes_bounds_and_points_in_the_units_of_the_table(columns):
     x, y = table()

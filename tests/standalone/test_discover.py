@@ -17,9 +17,22 @@ from kansformer.kan.fitting import rmse
 from kansformer.kan.formula_search import FormulaSearch, shapes_for
 from kansformer.kan.monomials import sums_of_monomials
 from kansformer.symbolic import SCIENCE_LIBRARY
+from kansformer.symbolic.constants import Fitted, Formula
 
 QUIET = {"progress": False}
 X, Y, Z = sympy.symbols("x y z")
+
+
+def test_formulas_that_hang_on_the_last_digits_explain_nothing():
+    x = torch.stack([torch.arange(80) % 2, torch.linspace(1, 2, 80)], dim=1).double()
+    y = x[:, :1] * x[:, 1:] ** 2
+    search = FormulaSearch(Dataset(x, y, x[:0], y[:0]), 0, ["x", "y"], SCIENCE_LIBRARY, SearchSettings(), deadline=0.0)
+    bad = Y**2 * (sympy.sqrt(sympy.Float(3.339e31) - sympy.Float(1.315e16) * sympy.exp(-(X**2))) - 5.778e15)
+    lengths = [
+        search.length(Fitted(Formula.of(e, ["x", "y"]), 0.0, torch.zeros(0)))
+        for e in (bad, sympy.Float(1.0) * X * Y**2)
+    ]
+    assert lengths[0] == math.inf and math.isfinite(lengths[1])
 
 
 def test_units_do_not_matter():

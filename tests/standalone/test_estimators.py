@@ -230,7 +230,10 @@ def test_a_fit_that_fails_changes_nothing(estimator, waves, moons):
     model.set_params(steps=-1)
     with pytest.raises(ConfigError):
         model.fit(1000 * x + 5, y)
+    with pytest.raises(ConfigError):
+        model.fit(pandas.DataFrame(np.hstack([x, x]), columns=list("abcdefgh")[: 2 * x.shape[1]]), y)
     np.testing.assert_array_equal(model.predict(x), before)
+    assert model.n_features_in_ == x.shape[1] and not hasattr(model, "feature_names_in_")
 
 
 @pytest.mark.parametrize("estimator", BOTH)

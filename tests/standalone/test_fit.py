@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kansformer.errors import ConfigError, DataError
-from kansformer.kan import KAN, Dataset, Edge, create_dataset, init
+from kansformer.kan import KAN, Dataset, Edge, create_dataset, descent, init
 from kansformer.kan.fitting import rmse
 from kansformer.kan.linearize import Inputs, Parameters, higher_features, jacobian, layer_features, network_states
 from kansformer.kan.penalties import Penalties, bending
@@ -341,39 +341,30 @@ def test_layers_that_are_not_trained_stay(data, starts):
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.layers[0].state_dict().items())
 
 
-@pytest.mark.parametrize(
-    ("input_scale", "input_shift", "target_scale", "target_shift"),
-    [(1e6, 0, 1, 0), (0.05, 7.4, 1, 0), (1, 0, 1e-12, 0), (1, 0, 1, 1e3), (1e6, 1e7, 1e-3, 10)],
-)
-def test_samples_in_other_units_are_fitted_as_well(input_scale, input_shift, target_scale, target_shift, data):
-    x, y, test_x, test_y = vars(data).values()
-    scaled = Dataset(
-        x * input_scale + input_shift,
-        y * target_scale + target_shift,
-        test_x * input_scale + input_shift,
-        test_y * target_scale + target_shift,
-    )
-    history = KAN([2, 3, 1], seed=1).fit(scaled, steps=25, **QUIET)
-    assert history.test_error[-1] < 1e-2 * target_scale
+@pytest.mark.parametrize("moment", [2, 8, 15])
+def test_an_interruption_leaves_the_last_step_of_lbfgs(moment, data, monkeypatch):
+    model, calls = KAN([2, 3, 1], seed=1), iter(range(100))
+    model.fit(data, steps=25, **QUIET)
+    before = rmse(model, data.train_input, data.train_target)
+
+    def interrupted(*args):
+        if next(calls) == moment:
+            raise KeyboardInterrupt
+        return missing_at_point(*args)
+
+    missing_at_point = descent.missing_at_point
+    monkeypatch.setattr(descent, "missing_at_point", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(data, steps=3, optimizer="lbfgs", grid_update_every=0, **QUIET)
+    assert rmse(model, data.train_input, data.train_target) <= before
 
 
-def test_only_curves_as_they_were_drawn_are_brought_to_other_units(data):
-    far = Dataset(*(part * 1e3 for part in vars(data).values()))
-    model = KAN([2, 3, 1], seed=1)
-    model.fit(data, steps=1, **QUIET)
+@pytest.mark.parametrize("settings", [{"progress": "a"}, {"tolerance": "a"}, {"tolerance": -1.0}])
+def test_wrong_settings_change_nothing(settings, data):
+    model = KAN([2, 3, 1])
     before = copy.deepcopy(model.state_dict())
-    init.draw_at_inputs(model, far.train_input)
-    init.start_at_targets(model, far.train_input, 1e-9 * data.train_target)
+    with pytest.raises(ConfigError, match=next(iter(settings))):
+        model.fit(data, steps=2, **{**QUIET, **settings})
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
-    thin = KAN([2, 3, 1], seed=1, init_density=0.5)
-    init.draw_at_inputs(thin, far.train_input)
-    assert (thin.layers[0].domain.diff() > 1e3).all() and not thin.layers[0].coefficients.mT[~thin.alive[0]].any()
-    fixed_grids = KAN([2, 3, 1], seed=1)
-    fixed_grids.fit(far, steps=1, grid_update_every=0, **QUIET)
-    assert torch.equal(fixed_grids.layers[0].domain, KAN([2, 3, 1]).layers[0].domain)
-
-
-def test_constant_targets_are_met(data):
-    model = KAN([2, 2, 1], seed=1)
-    history = model.fit((data.train_input, torch.full_like(data.train_target, 7.0)), steps=5, **QUIET)
-    assert history.train_error[-1] < 1e-12
+    with pytest.raises(ConfigError, match="threshold"):
+        model.prune_inputs(data, threshold=math.nan)

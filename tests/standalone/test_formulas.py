@@ -9,10 +9,10 @@ import torch
 from kansformer.errors import ConfigError, ConversionStateError, ShapeError
 from kansformer.kan import KAN, Edge, create_dataset, find_formula, kan_from_formula
 from kansformer.kan.edges import cut_edges
-from kansformer.kan.rounding import evaluate, rounded
+from kansformer.kan.rounding import evaluate, rounded, text_of
 from kansformer.kan.sparse import straighten_single_paths
 from kansformer.symbolic import LIBRARY, fit_symbolic
-from kansformer.symbolic.constants import Formula, with_float_factors
+from kansformer.symbolic.constants import Formula, torch_function, with_float_factors
 
 QUIET = {"progress": False}
 
@@ -147,6 +147,37 @@ def test_formulas_of_years_are_evaluated_in_float64(rate):
         torch.testing.assert_close(evaluate(sympy.sympify(str(shown)), points), expected, rtol=1e-5, atol=0)
     infinite = sympy.Float("inf") * sympy.exp(year)
     assert with_float_factors(infinite) == infinite
+
+
+def test_a_bell_over_years_has_a_formula():
+    year = torch.linspace(1900, 2020, 121, dtype=torch.float64).unsqueeze(-1)
+    model = KAN([1, 1])
+    model.fit((year, 2 + 5 * torch.exp(-(((year - 1965) / 15) ** 2))), steps=20, progress=False)
+    model.fit_symbolic((year, model.predict(year)))
+    (formula,) = model.formula(variables=["year"])
+    torch.testing.assert_close(evaluate(formula, {"year": year[:, 0]}), model.predict(year)[:, 0])
+
+
+@pytest.mark.parametrize("power", [3, 4])
+def test_powers_of_dates_are_not_expanded(power):
+    day = 2459000 + torch.linspace(-50, 50, 101, dtype=torch.float64).unsqueeze(-1)
+    model = KAN([1, 1])
+    model.update_grid(day)
+    model.fix_symbol((0, 0, 0), f"x^{power}", day, affine=(0.02, -49180.0, 1.0, 0.0))
+    (formula,) = model.formula(variables=["day"])
+    torch.testing.assert_close(evaluate(formula, {"day": day[:, 0]}), model.predict(day)[:, 0])
+    near = KAN([1, 1])
+    near.fix_symbol((0, 0, 0), f"x^{power}", affine=(2.0, 1.0, 1.0, 0.0))
+    assert near.formula()[0].is_Add and near.formula()[0].coeff(sympy.Symbol("x_1"), power) == 2.0**power
+
+
+def test_a_number_alone_has_its_digits():
+    assert text_of(sympy.Float(0.885)) == "0.885" and text_of(sympy.Float(0.5) * sympy.Symbol("x")) == "0.5*x"
+
+
+def test_integers_beyond_64_bits_are_evaluated():
+    x = sympy.Symbol("x")
+    assert torch_function([x], sympy.exp(x - 10**25) + x)(torch.ones(2)).tolist() == [1, 1]
 
 
 def test_sums_in_exponents_and_exact_numbers_are_shown_as_such():
