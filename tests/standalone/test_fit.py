@@ -341,11 +341,11 @@ def test_layers_that_are_not_trained_stay(data, starts):
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.layers[0].state_dict().items())
 
 
-@pytest.mark.parametrize("moment", [2, 8, 15])
+@pytest.mark.parametrize("moment", [2, 8])
 def test_an_interruption_leaves_the_last_step_of_lbfgs(moment, data, monkeypatch):
     model, calls = KAN([2, 3, 1], seed=1), iter(range(100))
-    model.fit(data, steps=25, **QUIET)
-    before = rmse(model, data.train_input, data.train_target)
+    model.fit(data, steps=5, **QUIET)
+    before = copy.deepcopy(model.state_dict())
 
     def interrupted(*args):
         if next(calls) == moment:
@@ -356,7 +356,7 @@ def test_an_interruption_leaves_the_last_step_of_lbfgs(moment, data, monkeypatch
     monkeypatch.setattr(descent, "missing_at_point", interrupted)
     with pytest.raises(KeyboardInterrupt):
         model.fit(data, steps=3, optimizer="lbfgs", grid_update_every=0, **QUIET)
-    assert rmse(model, data.train_input, data.train_target) <= before
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("settings", [{"progress": "a"}, {"tolerance": "a"}, {"tolerance": -1.0}])
