@@ -56,6 +56,9 @@ for module, expected in zip(model, before):
     torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
     y.sum().backward()
     assert module.coefficients.grad.abs().sum() > 0
+linear = model[1]
+with torch.autocast("cpu", torch.bfloat16):
+    assert linear(x).dtype == torch.bfloat16  # as without the kernels
 """
 
 

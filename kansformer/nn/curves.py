@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar, cast
 import torch
 from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
+from torch.utils._python_dispatch import _disable_current_modes
 
 from kansformer.basis import Basis
 from kansformer.basis.rational import INITIAL_DENOMINATOR
@@ -247,8 +248,10 @@ def reset_curves(module: Curved, *, noise: float = 0.0, generator: torch.Generat
     Raises:
         ConfigError: the module's dtype cannot hold the domain.
     """
-    lower, upper = torch.tensor(module.curves.domain, dtype=torch.float64, device="cpu").to(module.domain.dtype)
-    if not 0 < upper.double() - lower.double() < math.inf:
+    with _disable_current_modes():  # such as that of tensors without values
+        ends = torch.tensor(module.curves.domain, dtype=torch.float64, device="cpu").to(module.domain.dtype)
+        lower, upper = ends.double().tolist()
+    if not 0 < upper - lower < math.inf:
         raise ConfigError(f"domain {module.curves.domain} has no width, or an infinite one, in {module.domain.dtype}.")
     module.domain[:, 0], module.domain[:, 1] = lower, upper
     if noise:

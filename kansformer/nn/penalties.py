@@ -34,12 +34,13 @@ def sparsity_penalty(model: nn.Module) -> Tensor:
     sizes = []
     for module, coefficients in _curves_of(model):
         mix_RO = _mix_of(module)
-        if mix_RO is None:
-            squares = coefficients.square().mean(dim=1)
-        else:
-            products_PRR = torch.einsum("pcr,pcq->prq", coefficients, coefficients) / coefficients.shape[1]
-            squares = torch.einsum("prq,ro,qo->po", products_PRR, mix_RO, mix_RO).clamp(min=0)
-        sizes.append(squares.add(MIN_SQUARE).sqrt().flatten())
+        with without_autocast(coefficients):
+            if mix_RO is None:
+                squares = coefficients.square().mean(dim=1)
+            else:
+                products_PRR = torch.einsum("pcr,pcq->prq", coefficients, coefficients) / coefficients.shape[1]
+                squares = torch.einsum("prq,ro,qo->po", products_PRR, mix_RO, mix_RO).clamp(min=0)
+            sizes.append(squares.add(MIN_SQUARE).sqrt().flatten())
     return torch.cat(sizes).mean()
 
 
@@ -61,16 +62,16 @@ def smoothness_penalty(model: nn.Module) -> Tensor:
     """
     sums, count = [], 0
     for module, coefficients in _curves_of(model):
+        mix_RO = _mix_of(module)
         with without_autocast(coefficients):
             bends = _bends(module, coefficients)
-        mix_RO = _mix_of(module)
-        if mix_RO is None:
-            sums.append(bends.square().mean(dim=0).sum())
-            count += bends[0].numel()
-        else:
-            products_RR = torch.einsum("spr,spq->rq", bends, bends) / len(bends)
-            sums.append(torch.einsum("rq,ro,qo->", products_RR, mix_RO, mix_RO))
-            count += bends.shape[1] * mix_RO.shape[1]
+            if mix_RO is None:
+                sums.append(bends.square().mean(dim=0).sum())
+                count += bends[0].numel()
+            else:
+                products_RR = torch.einsum("spr,spq->rq", bends, bends) / len(bends)
+                sums.append(torch.einsum("rq,ro,qo->", products_RR, mix_RO, mix_RO))
+                count += bends.shape[1] * mix_RO.shape[1]
     return torch.stack(sums).sum() / count
 
 

@@ -30,6 +30,13 @@ def test_a_mode_sees_the_operators(case):
     assert "kan_kernels.learned_activation_backward.default" in seen
 
 
+def test_a_plan_knows_which_storages_have_addresses_of_32_bits(monkeypatch):
+    monkeypatch.setattr(activation_operators, "_IS_HIP", True)
+    small, large = (torch.empty(tokens, 8, dtype=torch.bfloat16, device="meta") for tokens in (2**20, 2**28))
+    kinds = [activation_operators._rows(tensor, tensor.shape)[2] for tensor in (small, large, large[:5])]
+    assert kinds[0] != kinds[1] == kinds[2] and kinds[0][:-1] == kinds[1][:-1]
+
+
 def test_a_batch_of_gradients(case):
     tensors, settings = case((5, 6), 3)
     x = tensors["x"].requires_grad_()

@@ -195,6 +195,17 @@ def test_opcheck(basis):
     )
 
 
+def test_the_weight_gradient_is_contiguous_as_compilers_are_told():
+    tensors, settings = case((20, 2, 130), grid_size=2)  # 5 coefficients, which are expanded in planes
+    x, domain, base = (tensors[name] for name in ("x", "domain", "base"))
+    arguments = (torch.ones_like(base), x, domain, None, *settings.values(), "linear", "expand")
+    gradient = torch.ops.kan_kernels.sum_edges_weight_gradient(*arguments)
+    assert gradient.is_contiguous()
+    torch.library.opcheck(
+        torch.ops.kan_kernels.sum_edges_weight_gradient, arguments, test_utils=("test_schema", "test_faketensor")
+    )
+
+
 def test_a_compiled_caller_gives_the_same():
     tensors, settings = case((4, 3, 2))
 

@@ -5,6 +5,7 @@ import torch
 from kan_kernels import definition, exact_bases, is_exact
 from kan_kernels.activation import learned_activation
 from kan_kernels.base_functions import VARIANTS
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 def test_exact_bases(device):
@@ -23,6 +24,16 @@ def test_only_the_function_that_is_asked_for_is_tried(device, monkeypatch):
     monkeypatch.setattr(exact_bases, "_try", lambda variant, *_: tried.append(variant) or variant == "silu")
     assert is_exact("silu", device, torch.bfloat16) and is_exact("silu", device, torch.bfloat16)
     assert tried == ["silu_branchless", "silu"]
+
+
+def test_a_trial_is_no_part_of_a_model(device, monkeypatch):
+    class Seen(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            raise AssertionError(function)
+
+    monkeypatch.setattr(exact_bases, "_AGREES", {})
+    with Seen():
+        assert exact_bases._agrees("silu", "silu", device, torch.bfloat16)
 
 
 def test_what_is_known_holds_while_a_graph_is_captured(device, monkeypatch):

@@ -3,10 +3,12 @@
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from kansformer import convert
 from kansformer.basis import BASES
 from kansformer.errors import ConfigError
-from kansformer.nn import KANLinear
+from kansformer.nn import KANLinear, LearnedActivation
 from kansformer.nn.init import spread_curves
 
 
@@ -38,3 +40,12 @@ def test_what_is_refused():
         spread_curves(nn.Linear(2, 2))
     with pytest.raises(ConfigError, match="gain must be a finite number above 0, got 0"):
         spread_curves(KANLinear(2, 2), 0)
+
+
+def test_modules_without_values_can_be_built():
+    with FakeTensorMode():
+        module = LearnedActivation(8)
+        model = convert(
+            torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.SiLU(), torch.nn.Linear(8, 4)), verify=False
+        )
+        assert module(torch.randn(2, 8)).shape == (2, 8) and model(torch.randn(2, 4)).shape == (2, 4)

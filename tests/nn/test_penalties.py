@@ -72,6 +72,19 @@ def test_a_model_without_curves_is_refused(penalty):
         penalty(nn.Linear(2, 2))
 
 
+@pytest.mark.parametrize("penalty", [sparsity_penalty, smoothness_penalty])
+@pytest.mark.parametrize("edges", ["full", "low_rank"])
+def test_penalties_are_computed_in_float32_under_autocast(penalty, edges):
+    module = KANLinear(6, 5, edges=edges, rank=2)
+    torch.nn.init.normal_(module.coefficients, std=1e-4)
+    expected = penalty(module)
+    gradient = torch.autograd.grad(expected, module.coefficients)[0]
+    with torch.autocast("cpu", torch.float16):
+        value = penalty(module)
+    assert torch.equal(value, expected) and value.dtype == torch.float32
+    assert torch.equal(torch.autograd.grad(value, module.coefficients)[0], gradient)
+
+
 def test_smoothness_is_computed_in_float32_under_autocast():
     module = LearnedActivation(1, grid_size=12)
     with torch.no_grad():

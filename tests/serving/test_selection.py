@@ -1,12 +1,18 @@
 """Which of vLLM's classes serves a checkpoint, read from the checkpoint alone."""
 
 import pytest
-from tiny_models import tiny_bert, tiny_llama
+from tiny_models import make, tiny_bert, tiny_llama
 
 from kansformer import KANConfig, convert
 from kansformer.conversion.record import ConversionRecord, record_of
 from kansformer.errors import CheckpointError, ConfigError
-from kansformer.serving.vllm.selection import GENERAL_CLASSES, OWN_CLASSES, check_adapters, select_classes
+from kansformer.serving.vllm.selection import (
+    GENERAL_CLASSES,
+    OWN_CLASSES,
+    check_adapters,
+    has_curved_experts,
+    select_classes,
+)
 
 
 def record(**settings):
@@ -53,6 +59,11 @@ def test_adapters_go_with_curves_that_leave_the_inputs_of_layers(settings):
 def test_adapters_on_layers_with_bent_inputs_are_refused_by_name():
     with pytest.raises(CheckpointError, match=r"inputs of layers\.0\.mlp\.down_proj .* without --enable-lora"):
         check_adapters(record(slots=("act", "down")))
+
+
+def test_experts_with_curves_are_seen():
+    mixture = convert(make("mixtral"), KANConfig())
+    assert has_curved_experts(record_of(mixture)) and not has_curved_experts(record())
 
 
 def test_names_of_classes_are_in_vllm():

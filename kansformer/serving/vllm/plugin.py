@@ -2,6 +2,7 @@
 
 import functools
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from vllm.transformers_utils.repo_utils import try_get_local_file
 from kansformer.config import QUANT_METHOD
 from kansformer.conversion.record import ConversionRecord, quantization_method
 from kansformer.serving.vllm.quantization import CurveConfig
-from kansformer.serving.vllm.selection import check_adapters, select_classes
+from kansformer.serving.vllm.selection import check_adapters, has_curved_experts, select_classes
+
+logger = logging.getLogger(__name__)
 
 
 def register() -> None:
@@ -50,6 +53,9 @@ def select_model_class(original: Callable[[EngineArgs], ModelConfig]) -> Callabl
         if args.enable_lora:
             check_adapters(record)
         selection = select_classes(record, config.get("architectures") or [], args.model_impl)
+        if has_curved_experts(record) and not args.enforce_eager:
+            logger.warning("Experts with curves run without CUDA graphs, as with --enforce-eager.")
+            args.enforce_eager = True
         args.model_impl = selection.model_impl
         args.model_class_overrides = selection.classes | args.model_class_overrides
         return original(args)

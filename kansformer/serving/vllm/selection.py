@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from kansformer.config import WEIGHTLESS_SLOTS
 from kansformer.conversion.record import ConversionRecord
 from kansformer.errors import CheckpointError, ConfigError
+from kansformer.sites.site import parent_of
 
 GENERAL_MODULE = "kansformer.serving.vllm.general"
 GENERAL_CLASSES = (
@@ -54,6 +55,13 @@ OWN_CLASSES = {
     "GPT2LMHeadModel": OwnClass("gpt2", base="transformer"),
 }
 """By architecture. A row is added when `benchmarks/serving.py` shows equal tokens for it."""
+
+
+def has_curved_experts(record: ConversionRecord) -> bool:
+    """Whether an activation inside a mixture of experts has curves. These experts run one after the other, by how many
+    tokens each has, which no CUDA graph can hold."""
+    owners = {parent_of(slot.path)[0] for slot in record.slots if slot.name == "act"}
+    return any(owner.rpartition(".")[2] == "experts" for owner in owners)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ PLANS: dict[tuple, Plan] = {}
 """By everything that a launch, or the check of its arguments, depends on, but for the number of tokens."""
 
 _ABSENT = (None, 0, None)
+_IS_HIP = torch.version.hip is not None
+"""There Triton addresses with 32 bits in storages below 2 GiB, by code of its own."""
 
 
 def launch_forward(x, coefficients, domain, denominator, given, factor, base, basis, grid_size, order, extrapolation):
@@ -38,7 +40,7 @@ def launch_forward(x, coefficients, domain, denominator, given, factor, base, ba
     x, x_stride, x_kind = _rows(x, shape)
     given, given_stride, given_kind = _ABSENT if given is None else _rows(given, shape)
     factor, factor_stride, factor_kind = _ABSENT if factor is None else _rows(factor, shape)
-    kinds = (x.numel() >> 31, x_kind, given_kind, factor_kind, *_kinds(coefficients, domain, denominator))
+    kinds = (x.nbytes >> 31, x_kind, given_kind, factor_kind, *_kinds(coefficients, domain, denominator))
     key = (base, basis, grid_size, order, extrapolation, *kinds)
     plan = PLANS.get(key)
     if plan is None:
@@ -85,7 +87,7 @@ def launch_backward(
     given, given_stride, given_kind = _ABSENT if given is None else _rows(given, shape)
     factor, factor_stride, factor_kind = _ABSENT if factor is None else _rows(factor, shape)
     tensor_kinds = (gradient_kind, x_kind, given_kind, factor_kind)
-    kinds = (x.numel() >> 31, *tensor_kinds, *_kinds(coefficients, domain, denominator))
+    kinds = (x.nbytes >> 31, *tensor_kinds, *_kinds(coefficients, domain, denominator))
     key = (base, basis, grid_size, order, extrapolation, sums, *kinds)
     plan = PLANS.get(key)
     channels = x.shape[-1]
@@ -226,7 +228,7 @@ def _rows(tensor: Tensor, shape: torch.Size) -> tuple[Tensor, int, tuple]:
         if stride is None:
             tensor, stride = tensor.contiguous(), shape[-1]
     kind = (tensor.device, tensor.dtype, shape[-1:], tensor.shape == shape, stride, tensor.data_ptr() % 16)
-    return tensor, stride, kind
+    return tensor, stride, (*kind, tensor.untyped_storage().nbytes() >> 31) if _IS_HIP else kind
 
 
 def _kinds(coefficients: Tensor, domain: Tensor, denominator: Tensor | None) -> tuple:

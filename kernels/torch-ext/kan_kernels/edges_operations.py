@@ -128,7 +128,7 @@ def _weight_gradient(
             total_ICO = total_EO.view(coefficients, inputs, outputs).transpose(0, 1)
         else:
             total_ICO = total_EO.view(inputs, coefficients, outputs)
-        return total_ICO.to(x_NI.dtype, memory_format=torch.contiguous_format)
+        return total_ICO.to(x_NI.dtype).contiguous()  # a transposed one counts as in contiguous format
 
 
 def _forward_shape(

@@ -4,6 +4,7 @@ What is known is a dict, so that it can be read where nothing can be tried: whil
 """
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from . import definition
 from .base_functions import VARIANTS
@@ -63,7 +64,8 @@ def _agrees(variant: str, base: str, device: torch.device, dtype: torch.dtype) -
     if known is None:
         if is_capturing(device):
             return False
-        with torch.inference_mode(False), torch.no_grad():
+        # Modes that follow a model, such as those of selective checkpoints, would take the trial for a part of it.
+        with torch.inference_mode(False), torch.no_grad(), _disable_current_modes():
             known = _AGREES[key] = _try(variant, base, device, dtype)
     return known
 

@@ -44,4 +44,5 @@ class KANLinear(nn.Module):
     def forward(self, x: Tensor, *, linear_part: bool = False) -> Tensor:
         if linear_part:  # asked by an adapter around the layer
             return self.project(x)
-        return sum_edges(x, **_curves(self), base=self.project(x))
+        base = self.project(x)  # in another dtype under autocast
+        return sum_edges(x.to(base.dtype), **_curves(self), base=base)
