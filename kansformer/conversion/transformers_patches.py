@@ -10,7 +10,7 @@
 | `_resolve_parallel_plans` of one model while it loads (`change_parallel_plans`) | weights are split by fixed rules, which curves would not follow | a quantizer is asked for the rules of an instance |
 | the quantizer's traces on a loaded model (`remove_quantizer`) | with them Trainer and `.half()` refuse, and `save_pretrained` drops a given state dict | the loader is not a quantizer |
 | `config.fusion_config` (`attach_record`) | without kansformer, transformers would load random feed-forward networks with a warning only | transformers refuses unknown values of `quant_method` |
-| `save_pretrained`, `model_tags` and `config` of one converted model (`attach_record`) | the modelling file for `trust_remote_code=True`; the tag on the Hub; a config that no other model shares | transformers writes `auto_map` for modules of other packages |
+| `save_pretrained`, `model_tags` and `config` of one converted model, and `save_pretrained` of those inside it (`attach_record`) | the modelling file for `trust_remote_code=True`; the tag on the Hub; a config that no other model shares | transformers writes `auto_map` for modules of other packages |
 """  # noqa: E501
 
 import copy
@@ -21,7 +21,6 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -183,7 +182,7 @@ def attach_record(model: nn.Module, record: ConversionRecord) -> None:
     config = config_of(model)
     if config is None:
         vars(model)["conversion_record"] = record
-        _complete_parts(model)
+        _complete_parts(model, record)
         return
     is_head = base_prefix(model) or re.search("For[A-Z]", type(model).__name__)
     is_base_model = get_setting(model, "base_model_prefix") and not is_head
@@ -198,24 +197,44 @@ def attach_record(model: nn.Module, record: ConversionRecord) -> None:
         # On this one model, not on its class. A deep copy of the model gets a partial of its own. The price is a
         # reference cycle: the memory of a deleted model comes back with the next gc.collect().
         vars(model)["save_pretrained"] = functools.partial(save_converted, model)  # type: ignore[arg-type]
-    _complete_parts(model)
+    _complete_parts(model, record)
 
 
-def _complete_parts(model: nn.Module) -> None:
-    """Complete `save_pretrained` of those models inside one that have curves, and a config without their record."""
-    paths = [path for path, _ in curved_modules(model)]
+def _complete_parts(model: nn.Module, record: ConversionRecord) -> None:
+    """Complete `save_pretrained` of those models inside one that have curves, and a config without the record."""
+    _detach_parts(model)
     for place, part in model.named_modules():
-        own = config_of(part) is not None and config_of(part) is not config_of(model)
-        if own and hasattr(type(part), "save_pretrained") and any(path.startswith(f"{place}.") for path in paths):
-            vars(part)["save_pretrained"] = functools.partial(save_part, model, part)
+        if config_of(part) is None or config_of(part) is config_of(model) or not hasattr(type(part), "save_pretrained"):
+            continue
+        of_part = _record_of_part(model, record, f"{place}.", base_prefix(part))
+        if of_part is not None:
+            vars(part)["save_pretrained"] = functools.partial(save_part, part, of_part)  # type: ignore[arg-type]
+
+
+def _record_of_part(model: nn.Module, record: ConversionRecord, start: str, prefix: str) -> ConversionRecord | None:
+    """The record of a model whose modules' paths have this start, and whose base model has this path; None without
+    curves."""
+    rooted = (rooted_slot(model, slot) for slot in record.slots)
+    inside = [slot for slot in rooted if slot.path.startswith(start)]
+    if not inside:
+        return None
+    slots = tuple(replace(slot, path=slot.path.removeprefix(start).removeprefix(prefix)) for slot in inside)
+    widths = {f"{base_prefix(model)}{path}": width for path, width in record.widths.items()}
+    base = start + prefix
+    own = {path.removeprefix(base): width for path, width in widths.items() if path.startswith(base)}
+    return replace(record.with_slots(slots), widths=own, digest=None)
+
+
+def _detach_parts(model: nn.Module) -> None:
+    for part in model.modules():
+        if get_setting(vars(part).get("save_pretrained"), "func") is save_part:
+            del vars(part)["save_pretrained"]
 
 
 def detach_record(model: nn.Module) -> None:
     """Remove everything that `attach_record` wrote, and the sets of curves that the record described one of."""
     vars(model).pop(CURVE_SETS, None)
-    for part in model.modules():
-        if get_setting(vars(part).get("save_pretrained"), "func") is save_part:
-            del vars(part)["save_pretrained"]
+    _detach_parts(model)
     config = config_of(model)
     if config is None:
         del vars(model)["conversion_record"]
@@ -304,22 +323,12 @@ def save_converted(
         model.push_to_hub(push.pop("repo_id", Path(save_directory).name), **push)
 
 
-def save_part(whole: nn.Module, part: "PreTrainedModel", *args: Any, **kwargs: Any) -> None:
-    """`save_pretrained` of a model inside a converted one: with the part of the record that is its own, as if it alone
-    had been converted. The arguments are those of `save_converted`, and so are the errors."""
-    record = record_of(whole)
-    if record is None:
-        type(part).save_pretrained(part, *args, **kwargs)
-        return
-    start = f"{next(path for path, module in whole.named_modules() if module is part)}."
-    inside = [rooted for rooted in map(partial(rooted_slot, whole), record.slots) if rooted.path.startswith(start)]
-    base = start + base_prefix(part)
-    slots = tuple(replace(slot, path=slot.path.removeprefix(start).removeprefix(base_prefix(part))) for slot in inside)
-    rooted_widths = {base_prefix(whole) + path: width for path, width in record.widths.items()}
-    widths = {path.removeprefix(base): width for path, width in rooted_widths.items() if path.startswith(base)}
+def save_part(part: "PreTrainedModel", record: ConversionRecord, *args: Any, **kwargs: Any) -> None:
+    """`save_pretrained` of a model inside a converted one, with its own part of the record: as if it alone had been
+    converted. The arguments are those of `save_converted`, and so are the errors."""
     with undone_afterwards() as undo:
         undo.callback(snapshot(part))
-        attach_record(part, replace(record.with_slots(slots), widths=widths, digest=None))
+        attach_record(part, record)
         save_converted(part, *args, **kwargs)
 
 

@@ -61,7 +61,7 @@ def test_a_part_that_was_converted_alone_is_loaded_with_the_whole(part, clip, tm
 
 
 def test_a_part_of_a_converted_model_is_saved_with_its_curves(clip, tmp_path):
-    randomize_curves(convert(clip, KANConfig(slots=("act", "up"))))
+    randomize_curves(convert(clip, KANConfig(slots=("input", "act", "up"), edges="channel")))
     config, before = clip.text_model.config, clip.text_model.config.to_dict()
     clip.text_model.save_pretrained(tmp_path / "part")
     assert clip.text_model.config is config and config.to_dict() == before
