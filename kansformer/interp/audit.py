@@ -36,6 +36,7 @@ from kansformer.interp.summary import ModelSummary
 from kansformer.interp.wording import PART_TEXTS
 from kansformer.progress import Progress
 from kansformer.symbolic import LIBRARY, SymbolicFits, SymbolLibrary, fit_symbolic
+from kansformer.symbolic.symbol import symbol_values
 
 # Edges that are sampled and fitted at once.
 EDGE_CHUNK = 65_536
@@ -257,7 +258,7 @@ def _fingerprint(slot: CurveSlot, recorded: RecordedSlot, library: SymbolLibrary
     digest = hashlib.sha256(f"{slot.site}/{slot.name} {part} {slot.module.curves} {library.names}".encode())
     grid = torch.linspace(-3, 3, 61, device=slot.module.coefficients.device)
     base_S1 = base_values(slot.module, grid.unsqueeze(-1), slice(1))
-    for values in (base_S1, *(symbol.function(grid) for symbol in library)):
+    for values in (base_S1, *(symbol_values(symbol, grid) for symbol in library)):
         digest.update(values.detach().float().cpu().numpy().tobytes())  # what a name stands for
     for symbol in library:
         settings = symbol.complexity, symbol.domain, symbol.branches, symbol.fit_scale, symbol.fit_shift

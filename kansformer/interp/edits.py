@@ -275,7 +275,7 @@ def edit_curve(model: nn.Module, edge: EdgeRef, function: Function) -> CurveEdit
     domain_12 = module.domain[curve : curve + 1].double().cpu()
     unit_S = torch.linspace(0, 1, OVERSAMPLING * basis.num_coefficients, dtype=torch.float64)
     x_1S = domain_12[:, :1] + (domain_12[:, 1:] - domain_12[:, :1]) * unit_S
-    y_1S = function(x_1S).double()
+    y_1S = function(x_1S.clone()).double()  # which may work in place
     base_1S = base_values(module, x_1S.mT, slice(edge.input, edge.input + 1)).mT.double()
     if y_1S.shape != x_1S.shape or not y_1S.isfinite().all():
         lower, upper = domain_12[0].tolist()
@@ -313,7 +313,8 @@ def _correction(slot: CurveSlot, inputs_E: Tensor, outputs_E: Tensor, function: 
                 torch.promote_types(part.dtype, torch.float32)
             )
             now_NE = edge_values(slot.module, x_NE, inputs, outputs)
-            change_NE = function(x_NE.mT).mT.to(now_NE) - now_NE
+            own_NE = x_NE.clone() if is_whole else x_NE  # the function may work in place
+            change_NE = function(own_NE.mT).mT.to(now_NE) - now_NE
             change_NE = change_NE.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
             if not is_whole:
                 change_NE = change_NE.new_zeros(len(part), output.shape[-1]).index_add_(1, outputs, change_NE)

@@ -118,6 +118,8 @@ def conclude(
     if not counted:
         return f"The learned parts of {who} do not vary at the recorded inputs, so there is nothing to explain."
     share, drawn = control
+    if counted < trained:
+        who = f"the {counted:,} edges, of {who}, whose learned part varies at the recorded inputs"
     sentence = f"One known function explains what was learned on {percent(good / counted)} of {who}"
     if math.isfinite(share):
         common = (good + share * drawn) / (counted + drawn)

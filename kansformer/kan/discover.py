@@ -155,7 +155,7 @@ def find_formula(
     from kansformer.kan.formula_search import FormulaSearch, Shape, points_around
     from kansformer.kan.from_formula import kan_from_formula
     from kansformer.kan.rounding import rounded
-    from kansformer.symbolic.constants import size
+    from kansformer.symbolic.constants import size, torch_function
 
     check_integer("networks", networks, 1)
     if digits is not None:
@@ -174,6 +174,8 @@ def find_formula(
         if 0 < spread < MIN_SPREAD:
             raise DataError(f"A target varies by {spread:.3g} only, whose square is too small for float64. Scale it.")
     library = library_of(library, SCIENCE_LIBRARY)
+    for symbol in library:
+        torch_function([sympy.Symbol("z")], symbol.sympy(sympy.Symbol("z")))  # else the search would end in an error
     deadline = math.inf if seconds is None else time.monotonic() + seconds
     searches, stopped = list[FormulaSearch](), None
     try:

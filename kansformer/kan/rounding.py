@@ -50,7 +50,10 @@ def text_of(formula: sympy.Expr) -> str:
 def expanded(expression: sympy.Expr, points: Mapping[str, Tensor]) -> sympy.Expr:
     """A formula as a sum, with all its digits; as it is where the sum would lose some, as powers of dates do."""
     given, result = (with_float_factors(e) for e in (expression, sympy.expand(expression, power_exp=False)))
-    values = evaluate(given, points)
+    try:
+        values = evaluate(given, points)
+    except ConfigError:  # a function of one's own
+        return given
     finite = values.isfinite()
     values, differences = values[finite], (evaluate(result, points) - values)[finite]
     spread = values.max() - values.min() if len(values) else values.new_tensor(math.inf)
@@ -66,6 +69,10 @@ def rounded(
     at others around them where it is.
     """
     expression = expression.replace(lambda part: part.is_number and isinstance(part, sympy.Function), sympy.N)
+    try:
+        evaluate(expression, points)
+    except ConfigError:  # a function of one's own: nothing can be compared
+        return expression.xreplace({number: _round(number, digits) for number in expression.atoms(sympy.Float)})
     compact = _without_traces(_with_small_phases(with_float_factors(expression)), points)
     expanded = with_float_factors(sympy.expand(compact, power_exp=False))
     expanded = _without_traces(sympy.expand_power_base(expanded), points)

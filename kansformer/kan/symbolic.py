@@ -5,6 +5,7 @@ Shape letters: N samples, E edges, S sample points.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -151,9 +152,11 @@ def fix_symbol(
     """
     edge = check_edge(model, edge)
     if name == ZERO:
-        y_S = curve_samples(model, edge, data, POINTS)[1]
-        model.layers[edge.layer].bias[edge.output] += y_S.mean()
-        remove_edge(model, edge)
+        mean = 0.0 if data is not None else float(curve_samples(model, edge, None, POINTS)[1].mean())
+        if not math.isfinite(mean):
+            raise DataError(f"The edge {edge} is not finite on its grid. Pass the data for its mean.")
+        model.layers[edge.layer].bias[edge.output] += mean
+        remove_edge(model, edge, data)
         return 0.0
     check_not_held(model, "fix_symbol")
     symbol = (ALL_SYMBOLS if library is None else library).named(name)
@@ -225,11 +228,11 @@ def unfix_symbol(model: KAN, edge: EdgeLike, data: Samples | Table | None = None
     index = formulas.find(edge.input, edge.output)
     if index is None:
         raise ConfigError(f"The edge {edge} is a curve, so it has no formula to remove.")
+    domain_12 = layer.domain[edge.input : edge.input + 1].clone()
     if data is not None and not model.curved(edge.layer)[edge.input].any():
         lower, upper = list(levels(model, inputs_of(model, data)))[edge.layer][:, edge.input].aminmax()
         if lower < upper:
-            layer.domain[edge.input] = torch.stack([lower, upper])
-    domain_12 = layer.domain[edge.input : edge.input + 1]
+            domain_12 = torch.stack([lower, upper]).unsqueeze(0)
     x_S = even_points(domain_12, SAMPLES_PER_COEFFICIENT * layer.coefficients.shape[1])[0]
     whole = x_S.new_zeros(len(x_S), layer.in_features)
     whole[:, edge.input] = x_S
@@ -239,6 +242,7 @@ def unfix_symbol(model: KAN, edge: EdgeLike, data: Samples | Table | None = None
             f"The formula of the edge {edge} is not finite everywhere on its grid, {domain_12[0].tolist()}. "
             "Pass the data whose range the grid should cover: model.unfix_symbol(edge, data)."
         )
+    layer.domain[edge.input] = domain_12[0]
     fitted_C1 = fit_layer_curves(layer, edge.input, x_S, y_S.unsqueeze(-1))
     layer.coefficients[edge.input, :, edge.output] = fitted_C1[:, 0]
     formulas.keep(torch.arange(len(formulas)) != index)

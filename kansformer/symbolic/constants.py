@@ -15,6 +15,8 @@ import sympy
 import torch
 from torch import Tensor
 
+from kansformer.errors import ConfigError
+
 STEPS, SNAP_STEPS, TRIALS = 60, 15, 8
 FIRST_DAMPING, LESS, MORE, MIN_DAMPING = 1e-3, 0.1, 10.0, 1e-14
 # Of the second derivative along a step, and the largest bend of a step, relative to it, that is followed.
@@ -54,7 +56,14 @@ TORCH_FUNCTIONS: dict[str, Any] = {
 
 
 def torch_function(symbols: Sequence[sympy.Symbol], expression: sympy.Basic) -> Callable[..., Any]:
-    """An expression, or a tuple of them, as a function of tensors for its symbols."""
+    """An expression, or a tuple of them, as a function of tensors for its symbols.
+
+    Raises:
+        ConfigError: it has a function that is not among `TORCH_FUNCTIONS`.
+    """
+    for function in expression.atoms(sympy.Function):
+        if (name := type(function).__name__) not in TORCH_FUNCTIONS:
+            raise ConfigError(f"{function} cannot be evaluated: {name} is not among {', '.join(TORCH_FUNCTIONS)}.")
     columns = [sympy.Dummy() for _ in symbols]  # names of symbols may be those of functions
     renamed = expression.xreplace(dict(zip(symbols, columns, strict=True)))
     large = {number: sympy.Float(number) for number in renamed.atoms(sympy.Integer) if abs(number) >= 2**63}

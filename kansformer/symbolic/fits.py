@@ -116,7 +116,7 @@ class SymbolicFits:
             x_ES: points for each curve.
 
         Returns:
-            Their values, (E, S), in the dtype of x; NaN outside a function's domain.
+            Their values, (E, S), in the dtype of x, or float64 for integers; NaN outside a function's domain.
 
         Raises:
             ShapeError: there is not one row per curve.
@@ -133,7 +133,7 @@ class SymbolicFits:
             z = a * x_ES[rows].double() + b
             inside = (z > symbol.domain[0]) & (z < symbol.domain[1])
             y_ES[rows] = torch.where(inside, c * symbol_values(symbol, z) + d, math.nan)
-        return y_ES.to(x_ES.dtype)
+        return y_ES.to(x_ES.dtype) if x_ES.is_floating_point() else y_ES
 
     def function(self, index: int) -> Callable[[Tensor], Tensor]:
         """One fitted function as a function of tensors of any shape."""
@@ -144,8 +144,7 @@ class SymbolicFits:
         """One fitted function as a function of arrays of any shape."""
 
         def on_array(x: ArrayLike) -> np.ndarray:
-            tensor = torch.as_tensor(x)
-            return self.function(index)(tensor if tensor.is_floating_point() else tensor.double()).numpy()
+            return self.function(index)(torch.as_tensor(x)).numpy()
 
         return on_array
 

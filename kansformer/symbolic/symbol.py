@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -114,8 +115,9 @@ class Symbol:
             z = z.detach().requires_grad_()
             values = _with_graph(self, z)
             if values is not None:
-                (slope,) = torch.autograd.grad(values.sum(), z, allow_unused=True)
-                return torch.zeros_like(z) if slope is None else slope
+                with suppress(RuntimeError):  # not all of torch's functions have derivatives
+                    (slope,) = torch.autograd.grad(values.sum(), z, allow_unused=True)
+                    return torch.zeros_like(z) if slope is None else slope
         return self._central_difference(z.detach())
 
     @torch.no_grad()
@@ -129,9 +131,13 @@ class Symbol:
 def symbol_values(symbol: Symbol, z: Tensor) -> Tensor:
     """A function at z, differentiable by z also where torch cannot differentiate it."""
     if not (torch.is_grad_enabled() and z.requires_grad):
-        return torch.as_tensor(symbol.function(z)).to(z)
-    values = _with_graph(symbol, z)
-    return _Opaque.apply(z, symbol) if values is None else values
+        version = None if z.is_inference() else z._version
+        values = torch.as_tensor(symbol.function(z)).to(z)
+        if version is not None and version != z._version:
+            raise ConfigError(f"The function {symbol.name!r} works in place. Write it so that it leaves its argument.")
+        return values
+    with_graph = _with_graph(symbol, z)
+    return _Opaque.apply(z, symbol) if with_graph is None else with_graph.to(z)
 
 
 def _with_graph(symbol: Symbol, z: Tensor) -> Tensor | None:

@@ -4,10 +4,10 @@ import pytest
 import torch
 from interp_models import CONFIGS
 
-from kansformer import KANConfig, freeze_curves, refine_grid, update_grid
+from kansformer import KANConfig, KANLinear, LearnedActivation, freeze_curves, refine_grid, update_grid
 from kansformer.conversion import find_curve_slots
 from kansformer.errors import ConfigError, DataError, SlotError
-from kansformer.interp import EdgeRef, edge_curves, edit_curve
+from kansformer.interp import EdgeRef, edge_curves, edit_curve, edit_edge
 
 
 @pytest.mark.parametrize("settings", [name for name in CONFIGS if name != "low rank"])
@@ -112,3 +112,16 @@ def test_curves_that_are_fixed_or_shared_are_not_edited(make_bent, batch):
         with pytest.raises(ConfigError, match=sentence):
             edit_curve(model, EdgeRef("model.layers.0.mlp", "act", 3, 3), torch.sin)
         assert torch.equal(model(**batch).logits, before)
+
+
+@pytest.mark.parametrize("function", [torch.nn.ReLU(inplace=True), torch.Tensor.sin_])
+@torch.no_grad()
+def test_functions_that_work_in_place_do_no_harm(function):
+    model, x = torch.nn.Sequential(KANLinear(1, 1, bias=False, grid_size=20)), torch.linspace(-1, 1, 9)[:, None]
+    edit_curve(model, EdgeRef("", "0", input=0, output=0), function)
+    torch.testing.assert_close(model(x), function(x.clone()), rtol=0, atol=0.02)
+    activation = torch.nn.Sequential(LearnedActivation(1))
+    with edit_edge(activation, EdgeRef("", "0", input=0, output=0), function):
+        given = x.clone()
+        torch.testing.assert_close(activation(given), function(x.clone()))
+        assert torch.equal(given, x)

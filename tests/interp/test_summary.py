@@ -217,6 +217,8 @@ def test_the_conclusion_compares_with_chance():
     )
     assert "hardly more than by chance" in conclude(model=(45, 1000), control=(0.01, 2000), **figures)
     assert "no more than by chance" in conclude(model=(12, 1000), control=(0.01, 2000), **figures)
+    some = conclude(model=(4, 4), control=(0.01, 2000), **figures)
+    assert "100.0% of the 4 edges, of all 1,000 edges, whose learned part varies at the recorded inputs, more" in some
     assert "do not vary at the recorded inputs" in conclude(model=(0, 0), control=(math.nan, 0), **figures)
 
 

@@ -6,7 +6,7 @@ import pytest
 import sympy
 import torch
 
-from kansformer.errors import ConfigError, ConversionStateError, ShapeError
+from kansformer.errors import ConfigError, ConversionStateError, DataError, ShapeError
 from kansformer.kan import KAN, Edge, create_dataset, find_formula, kan_from_formula
 from kansformer.kan.edges import cut_edges
 from kansformer.kan.rounding import evaluate, rounded, text_of
@@ -74,6 +74,23 @@ def test_symbols_are_fixed_and_taken_back(quickstart):
     torch.testing.assert_close(fixed, before, rtol=0.1, atol=0.1)
     with pytest.raises(ConfigError, match="is a curve, so it has no formula to remove"):
         model.unfix_symbol(edge)
+
+
+def test_an_edge_that_is_cut_leaves_its_mean_over_the_samples():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(400, 2, generator=generator, dtype=torch.float64).exp()
+    model = KAN([2, 1], grid_size=8)
+    model.fit((x, x[:, :1] ** 2 + x[:, 1:]), steps=10, **QUIET)
+    mean = model.predict(x).mean()
+    assert model.fix_symbol((0, 0, 0), "0", x) == 0
+    torch.testing.assert_close(model.predict(x).mean(), mean)
+    model = KAN([1, 1])
+    model.fix_symbol((0, 0, 0), "log", x[:, :1], affine=(1, 0, 1, 0))
+    domain = model.layers[0].domain.clone()
+    for refused in (lambda: model.fix_symbol((0, 0, 0), "0"), lambda: model.unfix_symbol((0, 0, 0), 3 - x[:, :1])):
+        with pytest.raises(DataError, match="not finite"):
+            refused()
+    assert torch.equal(model.layers[0].domain, domain) and not model.layers[0].bias.any()
 
 
 def test_a_constant_edge_goes_into_the_bias():
