@@ -25,7 +25,7 @@ MAX_CHUNK = 1024
 
 def serves(x: Tensor, curves: Curves, base: Tensor | str | None = None, factor: Tensor | None = None) -> bool:
     """Whether tensors can be cut into chunks."""
-    return not needs_definition(x, curves.coefficients)
+    return not (needs_definition(x, curves.coefficients) or curves.learn_domains())
 
 
 def apply_curves(x: Tensor, curves: Curves, base: Tensor | None = None, factor: Tensor | None = None) -> Tensor:
@@ -43,7 +43,8 @@ def apply_curves(x: Tensor, curves: Curves, base: Tensor | None = None, factor: 
 
 def sum_edges(x_NI: Tensor, curves: Curves, base_NO: Tensor | None = None) -> Tensor:
     """`reference.sum_edges` in chunks of tokens."""
-    chunk = EDGE_CHUNK // max(1, curves.coefficients[..., 0].numel())
+    inputs, width, _ = curves.coefficients.shape
+    chunk = EDGE_CHUNK // max(1, inputs * width)
     y_NO = _chunked(reference.sum_edges, chunk, x_NI, curves)
     return y_NO if base_NO is None else base_NO + y_NO
 

@@ -52,6 +52,10 @@ class Curves(NamedTuple):
         narrow = self.denominator is not None and self.denominator.dtype != dtype
         return self.coefficients.dtype == self.domain.dtype == dtype and not narrow
 
+    def learn_domains(self) -> bool:
+        """Whether the domain wants gradients, which only the definition gives."""
+        return self.domain.requires_grad and torch.is_grad_enabled()
+
     def per_channel(self, channels: int) -> "Curves":
         """One curve per channel, instead of one per group of neighbouring channels."""
         size = channels // max(1, self.coefficients.shape[0])

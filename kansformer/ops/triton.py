@@ -63,9 +63,9 @@ def serves_curves(x: Tensor, curves: Curves, base: Tensor | str | None, factor: 
 
 
 def serves_edges(x: Tensor, curves: Curves, base: Tensor | None = None) -> bool:
-    """Whether the kernels have the basis."""
+    """Whether the kernels have the basis, and all gradients that are wanted."""
     # What is exported has to run without the kernels.
-    return curves.basis.name in BASES and not needs_definition(has_operator=True)
+    return curves.basis.name in BASES and not (curves.learn_domains() or needs_definition(has_operator=True))
 
 
 def apply_curves(x: Tensor, curves: Curves, base: Tensor | str | None = None, factor: Tensor | None = None) -> Tensor:

@@ -293,9 +293,13 @@ struct PerChannel {
   float* place() { return shared() ? aside.data : wanted; }
   void add_up() {
     if (!shared()) return;
-    for (int64_t i = 0; i < call.curves * count; i++) wanted[i] = 0;
-    for (int64_t channel = 0; channel < call.inputs; channel++)
-      for (int c = 0; c < count; c++) wanted[call.curve_of(channel) * count + c] += aside[channel * count + c];
+    for (int64_t curve = 0; curve < call.curves; curve++)
+      for (int c = 0; c < count; c++) {
+        double sum = 0;  // of thousands of channels
+        for (int64_t k = 0; k < call.channels_per_curve; k++)
+          sum += aside[(curve * call.channels_per_curve + k) * count + c];
+        wanted[curve * count + c] = float(sum);
+      }
   }
 };
 

@@ -24,6 +24,8 @@ def serves_curves(x: Tensor, curves: Curves, base: Tensor | str | None = None, f
     coefficients, domain, denominator, basis = curves
     if not knows_curves(basis) or x.dtype == torch.float64 or not x.numel() or not coefficients.numel():
         return False
+    if curves.learn_domains():
+        return False
     return not needs_definition(x, coefficients, denominator, domain, base, factor, has_operator=True)
 
 
@@ -34,6 +36,8 @@ def serves_edges(x_NI: Tensor, curves: Curves, base_NO: Tensor | None = None) ->
         return False
     onto_bfloat16 = base_NO is not None and base_NO.dtype == torch.bfloat16 and multiplies_bfloat16()
     if x_NI.dtype == torch.float64 and not onto_bfloat16:
+        return False
+    if curves.learn_domains():
         return False
     return not needs_definition(x_NI, coefficients, domain, base_NO, has_operator=True)
 
