@@ -22,7 +22,9 @@ def evaluate_command(
     dataset: Annotated[str | None, typer.Option(help="A dataset: a Hub id or a folder.")] = None,
     config: Annotated[str | None, typer.Option(help="Configuration of the dataset.")] = None,
     split: Annotated[str, typer.Option(help="Split of the dataset.")] = "test",
-    column: Annotated[str, typer.Option(help="Column of the dataset with the text.")] = "text",
+    column: Annotated[
+        str, typer.Option(help="Column of the dataset, or of a CSV or JSON lines file, with the text.")
+    ] = "text",
     block: BlockOption = 256,
     batch_size: Annotated[int, typer.Option(help="Blocks in one forward pass.")] = 8,
     max_tokens: Annotated[int | None, typer.Option(help="The most tokens to read.", show_default="all")] = None,
@@ -44,7 +46,7 @@ def evaluate_command(
     if record:
         ModelFolder.read(Path(model))  # refuses what has no card before the work
     if dataset is None:
-        documents, source = load_text(text, max_tokens)
+        documents, source = load_text(text, max_tokens, column)
     else:
         documents = dataset_text(dataset, config=config, split=split, column=column, max_tokens=max_tokens)
         source = ", ".join(filter(None, (dataset, config, split)))

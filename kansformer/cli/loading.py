@@ -60,18 +60,21 @@ def load_model(source: str, dtype: torch.dtype | str = "auto") -> PreTrainedMode
         return read_model(source, dtype=dtype)
 
 
-def load_text(path: Path | None, max_tokens: int | None) -> tuple[str | list[str], str]:
-    """A text file, or without a path the held-out files of the standard library, and what to call it.
+def load_text(path: Path | None, max_tokens: int | None, column: str = "text") -> tuple[str | list[str], str]:
+    """A text file, or a column of a CSV or JSON lines file, and what to call it; without a path the held-out files of
+    the standard library.
 
     Raises:
-        DataError: the file is missing, empty or not UTF-8.
+        DataError: the file is missing, empty or not UTF-8, or has no such column.
     """
     from kansformer.training.corpus import standard_library_documents
+    from kansformer.training.data.load import table_texts
     from kansformer.training.data.texts import file_text
 
     if path is None:
         return standard_library_documents("held_out"), HELD_OUT
-    return file_text(path, max_tokens=max_tokens), path.name
+    rows = table_texts(path, column)
+    return file_text(path, max_tokens=max_tokens) if rows is None else rows, path.name
 
 
 def load_model_and_blocks(

@@ -70,7 +70,8 @@ def _read_parquet(path: Path) -> Cells:
     import pandas
 
     frame = pandas.read_parquet(path)
-    frame = frame.set_axis([str(name) for name in frame.columns], axis=1).reset_index(drop=True)
+    frame = frame.reset_index(drop=list(frame.index.names) == [None])  # a named index is a column, such as the time
+    frame = frame.set_axis([str(name) for name in frame.columns], axis=1)
     return Cells(path.name, frame, 1, None, [f"Read {path.name}: {counted(len(frame), 'row')}."])
 
 

@@ -248,7 +248,12 @@ def _check_sizes(model: PreTrainedModel, recipe: Recipe, vocabulary: int | None)
             f"{embeddings.num_embeddings:,}. Take the model's own tokenizer, or set model.config.vocab_size."
         )
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if recipe.task in LANGUAGE_TASKS and isinstance(positions, int) and 0 < positions < recipe.data.block:
+    if recipe.task not in LANGUAGE_TASKS or not isinstance(positions, int):
+        return
+    for name, module in model.named_modules():  # RoBERTa's first positions stand for padding
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            positions -= module.padding_idx + 1
+    if 0 < positions < recipe.data.block:
         raise ConfigError(
             f"data.block is {recipe.data.block}, and {type(model).__name__} has {positions} positions. Take shorter "
             "blocks."

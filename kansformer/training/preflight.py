@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import IterableDataset
 from transformers import TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
+from transformers.trainer_utils import IntervalStrategy
 
 from kansformer.errors import ConfigError, DataError
 from kansformer.files import check_free_space
@@ -56,7 +57,7 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
         values.setdefault("metric_for_best_model", "eval_loss")
         if "save_strategy" not in given:  # every model that may be the best has to be kept
             values["save_strategy"] = values["eval_strategy"]
-            values["save_steps"] = values.get("eval_steps", values.get("save_steps", 500))
+            values["save_steps"] = values.get("eval_steps") or values.get("logging_steps", 500)
         values["load_best_model_at_end"] = True
         values.setdefault("restore_callback_states_from_checkpoint", True)  # the patience that is left
     if recipe.non_finite == "skip":
@@ -132,6 +133,12 @@ def check_combination(recipe: Recipe, arguments: TrainingArguments, *, resumes: 
             "shard=true spreads a model over processes, and there is one. Start several: accelerate launch."
         )
     takes_best = "training.load_best_model_at_end" if recipe.early_stop is None else "early_stop"
+    by_steps = arguments.eval_strategy == arguments.save_strategy == IntervalStrategy.STEPS
+    if arguments.load_best_model_at_end and by_steps and arguments.save_steps != arguments.eval_steps:
+        raise ConfigError(
+            f"{takes_best} takes back the best model, which has to be saved: training.save_steps is "
+            f"{arguments.save_steps:g}, and evaluations come every {arguments.eval_steps:g} steps. Set it to that."
+        )
     if recipe.shard and arguments.load_best_model_at_end:
         raise ConfigError(
             f"{takes_best} takes back the best checkpoint, which shard=true cannot do. Choose one of them."

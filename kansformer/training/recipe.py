@@ -220,6 +220,9 @@ class Recipe:
             "A transcoder needs model.path: a model to read.": self.transcoder and scratch,
             f"{', '.join(sorted(unused))} does not go with the section transcoder, which says how it is trained. Leave "
             "it out.": unused,
+            "training.resume_from_checkpoint is not read. Go on with --resume, or begin with model.path.": (
+                "resume_from_checkpoint" in self.training
+            ),
             "trainable is empty. Choose any of: all, curves, lora.": not self.trainable,
             "trainable has 'all' beside others. Choose all, or them.": (
                 "all" in self.trainable and len(self.trainable) > 1

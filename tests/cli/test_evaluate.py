@@ -81,6 +81,16 @@ def test_a_dataset(run, tiny, tmp_path):
     assert numbers(result.stdout, "as it is")[2] == 4 * 15
 
 
+def test_rows_of_a_table_are_texts(run, tiny, tmp_path):
+    texts = [f"Row {i} of the text." for i in range(40)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps({"story": text, "id": 7}) for text in texts))
+    result = run("evaluate", tiny, "--text", tmp_path / "rows.jsonl", "--column", "story", "--block", 16)
+    assert result.exit_code == 0, result.output
+    blocks = tokenize_blocks(texts, AutoTokenizer.from_pretrained(tiny), 16)
+    expected = mean_loss(AutoModelForCausalLM.from_pretrained(tiny), blocks, 8)
+    assert numbers(result.stdout, "as it is")[0] == round(expected.loss, 4)
+
+
 def test_the_standard_library_is_the_default_text(run, tiny):
     result = run("evaluate", tiny, "--block", 64, "--max-tokens", 640)
     assert result.exit_code == 0, result.output

@@ -338,6 +338,14 @@ def test_the_hint_of_a_spreadsheet(write):
     assert numbers(write("sep=,\n" + rows(["x", *X], y_column()))).inputs["x"].tolist() == X
 
 
+def test_a_named_index_of_parquet_is_a_column(tmp_path):
+    frame = pandas.DataFrame({"noise": [i % 3 for i in range(N)], "y": range(N)})
+    frame.set_axis(pandas.Index([2.0 * i for i in range(N)], name="time")).to_parquet(tmp_path / "t.parquet")
+    assert list(numbers(tmp_path / "t.parquet").inputs) == ["time", "noise"]
+    frame[frame["y"] > 2].to_parquet(tmp_path / "u.parquet")  # numbers of rows
+    assert list(numbers(tmp_path / "u.parquet").inputs) == ["noise"]
+
+
 def test_parquet_keeps_its_types(tmp_path):
     frame = pandas.DataFrame(
         {

@@ -7,6 +7,17 @@ from kansformer.training.preflight import training_arguments
 from kansformer.training.recipe_file import read_recipe
 
 
+def test_models_are_saved_when_they_are_evaluated(tmp_path):
+    changes = ["training.eval_strategy=steps", "training.save_strategy=no", "early_stop=2"]
+    recipe = read_recipe("tiny-cpu", changes)
+    for name in ("save_strategy", "save_steps", "eval_steps"):
+        recipe.training.pop(name, None)
+    arguments = training_arguments(recipe, tmp_path)
+    assert (
+        arguments.save_strategy == "steps" and arguments.save_steps == arguments.eval_steps == arguments.logging_steps
+    )
+
+
 def test_an_unquoted_no_is_a_strategy(tmp_path):
     changes = ["training.eval_strategy=no", "training.save_strategy=no", "early_stop=null"]
     arguments = training_arguments(read_recipe("shakespeare-char-10m", changes), tmp_path)

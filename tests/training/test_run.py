@@ -238,6 +238,14 @@ def test_nothing_is_overwritten(make, tmp_path):
         ),
         ({"early_stop": 3}, ConfigError, "early_stop needs evaluations"),
         (
+            {
+                "early_stop": 1,
+                "training": {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 4},
+            },
+            ConfigError,
+            "takes back the best model, which has to be saved: training.save_steps is 4, and evaluations come every 2",
+        ),
+        (
             {"curves": {"sparsity": 1}, "training": {"fp16": True, "max_grad_norm": 0}},
             ConfigError,
             "need training.max_grad_norm above 0",

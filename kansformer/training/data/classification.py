@@ -81,6 +81,8 @@ def prepare_images(data: DataRecipe, model_source: str | None) -> PreparedData:
         processor = _image_processor(model_source)
         examples, held_out = _both(_read_images, data.train_split, data.eval_split, data)
         train, evaluation, names = number_and_split(examples, held_out, data.eval_fraction, data.source, model_source)
+        for row in evaluation:
+            _decode(row[data.image_column])  # a broken one would end a run only after all its training
         pixels = partial(_pixels, processor=processor, column=data.image_column)
         train, evaluation = (rows.with_transform(pixels) for rows in (train, evaluation))
         # The fingerprint is that of the table with the images, as the datasets library names its state.
@@ -280,8 +282,23 @@ def _digits() -> tuple[Examples, dict[str, Any]]:
 
 
 def _pixels(batch: dict[str, list[Any]], processor: BaseImageProcessor, column: str) -> dict[str, Any]:
-    images = [_decode(value).convert("RGB") for value in batch[column]]
+    images = [_rgb(_decode(value), value["path"]) for value in batch[column]]
     return {"pixel_values": processor(images, return_tensors="pt")["pixel_values"], "labels": batch["labels"]}
+
+
+def _rgb(image: Any, name: str | None) -> Any:
+    """Three channels of 8 bits: transparency on white, and 16 bits scaled, which `convert` would cut off."""
+    import numpy as np
+    from PIL import Image as Pictures
+
+    if image.mode == "F":
+        raise DataError(f"The image {name!r} has floating-point pixels, whose range is not known. Save it with 8 bits.")
+    if image.mode.startswith("I"):
+        image = Pictures.fromarray((np.asarray(image).astype(np.int64) // 257).clip(0, 255).astype(np.uint8))
+    elif image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Pictures.alpha_composite(Pictures.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
 
 
 def _decode(value: dict[str, Any]) -> Any:

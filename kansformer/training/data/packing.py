@@ -57,7 +57,9 @@ def choose_packing(task: str, tokenizer: PreTrainedTokenizerBase, block: int) ->
     wrapped in its special tokens ([CLS] … [SEP]), documents ending in the last of these.
     """
     if task == "masked-lm":
-        bare, whole = (tokenizer(PROBE, add_special_tokens=special)["input_ids"] for special in (False, True))
+        known = tokenizer.get_vocab().keys()  # of characters, perhaps of another alphabet
+        probe = PROBE if PROBE in known or tokenizer.unk_token is not None else SEPARATOR[0]
+        bare, whole = (tokenizer(probe, add_special_tokens=special)["input_ids"] for special in (False, True))
         places = [p for p in range(len(whole) - len(bare) + 1) if whole[p : p + len(bare)] == bare]
         if not places:
             raise DataError(f"The tokenizer {type(tokenizer).__name__} changes a text when it adds special tokens.")
@@ -84,7 +86,10 @@ def pack(
             strings[0] = batch[0].text
         # Without the special tokens a tokenizer adds by itself, or they would be written twice. `verbose` would warn of
         # documents longer than the model's context, which the cut into blocks takes care of.
-        rows = tokenizer(strings, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+        try:
+            rows = tokenizer(strings, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+        except Exception as error:  # its library has no other class, for characters that it does not know, say
+            raise DataError(f"The tokenizer cannot read the text: {error}") from error
         parts = (
             (packing.start if piece.first else (), row, packing.suffix if piece.last else ())
             for piece, row in zip(batch, rows, strict=True)

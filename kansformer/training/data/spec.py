@@ -112,6 +112,10 @@ class DataRecipe:
         for name, source in SOURCE_OF.items():
             if getattr(self, name) != getattr(type(self), name) and source != given[0]:
                 raise ConfigError(f"{name}={getattr(self, name)!r} goes with {source}, not with {given[0]}.")
+        if self.eval_split == self.train_split:
+            raise ConfigError(
+                f"eval_split={self.eval_split!r} is trained on. Leave it out: then a part of it is held out."
+            )
         if self.streaming and self.max_eval_tokens is None:
             raise ConfigError("streaming=True needs max_eval_tokens: evaluation is read once, before training.")
         if self.streaming and (isinstance(self.tokenizer, int) or self.tokenizer == "characters"):

@@ -118,7 +118,7 @@ def read_pieces(path: Path) -> Iterator[Piece]:
     if not path.is_file():
         raise DataError(f"There is no text file {str(path)!r}.")
     blank = True
-    with path.open("rb") as data, TextIOWrapper(data, encoding="utf-8") as file:
+    with path.open("rb") as data, TextIOWrapper(data, encoding="utf-8-sig") as file:
         try:
             for piece in cut(iter(lambda: file.read(MAX_PIECE), "")):
                 blank = blank and not piece.text.strip()

@@ -1,13 +1,15 @@
 """The tokenizer that a recipe names: loaded, or made from the training text."""
 
 from collections.abc import Iterable
+from itertools import chain
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from kansformer.conversion.sources import source_arguments
 from kansformer.errors import ConfigError
-from kansformer.training.data.spec import NEW_TOKENIZERS, TOKENIZERS, DataRecipe
+from kansformer.training.corpus import SEPARATOR
+from kansformer.training.data.spec import LANGUAGE_TASKS, NEW_TOKENIZERS, TOKENIZERS, DataRecipe
 from kansformer.training.data.texts import Texts
 
 BOUNDARY = "<|endoftext|>"
@@ -36,7 +38,9 @@ def choose_tokenizer(
         special = SPECIAL_CHARACTERS[task]
         # A classification meets new texts later, for which it has the unknown token.
         known = [train] if "unk_token" in special else [train, evaluation]
-        made = character_tokenizer((piece.text for texts in known for piece in texts), special=special)
+        between = [SEPARATOR] if task in LANGUAGE_TASKS else []
+        documents = chain(between, (piece.text for texts in known for piece in texts))
+        made = character_tokenizer(documents, special=special)
     elif isinstance(data.tokenizer, int):
         made = train_tokenizer((piece.text for piece in train), data.tokenizer, mask=task == "masked-lm")
     elif data.tokenizer == "model" and model_source is None:

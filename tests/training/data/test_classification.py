@@ -4,13 +4,16 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from kansformer.embedded import embedded_model_path
 from kansformer.errors import ConfigError, DataError
 from kansformer.training.corpus import SNIPPET_LINES, standard_library_snippets
 from kansformer.training.data import DataRecipe, prepare_data
+from kansformer.training.data.classification import _rgb
 
 EMBEDDED = str(embedded_model_path())
 
@@ -178,8 +181,6 @@ def test_digits_need_scikit_learn(monkeypatch):
 
 @pytest.fixture
 def images(tmp_path):
-    from PIL import Image
-
     for label in ("cat", "dog"):
         for i in range(6):
             path = tmp_path / "images" / "train" / label / f"{i}.png"
@@ -202,9 +203,21 @@ def test_images_of_a_dataset_go_through_the_models_processor(images, tmp_path):
         prepare_data("image-classification", DataRecipe(dataset=images, image_column="label"), str(tmp_path / "model"))
     for path in Path(images).rglob("*.png"):
         path.write_bytes(b"no image")
-    data = prepare_data("image-classification", DataRecipe(dataset=images), str(tmp_path / "model"))
     with pytest.raises(DataError, match=r"The image '.*\.png' cannot be read: cannot identify"):
         data.train[0]
+    with pytest.raises(DataError, match=r"The image '.*\.png' cannot be read: cannot identify"):  # of the evaluation
+        prepare_data("image-classification", DataRecipe(dataset=images), str(tmp_path / "model"))
+
+
+def test_images_with_transparency_and_16_bits_are_seen():
+    circle = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
+    circle.putpixel((1, 1), (0, 0, 0, 255))
+    assert _rgb(circle, "a").getpixel((0, 0)) == (255, 255, 255) and _rgb(circle, "a").getpixel((1, 1)) == (0, 0, 0)
+    deep = Image.fromarray(np.array([[0, 257 * 100], [257 * 200, 65535]], dtype=np.uint16))
+    assert np.asarray(_rgb(deep, "a"))[..., 0].tolist() == [[0, 100], [200, 255]]
+    with pytest.raises(DataError, match="'a' has floating-point pixels"):
+        _rgb(Image.new("F", (2, 2)), "a")
+    assert _rgb(Image.new("L", (2, 2), 7), "a").getpixel((0, 0)) == (7, 7, 7)
 
 
 def test_images_need_a_processor(images, tmp_path):

@@ -36,6 +36,7 @@ def test_paths_become_a_tuple_and_digits_a_number():
             {"files": "a", "tokenizer": True},
             r"tokenizer: True is not a tokenizer. Choose .model. .*, .characters., a n",
         ),
+        ({"dataset": "a", "eval_split": "train"}, "eval_split='train' is trained on"),
         ({"dataset": "a", "streaming": True}, "streaming=True needs max_eval_tokens"),
         (
             {"dataset": "a", "streaming": True, "max_eval_tokens": 9, "tokenizer": "characters"},

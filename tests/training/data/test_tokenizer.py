@@ -37,8 +37,9 @@ def test_a_tokenizer_made_here_is_lossless_and_saved_whole(tmp_path, make):
 
 def test_a_character_is_one_token(choose):
     tokenizer = choose(tokenizer="characters")
-    assert len(tokenizer) == len(set(TEXT + "Q")) and tokenizer.bos_token is None
-    assert tokenizer.convert_ids_to_tokens(range(len(tokenizer))) == sorted(set(TEXT + "Q"))
+    characters = sorted(set(TEXT + "Q\n"))  # with what stands between texts
+    assert len(tokenizer) == len(characters) and tokenizer.bos_token is None
+    assert tokenizer.convert_ids_to_tokens(range(len(tokenizer))) == characters
     assert len(tokenizer(TEXT)["input_ids"]) == len(TEXT)
     with pytest.raises(Exception, match="Missing .UNK. token"):
         tokenizer("€")
