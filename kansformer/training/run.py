@@ -107,7 +107,7 @@ def train(
         >>> data = "data={files: text.txt, tokenizer: characters, block: 16}"
         >>> result = train(read_recipe("tiny-cpu", [data, "training.max_steps=1", "training.save_strategy=no"]), "run")
         >>> result.steps, result.parameters, result.curve_parameters
-        (1, 334512, 528)
+        (1, 334608, 528)
     """
     if recipe.transcoder is not None:
         raise ConfigError("A recipe of the task transcoder is run by `kansformer train`, or by train_transcoder.")
