@@ -16,10 +16,10 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 @pytest.fixture(autouse=True)
 def study(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
+    before = set(sys.modules)  # others hold what they have imported
     yield
-    for name in [
-        name for name in sys.modules if name.split(".")[0] in ("activations", "activation_study", "contest", "speed")
-    ]:
+    own = ("activations", "activation_study", "contest", "speed")
+    for name in [name for name in sys.modules if name not in before and name.split(".")[0] in own]:
         del sys.modules[name]
 
 
