@@ -7,6 +7,7 @@ as other functions; whoever changes a file on purpose can remove it.
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -156,3 +157,9 @@ def _digest_of_curves(files: Iterable[str | Path]) -> str:
 
 def _is_text(value: object) -> bool:
     return isinstance(value, str)
+
+
+def weight_files(variant: str | None) -> re.Pattern[str]:
+    """Names of the files that transformers writes a model's weights into, and their index."""
+    suffix = re.escape(f".{variant}") if variant else ""
+    return re.compile(rf"model{suffix}(-\d{{5}}-of-\d{{5}})?\.safetensors|model\.safetensors\.index{suffix}\.json")

@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from kansformer.conversion.transformers_patches import weight_files
+from kansformer.conversion.digest import weight_files
 
 WEIGHTS = "weights"
 """Under this name a file keeps the digest of the weights that its figures are of."""

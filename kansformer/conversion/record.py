@@ -181,6 +181,30 @@ def recorded_target(model: nn.Module, slot: Slot) -> object | None:
     return owner._modules.get(name, vars(owner).get(name))
 
 
+def record_of_part(model: nn.Module, record: ConversionRecord, start: str, prefix: str) -> ConversionRecord | None:
+    """The record of a model whose modules' paths have this start, and whose base model has this path; None without
+    curves."""
+    rooted = (rooted_slot(model, slot) for slot in record.slots)
+    inside = [slot for slot in rooted if slot.path.startswith(start)]
+    if not inside:
+        return None
+    slots = tuple(replace(slot, path=slot.path.removeprefix(start).removeprefix(prefix)) for slot in inside)
+    widths = {f"{base_prefix(model)}{path}": width for path, width in record.widths.items()}
+    base = start + prefix
+    own = {path.removeprefix(base): width for path, width in widths.items() if path.startswith(base)}
+    return replace(record.with_slots(slots), widths=own, digest=None)
+
+
+def present_record(model: nn.Module, record: ConversionRecord) -> ConversionRecord:
+    """A model's record without places that are gone; the same where none is left."""
+    left = tuple(slot for slot in record.slots if recorded_target(model, rooted_slot(model, slot)) is not None)
+    if not left or left == record.slots:
+        return record
+    places = {path for path, _ in model.named_modules(remove_duplicate=False)}
+    widths = {path: width for path, width in record.widths.items() if base_prefix(model) + path in places}
+    return replace(record.with_slots(left), widths=widths)
+
+
 def narrowed_paths(model: nn.Module) -> list[str]:
     """Paths, from the model's root, of the feed-forward networks that are narrower than the model's config says."""
     record = record_of(model)

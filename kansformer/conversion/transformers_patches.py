@@ -20,7 +20,6 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from kansformer.config import QUANT_METHOD
-from kansformer.conversion.digest import write_digest
+from kansformer.conversion.digest import weight_files, write_digest
 from kansformer.conversion.record import (
     CURVE_SETS,
     ConversionRecord,
@@ -36,9 +35,9 @@ from kansformer.conversion.record import (
     check_record,
     config_of,
     get_setting,
+    present_record,
     record_of,
-    recorded_target,
-    rooted_slot,
+    record_of_part,
 )
 from kansformer.conversion.remote_code import auto_map_of, is_ours, write_modeling_file
 from kansformer.conversion.slots import check_equal_copies, check_places
@@ -206,23 +205,9 @@ def _complete_parts(model: nn.Module, record: ConversionRecord) -> None:
     for place, part in model.named_modules():
         if config_of(part) is None or config_of(part) is config_of(model) or not hasattr(type(part), "save_pretrained"):
             continue
-        of_part = _record_of_part(model, record, f"{place}.", base_prefix(part))
+        of_part = record_of_part(model, record, f"{place}.", base_prefix(part))
         if of_part is not None:
             vars(part)["save_pretrained"] = functools.partial(save_part, part, of_part)  # type: ignore[arg-type]
-
-
-def _record_of_part(model: nn.Module, record: ConversionRecord, start: str, prefix: str) -> ConversionRecord | None:
-    """The record of a model whose modules' paths have this start, and whose base model has this path; None without
-    curves."""
-    rooted = (rooted_slot(model, slot) for slot in record.slots)
-    inside = [slot for slot in rooted if slot.path.startswith(start)]
-    if not inside:
-        return None
-    slots = tuple(replace(slot, path=slot.path.removeprefix(start).removeprefix(prefix)) for slot in inside)
-    widths = {f"{base_prefix(model)}{path}": width for path, width in record.widths.items()}
-    base = start + prefix
-    own = {path.removeprefix(base): width for path, width in widths.items() if path.startswith(base)}
-    return replace(record.with_slots(slots), widths=own, digest=None)
 
 
 def _detach_parts(model: nn.Module) -> None:
@@ -341,15 +326,12 @@ def update_record(model: nn.Module) -> ConversionRecord | None:
     record = record_of(model)
     if record is None:
         return None
-    left = tuple(slot for slot in record.slots if recorded_target(model, rooted_slot(model, slot)) is not None)
-    if left and left != record.slots:
-        places = {path for path, _ in model.named_modules(remove_duplicate=False)}
-        widths = {path: width for path, width in record.widths.items() if base_prefix(model) + path in places}
-        record = replace(record.with_slots(left), widths=widths)
-        attach_record(model, record)
+    present = present_record(model, record)
+    if present != record:
+        attach_record(model, present)
     check_record(model)
-    check_places(model, record)
-    return record
+    check_places(model, present)
+    return present
 
 
 def _mark_parts(model: "PreTrainedModel", file: Path) -> None:
@@ -391,12 +373,6 @@ def _is_first_process() -> bool:
     """Whether this process writes what transformers gathers from all."""
     group = torch.distributed
     return not group.is_available() or not group.is_initialized() or group.get_rank() == 0
-
-
-def weight_files(variant: str | None) -> re.Pattern[str]:
-    """Names of the files that transformers writes a model's weights into, and their index."""
-    suffix = re.escape(f".{variant}") if variant else ""
-    return re.compile(rf"model{suffix}(-\d{{5}}-of-\d{{5}})?\.safetensors|model\.safetensors\.index{suffix}\.json")
 
 
 def _give_own_config(model: nn.Module, config: "PreTrainedConfig") -> "PreTrainedConfig":

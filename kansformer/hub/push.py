@@ -6,7 +6,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from kansformer.conversion.transformers_patches import weight_files
+from kansformer.conversion.digest import weight_files
 from kansformer.errors import ConfigError, HubError
 from kansformer.hub.card import is_generated, write_card
 from kansformer.hub.card_metadata import CARD_FILE

@@ -14,6 +14,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from kansformer.config import QUANT_METHOD, KANConfig
 from kansformer.conversion import ConversionRecord, convert
+from kansformer.conversion.digest import weight_files
 from kansformer.conversion.found_curves import find_curves
 from kansformer.conversion.rebuild import from_part, rebuild
 from kansformer.conversion.record import quantization_method, record_of
@@ -26,7 +27,6 @@ from kansformer.conversion.transformers_patches import (
     remove_quantizer,
     remove_tripwire,
     run_after_loading,
-    weight_files,
 )
 from kansformer.errors import ConfigError, ConversionStateError
 from kansformer.hub.loading_checks import (

@@ -204,22 +204,12 @@ class FormulaSearch:
         formula = fitted.formula
         if 2 * len(formula.values) > len(self.y):
             return math.inf  # it would explain anything
-        if self._sensitivity(formula) > MAX_SENSITIVITY * self.deviation:
+        if formula.sensitivity(self.x) > MAX_SENSITIVITY * self.deviation:
             return math.inf
         error = max(fitted.error / self.deviation, self.settings.exact)
         length = description_length(error, len(formula.values), len(self.y)) + OPERATION_COST * formula.size()
         values = formula.compiled()(self.around.mT, formula.values.unsqueeze(-1).expand(-1, len(self.around)))
         return length if values.isfinite().all() else length + NOT_FINITE
-
-    def _sensitivity(self, formula: Formula) -> float:
-        """The largest change of a formula's values by the last digits of its constants; 0 without finite values."""
-        values_C1 = formula.values.unsqueeze(-1)
-        last_C1 = values_C1 * 2 * torch.finfo(torch.float64).eps
-        last_C1[1::2] *= -1
-        values, others = (
-            formula.compiled()(self.x.mT, v.expand(-1, len(self.x))) for v in (values_C1, values_C1 + last_C1)
-        )
-        return float((values - others).abs().nan_to_num(0.0).max())
 
     def ended(self) -> bool:
         """Whether another network is not expected to help."""

@@ -131,6 +131,16 @@ class Formula:
         """The number of operations, variables and numbers."""
         return size(self.tree)
 
+    def sensitivity(self, x_NV: Tensor) -> float:
+        """The largest change of the values at samples (N, V) by the last digits of the constants; 0 where none is
+        finite."""
+        values_C1 = self.values.unsqueeze(-1)
+        last_C1 = values_C1 * 2 * torch.finfo(torch.float64).eps
+        last_C1[1::2] *= -1
+        compute, count = self.compiled(), len(x_NV)
+        values_N, others_N = (compute(x_NV.mT, c.expand(-1, count)) for c in (values_C1, values_C1 + last_C1))
+        return float((values_N - others_N).abs().nan_to_num(0.0).max())
+
     def compiled(self) -> Callable[[Tensor, Tensor], Tensor]:
         """A function of columns (V, N) and constants (C, N) that gives (N,)."""
         return _compiled(self.tree, len(self.values), self.variables)

@@ -18,7 +18,7 @@ from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from kansformer.checks import check_number
-from kansformer.conversion.transformers_patches import weight_files
+from kansformer.conversion.digest import weight_files
 from kansformer.errors import CheckpointError, ShapeError
 from kansformer.files import exchange, sync, sync_tree
 from kansformer.nn.activation import LearnedActivation

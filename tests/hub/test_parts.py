@@ -86,6 +86,8 @@ def test_a_model_inside_one_of_ones_own_is_saved_with_its_curves(tmp_path):
         loaded = kind.from_pretrained(tmp_path / name)
         expected = model.backbone if name == "causal" else model.backbone.model
         assert torch.equal(loaded(PAIR)[0], expected(PAIR)[0]) and is_converted(loaded)
+    base = AutoModel.from_pretrained(tmp_path / "causal")  # paths count from the base model
+    assert torch.equal(base(PAIR)[0], model.backbone.model(PAIR)[0]) and is_converted(base)
 
 
 def test_models_made_of_one_config_stay_apart(tmp_path):
