@@ -30,7 +30,7 @@ class ActivationTerm:
         factor, scale, shift: its numbers.
 
     Raises:
-        ConfigError: the function is not among these, or a number is not finite.
+        ConfigError: the function is not among these, a number is not finite, or the scale is 0.
 
     Examples:
         >>> from kansformer.discover import ActivationTerm
@@ -47,6 +47,8 @@ class ActivationTerm:
         check_choice("function", self.function, ELEMENTARY)
         for name in ("factor", "scale", "shift"):
             object.__setattr__(self, name, check_number(f"{name} of {self.function}", getattr(self, name)))
+        if self.scale == 0:
+            raise ConfigError(f"scale of {self.function} must not be 0: add a constant to the activation instead.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from kansformer.checks import check_number
 from kansformer.errors import ConfigError, DataError, ShapeError
 from kansformer.progress import Progress
 from kansformer.symbolic.dictionary import MIN_VARIATION, MIN_VARIATION_FLOAT64, Dictionary, normalised
@@ -110,6 +111,7 @@ class _Search:
     ) -> None:
         if refined is not None and refined < 1:
             raise ConfigError(f"refined must be 1 or more functions per curve, or None for all, got {refined}.")
+        simplicity = check_number("simplicity", simplicity, 0)
         if not 0 <= noise < 1:
             raise ConfigError(f"noise must be a share from 0 to below 1, got {noise!r}.")
         self.library, self.u_S = library, u_S

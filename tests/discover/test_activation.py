@@ -162,6 +162,7 @@ def test_json_round_trip():
             "Unknown function 'log'. Choose one of: cos, x\\*cos, gaussian",
         ),
         (dict(terms=[{"function": "cos", "factor": "x); import os #"}]), "factor of cos must be a finite number"),
+        (dict(terms=[{"function": "cos", "factor": 1, "scale": 0}]), "scale of cos must not be 0"),
         (dict(terms=[{"function": "cos"}]), "ActivationTerm has the fields factor, function, scale, shift"),
         (dict(terms="cos"), "terms must be a list"),
         (dict(terms=[{"function": "cos", "factor": 1}] * 13), "at most 12 ActivationTerms"),

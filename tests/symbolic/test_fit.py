@@ -175,6 +175,8 @@ def test_a_function_that_is_never_finite_is_an_error():
         fit_symbolic(*curves(["x"]), library=SymbolLibrary([broken]))
     with pytest.raises(ConfigError, match="refined must be 1 or more"):
         fit_symbolic(*curves(["x"]), refined=0)
+    with pytest.raises(ConfigError, match="simplicity must be a finite number of at least 0"):
+        fit_symbolic(*curves(["x"]), simplicity=math.nan)
 
 
 def test_an_own_function_without_derivative_is_fitted():
