@@ -8,12 +8,12 @@ from torch import nn
 
 from kansformer.config import KANConfig
 from kansformer.conversion.build import build_slot
-from kansformer.conversion.plan import ConversionPlan, check_model, plan_conversion
+from kansformer.conversion.plan import ConversionPlan, check_model, how_to_revert, plan_conversion
 from kansformer.conversion.record import ConversionRecord, base_prefix, record_of, rooted_slot, uncompiled
 from kansformer.conversion.slots import check_no_adapters, check_not_dispatched, recorded_modules, tie_and_freeze
 from kansformer.conversion.transformers_patches import attach_record, detach_record
 from kansformer.errors import ConversionStateError, SlotError
-from kansformer.nn.curves import curved_modules
+from kansformer.nn.curves import INSTALLED, curved_modules
 from kansformer.nn.fused_gate import fuse_gate, unfuse_gates
 from kansformer.nn.transaction import transaction
 from kansformer.sites import Slot, verify_site
@@ -103,6 +103,7 @@ def install(model: nn.Module, built: Collection[tuple[Slot, nn.Module]], record:
     """Fill the slots and mark the model as converted; to be called in a `transaction`."""
     # Input curves last: their host may be a layer that is itself replaced.
     for slot, module in sorted(built, key=lambda pair: pair[0].name == "input"):
+        vars(module)[INSTALLED] = True
         fill_slot(model, slot, module)
     set_fused_paths(model)
     _mark_converted(model, record)
@@ -136,7 +137,9 @@ def revert(model: nn.Module) -> nn.Module:
     check_model(model)
     record = record_of(model)
     if record is None:
-        raise ConversionStateError("The model is not converted, so there is nothing to revert.")
+        call = how_to_revert(model)
+        advice = "" if call == "revert(model)" else f" A part of it is: {call}."
+        raise ConversionStateError(f"The model is not converted, so there is nothing to revert.{advice}")
     if record.widths:
         path, hidden = next(iter(record.widths.items()))
         raise ConversionStateError(

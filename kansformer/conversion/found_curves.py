@@ -99,15 +99,15 @@ class FoundCurves:
             )
         tensors = {}
         for slot in config.slots:
-            layers = [curve_tensors(module) for kind, module in modules if kind.name == slot]
-            for name in layers[0]:
-                values = [layer[name].detach().cpu() for layer in layers[: 1 if one_set else None]]
+            layers = [curve_tensors(module) for place, module in modules if place.name == slot]
+            for kind in layers[0]:
+                values = [layer[kind].detach().cpu() for layer in layers[: 1 if one_set else None]]
                 if len({value.shape for value in values}) > 1:
                     raise ConfigError(
                         f"The layers have different widths in the slot {slot!r}, so no file can hold them."
                     )
-                tensors[f"{slot}.{name}"] = torch.stack(values)
-                check_values(f"{slot}.{name}", tensors[f"{slot}.{name}"])
+                tensors[f"{slot}.{kind}"] = torch.stack(values)
+                check_values(f"{slot}.{kind}", tensors[f"{slot}.{kind}"])
         return cls(config, tensors, name=name, model_type=model_type, source=source, figures=figures)
 
     @cached_property
@@ -265,6 +265,11 @@ class FoundCurves:
             raise CheckpointError(f"The tensors in {place} do not fit its settings: {actual!s:.200}.")
         for name, tensor in self.tensors.items():
             check_values(name, tensor)
+
+
+def digest_in(label: object) -> str:
+    """The beginning of the digest in what `FoundCurves.label` gave; empty for anything else."""
+    return label.partition("@")[2] if isinstance(label, str) else ""
 
 
 def find_curves(curves: str | Path) -> FoundCurves:

@@ -12,7 +12,8 @@ from kansformer.checks import check_choice
 from kansformer.config import SHARES
 from kansformer.conversion.found_curves import SUFFIX, FoundCurves
 from kansformer.conversion.plan import check_model
-from kansformer.conversion.record import ConversionRecord, check_record, config_of, get_setting, record_of
+from kansformer.conversion.record import IN_PLACE, ConversionRecord, config_of, get_setting
+from kansformer.conversion.saving import update_record
 from kansformer.conversion.slots import check_equal_copies, check_no_adapters, recorded_modules, tie_and_freeze
 from kansformer.conversion.transformers_patches import attach_record
 from kansformer.errors import ConfigError, ConversionStateError
@@ -21,9 +22,6 @@ from kansformer.nn.optim import curve_parameters
 from kansformer.nn.transaction import transaction
 from kansformer.safe_io import LINE, check_json_value
 from kansformer.wording import counted
-
-IN_PLACE = "frozen in place"
-"""What a config calls curves that are in no file as they are in the model."""
 
 
 @dataclass(frozen=True)
@@ -98,11 +96,10 @@ def freeze_curves(
         >>> other = convert(other, KANConfig(curves="curves.safetensors", trainable=False))
     """
     check_model(model)
-    record = record_of(model)
+    check_no_adapters(model)
+    record = update_record(model)
     if record is None:
         raise ConversionStateError("The model is not converted, so there are no curves to freeze.")
-    check_no_adapters(model)
-    check_record(model)
     check_equal_copies(model, record)
     curves = None
     if path is not None:

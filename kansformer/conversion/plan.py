@@ -11,7 +11,7 @@ from torch import nn
 from kansformer.config import MODULE_FILTERS, QUANT_METHOD, KANConfig, matches_module, select_layers
 from kansformer.conversion.found_curves import FoundCurves, find_curves
 from kansformer.conversion.narrow import check_narrowable, linear_layers, with_hidden
-from kansformer.conversion.record import get_setting, quantization_method
+from kansformer.conversion.record import get_setting, quantization_method, record_of
 from kansformer.conversion.slots import check_no_adapters_before_curves, check_not_dispatched
 from kansformer.errors import ConfigError, ConversionStateError, NoSiteError, SlotError
 from kansformer.nn.curves import curved_modules
@@ -178,6 +178,12 @@ def check_config(config: object) -> None:
         raise ConfigError(f"config must be a KANConfig, such as KANConfig(slots=('act',)); got {config!r:.80}.{advice}")
 
 
+def how_to_revert(model: nn.Module) -> str:
+    """The call that takes the curves out of a model, or out of the part of it that was converted."""
+    place = next((place for place, part in model.named_modules() if record_of(part) is not None), "")
+    return f"revert(model.get_submodule({place!r}))" if place else "revert(model)"
+
+
 def check_convertible(model: nn.Module) -> None:
     """Refuse a model that is converted already, has adapters, or that someone else's quantiser owns.
 
@@ -186,8 +192,8 @@ def check_convertible(model: nn.Module) -> None:
     """
     if first := next(curved_modules(model), None):
         raise ConversionStateError(
-            f"The model has curves already, for instance at {first[0] or 'its root'}. Call revert(model) first to "
-            "convert it with other settings."
+            f"The model has curves already, for instance at {first[0] or 'its root'}. Call {how_to_revert(model)} "
+            "first to convert it with other settings."
         )
     check_no_adapters_before_curves(model)
     check_not_dispatched(

@@ -24,6 +24,9 @@ written in the oldest one that can hold it: 2 brought `widths`, 3 the digest, wh
 CURVE_SETS = "curve_sets"
 """Attribute of a converted model for its named sets of curves, which `kansformer.hub.curve_sets` keeps there."""
 
+IN_PLACE = "frozen in place"
+"""What a config calls fixed curves that are in no file as they are in the model."""
+
 MODULE_PATH = re.compile(r"(?=.{1,400}$)[\w-]+(\.[\w-]+)*")
 
 
@@ -193,6 +196,31 @@ def record_of_part(model: nn.Module, record: ConversionRecord, start: str, prefi
     base = start + prefix
     own = {path.removeprefix(base): width for path, width in widths.items() if path.startswith(base)}
     return replace(record.with_slots(slots), widths=own, digest=None)
+
+
+def record_of_whole(model: nn.Module) -> ConversionRecord | None:
+    """The record of a model of which only parts were converted, as if it had been as a whole; None where none was.
+
+    Raises:
+        CheckpointError: the parts were converted with different settings.
+    """
+    records: dict[str, ConversionRecord] = {}
+    slots, widths = list[Slot](), dict[str, int]()
+    for place, part in model.named_modules():
+        record = None if any(place.startswith(f"{other}.") for other in records) else record_of(part)
+        if record is None:
+            continue
+        records[place] = record
+        first, *others = records
+        if others and record.config != records[first].config:
+            raise CheckpointError(
+                f"{first} and {place} were converted with different settings, and a checkpoint has one. Convert the "
+                "whole model, or save the parts."
+            )
+        start = f"{place}.".removeprefix(base_prefix(model))
+        slots += [replace(slot, path=start + rooted_slot(part, slot).path) for slot in record.slots]
+        widths |= {f"{start}{base_prefix(part)}{path}": width for path, width in record.widths.items()}
+    return ConversionRecord(next(iter(records.values())).config, tuple(slots), widths) if records else None
 
 
 def present_record(model: nn.Module, record: ConversionRecord) -> ConversionRecord:

@@ -10,47 +10,35 @@
 | `_resolve_parallel_plans` of one model while it loads (`change_parallel_plans`) | weights are split by fixed rules, which curves would not follow | a quantizer is asked for the rules of an instance |
 | the quantizer's traces on a loaded model (`remove_quantizer`) | with them Trainer and `.half()` refuse, and `save_pretrained` drops a given state dict | the loader is not a quantizer |
 | `config.fusion_config` (`attach_record`) | without kansformer, transformers would load random feed-forward networks with a warning only | transformers refuses unknown values of `quant_method` |
-| `save_pretrained`, `model_tags` and `config` of one converted model, and `save_pretrained` of those inside it (`attach_record`) | the modelling file for `trust_remote_code=True`; the tag on the Hub; a config that no other model shares | transformers writes `auto_map` for modules of other packages |
+| `PreTrainedModel.save_pretrained` (`patch_save_pretrained`) | the modelling file for `trust_remote_code=True`; a part of a converted model, and a model of which a part was converted, need a record of their own; curves that no config speaks of would be lost without a word | transformers asks modules what a checkpoint needs |
+| `model_tags` and `config` of one converted model (`attach_record`) | the tag on the Hub; a config that no other model shares | transformers tags models by their config |
 """  # noqa: E501
 
 import copy
 import functools
-import json
-import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kansformer.config import QUANT_METHOD
-from kansformer.conversion.digest import weight_files, write_digest
 from kansformer.conversion.record import (
     CURVE_SETS,
     ConversionRecord,
     base_prefix,
-    check_record,
     config_of,
     get_setting,
-    present_record,
-    record_of,
     record_of_part,
 )
-from kansformer.conversion.remote_code import auto_map_of, is_ours, write_modeling_file
-from kansformer.conversion.slots import check_equal_copies, check_places
-from kansformer.errors import CheckpointError, ConfigError
-from kansformer.files import atomic_write_text, updated_folder
+from kansformer.conversion.remote_code import is_ours
+from kansformer.errors import CheckpointError
 from kansformer.import_hooks import after_import
-from kansformer.nn.curves import CURVE_PARAMETERS, curved_modules
-from kansformer.nn.transaction import snapshot, transaction, undone_afterwards
-from kansformer.safe_io import read_json
+from kansformer.nn.curve_checks import PART_RECORD
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedConfig
     from transformers.utils.loading_report import LoadStateDictInfo
 
 TRIPWIRE = (
@@ -64,8 +52,6 @@ PART_TRIPWIRE = "kansformer (the curves are those of the whole model: load that,
 
 TAG = "kansformer"
 """What transformers' own `push_to_hub` tags the repository with."""
-
-PUSH_OPTIONS = ("repo_id", "commit_message", "commit_description", "create_pr", "private", "revision", "tags")
 
 LOADING_STEP = "_adjust_missing_and_unexpected_keys"
 """Last step of transformers' loading before the report and the dispatch; it gets the lists of wrong keys."""
@@ -111,6 +97,28 @@ def patch_from_config(from_config: Callable) -> None:
         if isinstance(original, functools.partial):  # by an earlier import of this package
             original = original.args[0]
         PreTrainedModel._from_config = classmethod(functools.partial(from_config, original))  # type: ignore[method-assign, assignment]
+
+    after_import("transformers.modeling_utils", patch_class)
+
+
+def patch_save_pretrained(save: Callable) -> None:
+    """Replace `PreTrainedModel.save_pretrained` as soon as transformers' models are imported, now if they are.
+
+    `save(original, model, *args, **kwargs)` is called instead, with transformers' own method first.
+    """
+
+    def patch_class() -> None:
+        from transformers import PreTrainedModel
+
+        current = PreTrainedModel.save_pretrained
+        original = get_setting(current, "original") or current  # of an earlier import of this package
+
+        @functools.wraps(original)
+        def save_pretrained(self, *args, **kwargs):
+            return save(original, self, *args, **kwargs)
+
+        save_pretrained.original = original  # type: ignore[attr-defined]
+        PreTrainedModel.save_pretrained = save_pretrained  # type: ignore[method-assign]
 
     after_import("transformers.modeling_utils", patch_class)
 
@@ -173,18 +181,19 @@ def remove_quantizer(model: nn.Module) -> None:
 
 
 def attach_record(model: nn.Module, record: ConversionRecord) -> None:
-    """Write the record and the tripwire into the model's config, and complete its `save_pretrained`.
+    """Write the record and the tripwire into the model's config, and their records on the models inside it.
 
     A model gets a config of its own, since others may be made from the same object. A base model keeps it: it may stand
-    inside a model with a head, which transformers names `...For...`, and which saves the same curves.
+    inside a model with a head, which saves the same curves. transformers names the one `...Model` and the other
+    `...For...`; encoders and decoders, which are parts of a base model, have names of neither form.
     """
+    _mark_parts(model, record)
     config = config_of(model)
     if config is None:
         vars(model)["conversion_record"] = record
-        _complete_parts(model, record)
         return
     is_head = base_prefix(model) or re.search("For[A-Z]", type(model).__name__)
-    is_base_model = get_setting(model, "base_model_prefix") and not is_head
+    is_base_model = get_setting(model, "base_model_prefix") and type(model).__name__.endswith("Model") and not is_head
     if get_setting(config, "quantization_config") is not record and not is_base_model:
         config = _give_own_config(model, config)
     config.quantization_config = record
@@ -193,44 +202,43 @@ def attach_record(model: nn.Module, record: ConversionRecord) -> None:
         # Not by add_model_tags, which would append to the list that some classes share among their models.
         vars(model)["model_tags"] = [*dict.fromkeys((*(get_setting(model, "model_tags") or ()), TAG))]
         remove_auto_map(config)  # of a loaded checkpoint; it goes with the modelling file, when both are written
-        # On this one model, not on its class. A deep copy of the model gets a partial of its own. The price is a
-        # reference cycle: the memory of a deleted model comes back with the next gc.collect().
-        vars(model)["save_pretrained"] = functools.partial(save_converted, model)  # type: ignore[arg-type]
-    _complete_parts(model, record)
 
 
-def _complete_parts(model: nn.Module, record: ConversionRecord) -> None:
-    """Complete `save_pretrained` of those models inside one that have curves, and a config without the record."""
-    _detach_parts(model)
+def _mark_parts(model: nn.Module, record: ConversionRecord) -> None:
+    """Give those models inside one that have curves the record that is theirs; the base model has the whole's."""
+    _unmark_parts(model)
     for place, part in model.named_modules():
-        if config_of(part) is None or config_of(part) is config_of(model) or not hasattr(type(part), "save_pretrained"):
+        if part is model or config_of(part) is None or not hasattr(type(part), "save_pretrained"):
             continue
-        of_part = record_of_part(model, record, f"{place}.", base_prefix(part))
-        if of_part is not None:
-            vars(part)["save_pretrained"] = functools.partial(save_part, part, of_part)  # type: ignore[arg-type]
+        if config_of(part) is config_of(model) and f"{place}." == base_prefix(model):
+            continue
+        if (of_part := record_of_part(model, record, f"{place}.", base_prefix(part))) is not None:
+            vars(part)[PART_RECORD] = of_part
 
 
-def _detach_parts(model: nn.Module) -> None:
+def _unmark_parts(model: nn.Module) -> None:
     for part in model.modules():
-        if get_setting(vars(part).get("save_pretrained"), "func") is save_part:
-            del vars(part)["save_pretrained"]
+        vars(part).pop(PART_RECORD, None)
 
 
 def detach_record(model: nn.Module) -> None:
     """Remove everything that `attach_record` wrote, and the sets of curves that the record described one of."""
     vars(model).pop(CURVE_SETS, None)
-    _detach_parts(model)
-    config = config_of(model)
-    if config is None:
-        del vars(model)["conversion_record"]
-        return
-    del config.quantization_config
-    remove_tripwire(config)
-    remove_auto_map(config)
-    vars(model).pop("save_pretrained", None)
+    _unmark_parts(model)
+    remove_record(model)
     tags = [tag for tag in vars(model).pop("model_tags", ()) if tag != TAG]
     if tags and tags != get_setting(type(model), "model_tags"):
         vars(model)["model_tags"] = tags
+
+
+def remove_record(model: nn.Module) -> None:
+    """Remove a model's record, if it has one, and what stands beside it in its config."""
+    vars(model).pop("conversion_record", None)
+    config = config_of(model)
+    if isinstance(get_setting(config, "quantization_config"), ConversionRecord):
+        del config.quantization_config
+        remove_tripwire(config)
+        remove_auto_map(config)
 
 
 def has_tripwire(config: object) -> bool:
@@ -241,7 +249,7 @@ def has_tripwire(config: object) -> bool:
 def remove_tripwire(config: object) -> None:
     """Take the tripwires out of a transformers config and those of its parts; other fusions stay."""
     _keep_entries(config, "fusion_config", lambda name, _: name not in (TRIPWIRE, PART_TRIPWIRE))
-    for _, part in _parts_of(config):
+    for _, part in parts_of(config):
         remove_tripwire(part)
 
 
@@ -250,129 +258,10 @@ def remove_auto_map(config: object) -> None:
     _keep_entries(config, "auto_map", lambda _, target: not is_ours(target))
 
 
-def save_converted(
-    model: "PreTrainedModel",
-    save_directory: str | Path,
-    is_main_process: bool = True,
-    state_dict: dict[str, Tensor] | None = None,
-    push_to_hub: bool = False,
-    **kwargs,
-) -> None:
-    """`save_pretrained` of a converted model: transformers' own, and the modelling file for `trust_remote_code=True`.
-
-    `kwargs` are the other arguments of transformers' method. A model that stands in the folder is replaced as a whole,
-    by `updated_folder`; where each process writes a part of it (`distributed_checkpoint`), by transformers.
-
-    Raises:
-        ConfigError: `push_to_hub` together with `state_dict` or `variant`.
-        CheckpointError: curves are not what the config says, so the checkpoint could not be loaded; or copies of shared
-            ones differ. Nothing is written.
-    """
-    if push_to_hub and state_dict is not None:
-        raise ConfigError(
-            "A converted model cannot take state_dict and push_to_hub in one call. Save it with state_dict first, "
-            "then upload the folder with huggingface_hub.upload_folder."
-        )
-    if push_to_hub and kwargs.get("variant"):
-        raise ConfigError(
-            "A converted model cannot take variant and push_to_hub in one call. Save it with variant first, then "
-            "upload the folder with huggingface_hub.upload_folder."
-        )
-    update_record(model)
-    push = {name: kwargs.pop(name) for name in PUSH_OPTIONS if name in kwargs}
-    with_adapters = get_setting(model, "_hf_peft_config_loaded")  # then only those are saved
-    variant, is_distributed = kwargs.get("variant"), bool(kwargs.get("distributed_checkpoint"))
-    is_weights = weight_files(variant).fullmatch
-    target: AbstractContextManager[Path] = nullcontext(Path(save_directory))
-    writes = is_main_process and _is_first_process()  # as transformers, which all processes of a split model call
-    names = os.listdir(save_directory) if writes and Path(save_directory).is_dir() else []
-    if not is_distributed and any(name == "config.json" or is_weights(name) for name in names):
-        target = updated_folder(Path(save_directory), lambda name: not with_adapters and is_weights(name) is not None)
-    record = record_of(model)
-    if record is not None and not with_adapters and record.config.share == "model":
-        check_equal_copies(model, record)
-        # safetensors has no tensor twice
-        state_dict = _with_own_curves(model.state_dict() if state_dict is None else state_dict)
-    with transaction(model), target as folder:
-        if entries := auto_map_of(model):
-            model.config.auto_map = {**(get_setting(model.config, "auto_map") or {}), **entries}
-        type(model).save_pretrained(model, folder, is_main_process, state_dict, **kwargs)
-        if writes and not with_adapters:
-            write_modeling_file(model, folder)
-            _mark_parts(model, folder / "config.json")
-            files = [file for file in folder.glob("*.safetensors") if is_weights(file.name)]
-            if files and not variant:  # variants share a config, and have curves of their own
-                write_digest(folder / "config.json", files)
-    if is_main_process and push_to_hub:  # not by transformers in the call above, which would leave the new file out
-        push |= {name: kwargs[name] for name in ("token", "max_shard_size") if name in kwargs}
-        model.push_to_hub(push.pop("repo_id", Path(save_directory).name), **push)
-
-
-def save_part(part: "PreTrainedModel", record: ConversionRecord, *args: Any, **kwargs: Any) -> None:
-    """`save_pretrained` of a model inside a converted one, with its own part of the record: as if it alone had been
-    converted. The arguments are those of `save_converted`, and so are the errors."""
-    with undone_afterwards() as undo:
-        undo.callback(snapshot(part))
-        attach_record(part, record)
-        save_converted(part, *args, **kwargs)
-
-
-def update_record(model: nn.Module) -> ConversionRecord | None:
-    """The record of a converted model, without places that are gone, such as those in layers that were removed.
-
-    Raises:
-        CheckpointError: other curves are not where, or not what, the record says, so a checkpoint could not be loaded.
-    """
-    record = record_of(model)
-    if record is None:
-        return None
-    present = present_record(model, record)
-    if present != record:
-        attach_record(model, present)
-    check_record(model)
-    check_places(model, present)
-    return present
-
-
-def _mark_parts(model: "PreTrainedModel", file: Path) -> None:
-    """Write a tripwire into the saved configs of those parts of a model that have curves."""
-    paths = [path for path, _ in curved_modules(model)]
-    kinds = {
-        type(vars(module).get("config"))
-        for place, module in model.named_modules()
-        if any(path.startswith(f"{place}.") for path in paths)
-    }
-    settings = read_json(file)
-
-    def mark(config: object, table: dict) -> None:
-        for name, part in _parts_of(config):
-            if type(part) in kinds:
-                table[name]["fusion_config"] = {**(table[name].get("fusion_config") or {}), PART_TRIPWIRE: False}
-            mark(part, table[name])
-
-    if any(True for _ in _parts_of(model.config)):
-        mark(model.config, settings)
-        atomic_write_text(file, json.dumps(settings, indent=2, sort_keys=True) + "\n")
-
-
-def _parts_of(config: object) -> Iterator[tuple[str, object]]:
+def parts_of(config: object) -> Iterator[tuple[str, object]]:
     """Names and configs of the parts of a model."""
     names = getattr(config, "sub_configs", None) or {}
     return ((name, part) for name in names if hasattr(part := get_setting(config, name), "to_dict"))
-
-
-def _with_own_curves(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict in which layers that share their curves have copies of them."""
-    return {
-        name: tensor.clone() if name.rpartition(".")[2] in CURVE_PARAMETERS else tensor
-        for name, tensor in state_dict.items()
-    }
-
-
-def _is_first_process() -> bool:
-    """Whether this process writes what transformers gathers from all."""
-    group = torch.distributed
-    return not group.is_available() or not group.is_initialized() or group.get_rank() == 0
 
 
 def _give_own_config(model: nn.Module, config: "PreTrainedConfig") -> "PreTrainedConfig":

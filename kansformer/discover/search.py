@@ -138,7 +138,8 @@ class _Judge:
         occurs = curves.weights.sum(dim=0) > 0
         self.spread, self.x_S = curves.spread, curves.x[occurs]
         self.learned_ES, self.weights_ES = curves.learned[:, occurs], curves.weights[:, occurs]
-        if self.learned_ES.std() <= NOTHING * curves.y[:, occurs].abs().max():
+        self.smallest = NOTHING * float(curves.y[:, occurs].abs().max())
+        if self.learned_ES.abs().max() <= self.smallest:
             raise DataError(f"The {len(curves)} curves are their base {curves.base!r}: nothing was learned on top.")
         self.unseen_S = torch.arange(len(self.x_S)) % HELD_OUT_EVERY == FIRST_HELD_OUT
         self.unseen_E = torch.arange(len(curves)) % HELD_OUT_EVERY == FIRST_HELD_OUT
@@ -165,6 +166,8 @@ class _Judge:
         missed = float((weight_S * (form_S - mean_S).square()).sum())
         missed_each = float((weights_ES * (form_S - learned_ES).square()).sum())
         varied = float((weight_S * (mean_S - centre).square()).sum())
+        if varied <= self.smallest**2 * total:  # a constant was learned: all of it is to be explained
+            centre, varied = 0.0, float((weight_S * mean_S.square()).sum())
         varied_each = float((weights_ES * (learned_ES - centre).square()).sum())
         tiny = torch.finfo(torch.float64).tiny
         return ActivationErrors(

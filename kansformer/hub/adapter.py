@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from kansformer.conversion import ConversionRecord
 from kansformer.conversion.digest import SavedDigest, digest_of
 from kansformer.conversion.record import CURVE_SETS, config_of, get_setting, record_of, uncompiled
+from kansformer.conversion.saving import update_record
 from kansformer.conversion.slots import check_equal_copies, check_no_adapters, check_no_adapters_before_curves
 from kansformer.conversion.tensor_check import check_values
-from kansformer.conversion.transformers_patches import update_record
 from kansformer.errors import CheckpointError, ConfigError, ConversionStateError
 from kansformer.files import atomic_folder, check_unused, updated_folder
 from kansformer.hub.card_metadata import CARD_FILE, METADATA_FILE, CardMetadata

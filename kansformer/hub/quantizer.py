@@ -5,7 +5,7 @@ The signatures with `kwargs` are those of transformers' `QuantizationConfigMixin
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from kansformer.config import QUANT_METHOD, KANConfig
 from kansformer.conversion import ConversionRecord, convert
 from kansformer.conversion.digest import weight_files
-from kansformer.conversion.found_curves import find_curves
+from kansformer.conversion.found_curves import digest_in, find_curves
 from kansformer.conversion.rebuild import from_part, rebuild
 from kansformer.conversion.record import quantization_method, record_of
 from kansformer.conversion.slots import tie_and_freeze
@@ -176,6 +176,8 @@ def merge_quantization_configs(original_merge: Callable, saved: Any, passed: Any
     record = original_merge(saved, None)
     if passed.curves not in (None, record.config.curves):  # their file says what they are
         passed = find_curves(passed.curves).config_for(passed)
+        if digest_in(passed.curves) == digest_in(record.config.curves):  # the same ones, in a file of another name
+            passed = replace(passed, curves=record.config.curves)
     for field in fields(passed):
         saved_value, asked = getattr(record.config, field.name), getattr(passed, field.name)
         if saved_value != asked:

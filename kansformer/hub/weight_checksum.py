@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from kansformer.conversion.record import base_prefix
 from kansformer.errors import CheckpointError
+from kansformer.nn.curves import curve_tensors, curved_modules
 
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32}
 """Integer type by a value's size in bytes; larger values are read as several of 64 bits."""
@@ -88,16 +89,19 @@ class ModelChecksum:
 
 
 def checksum_of(model: nn.Module, *, without: Collection[str]) -> ModelChecksum:
-    """The checksums of a model's weights and saved buffers, but for names `without`, whether from its root or its base.
+    """The checksums of a model's weights and saved buffers, but for curves and for names `without`, whether from its
+    root or its base.
 
     Raises:
         CheckpointError: a weight is not in memory, quantised or distributed.
     """
     prefix = base_prefix(model)
     checksums = ModelChecksum({}, {})
+    # By identity: a layer that stands at two paths has two names here, and one among the curves.
+    curves = {id(tensor) for _, module in curved_modules(model) for tensor in curve_tensors(module).values()}
     for name, tensor in model.state_dict(keep_vars=True).items():
         short = name.removeprefix(prefix)
-        if name not in without and short not in without:
+        if id(tensor) not in curves and name not in without and short not in without:
             part = checksums.base if name.startswith(prefix) else checksums.head
             part[short] = WeightChecksum.of(name, tensor)
     return checksums

@@ -1,5 +1,6 @@
 """Names of the fixed functions a curve can be added to."""
 
+import inspect
 from collections.abc import Callable
 
 from torch import Tensor, nn
@@ -25,7 +26,12 @@ def base_function(name: str) -> Callable[[Tensor], Tensor]:
 _FUNCTION_NAMES = {id(function): name for name, function in ACTIVATIONS.items()}
 _MODULE_NAMES: dict[type, str] = {nn.SiLU: "silu", nn.ReLU: "relu", nn.Tanh: "tanh", nn.Identity: "identity"}
 _GELU_NAMES = {"none": "gelu", "tanh": "gelu_tanh"}
-_WRAPPERS = {"SiLUActivation": "silu", "LinearActivation": "identity"}
+_WRAPPERS = {
+    "SiLUActivation": "silu",
+    "LinearActivation": "identity",
+    "GELUActivation": "gelu",
+    "GELUTanh": "gelu_tanh",
+}
 """Modules of transformers, which is not imported here, that call one function of torch."""
 
 
@@ -35,6 +41,8 @@ def kernel_name(function: Callable[[Tensor], Tensor]) -> str | None:
         return _FUNCTION_NAMES.get(id(function))
     if type(function) is nn.GELU:
         name: str | None = _GELU_NAMES[function.approximate]
+    elif inspect.ismethod(getattr(function, "act", None)):  # GELU as transformers spells it out, on demand
+        name = None
     else:
         name = _name_of_module(type(function))
     return None if name is None or is_watched(function) else name

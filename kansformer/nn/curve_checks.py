@@ -15,6 +15,9 @@ OWN_COPIES = (
     "give curves=FILE, of which every layer gets a copy."
 )
 
+PART_RECORD = "conversion_record_of_part"
+"""Attribute of a model inside a converted one: the record that it would have if it alone had been converted."""
+
 
 @runtime_checkable
 class CurveRecord(Protocol):
@@ -32,10 +35,21 @@ def find_record(model: nn.Module) -> CurveRecord | None:
     return record if isinstance(record, CurveRecord) else None
 
 
-def write_record(model: nn.Module, record: CurveRecord) -> None:
-    """Replace what `find_record` found."""
-    owner, name = _place_of_record(model)
-    setattr(owner, name, record)
+def find_records(model: nn.Module) -> list[tuple[object, str, CurveRecord]]:
+    """Every record about curves of this model, with its owner and the attribute that it is: of the model itself, of
+    those that it is around, as DDP is, and of those inside it."""
+    curved = [path for path, _ in curved_modules(model)]
+    records: dict[tuple[int, str], tuple[object, str, CurveRecord]] = {}
+    for place, module in model.named_modules():
+        # Layers may have the config of the whole, and are not models.
+        is_model = not place or hasattr(type(module), "save_pretrained") or "conversion_record" in vars(module)
+        if not is_model or not any(f"{path}.".startswith(f"{place}." if place else "") for path in curved):
+            continue
+        for owner, name in (_place_of_record(module), (module, PART_RECORD)):
+            record = getattr(owner, name, None)
+            if isinstance(record, CurveRecord):
+                records[id(owner), name] = owner, name, record
+    return list(records.values())
 
 
 def check_not_fixed(model: nn.Module, change: str) -> None:
@@ -47,8 +61,7 @@ def check_not_fixed(model: nn.Module, change: str) -> None:
     Raises:
         ConfigError: they are.
     """
-    record = find_record(model)
-    if record is not None and record.is_fixed:
+    if any(record.is_fixed for _, _, record in find_records(model)):
         path = next((path for path, _ in curved_modules(model)), "")
         raise ConfigError(
             f"{change} changes curves, and the model's are fixed (trainable=False), for instance at {path}. Convert "

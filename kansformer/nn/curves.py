@@ -34,6 +34,9 @@ CURVE_PARAMETERS = ("coefficients", "mix", "denominator")
 
 CURVE_TENSORS = (*CURVE_PARAMETERS, "domain")
 
+INSTALLED = "installed_by_convert"
+"""Attribute of modules with curves that `convert` or a loader put into a model, whose config speaks of them."""
+
 NEVER = (None, None, None, None)
 """What a module keeps before its first call without gradients."""
 
@@ -182,7 +185,8 @@ def detach_curves(module: nn.Module) -> None:
         vars(module).pop(name, None)
     for name in (*CURVE_PARAMETERS, "domain", "curves"):
         delattr(module, name)
-    vars(module).pop("_inference", None)
+    for name in ("_inference", INSTALLED):
+        vars(module).pop(name, None)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from kansformer.basis import refit_curves
 from kansformer.checks import check_number
 from kansformer.errors import ConfigError, DataError
 from kansformer.nn.adapted import module_called_at
-from kansformer.nn.curve_checks import check_not_disabled, check_not_fixed, find_record, write_record
+from kansformer.nn.curve_checks import check_not_disabled, check_not_fixed, find_records
 from kansformer.nn.curves import CurvedModule, CurveSpec, curve_tensors, require_curves
 from kansformer.nn.eval_mode import run_batches
 from kansformer.nn.hooks import input_of
@@ -125,11 +125,10 @@ def refine_grid(model: nn.Module, grid_size: int) -> nn.Module:
         path, module = next(iter(group.items()))
         spec = replace(module.curves, basis=replace(module.curves.basis, grid_size=grid_size))
         refined.append(_refit(path, [*group.values()], spec, module.domain))
-    record = find_record(model)
-    record = None if record is None else record.with_grid_size(grid_size)
+    records = [(owner, name, record.with_grid_size(grid_size)) for owner, name, record in find_records(model)]
     _write_all(model, refined)
-    if record is not None:  # a converted model says what its curves are made of
-        write_record(model, record)
+    for owner, name, record in records:  # a converted model says what its curves are made of
+        setattr(owner, name, record)
     return model
 
 

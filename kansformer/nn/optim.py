@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from kansformer.errors import ConfigError
+from kansformer.nn.curve_checks import find_record
 from kansformer.nn.curves import CURVE_PARAMETERS, curved_modules
 from kansformer.nn.optim_check import CURVE_GROUP
 
@@ -46,7 +47,8 @@ def optimizer_groups(
     `benchmarks/results/optimizer_groups.md`), and weight decay on them halves the gain.
 
     Args:
-        model: any model; parameters that do not require a gradient are left out.
+        model: any model; parameters that do not require a gradient are left out, and so are curves that are a fixed
+            function (`trainable=False`), whatever they require.
         lr: learning rate of the base weights.
         weight_decay: of the base matrices; biases, norms and curves get none.
         curve_lr_multiplier: the curves' learning rate divided by `lr`; None takes `EDGE_LR_MULTIPLIER` for
@@ -66,10 +68,10 @@ def optimizer_groups(
         [('base', 0.001, 0.01), ('base without decay', 0.001, 0.0), ('curves x30', 0.03, 0.0)]
         >>> optimizer = torch.optim.AdamW(groups)
     """
-    multipliers = _multipliers(model, curve_lr_multiplier)
+    multipliers, fixed = _multipliers(model, curve_lr_multiplier), _fixed_curves(model)
     groups: dict[str, dict] = {}
     for _, parameter in model.named_parameters():
-        if not parameter.requires_grad:
+        if not parameter.requires_grad or id(parameter) in fixed:
             continue
         if id(parameter) in multipliers:
             multiplier = multipliers[id(parameter)]
@@ -88,13 +90,16 @@ def optimizer_groups(
 def split_curves(optimizer: torch.optim.Optimizer, model: nn.Module, curve_lr_multiplier: float | None = None) -> None:
     """Move a model's curves out of an optimizer's groups into groups of their own, in place, before its first step.
 
+    Curves that are a fixed function are in none afterwards.
+
     The multiplier, as in `optimizer_groups`, is of the learning rate of the group a curve stood in.
 
     Raises:
         ConfigError: the multiplier is not positive.
     """
-    multipliers = _multipliers(model, curve_lr_multiplier)
+    multipliers, fixed = _multipliers(model, curve_lr_multiplier), _fixed_curves(model)
     for group in list(optimizer.param_groups):
+        group["params"] = [parameter for parameter in group["params"] if id(parameter) not in fixed]
         moved: dict[float, list[nn.Parameter]] = {}
         for parameter in group["params"]:
             if id(parameter) in multipliers:
@@ -106,6 +111,13 @@ def split_curves(optimizer: torch.optim.Optimizer, model: nn.Module, curve_lr_mu
             rate, name = group["lr"] * multiplier, f"{CURVE_GROUP}{multiplier:g}"
             optimizer.add_param_group({**settings, "name": name, "params": parameters, "lr": rate, "weight_decay": 0.0})
     optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+
+
+def _fixed_curves(model: nn.Module) -> set[int]:
+    """The ids of curve parameters that are a fixed function."""
+    records = ((module, find_record(module)) for module in model.modules())
+    fixed = (module for module, record in records if record is not None and record.is_fixed)
+    return {id(parameter) for module in fixed for _, parameter in curve_parameters(module)}
 
 
 def _multipliers(model: nn.Module, curve_lr_multiplier: float | None) -> dict[int, float]:

@@ -30,7 +30,7 @@ from kansformer.conversion.found_curves import FoundCurves
 from kansformer.errors import CheckpointError, ConfigError, ConversionStateError
 from kansformer.nn import spread_curves
 from kansformer.nn.curves import curve_tensors, curved_modules
-from kansformer.nn.optim import curve_parameters
+from kansformer.nn.optim import curve_parameters, split_curves
 
 IDS = torch.arange(12).reshape(2, 6)
 GROUPS = KANConfig(slots=("up", "act"), edges="group", groups=4, grid_size=8, order=2, extrapolation="clamp")
@@ -97,7 +97,46 @@ def test_a_fixed_function_keeps_its_grid():
     for name, change in changes.items():
         with pytest.raises(ConfigError, match=rf"{name} changes curves, and the model's are fixed \(trainable=False\)"):
             change()
+    with pytest.raises(ConfigError, match=r"are fixed \(trainable=False\), for instance at 0\."):
+        update_grid(torch.nn.Sequential(model), IDS)  # as DistributedDataParallel is around it
     assert_same_state(model, before)
+
+
+def test_a_wrapper_does_not_hide_what_a_finer_grid_changes(tmp_path):
+    model = trained()
+    refine_grid(torch.nn.Sequential(model), 10)
+    model.save_pretrained(tmp_path)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path).config.quantization_config.config.grid_size == 10
+
+
+def test_a_fixed_function_that_requires_gradients_is_not_trained(tmp_path):
+    model = trained()
+    freeze_curves(model, tmp_path / "found.safetensors")
+    model.requires_grad_(True)
+    curves = {id(parameter) for _, parameter in curve_parameters(model)}
+    assert not any(id(parameter) in curves for group in optimizer_groups(model, 1e-3) for parameter in group["params"])
+    optimizer = torch.optim.AdamW(model.parameters())
+    split_curves(optimizer, model)
+    assert not any(id(parameter) in curves for group in optimizer.param_groups for parameter in group["params"])
+    assert model.config.quantization_config.config.curves.startswith("found@")
+    model.save_pretrained(tmp_path / "whole")  # nobody knows what another optimizer has done
+    assert KANConfig.from_pretrained(tmp_path / "whole").curves == "frozen in place"
+
+
+def test_the_file_may_have_another_name_than_the_checkpoint_says(tmp_path):
+    model = trained()
+    freeze_curves(model, tmp_path / "one.safetensors")
+    model.save_pretrained(tmp_path / "whole")
+    (tmp_path / "one.safetensors").rename(tmp_path / "other.safetensors")
+    config = KANConfig(curves=tmp_path / "other.safetensors", slots=("up", "act"), trainable=False)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "whole", quantization_config=config)
+    assert again.config.quantization_config.config.curves.startswith("one@")
+
+
+def test_curves_are_frozen_after_layers_were_removed(tmp_path):
+    model = trained()
+    model.model.layers = model.model.layers[:1]
+    assert freeze_curves(model, tmp_path / "one.safetensors").slots == {"up": 1, "act": 1}
 
 
 def test_the_file_says_what_is_in_it(file):

@@ -215,3 +215,12 @@ def test_arguments_out_of_range():
         discover_activation(curves, name="a", functions=["log"])
     with pytest.raises(ConfigError, match="functions is empty"):
         discover_activation(curves, name="a", functions=[])
+
+
+def test_a_learned_constant_is_found():
+    curves = ActivationCurves(X, (F.silu(X) + 0.3).expand(8, -1))
+    found = discover_activation(curves, name="raised").activation
+    assert found.constant == pytest.approx(0.3, abs=1e-6) and not found.terms
+    assert found.errors.explained == pytest.approx(1) and found.errors.explained_of_each == pytest.approx(1)
+    with pytest.raises(DataError, match="nothing was learned on top"):
+        discover_activation(ActivationCurves(X, F.silu(X).expand(8, -1)), name="same")

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_models import randomize_curves
 from transformers import AutoModelForCausalLM, BertConfig, BertForSequenceClassification
 
 from kansformer import KANConfig, convert, is_converted, load_curves, revert, save_curves
@@ -147,6 +148,19 @@ def test_a_new_head_goes_with_them(tmp_path):
     with pytest.raises(ConfigError, match="'dropout' is not a part .* with weights of its own"):
         save_curves(tuned, tmp_path / "never", also=["dropout"])
     assert not (tmp_path / "never").exists()
+
+
+def test_a_block_that_stands_at_two_paths(tmp_path):
+    def make_stack():
+        torch.manual_seed(0)
+        first, second = (
+            torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.SiLU(), torch.nn.Linear(8, 4)) for _ in "12"
+        )
+        return torch.nn.Sequential(first, second, first)
+
+    model, x = randomize_curves(convert(make_stack())), torch.randn(3, 4)
+    save_curves(model, tmp_path / "curves")
+    assert torch.equal(load_curves(make_stack(), tmp_path / "curves")(x), model(x))
 
 
 def test_other_weights_are_refused_unless_they_are_asked_for(make, saved):

@@ -19,14 +19,17 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from kansformer import KANConfig, convert, revert
+from kansformer import KANConfig, convert, refine_grid, revert
 from kansformer.conversion import is_converted
-from kansformer.errors import CheckpointError
+from kansformer.errors import CheckpointError, ConversionStateError
 from kansformer.hub.push import _files_of
 from kansformer.nn.curves import curved_modules
 
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
 T5 = {"vocab_size": 100, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2}
+BART = transformers.BartConfig(
+    vocab_size=60, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2
+)
 PAIR = torch.arange(6)[None]
 
 
@@ -88,6 +91,76 @@ def test_a_model_inside_one_of_ones_own_is_saved_with_its_curves(tmp_path):
         assert torch.equal(loaded(PAIR)[0], expected(PAIR)[0]) and is_converted(loaded)
     base = AutoModel.from_pretrained(tmp_path / "causal")  # paths count from the base model
     assert torch.equal(base(PAIR)[0], model.backbone.model(PAIR)[0]) and is_converted(base)
+
+
+WHOLE = {
+    "all layers": (tiny_llama, lambda model: model.model.layers),
+    "one network": (tiny_llama, lambda model: model.model.layers[1].mlp),
+    "an encoder with a config of its own": (
+        lambda: T5ForConditionalGeneration(T5Config(**T5, decoder_start_token_id=0)),
+        lambda model: model.encoder,
+    ),
+    "an encoder with the config of the whole": (
+        lambda: transformers.BartForConditionalGeneration(BART),
+        lambda model: model.model.encoder,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WHOLE)
+def test_a_model_of_which_a_part_was_converted_is_saved_as_a_whole(case, tmp_path):
+    make, part_of = WHOLE[case]
+    model = make().eval()
+    randomize_curves(convert(part_of(model), KANConfig(edges="group")))
+    inputs = {"input_ids": PAIR} | ({"decoder_input_ids": PAIR} if model.config.is_encoder_decoder else {})
+    expected, before = model(**inputs).logits, model.config.to_dict()
+    model.save_pretrained(tmp_path)
+    assert torch.equal(model(**inputs).logits, expected) and not is_converted(model)
+    assert {**model.config.to_dict(), "architectures": None} == {**before, "architectures": None}
+    loaded = type(model).from_pretrained(tmp_path).eval()
+    assert is_converted(loaded) and torch.equal(loaded(**inputs).logits, expected)
+    with pytest.raises(ConversionStateError, match=r"A part of it is: revert\(model.get_submodule\('"):
+        revert(model)
+
+
+def test_curves_that_no_config_speaks_of_are_not_lost(tmp_path):
+    model = tiny_llama()
+    convert(model.model.layers[1:], KANConfig())
+    with pytest.raises(CheckpointError, match=r"layers.1.mlp.act_fn has curves, and the config .* does not speak of"):
+        model.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    model = tiny_llama()
+    convert(model.model.layers[0], KANConfig(grid_size=4))
+    convert(model.model.layers[1], KANConfig(grid_size=8))
+    with pytest.raises(CheckpointError, match="model.layers.0 and model.layers.1 were converted with different settin"):
+        model.save_pretrained(tmp_path / "model")
+
+
+def test_an_encoder_that_shares_the_config_of_a_converted_model_is_saved(tmp_path):
+    from transformers.models.bart.modeling_bart import BartEncoder
+
+    model = randomize_curves(convert(transformers.BartForConditionalGeneration(BART), KANConfig(edges="group"))).eval()
+    refine_grid(model, 12)
+    model.model.encoder.save_pretrained(tmp_path / "encoder")
+    loaded = BartEncoder.from_pretrained(tmp_path / "encoder").eval()
+    assert torch.equal(loaded(PAIR).last_hidden_state, model.model.encoder(PAIR).last_hidden_state)
+    model.save_pretrained(tmp_path / "whole")
+    assert is_converted(type(model).from_pretrained(tmp_path / "whole"))
+
+
+def test_a_base_model_that_shares_its_curves_is_saved_by_the_head_around_it(tmp_path):
+    model = tiny_llama()
+    randomize_curves(convert(model.model, KANConfig(edges="group", share="model")))
+    model.save_pretrained(tmp_path)
+    assert torch.equal(AutoModelForCausalLM.from_pretrained(tmp_path)(PAIR).logits, model(PAIR).logits)
+
+
+def test_a_model_whose_base_was_reverted_is_plain(tmp_path):
+    model = convert(tiny_llama())
+    revert(model.model)
+    model.save_pretrained(tmp_path)
+    assert not is_converted(model) and not (tmp_path / "modeling_kansformer.py").exists()
+    assert not is_converted(AutoModelForCausalLM.from_pretrained(tmp_path))
 
 
 def test_models_made_of_one_config_stay_apart(tmp_path):

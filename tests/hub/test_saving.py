@@ -12,7 +12,7 @@ from fresh_processes import FreshInterpreter
 from transformers import AutoModelForCausalLM
 
 from kansformer import files, load_curves, revert, save_curves
-from kansformer.conversion import transformers_patches
+from kansformer.conversion import saving
 from kansformer.errors import CheckpointError
 from kansformer.nn.curves import curved_modules
 
@@ -95,7 +95,7 @@ def test_a_save_that_fails_leaves_the_old_model_whole(place, error, model, folde
         if place == "in the weights":
             broken.setattr(transformers.modeling_utils, "safe_save_file", half)
         elif place == "after the weights":
-            broken.setattr(transformers_patches, "write_modeling_file", fail)
+            broken.setattr(saving, "write_modeling_file", fail)
         elif place == "in the exchange":
             broken.setattr(files, "exchange", fail)
         else:

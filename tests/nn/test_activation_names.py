@@ -7,20 +7,29 @@ from transformers.activations import ACT2FN
 
 from kansformer.nn import LearnedActivation
 from kansformer.nn.base import kernel_name
+from kansformer.ops.curves import ACTIVATIONS
 
 
 @pytest.mark.parametrize(
     ("activation", "name"),
-    [("silu", "silu"), ("swish", "silu"), ("linear", "identity"), ("relu", "relu"), ("tanh", "tanh"), ("mish", None)],
+    [
+        *(
+            ("silu", "silu"),
+            ("swish", "silu"),
+            ("linear", "identity"),
+            ("relu", "relu"),
+            ("tanh", "tanh"),
+            ("mish", None),
+        ),
+        *(("gelu", "gelu"), ("gelu_pytorch_tanh", "gelu_tanh"), ("gelu_python", None), ("gelu_new", None)),
+    ],
 )
 def test_activations_of_transformers(activation, name):
     function = ACT2FN[activation]
     assert kernel_name(function) == name
     x = torch.linspace(-3, 3, 101)
-    if name == "silu":
-        assert torch.equal(function(x), nn.functional.silu(x))
-    if name == "identity":
-        assert torch.equal(function(x), x)
+    if name is not None:
+        assert torch.equal(function(x), ACTIVATIONS[name](x))
 
 
 def test_one_that_is_watched_or_replaced_is_not_known():
