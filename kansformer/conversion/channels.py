@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from kansformer.conversion.convert import remove_curves
 from kansformer.conversion.narrow import narrow_site, narrowed_slot, with_hidden
 from kansformer.conversion.rebuild import fill_recorded
-from kansformer.conversion.record import ConversionRecord, base_prefix, record_of, rooted_slot
+from kansformer.conversion.record import ConversionRecord, base_prefix, record_of, rooted_slot, uncompiled
 from kansformer.conversion.slots import check_no_adapters, recorded_modules, tie_and_freeze
 from kansformer.errors import ConfigError, ConversionStateError, SlotError
 from kansformer.nn.curve_checks import sharing_error
@@ -29,6 +29,7 @@ def converted_sites(model: nn.Module) -> list[Site]:
     Raises:
         ConversionStateError: the model is not converted.
     """
+    model = uncompiled(model)
     _check_converted(model)
     with undone_afterwards() as undo:
         undo.callback(snapshot(model))
@@ -55,6 +56,7 @@ def keep_channels(model: nn.Module, channels: Mapping[str, Tensor]) -> nn.Module
             channel keep other channels.
         ProofError: a block does not run with fewer channels. The model is left as it was after any error.
     """
+    given, model = model, uncompiled(model)
     record = _check_converted(model)
     curved = recorded_modules(model, record)
     prefix = base_prefix(model)
@@ -86,7 +88,7 @@ def keep_channels(model: nn.Module, channels: Mapping[str, Tensor]) -> nn.Module
         for (_, old), (_, new), values in zip(curved, recorded_modules(model, new_record), tensors, strict=True):
             _load(new, old, values)
         tie_and_freeze(model, new_record)
-        return model
+        return given
 
 
 def sites_with_same_channels(model: nn.Module, sites: Sequence[Site]) -> list[str]:

@@ -1,5 +1,6 @@
 """The curve slots of a converted model: which modules have curves, under the names of site and slot."""
 
+import re
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from kansformer.nn.adapted import module_called_at
 from kansformer.nn.curves import CURVE_PARAMETERS, CurvedModule, curved_modules, has_curves
 from kansformer.nn.sharing import check_alike, find_difference, tie_curves
 from kansformer.sites.site import INPUT_CURVE, Slot, join_path, parent_of
+
+COPY_FOR_ADAPTER = re.compile(r"(?P<path>.*)\.(original_module|modules_to_save\.(?P<adapter>[^.]+))")
+"""Path of what PEFT's `modules_to_save` keeps of a module."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ def find_curve_slots(model: nn.Module) -> list[CurveSlot]:
     """All slots with curves, in the model's order; of a compiled model by the names of the one inside.
 
     Raises:
-        ConversionStateError: the model has none.
+        ConversionStateError: the model has none, or accelerate keeps their values elsewhere.
     """
     model = uncompiled(model)
     inner = without_adapters(model)
@@ -101,10 +105,18 @@ def find_curve_slots(model: nn.Module) -> list[CurveSlot]:
     names = {join_path(outer, slot.curve_path): slot.name for slot in recorded}
     slots = []
     for path, module in curved_modules(model):
+        if not _is_in_use(model, path):
+            continue
         adapted = _path_without_adapters(path)
         owner, attribute = parent_of(adapted)
         name = names.get(adapted, "input" if attribute == INPUT_CURVE else attribute)
         slots.append(CurveSlot(owner, name, path, module, module_called_at(model, path)))
+    for slot in slots:
+        if slot.module.coefficients.is_meta and hasattr(slot.called, "_hf_hook"):
+            raise ConversionStateError(
+                f"accelerate keeps the curves of {slot.path} elsewhere while they are not used, so they cannot be "
+                "read. Load the model without offloading."
+            )
     if not slots:
         raise ConversionStateError(
             "The model has no curves to read. Convert it first, by kansformer.convert(model), or load a converted one."
@@ -150,7 +162,26 @@ def choose_curve_slots(
 
 
 def _path_without_adapters(path: str) -> str:
+    path, _ = _split_copy(path)
     return ".".join(part for part in path.split(".") if part != "base_layer")
+
+
+def _split_copy(path: str) -> tuple[str, str | None]:
+    """The path of a module of which PEFT keeps copies (`modules_to_save`), and which of them it is: an adapter's, or
+    the original, empty; None of any other module."""
+    if match := COPY_FOR_ADAPTER.fullmatch(path):
+        return match["path"], match["adapter"] or ""
+    return path, None
+
+
+def _is_in_use(model: nn.Module, path: str) -> bool:
+    """Whether a module is called, as far as PEFT decides: it keeps copies for adapters beside the original."""
+    owner_path, adapter = _split_copy(path)
+    owner: Any = model.get_submodule(owner_path)
+    if adapter is None or not hasattr(owner, "active_adapters"):
+        return True
+    active = [] if owner.disable_adapters else [name for name in owner.active_adapters if name in owner.modules_to_save]
+    return adapter in active[:1] or not (adapter or active)
 
 
 def check_not_dispatched(model: nn.Module, otherwise: str) -> None:

@@ -119,7 +119,8 @@ def edge_curves(
         model: converted, or with KAN modules.
         site, slot: which layer.
         records: of `record_edges`; each edge is then sampled on the recorded range of its input, else on its domain.
-        inputs, outputs: channel numbers; None is all. Outputs are not used in slots without weights.
+        inputs, outputs: channel numbers, a slice or a Boolean mask; None is all. Outputs are not used in slots without
+            weights.
         points: on each edge.
         at: the points themselves, a row for each of the inputs; then records and `points` are not used.
 
@@ -129,7 +130,7 @@ def edge_curves(
     Raises:
         SlotError: the site, slot or channel does not exist.
         ConfigError: fewer than 2 points.
-        ShapeError: `at` does not have one row for each input.
+        ShapeError: `at` does not have one row for each input, or a mask has another length.
         DataError: the records hold no token for this slot.
 
     Examples:
@@ -205,6 +206,13 @@ def _spaced(lower: Tensor, upper: Tensor, points: int) -> Tensor:
 def _channels(chosen: Sequence[int] | slice | None, count: int, slot: CurveSlot, axis: str) -> Tensor:
     if chosen is None or isinstance(chosen, slice):
         return torch.arange(count)[chosen or slice(None)]
+    mask = torch.as_tensor(chosen) if len(chosen) else torch.zeros(0, dtype=torch.long)
+    if mask.dtype == torch.bool:
+        if mask.shape != (count,):
+            raise ShapeError(
+                f"A mask of the {axis}s of {slot.site}/{slot.name} must be ({count},), got {tuple(mask.shape)}."
+            )
+        return mask.cpu().nonzero().squeeze(1)
     for channel in chosen:
         if not 0 <= channel < count:
             raise SlotError(f"{slot.site}/{slot.name} has no {axis} {channel}: choose from 0 to {count - 1}.")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kansformer.nn.activation import LearnedActivation
+from kansformer.nn.adapted import adapted_weight
 from kansformer.nn.base import base_function
 from kansformer.nn.curves import Curved, curves_of
 from kansformer.nn.linear import KANLinear
@@ -56,10 +57,10 @@ def term_weights(module: Curved, inputs: slice | Tensor = ALL) -> Tensor:
     """a_iot with φ_oi = Σ_t a_iot T_it for these inputs, (I, O, T); O is 1 where the module has no weights."""
     if not module.curves.is_per_channel:
         return edge_weights(module, inputs)
-    weight_IO = base_weights(module)
+    weight_IO = base_weights(module, inputs)
     if weight_IO is None:
-        weight_IO = _as_float(torch.ones_like(module.coefficients[:1, :1])).expand(module.in_features, 1)
-    return _as_float(weight_IO[inputs]).unsqueeze(-1).expand(-1, -1, 2)
+        weight_IO = torch.ones_like(module.coefficients[:1, :1]).expand(module.in_features, 1)[inputs]
+    return _as_float(weight_IO).unsqueeze(-1).expand(-1, -1, 2)
 
 
 def edge_values(module: Curved, x_NE: Tensor, inputs_E: Tensor, outputs_E: Tensor) -> Tensor:
@@ -84,10 +85,10 @@ def edge_bases(module: Curved, x_NE: Tensor, inputs_E: Tensor, outputs_E: Tensor
 
 def edge_weights(module: Curved, inputs: slice | Tensor = ALL, outputs: slice | Tensor = ALL) -> Tensor:
     """a_iof of these inputs and outputs, (I, O, F); O is 1 where the module has no weights. In float32 or float64."""
-    weight_IO = base_weights(module)
+    weight_IO = base_weights(module, inputs)
     if weight_IO is None:
         return _curve_weights(module, inputs).unsqueeze(1)
-    weight_IO = _as_float(weight_IO[inputs][:, outputs])
+    weight_IO = _as_float(weight_IO[:, outputs])
     if module.curves.is_per_channel:
         return weight_IO.unsqueeze(-1) * _curve_weights(module, inputs).unsqueeze(1)
     coefficients_ICO = _as_float(module.coefficients[inputs])
@@ -100,10 +101,10 @@ def edge_weights(module: Curved, inputs: slice | Tensor = ALL, outputs: slice | 
 
 def pair_weights(module: Curved, inputs_E: Tensor, outputs_E: Tensor) -> Tensor:
     """a_iof of single edges, (E, F); the outputs are not used where the module has no weights."""
-    weight_IO = base_weights(module)
-    if weight_IO is None:
+    weight_E = pair_base_weights(module, inputs_E, outputs_E)
+    if weight_E is None:
         return _curve_weights(module, inputs_E)
-    weight_E1 = _as_float(weight_IO[inputs_E, outputs_E]).unsqueeze(-1)
+    weight_E1 = _as_float(weight_E).unsqueeze(-1)
     if module.curves.is_per_channel:
         return weight_E1 * _curve_weights(module, inputs_E)
     if module.mix is not None:
@@ -127,10 +128,26 @@ def random_coefficients(coefficients: Tensor, generator: torch.Generator) -> Ten
     return drawn * own.square().mean(-1, keepdim=True).sqrt()
 
 
-def base_weights(module: Curved) -> Tensor | None:
-    """The base weights (I, O), whichever way the layer stores them; None where a module has none."""
+def base_weights(module: Curved, inputs: slice | Tensor = ALL) -> Tensor | None:
+    """The base weights (I, O) of these inputs, whichever way the layer stores them, and as an adapter around it changes
+    them; None where a module has none."""
     if isinstance(module, LearnedActivation):
         return None
+    adapted = adapted_weight(cast(nn.Module, module), torch.arange(module.in_features)[inputs])
+    return _stored_weights(module)[inputs] if adapted is None else adapted
+
+
+def pair_base_weights(module: Curved, inputs_E: Tensor, outputs_E: Tensor) -> Tensor | None:
+    """The base weights of single edges, (E,), as `base_weights` gives them."""
+    if isinstance(module, LearnedActivation):
+        return None
+    adapted = adapted_weight(cast(nn.Module, module), inputs_E)
+    if adapted is not None:
+        return adapted.gather(1, outputs_E.to(adapted.device).unsqueeze(1)).squeeze(1)
+    return _stored_weights(module)[inputs_E, outputs_E]
+
+
+def _stored_weights(module: Curved) -> Tensor:
     return module.weight.mT if isinstance(module, nn.Linear) else cast(_Weighted, module).weight
 
 
@@ -166,8 +183,8 @@ def _grid(module: Curved, x_NI: Tensor, inputs: slice | Tensor) -> tuple[Tensor,
 
 
 def _times_weights(module: Curved, values_NE: Tensor, inputs_E: Tensor, outputs_E: Tensor) -> Tensor:
-    weight_IO = base_weights(module)
-    return values_NE if weight_IO is None else values_NE * weight_IO[inputs_E, outputs_E]
+    weight_E = pair_base_weights(module, inputs_E, outputs_E)
+    return values_NE if weight_E is None else values_NE * weight_E
 
 
 def _as_float(x: Tensor) -> Tensor:

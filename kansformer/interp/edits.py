@@ -1,15 +1,15 @@
 """Change edges for the length of a context, or write a function into their coefficients, where it stays.
 
-In a context edges are held constant, or computed by their formulas or by any function: a correction to the layer's
-output, new(x_i) - φ_oi(x_i), is added by an ordinary forward hook. Weights stay untouched, so leaving the context is
-an exact return.
+In a context edges are held constant, or computed by their formulas or by any function, by an ordinary forward hook. It
+writes the new values into the layer's output where that is the edges alone; where many edges are summed, it adds a
+correction, new(x_i) - φ_oi(x_i). Weights stay untouched, so leaving the context is an exact return.
 
 Shape letters: N tokens, E edges, I inputs, O outputs, S sample points, C coefficients, D denominator parameters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import cast
@@ -22,7 +22,7 @@ from kansformer.basis import fit_curves
 from kansformer.conversion.slots import CurveSlot, EdgeRef, find_curve_slot, find_curve_slots
 from kansformer.errors import ConfigError, DataError, ShapeError, SlotError
 from kansformer.interp.curves import EdgeCurves
-from kansformer.interp.edge_features import base_values, base_weights, edge_values
+from kansformer.interp.edge_features import base_values, edge_values, pair_base_weights
 from kansformer.interp.recording import EdgeRecords
 from kansformer.nn.curve_checks import OWN_COPIES, check_not_fixed, check_not_shared
 from kansformer.nn.curves import Curved, curved_modules
@@ -42,7 +42,7 @@ _replaced: WeakKeyDictionary[nn.Module, set[tuple[int, int]]] = WeakKeyDictionar
 
 
 def ablate(
-    model: nn.Module, edges: list[EdgeRef], records: EdgeRecords | None = None
+    model: nn.Module, edges: Iterable[EdgeRef], records: EdgeRecords | None = None
 ) -> AbstractContextManager[nn.Module]:
     """The model with edges held at a constant, for the length of the context.
 
@@ -66,6 +66,8 @@ def ablate(
         ...     torch.allclose(model(torch.ones(1, 1)), torch.zeros(1, 1), atol=1e-6)
         True
     """
+
+    edges = list(edges)
 
     def constants(slot: CurveSlot, inputs: Tensor, outputs: Tensor) -> Function:
         if records is None:
@@ -219,10 +221,11 @@ class CurveEdit:
                 changed again, as by a later edit, which is to be undone first.
         """
         check_same_grid(self._module, self._parameter, self._domain)
-        now = self._parameter[self._index]
-        if self._after is not None and not (torch.equal(now, self._after) or torch.equal(now, self._before)):
+        now = self._parameter[self._index]  # the model may have been cast or moved since
+        expected = () if self._after is None else (self._after, self._before)
+        if expected and not any(torch.equal(now, values.to(now)) for values in expected):
             raise DataError("The curve was changed after the edit. Undo later edits of it first.")
-        self._parameter[self._index] = self._before
+        self._parameter[self._index] = self._before.to(now)
 
 
 def check_same_grid(module: Curved, parameter: nn.Parameter, domain: Tensor) -> None:
@@ -281,9 +284,9 @@ def edit_curve(model: nn.Module, edge: EdgeRef, function: Function) -> CurveEdit
         lower, upper = domain_12[0].tolist()
         raise DataError(f"The function has no finite value everywhere from {lower:g} to {upper:g}, {edge}'s domain.")
     index: tuple[int | slice, ...] = (curve,)
-    weight_IO = base_weights(module)
-    if curves.edges == "full" and weight_IO is not None:
-        base_1S = base_1S * weight_IO[edge.input, edge.output].double().cpu()
+    weight_1 = pair_base_weights(module, torch.tensor([edge.input]), torch.tensor([edge.output]))
+    if curves.edges == "full" and weight_1 is not None:
+        base_1S = base_1S * weight_1.double().cpu()
         index = (curve, slice(None), edge.output)
     denominator_1D = None if module.denominator is None else module.denominator[curve : curve + 1]
     target_1S = y_1S - base_1S
@@ -307,20 +310,23 @@ def _correction(slot: CurveSlot, inputs_E: Tensor, outputs_E: Tensor, function: 
         x = input_of(args, kwargs)
         x_NI = x.reshape(-1, x.shape[-1])
         inputs, outputs = inputs_E.to(x_NI.device), outputs_E.to(x_NI.device)
-        changes = []
-        for part in x_NI.split(max(1, BUDGET // (len(inputs) * (spec.basis.num_coefficients + 1)))):
-            x_NE = (part if is_whole else part.index_select(1, inputs)).to(
-                torch.promote_types(part.dtype, torch.float32)
+        chunk = max(1, BUDGET // (len(inputs) * (spec.basis.num_coefficients + 1)))
+        parts = []
+        for x_ni, y_no in zip(x_NI.split(chunk), output.reshape(-1, output.shape[-1]).split(chunk), strict=True):
+            x_NE = (x_ni if is_whole else x_ni.index_select(1, inputs)).to(
+                torch.promote_types(x_ni.dtype, torch.float32)
             )
-            now_NE = edge_values(slot.module, x_NE, inputs, outputs)
-            own_NE = x_NE.clone() if is_whole else x_NE  # the function may work in place
-            change_NE = function(own_NE.mT).mT.to(now_NE) - now_NE
-            change_NE = change_NE.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-            if not is_whole:
-                change_NE = change_NE.new_zeros(len(part), output.shape[-1]).index_add_(1, outputs, change_NE)
-            changes.append(change_NE)
-        change = torch.cat(changes).reshape(output.shape)
-        return output + change.to(output.dtype)
+            if slot.has_weights:
+                now_NE = edge_values(slot.module, x_NE, inputs, outputs)
+                change_NE = (function(x_NE.mT).mT.to(now_NE) - now_NE).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+                y_no = y_no.to(now_NE).index_add(1, outputs, change_NE)
+            else:
+                own_NE = x_NE.clone() if is_whole else x_NE  # the function may work in place
+                new_NE, now_NE = function(own_NE.mT).mT, y_no if is_whole else y_no.index_select(1, outputs)
+                new_NE = torch.where(new_NE.isfinite(), new_NE.to(now_NE), now_NE)
+                y_no = new_NE if is_whole else y_no.index_copy(1, outputs, new_NE)
+            parts.append(y_no.to(output.dtype))
+        return torch.cat(parts).reshape(output.shape)
 
     return hook
 

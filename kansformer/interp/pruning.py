@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from kansformer.conversion.channels import converted_sites, keep_channels, sites_with_same_channels
 from kansformer.conversion.convert import drop_slots
-from kansformer.conversion.record import narrowed_paths
+from kansformer.conversion.narrow import with_hidden
+from kansformer.conversion.record import narrowed_paths, uncompiled
 from kansformer.conversion.replace import largest, measure_channels
 from kansformer.conversion.slots import CurveSlot, find_curve_slots
 from kansformer.errors import ConfigError, DataError
@@ -255,9 +256,12 @@ def prune_channels(
     """
     if not 0 <= share < 1:
         raise ConfigError(f"share must be from 0 to below 1, got {share!r}.")
+    model = uncompiled(model)
     sites = converted_sites(model)
-    scores = measure_channels(model, sites, batches)
     widths = {site.path: _new_width(site, share, multiple_of) for site in sites}
+    for site in sites:
+        with_hidden(site, widths[site.path])  # raises where it cannot be
+    scores = measure_channels(model, sites, batches)
     if same := sites_with_same_channels(model, sites):
         summed_m = torch.stack([scores[path] / scores[path].sum() for path in same]).sum(dim=0)
         scores |= dict.fromkeys(same, summed_m)

@@ -191,9 +191,11 @@ class RecordedSlot:
         centred = terms_NIT - terms_NIT.mean(dim=0)
         return terms_NIT.mean(dim=0), torch.einsum("nit,nis->its", centred, centred) / len(centred)
 
+    @torch.inference_mode(False)  # what is kept is changed in place later, and inference tensors cannot be
     @torch.no_grad()
     def _hook(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         x = input_of(args, kwargs).detach()
+        x = x.clone() if x.is_inference() else x
         x_NI = x.reshape(-1, x.shape[-1])
         if not x_NI.isfinite().all():
             raise DataError(f"The input of {self.slot.path} is not finite, so it cannot be recorded.")

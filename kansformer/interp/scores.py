@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from kansformer.conversion.slots import CurveSlot, choose_curve_slots
 from kansformer.errors import ConfigError, DataError
 from kansformer.interp.batches import batch_loss, num_labels
-from kansformer.interp.edge_features import ALL, base_weights, edge_terms, num_terms, term_weights
+from kansformer.interp.edge_features import ALL, edge_terms, num_terms, term_weights
 from kansformer.interp.recording import EdgeRecords, RecordedSlot, record_slots
+from kansformer.nn.activation import LearnedActivation
 from kansformer.nn.curves import Curved
 from kansformer.nn.eval_mode import eval_mode, run_batches
 from kansformer.nn.hooks import input_of, run_eagerly
@@ -174,9 +175,11 @@ def attribute(
         (2, I, O) for each slot, float64, and the mean loss over the labels of all batches.
 
     Raises:
-        ConfigError: the model gives no loss.
+        ConfigError: the model gives no loss, or `torch.inference_mode()` is on.
         DataError: no token reaches a slot.
     """
+    if torch.is_inference_mode_enabled():
+        raise ConfigError("Attributions need gradients, and torch.inference_mode() records none. Call it outside.")
     sums, nodes = {}, {}
     for key, recorded in records.items():
         chosen, outputs_O = inputs[key], recorded.slot.num_outputs
@@ -230,7 +233,7 @@ def attribute(
 @torch.no_grad()
 def _add_gradients(sums_2IO: Tensor, module: Curved, x_NI: Tensor, g_NO: Tensor, inputs: slice) -> None:
     """Add Σ_n g_no φ_oi(x_ni) and Σ_n g_no s_oi(x_ni) of these inputs."""
-    diagonal = base_weights(module) is None
+    diagonal = isinstance(module, LearnedActivation)
     step = max(1, TERM_CHUNK // num_terms(module))
     for start in range(inputs.start, inputs.stop, step):
         chunk = slice(start, min(start + step, inputs.stop))

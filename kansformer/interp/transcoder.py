@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from kansformer.conversion.record import uncompiled
 from kansformer.conversion.slots import find_curve_slot
 from kansformer.errors import DataError, ShapeError
 from kansformer.interp.batches import BatchReader, Padding, replayable, rows
@@ -146,9 +147,9 @@ def replace_network(model: nn.Module, layer: int, transcoder: Transcoder) -> Ite
         SlotError: the layer has no such network.
         ShapeError: the transcoder has another width.
     """
-    site = site_of_layer(model, layer)
+    site = site_of_layer(uncompiled(model), layer)
     _check_width(site, transcoder)
-    with intercept(model, site, lambda x, y: transcoder(x.to(transcoder.encoder.weight)).to(y)):
+    with intercept(uncompiled(model), site, lambda x, y: transcoder(x.to(transcoder.encoder.weight)).to(y)):
         yield model
 
 
@@ -189,6 +190,7 @@ def measure_transcoder(
         >>> figures.path, figures.l0 <= 4, figures.share_alive <= 1
         ('model.layers.0.mlp', True, True)
     """
+    model = uncompiled(model)
     site = site_of_layer(model, layer)
     _check_width(site, transcoder)
     with replayable(batches) as again:

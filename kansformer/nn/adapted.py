@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from functools import partial
 from types import CodeType
 from typing import Protocol, cast
+from weakref import WeakKeyDictionary, ref
 
+import torch
 from torch import Tensor, nn
 
 from kansformer.nn.curves import CurvedLinear, CurveSpec, add_edges
+from kansformer.nn.eval_mode import eval_mode
 
 
 class Adapter(Protocol):
@@ -60,17 +63,42 @@ def has_curves(layer: nn.Module) -> bool:
     return isinstance(vars(layer).get("curves"), CurveSpec) and "weight" in layer._parameters
 
 
+_adapters: "WeakKeyDictionary[nn.Module, ref[nn.Module]]" = WeakKeyDictionary()
+"""The outermost adapter around a layer, as `module_called_at` has seen it last."""
+
+
 def module_called_at(model: nn.Module, path: str) -> nn.Module:
     """The module whose inputs and outputs are those of the layer with curves at a path: the outermost adapter around
     it, or the layer itself. Inside an adapter the layer is called with what the weights see."""
-    module = model.get_submodule(path)
+    layer = module = model.get_submodule(path)
     while path.endswith("base_layer"):
         path = path.removesuffix("base_layer").removesuffix(".")
         owner = model.get_submodule(path)
         if not isinstance(vars(owner).get("forward"), AdaptedForward):
             break
         module = owner
+    _adapters.pop(layer, None)
+    if module is not layer:
+        _adapters[layer] = ref(module)
     return module
+
+
+def adapted_weight(layer: nn.Module, inputs_E: Tensor) -> Tensor | None:
+    """Rows of the weight (E, O) that the adapter around a layer makes of it, for these inputs; None without one.
+
+    Every adapter of a linear layer is linear, so the rows are what it does to unit vectors.
+    """
+    reference = _adapters.get(layer)
+    adapter = None if reference is None else reference()
+    if adapter is None:
+        return None
+    forward = cast(AdaptedForward, vars(adapter)["forward"])
+    weight = layer.get_parameter("weight")
+    units_EI = weight.new_zeros(len(inputs_E) + 1, cast(CurvedLinear, layer).in_features)
+    units_EI[torch.arange(len(inputs_E)), inputs_E.to(units_EI.device)] = 1
+    with eval_mode(adapter):  # without dropout
+        rows_EO = forward(units_EI, linear_part=True)
+    return rows_EO[:-1] - rows_EO[-1]
 
 
 def _in_memory(layer: nn.Module, function: Callable[..., Tensor], *args: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ def verify_site(model: nn.Module, site: Site, modules: Mapping[str, nn.Module]) 
 
     for slot in slots:
         old = get_slot_target(model, slot.path) if slot.name != "input" else nn.Identity()
-        x = torch.randn(BATCH, TOKENS, slot.features, generator=generator).to(_like(modules[slot.name], modules))
+        x = torch.randn(BATCH * TOKENS, slot.features, generator=generator).to(_like(modules[slot.name], modules))
         with torch.no_grad():
             if _compare(site, [slot], modules, partial(_clean, old, x), partial(_clean, modules[slot.name], x)):
                 raise ProofError(_no_effect(site, slot))

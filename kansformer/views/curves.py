@@ -56,7 +56,8 @@ def plot_curves(curves: EdgeCurves, *, records: EdgeRecords | None = None, colum
     has_weights = curves.slot.has_weights
     for index, axes in enumerate(grid[: len(curves)]):
         source, target = int(curves.inputs[index]), int(curves.outputs[index])
-        x, y, learned = curves.x[index], curves.y[index], curves.learned[index]
+        order = curves.x[index].argsort()  # the caller's points may be in any order
+        x, y, learned = (values[index][order] for values in (curves.x, curves.y, curves.learned))
         if records is not None:
             sample = records[curves.slot.site, curves.slot.name].sample[:, source]
             bars = _draw_inputs(axes, sample, float(x[0]), float(x[-1]))

@@ -14,6 +14,8 @@ import importlib.util
 import json
 import math
 import re
+from collections import Counter
+from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -96,9 +98,7 @@ def report_data(summary: ModelSummary) -> dict[str, object]:
     """The data of the page, JSON-ready; figures that the other files have too are text, made by the same code."""
     slots = summary.slots
     score = "attribution" if "attribution" in slots[0].score_names else "variance"
-    stacks = {slot.stack for slot in slots}
-    where = [slot.slot.site if slot.layer is None else str(slot.layer) for slot in slots]
-    where = [f"{s.stack}.{layer}" if len(stacks) > 1 else layer for s, layer in zip(slots, where, strict=True)]
+    where = _places_of_layers(slots)
     return {
         "tokens": summary.tokens,
         "seconds": round(summary.seconds),
@@ -122,6 +122,20 @@ def report_data(summary: ModelSummary) -> dict[str, object]:
         "dots": _dots(summary, score),
         "edges": _edges(summary, score),
     }
+
+
+def _places_of_layers(slots: Sequence[SlotSummary]) -> list[str]:
+    """What the page calls the layer of each slot: the number, with the stack where there are several, and with the
+    network where a layer has several, such as experts."""
+    stacks = {slot.stack for slot in slots}
+    where = [slot.slot.site if slot.layer is None else str(slot.layer) for slot in slots]
+    where = [f"{s.stack}.{layer}" if len(stacks) > 1 else layer for s, layer in zip(slots, where, strict=True)]
+    repeated = Counter((slot.slot.name, layer) for slot, layer in zip(slots, where, strict=True))
+    networks = [slot.slot.site.removeprefix(f"{slot.stack}.{slot.layer}.") for slot in slots]
+    return [
+        f"{layer} {network}" if repeated[slot.slot.name, layer] > 1 else layer
+        for slot, layer, network in zip(slots, where, networks, strict=True)
+    ]
 
 
 def _faithfulness(summary: ModelSummary) -> dict[str, object] | None:

@@ -43,6 +43,16 @@ def test_of_full_edges_only_one_changes_and_it_is_saved(make_bent, batch, tmp_pa
     assert torch.equal(type(model).from_pretrained(tmp_path)(**batch).logits, model(**batch).logits)
 
 
+def test_an_edit_is_undone_after_a_cast(make_bent):
+    model = make_bent()
+    module = model.model.layers[0].mlp.act_fn
+    before = module.coefficients.detach().clone()
+    edit = edit_curve(model, EdgeRef("model.layers.0.mlp", "act", 3, 3), torch.sin)
+    model.to(torch.bfloat16)
+    edit.undo()
+    assert torch.equal(module.coefficients, before.bfloat16())
+
+
 @torch.no_grad()
 def test_edits_of_one_curve_are_undone_from_the_last(make_bent, batch):
     model, edge = make_bent(), EdgeRef("model.layers.0.mlp", "act", 3, 3)

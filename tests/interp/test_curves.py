@@ -7,7 +7,7 @@ from interp_models import CONFIGS
 
 from kansformer import KANConfig
 from kansformer.conversion import find_curve_slots
-from kansformer.errors import ConfigError, SlotError
+from kansformer.errors import ConfigError, ShapeError, SlotError
 from kansformer.interp import EdgeRef, edge_curves, record_edges
 from kansformer.interp.curves import pair_curves
 
@@ -63,6 +63,14 @@ def test_pandas_has_a_row_per_point(make_bent):
     assert table[["site", "slot", "input", "output", "x"]].values.tolist() == [
         [SITE, "act", 7, 7, x] for x in (-4.0, 0.0, 4.0)
     ]
+
+
+def test_a_mask_chooses_channels(make_bent):
+    model = make_bent()
+    curves = edge_curves(model, "model.layers.0.mlp", "act", inputs=torch.arange(24) > 20)
+    assert curves.inputs.tolist() == [21, 22, 23]
+    with pytest.raises(ShapeError, match=r"A mask of the inputs of model.layers.0.mlp/act must be \(24,\), got \(3,\)"):
+        edge_curves(model, "model.layers.0.mlp", "act", inputs=[True, False, True])
 
 
 def test_bad_input(make_bent):

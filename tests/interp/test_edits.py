@@ -1,12 +1,13 @@
 """Replaced edges: the same function changes nothing, another one changes exactly this edge, and all comes back."""
 
+import accelerate
 import pytest
 import torch
 from interp_models import CONFIGS
 
 from kansformer import KANLinear, LearnedActivation, update_grid
 from kansformer.conversion import find_curve_slot, find_curve_slots
-from kansformer.errors import ConfigError, ShapeError, SlotError
+from kansformer.errors import ConfigError, ConversionStateError, ShapeError, SlotError
 from kansformer.interp import (
     EdgeRef,
     ablate,
@@ -45,6 +46,26 @@ def test_a_replaced_edge_changes_its_output_and_no_other(settings, make_bent):
         assert not change.any()
         assert torch.equal(layer(x_NI), before)
     assert not any(module._forward_hooks for module in model.modules())
+
+
+@torch.no_grad()
+def test_an_edited_channel_is_the_function_rounded_once():
+    model = torch.nn.Sequential(LearnedActivation(4, base="silu")).bfloat16()
+    x = 300 * torch.randn(50, 4).bfloat16()
+    before = model(x)
+    edges = [EdgeRef("", "0", channel, channel) for channel in range(4)]
+    with edit_edge(model, edges[1], lambda x: 0.01 * torch.sin(x)):
+        assert torch.equal(model(x)[:, 1], (0.01 * torch.sin(x[:, 1].float())).bfloat16())
+        assert torch.equal(model(x)[:, [0, 2, 3]], before[:, [0, 2, 3]])
+    with ablate(model, iter(edges)):
+        assert not model(x).any()
+    assert torch.equal(model(x), before)
+
+
+def test_edges_that_accelerate_keeps_elsewhere_are_not_read(make_bent):
+    model = accelerate.cpu_offload(make_bent(), execution_device=torch.device("cpu"))
+    with pytest.raises(ConversionStateError, match="accelerate keeps the curves of .* Load the model without offload"):
+        edge_curves(model, SITE, "act")
 
 
 def test_ablation_follows_the_attribution(make_bent, batch):

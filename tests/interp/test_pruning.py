@@ -4,11 +4,13 @@ import dataclasses
 
 import pytest
 import torch
-from interp_models import CONFIGS
+import transformers
+from interp_models import CONFIGS, SITES
+from tiny_models import SMALL
 
-from kansformer import KANConfig, KANLinear, freeze_curves, update_grid
+from kansformer import KANConfig, KANLinear, convert, freeze_curves, update_grid
 from kansformer.conversion import find_curve_slots
-from kansformer.errors import CheckpointError, ConfigError, DataError
+from kansformer.errors import CheckpointError, ConfigError, DataError, SlotError
 from kansformer.interp import drop_straight_curves, edge_scores, prune, prune_channels, reduce_rank, sparsity_curve
 
 
@@ -142,6 +144,21 @@ def test_channels_leave_the_model(make_bent, batch, tmp_path):
     assert torch.equal(type(model).from_pretrained(tmp_path)(**batch).logits, model(**batch).logits)
     with pytest.raises(ConfigError, match="share must be from 0 to below 1, got 1"):
         prune_channels(model, batch, share=1)
+
+
+def test_channels_leave_a_compiled_model(make_bent, batch, tmp_path):
+    model = make_bent()
+    assert set(prune_channels(torch.compile(model, backend="eager"), batch, share=0.5)) == {*SITES}
+    model.save_pretrained(tmp_path)
+    assert torch.equal(type(model).from_pretrained(tmp_path)(**batch).logits, model(**batch).logits)
+
+
+def test_channels_of_experts_stay(batch):
+    sizes = dict(moe_intermediate_size=8, shared_expert_intermediate_size=8, num_experts=2, num_experts_per_tok=1)
+    config = transformers.Qwen2MoeConfig(**SMALL | {"vocab_size": 50}, **sizes)
+    model = convert(transformers.Qwen2MoeForCausalLM(config), KANConfig())
+    with pytest.raises(SlotError, match="of the kind 'experts', which cannot be narrowed"):
+        prune_channels(model, batch, share=0.5)
 
 
 def test_layers_that_share_their_curves_keep_the_same_channels(make_bent, batch, tmp_path):

@@ -8,7 +8,7 @@ from torch import nn
 from kansformer import KANFeedForward, KANLinear, update_grid
 from kansformer.conversion import find_curve_slots
 from kansformer.errors import ConfigError, ConversionStateError, DataError, SlotError
-from kansformer.interp import edge_curves, record_edges
+from kansformer.interp import edge_curves, edge_scores, record_edges
 
 
 def seen_by(model, batch):
@@ -188,6 +188,23 @@ def test_hooks_are_gone_also_after_an_error(make_bent):
         model(inputs_embeds=torch.full((1, 2, 16), float("nan")))
     assert torch.equal(torch.get_rng_state(), state)
     assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_passes_in_inference_mode_count_like_others(make_bent, batch):
+    model = make_bent()
+    with record_edges(model, sample=8) as expected, torch.no_grad():
+        for _ in range(2):
+            model(**batch)
+    with record_edges(model, sample=8) as records:
+        with torch.inference_mode():
+            model(**batch)
+        with torch.no_grad():
+            model(**batch)
+    for key, recorded in records.items():
+        assert torch.equal(recorded.sample, expected[key].sample)
+        assert torch.equal(recorded.variances(), expected[key].variances())
+    with torch.inference_mode(), pytest.raises(ConfigError, match="Attributions need gradients"):
+        edge_scores(model, batch)
 
 
 def test_bad_input(make_bent, batch):

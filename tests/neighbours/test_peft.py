@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from kansformer import KANLinear, LearnedActivation, load_curves, optimizer_groups, revert, save_curves
+from kansformer.conversion import find_curve_slots
+from kansformer.interp import EdgeRef, edit_curve
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -52,6 +54,23 @@ def test_lora_with_curves_as_modules_to_save(case, make_straight, tokens, tmp_pa
     again = type(merged).from_pretrained(tmp_path / "whole")
     assert torch.equal(logits(again, tokens), logits(merged, tokens))
     assert any(isinstance(module, (LearnedActivation, KANLinear)) for module in again.modules())
+
+
+@torch.no_grad()
+def test_copies_of_curves_for_an_adapter_are_read_in_place_of_the_original(make_bent, tokens):
+    plain = [(slot.site, slot.name) for slot in find_curve_slots(make_bent(slots=("act",)))]
+    config = peft.LoraConfig(target_modules=["q_proj"], modules_to_save=["act_fn"], r=2)
+    model = peft.get_peft_model(make_bent(slots=("act",)), config).eval()
+    slots = find_curve_slots(model)
+    assert [(slot.site.removeprefix("base_model.model."), slot.name) for slot in slots] == plain
+    assert all(slot.path.endswith("act_fn.modules_to_save.default") for slot in slots)
+    before = logits(model, tokens)
+    edit = edit_curve(model, EdgeRef(slots[0].site, "act", 1, 1), torch.sin)
+    assert not torch.equal(logits(model, tokens), before)
+    edit.undo()
+    assert torch.equal(logits(model, tokens), before)
+    with model.disable_adapter():
+        assert find_curve_slots(model)[0].path.endswith("act_fn.original_module")
 
 
 @pytest.mark.parametrize("edges", ["channel", "low_rank", "full"])

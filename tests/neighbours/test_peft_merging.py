@@ -10,7 +10,8 @@ import torch
 from tiny_models import make, randomize_curves, run, snapshot
 
 from kansformer import KANConfig, KANLinear, convert, update_grid
-from kansformer.interp import record_edges
+from kansformer.conversion import find_curve_slots
+from kansformer.interp import ablate, edge_curves, record_edges
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*is_gradient_checkpointing:FutureWarning", "ignore:fan_in_fan_out is set to False"
@@ -161,6 +162,22 @@ def test_curves_beneath_adapters_are_read_and_moved_like_others(case):
     for expected, actual in zip(*records, strict=True):
         assert torch.equal(actual.lower, expected.lower) and torch.equal(actual.upper, expected.upper)
     assert torch.equal(run(model), run(plain))
+
+
+@pytest.mark.parametrize("config", [CHANNEL, FULL, LOW_RANK], ids=["channel", "full", "low_rank"])
+@pytest.mark.parametrize("method", METHODS)
+@torch.no_grad()
+def test_an_edge_is_that_of_the_layer_with_its_adapter(method, config):
+    model = adapted("gpt2" if "bias" in method else "llama", config, method)
+    slot = find_curve_slots(model)[0]
+    x_NI = torch.zeros(2, slot.module.in_features)
+    x_NI[1, 3] = 1.5
+    before = slot.called(x_NI)
+    curve = edge_curves(model, slot.site, slot.name, inputs=[3], outputs=[7], at=x_NI[:, 3].unsqueeze(0))
+    torch.testing.assert_close(curve.y[0].diff()[0], before[1, 7] - before[0, 7])
+    with ablate(model, curve.refs):
+        torch.testing.assert_close(*slot.called(x_NI)[:, 7])
+    assert torch.equal(slot.called(x_NI), before)
 
 
 def test_adapters_on_plain_layers_are_left_alone():

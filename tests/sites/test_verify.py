@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from kansformer.config import KANConfig
+from kansformer.conversion import convert
 from kansformer.conversion.build import build_slot
 from kansformer.errors import ProofError
 from kansformer.sites import find_sites, verify_site
@@ -137,3 +138,10 @@ def test_weights_beside_the_network_that_are_not_finite_are_named():
     site, modules = modules_of(model, KANConfig())
     with pytest.raises(ProofError, match=r"^6 of the 6 values of ffn\.norm\.bias are NaN or infinite"):
         verify_site(model, site, modules)
+
+
+def test_an_activation_with_a_number_for_each_channel_is_verified_on_rows():
+    model = nn.Sequential(nn.Linear(4, 8), nn.PReLU(8), nn.Linear(8, 4))
+    x = torch.randn(5, 4)
+    before = model(x)
+    assert torch.equal(convert(model)(x), before)

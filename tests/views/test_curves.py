@@ -52,6 +52,14 @@ def test_edges_of_a_layer_are_named_by_both_ends():
     assert titles == ["0 → 0", "0 → 1", "1 → 0", "1 → 1", "2 → 0", "2 → 1"]
 
 
+def test_points_may_be_in_any_order():
+    model, x = torch.nn.Sequential(KANLinear(1, 1)), torch.tensor([[0.5], [-0.5], [0.1]])
+    with record_edges(model) as records:
+        model(x)
+    figure = plot_curves(edge_curves(model, "", "0", at=x.T), records=records)
+    assert figure.axes[0].lines[0].get_xdata().tolist() == pytest.approx([-0.5, 0.1, 0.5])
+
+
 def test_too_many_and_none_are_refused():
     model = torch.nn.Sequential(KANLinear(9, 9))
     with pytest.raises(ConfigError, match="holds 1 to 64 edges, got 81: choose inputs= and outputs=."):

@@ -91,6 +91,13 @@ def test_edges_are_named_by_layer_and_slot(report, summary):
     assert "layer 2's activation" in summary.to_markdown()
 
 
+def test_two_networks_of_a_layer_have_two_places(summary):
+    first, second, third, *_ = summary.slots[::2]  # activations
+    twin = replace(second, slot=replace(second.slot, site=first.slot.site.replace("mlp", "experts")))
+    places = [slot["where"] for slot in report_data(replace(summary, slots=[first, twin, third]))["slots"]]
+    assert places == ["0 mlp", "0 experts", "2"]
+
+
 def test_curves_are_drawn_where_they_are(summary):
     edge = report_data(summary)["edges"][0]
     slot = summary.slots[edge["slot"]]
