@@ -126,7 +126,7 @@ def save_converted(
     if record is not None and not with_adapters and record.config.share == "model":
         check_equal_copies(model, record)
         # safetensors has no tensor twice
-        state_dict = _with_own_curves(model.state_dict() if state_dict is None else state_dict)
+        state_dict = _with_own_curves(model, model.state_dict() if state_dict is None else state_dict)
     with transaction(model), target as folder:
         if entries := auto_map_of(model):
             model.config.auto_map = {**(get_setting(model.config, "auto_map") or {}), **entries}
@@ -186,12 +186,17 @@ def _mark_configs(model: "PreTrainedModel", file: Path) -> None:
         atomic_write_text(file, json.dumps(settings, indent=2, sort_keys=True) + "\n")
 
 
-def _with_own_curves(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict in which layers that share their curves have copies of them."""
-    return {
-        name: tensor.clone() if name.rpartition(".")[2] in CURVE_PARAMETERS else tensor
+def _with_own_curves(model: "PreTrainedModel", state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict in which layers that share their curves have copies of them, also where accelerate keeps the values
+    elsewhere."""
+    from transformers.integrations.accelerate import load_offloaded_parameter
+
+    copies = {
+        name: (load_offloaded_parameter(model, name) if tensor.is_meta else tensor).clone()
         for name, tensor in state_dict.items()
+        if name.rpartition(".")[2] in CURVE_PARAMETERS
     }
+    return state_dict | copies
 
 
 def _is_first_process() -> bool:

@@ -6,11 +6,10 @@ this by itself; `convert(model, fuse=False)` does not, and `unfuse_gates(model)`
 """
 
 import copy
-import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
-from types import CodeType
+from dataclasses import dataclass
+from functools import cache, partial, wraps
+from types import MethodType
 from typing import TypeGuard
 
 import torch
@@ -34,38 +33,48 @@ def _is_plain(act: nn.Module) -> TypeGuard[LearnedActivation]:
 
 
 @dataclass(frozen=True)
-class GatedForward:
-    """The forward of one block, kept as its instance attribute `forward`: the same bits as its class's own.
+class GatedNames:
+    """Names of the children of a gated block, and its class's own forward."""
 
-    It steps aside for the class's forward whenever that could be told apart: for more arguments, for a module that has
-    taken the activation's place, for anyone who watches the activation, and for a class whose forward was changed.
-    """
-
-    block: nn.Module
     replaces: Callable[..., object]
     gate: str
     act: str
     up: str
     down: str
 
-    def __call__(self, *args: object, **kwargs: object) -> object:
-        """What the class's forward returns, with any arguments that it takes."""
-        children: dict = self.block._modules
-        act = children[self.act]
-        forward = type(self.block).forward
-        if len(args) != 1 or kwargs or not _is_plain(act) or forward is not self.replaces:
-            return forward(self.block, *args, **kwargs)
-        gated = act.gated(children[self.gate](*args), children[self.up](*args))
-        return children[self.down](gated)
 
-    @property
-    def __code__(self) -> CodeType:
-        """Of the class's forward: `torch.export` asks a root for it."""
-        return inspect.unwrap(self.replaces).__code__
+@cache
+def _gated_forward(names: GatedNames) -> Callable[..., object]:
+    """A forward for blocks of one class: the same bits as its own. There is one for all of them, as a method of each,
+    so that they are one compilation.
+
+    It steps aside for the class's forward whenever that could be told apart: for more arguments, for a module that has
+    taken the activation's place, for anyone who watches the activation, and for a class whose forward was changed.
+    """
+
+    @wraps(names.replaces)
+    def forward(self: nn.Module, *args: object, **kwargs: object) -> object:
+        children: dict = self._modules
+        act = children[names.act]
+        own = type(self).forward
+        if len(args) != 1 or kwargs or not _is_plain(act) or own is not names.replaces:
+            return own(self, *args, **kwargs)
+        gated = act.gated(children[names.gate](*args), children[names.up](*args))
+        return children[names.down](gated)
+
+    forward.gated_names = names  # type: ignore[attr-defined]
+    return forward
+
+
+def gated_names(block: nn.Module) -> GatedNames | None:
+    """Of a block whose forward `fuse_gate` has replaced; None of any other."""
+    return getattr(getattr(vars(block).get("forward"), "__func__", None), "gated_names", None)
 
 
 def fuse_gate(block: nn.Module, act: str) -> bool:
-    """Replace the forward of a block, whose learned activation has that name, by a `GatedForward`.
+    """Replace the forward of a block, whose learned activation has that name, by one that makes a single pass.
+
+    A pickled block has its class's forward again.
 
     Returns:
         Whether it was; it is not, unless the block is a plain gated one.
@@ -74,35 +83,34 @@ def fuse_gate(block: nn.Module, act: str) -> bool:
     mode = block.training
     try:
         block.training = True
-        names = _gated_names(block, act)
+        names = _read_names(block, act)
         block.training = False
-        if names is None or _gated_names(block, act) != names:
+        if names is None or _read_names(block, act) != names:
             return False
     finally:
         block.training = mode
-    gate, up, down = names
-    _attach(block, GatedForward(block, type(block).forward, gate, act, up, down))
+    _attach(block, names)
     return True
 
 
 def unfuse_gates(model: nn.Module) -> None:
     """Give every block of a model its class's forward again: the inverse of `fuse_gate`."""
     for module in model.modules():
-        if isinstance(module.__dict__.get("forward"), GatedForward):
+        if getattr(vars(module).get("_replicate_for_data_parallel"), "func", None) is _replicate:
             del module.__dict__["forward"], module.__dict__["_replicate_for_data_parallel"]
 
 
-def _replicate(forward: GatedForward) -> nn.Module:
+def _replicate(block: nn.Module) -> nn.Module:
     """`_replicate_for_data_parallel` of a fused block: the replica's forward runs on the replica."""
-    block = forward.block
     replica = type(block)._replicate_for_data_parallel(block)
-    _attach(replica, replace(forward, block=replica))
+    if (names := gated_names(block)) is not None:
+        _attach(replica, names)
     return replica
 
 
-def _attach(block: nn.Module, forward: GatedForward) -> None:
-    block.__dict__["forward"] = forward
-    block.__dict__["_replicate_for_data_parallel"] = partial(_replicate, forward)
+def _attach(block: nn.Module, names: GatedNames) -> None:
+    block.__dict__["forward"] = MethodType(_gated_forward(names), block)
+    block.__dict__["_replicate_for_data_parallel"] = partial(_replicate, block)
 
 
 @dataclass(eq=False)
@@ -143,8 +151,8 @@ class _Child:
         return x.follow(self.name, x)
 
 
-def _gated_names(block: nn.Module, act: str) -> tuple[str, str, str] | None:
-    """Names of gate, up and down, if the block computes down(act(gate(x)) * up(x)) and nothing else.
+def _read_names(block: nn.Module, act: str) -> GatedNames | None:
+    """The names, if the block computes down(act(gate(x)) * up(x)) and nothing else.
 
     Its forward runs on a stand-in of the block. `torch.fx` would do the same, but changes all modules of the process
     while it traces, so that a model that runs in another thread fails.
@@ -168,5 +176,5 @@ def _gated_names(block: nn.Module, act: str) -> tuple[str, str, str] | None:
             continue
         (gate,) = activated.inputs
         if gate.child is not None and gate.inputs == (x,):
-            return gate.child, up.child, output.child
+            return GatedNames(type(block).forward, gate.child, act, up.child, output.child)
     return None

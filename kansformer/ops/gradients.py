@@ -73,7 +73,9 @@ def needs_definition(*tensors: Tensor | str | None, has_operator: bool = False) 
         has_operator: the kernel is also an operator, which a compiler keeps in its graph, unless that is exported.
     """
     if torch.compiler.is_compiling():
-        return not has_operator or is_exported()
+        # A transform inside the compiled function: the operator has no rules for it, and would be a constant.
+        is_transformed = _are_functorch_transforms_active() or forward_ad._current_level >= 0
+        return not has_operator or is_exported() or is_transformed
     if is_followed():
         return True
     for t in tensors:

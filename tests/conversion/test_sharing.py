@@ -222,3 +222,16 @@ def test_layers_of_different_widths_are_refused():
     assert not list(curved_modules(model))
     convert(model, KANConfig(share="model", layers=[0, 2]))
     assert_tied(model)
+
+
+@pytest.mark.filterwarnings("ignore:Attempting to save a model with offloaded", "ignore:Every layer has a copy")
+def test_a_model_that_lies_partly_on_the_disk_is_saved_again(tmp_path):
+    model = randomize_curves(convert(tiny_llama(num_hidden_layers=3), KANConfig(share="model")))
+    model.save_pretrained(tmp_path / "first")
+    places = dict.fromkeys(["model.embed_tokens", "lm_head", "model.norm", "model.rotary_emb", "model.layers.1"], "cpu")
+    places |= {"model.layers.0": "disk", "model.layers.2": "disk"}
+    name = tmp_path / "first"
+    loaded = AutoModelForCausalLM.from_pretrained(name, device_map=places, offload_folder=tmp_path / "offloaded")
+    loaded.save_pretrained(tmp_path / "second")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "second")
+    assert torch.equal(again(IDS).logits, model(IDS).logits)

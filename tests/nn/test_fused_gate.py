@@ -1,16 +1,18 @@
 """The short way through a gated block: taken where the forward is plain, with the same bits, and never noticed."""
 
 import copy
+import pickle
 
 import pytest
 import torch
 import torch.nn.functional as F
 from tiny_models import SMALL, randomize_curves
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 from transformers import GemmaConfig, GemmaForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from kansformer import KANConfig, LearnedActivation, convert, revert
-from kansformer.nn.fused_gate import GatedForward, fuse_gate, unfuse_gates
+from kansformer.nn.fused_gate import fuse_gate, gated_names, unfuse_gates
 
 IDS = torch.arange(12).reshape(1, 12)
 
@@ -58,7 +60,7 @@ def made(cls=LlamaForCausalLM, config=LlamaConfig):
 
 
 def short_ways(model):
-    return [m for m in model.modules() if isinstance(m.__dict__.get("forward"), GatedForward)]
+    return [m for m in model.modules() if gated_names(m) is not None]
 
 
 @pytest.mark.parametrize("block", [Block, UpFirst])
@@ -77,8 +79,8 @@ def test_the_names_are_read_from_the_graph():
     block = Swapped()
     expected = block(torch.ones(2, 4))
     assert fuse_gate(block, "act")
-    forward = block.__dict__["forward"]
-    assert (forward.gate, forward.up) == ("up", "gate")
+    names = gated_names(block)
+    assert (names.gate, names.up) == ("up", "gate")
     assert torch.equal(block(torch.ones(2, 4)), expected)
 
 
@@ -117,7 +119,7 @@ def test_a_deep_copy_runs_on_its_own_weights():
     model = convert(made())
     clone = copy.deepcopy(model)
     block = clone.model.layers[0].mlp
-    assert block.__dict__["forward"].block is block
+    assert block.__dict__["forward"].__self__ is block
     with torch.no_grad():
         block.down_proj.weight.zero_()
     assert not torch.equal(clone(IDS).logits, model(IDS).logits)
@@ -170,8 +172,8 @@ def test_a_replica_for_data_parallel_runs_on_itself():
     block = Block()
     fuse_gate(block, "act")
     replica = block._replicate_for_data_parallel()
-    assert replica.__dict__["forward"].block is replica
-    assert replica._replicate_for_data_parallel().__dict__["forward"].block is not replica
+    assert replica.__dict__["forward"].__self__ is replica
+    assert replica._replicate_for_data_parallel().__dict__["forward"].__self__ is not replica
 
 
 def test_a_forward_changed_on_the_class_is_taken(monkeypatch):
@@ -224,3 +226,23 @@ def test_a_learned_activation_with_a_forward_of_its_own_is_called():
 
     gate, up = torch.randn(2, 3, 4)
     assert torch.equal(gated_product(Doubled(4), gate, up), 2 * torch.nn.functional.silu(gate) * up)
+
+
+def test_blocks_of_one_class_are_one_compilation():
+    """Regional compilation, layer by layer."""
+    model = convert(made())
+    counter = CompileCounter()
+    torch.compiler.reset()
+    for layer in model.model.layers:
+        layer.compile(backend=counter, fullgraph=True)
+    with torch.no_grad():
+        model(torch.arange(8)[None], use_cache=False)
+    assert counter.frame_count == 1 and len(short_ways(model)) == len(model.model.layers) > 1
+
+
+def test_a_pickled_block_has_its_own_forward_and_the_same_bits():
+    model = convert(made())
+    copied = pickle.loads(pickle.dumps(model))  # noqa: S301 - our own
+    tokens = torch.arange(8)[None]
+    assert torch.equal(copied(tokens).logits, model(tokens).logits)
+    assert not any("forward" in vars(module) for module in revert(copied).modules())

@@ -50,3 +50,16 @@ def test_forward_mode_derivatives(module, grad):
     with grad(), forward_ad.dual_level():
         found = forward_ad.unpack_dual(module(forward_ad.make_dual(x, tangent))).tangent
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("transform", ["jvp", "grad", "vmap of grad"])
+def test_transforms_inside_a_compiled_function(module, transform):
+    x, tangent = torch.randn(2, 3, 6)
+    function = {
+        "jvp": lambda x: torch.func.jvp(module, (x,), (tangent,))[1],
+        "grad": torch.func.grad(lambda x: module(x).square().sum()),
+        "vmap of grad": torch.func.vmap(torch.func.grad(lambda row: module(row).square().sum())),
+    }[transform]
+    torch.compiler.reset()
+    compiled = torch.compile(function, backend="aot_eager", fullgraph=True)(x)
+    torch.testing.assert_close(compiled, function(x), rtol=1e-4, atol=1e-4)

@@ -15,7 +15,7 @@ from vllm.model_executor.models import transformers as backend
 from vllm.model_executor.models.utils import PPMissingLayer
 
 from kansformer.conversion.rebuild import narrow_as_recorded
-from kansformer.nn.fused_gate import GatedForward, fuse_gate
+from kansformer.nn.fused_gate import GatedNames, fuse_gate, gated_names
 from kansformer.serving.backbone import place_slot, plain_config
 from kansformer.serving.checkpoint import Rank, ServedCurves
 from kansformer.serving.modules import MergedGate, serve_module
@@ -50,14 +50,14 @@ class CurvesMixin:
         placed = [
             slot for slot in self.curves.record.slots if place_slot(self.model, slot, self.curves, PPMissingLayer)
         ]
-        gates = {slot.path: gate for slot in placed if (gate := _fused_gate(self.model, slot)) is not None}
+        gates = [gate for slot in placed if (gate := _fused_gate(self.model, slot)) is not None]
         super().recursive_replace()  # type: ignore[misc]
         for slot in placed:
             down = downs.get(slot.path)
             is_split = down is not None and _is_split(self.model.get_submodule(down.path))
             self._serve(slot, is_split=is_split)
-        for path, gate in gates.items():
-            _restore_gate(gate, parent_of(path)[1])
+        for block, names in gates:
+            _restore_gate(block, names)
         return None
 
     def _serve(self, slot: Slot, *, is_split: bool) -> None:
@@ -87,19 +87,19 @@ def _is_split(layer: nn.Module) -> bool:
     return isinstance(layer, RowParallelLinear) and layer.input_is_parallel and layer.tp_size > 1
 
 
-def _fused_gate(model: nn.Module, slot: Slot) -> GatedForward | None:
-    """The forward of the gated block around a learned activation, with its children's names."""
+def _fused_gate(model: nn.Module, slot: Slot) -> tuple[nn.Module, GatedNames] | None:
+    """The gated block around a learned activation, whose forward is fused now, and the names of its children."""
     owner, name = parent_of(slot.path)
     block = model.get_submodule(owner)
-    return block.__dict__["forward"] if slot.name == "act" and fuse_gate(block, name) else None
+    names = gated_names(block) if slot.name == "act" and fuse_gate(block, name) else None
+    return None if names is None else (block, names)
 
 
-def _restore_gate(gate: GatedForward, act: str) -> None:
+def _restore_gate(block: nn.Module, names: GatedNames) -> None:
     """Have a gated block compute activation, curve and product in one pass, also where vLLM has merged two layers."""
-    block = gate.block
-    if block.__dict__["forward"] is not gate:
+    if gated_names(block) is None:
         merged = next(name for name, child in block.named_children() if hasattr(child, "output_sizes"))
-        block.__dict__["forward"] = MergedGate(block, merged=merged, act=act, down=gate.down)
+        block.__dict__["forward"] = MergedGate(block, merged=merged, act=names.act, down=names.down)
 
 
 def _with_curves(name: str) -> type[nn.Module]:
