@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import TensorDataset
 
 from kansformer.checks import check_integer, check_seed
 from kansformer.errors import ConfigError, DataError, ShapeError
@@ -27,7 +28,7 @@ class Dataset:
 
     Args:
         train_input: (N, I).
-        train_target: (N, O).
+        train_target: (N, O), or (N,) for one output.
         test_input, test_target: the same for other samples, or empty tables of I and O columns.
 
     Raises:
@@ -52,11 +53,9 @@ class Dataset:
             object.__setattr__(self, name, tensor_of(values, name.replace("_", " ") + "s"))
         for name in ("train", "test"):
             x, y = vars(self)[f"{name}_input"], vars(self)[f"{name}_target"]
-            if y.ndim == 1:
-                raise ShapeError(
-                    f"The {name} targets have the shape {tuple(y.shape)}, which would be read as one sample. Give them "
-                    "a column: targets.unsqueeze(-1); labels of classes are torch.nn.functional.one_hot(targets)."
-                )
+            if x.ndim == 2 and y.ndim == 1:
+                y = y.unsqueeze(-1)
+                object.__setattr__(self, f"{name}_target", y)
             if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
                 raise ShapeError(
                     f"The {name} inputs and targets must be tables (samples, inputs) and (samples, outputs) with the "
@@ -184,6 +183,8 @@ def as_dataset(data: Samples) -> Dataset:
     """Samples of any accepted kind as a `Dataset`; a ShapeError or DataError if they are not finite tables."""
     if isinstance(data, Mapping):
         data = of_mapping(data)
+    if isinstance(data, TensorDataset):
+        data = cast("Pair", data.tensors)
     if not isinstance(data, Dataset):
         pairs = list(map(_tensors, [data] if is_pair(data) else data))
         if not pairs:
@@ -225,6 +226,11 @@ def tensor_of(values: object, what: str) -> Tensor:
     if isinstance(values, Tensor):
         return values
     array = np.asarray(values)
+    if array.dtype.kind in "mM":
+        raise DataError(
+            f"The {what} are dates or times. Give numbers, such as days: (dates - dates.min()) / "
+            "pandas.Timedelta('1d')."
+        )
     if array.dtype.kind in "biuf" and array.dtype.itemsize <= 8:
         return torch.as_tensor(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
     if array.dtype.kind == "c":
@@ -248,7 +254,7 @@ def dataset_for(model: KAN, data: Samples) -> Dataset:
     if data.train_input.shape[1] != inputs or data.train_target.shape[1] != outputs:
         raise ShapeError(
             f"The network has {inputs} inputs and {outputs} outputs, the samples {data.train_input.shape[1]} and "
-            f"{data.train_target.shape[1]}."
+            f"{data.train_target.shape[1]}. Labels of classes are columns of torch.nn.functional.one_hot(labels)."
         )
     return data.like(model.layers[0].weight)
 
@@ -275,6 +281,13 @@ def inputs_of(model: KAN, data: Samples | Table) -> Tensor:
 def is_pair(data: object) -> bool:
     """Whether data is one pair of inputs and targets rather than an iterable of pairs."""
     return isinstance(data, (tuple, list)) and len(data) == 2 and not any(isinstance(d, (tuple, list)) for d in data)
+
+
+def column_names(data: object) -> list[str] | None:
+    """The names of the inputs in a pair whose first is a data frame, if they can be those of variables."""
+    columns = getattr(data[0], "columns", None) if isinstance(data, (tuple, list)) and is_pair(data) else None
+    names = None if columns is None else list(columns)
+    return names if names and all(isinstance(name, str) and name.isidentifier() for name in names) else None
 
 
 def variable_names(names: Sequence[str] | None, default: Sequence[str]) -> list[str]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kansformer.checks import check_integer, check_number
 from kansformer.errors import ConfigError, DataError
-from kansformer.kan.data import Samples, as_dataset, check_squares, dataset_for, variable_names
+from kansformer.kan.data import Samples, as_dataset, check_squares, column_names, dataset_for, variable_names
 from kansformer.kan.fitting import rmse
 from kansformer.kan.history import GRID_MARGIN
 from kansformer.kan.network import KAN, Width
@@ -132,7 +132,7 @@ def find_formula(
         networks: the maximum number of networks for each output.
         seconds: after which the best formula so far is returned; None sets no limit. Ctrl-C does the same.
         seed: of the first network.
-        variables: names of the inputs in the formulas; None is x_1, x_2, …
+        variables: names of the inputs in the formulas; None is those of a data frame's columns, else x_1, x_2, …
         digits: significant digits of the numbers in the formulas; None keeps all.
         settings: of the search; None for the defaults.
         progress: True shows a bar; a `Progress` is called after every network.
@@ -167,7 +167,8 @@ def find_formula(
     inputs, outputs = dataset.train_input.shape[1], dataset.train_target.shape[1]
     if width is not None and not isinstance(width[-1], int):
         raise ConfigError(f"The last layer of find_formula's networks has sums only, got {width[-1]!r}.")
-    names = variable_names(variables, [f"x_{index + 1}" for index in range(inputs)])
+    default = (None if variables else column_names(data)) or [f"x_{index + 1}" for index in range(inputs)]
+    names = variable_names(variables, default)
     dataset = dataset_for(Shape([inputs, outputs] if width is None else list(width)).build(seed, settings), dataset)
     check_squares(dataset.train_target, "targets")
     for spread in (dataset.train_target - dataset.train_target[:1]).abs().amax(dim=0).tolist():

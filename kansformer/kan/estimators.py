@@ -9,7 +9,7 @@ import numbers
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -31,6 +31,8 @@ from kansformer.kan.selection import MIN_ROWS, SMOOTHNESS, Choices, Hidden, Sear
 # Values that differ by less than this share of the largest are one value, rounded.
 ROUNDING = 10 * np.finfo(np.float64).eps
 # What "auto" chooses from, simplest first.
+# Of so many rows one on each side may lie far outside, which is this many times the range of the others.
+MANY_ROWS, FAR = 100, 10.0
 HIDDEN: Sequence[Hidden] = ((), (2,), (5,))
 GRIDS, SPARSITY = (5, 10, 20), (0.0, 3e-3, 3e-2)
 # Optimizer and most steps of the fits that are only judged.
@@ -54,6 +56,12 @@ class _Inputs:
     @classmethod
     def of(cls, x_NI: np.ndarray) -> _Inputs:
         lower_I, upper_I = x_NI.min(axis=0), x_NI.max(axis=0)
+        if len(x_NI) >= MANY_ROWS:
+            cut = len(x_NI) // MANY_ROWS
+            inner = np.sort(x_NI, axis=0)[cut : len(x_NI) - cut]
+            inner_range_I = inner[-1] / 2 - inner[0] / 2
+            is_far_I = _varies(inner) & ((upper_I / 2 - lower_I / 2) / FAR > inner_range_I)
+            lower_I, upper_I = np.where(is_far_I, inner[0], lower_I), np.where(is_far_I, inner[-1], upper_I)
         # Halved first: the difference of the largest numbers is infinite.
         return cls(upper_I / 2 + lower_I / 2, np.where(_varies(x_NI), upper_I / 2 - lower_I / 2, np.inf))
 
@@ -114,7 +122,8 @@ class _Estimator(BaseEstimator):
         def fit_to_judge(model: KAN, data: Dataset, setting: Setting) -> None:
             fit(model, data, setting, judge_optimizer, min(judge_steps, most_steps))
 
-        choices, data = self._choices(), Dataset(x, y, x[:0], y[:0])
+        is_curved = any(cast("Sequence[int]", constraints.get("curvature", ())))
+        choices, data = self._choices(needs_no_layer=is_curved), Dataset(x, y, x[:0], y[:0])
         setting = choices.first
         if choices.several and len(x) >= MIN_ROWS:
             model = make(setting)
@@ -147,12 +156,12 @@ class _Estimator(BaseEstimator):
             raise ConfigError(f"monotonic_cst is for the second of two classes; there are {outputs}.")
         return {"monotone": directions, "outputs": TWO_CLASSES if loss == "cross_entropy" else ONE_NUMBER * outputs}
 
-    def _choices(self) -> Choices:
+    def _choices(self, *, needs_no_layer: bool) -> Choices:
         if not isinstance(self.hidden, str) and np.iterable(self.hidden):
             plain = (tuple(e) if isinstance(e, (list, tuple, np.ndarray)) else e for e in self.hidden)
             hidden: Sequence[Hidden] = (tuple(plain),)
         elif self.hidden == "auto":
-            hidden = HIDDEN
+            hidden = HIDDEN[:1] if needs_no_layer else HIDDEN
         else:
             raise ConfigError(f"hidden must be 'auto' or a sequence of widths such as (5,), got {self.hidden!r}.")
         return Choices(
@@ -190,9 +199,10 @@ class KANRegressor(RegressorMixin, _Estimator):
     errors of the rows' differences, so few or noisy rows get a smooth and small one; fewer than ten rows get the
     smoothest and smallest.
 
-    Inputs are scaled to [-1, 1] from their ranges in training, and targets to mean 0 and standard deviation 1. At
-    prediction a value outside its range counts as the nearest one in it, and a column that never varied in training
-    counts for nothing.
+    Inputs are scaled to [-1, 1] from their ranges in training, and targets to mean 0 and standard deviation 1. A value
+    outside its range counts as the nearest one in it, and a column that never varied in training counts for nothing. A
+    few values far outside, as of a typing error, do not count for the range: of 100 rows or more, one in 100 on each
+    side, where the range without them is ten times as narrow.
 
     Args:
         hidden: nodes of the hidden layers; a pair [sums, products] for a layer with product nodes; `auto` chooses from

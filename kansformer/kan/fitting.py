@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Concatenate, Literal, ParamSpec, TypeAlias, ca
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.utils.data import TensorDataset
 
 from kansformer.checks import check_choice, check_integer, check_number
 from kansformer.errors import ConfigError, DataError
@@ -101,6 +102,7 @@ def fit(
             for each of them; `through`: a point (inputs, outputs). Bounds go with `monotone` only; with them the curves
             of the last layer have no base, and are constant outside their domains, for every output. Other edges that
             are held have no base unless it obeys. {} ends all; None keeps those of the fit before. Of B-splines only.
+            `save` keeps them, a `state_dict` does not.
         starts: number of networks with different first coefficients that make a fifth of the steps; the best goes on.
         callback: called after every step with its number from 1, the network and the history, to draw a picture, say.
         metrics: functions of the network and the `Dataset` by name, such as {"accuracy": …}; their values after every
@@ -142,6 +144,7 @@ def fit(
     if not (isinstance(progress, bool) or callable(progress)):
         raise ConfigError(f"progress must be True, False or a function, got {progress!r:.80}.")
     data = of_mapping(data) if isinstance(data, Mapping) else data
+    data = data.tensors if isinstance(data, TensorDataset) else data
     batches = None if isinstance(data, Dataset) or is_pair(data) else list(cast("Iterable[Pair]", data))
     dataset = dataset_for(model, data if batches is None else batches)
     if loss == "cross_entropy":
@@ -213,7 +216,7 @@ def fit(
                 descend(run, dataset, optimizer, loss, measure, batch_size, lr, batches, penalties)
         return history
 
-    if starts > 1:
+    if starts > 1 and steps:
         choose_start(model, starts, lambda trial: fit_once(trial, max(1, steps // 5), None, progress=False).train_error)
     return fit_once(model, steps, batches, progress, watch)
 

@@ -25,6 +25,7 @@ from kansformer.kan.linear_formulas import fitted_line
 from kansformer.kan.monomials import sums_of_monomials
 from kansformer.kan.network import KAN, Width
 from kansformer.kan.reductions import Reduction, find_reductions
+from kansformer.kan.resolution import resolution
 from kansformer.kan.sparse import SearchSettings, description_length, sparsified
 from kansformer.kan.structure_formulas import formulas_of
 from kansformer.kan.structure_search import find_structures
@@ -33,7 +34,15 @@ from kansformer.kan.symbolic import fit_symbolic, formula
 from kansformer.nn import refine_grid
 from kansformer.progress import Progress
 from kansformer.symbolic import LIBRARY, SymbolLibrary
-from kansformer.symbolic.constants import Fitted, Formula, fit_constants, simplified, torch_function, with_signs
+from kansformer.symbolic.constants import (
+    ROUNDING,
+    Fitted,
+    Formula,
+    fit_constants,
+    simplified,
+    torch_function,
+    with_signs,
+)
 
 # Structures that are named at most, steps of the first fits of their formulas, formulas of each structure that are
 # fitted to the end, and formulas that are looked at after one was exact.
@@ -49,6 +58,8 @@ OPERATION_COST = 2.0
 MAX_SENSITIVITY = 1e-3
 # How far beyond the samples a formula should be finite, in ranges, and how many nats it costs if it is not.
 MARGIN, NOT_FINITE = 0.01, 40.0
+# A formula may miss rounded numbers by this many times their rounding error: few samples have a larger one.
+ENOUGH = 1.25
 # Random points in this box, and inputs up to which all corners are looked at.
 BOX_POINTS, MAX_CORNERS = 200, 8
 # Formulas are simplified if they are at most this many nats longer than the best one.
@@ -141,6 +152,10 @@ class FormulaSearch:
         self.x, self.y = dataset.train_input, dataset.train_target[:, output]
         self.names, self.library, self.settings, self.deadline = names, library, settings, deadline
         self.deviation = float(self.y.std(correction=0)) or 1.0
+        # Relative to it: errors below the one say nothing, and a formula with at most the other may be the function.
+        self.rounding = min(resolution(self.y) / self.deviation, settings.max_error)
+        self.exact = max(settings.exact, self.rounding)
+        self.enough = max(settings.exact, ENOUGH * self.rounding)
         column = slice(output, output + 1)
         own = Dataset(self.x, dataset.train_target[:, column], dataset.test_input, dataset.test_target[:, column])
         self.scaling = Scaling.of(own)
@@ -191,7 +206,7 @@ class FormulaSearch:
         """The formulas that no smaller one equals, the smallest first."""
         result: list[Fitted] = []
         for fitted in sorted(self.kept, key=lambda f: (f.formula.size(), f.error)):
-            if not result or max(fitted.error, self.settings.exact * self.deviation) < result[-1].error:
+            if not result or max(fitted.error, self.exact * self.deviation) < result[-1].error:
                 result.append(fitted)
         return result
 
@@ -206,7 +221,7 @@ class FormulaSearch:
             return math.inf  # it would explain anything
         if formula.sensitivity(self.x) > MAX_SENSITIVITY * self.deviation:
             return math.inf
-        error = max(fitted.error / self.deviation, self.settings.exact)
+        error = max(fitted.error / self.deviation, self.exact)
         length = description_length(error, len(formula.values), len(self.y)) + OPERATION_COST * formula.size()
         values = formula.compiled()(self.around.mT, formula.values.unsqueeze(-1).expand(-1, len(self.around)))
         return length if values.isfinite().all() else length + NOT_FINITE
@@ -216,8 +231,8 @@ class FormulaSearch:
         settings = self.settings
         is_noisy = settings.max_error < self.min_error < math.inf
         explained = is_noisy and self.min_error / 2 <= self.best_error <= settings.explained * self.min_error
-        enough = self.best_error <= settings.exact or explained or (is_noisy and self._since >= settings.patience)
-        self.is_out_of_time = time.monotonic() >= self.deadline and not self.best_error <= settings.exact
+        enough = self.best_error <= self.enough or explained or (is_noisy and self._since >= settings.patience)
+        self.is_out_of_time = time.monotonic() >= self.deadline and not self.best_error <= self.enough
         return enough or self.is_out_of_time
 
     def _constant(self) -> None:
@@ -232,7 +247,7 @@ class FormulaSearch:
             sums = find_structures(self.x, self.y, self.names, self.library, self.deadline, combine=False)
             likely = [s for s in sums if s.error < LIKELY_SUM]
             self._name_structures(likely)
-            if self.best_error <= self.settings.exact:
+            if self.best_error <= self.enough:
                 return
             structures = find_structures(self.x, self.y, self.names, self.library, self.deadline)
             self.min_error = min((s.error for s in structures), default=math.inf)
@@ -264,7 +279,7 @@ class FormulaSearch:
         """Keep the best formulas of structures until one is exact or time is over, for the samples or a problem."""
         problem = Problem(self.x, self.y, self.names, lambda e: e) if problem is None else problem
         x, y, names = problem.x, problem.y, problem.names
-        exact = self.settings.exact * self.deviation
+        exact = self.enough * self.deviation
         for structure in structures:
             if self.is_done():
                 break
@@ -281,7 +296,7 @@ class FormulaSearch:
 
     def is_done(self) -> bool:
         """Whether a formula is exact or the time is over."""
-        return self.best_error <= self.settings.exact or time.monotonic() >= self.deadline
+        return self.best_error <= self.enough or time.monotonic() >= self.deadline
 
     def _monomials(self) -> None:
         """Sums of products of powers."""
@@ -321,7 +336,8 @@ class FormulaSearch:
             return
         fitted = fit_constants(with_signs(fitted.formula, self.x), self.x, self.y)
         if math.isfinite(fitted.error) and self.length(fitted) < self.best_length + WORTH_A_LOOK:
-            simple = simplified(fitted, self.x, self.y, cost=self.length)
+            rounding = max(ROUNDING, self.rounding)
+            simple = simplified(fitted, self.x, self.y, cost=self.length, rounding=rounding)
             simple = fit_constants(with_signs(simple.formula, self.x), self.x, self.y, steps=FIRST_STEPS)
             self._record(simple, tried)
         self._record(fitted, tried)
@@ -374,7 +390,7 @@ class FormulaSearch:
         fit(model, samples, steps=LAST_STEPS, grid_update_every=0, tolerance=SETTLED, progress=False)
         self._keep_network(model, tried)
         is_small = len(list(tried.curves.edges())) <= settings.max_edges
-        if self.best_error > settings.exact and is_small and tried.error < settings.max_error:
+        if self.best_error > self.enough and is_small and tried.error < settings.max_error:
             named = name_one_by_one(tried.curves, *samples, library=self.library, noise=noise)
             if named is not None:
                 self._keep_network(named, tried)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kansformer.figure import figure_class
-from kansformer.nn import update_grid
+from kansformer.nn.grid import move_grids, width_for
 from kansformer.progress import Progress
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class Run:
         if due:
             fixed = [layer for layer in self.model.layers if not layer.coefficients.requires_grad]
             before = [(layer.coefficients.detach().clone(), layer.domain.clone()) for layer in fixed]
-            update_grid(self.model, self.points, margin=GRID_MARGIN)
+            move_grids(self.model, self.points, margin=GRID_MARGIN, min_width=width_for(self.model.layers[0].domain))
             with torch.no_grad():
                 for layer, (coefficients, domain) in zip(fixed, before, strict=True):
                     layer.coefficients.copy_(coefficients)

@@ -21,7 +21,8 @@ from kansformer.kan.data import Samples, Table, inputs_of, tensor_of
 from kansformer.kan.edges import Edge, SymbolicEdges, clear_edges
 from kansformer.kan.init import draw_curves, draw_edges
 from kansformer.kan.linearize import slopes_of_columns
-from kansformer.nn import KANLinear, refine_grid, update_grid
+from kansformer.nn import KANLinear, refine_grid
+from kansformer.nn.grid import move_grids, width_for
 
 Width: TypeAlias = Sequence[int | Sequence[int]]
 """Nodes of every layer, inputs first; a pair (sums, products) for a layer with product nodes."""
@@ -36,8 +37,8 @@ class KAN(nn.Module):
         basis, grid_size, order, domain, base: of every layer, as in `KANLinear`; grids move to their inputs in `fit`,
             the first ones as well.
         bias: whether `fit` trains the constant of every node. A constant is not local as a curve's coefficients are, so
-            without it, and with `grid_update_every=0`, a network keeps what it learned elsewhere when later samples
-            cover a part of the domain.
+            without it, with `base="zero"` and with `grid_update_every=0`, a network keeps what it learned elsewhere
+            when later samples cover a part of the domain.
         init_scale: of the first curves, which are random lines with noise; 0 starts from a network that is 0.
         init_density: share of every layer's edges that exist at first, drawn by the seed, from above 0 to 1; every node
             keeps an edge on both sides.
@@ -135,7 +136,7 @@ class KAN(nn.Module):
     load = classmethod(saving.load)
 
     def refine(self, grid_size: int) -> KAN:
-        """Give every curve a finer grid on the same domain, in place; exact if it is a multiple of the old one.
+        """Give every curve a finer grid on the same domain, in place; exact for B-splines on a multiple of the old one.
 
         Returns:
             The network.
@@ -153,7 +154,9 @@ class KAN(nn.Module):
         Returns:
             The network.
         """
-        update_grid(self, inputs_of(self, data), margin=margin, quantile=quantile)
+        move_grids(
+            self, inputs_of(self, data), margin=margin, quantile=quantile, min_width=width_for(self.layers[0].domain)
+        )
         return self
 
     def hold_constraints(self) -> None:

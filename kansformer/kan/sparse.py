@@ -48,7 +48,8 @@ class SearchSettings:
         fine_grids: grid sizes that follow.
         min_gain: a finer grid is kept if it reduces the error to this share; noise it follows only a little.
         noise_factor, max_noise: an edge may be off by the error of the whole network times this, up to this share.
-        exact: error of a formula that is the function itself.
+        exact: error of a formula that is the function itself; of targets in float32, or rounded to a few digits, the
+            rounding error where that is larger.
         close: curves with an error up to this are named at once, others when all shapes have been tried.
         named_later: the number of the latter that are named, the best ones.
         samples_per_number: samples that a network needs for each of its numbers.
@@ -111,14 +112,32 @@ def sparsify(model: KAN, data: Samples, *, settings: SearchSettings | None = Non
     check_number("sparsity", settings.sparsity, 0)
     dataset = dataset_for(model, data)
     x, y = dataset.train_input, dataset.train_target
-    scale = float(y.std(correction=0)) or 1.0
+    scale_O = y.std(dim=0, correction=0)
+    scale_O = torch.where(scale_O > 0, scale_O, 1.0)
     with few_threads(x.numel() * sum(p.numel() for p in model.parameters())):
-        sparse, error = sparsified(copy.deepcopy(model), x, y, settings, scale)
+        sparse = copy.deepcopy(model)
+        if y.shape[1] > 1 and not model.width[-1][1]:  # errors are relative to each output's own deviation
+            scale_outputs(sparse, 1 / scale_O)
+            sparse, _ = sparsified(sparse, x, y / scale_O, settings)
+            scale_outputs(sparse, scale_O)
+            error = rmse(sparse, x, y)
+        else:
+            sparse, error = sparsified(sparse, x, y, settings, float(y.std(correction=0)) or 1.0)
         has_formulas = any(len(formulas) for formulas in model.formulas)
         if not has_formulas and y.shape[1] == 1:
             sparse, error = _smaller(sparse, error, x, y, settings)
     become(model, sparse)
     return error
+
+
+@torch.no_grad()
+def scale_outputs(model: KAN, factor_O: Tensor) -> None:
+    """Multiply the outputs of a network without products at the end, in place."""
+    last, formulas = model.layers[-1], model.formulas[-1]
+    last.coefficients.mul_(factor_O)
+    last.weight.mul_(factor_O.unsqueeze(-1))
+    last.bias.mul_(factor_O)
+    formulas.affine[:, 2:] *= factor_O[formulas.outputs_of].unsqueeze(-1)
 
 
 def _smaller(model: KAN, error: float, x: Tensor, y: Tensor, settings: SearchSettings) -> tuple[KAN, float]:

@@ -24,10 +24,12 @@ from kansformer.nn.transaction import undone_afterwards
 
 # The narrowest domain, relative to the numbers in it: half a width of 1/64 holds several inputs in bfloat16, to which
 # models are cast. Dates and coordinates are in float64, which has inputs enough in less.
-MIN_WIDTH, MIN_WIDTH_FLOAT64 = 1 / 64, torch.finfo(torch.float64).eps ** 0.75
-# And relative to the domain before. A channel that is dead in these inputs says nothing about its range; a domain as
-# narrow as its values would turn the next step of an optimizer into a cliff.
+MIN_WIDTH = 1 / 64
+# And relative to the domain before, lest the next step of an optimizer meet a cliff. A channel that is dead in these
+# inputs says nothing about its range, and keeps the width, or the domain if that holds it.
 MIN_WIDTH_SHARE = 0.05
+# Half a range relative to its numbers, up to which they are constant.
+CONSTANT = 4 * torch.finfo(torch.float64).eps
 # The widest: float32, in which curves are evaluated, must hold the difference of the ends.
 MAX_END = torch.finfo(torch.float32).max / 4
 
@@ -46,7 +48,7 @@ def update_grid(
 
     The curves stay as they are to the residual of a least-squares fit: straight curves exactly, bent ones as well as
     a grid of the same size can follow them on the new domain. So call it before training or early in it; a periodic
-    (`fourier`) curve cannot be moved. Constant inputs get a narrow domain around them, at least 5 % of the old one.
+    (`fourier`) curve cannot be moved. A domain becomes at most 20 times narrower, and of constant inputs no narrower.
     Curves that no input reaches (an expert that was never chosen) keep their domain. Curves that layers share get one
     domain, for the inputs of all of them.
 
@@ -72,6 +74,18 @@ def update_grid(
         >>> update_grid(activation, torch.linspace(-3, 5, 50).unsqueeze(-1), margin=0).domain
         tensor([[-3.,  5.]])
     """
+    return move_grids(model, inputs, margin=margin, quantile=quantile)
+
+
+def move_grids(
+    model: nn.Module,
+    inputs: Tensor | Mapping[str, Tensor] | Iterable,
+    *,
+    margin: float = 0.05,
+    quantile: float = 1.0,
+    min_width: float | None = None,
+) -> nn.Module:
+    """`update_grid`, with the narrowest domain relative to the numbers in it; None is for models that may be cast."""
     modules = require_curves(model, ", so there is no grid to update.")
     if not 0.5 < quantile <= 1.0:
         raise ConfigError(f"quantile must be above 0.5 and at most 1, got {quantile!r}.")
@@ -86,7 +100,8 @@ def update_grid(
     moved = []
     for path, range_P2 in ranges.items():
         module = modules[path]
-        domain_P2 = _widened(range_P2, margin, module.domain).to(module.domain)
+        narrowest = min_width or (width_for(module.domain) if module.domain.dtype == torch.float64 else MIN_WIDTH)
+        domain_P2 = _widened(range_P2, margin, module.domain, narrowest).to(module.domain)
         moved.append(_refit(path, [*sharing[path].values()], module.curves, domain_P2))
     _write_all(model, moved)
     return model
@@ -175,17 +190,26 @@ def _range(x_PS: Tensor, quantile: float) -> Tensor:
     return torch.stack([lower_P, upper_P], dim=-1)
 
 
-def _widened(range_P2: Tensor, margin: float, old_domain_P2: Tensor) -> Tensor:
+def width_for(domain: Tensor) -> float:
+    """The narrowest domain, relative to the numbers in it, that holds enough inputs in its own dtype."""
+    return torch.finfo(domain.dtype).eps ** 0.75
+
+
+def _widened(range_P2: Tensor, margin: float, old_domain_P2: Tensor, min_width: float) -> Tensor:
     """The range with its margin, wide enough to be a domain in any dtype and a place to learn in."""
     lower, upper = range_P2.double().unbind(-1)
     middle, half = (lower + upper) / 2, (upper - lower) / 2
-    old_half = old_domain_P2.double().diff(dim=-1).squeeze(-1) / 2
-    min_width = MIN_WIDTH_FLOAT64 if old_domain_P2.dtype == torch.float64 else MIN_WIDTH
-    narrowest = torch.maximum(min_width * middle.abs(), MIN_WIDTH_SHARE * old_half).to(half)
+    old_lower, old_upper = old_domain_P2.double().unbind(-1)
+    old_half = (old_upper - old_lower) / 2
+    is_constant = half <= CONSTANT * middle.abs()
+    least = torch.where(is_constant, old_half, MIN_WIDTH_SHARE * old_half)
+    narrowest = torch.maximum(min_width * middle.abs(), least).to(half)
     half = (half * (1 + 2 * margin)).maximum(narrowest)
     farthest = min(torch.finfo(old_domain_P2.dtype).max, MAX_END)
     nearly = farthest * (1 - MIN_WIDTH)  # inputs that all lie beyond the farthest end keep a domain as well
-    return torch.stack([(middle - half).clamp(-farthest, nearly), (middle + half).clamp(-nearly, farthest)], dim=-1)
+    new_P2 = torch.stack([(middle - half).clamp(-farthest, nearly), (middle + half).clamp(-nearly, farthest)], dim=-1)
+    stays = is_constant & (old_lower <= middle) & (middle <= old_upper)
+    return torch.where(stays.unsqueeze(-1), old_domain_P2.double(), new_P2)
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ FIRST_DAMPING, LESS, MORE, MIN_DAMPING = 1e-3, 0.1, 10.0, 1e-14
 ACCELERATION_STEP, MAX_ACCELERATION = 0.1, 0.75
 # A fit ends when a step improves the error by less than this share.
 SETTLED = 1e-9
-# Relative to the target's deviation: errors up to it are rounding, and do not speak against an exact value.
+# Relative to the target's deviation: errors up to it are those of float64.
 ROUNDING = 1e-12
 # A constant may be snapped to a value this many standard errors away.
 MAX_DEVIATIONS = 3.0
@@ -257,10 +257,13 @@ def _standard_errors(jacobian: Tensor, variance: float) -> Tensor:
     return errors.masked_fill(replaceable, math.inf)
 
 
-def simplified(fitted: Fitted, x: Tensor, y: Tensor, *, cost: Callable[[Fitted], float]) -> Fitted:
+def simplified(
+    fitted: Fitted, x: Tensor, y: Tensor, *, cost: Callable[[Fitted], float], rounding: float = ROUNDING
+) -> Fitted:
     """Snap constants to exact values, the closest first, and fit the others again, as long as the cost does not rise.
 
-    Exact values are integers, simple fractions, and multiples of π; a zero removes a term.
+    Exact values are integers, simple fractions, and multiples of π; a zero removes a term. Errors up to `rounding`,
+    relative to the target's deviation, do not speak against them.
     """
     scale = float(y.std(correction=0)) or 1.0
     best, best_cost, refused = fitted, cost(fitted), set[tuple[int, str]]()
@@ -270,7 +273,7 @@ def simplified(fitted: Fitted, x: Tensor, y: Tensor, *, cost: Callable[[Fitted],
             for index, (constant, deviation) in enumerate(
                 zip(best.formula.values.tolist(), best.deviations.tolist(), strict=True)
             )
-            for distance, value in exact_values(constant, deviation, best.error <= ROUNDING * scale)
+            for distance, value in exact_values(constant, deviation, best.error <= rounding * scale)
             if (len(best.formula.values) - index, str(value)) not in refused
         ]
         if not candidates:
@@ -282,7 +285,7 @@ def simplified(fitted: Fitted, x: Tensor, y: Tensor, *, cost: Callable[[Fitted],
             continue
         there = fit_constants(trial, x, y, steps=SNAP_STEPS)
         there_cost = cost(there)
-        if there_cost <= best_cost or there.error <= max(best.error, ROUNDING * scale):
+        if there_cost <= best_cost or there.error <= max(best.error, rounding * scale):
             best, best_cost, refused = there, there_cost, set()
 
 

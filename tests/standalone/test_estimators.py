@@ -287,3 +287,18 @@ def test_more_columns_than_rows_and_as_many_classes_as_rows():
     labels = np.array([f"kind {i}" for i in range(12)])
     model = KANClassifier(hidden=(), grid_size=3, steps=2).fit(x, labels)
     np.testing.assert_allclose(model.predict_proba(x).sum(axis=1), 1)
+
+
+def test_a_typing_error_does_not_hide_the_other_rows():
+    generator = np.random.default_rng(0)
+    x, test_x = generator.normal(size=(2, 300, 2))
+    expected = np.sin(test_x[:, 0]) + test_x[:, 1]
+    y = np.sin(x[:, 0]) + x[:, 1] + 0.05 * generator.normal(size=300)
+    x[0, 0] = 9999.0
+    assert KANRegressor(hidden=()).fit(x, y).score(test_x, expected) > 0.99
+
+
+def test_a_curvature_chooses_among_networks_that_can_be_held_to_it():
+    x = np.random.default_rng(0).normal(size=(100, 2))
+    model = KANRegressor(constraints={"curvature": [1, 0]}).fit(x, np.sin(2 * x[:, 0]) * x[:, 1])
+    assert model.hidden_ == ()

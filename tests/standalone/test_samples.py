@@ -19,7 +19,16 @@ def data():
 
 
 BAD = {
-    "labels without a column": (lambda d: (d.train_input, d.train_target[:, 0]), ShapeError, "targets.unsqueeze"),
+    "dates": (
+        lambda d: (pandas.DataFrame({"a": pandas.date_range("2020", periods=300), "b": 1.0}), d.train_target),
+        DataError,
+        "The inputs must be numbers, got 2020-01-01",
+    ),
+    "dates alone": (
+        lambda d: (pandas.DataFrame({c: pandas.date_range("2020", periods=300) for c in "ab"}), d.train_target),
+        DataError,
+        "The inputs are dates or times. Give numbers, such as days",
+    ),
     "a NaN": (
         lambda d: (d.train_input.index_fill(0, torch.tensor(7), math.nan), d.train_target),
         DataError,
@@ -36,6 +45,21 @@ def test_bad_samples_are_an_error(case, data):
     make, error, match = BAD[case]
     with pytest.raises(error, match=match):
         KAN([2, 2, 1]).fit(make(data), **QUIET)
+
+
+def test_one_target_needs_no_column(data):
+    expected = KAN([2, 2, 1]).fit((data.train_input, data.train_target), steps=3, **QUIET).train_error
+    table = pandas.DataFrame(data.train_input.numpy(), columns=["a", "b"])
+    for target in (data.train_target[:, 0], pandas.Series(data.train_target[:, 0])):
+        assert KAN([2, 2, 1]).fit((table, target), steps=3, **QUIET).train_error == expected
+    with pytest.raises(ShapeError, match=r"has 2 inputs and 3 outputs, .* Labels of classes are columns of .*one_hot"):
+        KAN([2, 3]).fit((table, torch.arange(300) % 3), loss="cross_entropy", optimizer="adam", **QUIET)
+
+
+def test_a_tensor_dataset_is_its_tensors(data):
+    pair = (data.train_input, data.train_target)
+    expected = KAN([2, 2, 1]).fit(pair, steps=3, **QUIET).train_error
+    assert KAN([2, 2, 1]).fit(torch.utils.data.TensorDataset(*pair), steps=3, **QUIET).train_error == expected
 
 
 def test_odd_samples_are_fitted():

@@ -61,3 +61,40 @@ def test_constant_targets_are_met(data):
     model = KAN([2, 2, 1], seed=1)
     history = model.fit((data.train_input, torch.full_like(data.train_target, 7.0)), steps=5, **QUIET)
     assert history.train_error[-1] < 1e-12
+
+
+@pytest.mark.parametrize("optimizer", ["lm", "adam", "lbfgs"])
+def test_a_column_that_never_varied_is_no_cliff(optimizer, data):
+    """Its domain was 20 times narrower after every move of the grids."""
+    x = torch.cat([data.train_input, torch.full_like(data.train_target, 25.0)], dim=1)
+    model = KAN([3, 3, 1], seed=1)
+    model.fit((x, data.train_target), steps=20, optimizer=optimizer, **QUIET)
+    nearby = x.clone()
+    nearby[:, 2] = 25.1
+    assert (model.predict(nearby) - model.predict(x)).abs().max() < 2
+    assert (model.layers[0].domain[2].diff() > 1).all()
+
+
+def test_float32_fits_years_as_float64_does():
+    x = torch.linspace(2020, 2025, 200, dtype=torch.float64).unsqueeze(-1)
+    errors = [
+        KAN([1, 1], dtype=dtype).fit((x, torch.sin(x - 2020)), steps=20, **QUIET).train_error[-1]
+        for dtype in (torch.float64, torch.float32)
+    ]
+    assert errors[1] == pytest.approx(errors[0], rel=0.05)
+
+
+def test_outputs_of_other_sizes_are_made_sparse_alike():
+    x = torch.rand(400, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    y = torch.cat([torch.sin(3 * x[:, :1]), 1000 * torch.exp(2 * x[:, 1:])], dim=1)
+    model = KAN([2, 3, 2])
+    model.sparsify((x, y))
+    assert ((model(x) - y).std(dim=0) / y.std(dim=0) < 1e-2).all()
+    assert len(list(model.edges())) == 4
+
+
+def test_no_steps_change_nothing(data):
+    model = KAN([2, 2, 1])
+    before = model(data.test_input).detach()
+    model.fit(data, steps=0, starts=3, **QUIET)
+    assert torch.equal(model(data.test_input), before)
