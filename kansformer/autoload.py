@@ -6,16 +6,28 @@ imports nothing but the standard library, and not its own package: that takes se
 
 import importlib
 import importlib.util
+import sys
+import warnings
 from pathlib import Path
 
+FILE = "kansformer_autoload.pth"
+"""In site-packages; its line runs this file."""
 TRIGGER = "transformers.modeling_utils"
 """What transformers imports before it loads a model. Not the module with the quantizers, which it imports midway: the
 class of models, which kansformer needs as well, would not be there yet."""
 
 
 def import_kansformer() -> None:
-    """Import the package, which registers the loader."""
-    importlib.import_module("kansformer")
+    """Import the package, which registers the loader; where it is broken, warn: the program may load other models."""
+    try:
+        importlib.import_module("kansformer")
+    except Exception as error:
+        file = next((path for path in (Path(folder, FILE) for folder in sys.path) if path.exists()), FILE)
+        warnings.warn(
+            f"kansformer cannot be imported ({type(error).__name__}: {error}), so models with curves cannot be loaded. "
+            f"Install it again, or turn its autoload off: delete the file {str(file)!r}.",
+            stacklevel=2,
+        )
 
 
 def wait_for_transformers() -> None:

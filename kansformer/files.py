@@ -41,13 +41,16 @@ def check_writable(folder: Path) -> None:
     Raises:
         CheckpointError: it cannot.
     """
-    existing = _first_existing(folder)
+    place = Path(os.path.realpath(folder))  # a link to a folder that is still to be made is followed
+    existing = _first_existing(place)
     if not existing.is_dir():
         raise CheckpointError(f"{str(existing)!r} is not a folder, so {str(folder)!r} cannot be written.")
     try:
+        if place.is_symlink():
+            raise OSError("its links lead nowhere")
         with tempfile.TemporaryDirectory(prefix=".kansformer-", dir=existing):
             pass
-        longest = max(map(len, map(os.fsencode, folder.absolute().parts)))
+        longest = max(map(len, map(os.fsencode, place.parts)))
         limit = os.pathconf(existing, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255  # Windows
         if longest > limit - len(".partial-12345678") - 1:
             raise OSError("a name in it is too long")
@@ -93,9 +96,14 @@ def _first_existing(path: Path) -> Path:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yields a new folder beside `path`, which takes its place at the end; after an error nothing of it is left.
 
-    What stood at `path` is replaced, so ask `check_unused` first; it stays whole until the new folder has its place.
+    What stood at `path` is replaced, so ask `check_unused` first; it stays whole until the new folder has its place. A
+    link is followed. A folder that cannot be renamed is written to by `updated_folder`, and its other files stay.
     """
-    path = path.absolute()
+    path = Path(os.path.realpath(path))
+    if path.is_dir() and _must_stay(path):
+        with updated_folder(path, lambda name: False) as new:
+            yield new
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     # Of its own for every thread and process that writes the same folder at once.
     prefix = f".{path.name}.partial-"
@@ -126,7 +134,7 @@ def updated_folder(path: Path, is_stale: Callable[[str], bool]) -> Iterator[Path
         is_stale: whether a file of this name in `path`, unless there is a new one, is removed.
     """
     path = path.resolve()
-    in_place = path.is_mount() or Path.cwd().is_relative_to(path) or not os.access(path.parent, os.W_OK)
+    in_place = _must_stay(path)
     prefix, place = f".{path.name}.partial-", path if in_place else path.parent
     with tempfile.TemporaryDirectory(prefix=prefix, dir=place, ignore_cleanup_errors=True) as partial:
         new, merged, old = (Path(partial) / name for name in ("new", "merged", "old"))
@@ -142,6 +150,16 @@ def updated_folder(path: Path, is_stale: Callable[[str], bool]) -> Iterator[Path
             sync(path.parent)
             with suppress(OSError):  # what another process wrote into the old folder meanwhile
                 _link_missing(merged, path, left_out)
+
+
+def _must_stay(folder: Path) -> bool:
+    """Whether another folder cannot take the place of this one, or would leave the current folder without a name."""
+    if folder.is_mount() or not os.access(folder.parent, os.W_OK):
+        return True
+    try:
+        return Path.cwd().is_relative_to(folder)
+    except FileNotFoundError:  # the current folder was removed
+        return False
 
 
 def exchange(one: Path, other: Path) -> bool:

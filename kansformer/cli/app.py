@@ -1,5 +1,13 @@
 """The program and its commands. Nothing heavy is imported before a command runs, so that --help is fast."""
 
+import io
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -15,6 +23,9 @@ from kansformer.cli.push import push_command
 from kansformer.cli.serve import serve_command
 from kansformer.cli.train import recipes_command, train_command
 from kansformer.version import __version__
+
+TERMINATED = 128 + signal.SIGTERM
+"""Exit code of a program that SIGTERM ended, as shells give it."""
 
 ANY_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True}
 """Of a command that hands its arguments, --help too, to another program."""
@@ -57,7 +68,33 @@ def _options(
 
 def main() -> None:
     """Entry point of the program."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name such as α or an undecodable file name ends no command; stderr does the same by itself.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        app(prog_name="kansformer")
+        with _exit_on_sigterm():
+            app(prog_name="kansformer")
     finally:
         check_output_written()
+
+
+@contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """SIGTERM raises `SystemExit`, so that what is half written is removed; training and servers have own handlers."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:  # it may be ignored on purpose
+        yield
+        return
+    last = -math.inf
+
+    def handle(number: int, frame: object) -> None:
+        nonlocal last
+        previous, last = last, time.monotonic()
+        if last - previous > 1:  # timeout(1) sends two at once, and the second must not stop the cleaning up
+            raise SystemExit(TERMINATED)
+
+    signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,5 +1,7 @@
 """`kansformer autoload`: whether every program of this Python loads curves, as if it imported kansformer."""
 
+import subprocess
+import sys
 import sysconfig
 from enum import Enum
 from pathlib import Path
@@ -7,12 +9,16 @@ from typing import Annotated
 
 import typer
 
-FILE = "kansformer_autoload.pth"
+from kansformer.autoload import FILE
+
 LINE = (
     "import importlib.util, os.path, runpy; spec = importlib.util.find_spec('kansformer'); spec and spec.origin and "
     "runpy.run_path(os.path.join(os.path.dirname(spec.origin), 'autoload.py'), run_name='__main__')\n"
 )
 """Python runs it at its start. It does nothing where the package has been removed since."""
+CHECK = (
+    "import importlib.util; spec = importlib.util.find_spec('kansformer'); raise SystemExit(not (spec and spec.origin))"
+)
 
 
 class Switch(str, Enum):
@@ -41,3 +47,12 @@ def autoload_command(
     elif switch is Switch.OFF:
         file.unlink(missing_ok=True)
     typer.echo(f"Autoload is {'on' if file.exists() else 'off'}: {file}{'' if file.exists() else ' does not exist'}")
+    if file.exists() and not _is_installed(file.parent):
+        clone = Path(__file__).parents[2]
+        typer.echo(f"It does nothing yet: {sys.executable} does not find kansformer. Install it: pip install {clone}")
+
+
+def _is_installed(neutral: Path) -> bool:
+    """Whether a new Python finds the package; this one may have it from the current folder, which is not `neutral`."""
+    command = [sys.executable, "-c", CHECK]
+    return subprocess.run(command, cwd=neutral, capture_output=True).returncode == 0  # noqa: S603 - of our own

@@ -8,6 +8,7 @@ import typer
 
 from kansformer.checks import check_choice
 from kansformer.cli.loading import load_model, split_names
+from kansformer.errors import ConversionStateError
 from kansformer.files import atomic_folder, check_free_space, check_unused, check_writable, folder_bytes
 from kansformer.progress import progress_lines
 from kansformer.wording import counted
@@ -45,8 +46,8 @@ def convert_command(
     from transformers import PreTrainedTokenizerBase
 
     from kansformer.config import KANConfig
-    from kansformer.conversion import convert, plan_conversion
-    from kansformer.conversion.sources import read_preprocessor
+    from kansformer.conversion import convert, is_converted, plan_conversion
+    from kansformer.conversion.sources import has_curves, read_preprocessor
     from kansformer.hub import write_card
 
     config = KANConfig(
@@ -68,14 +69,20 @@ def convert_command(
         check_unused(output)
         check_writable(output)
 
+    twice = f"{source!r} has curves already. Convert the model that it was made from instead."
+    if has_curves(source):
+        raise ConversionStateError(twice)
     begin = time.perf_counter()
     model = load_model(source, dtype)
+    if is_converted(model):  # a part of it, whose config says so
+        raise ConversionStateError(twice)
     typer.echo(f"Loaded {source} ({type(model).__name__}) in {time.perf_counter() - begin:.1f} s.\n")
     plan = plan_conversion(model, config)
     typer.echo(f"{plan}\n")
     if plan_only:
         return
     check_free_space(output, plan.bytes_after, "the model")
+    preprocessor = read_preprocessor(source)
 
     begin = time.perf_counter()
     with progress_lines("proving and converting"):
@@ -86,7 +93,6 @@ def convert_command(
     typer.echo(f"Converted {counted(len(plan.sites), 'site')}, {proof}, in {time.perf_counter() - begin:.1f} s.")
 
     begin = time.perf_counter()
-    preprocessor = read_preprocessor(source)
     with progress_lines("saving"), atomic_folder(output) as folder:
         model.save_pretrained(folder)
         if preprocessor is not None:

@@ -16,8 +16,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kansformer.cli.loading import quiet_transformers
-from kansformer.errors import ConfigError
-from kansformer.files import atomic_folder, check_free_space, check_unused, check_writable, folder_bytes
+from kansformer.errors import CheckpointError, ConfigError
+from kansformer.files import (
+    atomic_folder,
+    check_free_space,
+    check_unused,
+    check_writable,
+    folder_bytes,
+    updated_folder,
+)
 from kansformer.progress import progress_bar
 from kansformer.wording import counted
 
@@ -88,16 +95,32 @@ def _check_mode(context: typer.Context, web: bool) -> None:
             raise ConfigError(f"{words} is for the demo {'without' if web else 'with'} --web.")
 
 
+def _check_output(output: Path) -> None:
+    """Raise a `CheckpointError` if the demo would replace other files than those of an earlier one."""
+    from kansformer.conversion.measured import WEIGHTS, digest_of_weights
+    from kansformer.safe_io import read_json
+
+    if not (output / RESULTS).is_file():
+        check_unused(output)
+        return
+    results = read_json(output / RESULTS)
+    if not isinstance(results, dict) or results.get(WEIGHTS) != digest_of_weights(output):
+        raise CheckpointError(
+            f"The files in {str(output)!r} are not replaced: by its {RESULTS} they are not those of an earlier demo. "
+            "Choose another --output."
+        )
+
+
 def run_demo(source: Path, output: Path, steps: int) -> None:
     """Convert the model in `source`, tune its curves, save to `output`, reload and use it, printing every step.
 
     Args:
         source: folder of a small causal language model with its tokenizer.
-        output: folder to write; one that an earlier demo wrote is replaced.
+        output: folder to write. Where an earlier demo wrote its model, that is replaced, and all other files stay.
         steps: of tuning.
 
     Raises:
-        CheckpointError: `output` holds something else.
+        CheckpointError: `output` has files in it, and its model is not the one that an earlier demo saved.
         DataError: this Python comes without the source of its library, or its help topics.
     """
     import torch
@@ -105,13 +128,13 @@ def run_demo(source: Path, output: Path, steps: int) -> None:
 
     from kansformer.config import KANConfig
     from kansformer.conversion import convert, plan_conversion, revert
+    from kansformer.conversion.measured import WEIGHTS, digest_of_weights
     from kansformer.nn import update_grid
     from kansformer.training.corpus import language_reference_text, standard_library_documents
     from kansformer.training.data.packing import tokenize_blocks
 
     config = KANConfig(slots=("input", "act"), grid_size=8)
-    if not (output / RESULTS).is_file():
-        check_unused(output)
+    _check_output(output)
     check_writable(output)
     check_free_space(output, 2 * folder_bytes(source), "the model, beside what an earlier demo wrote,")
     begin = time.perf_counter()
@@ -174,10 +197,14 @@ def run_demo(source: Path, output: Path, steps: int) -> None:
         _say(f"The loss on English did not fall; more steps may help: kansformer demo --steps {2 * steps}.")
 
     _title(7, "Save, and load again with AutoModelForCausalLM.from_pretrained")
-    results = {"steps": steps, "loss_before": before, "loss_after": after, "tuning_seconds": round(tuning_seconds, 1)}
-    with atomic_folder(output) as folder:
+    results: dict[str, object] = {
+        "steps": steps, "loss_before": before, "loss_after": after, "tuning_seconds": round(tuning_seconds, 1),
+    }  # fmt: skip
+    is_older = (output / RESULTS).is_file()
+    with updated_folder(output, lambda name: False) if is_older else atomic_folder(output) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        results[WEIGHTS] = digest_of_weights(folder)
         (folder / RESULTS).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
         (folder / HELD_OUT).write_text(held_out_text, encoding="utf-8")
     tuned_logits = _logits(model, sample_NT)

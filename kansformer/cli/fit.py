@@ -15,7 +15,7 @@ from kansformer.cli.loading import split_names
 from kansformer.cli.table_columns import Choices
 from kansformer.cli.table_files import read_cells
 from kansformer.cli.table_numbers import NumericTable, to_numbers
-from kansformer.errors import ConfigError
+from kansformer.errors import CheckpointError, ConfigError
 from kansformer.figure import check_format, has_matplotlib
 from kansformer.files import atomic_file, atomic_write_text, check_file
 from kansformer.wording import counted
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 MAX_SEARCHED = 4000
 """Rows that formulas are searched on; of a longer table, all other rows judge."""
+
+SOFTWARE = "kansformer fit"
+"""By this entry of a PNG file the command knows its own drawings."""
 
 CHUNK = 4096
 """Rows that are judged at once, which bounds the memory."""
@@ -82,12 +85,8 @@ def fit_command(
     from kansformer.kan.rounding import evaluate, rounded, text_of
     from kansformer.symbolic import ALL_SYMBOLS
 
-    path = table.with_suffix(".png") if figure is None and has_matplotlib() else figure
-    for file, purpose in ((path, "figure"), (output, "output")):
-        if file is not None and not file.parent.is_dir():
-            raise ConfigError(f"There is no folder {str(file.parent)!r} for the {purpose}.")
-        if file is not None:
-            check_file(file)
+    _check_files(table, figure, output)
+    path, not_drawn = (figure, "") if figure is not None else _default_figure(table, output)
     picture_format = None if path is None else check_format(path)
     chosen = None if inputs is None else split_names(inputs)
     choices = Choices(chosen, split_names(exclude), drop_missing, impute, decimal, day_first)
@@ -113,27 +112,10 @@ def fit_command(
     model, formula = result.model, result.formulas[0]
     if indicators:
         formula = rounded(linear_in(formula, indicators, points), digits, points)
-    typer.echo(f"{name} = {text_of(formula)}")
-    if is_linear(formula):
-        typer.echo("This is a straight line." if len(formula.free_symbols) == 1 else "This is linear in every input.")
-    if result.stopped is not None:
-        typer.echo(f"The search ended early: {result.stopped}.")
     spent = time.perf_counter() - begin
     compute = lambda x: evaluate(formula, dict(zip(names, x.unbind(dim=1), strict=True))).unsqueeze(-1)  # noqa: E731
     train, other = _judge(compute, x, y), _judge(compute, other_x, other_y)
-    unit = numbers.unit and f" {numbers.unit}"
-    sentences = [train.sentence("row", unit), *([other.sentence("other row", unit)] if len(other_x) else [])]
-    typer.echo(" ".join(sentences))
-    is_worse = result.curves_rmse < result.train_rmse
-    typer.echo(f"{f'Curves without names: RMSE {result.curves_rmse:.3g}{unit}. ' if is_worse else ''}{spent:.1f} s.")
-    if path is None:
-        typer.echo("The network is not drawn. Pictures need matplotlib: pip install 'kansformer[plot]'.")
-    else:
-        drawing = model.plot((x, y), variables=names, outputs=[name])
-        with atomic_file(path) as file:
-            drawing.savefig(file, dpi=130, format=picture_format)
-        typer.echo(f"Drawn: {path}")
-    if output is not None:
+    if output is not None:  # before anything that may fail
         alternatives = result.alternatives[0] if result.alternatives else []
         report = {
             "target": name, "formula": text_of(formula), "inputs": names, "unit": numbers.unit, "notes": notes,
@@ -144,7 +126,70 @@ def fit_command(
             ],
         }  # fmt: skip
         atomic_write_text(output, json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    typer.echo(f"{name} = {text_of(formula)}")
+    if is_linear(formula):
+        typer.echo("This is a straight line." if len(formula.free_symbols) == 1 else "This is linear in every input.")
+    if result.stopped is not None:
+        typer.echo(f"The search ended early: {result.stopped}.")
+    unit = numbers.unit and f" {numbers.unit}"
+    sentences = [train.sentence("row", unit), *([other.sentence("other row", unit)] if len(other_x) else [])]
+    typer.echo(" ".join(sentences))
+    is_worse = result.curves_rmse < result.train_rmse
+    typer.echo(f"{f'Curves without names: RMSE {result.curves_rmse:.3g}{unit}. ' if is_worse else ''}{spent:.1f} s.")
+    if path is None:
+        typer.echo(f"The network is not drawn. {not_drawn}")
+    else:
+        drawing = model.plot((x, y), variables=names, outputs=[name])
+        with atomic_file(path) as file:
+            metadata = {"Software": SOFTWARE} if picture_format == "png" else None
+            drawing.savefig(file, dpi=130, format=picture_format, metadata=metadata)
+        typer.echo(f"Drawn: {path}")
+    if output is not None:
         typer.echo(f"Written: {output}")
+
+
+def _check_files(table: Path, figure: Path | None, output: Path | None) -> None:
+    """Check that the files that were named can be written, and that none of them replaces another one or the table."""
+    earlier = {"the table": table}
+    for purpose, file in (("figure", figure), ("output", output)):
+        if file is None:
+            continue
+        if not file.parent.is_dir():
+            raise ConfigError(f"There is no folder {str(file.parent)!r} for the {purpose}.")
+        check_file(file)
+        for what, other in earlier.items():
+            if _is_same(file, other):
+                raise ConfigError(f"--{purpose} {str(file)!r} is {what} as well. Choose another file.")
+        earlier[f"--{purpose}"] = file
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether two paths are one file, which may not exist yet; not of devices and pipes, which take any output."""
+    if one.exists() and other.exists():
+        return one.is_file() and one.samefile(other)
+    return one.resolve() == other.resolve()
+
+
+def _default_figure(table: Path, output: Path | None) -> tuple[Path | None, str]:
+    """Where to draw the network if nobody says so; None, and a sentence that says why, where nothing may be drawn."""
+    path = table.with_suffix(".png")
+    if not has_matplotlib():
+        return None, "Pictures need matplotlib: pip install 'kansformer[plot]'."
+    if (path.exists() and not _is_own_drawing(path)) or (output is not None and _is_same(path, output)):
+        return None, f"{str(path)!r} is not a drawing of this command. --figure names another file."
+    try:
+        check_file(path)
+    except CheckpointError as error:
+        return None, f"{error} --figure names another file."
+    return path, ""
+
+
+def _is_own_drawing(path: Path) -> bool:
+    """Whether `fit_command` has drawn a picture."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return f"Software\0{SOFTWARE}".encode() in file.read(1024)
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from traceback import walk_tb
 from typing import TYPE_CHECKING, TypedDict
 from warnings import warn
 
+from kansformer.config import QUANT_METHOD
 from kansformer.errors import CheckpointError, KansformerError
 from kansformer.wording import counted
 
@@ -17,6 +19,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 GGUF = ".gguf"
+
+FILES = {
+    "tokenizer": ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.spm"),
+    "processor": ("*processor_config.json",),
+}
+"""Names of files that a folder has only if it has a tokenizer, or a processor."""
 
 
 class Source(TypedDict, total=False):
@@ -87,21 +95,57 @@ def read_model_and_keys(
     return model, set(info["missing_keys"]) | {entry[0] for entry in info["mismatched_keys"]}
 
 
+def has_curves(source: str) -> bool:
+    """Whether the config of a Hub id or folder says that its model is converted; nothing is loaded."""
+    from transformers import PreTrainedConfig
+
+    config: dict[str, object] = {}
+    with suppress(Exception):  # a config that is missing or damaged fails in any way, as it does when it is loaded
+        config, _ = PreTrainedConfig.get_config_dict(source)
+    quantization = config.get("quantization_config")
+    return isinstance(quantization, dict) and quantization.get("quant_method") == QUANT_METHOD
+
+
 def read_preprocessor(source: str) -> PreTrainedTokenizerBase | ProcessorMixin | None:
-    """Read the tokenizer, or the processor of a model that reads more than text; None where there is none."""
+    """Read the tokenizer, or the processor of a model that reads more than text; None where there is none.
+
+    A processor that cannot be read is left out with a warning where its tokenizer can.
+
+    Raises:
+        CheckpointError: a folder has files of a tokenizer or a processor that cannot be read.
+    """
     from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase
 
+    failures: dict[str, object] = {}
     for kind in (AutoTokenizer,) if is_gguf(source) else (AutoProcessor, AutoTokenizer):
+        name = "processor" if kind is AutoProcessor else "tokenizer"
         try:
             result = kind.from_pretrained(**source_arguments(source))
-        except Exception:  # damaged files fail in any way
+        except Exception as error:  # damaged files fail in any way
             if is_gguf(source):
                 raise
+            failures[name] = str(error).rstrip(". \n") or type(error).__name__
             continue
         # Where a folder has no tokenizer files, transformers may make a tokenizer that knows its special tokens only.
         if not isinstance(result, PreTrainedTokenizerBase) or len(result) > len(result.all_special_ids):
+            if "processor" in failures and _files(source, "processor"):
+                reason = failures["processor"]
+                warn(f"The processor of {source!r} cannot be read, its tokenizer can: {reason}.", stacklevel=2)
             return result
+        failures[name] = "it knows its special tokens only"
+    for name in ("tokenizer", "processor"):
+        if files := _files(source, name):
+            raise CheckpointError(
+                f"The {name} of {source!r} cannot be read: {failures.get(name)}. Repair it, or take its files out of "
+                f"the folder to go on without it: {', '.join(files)}."
+            )
     return None
+
+
+def _files(source: str, kind: str) -> list[str]:
+    """Names of the files of a tokenizer or a processor in a folder; none of a Hub id."""
+    entries = Path(source).glob("*") if Path(source).is_dir() else ()
+    return sorted(entry.name for entry in entries if any(entry.match(pattern) for pattern in FILES[kind]))
 
 
 def read_language_model(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

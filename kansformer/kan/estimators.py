@@ -31,7 +31,7 @@ from kansformer.kan.selection import MIN_ROWS, SMOOTHNESS, Choices, Hidden, Sear
 # Values that differ by less than this share of the largest are one value, rounded.
 ROUNDING = 10 * np.finfo(np.float64).eps
 # What "auto" chooses from, simplest first.
-# Of so many rows one on each side may lie far outside, which is this many times the range of the others.
+# One row of this number may lie far outside, on each side: this many times the range of the others.
 MANY_ROWS, FAR = 100, 10.0
 HIDDEN: Sequence[Hidden] = ((), (2,), (5,))
 GRIDS, SPARSITY = (5, 10, 20), (0.0, 3e-3, 3e-2)

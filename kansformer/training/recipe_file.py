@@ -12,6 +12,7 @@ from yaml.composer import ComposerError
 from kansformer.errors import ConfigError
 from kansformer.files import atomic_write_text
 from kansformer.safe_io import MAX_DEPTH, check_json_value
+from kansformer.training.data.spec import SOURCE_OF, SOURCES
 from kansformer.training.recipe import Recipe, Table
 
 MAX_CHARACTERS = 100_000
@@ -99,7 +100,8 @@ def read_recipe(source: str | Path, changes: list[str] | tuple[str, ...] = ()) -
     Args:
         source: a YAML file, or the name of a recipe that comes with kansformer.
         changes: `field=value` with the value in YAML and dots for sections, such as `training.max_steps=100` or
-            `kan.slots=[act]`; `kan=null` takes a section out. Later ones win.
+            `kan.slots=[act]`; `kan=null` takes a section out. Later ones win. One of `data.corpus`, `data.files` and
+            `data.dataset` takes the place of the recipe's one, and of the fields that mean something with that only.
 
     Returns:
         The recipe, for `train`.
@@ -119,6 +121,7 @@ def read_recipe(source: str | Path, changes: list[str] | tuple[str, ...] = ()) -
         raise ConfigError(f"{place} must hold a table of named fields.")
     for change in changes:
         _apply(values, change)
+    _drop_other_sources(values, changes)
     try:
         return Recipe.from_dict(values)
     except ConfigError as error:
@@ -185,6 +188,18 @@ def _apply(values: Table, change: str) -> None:
             inner = table[section] = {}
         table = inner
     table[name] = value
+
+
+def _drop_other_sources(values: Table, changes: list[str] | tuple[str, ...]) -> None:
+    """Where a change names a source of the data, take out the recipe's others and the fields that belong to them."""
+    data = values.get("data")
+    if not isinstance(data, dict):
+        return
+    changed = {change.partition("=")[0].strip() for change in changes}
+    chosen = [name for name in SOURCES if f"data.{name}" in changed and data.get(name) is not None]
+    for name, source in {**{name: name for name in SOURCES}, **SOURCE_OF}.items():
+        if chosen and source not in chosen and f"data.{name}" not in changed:
+            data.pop(name, None)
 
 
 def _difference(one: object, other: object, place: str) -> str | None:

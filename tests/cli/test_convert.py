@@ -1,6 +1,7 @@
 """`kansformer convert`: folders that load, sentences when something is wrong, and nothing half-written."""
 
 import json
+import os
 import shutil
 import sys
 
@@ -106,6 +107,23 @@ def test_heads_are_kept_and_a_missing_tokenizer_is_said(run, tmp_path):
     assert is_converted(AutoModel.from_pretrained(tmp_path / "kan", add_pooling_layer=True))
 
 
+def test_a_damaged_tokenizer_or_processor_is_said(run, refused, tiny, tmp_path):
+    source = shutil.copytree(tiny, tmp_path / "damaged")
+    (source / "preprocessor_config.json").write_text("{broken")
+    with pytest.warns(UserWarning, match="The processor of .* cannot be read, its tokenizer can: .*not a valid JSON"):
+        assert "Saved model and tokenizer" in run("convert", source, tmp_path / "kan").stdout
+    (source / "preprocessor_config.json").unlink()
+    (source / "tokenizer.json").write_text("{broken")
+    sentence = refused("convert", source, tmp_path / "new")
+    assert sentence.startswith(f"The tokenizer of '{source}' cannot be read: Expecting property name")
+    assert sentence.endswith("out of the folder to go on without it: tokenizer.json, tokenizer_config.json.")
+    for file in source.glob("tokenizer*"):
+        file.unlink()
+    assert "its source has no tokenizer" in run("convert", source, tmp_path / "new").stdout
+    (source / "preprocessor_config.json").write_text("{broken")
+    assert "The processor of" in refused("convert", source, tmp_path / "third")
+
+
 def test_weights_that_a_checkpoint_lacks_are_said(run, tmp_path):
     shape = dict(vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2)
     model = AutoModelForCausalLM.from_config(LlamaConfig(**shape, tie_word_embeddings=False))
@@ -149,6 +167,13 @@ def test_a_used_output_is_refused(refused, tiny, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
 
 
+def test_it_writes_into_the_current_folder(run, tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run("convert", tiny, ".")
+    assert result.exit_code == 0 and " 0 bytes" not in result.stdout, result.output
+    assert os.path.samefile(".", tmp_path) and (tmp_path / "model.safetensors").is_file()
+
+
 def test_missing_sources_are_named(refused, tiny, tmp_path):
     kan = tmp_path / "kan"
     assert refused("convert", tmp_path / "nowhere", kan) == f"There is no file or folder '{tmp_path / 'nowhere'}'."
@@ -174,9 +199,12 @@ def test_a_damaged_config_is_a_sentence(refused, tiny, tmp_path, change):
     assert not (tmp_path / "kan").exists()
 
 
-def test_converting_twice_is_refused(run, refused, tiny, tmp_path):
+def test_converting_twice_is_refused_before_it_is_loaded(run, refused, tiny, tmp_path, monkeypatch):
     run("convert", tiny, tmp_path / "once")
-    assert "has curves already" in refused("convert", tmp_path / "once", tmp_path / "twice")
+    sentence = f"'{tmp_path / 'once'}' has curves already. Convert the model that it was made from instead."
+    monkeypatch.setattr("kansformer.cli.convert.load_model", None)
+    assert refused("convert", tmp_path / "once", tmp_path / "twice") == sentence
+    assert refused("convert", tmp_path / "once", tmp_path / "twice", "--plan-only") == sentence
     assert not (tmp_path / "twice").exists()
 
 

@@ -1,6 +1,7 @@
 """`kansformer demo`, with few steps, offline."""
 
 import json
+import shutil
 import socket
 
 import pytest
@@ -42,7 +43,22 @@ def test_only_an_earlier_demo_is_replaced(tiny, refused, tmp_path, monkeypatch, 
     for steps in (1, 2):
         run_demo(tiny, output, steps)
         assert json.loads((output / "demo.json").read_text())["steps"] == steps
+        (output / "audit").mkdir(exist_ok=True)
+        (output / "notes.txt").write_text("mine")
     assert "Done in" in capsys.readouterr().out
+    assert (output / "notes.txt").read_text() == "mine" and (output / "audit").is_dir()
+    shutil.copy(tiny / "model.safetensors", output)  # as after more training
+    sentence = "are not replaced: by its demo.json they are not those of an earlier demo. Choose another --output."
+    assert refused("demo", "--output", output).endswith(sentence)
+    assert (output / "model.safetensors").read_bytes() == (tiny / "model.safetensors").read_bytes()
     (output / "demo.json").unlink()
     assert "is not empty" in refused("demo", "--output", output)
     assert (output / "model.safetensors").is_file()
+
+
+def test_a_folder_with_any_other_demo_json_is_refused(refused, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    for content in ("{}", "[]", "{"):
+        (tmp_path / "demo.json").write_text(content)
+        assert "demo.json" in refused("demo", "--output", tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {"thesis.txt", "demo.json"}

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from kansformer.cli import errors, loading
-from kansformer.files import atomic_file, check_free_space, check_unused, check_writable
+from kansformer.files import atomic_file, atomic_folder, check_free_space, check_unused, check_writable
 
 FAILURES = [
     (
@@ -105,6 +105,54 @@ def test_writable_places_are_left_as_they_are(tmp_path, monkeypatch):
     check_writable(tmp_path / "a")
     check_unused(tmp_path / "a")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("place", ["current", "above", "mount", "read-only parent", "removed"])
+def test_a_folder_that_must_stay_is_written_to(tmp_path, monkeypatch, place):
+    output, inside = tmp_path / "out", tmp_path / "out" / "inside"
+    (inside if place == "above" else output).mkdir(parents=True)
+    if place == "mount":
+        monkeypatch.setattr("pathlib.Path.is_mount", lambda path: path == output)
+    elif place == "read-only parent":
+        monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    else:
+        current = tmp_path / "removed" if place == "removed" else inside if place == "above" else output
+        current.mkdir(exist_ok=True)
+        monkeypatch.chdir(current)
+    if place == "removed":
+        current.rmdir()
+    before = output.stat().st_ino
+
+    def write(text):
+        with atomic_folder(output) as new:
+            (new / "below").mkdir()
+            (new / "below" / "file").write_text(text)
+            1 / len(text)
+
+    with pytest.raises(ZeroDivisionError):
+        write("")
+    assert not [path for path in output.iterdir() if path != inside]
+    write("new")
+    assert (output.stat().st_ino == before) == (place != "removed")
+    assert {path.name for path in output.iterdir()} - {"inside"} == {"below"}
+    assert (output / "below" / "file").read_text() == "new" and not list(tmp_path.glob(".*"))
+
+
+def test_a_link_to_a_folder_is_followed_or_refused_before_the_work(tmp_path):
+    link, target = tmp_path / "link", tmp_path / "disk" / "target"
+    link.symlink_to(target)
+    for number in "12":  # the folder is missing, and it is empty
+        check_unused(link)
+        check_writable(link)
+        with atomic_folder(link) as new:
+            (new / "file").write_text(number)
+        assert link.is_symlink() and (target / "file").read_text() == number
+        (target / "file").unlink()
+    for there, reason in ((link, "its links lead nowhere"), ("/proc/nowhere/folder", "")):
+        link.unlink()
+        link.symlink_to(there)
+        with pytest.raises(errors.KansformerError, match=f"link' cannot be written: {reason}"):
+            check_writable(link)
 
 
 def test_a_disk_without_space_is_refused_with_both_sizes(tmp_path):

@@ -1,6 +1,7 @@
 """`kansformer evaluate` prints what `mean_loss` returns."""
 
 import json
+import os
 import re
 
 import pytest
@@ -89,6 +90,24 @@ def test_rows_of_a_table_are_texts(run, tiny, tmp_path):
     blocks = tokenize_blocks(texts, AutoTokenizer.from_pretrained(tiny), 16)
     expected = mean_loss(AutoModelForCausalLM.from_pretrained(tiny), blocks, 8)
     assert numbers(result.stdout, "as it is")[0] == round(expected.loss, 4)
+
+
+def test_a_column_that_is_not_there_is_chosen_by_the_option(refused, tiny, tmp_path):
+    (tmp_path / "rows.csv").write_text("body\n1 2 3\n")
+    message = refused("evaluate", tiny, "--text", tmp_path / "rows.csv")
+    assert message.endswith("from: body. The commands evaluate and explain take it as --column.")
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="no names for pipes")
+def test_a_pipe_is_a_text(run, tiny):
+    reader, writer = os.pipe()
+    os.write(writer, b"a text of a pipe " * 40)
+    os.close(writer)
+    try:
+        result = run("evaluate", tiny, "--text", f"/dev/fd/{reader}", "--block", 32)
+    finally:
+        os.close(reader)
+    assert result.exit_code == 0 and "blocks of 32 tokens" in result.output, result.output
 
 
 def test_the_standard_library_is_the_default_text(run, tiny):

@@ -24,6 +24,7 @@ def bent(tiny, tmp_path):
 
 
 def test_four_files(run, bent, text, tmp_path):
+    (tmp_path / "out").symlink_to(tmp_path / "new" / "out")
     result = run("explain", bent, "--text", text, "--out", tmp_path / "out", "--block", 32, "--max-tokens", 256)
     assert result.exit_code == 0, result.output
     names = {"report.html", "summary.md", "summary.json", "edges.parquet"}
@@ -64,6 +65,31 @@ def test_a_second_call_goes_on_where_the_first_was_stopped(run, bent, text, tmp_
     assert run(*arguments).exit_code == 0
     figures = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert len(calls) == 2 * len(figures["slots"]) - 1
+    assert not (tmp_path / "out" / ".fits").exists()
+
+
+def test_only_files_of_an_earlier_audit_are_replaced(run, refused, bent, text, tmp_path):
+    out, rows = tmp_path / "out", tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"body": text.read_text()}) + "\n")
+    arguments = ("explain", bent, "--text", rows, "--column", "body", "--block", 32, "--max-tokens", 64, "--out", out)
+    out.symlink_to(tmp_path / "target")
+    (tmp_path / "target" / ".fits").mkdir(parents=True)
+    (out / ".fits" / "m31.fits").write_text("mine")
+    sentence = f"'{out / '.fits'}' holds more than the fits of an earlier audit. Choose another --out."
+    assert refused(*arguments) == sentence
+    (out / ".fits" / "m31.fits").rename(out / "m31.fits")
+    (out / ".fits" / "kansformer-audit-12_ab").mkdir()  # of an audit that was killed
+    for name, content in (("summary.md", "mine"), ("summary.json", '{"edges": 3}')):
+        (out / name).write_text(content)
+        assert refused(*arguments).startswith(f"'{out / name}' would be replaced, and is not known to be from")
+        assert (out / name).read_text() == content
+        (out / name).unlink()
+    for _ in range(2):
+        result = run(*arguments)
+        assert result.exit_code == 0, result.output
+        names = {"report.html", "summary.md", "summary.json", "edges.parquet", "m31.fits"}
+        assert {file.name for file in out.iterdir()} == names
+    assert (out / "m31.fits").read_text() == "mine"
 
 
 def test_bad_requests_end_in_a_sentence(refused, bent, tiny, text, tmp_path):

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from kansformer.cli import fit
 from kansformer.cli.app import app
+from kansformer.errors import CheckpointError
 from kansformer.figure import figure_class
 from kansformer.kan import find_formula
 from kansformer.kan.linear_formulas import fitted_line, is_linear, linear_in
@@ -119,6 +120,56 @@ def test_bad_tables_are_a_sentence(case, table):
     result = run(path, *arguments)
     assert result.exit_code != 0 and message in re.sub(r"\s+", " ", result.output), result.output
     assert not path.with_suffix(".png").exists()
+
+
+def test_no_file_replaces_the_table_or_another_one(tmp_path):
+    path, link, output = tmp_path / "e.png", tmp_path / "link.json", tmp_path / "e.json"
+    path.write_text("x,y\n1,2\n")
+    link.symlink_to(path)
+    for options, message in (
+        (("--output", path), f"--output '{path}' is the table as well. Choose another file."),
+        (("--output", link), f"--output '{link}' is the table as well."),
+        (("--figure", tmp_path / "." / "e.png"), "is the table as well."),
+        (("--figure", output, "--output", output), f"--output '{output}' is --figure as well."),
+    ):
+        result = run(path, "--target", "y", *options)
+        assert result.exit_code == 1 and message in re.sub(r"\s+", " ", result.output), result.output
+    assert path.read_text() == "x,y\n1,2\n" and not output.exists()
+
+
+def test_a_picture_that_nobody_named_replaces_only_an_own_one(tmp_path, monkeypatch):
+    x = numpy.linspace(0, 1, 40)
+    path, picture = tmp_path / "line.csv", tmp_path / "line.png"
+    pandas.DataFrame({"x": x, "y": 3 * x}).to_csv(path, index=False)
+    arguments = (path, "--target", "y", "--networks", "1")
+    picture.write_bytes(b"mine")
+    message = f"The network is not drawn. '{picture}' is not a drawing of this command. --figure names another file."
+    assert message in run(*arguments).output and picture.read_bytes() == b"mine"
+    assert f"Drawn: {picture}" in run(*arguments, "--figure", picture).output
+    assert f"Drawn: {picture}" in run(*arguments).output and picture.stat().st_size > 5000
+    assert message in run(*arguments, "--output", picture).output and json.loads(picture.read_text())
+
+    def refuse(file):
+        raise CheckpointError(f"{str(file.parent)!r} cannot be written: Read-only file system.")
+
+    picture.unlink()
+    monkeypatch.setattr(fit, "check_file", refuse)
+    result = run(*arguments)
+    assert result.exit_code == 0 and "y = 3*x" in result.output and not picture.exists()
+    assert "not drawn. " in result.output and "Read-only file system. --figure names another file." in result.output
+
+
+def test_the_result_is_written_before_it_is_printed(tmp_path, monkeypatch):
+    x = numpy.linspace(0, 1, 40)
+    pandas.DataFrame({"α": x, "y": 3 * x}).to_csv(tmp_path / "line.csv", index=False)
+
+    def fail(message):
+        if message.startswith("y = "):
+            raise UnicodeEncodeError("charmap", message, 0, 1, "no such character")
+
+    monkeypatch.setattr("kansformer.cli.fit.typer.echo", fail)
+    result = run(tmp_path / "line.csv", "--target", "y", "--networks", "1", "--output", tmp_path / "line.json")
+    assert result.exit_code == 1 and json.loads((tmp_path / "line.json").read_text("utf-8"))["formula"] == "3*α"
 
 
 def test_odd_columns_are_numbers(tmp_path):

@@ -1,11 +1,17 @@
 """The program as a whole: help, version, errors."""
 
+import io
+import os
+import signal
 import subprocess
 import sys
+import tempfile
 
 import pytest
+import typer
 
 import kansformer
+from kansformer.cli import main
 
 
 def test_version(run):
@@ -61,3 +67,27 @@ def test_usage_errors_end_with_2(run):
 def test_debug_shows_the_traceback(run):
     result = run("--debug", "evaluate", "./nowhere")
     assert isinstance(result.exception, kansformer.errors.CheckpointError)
+
+
+def test_names_that_the_terminal_has_no_letters_for_end_no_command(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setitem(main.__globals__, "app", lambda prog_name: typer.echo("y = 2*α + \udcff"))
+    main()
+    assert stream.buffer.getvalue().decode("cp1252").splitlines() == [r"y = 2*\u03b1 + \udcff"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM for other processes")
+def test_sigterm_removes_what_is_half_written(monkeypatch, tmp_path):
+    def work(prog_name):
+        with tempfile.TemporaryDirectory(dir=tmp_path):
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            finally:
+                signal.raise_signal(signal.SIGTERM)  # timeout(1) sends two
+
+    monkeypatch.setitem(main.__globals__, "app", work)
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 143 and not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

@@ -3,11 +3,15 @@
 import site
 import sys
 import sysconfig
+import venv
+from pathlib import Path
 
 import pytest
 from transformers.activations import ACT2FN
 from typer.testing import CliRunner
 
+import kansformer
+from kansformer.autoload import import_kansformer
 from kansformer.cli import app
 from kansformer.discover import KNOWN_ACTIVATIONS
 
@@ -23,7 +27,12 @@ def site_packages(tmp_path, monkeypatch):
     folder = tmp_path / "site-packages"
     folder.mkdir()
     original = sysconfig.get_path
-    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(folder) if name == "purelib" else original(name))
+
+    def get_path(name, *scheme, **options):
+        return str(folder) if name == "purelib" else original(name, *scheme, **options)
+
+    monkeypatch.setattr(sysconfig, "get_path", get_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(kansformer.__file__).parents[1]))  # as if it were installed
     return folder
 
 
@@ -63,6 +72,27 @@ def test_autoload_is_off_until_it_is_asked_for(site_packages):
     assert [path.name for path in site_packages.iterdir()] == [file.name]
     assert run("autoload", "off").output == f"Autoload is off: {file} does not exist\n" and not file.exists()
     assert run("autoload", "maybe").exit_code == 2
+
+
+def test_autoload_of_a_package_that_is_not_installed_says_so(site_packages, tmp_path, monkeypatch):
+    venv.create(tmp_path / "other", symlinks=sys.platform != "win32")
+    scripts = "Scripts" if sys.platform == "win32" else "bin"
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "other" / scripts / "python"))
+    monkeypatch.setenv("PYTHONPATH", ".")  # the current folder of this process has the package
+    clone = Path(kansformer.__file__).parents[1]
+    monkeypatch.chdir(clone)
+    sentence = f"It does nothing yet: {sys.executable} does not find kansformer. Install it: pip install {clone}\n"
+    assert run("autoload", "on").output.endswith(f".pth\n{sentence}")
+    assert run("autoload").output.endswith(sentence) and "nothing yet" not in run("autoload", "off").output
+
+
+def test_a_package_that_cannot_be_imported_is_a_warning(site_packages, monkeypatch):
+    run("autoload", "on")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(site_packages)])
+    monkeypatch.setitem(sys.modules, "kansformer", None)
+    with pytest.warns(UserWarning, match="kansformer cannot be imported .ModuleNotFoundError: .*, so models") as caught:
+        import_kansformer()
+    assert f"delete the file {str(site_packages / 'kansformer_autoload.pth')!r}" in str(caught[0].message)
 
 
 def test_the_line_does_nothing_without_the_package(site_packages, monkeypatch, capsys):

@@ -117,6 +117,17 @@ def test_fields_are_changed_on_the_command_line():
     assert read_recipe("tiny-cpu", ["kan=null"]).kan is None
 
 
+@pytest.mark.parametrize("name", ["tiny-cpu", "gpt2-small-fineweb"])
+def test_a_source_of_data_on_the_command_line_replaces_that_of_the_recipe(name):
+    own, data = read_recipe(name).data, read_recipe(name, ["data.files=t.txt"]).data
+    assert data == replace(own, corpus=None, dataset=None, dataset_config=None, streaming=False, files=("t.txt",))
+    assert read_recipe(name, ["data.files=t.txt", "data.files=null"]).data == own
+    with pytest.raises(ConfigError, match="corpus='digits' and files=.'t.txt',. were given"):
+        read_recipe(name, ["data.files=t.txt", "data.corpus=digits"])
+    with pytest.raises(ConfigError, match="eval_split='test' goes with dataset, not with files"):
+        read_recipe(name, ["data.files=t.txt", "data.eval_split=test"])
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [

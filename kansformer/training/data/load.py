@@ -121,7 +121,10 @@ def text_in(row: dict[str, Any], column: str, place: str) -> str:
 def check_column(columns: Collection[str], column: str, what: str, source: str) -> None:
     """Check that a column is among all `columns` of a source; `what` is "text", "label" or "image"."""
     if column not in columns:
-        raise DataError(f"{source} has no {what} column {column!r}. Choose {what}_column from: {', '.join(columns)}.")
+        option = " The commands evaluate and explain take it as --column." if what == "text" else ""
+        raise DataError(
+            f"{source} has no {what} column {column!r}. Choose {what}_column from: {', '.join(columns)}.{option}"
+        )
 
 
 def cached_rows(generate: Callable[[], Iterator[dict[str, Any]]], features: Features, fingerprint: str) -> Dataset:

@@ -17,6 +17,7 @@ CORPORA = {
     "language-reference": ("causal-lm", "masked-lm"),
     "digits": ("image-classification",),
 }
+SOURCES = ("corpus", "files", "dataset")
 # Fields that mean something with one kind of source only.
 SOURCE_OF = {
     "eval_files": "files",
@@ -103,7 +104,7 @@ class DataRecipe:
     max_eval_tokens: PositiveInteger | None = None
 
     def __post_init__(self) -> None:
-        given = [name for name in ("corpus", "files", "dataset") if getattr(self, name) is not None]
+        given = [name for name in SOURCES if getattr(self, name) is not None]
         if len(given) != 1:
             values = " and ".join(f"{name}={getattr(self, name)!r}" for name in given)
             raise ConfigError(

@@ -91,6 +91,9 @@ def file_texts(names: Sequence[str], read_table: Callable[[Path], Iterable[str] 
             folder, which are text as they are, such as the CSV files among the sources of a program.
     """
     paths = find_files(names, "UTF-8 text", _is_text)
+    for path in paths:
+        if path.is_fifo():
+            raise DataError(f"{str(path)!r} is a pipe, and data for training are read more than once. Give a file.")
     folders = {path for path in (Path(name).expanduser() for name in names) if path.is_dir()}
 
     def pieces(path: Path) -> Iterable[Piece]:
@@ -104,7 +107,7 @@ def file_text(path: Path, *, max_tokens: int | None = None) -> str:
     """Read a text file as UTF-8.
 
     Args:
-        path: of the file.
+        path: of the file, or of a pipe such as /dev/stdin.
         max_tokens: stop reading when the text certainly has this many; None reads the whole file.
 
     Raises:
@@ -115,7 +118,7 @@ def file_text(path: Path, *, max_tokens: int | None = None) -> str:
 
 def read_pieces(path: Path) -> Iterator[Piece]:
     """Read a text file as one document, a piece at a time."""
-    if not path.is_file():
+    if path.is_dir() or not path.exists():
         raise DataError(f"There is no text file {str(path)!r}.")
     blank = True
     with path.open("rb") as data, TextIOWrapper(data, encoding="utf-8-sig") as file:
@@ -125,8 +128,8 @@ def read_pieces(path: Path) -> Iterator[Piece]:
                 if not blank or not piece.last:
                     yield piece
         except UnicodeDecodeError as error:
-            place = data.tell() - len(error.object) + error.start
-            raise DataError(f"{str(path)!r} is not UTF-8 text: {error.reason} at byte {place}.") from None
+            place = f" at byte {data.tell() - len(error.object) + error.start}" if data.seekable() else ""
+            raise DataError(f"{str(path)!r} is not UTF-8 text: {error.reason}{place}.") from None
     if blank:
         raise DataError(f"The text file {str(path)!r} is empty.")
 

@@ -1,5 +1,8 @@
 """Texts and tables that a recipe names, and how evaluation data are cut off."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from kansformer.errors import DataError
@@ -49,6 +52,23 @@ def test_unusable_files_are_refused(tmp_path, name, message):
     if "*" not in name and name != ".":
         with pytest.raises(DataError, match=message):
             file_text(tmp_path / name)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+def test_a_pipe_is_refused_as_data_for_training(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="pipe' is a pipe, and data for training are read more than once. Give a file"):
+        texts_in(tmp_path / "pipe")
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="no names for pipes")
+def test_a_pipe_that_is_not_a_text():
+    reader, writer = os.pipe()
+    os.write(writer, b"D\xf6ner")
+    os.close(writer)
+    with pytest.raises(DataError, match=r"is not UTF-8 text: invalid start byte\.$"):
+        file_text(Path(f"/dev/fd/{reader}"))
+    os.close(reader)
 
 
 def test_tables_are_read(tmp_path):
