@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,8 +15,8 @@ from kansformer.nn.curves import CURVE_PARAMETERS, CurvedModule, curved_modules,
 from kansformer.nn.sharing import check_alike, find_difference, tie_curves
 from kansformer.sites.site import INPUT_CURVE, Slot, join_path, parent_of
 
-COPY_FOR_ADAPTER = re.compile(r"(?P<path>.*)\.(original_module|modules_to_save\.(?P<adapter>[^.]+))")
-"""Path of what PEFT's `modules_to_save` keeps of a module."""
+COPY_FOR_ADAPTER = re.compile(r"\.(original_module|modules_to_save\.(?P<adapter>[^.]+))(?=\.|$)")
+"""In the paths of what PEFT's `modules_to_save` keeps of a module: the original, or the copy of an adapter."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def find_curve_slots(model: nn.Module) -> list[CurveSlot]:
     """All slots with curves, in the model's order; of a compiled model by the names of the one inside.
 
     Raises:
-        ConversionStateError: the model has none, or accelerate keeps their values elsewhere.
+        ConversionStateError: the model has none.
     """
     model = uncompiled(model)
     inner = without_adapters(model)
@@ -111,12 +111,6 @@ def find_curve_slots(model: nn.Module) -> list[CurveSlot]:
         owner, attribute = parent_of(adapted)
         name = names.get(adapted, "input" if attribute == INPUT_CURVE else attribute)
         slots.append(CurveSlot(owner, name, path, module, module_called_at(model, path)))
-    for slot in slots:
-        if slot.module.coefficients.is_meta and hasattr(slot.called, "_hf_hook"):
-            raise ConversionStateError(
-                f"accelerate keeps the curves of {slot.path} elsewhere while they are not used, so they cannot be "
-                "read. Load the model without offloading."
-            )
     if not slots:
         raise ConversionStateError(
             "The model has no curves to read. Convert it first, by kansformer.convert(model), or load a converted one."
@@ -138,6 +132,7 @@ def find_curve_slot(model: nn.Module, site: str, slot: str) -> CurveSlot:
         raise SlotError(f"No site with curves is at {site!r}. Choose from: {shown}.")
     if slot not in by_name:
         raise SlotError(f"{site} has no curves in {slot!r}. Choose from: {', '.join(by_name)}.")
+    check_in_memory([by_name[slot]])
     return by_name[slot]
 
 
@@ -158,30 +153,39 @@ def choose_curve_slots(
     for key in names or ():
         if key not in slots:
             raise ConfigError(f"{key!r} has no curves. Choose from {len(slots)}, such as {next(iter(slots))}.")
-    return {key: slot for key, slot in slots.items() if names is None or key in names}
+    chosen = {key: slot for key, slot in slots.items() if names is None or key in names}
+    check_in_memory(chosen.values())
+    return chosen
 
 
 def _path_without_adapters(path: str) -> str:
-    path, _ = _split_copy(path)
-    return ".".join(part for part in path.split(".") if part != "base_layer")
-
-
-def _split_copy(path: str) -> tuple[str, str | None]:
-    """The path of a module of which PEFT keeps copies (`modules_to_save`), and which of them it is: an adapter's, or
-    the original, empty; None of any other module."""
-    if match := COPY_FOR_ADAPTER.fullmatch(path):
-        return match["path"], match["adapter"] or ""
-    return path, None
+    return ".".join(part for part in COPY_FOR_ADAPTER.sub("", path).split(".") if part != "base_layer")
 
 
 def _is_in_use(model: nn.Module, path: str) -> bool:
     """Whether a module is called, as far as PEFT decides: it keeps copies for adapters beside the original."""
-    owner_path, adapter = _split_copy(path)
-    owner: Any = model.get_submodule(owner_path)
-    if adapter is None or not hasattr(owner, "active_adapters"):
-        return True
-    active = [] if owner.disable_adapters else [name for name in owner.active_adapters if name in owner.modules_to_save]
-    return adapter in active[:1] or not (adapter or active)
+    for match in COPY_FOR_ADAPTER.finditer(path):
+        owner: Any = model.get_submodule(path[: match.start()])
+        if not hasattr(owner, "active_adapters"):
+            continue
+        active = [name for name in owner.active_adapters if name in owner.modules_to_save]
+        if (match["adapter"] or None) != (None if owner.disable_adapters or not active else active[0]):
+            return False
+    return True
+
+
+def check_in_memory(slots: Iterable[CurveSlot]) -> None:
+    """Check that the curves of slots can be read.
+
+    Raises:
+        ConversionStateError: accelerate keeps their values elsewhere while they are not used.
+    """
+    for slot in slots:
+        if slot.module.coefficients.is_meta and any(hasattr(m, "_hf_hook") for m in (slot.module, slot.called)):
+            raise ConversionStateError(
+                f"accelerate keeps the curves of {slot.path} elsewhere while they are not used, so they cannot be "
+                "read. Load the model without offloading."
+            )
 
 
 def check_not_dispatched(model: nn.Module, otherwise: str) -> None:

@@ -81,7 +81,7 @@ class Activity:
         for start in range(0, x_NI.shape[1], step):
             chunk = slice(start, min(start + step, x_NI.shape[1]))
             learned_NIT = edge_terms(self.slot.module, x_NI[:, chunk], chunk)[..., 1:]
-            weights_IOT = term_weights(self.slot.module, chunk)[..., 1:].to(learned_NIT)
+            weights_IOT = term_weights(self.slot, chunk)[..., 1:].to(learned_NIT)
             learned_INO = learned_NIT.transpose(0, 1) @ weights_IOT.mT
             alive_INO = (learned_INO.abs() > self.threshold) & used_IO[chunk].unsqueeze(1)
             self._count += int(alive_INO.sum())

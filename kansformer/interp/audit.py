@@ -191,7 +191,7 @@ class _Audit:
         points_IS = recorded_points(records[slot.site, slot.name], POINTS, inputs)
         curves = edge_curves(self.model, slot.site, slot.name, inputs=inputs, at=points_IS)
         judged = fidelity(fits, curves.x, curves.y, curves.learned, part=self.part)
-        trained = edge_weights(slot.module, inputs)[..., 1:].ne(0).any(-1).flatten().cpu()
+        trained = edge_weights(slot, inputs)[..., 1:].ne(0).any(-1).flatten().cpu()
         alive = (curves.learned.abs() > ALIVE * self.sizes[slot.site, slot.name]).float().mean(dim=1)
         columns = edge_columns(scores, fits, judged, trained=trained, alive=alive)
         self.summaries[slot.site, slot.name].edges.append(columns)
@@ -287,7 +287,7 @@ class _Formulas:
         fits = self.fits[slot.site, slot.name][slot.edge_numbers(inputs, outputs)]
         if self.part == "edge":
             return fits.evaluate
-        return lambda x_EN: fits.evaluate(x_EN) + edge_bases(slot.module, x_EN.mT, inputs, outputs).mT
+        return lambda x_EN: fits.evaluate(x_EN) + edge_bases(slot, x_EN.mT, inputs, outputs).mT
 
     def losses(self, reader: BatchReader, shares: Sequence[float]) -> list[tuple[float, int, float]]:
         """Share, number of edges, and the loss with that share of the edges as formulas, the best-fitted first."""

@@ -28,7 +28,7 @@ def base_alone(model: nn.Module, edges: Sequence[EdgeRef]) -> AbstractContextMan
     """
 
     def bases(slot: CurveSlot, inputs: Tensor, outputs: Tensor) -> Function:
-        return lambda x_EN: edge_bases(slot.module, x_EN.mT, inputs.to(x_EN.device), outputs.to(x_EN.device)).mT
+        return lambda x_EN: edge_bases(slot, x_EN.mT, inputs.to(x_EN.device), outputs.to(x_EN.device)).mT
 
     return replace_edges(model, list(edges), bases)
 
@@ -46,7 +46,7 @@ def random_curves(model: nn.Module, edges: Sequence[EdgeRef], *, seed: int = 0) 
     def drawn(slot: CurveSlot, inputs: Tensor, outputs: Tensor) -> Function:
         device = slot.module.coefficients.device
         inputs, outputs = inputs.to(device), outputs.to(device)
-        weights_EF = pair_weights(slot.module, inputs, outputs).detach().clone()
+        weights_EF = pair_weights(slot, inputs, outputs).detach().clone()
         weights_EF[:, 1:] = random_coefficients(weights_EF[:, 1:], torch.Generator().manual_seed(seed))
         return lambda x_EN: weighted_values(slot.module, x_EN.mT, inputs, weights_EF).mT
 

@@ -94,7 +94,7 @@ class EdgeCurves:
         from scipy.interpolate import BSpline
 
         input_1, output_1 = self.inputs[index].reshape(1), self.outputs[index].reshape(1)
-        coefficients_C = pair_weights(module, input_1, output_1)[0, 1:].detach().double().cpu()
+        coefficients_C = pair_weights(self.slot, input_1, output_1)[0, 1:].detach().double().cpu()
         lower, upper = per_input(module, module.domain)[input_1].double().flatten().tolist()
         steps = torch.arange(-basis.order, basis.grid_size + basis.order + 1, dtype=torch.float64)
         knots = lower + (upper - lower) / basis.grid_size * steps
@@ -153,7 +153,7 @@ def edge_curves(
     parts = []
     for chunk_I, x_chunk in zip(inputs_I.to(device).split(INPUT_CHUNK), x_IS.split(INPUT_CHUNK), strict=True):
         features_ISF = edge_features(module, x_chunk.mT.to(device), chunk_I).transpose(0, 1)
-        weights_IOF = edge_weights(module, chunk_I, outputs_O.to(device)).to(features_ISF)
+        weights_IOF = edge_weights(where, chunk_I, outputs_O.to(device)).to(features_ISF)
         values = values_and_learned(weights_IOF, features_ISF)
         parts.append([value_IOS.flatten(0, 1).cpu().float() for value_IOS in values])
     y_ES, learned_ES = map(torch.cat, zip(*parts, strict=True))
@@ -167,7 +167,7 @@ def edge_curves(
 def pair_curves(slot: CurveSlot, inputs: Tensor, outputs: Tensor, *, at: Tensor) -> EdgeCurves:
     """Sample single edges of a slot, in the order given, each at its own points, (E, S)."""
     module, device = slot.module, slot.module.coefficients.device
-    weights_EF = pair_weights(module, inputs.to(device), outputs.to(device)).cpu().double()
+    weights_EF = pair_weights(slot, inputs.to(device), outputs.to(device)).cpu().double()
     features_ESF = edge_features(module, at.mT.to(device), inputs.to(device)).transpose(0, 1).cpu()
     learned = torch.einsum("esf,ef->es", features_ESF[..., 1:], weights_EF[:, 1:])
     whole = features_ESF[..., 0] * weights_EF[:, :1] + learned
@@ -206,7 +206,7 @@ def _spaced(lower: Tensor, upper: Tensor, points: int) -> Tensor:
 def _channels(chosen: Sequence[int] | slice | None, count: int, slot: CurveSlot, axis: str) -> Tensor:
     if chosen is None or isinstance(chosen, slice):
         return torch.arange(count)[chosen or slice(None)]
-    mask = torch.as_tensor(chosen) if len(chosen) else torch.zeros(0, dtype=torch.long)
+    mask = chosen if isinstance(chosen, Tensor) else torch.tensor(list(chosen))
     if mask.dtype == torch.bool:
         if mask.shape != (count,):
             raise ShapeError(

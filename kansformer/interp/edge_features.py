@@ -8,11 +8,13 @@ Shape letters: N tokens, I inputs, O outputs, E single edges, C coefficients, F 
 P curves of the input axis.
 """
 
+from collections.abc import Callable
 from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
+from kansformer.conversion.slots import CurveSlot
 from kansformer.nn.activation import LearnedActivation
 from kansformer.nn.adapted import adapted_weight
 from kansformer.nn.base import base_function
@@ -53,21 +55,30 @@ def edge_terms(module: Curved, x_NI: Tensor, inputs: slice | Tensor = ALL) -> Te
     return torch.stack([base_values(module, x_NI, inputs), _shared_curves(module, x_NI, inputs)]).movedim(0, -1)
 
 
-def term_weights(module: Curved, inputs: slice | Tensor = ALL) -> Tensor:
+def term_weights(slot: CurveSlot, inputs: slice | Tensor = ALL) -> Tensor:
     """a_iot with φ_oi = Σ_t a_iot T_it for these inputs, (I, O, T); O is 1 where the module has no weights."""
+    module = slot.module
     if not module.curves.is_per_channel:
-        return edge_weights(module, inputs)
-    weight_IO = base_weights(module, inputs)
+        return edge_weights(slot, inputs)
+    weight_IO = base_weights(slot, inputs)
     if weight_IO is None:
         weight_IO = torch.ones_like(module.coefficients[:1, :1]).expand(module.in_features, 1)[inputs]
     return _as_float(weight_IO).unsqueeze(-1).expand(-1, -1, 2)
 
 
-def edge_values(module: Curved, x_NE: Tensor, inputs_E: Tensor, outputs_E: Tensor) -> Tensor:
+def edge_values(slot: CurveSlot, x_NE: Tensor, inputs_E: Tensor, outputs_E: Tensor) -> Tensor:
     """φ of single edges, each at its own points, (N, E), in float32, or float64 for float64 inputs."""
+    return edge_function(slot, inputs_E, outputs_E)(x_NE)
+
+
+def edge_function(slot: CurveSlot, inputs_E: Tensor, outputs_E: Tensor) -> Callable[[Tensor], Tensor]:
+    """`edge_values` as a function of the points, with the weights as they are now."""
+    module = slot.module
     if not module.curves.is_per_channel:
-        return weighted_values(module, x_NE, inputs_E, pair_weights(module, inputs_E, outputs_E))
-    return _times_weights(module, edge_terms(module, x_NE, inputs_E).sum(-1), inputs_E, outputs_E)
+        weights_EF = pair_weights(slot, inputs_E, outputs_E)
+        return lambda x_NE: weighted_values(module, x_NE, inputs_E, weights_EF)
+    weight_E = pair_base_weights(slot, inputs_E, outputs_E)
+    return lambda x_NE: _times(edge_terms(module, x_NE, inputs_E).sum(-1), weight_E)
 
 
 def weighted_values(module: Curved, x_NE: Tensor, inputs_E: Tensor, weights_EF: Tensor) -> Tensor:
@@ -78,14 +89,15 @@ def weighted_values(module: Curved, x_NE: Tensor, inputs_E: Tensor, weights_EF: 
     return base_E * base_values(module, x_NE, inputs_E) + apply_curves(x_NE, curves)
 
 
-def edge_bases(module: Curved, x_NE: Tensor, inputs_E: Tensor, outputs_E: Tensor) -> Tensor:
+def edge_bases(slot: CurveSlot, x_NE: Tensor, inputs_E: Tensor, outputs_E: Tensor) -> Tensor:
     """The base of single edges, without their learned curves, (N, E); points and dtype as in `edge_values`."""
-    return _times_weights(module, base_values(module, _as_float(x_NE), inputs_E), inputs_E, outputs_E)
+    base_NE = base_values(slot.module, _as_float(x_NE), inputs_E)
+    return _times(base_NE, pair_base_weights(slot, inputs_E, outputs_E))
 
 
-def edge_weights(module: Curved, inputs: slice | Tensor = ALL, outputs: slice | Tensor = ALL) -> Tensor:
+def edge_weights(slot: CurveSlot, inputs: slice | Tensor = ALL, outputs: slice | Tensor = ALL) -> Tensor:
     """a_iof of these inputs and outputs, (I, O, F); O is 1 where the module has no weights. In float32 or float64."""
-    weight_IO = base_weights(module, inputs)
+    module, weight_IO = slot.module, base_weights(slot, inputs)
     if weight_IO is None:
         return _curve_weights(module, inputs).unsqueeze(1)
     weight_IO = _as_float(weight_IO[:, outputs])
@@ -99,9 +111,9 @@ def edge_weights(module: Curved, inputs: slice | Tensor = ALL, outputs: slice | 
     return torch.cat([weight_IO.unsqueeze(1), coefficients_ICO], dim=1).mT
 
 
-def pair_weights(module: Curved, inputs_E: Tensor, outputs_E: Tensor) -> Tensor:
+def pair_weights(slot: CurveSlot, inputs_E: Tensor, outputs_E: Tensor) -> Tensor:
     """a_iof of single edges, (E, F); the outputs are not used where the module has no weights."""
-    weight_E = pair_base_weights(module, inputs_E, outputs_E)
+    module, weight_E = slot.module, pair_base_weights(slot, inputs_E, outputs_E)
     if weight_E is None:
         return _curve_weights(module, inputs_E)
     weight_E1 = _as_float(weight_E).unsqueeze(-1)
@@ -128,23 +140,24 @@ def random_coefficients(coefficients: Tensor, generator: torch.Generator) -> Ten
     return drawn * own.square().mean(-1, keepdim=True).sqrt()
 
 
-def base_weights(module: Curved, inputs: slice | Tensor = ALL) -> Tensor | None:
+def base_weights(slot: CurveSlot, inputs: slice | Tensor = ALL) -> Tensor | None:
     """The base weights (I, O) of these inputs, whichever way the layer stores them, and as an adapter around it changes
     them; None where a module has none."""
-    if isinstance(module, LearnedActivation):
+    if isinstance(slot.module, LearnedActivation):
         return None
-    adapted = adapted_weight(cast(nn.Module, module), torch.arange(module.in_features)[inputs])
-    return _stored_weights(module)[inputs] if adapted is None else adapted
+    adapted = adapted_weight(cast(nn.Module, slot.module), slot.called, torch.arange(slot.module.in_features)[inputs])
+    return _stored_weights(slot.module)[inputs] if adapted is None else adapted
 
 
-def pair_base_weights(module: Curved, inputs_E: Tensor, outputs_E: Tensor) -> Tensor | None:
+def pair_base_weights(slot: CurveSlot, inputs_E: Tensor, outputs_E: Tensor) -> Tensor | None:
     """The base weights of single edges, (E,), as `base_weights` gives them."""
-    if isinstance(module, LearnedActivation):
+    if isinstance(slot.module, LearnedActivation):
         return None
-    adapted = adapted_weight(cast(nn.Module, module), inputs_E)
+    unique_U, places_E = inputs_E.unique(return_inverse=True)
+    adapted = adapted_weight(cast(nn.Module, slot.module), slot.called, unique_U)
     if adapted is not None:
-        return adapted.gather(1, outputs_E.to(adapted.device).unsqueeze(1)).squeeze(1)
-    return _stored_weights(module)[inputs_E, outputs_E]
+        return adapted[places_E.to(adapted.device), outputs_E.to(adapted.device)]
+    return _stored_weights(slot.module)[inputs_E, outputs_E]
 
 
 def _stored_weights(module: Curved) -> Tensor:
@@ -182,8 +195,7 @@ def _grid(module: Curved, x_NI: Tensor, inputs: slice | Tensor) -> tuple[Tensor,
     return domain, None if module.denominator is None else per_input(module, module.denominator)[inputs].to(x_NI)
 
 
-def _times_weights(module: Curved, values_NE: Tensor, inputs_E: Tensor, outputs_E: Tensor) -> Tensor:
-    weight_E = pair_base_weights(module, inputs_E, outputs_E)
+def _times(values_NE: Tensor, weight_E: Tensor | None) -> Tensor:
     return values_NE if weight_E is None else values_NE * weight_E
 
 

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from kansformer.basis import fit_curves
-from kansformer.conversion.slots import CurveSlot, EdgeRef, find_curve_slot, find_curve_slots
+from kansformer.conversion.slots import CurveSlot, EdgeRef, check_in_memory, find_curve_slot, find_curve_slots
 from kansformer.errors import ConfigError, DataError, ShapeError, SlotError
 from kansformer.interp.curves import EdgeCurves
-from kansformer.interp.edge_features import base_values, edge_values, pair_base_weights
+from kansformer.interp.edge_features import base_values, edge_function, pair_base_weights
 from kansformer.interp.recording import EdgeRecords
 from kansformer.nn.curve_checks import OWN_COPIES, check_not_fixed, check_not_shared
 from kansformer.nn.curves import Curved, curved_modules
@@ -166,6 +166,7 @@ def replace_edges(
     for (site, name), pairs in by_slot.items():
         pairs.sort()  # neighbouring channels are read and added faster
         slot = slots.get((site, name)) or find_curve_slot(model, site, name)  # raises, with the choices
+        check_in_memory([slot])
         if taken := replaced_edges(slot).intersection(pairs):
             ref = EdgeRef(site, name, *min(taken))
             raise ConfigError(f"{ref} is replaced already. Leave that context before you replace it again.")
@@ -284,7 +285,7 @@ def edit_curve(model: nn.Module, edge: EdgeRef, function: Function) -> CurveEdit
         lower, upper = domain_12[0].tolist()
         raise DataError(f"The function has no finite value everywhere from {lower:g} to {upper:g}, {edge}'s domain.")
     index: tuple[int | slice, ...] = (curve,)
-    weight_1 = pair_base_weights(module, torch.tensor([edge.input]), torch.tensor([edge.output]))
+    weight_1 = pair_base_weights(slot, torch.tensor([edge.input]), torch.tensor([edge.output]))
     if curves.edges == "full" and weight_1 is not None:
         base_1S = base_1S * weight_1.double().cpu()
         index = (curve, slice(None), edge.output)
@@ -311,13 +312,14 @@ def _correction(slot: CurveSlot, inputs_E: Tensor, outputs_E: Tensor, function: 
         x_NI = x.reshape(-1, x.shape[-1])
         inputs, outputs = inputs_E.to(x_NI.device), outputs_E.to(x_NI.device)
         chunk = max(1, BUDGET // (len(inputs) * (spec.basis.num_coefficients + 1)))
+        values = edge_function(slot, inputs, outputs)
         parts = []
         for x_ni, y_no in zip(x_NI.split(chunk), output.reshape(-1, output.shape[-1]).split(chunk), strict=True):
             x_NE = (x_ni if is_whole else x_ni.index_select(1, inputs)).to(
                 torch.promote_types(x_ni.dtype, torch.float32)
             )
             if slot.has_weights:
-                now_NE = edge_values(slot.module, x_NE, inputs, outputs)
+                now_NE = values(x_NE)
                 change_NE = (function(x_NE.mT).mT.to(now_NE) - now_NE).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
                 y_no = y_no.to(now_NE).index_add(1, outputs, change_NE)
             else:

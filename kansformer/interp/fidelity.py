@@ -87,7 +87,7 @@ class RandomEdges:
         self._inputs = torch.randperm(self._module.in_features, generator=generator)[:max_inputs]
         outputs = torch.randperm(slot.num_outputs, generator=generator)[:max_outputs]
         device = self._module.coefficients.device
-        self._weights_IOF = edge_weights(self._module, self._inputs.to(device), outputs.to(device)).cpu().double()
+        self._weights_IOF = edge_weights(slot, self._inputs.to(device), outputs.to(device)).cpu().double()
         self._weights_IOF[..., 1:] = random_coefficients(self._weights_IOF[..., 1:], generator)
 
     @torch.no_grad()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kansformer.checks import check_integer, check_seed
-from kansformer.conversion.slots import CurveSlot, find_curve_slots
+from kansformer.conversion.slots import CurveSlot, check_in_memory, find_curve_slots
 from kansformer.errors import DataError, SlotError
 from kansformer.interp.edge_features import ALL, edge_terms, num_terms, per_input, term_weights
 from kansformer.nn.curves import Curved, CurveSpec
@@ -68,6 +68,8 @@ def record_slots(
     slots: Iterable[CurveSlot], *, bins: int = 32, sample: int = 1024, seed: int = 0
 ) -> Iterator[EdgeRecords]:
     """`record_edges` of these slots only."""
+    slots = list(slots)
+    check_in_memory(slots)
     records = EdgeRecords({(slot.site, slot.name): RecordedSlot(slot, bins, sample, seed) for slot in slots})
     forget_compiled()
     with undone_afterwards() as hooks:
@@ -109,6 +111,7 @@ class RecordedSlot:
     seed: int
     tokens: int = field(default=0, init=False)
 
+    @torch.inference_mode(False)
     def __post_init__(self) -> None:
         module = self.slot.module
         inputs, width = module.in_features, num_terms(module)
@@ -171,7 +174,7 @@ class RecordedSlot:
         begin, end, _ = inputs.indices(len(mean_IT))
         for start in range(begin, end, INPUT_CHUNK):
             chunk = slice(start, min(start + INPUT_CHUNK, end))
-            weights_IOT = term_weights(self.slot.module, chunk)[..., first:].cpu().double()
+            weights_IOT = term_weights(self.slot, chunk)[..., first:].cpu().double()
             mean_iT, covariance_iTT = mean_IT[chunk, first:], covariance_ITT[chunk, first:, first:]
             variance_iO = ((weights_IOT @ covariance_iTT) * weights_IOT).sum(-1).clamp(min=0)
             yield (weights_IOT @ mean_iT.unsqueeze(-1)).squeeze(-1), variance_iO

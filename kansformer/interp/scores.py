@@ -18,8 +18,6 @@ from kansformer.errors import ConfigError, DataError
 from kansformer.interp.batches import batch_loss, num_labels
 from kansformer.interp.edge_features import ALL, edge_terms, num_terms, term_weights
 from kansformer.interp.recording import EdgeRecords, RecordedSlot, record_slots
-from kansformer.nn.activation import LearnedActivation
-from kansformer.nn.curves import Curved
 from kansformer.nn.eval_mode import eval_mode, run_batches
 from kansformer.nn.hooks import input_of, run_eagerly
 from kansformer.nn.transaction import undone_afterwards
@@ -195,7 +193,7 @@ def attribute(
 
             def add(gradient: Tensor) -> None:
                 g_NO = gradient.reshape(-1, gradient.shape[-1]).float()
-                _add_gradients(sums[key], slot.module, x_NI, g_NO, inputs[key])
+                _add_gradients(sums[key], slot, x_NI, g_NO, inputs[key])
                 nodes[key] += g_NO[:, ALL if slot.has_weights else inputs[key]].sum(dim=0).cpu().double()
 
             if not output.requires_grad:  # nothing before it is trained
@@ -231,9 +229,9 @@ def attribute(
 
 
 @torch.no_grad()
-def _add_gradients(sums_2IO: Tensor, module: Curved, x_NI: Tensor, g_NO: Tensor, inputs: slice) -> None:
+def _add_gradients(sums_2IO: Tensor, slot: CurveSlot, x_NI: Tensor, g_NO: Tensor, inputs: slice) -> None:
     """Add Σ_n g_no φ_oi(x_ni) and Σ_n g_no s_oi(x_ni) of these inputs."""
-    diagonal = isinstance(module, LearnedActivation)
+    module, diagonal = slot.module, not slot.has_weights
     step = max(1, TERM_CHUNK // num_terms(module))
     for start in range(inputs.start, inputs.stop, step):
         chunk = slice(start, min(start + step, inputs.stop))
@@ -242,7 +240,7 @@ def _add_gradients(sums_2IO: Tensor, module: Curved, x_NI: Tensor, g_NO: Tensor,
             products_IOT = (terms_NIT * g_NO[:, chunk].unsqueeze(-1)).sum(dim=0).unsqueeze(1)
         else:
             products_IOT = torch.einsum("nit,no->iot", terms_NIT, g_NO.to(terms_NIT))
-        products_IOT = (products_IOT * term_weights(module, chunk)).cpu().double()
+        products_IOT = (products_IOT * term_weights(slot, chunk)).cpu().double()
         rows = slice(chunk.start - inputs.start, chunk.stop - inputs.start)
         sums_2IO[0, rows] += products_IOT.sum(-1)
         sums_2IO[1, rows] += products_IOT[..., 1:].sum(-1)

@@ -5,19 +5,23 @@ weights are applied to, and s = Σ_i s_oi(x_i) are the curves on edges. So the a
 linear part alone. Merged into the weight it gives the same function, whatever kind of adapter it is.
 """
 
+import copy
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from types import CodeType
 from typing import Protocol, cast
-from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
 
+from kansformer.errors import ConversionStateError
 from kansformer.nn.curves import CurvedLinear, CurveSpec, add_edges
 from kansformer.nn.eval_mode import eval_mode
+
+PROBED = 1024
+"""Unit vectors that an adapter is called with at once."""
 
 
 class Adapter(Protocol):
@@ -63,42 +67,75 @@ def has_curves(layer: nn.Module) -> bool:
     return isinstance(vars(layer).get("curves"), CurveSpec) and "weight" in layer._parameters
 
 
-_adapters: "WeakKeyDictionary[nn.Module, ref[nn.Module]]" = WeakKeyDictionary()
-"""The outermost adapter around a layer, as `module_called_at` has seen it last."""
-
-
 def module_called_at(model: nn.Module, path: str) -> nn.Module:
     """The module whose inputs and outputs are those of the layer with curves at a path: the outermost adapter around
     it, or the layer itself. Inside an adapter the layer is called with what the weights see."""
-    layer = module = model.get_submodule(path)
+    module = model.get_submodule(path)
     while path.endswith("base_layer"):
         path = path.removesuffix("base_layer").removesuffix(".")
         owner = model.get_submodule(path)
         if not isinstance(vars(owner).get("forward"), AdaptedForward):
             break
         module = owner
-    _adapters.pop(layer, None)
-    if module is not layer:
-        _adapters[layer] = ref(module)
     return module
 
 
-def adapted_weight(layer: nn.Module, inputs_E: Tensor) -> Tensor | None:
+def adapted_weight(layer: nn.Module, called: nn.Module, inputs_E: Tensor) -> Tensor | None:
     """Rows of the weight (E, O) that the adapter around a layer makes of it, for these inputs; None without one.
 
-    Every adapter of a linear layer is linear, so the rows are what it does to unit vectors.
+    Adapters of a linear layer are linear, but for a few, so the rows are what the adapter does to unit vectors.
+
+    Args:
+        layer: with curves and weights.
+        called: of `module_called_at`.
+        inputs_E: numbers of the inputs.
+
+    Raises:
+        ConversionStateError: the adapter is not linear, or cannot be called on its own.
     """
-    reference = _adapters.get(layer)
-    adapter = None if reference is None else reference()
-    if adapter is None:
+    if called is layer or not isinstance(vars(called).get("forward"), AdaptedForward):
         return None
-    forward = cast(AdaptedForward, vars(adapter)["forward"])
-    weight = layer.get_parameter("weight")
-    units_EI = weight.new_zeros(len(inputs_E) + 1, cast(CurvedLinear, layer).in_features)
-    units_EI[torch.arange(len(inputs_E)), inputs_E.to(units_EI.device)] = 1
-    with eval_mode(adapter):  # without dropout
-        rows_EO = forward(units_EI, linear_part=True)
-    return rows_EO[:-1] - rows_EO[-1]
+    probed = _without_bias(called, layer)
+    weight, inputs = layer.get_parameter("weight"), cast(CurvedLinear, layer).in_features
+    unique_U, places_E = inputs_E.cpu().unique(return_inverse=True)
+    rows = []
+    with eval_mode(called):  # without dropout
+        for part_U in unique_U.split(PROBED):
+            units = torch.zeros(len(part_U) + 2, inputs, dtype=weight.dtype, device=weight.device)
+            units[torch.arange(len(part_U)), part_U] = 1
+            units[-2, part_U] = 0.5  # the last row stays zero: the adapter's own bias
+            try:
+                outputs = AdaptedForward(probed)(units, linear_part=True)
+            except Exception as error:  # adapters may need anything
+                raise ConversionStateError(f"{_name_of(called)} cannot be read: {error}. Merge it first.") from error
+            outputs = outputs[:-1] - outputs[-1]
+            rows.append(outputs[:-1])
+            expected = outputs[:-1].sum(dim=0) / 2
+            tolerance = torch.finfo(outputs.dtype).eps ** 0.5 * len(outputs) ** 0.5 * float(outputs.abs().max())
+            if (outputs[-1] - expected).abs().max() > tolerance:
+                raise ConversionStateError(f"{_name_of(called)} is not linear, so the layer has no edges with it.")
+    return torch.cat(rows)[places_E.to(weight.device)]
+
+
+def _name_of(adapter: nn.Module) -> str:
+    return f"The adapter {type(adapter).__module__.rpartition('.')[0]}.{type(adapter).__name__} around curves"
+
+
+def _without_bias(module: nn.Module, layer: nn.Module) -> nn.Module:
+    """A copy of an adapter that shares everything but its hooks, and the bias of the layer in it, which is zero: in 16
+    bits, small weights would be lost beside it."""
+    clone = copy.copy(module)
+    for name, table in vars(module).items():
+        if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")):
+            vars(clone)[name] = type(table)()
+    vars(clone)["_modules"], vars(clone)["_parameters"] = dict(module._modules), dict(module._parameters)
+    if module is layer:
+        bias = module._parameters.get("bias")
+        clone._parameters["bias"] = None if bias is None else torch.zeros_like(bias)  # type: ignore[assignment]
+    else:
+        clone._modules["base_layer"] = _without_bias(cast(nn.Module, module._modules["base_layer"]), layer)
+        vars(clone)["forward"] = AdaptedForward(clone)
+    return clone
 
 
 def _in_memory(layer: nn.Module, function: Callable[..., Tensor], *args: Tensor) -> Tensor:

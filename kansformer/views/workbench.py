@@ -341,8 +341,8 @@ def _curve_and_base(slot: CurveSlot, edge: EdgeRef, x_S: Tensor) -> tuple[Tensor
     if slot.module.curves.is_per_channel:
         base_S, learned_S = edge_terms(slot.module, x_S1, input_1)[:, 0].cpu().double().unbind(-1)
         return base_S + learned_S, base_S
-    whole_S1 = edge_values(slot.module, x_S1, input_1, output_1)
-    return whole_S1[:, 0].cpu().double(), edge_bases(slot.module, x_S1, input_1, output_1)[:, 0].cpu().double()
+    whole_S1 = edge_values(slot, x_S1, input_1, output_1)
+    return whole_S1[:, 0].cpu().double(), edge_bases(slot, x_S1, input_1, output_1)[:, 0].cpu().double()
 
 
 def _natural_spline(x: Tensor, handles_K: Tensor, values_K: Tensor) -> Tensor:

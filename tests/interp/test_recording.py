@@ -50,7 +50,8 @@ def _alone_at_zero(module, i):
     from kansformer.interp.edge_features import edge_features, edge_weights
 
     features = edge_features(module, torch.zeros(1, 1), slice(i, i + 1))[0, 0]
-    return edge_weights(module, slice(i, i + 1))[0] @ features
+    (slot,) = find_curve_slots(nn.Sequential(module))
+    return edge_weights(slot, slice(i, i + 1))[0] @ features
 
 
 @pytest.mark.parametrize("settings", CONFIGS)
@@ -203,8 +204,14 @@ def test_passes_in_inference_mode_count_like_others(make_bent, batch):
     for key, recorded in records.items():
         assert torch.equal(recorded.sample, expected[key].sample)
         assert torch.equal(recorded.variances(), expected[key].variances())
-    with torch.inference_mode(), pytest.raises(ConfigError, match="Attributions need gradients"):
-        edge_scores(model, batch)
+    with torch.inference_mode():
+        with record_edges(model, sample=8) as inside:
+            model(**batch)
+            model(**batch)
+        edge_scores(model, batch, attribution=False)
+        with pytest.raises(ConfigError, match="Attributions need gradients"):
+            edge_scores(model, batch)
+    assert all(torch.equal(inside[key].sample, expected[key].sample) for key in expected)
 
 
 def test_bad_input(make_bent, batch):

@@ -34,7 +34,7 @@ def _loss_with_edge_moved(model, place, i, o, step, batch):
     def hook(module, args, kwargs, output):
         x = args[0].reshape(-1, args[0].shape[-1])[:, i : i + 1]
         one_output = slice(o, o + 1) if place.num_outputs > 1 else slice(None)
-        weights = edge_weights(module, slice(i, i + 1), one_output)[0, 0]
+        weights = edge_weights(place, slice(i, i + 1), one_output)[0, 0]
         values = edge_features(module, x, slice(i, i + 1))[:, 0] @ weights
         moved = (step * (values.mean() - values)).reshape(output.shape[:-1])
         factor = args[1] if len(args) > 1 else kwargs.get("factor")

@@ -71,6 +71,9 @@ def test_copies_of_curves_for_an_adapter_are_read_in_place_of_the_original(make_
     assert torch.equal(logits(model, tokens), before)
     with model.disable_adapter():
         assert find_curve_slots(model)[0].path.endswith("act_fn.original_module")
+    config = peft.LoraConfig(target_modules=["q_proj"], modules_to_save=["mlp"], r=2)
+    around = peft.get_peft_model(make_bent(slots=("act",)), config)
+    assert [(s.site.removeprefix("base_model.model."), s.name) for s in find_curve_slots(around)] == plain
 
 
 @pytest.mark.parametrize("edges", ["channel", "low_rank", "full"])

@@ -1,6 +1,7 @@
 """Adapters on layers whose input is bent: merged or not, the model computes the same function."""
 
 import copy
+import dataclasses
 import io
 
 import accelerate
@@ -11,6 +12,7 @@ from tiny_models import make, randomize_curves, run, snapshot
 
 from kansformer import KANConfig, KANLinear, convert, update_grid
 from kansformer.conversion import find_curve_slots
+from kansformer.errors import ConversionStateError
 from kansformer.interp import ablate, edge_curves, record_edges
 
 pytestmark = pytest.mark.filterwarnings(
@@ -178,6 +180,39 @@ def test_an_edge_is_that_of_the_layer_with_its_adapter(method, config):
     with ablate(model, curve.refs):
         torch.testing.assert_close(*slot.called(x_NI)[:, 7])
     assert torch.equal(slot.called(x_NI), before)
+
+
+@torch.no_grad()
+def test_a_new_adapter_changes_no_edge_in_16_bits():
+    """Its weights are small beside the bias of such a layer, which is left out where they are read."""
+    layer = KANLinear(16, 8, base="identity").bfloat16()
+    layer.bias.normal_(std=4)
+    model, at = torch.nn.Sequential(layer), torch.ones(1, 1)
+    expected = edge_curves(model, "", "0", inputs=[3], at=at).y
+    model = peft.get_peft_model(model, peft.LoraConfig(target_modules=["0"], r=2)).eval()
+    slot = find_curve_slots(model)[0]
+    assert torch.equal(edge_curves(model, slot.site, slot.name, inputs=[3], at=at).y, expected)
+
+
+@torch.no_grad()
+def test_records_know_the_adapter_after_a_copy():
+    model = adapted("llama", FULL)
+    with record_edges(model) as records:
+        run(model)
+    copied = copy.deepcopy(records)
+    for key, recorded in records.items():
+        find_curve_slots(recorded.slot.module)  # the layer alone
+        assert torch.equal(copied[key].variances(), recorded.variances())
+        copied[key].slot = dataclasses.replace(recorded.slot, called=recorded.slot.module)
+        assert not torch.allclose(copied[key].variances(), recorded.variances())
+
+
+def test_an_adapter_that_is_not_linear_has_no_edges():
+    model = adapted("llama", FULL)
+    slot = find_curve_slots(model)[0]
+    slot.called.lora_A["default"].forward = lambda x: x[..., :2] ** 2
+    with pytest.raises(ConversionStateError, match="The adapter peft.tuners.lora.* is not linear, so the layer has no"):
+        edge_curves(model, slot.site, slot.name, inputs=[0, 1])
 
 
 def test_adapters_on_plain_layers_are_left_alone():
