@@ -198,29 +198,49 @@ def record_of_part(model: nn.Module, record: ConversionRecord, start: str, prefi
     return replace(record.with_slots(slots), widths=own, digest=None)
 
 
+def placed_record(model: nn.Module) -> ConversionRecord | None:
+    """The record of a converted model; None of any other, such as a part that has the config of a converted whole."""
+    record = record_of(model)
+    if record is None or all(recorded_target(model, rooted_slot(model, slot)) is None for slot in record.slots):
+        return None
+    return record
+
+
 def record_of_whole(model: nn.Module) -> ConversionRecord | None:
     """The record of a model of which only parts were converted, as if it had been as a whole; None where none was.
 
     Raises:
-        CheckpointError: the parts were converted with different settings.
+        CheckpointError: the parts were converted with different settings, or share their curves each among itself; or
+            the model is quantised.
     """
     records: dict[str, ConversionRecord] = {}
     slots, widths = list[Slot](), dict[str, int]()
     for place, part in model.named_modules():
-        record = None if any(place.startswith(f"{other}.") for other in records) else record_of(part)
+        record = None if any(place.startswith(f"{other}.") for other in records) else placed_record(part)
         if record is None:
             continue
         records[place] = record
         first, *others = records
-        if others and record.config != records[first].config:
+        if others and (record.config != records[first].config or record.config.share == "model"):
+            why = (
+                "share their curves each among itself" if record.config.share == "model" else "have different settings"
+            )
             raise CheckpointError(
-                f"{first} and {place} were converted with different settings, and a checkpoint has one. Convert the "
+                f"{first} and {place} were converted apart and {why}, and a checkpoint has one record. Convert the "
                 "whole model, or save the parts."
             )
         start = f"{place}.".removeprefix(base_prefix(model))
         slots += [replace(slot, path=start + rooted_slot(part, slot).path) for slot in record.slots]
         widths |= {f"{start}{base_prefix(part)}{path}": width for path, width in record.widths.items()}
-    return ConversionRecord(next(iter(records.values())).config, tuple(slots), widths) if records else None
+    if not records:
+        return None
+    others_settings = get_setting(config_of(model), "quantization_config")
+    if not (others_settings is None or isinstance(others_settings, ConversionRecord)):
+        raise CheckpointError(
+            f"{next(iter(records))} was converted, and the config of {type(model).__name__} says that the model is "
+            f"quantised ({quantization_method(others_settings)}); a checkpoint can say one of both. Save the parts."
+        )
+    return ConversionRecord(next(iter(records.values())).config, tuple(slots), widths)
 
 
 def present_record(model: nn.Module, record: ConversionRecord) -> ConversionRecord:

@@ -1,5 +1,6 @@
 """`save_pretrained` of models with curves: what it writes loads by plain `from_pretrained`, or nothing is written."""
 
+import inspect
 import json
 import os
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from kansformer.conversion.record import (
     ConversionRecord,
     check_record,
     get_setting,
+    placed_record,
     present_record,
     record_of,
     record_of_whole,
@@ -28,6 +30,7 @@ from kansformer.conversion.slots import check_equal_copies, check_places
 from kansformer.conversion.transformers_patches import (
     PART_TRIPWIRE,
     attach_record,
+    has_record,
     parts_of,
     remove_record,
 )
@@ -55,10 +58,18 @@ def save_with_curves(original: Callable, model: "PreTrainedModel", *args, **kwar
         ConfigError: as `save_converted`.
         CheckpointError: as there; or curves stand where no record says.
     """
-    if next(curved_modules(model), None) is None:
+    own = vars(model).get(PART_RECORD) or placed_record(model)
+    if own is None and get_setting(model, "_hf_peft_config_loaded"):  # adapters alone are saved
         original(model, *args, **kwargs)
         return
-    record = vars(model).get(PART_RECORD) or record_of(model) or record_of_whole(model)
+    if next(curved_modules(model), None) is None:
+        with undone_afterwards() as undo:
+            if has_record(model):  # made from the config of a converted model, or all its curves were taken out
+                undo.callback(snapshot(model))
+                remove_record(model)
+            original(model, *args, **kwargs)
+        return
+    record = own or record_of_whole(model)
     if record is None:
         for path, module in curved_modules(model):
             if INSTALLED in vars(module):
@@ -70,13 +81,16 @@ def save_with_curves(original: Callable, model: "PreTrainedModel", *args, **kwar
         original(model, *args, **kwargs)
         return
     with undone_afterwards() as undo:
-        if record is not record_of(model):
+        if record is not placed_record(model):
             undo.callback(snapshot(model))
             vars(model).pop(PART_RECORD, None)
             for part in model.modules():
                 remove_record(part)
             attach_record(model, record)
-        save_converted(original, model, *args, **kwargs)
+        given = inspect.signature(original).bind(model, *args, **kwargs).arguments
+        _, *names = given
+        further = given.get("kwargs", {})
+        save_converted(original, model, **{name: given[name] for name in names if name != "kwargs"}, **further)
 
 
 def save_converted(

@@ -184,8 +184,8 @@ def attach_record(model: nn.Module, record: ConversionRecord) -> None:
     """Write the record and the tripwire into the model's config, and their records on the models inside it.
 
     A model gets a config of its own, since others may be made from the same object. A base model keeps it: it may stand
-    inside a model with a head, which saves the same curves. transformers names the one `...Model` and the other
-    `...For...`; encoders and decoders, which are parts of a base model, have names of neither form.
+    inside a model with a head, which transformers names `...For...`, and which saves the same curves; not so encoders
+    and decoders, which are parts of a base model.
     """
     _mark_parts(model, record)
     config = config_of(model)
@@ -193,7 +193,8 @@ def attach_record(model: nn.Module, record: ConversionRecord) -> None:
         vars(model)["conversion_record"] = record
         return
     is_head = base_prefix(model) or re.search("For[A-Z]", type(model).__name__)
-    is_base_model = get_setting(model, "base_model_prefix") and type(model).__name__.endswith("Model") and not is_head
+    is_stack = type(model).__name__.endswith(("Encoder", "Decoder", "Stack"))
+    is_base_model = get_setting(model, "base_model_prefix") and not is_head and not is_stack
     if get_setting(config, "quantization_config") is not record and not is_base_model:
         config = _give_own_config(model, config)
     config.quantization_config = record
@@ -231,11 +232,16 @@ def detach_record(model: nn.Module) -> None:
         vars(model)["model_tags"] = tags
 
 
+def has_record(model: nn.Module) -> bool:
+    """Whether a model's config has a record, of this or another model."""
+    return isinstance(get_setting(config_of(model), "quantization_config"), ConversionRecord)
+
+
 def remove_record(model: nn.Module) -> None:
     """Remove a model's record, if it has one, and what stands beside it in its config."""
     vars(model).pop("conversion_record", None)
     config = config_of(model)
-    if isinstance(get_setting(config, "quantization_config"), ConversionRecord):
+    if has_record(model):
         del config.quantization_config
         remove_tripwire(config)
         remove_auto_map(config)

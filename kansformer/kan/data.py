@@ -287,7 +287,8 @@ def column_names(data: object) -> list[str] | None:
     """The names of the inputs in a pair whose first is a data frame, if they can be those of variables."""
     columns = getattr(data[0], "columns", None) if isinstance(data, (tuple, list)) and is_pair(data) else None
     names = None if columns is None else list(columns)
-    return names if names and all(isinstance(name, str) and name.isidentifier() for name in names) else None
+    can_be_variables = names and all(isinstance(name, str) and name.isidentifier() for name in names)
+    return names if names and can_be_variables and len(set(names)) == len(names) else None
 
 
 def variable_names(names: Sequence[str] | None, default: Sequence[str]) -> list[str]:

@@ -129,7 +129,8 @@ def _batches(
         return [(x[rows], y[rows]) for rows in order.split(batch_size)]
     if optimizer == "lbfgs" or batches is None:
         return [(x, y)]
-    return ((torch.as_tensor(a).detach().to(x), torch.as_tensor(b).detach().to(y)) for a, b in batches)
+    pairs = ((torch.as_tensor(a).detach().to(x), torch.as_tensor(b).detach().to(y)) for a, b in batches)
+    return ((a, b.unsqueeze(-1) if b.ndim == 1 else b) for a, b in pairs)
 
 
 def _clear_gradients_of_fixed_numbers(model: KAN) -> None:

@@ -6,6 +6,7 @@ Shape letters: N samples, I inputs, O outputs of the network.
 from __future__ import annotations
 
 import numbers
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
@@ -31,7 +32,7 @@ from kansformer.kan.selection import MIN_ROWS, SMOOTHNESS, Choices, Hidden, Sear
 # Values that differ by less than this share of the largest are one value, rounded.
 ROUNDING = 10 * np.finfo(np.float64).eps
 # What "auto" chooses from, simplest first.
-# One row of this number may lie far outside, on each side: this many times the range of the others.
+# A column's range is too wide if it is this many times that without one in 100 rows on each side.
 MANY_ROWS, FAR = 100, 10.0
 HIDDEN: Sequence[Hidden] = ((), (2,), (5,))
 GRIDS, SPARSITY = (5, 10, 20), (0.0, 3e-3, 3e-2)
@@ -56,12 +57,6 @@ class _Inputs:
     @classmethod
     def of(cls, x_NI: np.ndarray) -> _Inputs:
         lower_I, upper_I = x_NI.min(axis=0), x_NI.max(axis=0)
-        if len(x_NI) >= MANY_ROWS:
-            cut = len(x_NI) // MANY_ROWS
-            inner = np.sort(x_NI, axis=0)[cut : len(x_NI) - cut]
-            inner_range_I = inner[-1] / 2 - inner[0] / 2
-            is_far_I = _varies(inner) & ((upper_I / 2 - lower_I / 2) / FAR > inner_range_I)
-            lower_I, upper_I = np.where(is_far_I, inner[0], lower_I), np.where(is_far_I, inner[-1], upper_I)
         # Halved first: the difference of the largest numbers is infinite.
         return cls(upper_I / 2 + lower_I / 2, np.where(_varies(x_NI), upper_I / 2 - lower_I / 2, np.inf))
 
@@ -98,6 +93,7 @@ class _Estimator(BaseEstimator):
         self, inputs: _Inputs, x_NI: np.ndarray, target_NO: np.ndarray, loss: str, constraints: Mapping[str, object]
     ) -> None:
         """Fit the network to checked inputs and scaled targets; after an error the estimator is unchanged."""
+        self._warn_of_far_values(x_NI)
         x, y, seed = inputs.scaled(x_NI), torch.from_numpy(target_NO), _seed(self.random_state)
         entropy, judge_steps = (0.0 if self.sparsity == "auto" else ENTROPY), check_integer("steps", self.steps, 0)
         judge_optimizer, most_steps = JUDGES[loss]
@@ -135,6 +131,23 @@ class _Estimator(BaseEstimator):
         self.model_, self.history_ = model, history
         self.hidden_, self.grid_size_, self.smoothness_, self.sparsity_ = vars(setting).values()
         self.input_center_, self.input_reach_ = inputs.center, inputs.reach
+
+    def _warn_of_far_values(self, x_NI: np.ndarray) -> None:
+        cut = len(x_NI) // MANY_ROWS
+        if not cut:
+            return
+        inner = np.sort(x_NI, axis=0)[cut : len(x_NI) - cut]
+        inner_I, whole_I = (rows.max(axis=0) / 2 - rows.min(axis=0) / 2 for rows in (inner, x_NI))
+        is_far_I = _varies(inner) & (whole_I / FAR > inner_I)
+        if is_far_I.any():
+            column = int(is_far_I.argmax())
+            name = repr(self.feature_names_in_[column]) if hasattr(self, "feature_names_in_") else str(column)
+            warnings.warn(
+                f"All but a few values of column {name} lie in {inner_I[column] / whole_I[column]:.2g} of its range, "
+                "where the curves have few knots. Take out values that are errors, or transform the column, for "
+                "instance by its logarithm or sklearn.preprocessing.QuantileTransformer.",
+                stacklevel=4,
+            )
 
     def _directions(self, outputs: int, loss: str) -> Mapping[str, object]:
         """The directions that `KAN.fit` is to hold the network to; for two classes the logits run apart."""
@@ -199,10 +212,10 @@ class KANRegressor(RegressorMixin, _Estimator):
     errors of the rows' differences, so few or noisy rows get a smooth and small one; fewer than ten rows get the
     smoothest and smallest.
 
-    Inputs are scaled to [-1, 1] from their ranges in training, and targets to mean 0 and standard deviation 1. A value
-    outside its range counts as the nearest one in it, and a column that never varied in training counts for nothing. A
-    few values far outside, as of a typing error, do not count for the range: of 100 rows or more, one in 100 on each
-    side, where the range without them is ten times as narrow.
+    Inputs are scaled to [-1, 1] from their ranges in training, and targets to mean 0 and standard deviation 1. At
+    prediction a value outside its range counts as the nearest one in it, and a column that never varied in training
+    counts for nothing. A few values far outside, as of a typing error, leave few knots for all others, and are a
+    warning.
 
     Args:
         hidden: nodes of the hidden layers; a pair [sums, products] for a layer with product nodes; `auto` chooses from

@@ -25,7 +25,7 @@ from kansformer.kan.linear_formulas import fitted_line
 from kansformer.kan.monomials import sums_of_monomials
 from kansformer.kan.network import KAN, Width
 from kansformer.kan.reductions import Reduction, find_reductions
-from kansformer.kan.resolution import resolution
+from kansformer.kan.resolution import decimal_error, float_error
 from kansformer.kan.sparse import SearchSettings, description_length, sparsified
 from kansformer.kan.structure_formulas import formulas_of
 from kansformer.kan.structure_search import find_structures
@@ -152,10 +152,11 @@ class FormulaSearch:
         self.x, self.y = dataset.train_input, dataset.train_target[:, output]
         self.names, self.library, self.settings, self.deadline = names, library, settings, deadline
         self.deviation = float(self.y.std(correction=0)) or 1.0
-        # Relative to it: errors below the one say nothing, and a formula with at most the other may be the function.
-        self.rounding = min(resolution(self.y) / self.deviation, settings.max_error)
+        # Relative to it: errors below the one say nothing, and below the other no network can explain more. Structures
+        # are sought all the same: numbers with few decimals may be exact.
+        self.rounding = float_error(self.y) / self.deviation
         self.exact = max(settings.exact, self.rounding)
-        self.enough = max(settings.exact, ENOUGH * self.rounding)
+        self.enough = max(self.exact, min(ENOUGH * decimal_error(self.y) / self.deviation, settings.max_error))
         column = slice(output, output + 1)
         own = Dataset(self.x, dataset.train_target[:, column], dataset.test_input, dataset.test_target[:, column])
         self.scaling = Scaling.of(own)
@@ -247,7 +248,7 @@ class FormulaSearch:
             sums = find_structures(self.x, self.y, self.names, self.library, self.deadline, combine=False)
             likely = [s for s in sums if s.error < LIKELY_SUM]
             self._name_structures(likely)
-            if self.best_error <= self.enough:
+            if self.best_error <= self.exact:
                 return
             structures = find_structures(self.x, self.y, self.names, self.library, self.deadline)
             self.min_error = min((s.error for s in structures), default=math.inf)
@@ -279,7 +280,7 @@ class FormulaSearch:
         """Keep the best formulas of structures until one is exact or time is over, for the samples or a problem."""
         problem = Problem(self.x, self.y, self.names, lambda e: e) if problem is None else problem
         x, y, names = problem.x, problem.y, problem.names
-        exact = self.enough * self.deviation
+        exact = self.exact * self.deviation
         for structure in structures:
             if self.is_done():
                 break
@@ -296,7 +297,7 @@ class FormulaSearch:
 
     def is_done(self) -> bool:
         """Whether a formula is exact or the time is over."""
-        return self.best_error <= self.enough or time.monotonic() >= self.deadline
+        return self.best_error <= self.exact or time.monotonic() >= self.deadline
 
     def _monomials(self) -> None:
         """Sums of products of powers."""

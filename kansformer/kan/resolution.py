@@ -18,21 +18,30 @@ MIN_LAST_DIGITS = 6
 EVEN = 1 / math.sqrt(12)
 
 
-def resolution(y_N: Tensor) -> float:
-    """The root mean square error that numbers (N,) in float64 have because they were written in float32, or with few
-    decimals or significant digits; whole numbers are taken as exact."""
+def float_error(y_N: Tensor) -> float:
+    """The root mean square error that numbers (N,) in float64 may have from arithmetic in float32, if that holds them,
+    or float64."""
     largest = float(y_N.abs().max())
     if not 0 < largest < math.inf:
         return 0.0
-    is_single = torch.equal(y_N.float().double(), y_N)
-    precision = torch.finfo(torch.float32 if is_single else torch.float64).eps
     rms = float((y_N / largest).square().mean().sqrt()) * largest
-    steps = [2 * precision * rms]
-    if not torch.equal(y_N.round(), y_N):
-        used = y_N[y_N != 0]
-        steps.append(_decimal_step(y_N, torch.zeros_like(y_N), precision, first=1))
-        steps.append(_decimal_step(used, used.abs().log10().floor(), precision, first=0))
-    return max(steps)
+    return 2 * torch.finfo(_precision(y_N)).eps * rms
+
+
+def decimal_error(y_N: Tensor) -> float:
+    """The root mean square error of numbers (N,) that are rounded to few decimals or significant digits; 0 of others,
+    and of whole numbers."""
+    if torch.equal(y_N.round(), y_N):
+        return 0.0
+    used, precision = y_N[y_N != 0], torch.finfo(_precision(y_N)).eps
+    decimals = _decimal_step(y_N, torch.zeros_like(y_N), precision, first=1)
+    return max(decimals, _decimal_step(used, used.abs().log10().floor(), precision, first=0))
+
+
+def _precision(y_N: Tensor) -> torch.dtype:
+    """Whole numbers are held by float32, too, and say nothing."""
+    is_single = torch.equal(y_N.float().double(), y_N) and not torch.equal(y_N.round(), y_N)
+    return torch.float32 if is_single else torch.float64
 
 
 def _decimal_step(y_N: Tensor, exponents_N: Tensor, precision: float, *, first: int) -> float:

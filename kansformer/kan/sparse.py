@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from kansformer.kan.network import KAN
 
 ROUNDING = 1e-16
+# Deviation of an output relative to its size, below which it is constant.
+VARIES = 1e-9
 # Of the fit of a composition, on a range with this margin.
 SAMPLES_PER_COEFFICIENT, MARGIN = 8, 0.05
 # Structures that are tried as networks, up to this many times the error.
@@ -112,8 +114,8 @@ def sparsify(model: KAN, data: Samples, *, settings: SearchSettings | None = Non
     check_number("sparsity", settings.sparsity, 0)
     dataset = dataset_for(model, data)
     x, y = dataset.train_input, dataset.train_target
-    scale_O = y.std(dim=0, correction=0)
-    scale_O = torch.where(scale_O > 0, scale_O, 1.0)
+    scale_O, size_O = y.std(dim=0, correction=0), y.abs().amax(dim=0)
+    scale_O = torch.where(scale_O > VARIES * size_O, scale_O, torch.where(size_O > 0, size_O, 1.0))
     with few_threads(x.numel() * sum(p.numel() for p in model.parameters())):
         sparse = copy.deepcopy(model)
         if y.shape[1] > 1 and not model.width[-1][1]:  # errors are relative to each output's own deviation

@@ -62,6 +62,7 @@ def _gated_forward(names: GatedNames) -> Callable[..., object]:
         gated = act.gated(children[names.gate](*args), children[names.up](*args))
         return children[names.down](gated)
 
+    forward.__name__ = "forward"  # by which a pickled method is found again, as that of the class
     forward.gated_names = names  # type: ignore[attr-defined]
     return forward
 
@@ -69,6 +70,13 @@ def _gated_forward(names: GatedNames) -> Callable[..., object]:
 def gated_names(block: nn.Module) -> GatedNames | None:
     """Of a block whose forward `fuse_gate` has replaced; None of any other."""
     return getattr(getattr(vars(block).get("forward"), "__func__", None), "gated_names", None)
+
+
+def _drop_own_forward(block: nn.Module) -> None:
+    """Remove an instance attribute `forward` that is the class's own, as a pickled block has it."""
+    forward = vars(block).get("forward")
+    if isinstance(forward, MethodType) and forward.__self__ is block and forward.__func__ is type(block).forward:
+        del vars(block)["forward"]
 
 
 def fuse_gate(block: nn.Module, act: str) -> bool:
@@ -79,6 +87,7 @@ def fuse_gate(block: nn.Module, act: str) -> bool:
     Returns:
         Whether it was; it is not, unless the block is a plain gated one.
     """
+    _drop_own_forward(block)
     # A dropout that only training applies shows in the graph of training.
     mode = block.training
     try:
@@ -96,21 +105,24 @@ def fuse_gate(block: nn.Module, act: str) -> bool:
 def unfuse_gates(model: nn.Module) -> None:
     """Give every block of a model its class's forward again: the inverse of `fuse_gate`."""
     for module in model.modules():
-        if getattr(vars(module).get("_replicate_for_data_parallel"), "func", None) is _replicate:
-            del module.__dict__["forward"], module.__dict__["_replicate_for_data_parallel"]
+        if getattr(vars(module).get("_replicate_for_data_parallel"), "func", None) is not _replicate:
+            continue
+        del vars(module)["_replicate_for_data_parallel"]
+        _drop_own_forward(module)
+        if gated_names(module) is not None:  # else someone has put another one there
+            del vars(module)["forward"]
 
 
-def _replicate(block: nn.Module) -> nn.Module:
+def _replicate(block: nn.Module, names: GatedNames) -> nn.Module:
     """`_replicate_for_data_parallel` of a fused block: the replica's forward runs on the replica."""
     replica = type(block)._replicate_for_data_parallel(block)
-    if (names := gated_names(block)) is not None:
-        _attach(replica, names)
+    _attach(replica, names)
     return replica
 
 
 def _attach(block: nn.Module, names: GatedNames) -> None:
     block.__dict__["forward"] = MethodType(_gated_forward(names), block)
-    block.__dict__["_replicate_for_data_parallel"] = partial(_replicate, block)
+    block.__dict__["_replicate_for_data_parallel"] = partial(_replicate, block, names)
 
 
 @dataclass(eq=False)

@@ -132,7 +132,7 @@ def test_curves_that_no_config_speaks_of_are_not_lost(tmp_path):
     model = tiny_llama()
     convert(model.model.layers[0], KANConfig(grid_size=4))
     convert(model.model.layers[1], KANConfig(grid_size=8))
-    with pytest.raises(CheckpointError, match="model.layers.0 and model.layers.1 were converted with different settin"):
+    with pytest.raises(CheckpointError, match="model.layers.0 and model.layers.1 were converted apart and have diff"):
         model.save_pretrained(tmp_path / "model")
 
 
@@ -161,6 +161,32 @@ def test_a_model_whose_base_was_reverted_is_plain(tmp_path):
     model.save_pretrained(tmp_path)
     assert not is_converted(model) and not (tmp_path / "modeling_kansformer.py").exists()
     assert not is_converted(AutoModelForCausalLM.from_pretrained(tmp_path))
+
+
+def test_a_model_without_curves_is_saved_without_their_record(tmp_path):
+    converted = convert(tiny_llama())
+    plain = type(converted)(converted.config)
+    plain.save_pretrained(tmp_path)
+    assert is_converted(converted) and not is_converted(AutoModelForCausalLM.from_pretrained(tmp_path))
+
+
+def test_arguments_are_taken_by_position_as_transformers_takes_them(tmp_path):
+    model = convert(tiny_llama())
+    model.save_pretrained(tmp_path, True, None, False, "2KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    assert is_converted(AutoModelForCausalLM.from_pretrained(tmp_path))
+
+
+def test_parts_that_one_record_cannot_describe_are_refused(clip, tmp_path):
+    convert(clip.text_model, KANConfig(share="model"))
+    clip.config.quantization_config = {"quant_method": "fp8"}
+    with pytest.raises(CheckpointError, match=r"says that the model is quantised \(fp8\); a checkpoint can say one"):
+        clip.save_pretrained(tmp_path)
+    del clip.config.quantization_config
+    convert(clip.vision_model, KANConfig(share="model"))
+    with pytest.raises(CheckpointError, match="were converted apart and share their curves each among itself"):
+        clip.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_models_made_of_one_config_stay_apart(tmp_path):

@@ -245,4 +245,19 @@ def test_a_pickled_block_has_its_own_forward_and_the_same_bits():
     copied = pickle.loads(pickle.dumps(model))  # noqa: S301 - our own
     tokens = torch.arange(8)[None]
     assert torch.equal(copied(tokens).logits, model(tokens).logits)
+    block = copied.model.layers[0].mlp
+    replica = block._replicate_for_data_parallel()
+    replica._modules = {**block._modules, "down_proj": nn.Linear(24, 16, bias=False)}
+    nn.init.zeros_(replica.down_proj.weight)
+    assert not replica(torch.randn(3, 16)).any()  # of its own layers
     assert not any("forward" in vars(module) for module in revert(copied).modules())
+
+
+def test_a_forward_that_others_have_put_there_stays():
+    model = convert(made())
+    first, second = (layer.mlp for layer in model.model.layers[:2])
+    watched, calls = first.forward, []
+    first.forward = lambda x: (calls.append(x), watched(x))[1]
+    del second.forward
+    revert(model)(IDS)
+    assert len(calls) == 1

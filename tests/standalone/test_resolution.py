@@ -8,7 +8,7 @@ import torch
 
 from kansformer.kan import create_dataset, find_formula
 from kansformer.kan.formula_search import FormulaSearch
-from kansformer.kan.resolution import resolution
+from kansformer.kan.resolution import decimal_error, float_error
 
 UNIT = torch.rand(200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 STEP = 1 / math.sqrt(12)
@@ -27,12 +27,13 @@ COLUMNS = {
 @pytest.mark.parametrize("case", COLUMNS)
 def test_rounded_numbers_are_seen(case):
     column, error = COLUMNS[case]
-    assert resolution(column.double()) == pytest.approx(error, rel=1e-6)
+    assert decimal_error(column.double()) == pytest.approx(error, rel=1e-6)
 
 
 EXACT = {
     "float64": UNIT,
     "whole numbers": (100 * UNIT).round(),
+    "large whole numbers": 8_000_000 + (100 * UNIT).round(),
     "halves": (100 * UNIT).round() / 2,
     "multiples of 0.05": (100 * UNIT).round() * 0.05,
     "zeros": torch.zeros(5, dtype=torch.float64),
@@ -41,7 +42,8 @@ EXACT = {
 
 @pytest.mark.parametrize("case", EXACT)
 def test_exact_numbers_are_not_taken_for_rounded_ones(case):
-    assert resolution(EXACT[case]) <= 1e-6 * float(EXACT[case].abs().max())
+    assert decimal_error(EXACT[case]) == 0
+    assert float_error(EXACT[case]) <= 1e-6 * float(EXACT[case].abs().max())
 
 
 @pytest.mark.parametrize("change", [lambda y: y.float(), lambda y: y.round(decimals=1)], ids=["float32", "1 decimal"])
@@ -51,3 +53,11 @@ def test_no_network_follows_the_rounding_errors(change, monkeypatch):
     table = pandas.DataFrame(data.train_input.numpy(), columns=["m", "v"])
     result = find_formula((table, change(data.train_target)), progress=False)
     assert str(result.formulas[0]) == "m*v**2/2"
+
+
+def test_exact_numbers_with_one_decimal_have_the_exact_formula():
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randint(0, 6, (2, 60), generator=generator).double()
+    y = (0.7 * a**2 - 0.3 * a * b + 1.1).round(decimals=1)
+    result = find_formula((torch.stack([a, b], dim=1), y), progress=False)
+    assert result.train_rmse < 1e-10 and len(result.formulas[0].args) == 3

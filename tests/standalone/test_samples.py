@@ -52,6 +52,11 @@ def test_one_target_needs_no_column(data):
     table = pandas.DataFrame(data.train_input.numpy(), columns=["a", "b"])
     for target in (data.train_target[:, 0], pandas.Series(data.train_target[:, 0])):
         assert KAN([2, 2, 1]).fit((table, target), steps=3, **QUIET).train_error == expected
+    errors = []
+    for target in (data.train_target, data.train_target[:, 0]):
+        batches = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(data.train_input, target), batch_size=100)
+        errors.append(KAN([2, 2, 1]).fit(batches, optimizer="adam", steps=3, **QUIET).train_error)
+    assert errors[0] == errors[1]
     with pytest.raises(ShapeError, match=r"has 2 inputs and 3 outputs, .* Labels of classes are columns of .*one_hot"):
         KAN([2, 3]).fit((table, torch.arange(300) % 3), loss="cross_entropy", optimizer="adam", **QUIET)
 
