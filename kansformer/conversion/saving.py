@@ -20,10 +20,7 @@ from kansformer.conversion.record import (
     get_setting,
     placed_record,
     present_record,
-    record_of,
     record_of_whole,
-    recorded_target,
-    rooted_slot,
 )
 from kansformer.conversion.remote_code import auto_map_of, write_modeling_file
 from kansformer.conversion.slots import check_equal_copies, check_places
@@ -162,15 +159,9 @@ def update_record(model: nn.Module) -> ConversionRecord | None:
     Raises:
         CheckpointError: other curves are not where, or not what, the record says, so a checkpoint could not be loaded.
     """
-    record = record_of(model)
+    record = placed_record(model)
     if record is None:
         return None
-    rooted = [rooted_slot(model, slot) for slot in record.slots]
-    if all(recorded_target(model, slot) is None for slot in rooted):
-        raise CheckpointError(
-            f"The config of {type(model).__name__} speaks of curves at {rooted[0].path}, and there is no such module: "
-            "the config is another model's, too, and the record is of that. Save that model."
-        )
     present = present_record(model, record)
     if present != record:
         attach_record(model, present)

@@ -21,6 +21,10 @@ from kansformer.kan.names import given_names, symbol_name
 if TYPE_CHECKING:
     from kansformer.kan.network import KAN
 
+# Of a box around samples: how far it reaches beyond them, in ranges; random points in it; and inputs up to which all
+# corners are points.
+BOX_MARGIN, BOX_POINTS, MAX_CORNERS = 0.01, 200, 8
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -177,6 +181,16 @@ def even_points(range_I2: Tensor, count: int) -> Tensor:
     """Evenly spaced points from end to end of ranges, (I, N)."""
     unit_N = torch.linspace(0, 1, count, dtype=range_I2.dtype, device=range_I2.device)
     return range_I2[:, :1] + (range_I2[:, 1:] - range_I2[:, :1]) * unit_N
+
+
+def points_around(x: Tensor) -> Tensor:
+    """The corners of a box a little larger than samples (N, I), for few inputs, and random points in it."""
+    lower, upper = x.aminmax(dim=0)
+    ends = torch.stack([lower, upper]) + BOX_MARGIN * (upper - lower) * x.new_tensor([[-1.0], [1.0]])
+    inside = random_points(ends.T.double().cpu(), BOX_POINTS, seed=0).to(x)
+    if x.shape[1] > MAX_CORNERS:
+        return torch.cat([ends, inside])
+    return torch.cat([torch.cartesian_prod(*ends.T).reshape(-1, x.shape[1]), inside])
 
 
 def as_dataset(data: Samples) -> Dataset:

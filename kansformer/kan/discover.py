@@ -16,7 +16,15 @@ from torch import Tensor
 
 from kansformer.checks import check_integer, check_number
 from kansformer.errors import ConfigError, DataError
-from kansformer.kan.data import Samples, as_dataset, check_squares, column_names, dataset_for, variable_names
+from kansformer.kan.data import (
+    Samples,
+    as_dataset,
+    check_squares,
+    column_names,
+    dataset_for,
+    points_around,
+    variable_names,
+)
 from kansformer.kan.fitting import rmse
 from kansformer.kan.history import GRID_MARGIN
 from kansformer.kan.network import KAN, Width
@@ -152,7 +160,7 @@ def find_formula(
     """
     import sympy
 
-    from kansformer.kan.formula_search import FormulaSearch, Shape, points_around
+    from kansformer.kan.formula_search import FormulaSearch, Shape
     from kansformer.kan.from_formula import kan_from_formula
     from kansformer.kan.rounding import rounded
     from kansformer.symbolic.constants import size, torch_function

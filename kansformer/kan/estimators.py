@@ -6,7 +6,6 @@ Shape letters: N samples, I inputs, O outputs of the network.
 from __future__ import annotations
 
 import numbers
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
@@ -25,15 +24,12 @@ from kansformer.checks import check_integer
 from kansformer.errors import ConfigError, DataError
 from kansformer.kan.constraints import checked_constraints
 from kansformer.kan.data import Dataset, check_squares
+from kansformer.kan.estimator_inputs import ScaledInputs, varies, warn_of_far_values
 from kansformer.kan.history import FitHistory
 from kansformer.kan.network import KAN, Width
 from kansformer.kan.selection import MIN_ROWS, SMOOTHNESS, Choices, Hidden, Search, Setting, make_folds
 
-# Values that differ by less than this share of the largest are one value, rounded.
-ROUNDING = 10 * np.finfo(np.float64).eps
 # What "auto" chooses from, simplest first.
-# A column's range is too wide if it is this many times that without one in 100 rows on each side.
-MANY_ROWS, FAR = 100, 10.0
 HIDDEN: Sequence[Hidden] = ((), (2,), (5,))
 GRIDS, SPARSITY = (5, 10, 20), (0.0, 3e-3, 3e-2)
 # Optimizer and most steps of the fits that are only judged.
@@ -45,23 +41,6 @@ ENTROPY = 2.0
 ONE_NUMBER, TWO_CLASSES = (1,), (-1, 1)
 
 Auto: TypeAlias = Literal["auto"]
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    """How inputs are scaled: (x - center) / reach, each (I,), cut off at -1 and 1."""
-
-    center: np.ndarray
-    reach: np.ndarray
-
-    @classmethod
-    def of(cls, x_NI: np.ndarray) -> _Inputs:
-        lower_I, upper_I = x_NI.min(axis=0), x_NI.max(axis=0)
-        # Halved first: the difference of the largest numbers is infinite.
-        return cls(upper_I / 2 + lower_I / 2, np.where(_varies(x_NI), upper_I / 2 - lower_I / 2, np.inf))
-
-    def scaled(self, x_NI: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.clip((x_NI - self.center) / self.reach, -1, 1))
 
 
 @dataclass(eq=False, repr=False)
@@ -90,10 +69,15 @@ class _Estimator(BaseEstimator):
     input_reach_: np.ndarray = field(init=False)
 
     def _fit_network(
-        self, inputs: _Inputs, x_NI: np.ndarray, target_NO: np.ndarray, loss: str, constraints: Mapping[str, object]
+        self,
+        inputs: ScaledInputs,
+        x_NI: np.ndarray,
+        target_NO: np.ndarray,
+        loss: str,
+        constraints: Mapping[str, object],
     ) -> None:
         """Fit the network to checked inputs and scaled targets; after an error the estimator is unchanged."""
-        self._warn_of_far_values(x_NI)
+        warn_of_far_values(x_NI, getattr(self, "feature_names_in_", None))
         x, y, seed = inputs.scaled(x_NI), torch.from_numpy(target_NO), _seed(self.random_state)
         entropy, judge_steps = (0.0 if self.sparsity == "auto" else ENTROPY), check_integer("steps", self.steps, 0)
         judge_optimizer, most_steps = JUDGES[loss]
@@ -131,23 +115,6 @@ class _Estimator(BaseEstimator):
         self.model_, self.history_ = model, history
         self.hidden_, self.grid_size_, self.smoothness_, self.sparsity_ = vars(setting).values()
         self.input_center_, self.input_reach_ = inputs.center, inputs.reach
-
-    def _warn_of_far_values(self, x_NI: np.ndarray) -> None:
-        cut = len(x_NI) // MANY_ROWS
-        if not cut:
-            return
-        inner = np.sort(x_NI, axis=0)[cut : len(x_NI) - cut]
-        inner_I, whole_I = (rows.max(axis=0) / 2 - rows.min(axis=0) / 2 for rows in (inner, x_NI))
-        is_far_I = _varies(inner) & (whole_I / FAR > inner_I)
-        if is_far_I.any():
-            column = int(is_far_I.argmax())
-            name = repr(self.feature_names_in_[column]) if hasattr(self, "feature_names_in_") else str(column)
-            warnings.warn(
-                f"All but a few values of column {name} lie in {inner_I[column] / whole_I[column]:.2g} of its range, "
-                "where the curves have few knots. Take out values that are errors, or transform the column, for "
-                "instance by its logarithm or sklearn.preprocessing.QuantileTransformer.",
-                stacklevel=4,
-            )
 
     def _directions(self, outputs: int, loss: str) -> Mapping[str, object]:
         """The directions that `KAN.fit` is to hold the network to; for two classes the logits run apart."""
@@ -200,7 +167,7 @@ class _Estimator(BaseEstimator):
         """Outputs of the network for unchecked inputs, (N, O)."""
         check_is_fitted(self, "model_")
         x_NI = validate_data(self, X, dtype=np.float64, reset=False)
-        return self.model_.predict(_Inputs(self.input_center_, self.input_reach_).scaled(x_NI))
+        return self.model_.predict(ScaledInputs(self.input_center_, self.input_reach_).scaled(x_NI))
 
 
 @dataclass(eq=False, repr=False)
@@ -285,17 +252,17 @@ class KANRegressor(RegressorMixin, _Estimator):
             )
             target_NO = target.reshape(len(target), -1).astype(np.float64)
             check_squares(torch.tensor(target_NO), "targets")
-            mean_O, varies_O = target_NO.mean(axis=0), _varies(target_NO)
+            mean_O, varies_O = target_NO.mean(axis=0), varies(target_NO)
             size_O = np.where(varies_O, np.abs(target_NO - mean_O).max(axis=0), 1.0)  # its square may be nothing
             spread_O = size_O * ((target_NO - mean_O) / size_O).std(axis=0)
             deviation_O = np.where(varies_O, spread_O, 0.0 if self.constraints is None else 1.0)
-            inputs, scaled_NO = _Inputs.of(x_NI), (target_NO - mean_O) / np.where(varies_O, deviation_O, np.inf)
+            inputs, scaled_NO = ScaledInputs.of(x_NI), (target_NO - mean_O) / np.where(varies_O, deviation_O, np.inf)
             constraints = {**self._directions(len(mean_O), "mse"), **self._shapes(inputs, mean_O, deviation_O)}
             self._fit_network(inputs, x_NI, scaled_NO, "mse", constraints)
             self.target_mean_, self.target_deviation_, self._targets_are_columns = mean_O, deviation_O, target.ndim == 2
         return self
 
-    def _shapes(self, inputs: _Inputs, mean_O: np.ndarray, deviation_O: np.ndarray) -> dict[str, list]:
+    def _shapes(self, inputs: ScaledInputs, mean_O: np.ndarray, deviation_O: np.ndarray) -> dict[str, list]:
         """`constraints` for the network, which sees scaled inputs and targets."""
         given = None
         if self.constraints is not None:
@@ -375,7 +342,7 @@ class KANClassifier(ClassifierMixin, _Estimator):
             if len(classes) < 2:
                 raise DataError(f"All samples are of one class, {classes.tolist()[0]!r}. There must be two or more.")
             directions = self._directions(len(classes), "cross_entropy")
-            self._fit_network(_Inputs.of(x_NI), x_NI, np.eye(len(classes))[class_N], "cross_entropy", directions)
+            self._fit_network(ScaledInputs.of(x_NI), x_NI, np.eye(len(classes))[class_N], "cross_entropy", directions)
             self.classes_ = classes
         return self
 
@@ -387,12 +354,6 @@ class KANClassifier(ClassifierMixin, _Estimator):
         """The most probable labels for inputs (N, I), (N,)."""
         class_N = self._outputs(X).argmax(dim=-1).numpy()
         return self.classes_[class_N]
-
-
-def _varies(columns: np.ndarray) -> np.ndarray:
-    """Mask of the columns whose values differ by more than rounding."""
-    half_range = columns.max(axis=0) / 2 - columns.min(axis=0) / 2
-    return half_range > ROUNDING / 2 * np.abs(columns).max(axis=0)
 
 
 def _seed(random_state: int | np.random.RandomState | None) -> int:

@@ -17,7 +17,7 @@ import sympy
 import torch
 from torch import Tensor
 
-from kansformer.kan.data import Dataset, Scaling
+from kansformer.kan.data import Dataset, Scaling, points_around
 from kansformer.kan.edge_symbols import LAST_STEPS, SETTLED, name_one_by_one
 from kansformer.kan.fitting import fit, rmse
 from kansformer.kan.history import few_threads
@@ -56,12 +56,10 @@ LIKELY_SUM = 3e-3
 OPERATION_COST = 2.0
 # Share of the targets' deviation that the last digits of a formula's constants may change.
 MAX_SENSITIVITY = 1e-3
-# How far beyond the samples a formula should be finite, in ranges, and how many nats it costs if it is not.
-MARGIN, NOT_FINITE = 0.01, 40.0
 # A formula may miss rounded numbers by this many times their rounding error: few samples have a larger one.
 ENOUGH = 1.25
-# Random points in this box, and inputs up to which all corners are looked at.
-BOX_POINTS, MAX_CORNERS = 200, 8
+# Nats that a formula costs which is not finite a little beyond the samples.
+NOT_FINITE = 40.0
 # Formulas are simplified if they are at most this many nats longer than the best one.
 WORTH_A_LOOK = 50.0
 
@@ -124,17 +122,6 @@ class Problem:
     y: Tensor
     names: Sequence[str]
     back: Callable[[sympy.Expr], sympy.Expr]
-
-
-def points_around(x: Tensor) -> Tensor:
-    """The corners of a box around samples (N, I), for few inputs, and random points in it."""
-    lower, upper = x.aminmax(dim=0)
-    ends = torch.stack([lower, upper]) + MARGIN * (upper - lower) * x.new_tensor([[-1.0], [1.0]])
-    uniform = torch.rand(BOX_POINTS, x.shape[1], generator=torch.Generator().manual_seed(0), dtype=x.dtype).to(x.device)
-    inside = ends[0] + (ends[1] - ends[0]) * uniform
-    if x.shape[1] > MAX_CORNERS:
-        return torch.cat([ends, inside])
-    return torch.cat([torch.cartesian_prod(*ends.T).reshape(-1, x.shape[1]), inside])
 
 
 class FormulaSearch:

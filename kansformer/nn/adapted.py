@@ -80,15 +80,15 @@ def module_called_at(model: nn.Module, path: str) -> nn.Module:
     return module
 
 
-def adapted_weight(layer: nn.Module, called: nn.Module, inputs_E: Tensor) -> Tensor | None:
-    """Rows of the weight (E, O) that the adapter around a layer makes of it, for these inputs; None without one.
+def adapted_weight(layer: nn.Module, called: nn.Module, inputs_I: Tensor) -> Tensor | None:
+    """Rows of the weight (I, O) that the adapter around a layer makes of it, for these inputs; None without one.
 
     Adapters of a linear layer are linear, but for a few, so the rows are what the adapter does to unit vectors.
 
     Args:
         layer: with curves and weights.
         called: of `module_called_at`.
-        inputs_E: numbers of the inputs.
+        inputs_I: numbers of the inputs, none twice.
 
     Raises:
         ConversionStateError: the adapter is not linear, or cannot be called on its own.
@@ -97,13 +97,12 @@ def adapted_weight(layer: nn.Module, called: nn.Module, inputs_E: Tensor) -> Ten
         return None
     probed = _without_bias(called, layer)
     weight, inputs = layer.get_parameter("weight"), cast(CurvedLinear, layer).in_features
-    unique_U, places_E = inputs_E.cpu().unique(return_inverse=True)
     rows = []
     with eval_mode(called):  # without dropout
-        for part_U in unique_U.split(PROBED):
-            units = torch.zeros(len(part_U) + 2, inputs, dtype=weight.dtype, device=weight.device)
-            units[torch.arange(len(part_U)), part_U] = 1
-            units[-2, part_U] = 0.5  # the last row stays zero: the adapter's own bias
+        for part_I in inputs_I.to(weight.device).split(PROBED):
+            units = torch.zeros(len(part_I) + 2, inputs, dtype=weight.dtype, device=weight.device)
+            units[torch.arange(len(part_I)), part_I] = 1
+            units[-2, part_I] = 0.5  # the last row stays zero: the adapter's own bias
             try:
                 outputs = AdaptedForward(probed)(units, linear_part=True)
             except Exception as error:  # adapters may need anything
@@ -114,7 +113,7 @@ def adapted_weight(layer: nn.Module, called: nn.Module, inputs_E: Tensor) -> Ten
             tolerance = torch.finfo(outputs.dtype).eps ** 0.5 * len(outputs) ** 0.5 * float(outputs.abs().max())
             if (outputs[-1] - expected).abs().max() > tolerance:
                 raise ConversionStateError(f"{_name_of(called)} is not linear, so the layer has no edges with it.")
-    return torch.cat(rows)[places_E.to(weight.device)]
+    return torch.cat(rows)
 
 
 def _name_of(adapter: nn.Module) -> str:

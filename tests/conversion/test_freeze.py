@@ -102,13 +102,6 @@ def test_a_fixed_function_keeps_its_grid():
     assert_same_state(model, before)
 
 
-def test_a_wrapper_does_not_hide_what_a_finer_grid_changes(tmp_path):
-    model = trained()
-    refine_grid(torch.nn.Sequential(model), 10)
-    model.save_pretrained(tmp_path)
-    assert AutoModelForCausalLM.from_pretrained(tmp_path).config.quantization_config.config.grid_size == 10
-
-
 def test_a_fixed_function_that_requires_gradients_is_not_trained(tmp_path):
     model = trained()
     freeze_curves(model, tmp_path / "found.safetensors")
@@ -131,12 +124,6 @@ def test_the_file_may_have_another_name_than_the_checkpoint_says(tmp_path):
     config = KANConfig(curves=tmp_path / "other.safetensors", slots=("up", "act"), trainable=False)
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "whole", quantization_config=config)
     assert again.config.quantization_config.config.curves.startswith("one@")
-
-
-def test_curves_are_frozen_after_layers_were_removed(tmp_path):
-    model = trained()
-    model.model.layers = model.model.layers[:1]
-    assert freeze_curves(model, tmp_path / "one.safetensors").slots == {"up": 1, "act": 1}
 
 
 def test_the_file_says_what_is_in_it(file):

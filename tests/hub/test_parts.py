@@ -19,7 +19,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from kansformer import KANConfig, convert, refine_grid, revert
+from kansformer import KANConfig, convert, freeze_curves, refine_grid, revert
 from kansformer.conversion import is_converted
 from kansformer.errors import CheckpointError, ConversionStateError
 from kansformer.hub.push import _files_of
@@ -161,6 +161,19 @@ def test_a_model_whose_base_was_reverted_is_plain(tmp_path):
     model.save_pretrained(tmp_path)
     assert not is_converted(model) and not (tmp_path / "modeling_kansformer.py").exists()
     assert not is_converted(AutoModelForCausalLM.from_pretrained(tmp_path))
+
+
+def test_a_wrapper_does_not_hide_what_a_finer_grid_changes(tmp_path):
+    model = convert(tiny_llama())
+    refine_grid(torch.nn.Sequential(model), 10)  # as DistributedDataParallel is around it
+    model.save_pretrained(tmp_path)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path).config.quantization_config.config.grid_size == 10
+
+
+def test_curves_are_frozen_after_layers_were_removed(tmp_path):
+    model = convert(tiny_llama(), KANConfig(slots=("up", "act"), edges="group"))
+    model.model.layers = model.model.layers[:1]
+    assert freeze_curves(model, tmp_path / "one.safetensors").slots == {"up": 1, "act": 1}
 
 
 def test_a_model_without_curves_is_saved_without_their_record(tmp_path):
