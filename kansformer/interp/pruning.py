@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from kansformer.conversion.channels import converted_sites, keep_channels, sites_with_same_channels
 from kansformer.conversion.convert import drop_slots
 from kansformer.conversion.narrow import with_hidden
-from kansformer.conversion.record import narrowed_paths, uncompiled
+from kansformer.conversion.record import narrowed_paths
 from kansformer.conversion.replace import largest, measure_channels
 from kansformer.conversion.slots import CurveSlot, find_curve_slots
 from kansformer.errors import ConfigError, DataError
@@ -256,7 +256,6 @@ def prune_channels(
     """
     if not 0 <= share < 1:
         raise ConfigError(f"share must be from 0 to below 1, got {share!r}.")
-    model = uncompiled(model)
     sites = converted_sites(model)
     widths = {site.path: _new_width(site, share, multiple_of) for site in sites}
     for site in sites:

@@ -98,7 +98,7 @@ def test_a_column_that_is_not_there_is_chosen_by_the_option(refused, tiny, tmp_p
     assert message.endswith("from: body. The commands evaluate and explain take it as --column.")
 
 
-@pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="no names for pipes")
+@pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="needs /dev/fd, which Linux and macOS have")
 def test_a_pipe_is_a_text(run, tiny):
     reader, writer = os.pipe()
     os.write(writer, b"a text of a pipe " * 40)

@@ -48,7 +48,7 @@ def test_a_quotation_mark_in_the_header_is_not_closed(tmp_path):
         read_cells(path)
 
 
-@pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="no names for pipes")
+@pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="needs /dev/fd, which Linux and macOS have")
 def test_a_pipe_is_a_table():
     reader, writer = os.pipe()
     os.write(writer, table("# by hand\n", "x").encode())

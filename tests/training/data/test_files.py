@@ -54,14 +54,14 @@ def test_unusable_files_are_refused(tmp_path, name, message):
             file_text(tmp_path / name)
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs os.mkfifo, which Windows does not have")
 def test_a_pipe_is_refused_as_data_for_training(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(DataError, match="pipe' is a pipe, and data for training are read more than once. Give a file"):
         texts_in(tmp_path / "pipe")
 
 
-@pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="no names for pipes")
+@pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="needs /dev/fd, which Linux and macOS have")
 def test_a_pipe_that_is_not_a_text():
     reader, writer = os.pipe()
     os.write(writer, b"D\xf6ner")
