@@ -1,8 +1,9 @@
 """Hooks on modules that others wrote and may have compiled: what such a module was called with, and that hooks run."""
 
 import sys
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor
@@ -13,10 +14,33 @@ def input_of(args: tuple, kwargs: Mapping[str, object]) -> Tensor:
     return args[0] if args else next(value for value in kwargs.values() if isinstance(value, Tensor))
 
 
-def run_eagerly() -> AbstractContextManager[object]:
-    """A context in which compiled models run as they are written: hooks that were added since would not run in their
-    graphs."""
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+_lock = threading.Lock()
+_contexts = 0
+"""How many contexts of `run_eagerly` are open, in all threads."""
+_stance: AbstractContextManager[object] | None = None
+"""What the first of them changed, and the last puts back."""
+
+
+@contextmanager
+def run_eagerly() -> Iterator[None]:
+    """Within it, compiled models run as they are written: hooks that were added since would not run in their graphs.
+
+    PyTorch has one stance for all threads. Contexts of several threads need not end in the reverse of their order, so
+    that each cannot put back what it met: the last one would leave compilation off.
+    """
+    global _contexts, _stance
+    with _lock:
+        if _stance is None and "torch._dynamo" in sys.modules:
+            _stance = torch.compiler.set_stance("force_eager")
+        _contexts += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _contexts -= 1
+            if not _contexts and _stance is not None:
+                _stance.__exit__(None, None, None)
+                _stance = None
 
 
 def forget_compiled() -> None:
