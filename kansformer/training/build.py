@@ -140,6 +140,7 @@ def _plain_model(
             "num_labels": len(label_names),
             "id2label": dict(enumerate(label_names)),
             "label2id": {name: number for number, name in enumerate(label_names)},
+            "problem_type": "single_label_classification",  # also where a head for regression was before
         }
     if recipe.source is not None:
         try:
@@ -164,6 +165,10 @@ def _fresh_model(
     """
     assert recipe.config is not None
     fields = {**labels, **recipe.config}
+    if labels and fields["problem_type"] != labels["problem_type"]:
+        raise ConfigError(
+            f"model.config.problem_type is {fields['problem_type']!r}, and in {task} a row has one label. Leave it out."
+        )
     model_type = str(fields.pop("model_type"))
     if vocabulary is not None:
         fields.setdefault("vocab_size", vocabulary)
@@ -241,7 +246,7 @@ def _freeze(model: nn.Module, recipe: Recipe, fresh: set[str]) -> None:
 
 
 def _check_sizes(model: PreTrainedModel, recipe: Recipe, vocabulary: int | None) -> None:
-    embeddings = model.get_input_embeddings()
+    embeddings = None if vocabulary is None else model.get_input_embeddings()  # which not all models of images have
     if vocabulary is not None and isinstance(embeddings, nn.Embedding) and vocabulary > embeddings.num_embeddings:
         raise ConfigError(
             f"data.tokenizer has {vocabulary:,} tokens, and {type(model).__name__} has embeddings for "

@@ -14,6 +14,7 @@ from kansformer.checks import check_integer
 from kansformer.errors import DataError
 from kansformer.nn.eval_mode import eval_mode
 from kansformer.progress import Progress, loss_and_speed
+from kansformer.training.first_call import check_causal
 from kansformer.wording import counted
 
 
@@ -58,6 +59,7 @@ def mean_loss(
 
     Raises:
         DataError: the blocks are not two-dimensional, are empty or too short, or `batch_size` is below 1.
+        ConfigError: the model sees the tokens that it predicts, as an encoder does.
 
     Examples:
         >>> from transformers import GPT2Config, GPT2LMHeadModel
@@ -74,6 +76,7 @@ def mean_loss(
     batches = blocks_NT.split(batch_size)
     begin, total, tokens = time.perf_counter(), 0.0, 0
     with eval_mode(model), torch.no_grad():
+        check_causal(model, blocks_NT[:1].to(device))
         for step, batch in enumerate(batches, start=1):
             batch = batch.to(device)
             predicted = batch.shape[0] * (batch.shape[1] - 1)

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
+from kansformer.checks import check_choice
 from kansformer.errors import ConfigError
 from kansformer.files import atomic_file
 from kansformer.nn.parallel import local_part
@@ -46,7 +47,8 @@ class NonFiniteGuard(TrainerCallback):
     """
 
     def __init__(self, folder: Path, non_finite: str = "stop", *, check_gradients: bool = True) -> None:
-        self.folder, self.non_finite, self.check_gradients = folder, non_finite, check_gradients
+        self.folder, self.check_gradients = folder, check_gradients
+        self.non_finite = check_choice("non_finite", non_finite, ("stop", "skip"))
         self.skipped: list[int] = []
         self.terminated = False
         self._received_sigterm = False  # in this process

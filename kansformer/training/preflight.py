@@ -11,7 +11,7 @@ from pydantic import Field, JsonValue, TypeAdapter
 from pydantic.fields import FieldInfo
 from torch import nn
 from torch.utils.data import IterableDataset
-from transformers import TrainingArguments
+from transformers import TrainingArguments, get_scheduler
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_utils import IntervalStrategy
 
@@ -74,6 +74,20 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
             callback()  # looks for its package
     except Exception as error:
         raise ConfigError(f"training.report_to: {error}") from error
+    if arguments.max_steps == 0:
+        raise ConfigError("training.max_steps is 0. Give at least 1, or training.num_train_epochs.")
+    schedule = arguments.lr_scheduler_type
+    try:
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+        get_scheduler(
+            schedule, optimizer, num_warmup_steps=0, num_training_steps=1,
+            scheduler_specific_kwargs=arguments.lr_scheduler_kwargs,  # type: ignore[arg-type]
+        )  # fmt: skip
+    except Exception as error:  # each schedule checks its arguments in its own way
+        raise ConfigError(
+            f"training.lr_scheduler_type {str(schedule)!r} cannot be made with training.lr_scheduler_kwargs "
+            f"{arguments.lr_scheduler_kwargs!r}: {error}"
+        ) from error
     if recipe.rows_per_step is not None:
         arguments.gradient_accumulation_steps = _accumulation(recipe.rows_per_step, arguments)
     return arguments
@@ -157,6 +171,11 @@ def check_combination(recipe: Recipe, arguments: TrainingArguments, *, resumes: 
         raise ConfigError(
             "curves.sparsity and curves.smoothness need training.max_grad_norm above 0 with training.fp16, whose "
             "gradients have their true size only then. Set it, or train with bf16."
+        )
+    measured = ("loss", "accuracy") if recipe.task.endswith("classification") else ("loss",)
+    if (metric := arguments.metric_for_best_model) is not None and metric.removeprefix("eval_") not in measured:
+        raise ConfigError(
+            f"training.metric_for_best_model is {metric!r}. For {recipe.task} choose from: {', '.join(measured)}."
         )
     if recipe.early_stop is not None and arguments.eval_strategy == "no":
         raise ConfigError("early_stop needs evaluations: set training.eval_strategy=steps and training.eval_steps.")

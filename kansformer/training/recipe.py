@@ -204,7 +204,7 @@ class Recipe:
     early_stop: PositiveInteger | None = None
     non_finite: Literal["stop", "skip"] = "stop"
     training: Table = Field(default_factory=dict)
-    seed: Count = 0
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 0  # numpy's limit
 
     def __post_init__(self) -> None:
         scratch, steps = self.model.path is None, 0 if self.distill is None else self.distill.ffn_steps

@@ -43,6 +43,7 @@ from kansformer.training.data import PreparedData, check_task, prepare_data
 from kansformer.training.data.language import BlockCollator, PackedStream
 from kansformer.training.data.spec import LANGUAGE_TASKS
 from kansformer.training.distill import distill_feed_forwards
+from kansformer.training.first_call import call_once
 from kansformer.training.guard import check_finite
 from kansformer.training.page_faults import watch_page_faults
 from kansformer.training.preflight import check_combination, check_enough_data, check_free_disk, training_arguments
@@ -148,6 +149,7 @@ def train(
     batches = _calibration_batches(data)
 
     model = _prepare_model(recipe, data, batches, arguments.device, output, checkpoint)
+    divides_loss = call_once(model, data.collator(list(islice(data.train, 1))), recipe.task)
     if recipe.shard:
         check_shardable(model)
     counts = {
@@ -167,6 +169,7 @@ def train(
     per_row = recipe.data.block if recipe.task in LANGUAGE_TASKS else 1
     reporter = Reporter(output / LOSS_FILE, rows_per_step * per_row, progress)
     trainer = _make_trainer(recipe, model, arguments, data, batches, reporter)
+    trainer.model_accepts_loss_kwargs &= divides_loss
     done, _ = (checkpoint and steps_of(checkpoint)) or (0, 0)
     with watch_page_faults(lambda: trainer.state.global_step - done):
         seconds = _run_steps(trainer, output, checkpoint, best, is_complete)

@@ -6,6 +6,8 @@ import shutil
 
 import pytest
 import torch
+import transformers
+from tiny_models import SMALL
 from tiny_run import LLAMA, PRETRAINED, log_rows, weights_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -14,9 +16,14 @@ from kansformer.config import KANConfig
 from kansformer.conversion.measured import digest_of_weights
 from kansformer.errors import CheckpointError, ConfigError, ConversionStateError, DataError, SlotError
 from kansformer.nn.curves import curved_modules
-from kansformer.training.build import build_model, plain_model
+from kansformer.training.build import _plain_model, build_model, plain_model
 from kansformer.training.recipe import ModelRecipe, Recipe
 from kansformer.training.run import train
+
+ENCODER = dict(
+    model_type="bert", hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+    max_position_embeddings=32,
+)  # fmt: skip
 
 
 def test_a_run_from_scratch_writes_a_model_that_loads_plainly(make, tmp_path):
@@ -165,6 +172,33 @@ def test_digits(tmp_path):
     assert result.evaluation["eval_accuracy"] > 0.5
 
 
+def test_a_network_of_convolutions_is_trained(tmp_path):
+    config = dict(model_type="convnext", num_channels=1, image_size=8, patch_size=2, hidden_sizes=[8], depths=[1])
+    values = {
+        "task": "image-classification",
+        "model": {"config": {**config, "num_stages": 1}},
+        "data": {"corpus": "digits"},
+        "training": {"max_steps": 1},
+    }
+    assert train(Recipe.from_dict(values), tmp_path / "run").steps == 1
+
+
+def test_a_head_for_regression_becomes_one_for_labels(make, text, tmp_path):
+    transformers.BertForSequenceClassification(
+        transformers.BertConfig(**SMALL | {"vocab_size": 300}, num_labels=1, problem_type="regression")
+    ).save_pretrained(tmp_path / "start")
+    fields = ModelRecipe(path=str(tmp_path / "start"))
+    model, _ = _plain_model(fields, "sequence-classification", label_names=("a", "b", "c"))
+    assert model(torch.ones(2, 4, dtype=int), labels=torch.tensor([0, 2])).loss > 0
+    assert model.config.problem_type == "single_label_classification"
+    config = {"config": {**ENCODER, "problem_type": "regression"}}
+    rows = ["text,label", *(f"thing {i},{'ab'[i % 2]}" for i in range(40))]
+    (tmp_path / "rows.csv").write_text("\n".join(rows))
+    data = {"files": str(tmp_path / "rows.csv"), "tokenizer": 300}
+    with pytest.raises(ConfigError, match="problem_type is 'regression', and in sequence-classification a row has one"):
+        train(make(task="sequence-classification", model=config, data=data), tmp_path / "run")
+
+
 def test_masked_language_model(make_masked, tmp_path):
     assert train(make_masked(), tmp_path / "run").evaluation["eval_loss"] < 7
 
@@ -187,6 +221,27 @@ def test_sequence_classification(make, tmp_path):
     assert result.evaluation["eval_accuracy"] > 0.9
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert set(config["label2id"]) == {"cold", "warm"}
+
+
+def test_accumulated_batches_give_the_loss_of_one(make, tmp_path):
+    """transformers' Trainer would give its sum: BERT's loss does not look at the number of labels that it is told."""
+    rows = ["text,label", *(f"{'red' if i % 3 else 'blue'} thing {i},{'warm' if i % 2 else 'cold'}" for i in range(80))]
+    (tmp_path / "rows.csv").write_text("\n".join(rows))
+    config = dict(
+        model_type="bert", hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=64, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    losses = []
+    for batch, accumulated in ((8, 1), (2, 4)):
+        recipe = make(
+            task="sequence-classification",
+            model={"config": config},
+            kan=None,
+            data={"files": str(tmp_path / "rows.csv"), "tokenizer": 300},
+            training={"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulated},
+        )
+        losses.append([loss for _, loss in train(recipe, tmp_path / f"run-{batch}").losses])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 def test_nothing_is_overwritten(make, tmp_path):
@@ -235,6 +290,15 @@ def test_nothing_is_overwritten(make, tmp_path):
             },
             ConfigError,
             "training.load_best_model_at_end takes back the best checkpoint, which may have a coarser grid",
+        ),
+        ({"seed": 2**32}, ConfigError, "seed"),
+        ({"training": {"max_steps": 0}}, ConfigError, "max_steps"),
+        ({"training": {"lr_scheduler_kwargs": {"mim_lr": 1}}}, ConfigError, "training.lr_scheduler_.*mim_lr"),
+        ({"training": {"metric_for_best_model": "accuracy"}}, ConfigError, "metric_for_best_model"),
+        (
+            {"model": {"config": {**ENCODER, "hidden_act": "gelu"}}},
+            ConfigError,
+            "BertLMHeadModel sees the tokens that it predicts: .* Set model.config.is_decoder=true",
         ),
         ({"early_stop": 3}, ConfigError, "early_stop needs evaluations"),
         (

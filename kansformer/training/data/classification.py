@@ -104,7 +104,8 @@ def number_and_split(
 
     Args:
         train: rows to train on.
-        evaluation: rows to evaluate on; None splits `fraction` of `train` off.
+        evaluation: rows to evaluate on; None splits `fraction` of `train` off, but for the first row of a label that
+            would occur there only.
         fraction: above 0 and below 1.
         source: for messages.
         model_source: a classifier that has numbered the same names is followed; None, or any other model, is not.
@@ -117,6 +118,13 @@ def number_and_split(
     if evaluation is None:
         evaluation = train
         order, held_out = split_rows(order, fraction, source)
+        missing = {train.labels[i]: i for i in reversed(held_out)}  # the first row of every label
+        for label in {train.labels[i] for i in order}:
+            missing.pop(label, None)
+        order = [*order, *missing.values()]
+        held_out = [i for i in held_out if missing.get(train.labels[i]) != i]
+        if not held_out:
+            raise DataError(f"{source} has no row to cut off for evaluation of which training has the label, too.")
     else:
         held_out = fixed_order(len(evaluation.rows))
     occurring = {train.labels[i] for i in order}

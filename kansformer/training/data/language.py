@@ -90,7 +90,7 @@ class BlockCollator:
         if self.tokenizer is not None and "labels" not in rows[0]:
             tokens = b"".join(row["input_ids"].numpy().tobytes() for row in rows)
             seed = zlib.crc32(tokens, (self.seed + epoch) % 2**32)
-            return DataCollatorForLanguageModeling(self.tokenizer, mlm_probability=MASKED_PART, seed=seed)(rows)
+            return _mask(rows, DataCollatorForLanguageModeling(self.tokenizer, mlm_probability=MASKED_PART, seed=seed))
         batch = default_data_collator(rows)
         return {"labels": batch["input_ids"].clone(), **batch}
 
@@ -239,12 +239,23 @@ def _blocks(
     return rows.select(range(count)).with_format("torch"), digest
 
 
+def _mask(rows: list[dict[str, Tensor]], collator: DataCollatorForLanguageModeling) -> dict[str, Tensor]:
+    """Rows with masked tokens and labels; at least one in each, or a batch of short rows would have the loss 0 / 0."""
+    batch = collator(rows)
+    tokens_NT, labels_NT = batch["input_ids"], batch["labels"]
+    for row in (labels_NT < 0).all(dim=1).nonzero().flatten().tolist():
+        place = int(tokens_NT[row].sum()) % tokens_NT.shape[1]
+        labels_NT[row, place] = tokens_NT[row, place]
+        tokens_NT[row, place] = collator.tokenizer.mask_token_id
+    return batch
+
+
 def _mask_once(blocks: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     """Mask blocks for good, so that two evaluations differ by the model only."""
-    mask = DataCollatorForLanguageModeling(tokenizer, mlm_probability=MASKED_PART, seed=MASKING_SEED)
+    collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=MASKED_PART, seed=MASKING_SEED)
 
     def masked(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        rows = mask([{"input_ids": tokens_T} for tokens_T in batch["input_ids"]])
+        rows = _mask([{"input_ids": tokens_T} for tokens_T in batch["input_ids"]], collator)
         return {name: rows[name] for name in ("input_ids", "labels")}
 
     with sentences("The evaluation data"):

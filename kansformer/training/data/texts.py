@@ -3,6 +3,7 @@
 import hashlib
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kansformer.errors import DataError
+from kansformer.wording import counted
 
 # A tokenizer needs up to 200 bytes for a character of one text, so a longer one is tokenised in pieces. With 2,000,000
 # the allocator keeps so much of it that a text of 12 MB takes 830 MB in place of 260.
@@ -155,10 +157,16 @@ def find_files(names: Sequence[str], kind: str, is_usable: Callable[[Path], bool
         files = [path]
         if path.is_dir():
             inside = sorted(p.relative_to(path) for p in path.rglob("*") if p.is_file())
-            visible = (path / p for p in inside if not any(part.startswith(".") for part in p.parts))
+            visible = [path / p for p in inside if not any(part.startswith(".") for part in p.parts)]
             files = [p for p in visible if is_usable(p)]
             if not files:
                 raise DataError(f"There is no {kind} file in the folder {name!r}.")
+            if others := [p.name for p in visible if p not in files]:
+                warnings.warn(
+                    f"{counted(len(files), 'file')} of the folder {name!r} will be read, and {len(others)} will not, "
+                    f"which are not {kind}: {', '.join(others[:3])}{' …' if len(others) > 3 else ''}.",
+                    stacklevel=2,
+                )
         elif not path.is_file() and has_magic(name):
             files = [p for p in map(Path, sorted(glob(str(path), recursive=True))) if p.is_file()]
             if not files:

@@ -49,6 +49,14 @@ def test_rows_sorted_by_label_are_shuffled_before_the_cut(prepare):
     assert again.facts == data.facts and again.train[:] == data.train[:]
 
 
+def test_the_only_row_of_a_label_is_trained_on(prepare):
+    rows = [(f"text {i}", ("yes", "no")[i % 2] if i < 54 else f"label {i}") for i in range(60)]
+    data = prepare(rows, eval_fraction=0.5)
+    assert len(data.label_names) == 8 == len({row["labels"] for row in data.train})
+    texts = [data.processor.decode(row["input_ids"]) for part in (data.train, data.evaluation) for row in part]
+    assert sorted(texts) == sorted(text for text, _ in rows) and len(data.evaluation) > 20
+
+
 def test_labels_are_numbered_as_in_a_classifier_that_has_their_names(prepare, tmp_path):
     from transformers import BertConfig, ViTConfig
 
@@ -103,7 +111,7 @@ def test_characters_and_bpe_are_made_from_training_texts(prepare):
         (
             [(f"{i}", f"label {i}") for i in range(9)],
             {},
-            r"rows of .* have the label 'label \d', which training does not",
+            "no row to cut off for evaluation of which training has the label",
         ),
         (
             [("long " * 9, "x"), ("long " * 9, "y")] * 9,

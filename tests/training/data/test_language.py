@@ -191,3 +191,11 @@ def test_masks_change_in_training_and_stay_in_evaluation(wrapping_tokenizer, tmp
 def test_characters_can_be_masked(text):
     data = prepare_data("masked-lm", DataRecipe(files=str(text), tokenizer="characters", block=16), None)
     assert data.processor.mask_token_id in data.collator([data.train[i] for i in range(20)])["input_ids"]
+
+
+def test_every_short_row_has_a_masked_token(text):
+    data = prepare_data("masked-lm", DataRecipe(files=str(text), tokenizer="characters", block=4), None)
+    for rows in (data.collator([data.train[i] for i in range(64)]), data.evaluation[:]):
+        masked = rows["labels"] >= 0
+        assert masked.any(dim=1).all() and masked.float().mean() < 0.5
+        assert (rows["input_ids"][masked] == data.processor.mask_token_id).float().mean() > 0.6
