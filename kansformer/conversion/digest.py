@@ -113,7 +113,8 @@ class CurveDigest:
             return
         digest = hashlib.sha256(f"{dtype} {list(shape)}".encode())
         if math.prod(shape) and shape:
-            digest.update(read().contiguous().view(torch.uint8).numpy().data)
+            with torch.device("cpu"):  # or safetensors reads it onto the default device
+                digest.update(read().contiguous().view(torch.uint8).numpy().data)
         self._digests[key] = digest.hexdigest()
 
     def hexdigest(self) -> str:

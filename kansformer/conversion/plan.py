@@ -11,7 +11,7 @@ from torch import nn
 from kansformer.config import MODULE_FILTERS, QUANT_METHOD, KANConfig, matches_module, select_layers
 from kansformer.conversion.found_curves import FoundCurves, find_curves
 from kansformer.conversion.narrow import check_narrowable, linear_layers, with_hidden
-from kansformer.conversion.record import get_setting, quantization_method, record_of
+from kansformer.conversion.record import check_compiled_in_place, get_setting, quantization_method, record_of
 from kansformer.conversion.slots import check_no_adapters_before_curves, check_not_dispatched
 from kansformer.errors import ConfigError, ConversionStateError, NoSiteError, SlotError
 from kansformer.nn.curves import curved_modules
@@ -185,7 +185,7 @@ def how_to_revert(model: nn.Module) -> str:
 
 
 def check_convertible(model: nn.Module) -> None:
-    """Refuse a model that is converted already, has adapters, or that someone else's quantiser owns.
+    """Refuse a model that is converted already, has adapters or compiled parts, or is someone else's quantiser's.
 
     Raises:
         ConversionStateError: it is.
@@ -196,6 +196,7 @@ def check_convertible(model: nn.Module) -> None:
             "first to convert it with other settings."
         )
     check_no_adapters_before_curves(model)
+    check_compiled_in_place(path for path, _ in model.named_modules())
     check_not_dispatched(
         model,
         "it cannot be converted in place. Load the model onto one device and convert it, save it, and load the result "

@@ -1,7 +1,7 @@
 """What a converted model's config says about its curves: enough to rebuild every slot without a search."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import nn
 from kansformer.checks import check_choice, check_integer
 from kansformer.config import CURVE_ORIGIN, MODULE_FILTERS, QUANT_METHOD, SLOTS, KANConfig
 from kansformer.conversion.digest import ENTRY, FIRST_VERSION, SavedDigest
-from kansformer.errors import CheckpointError, ConfigError
+from kansformer.errors import CheckpointError, ConfigError, ConversionStateError, KansformerError
 from kansformer.nn.curve_checks import find_record
 from kansformer.nn.curves import CurveSpec, curved_modules
 from kansformer.safe_io import check_json_value
@@ -154,6 +154,26 @@ def uncompiled(model: nn.Module) -> nn.Module:
     """The model that `torch.compile` put into another one; the model itself where it did not."""
     inner = get_setting(model, "_orig_mod")
     return inner if isinstance(inner, nn.Module) else model
+
+
+def check_compiled_in_place(names: Iterable[str], error: type[KansformerError] = ConversionStateError) -> None:
+    """Refuse a model of which a part is the result of `torch.compile(part)`, whose tensors have other names.
+
+    Args:
+        names: of the model's modules or tensors.
+        error: the class to raise.
+
+    Raises:
+        KansformerError: a name has `_orig_mod` in it.
+    """
+    for name in names:
+        part, compiled, _ = f".{name}.".partition("._orig_mod.")
+        if compiled:
+            place = part.removeprefix(".") or "The model"
+            raise error(
+                f"{place} is the result of torch.compile(module), so its tensors have other names in a checkpoint. "
+                "Compile in place, by module.compile(), or after this."
+            )
 
 
 def base_prefix(model: nn.Module) -> str:

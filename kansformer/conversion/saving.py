@@ -16,6 +16,7 @@ from kansformer.conversion.digest import weight_files, write_digest
 from kansformer.conversion.record import (
     IN_PLACE,
     ConversionRecord,
+    check_compiled_in_place,
     check_record,
     get_setting,
     placed_record,
@@ -33,7 +34,7 @@ from kansformer.conversion.transformers_patches import (
 )
 from kansformer.errors import CheckpointError, ConfigError
 from kansformer.files import atomic_write_text, updated_folder
-from kansformer.nn.curve_checks import PART_RECORD
+from kansformer.nn.curve_checks import PART_RECORD, check_own_parameters
 from kansformer.nn.curves import CURVE_PARAMETERS, INSTALLED, curved_modules
 from kansformer.nn.optim import curve_parameters
 from kansformer.nn.transaction import snapshot, transaction, undone_afterwards
@@ -107,8 +108,8 @@ def save_converted(
 
     Raises:
         ConfigError: `push_to_hub` together with `state_dict` or `variant`.
-        CheckpointError: curves are not what the config says, so the checkpoint could not be loaded; or copies of shared
-            ones differ. Nothing is written.
+        CheckpointError: curves are not what the config says, or tensors have other names, so that the checkpoint could
+            not be loaded; or copies of shared curves differ. Nothing is written.
     """
     if push_to_hub and state_dict is not None:
         raise ConfigError(
@@ -120,6 +121,9 @@ def save_converted(
             "A converted model cannot take variant and push_to_hub in one call. Save it with variant first, then "
             "upload the folder with huggingface_hub.upload_folder."
         )
+    modules = (path for path, _ in model.named_modules())
+    check_compiled_in_place(modules if state_dict is None else state_dict, CheckpointError)
+    check_own_parameters(model, "The model cannot be saved", CheckpointError)
     record = update_record(model)
     if record is not None and record.is_fixed and any(p.requires_grad for _, p in curve_parameters(model)):
         # They may have been trained since, so they are no file's.

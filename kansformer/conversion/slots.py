@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from kansformer.conversion.record import ConversionRecord, get_setting, record_of, rooted_slot, uncompiled
 from kansformer.errors import CheckpointError, ConfigError, ConversionStateError, SlotError
 from kansformer.nn.adapted import module_called_at
+from kansformer.nn.curve_checks import check_own_parameters
 from kansformer.nn.curves import CURVE_PARAMETERS, CurvedModule, curved_modules, has_curves
 from kansformer.nn.sharing import check_alike, find_difference, tie_curves
 from kansformer.sites.site import INPUT_CURVE, Slot, join_path, parent_of
@@ -286,11 +287,12 @@ def without_adapters(model: nn.Module) -> nn.Module:
 
 
 def check_no_adapters(model: nn.Module) -> None:
-    """Refuse a model with curves that has an adapter around it or around any of its layers.
+    """Refuse a model with curves that has an adapter around it or any of its layers, or computes their parameters.
 
     Raises:
         ConversionStateError: there is one.
     """
+    check_own_parameters(model, "Curves cannot be taken out or read")
     if find_adapter(model) is not None:
         raise ConversionStateError("The model has adapters around its layers. Merge them first, by merge_and_unload().")
 

@@ -5,11 +5,19 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from kansformer.conversion import ConversionRecord
 from kansformer.conversion.digest import SavedDigest, digest_of
-from kansformer.conversion.record import CURVE_SETS, config_of, get_setting, record_of, uncompiled
+from kansformer.conversion.record import (
+    CURVE_SETS,
+    check_compiled_in_place,
+    config_of,
+    get_setting,
+    record_of,
+    uncompiled,
+)
 from kansformer.conversion.saving import update_record
 from kansformer.conversion.slots import check_equal_copies, check_no_adapters, check_no_adapters_before_curves
 from kansformer.conversion.tensor_check import check_values
@@ -43,8 +51,8 @@ def save_curves(model: nn.Module, folder: str | Path, *, also: Collection[str] =
         The folder.
 
     Raises:
-        ConversionStateError: the model is not converted, has adapters, or its feed-forward networks were replaced by
-            narrower ones, whose weights no other model has.
+        ConversionStateError: the model is not converted, has adapters, a part of it is compiled on its own, or its
+            feed-forward networks were replaced by narrower ones, whose weights no other model has.
         CheckpointError: the folder holds other files, a weight is not in memory or quantised, or a curve is not finite,
             or copies of curves that layers share differ.
         ConfigError: there is no such further module, or it has no weights.
@@ -57,6 +65,7 @@ def save_curves(model: nn.Module, folder: str | Path, *, also: Collection[str] =
         ['curves.json', 'curves.safetensors']
     """
     model = uncompiled(model)
+    check_compiled_in_place(path for path, _ in model.named_modules())
     record = update_record(model)
     if record is None:
         raise ConversionStateError("The model is not converted, so there are no curves to save.")
@@ -95,6 +104,7 @@ def save_curves(model: nn.Module, folder: str | Path, *, also: Collection[str] =
     return folder
 
 
+@torch.inference_mode(False)  # or they could never be trained
 def load_curves(
     model: nn.Module,
     folder: str | Path,

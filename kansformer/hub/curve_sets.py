@@ -51,6 +51,7 @@ class CurveSets:
     active: Mapping[str, float]
 
 
+@torch.inference_mode(False)  # or they could never be trained
 def set_curves(model: nn.Module, curves: str | Mapping[str, float] | None) -> nn.Module:
     """Choose which of its sets of curves bends a model, in place.
 

@@ -6,7 +6,7 @@ from weakref import WeakSet
 
 from torch import nn
 
-from kansformer.errors import ConfigError, ConversionStateError
+from kansformer.errors import ConfigError, ConversionStateError, KansformerError
 from kansformer.nn.curves import CurvedModule, curved_modules
 from kansformer.nn.sharing import sharing_modules
 
@@ -81,6 +81,27 @@ def check_not_disabled(model: nn.Module, what: str) -> None:
     """
     if any(module in disabled for _, module in curved_modules(model)):
         raise ConversionStateError(f"{what} inside disable_curves. Leave that context first.")
+
+
+def check_own_parameters(model: nn.Module, what: str, error: type[KansformerError] = ConversionStateError) -> None:
+    """Refuse what reads or writes the parameters of layers with curves, where torch computes one from others.
+
+    Args:
+        what: begins the sentence.
+        error: the class to raise.
+
+    Raises:
+        KansformerError: a layer has a tensor of `parametrize`, `prune` or `weight_norm`.
+    """
+    for path, module in curved_modules(model):
+        computed = [*getattr(module, "parametrizations", ())]
+        computed += [name[: -len(end)] for end in ("_orig", "_g") for name in module._parameters if name.endswith(end)]
+        if computed:
+            raise error(
+                f"{what} while {path}.{computed[0]} is computed from other tensors, by torch's parametrize, prune or "
+                f"weight_norm. Make it a parameter again first, by its remove_parametrizations(module, "
+                f"{computed[0]!r}), prune.remove or remove_weight_norm."
+            )
 
 
 def check_not_shared(modules: Mapping[str, CurvedModule], change: str, *, instead: str = OWN_COPIES) -> None:

@@ -15,7 +15,7 @@ from kansformer.basis import refit_curves
 from kansformer.checks import check_number
 from kansformer.errors import ConfigError, DataError
 from kansformer.nn.adapted import module_called_at
-from kansformer.nn.curve_checks import check_not_disabled, check_not_fixed, find_records
+from kansformer.nn.curve_checks import check_not_disabled, check_not_fixed, check_own_parameters, find_records
 from kansformer.nn.curves import CurvedModule, CurveSpec, curve_tensors, require_curves
 from kansformer.nn.eval_mode import run_batches
 from kansformer.nn.hooks import input_of
@@ -92,6 +92,7 @@ def move_grids(
     check_number("margin", margin, 0)
     check_not_fixed(model, "update_grid")
     check_not_disabled(model, "Grids cannot be moved")
+    check_own_parameters(model, "Grids cannot be moved")
     sharing = {next(iter(group)): group for group in sharing_modules(modules)}
     owners = {path: owner for owner, group in sharing.items() for path in group}
     ranges = _record_ranges(model, modules, owners, inputs, quantile)
@@ -135,6 +136,7 @@ def refine_grid(model: nn.Module, grid_size: int) -> nn.Module:
     modules = require_curves(model, ", so there is no grid to refine.")
     check_not_fixed(model, "refine_grid")
     check_not_disabled(model, "Grids cannot be refined")
+    check_own_parameters(model, "Grids cannot be refined")
     refined = []
     for group in sharing_modules(modules):
         path, module = next(iter(group.items()))
@@ -212,6 +214,7 @@ def _widened(range_P2: Tensor, margin: float, old_domain_P2: Tensor, min_width: 
     return torch.where(stays.unsqueeze(-1), old_domain_P2.double(), new_P2)
 
 
+@torch.inference_mode(False)  # or finer curves could never be trained
 @torch.no_grad()
 def _refit(path: str, sharing: list[CurvedModule], spec: CurveSpec, domain_P2: Tensor) -> Callable[[], None]:
     """Fit the curves of a module, and of others that share them, on another grid; a call of the result writes them,

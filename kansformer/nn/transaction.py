@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager
 from operator import is_
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from kansformer.nn.activation import LearnedActivation
@@ -46,7 +47,8 @@ def transaction(model: nn.Module, replaced: Iterable[Tensor] = ()) -> Iterator[N
     """
     put_back = snapshot(model, replaced)
     try:
-        yield
+        with torch.inference_mode(False):  # or what is made here could never be trained
+            yield
     except BaseException:
         put_back()
         raise

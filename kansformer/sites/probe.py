@@ -19,7 +19,7 @@ def probes(block: nn.Module, site: Site, like: Tensor, generator: torch.Generato
     """
 
     def tokens(*shape: int) -> Tensor:
-        return torch.randn(*shape, site.width, generator=generator).to(like)
+        return torch.randn(*shape, site.width, generator=generator, device="cpu").to(like)
 
     if site.kind == "experts":
         yield from _routed(block, tokens(BATCH * TOKENS), generator)
@@ -34,8 +34,8 @@ def _routed(block: nn.Module, x_ND: Tensor, generator: torch.Generator) -> Itera
     experts = next((p.shape[0] for p in block.parameters() if p.ndim == 3), 0) if stacks_of(block) else 0
     if experts:
         chosen = min(2, experts)
-        index = torch.randint(experts, (x_ND.shape[0], chosen), generator=generator).to(x_ND.device)
-        weights = torch.rand(x_ND.shape[0], chosen, generator=generator).to(x_ND)
+        index = torch.randint(experts, (x_ND.shape[0], chosen), generator=generator, device="cpu").to(x_ND.device)
+        weights = torch.rand(x_ND.shape[0], chosen, generator=generator, device="cpu").to(x_ND)
         yield x_ND, index, weights
         yield x_ND, weights, index
     yield (x_ND,)

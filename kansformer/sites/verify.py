@@ -89,7 +89,9 @@ def verify_site(model: nn.Module, site: Site, modules: Mapping[str, nn.Module]) 
 
     for slot in slots:
         old = get_slot_target(model, slot.path) if slot.name != "input" else nn.Identity()
-        x = torch.randn(BATCH * TOKENS, slot.features, generator=generator).to(_like(modules[slot.name], modules))
+        x = torch.randn(BATCH * TOKENS, slot.features, generator=generator, device="cpu").to(
+            _like(modules[slot.name], modules)
+        )
         with torch.no_grad():
             if _compare(site, [slot], modules, partial(_clean, old, x), partial(_clean, modules[slot.name], x)):
                 raise ProofError(_no_effect(site, slot))
@@ -202,7 +204,7 @@ def undisturbed(block: nn.Module) -> Iterator[None]:
 @contextmanager
 def _random_curves(module: Curved) -> Iterator[None]:
     generator = torch.Generator().manual_seed(SEED)
-    noise = torch.randn(module.coefficients.shape, generator=generator)
+    noise = torch.randn(module.coefficients.shape, generator=generator, device="cpu")
     saved = module.coefficients.detach().clone()
     with torch.no_grad():
         module.coefficients.copy_(noise)

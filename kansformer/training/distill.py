@@ -198,7 +198,7 @@ def draw_batches(blocks_NT: Tensor, batch_size: int, seed: int) -> Iterator[Tens
     """Full batches without end: every epoch in a new order, which depends on the seed only."""
     generator = torch.Generator().manual_seed(check_seed(seed))
     while True:
-        order_N = torch.randperm(len(blocks_NT), generator=generator)
+        order_N = torch.randperm(len(blocks_NT), generator=generator, device="cpu")
         for start in range(0, len(order_N) - batch_size + 1, batch_size):
             yield blocks_NT[order_N[start : start + batch_size]]
 

@@ -274,14 +274,14 @@ def set_domains(transcoder: Transcoder, x_NI: Tensor) -> None:
 
 def draw_rows(count: int, seed: int) -> Tensor:
     """Numbers of the tokens that domains are set from."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:DOMAIN_TOKENS]
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed), device="cpu")[:DOMAIN_TOKENS]
 
 
 @torch.no_grad()
 def _draw_weights(transcoder: Transcoder, mean_I: Tensor, mean_O: Tensor, seed: int) -> None:
     """Random directions around the mean input, and the mean output from zero decoders."""
     generator = torch.Generator().manual_seed(seed)
-    weight_MI = torch.randn(transcoder.encoder.weight.shape, generator=generator)
+    weight_MI = torch.randn(transcoder.encoder.weight.shape, generator=generator, device="cpu")
     weight_MI /= weight_MI.norm(dim=1, keepdim=True)  # so that pre-activations have a standard deviation near 1
     transcoder.encoder.weight.copy_(weight_MI)
     transcoder.encoder.bias.copy_(-weight_MI @ mean_I)

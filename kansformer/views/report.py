@@ -149,7 +149,9 @@ def _dots(summary: ModelSummary, score: str) -> dict[str, list]:
     count = summary.num_edges
     numbers = torch.arange(min(count, MAX_DOTS))
     if count > MAX_DOTS:
-        numbers = torch.randint(count, (MAX_DOTS,), generator=torch.Generator().manual_seed(SEED)).unique()
+        numbers = torch.randint(
+            count, (MAX_DOTS,), generator=torch.Generator().manual_seed(SEED), device="cpu"
+        ).unique()
     dots: dict[str, list] = {"score": [], "miss": [], "function": [], "slot": []}
     start = 0
     for index, slot in enumerate(summary.slots):

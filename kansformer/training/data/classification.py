@@ -187,7 +187,7 @@ def _some(names: Sequence[str]) -> str:
 
 def fixed_order(count: int) -> list[int]:
     """The same random order of `count` rows at every time."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(ORDER_SEED)).tolist()
+    return torch.randperm(count, generator=torch.Generator().manual_seed(ORDER_SEED), device="cpu").tolist()
 
 
 def _sorted(names: set[str]) -> list[str]:

@@ -1,0 +1,77 @@
+"""What torch has done to a model: computed parameters, compiled parts, inference mode, another default device."""
+
+import pytest
+import torch
+from tiny_models import assert_same_state, randomize_curves, snapshot, tiny_llama
+from torch.nn.utils import parametrizations, prune
+
+from kansformer import KANConfig, convert, load_curves, refine_grid, revert, save_curves, update_grid
+from kansformer.errors import CheckpointError, ConversionStateError
+
+IDS = torch.arange(2, 14).view(2, 6)
+
+
+def pruned(model):
+    prune.l1_unstructured(model.model.layers[1].mlp.act_fn, "coefficients", 0.3)
+
+
+def normed(model):
+    parametrizations.weight_norm(model.model.layers[1].mlp.up_proj)
+
+
+@pytest.mark.parametrize("compute", [pruned, normed])
+@pytest.mark.parametrize(
+    "change",
+    [
+        revert,
+        lambda model: refine_grid(model, 9),
+        lambda model: update_grid(model, IDS),
+        lambda model: save_curves(model, "curves"),
+        lambda model: model.save_pretrained("saved"),
+    ],
+    ids=["revert", "refine_grid", "update_grid", "save_curves", "save_pretrained"],
+)
+def test_computed_parameters_are_refused(compute, change, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = randomize_curves(convert(tiny_llama(), KANConfig(slots=("act", "up"))))
+    compute(model)
+    before = snapshot(model)
+    with pytest.raises((ConversionStateError, CheckpointError), match=r"layers\.1\.mlp\.\w+\.\w+ is computed"):
+        change(model)
+    assert not list(tmp_path.iterdir())
+    assert_same_state(model, before)
+
+
+def test_parts_that_are_compiled_by_wrapping_are_refused(tmp_path):
+    model = convert(tiny_llama())
+    model.model.layers[1] = torch.compile(model.model.layers[1], backend="eager")
+    with pytest.raises(CheckpointError, match=r"^model\.layers\.1 is the result of torch\.compile\(module\)"):
+        model.save_pretrained(tmp_path / "saved")
+    with pytest.raises(ConversionStateError, match=r"^model\.layers\.1 is the result"):
+        save_curves(model, tmp_path / "curves")
+    assert not list(tmp_path.iterdir())
+    plain = tiny_llama()
+    plain.model.layers[0] = torch.compile(plain.model.layers[0], backend="eager")
+    with pytest.raises(ConversionStateError, match=r"^model\.layers\.0 is the result"):
+        convert(plain)
+
+
+def test_curves_that_were_made_in_inference_mode_can_be_trained(tmp_path):
+    folder = save_curves(randomize_curves(convert(tiny_llama())), tmp_path / "curves")
+    models = [tiny_llama(), tiny_llama(), convert(tiny_llama())]
+    with torch.inference_mode():
+        convert(models[0]), load_curves(models[1], folder), refine_grid(models[2], 9)
+    for model in models:
+        model(input_ids=IDS, labels=IDS).loss.backward()
+        assert model.model.layers[0].mlp.act_fn.coefficients.grad.any()
+        model.load_state_dict(model.state_dict())
+
+
+def test_another_default_device(tmp_path):
+    model, ids = tiny_llama(), IDS
+    expected = model(ids).logits
+    with torch.device("meta"):
+        convert(model)
+        straight = model(ids).logits
+        refine_grid(update_grid(model, ids), 9).save_pretrained(tmp_path)
+    assert torch.equal(straight, expected) and torch.equal(revert(model)(ids).logits, expected)
