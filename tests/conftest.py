@@ -1,5 +1,6 @@
 """One native library and one thread per worker, and a last line about the slow tests that were left out."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -12,6 +13,18 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 _slow = pytest.StashKey[int]()
+
+gc.disable()  # until the tests are collected, and with them most of what they import
+
+
+def pytest_collection_finish():
+    """Exclude imported code from garbage collection, which accelerate and torch start in every training."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure():
+    gc.unfreeze()  # or nanobind reports its functions as leaked
 
 
 @pytest.fixture(scope="session", autouse=True)
