@@ -1,14 +1,13 @@
-"""A training run that is killed again and again, by SIGKILL, and resumed; each time in processes of its own.
+"""Training runs that are killed again and again, by SIGKILL, and resumed; each time in processes of their own.
 
-    python tests/killed_run.py RECIPE OUTPUT PROCESSES [field=value …] -- KILL …
+Every line of the input asks for a run and is answered with a line, both JSON, as `tiny_run.killed_run` does it. A kill
+is "moment:n@p": the n-th time that process p comes to the moment, or "after:s@p": s seconds after the first step of
+the start; process "all" is all of them. The last start is not killed.
 
-PROCESSES is their number, or one for every start, such as 4,2: the last one holds for all further starts. A kill is
-"moment:n@p": the n-th time that process p comes to the moment, or "after:s@p": s seconds after the first step that this
-start takes; process "all" is all of them. The last start is not killed. Prints the exit codes of every start.
-
-One server process imports everything and forks the others, so that a start takes a second.
+This process imports everything and forks the others, so that a start takes a second.
 """
 
+import gc
 import json
 import os
 import signal
@@ -158,13 +157,16 @@ def start(recipe, output: Path, processes: int, kill: str) -> list[int]:
 
 
 def main() -> None:
-    recipe_file, output, processes, *rest = sys.argv[1:]
-    separator = rest.index("--")
-    recipe = read_recipe(recipe_file, rest[:separator])
-    numbers = [int(number) for number in processes.split(",")]
-    for index, kill in enumerate([*rest[separator + 1 :], ""]):
-        codes = start(recipe, Path(output), numbers[min(index, len(numbers) - 1)], kill)
-        print(json.dumps({"kill": kill, "codes": codes}), flush=True)
+    gc.freeze()  # or every process would search all that is imported when it collects garbage
+    for line in sys.stdin:
+        recipe_file, output, changes, processes, kills = json.loads(line)
+        recipe = read_recipe(recipe_file, changes)
+        starts = []
+        for index, kill in enumerate([*kills, ""]):
+            codes = start(recipe, Path(output), processes[min(index, len(processes) - 1)], kill)
+            starts.append({"kill": kill, "codes": codes})
+        print(json.dumps(starts), flush=True)
+    gc.unfreeze()
 
 
 if __name__ == "__main__":

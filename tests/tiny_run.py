@@ -1,11 +1,13 @@
 """A recipe whose run takes seconds and does everything: checkpoints, a moving grid, old checkpoints removed."""
 
+import atexit
 import csv
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -43,19 +45,31 @@ def write_recipe_file(folder: Path) -> Path:
     return path
 
 
+@cache
+def _server() -> subprocess.Popen:
+    """The process that forks those of all killed runs, since imports take longer than a run; it ends with this one."""
+    command = [sys.executable, str(Path(__file__).with_name("killed_run.py"))]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    server = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    atexit.register(server.communicate)
+    return server
+
+
 def killed_run(
     recipe_file: Path, output: Path, *changes: str, processes: int | Sequence[int] = 1, kills: Sequence[str] = ()
 ) -> list[dict]:
-    """Train, killed at each of `kills` and resumed, in one number of processes or several in turn.
+    """Train, killed at each of `kills` and resumed, in `processes` or in each of several numbers of them in turn.
 
-    Returns what `killed_run.py` printed.
+    The last number holds for all further starts. `killed_run.py` says what kills there are; what processes print is in
+    `output` with the suffix .log.
+
+    Returns:
+        The kill of every start, and the exit codes of its processes.
     """
-    server = Path(__file__).with_name("killed_run.py")
-    numbers = str(processes) if isinstance(processes, int) else ",".join(map(str, processes))
-    command = [sys.executable, str(server), str(recipe_file), str(output), numbers, *changes, "--", *kills]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"kill"')]
+    numbers = [processes] if isinstance(processes, int) else processes
+    server = _server()
+    print(json.dumps([str(recipe_file), str(output), changes, numbers, kills]), file=server.stdin, flush=True)
+    return json.loads(server.stdout.readline())
 
 
 def weights_of(folder: Path, kind: type = AutoModelForCausalLM) -> dict[str, torch.Tensor]:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,7 +15,9 @@ import torch
 from safetensors.torch import load_file
 from tiny_run import ROOT, TWO_PROCESSES, equal_weights, killed_run, write_recipe_file
 from transformers import PreTrainedModel
+from typer.testing import CliRunner
 
+from kansformer.cli import app
 from kansformer.errors import CheckpointError, ConfigError
 from kansformer.training.guard import MAX_SKIPPED_IN_A_ROW
 from kansformer.training.recipe_file import read_recipe
@@ -30,18 +33,6 @@ def recipe_file(tmp_path):
 @pytest.fixture
 def make(recipe_file):
     return lambda *changes: read_recipe(recipe_file, changes)
-
-
-def start(recipe_file, output, *options, launcher=()):
-    """`kansformer train` in processes of its own."""
-    command = [sys.executable, *launcher, str(ROOT / "scripts" / "train.py"), "--config", str(recipe_file)]
-    return subprocess.Popen(
-        [*command, "--output", str(output), *options],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
 
 
 # Half a file written, before and after a rename, half of the grids moved or refined, half of the model in its place.
@@ -75,22 +66,56 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(recipe_fil
     assert not (tmp_path / "killed" / ASIDE).exists()
 
 
-@pytest.mark.parametrize(
-    "launcher",
-    [pytest.param((), id="one process"), pytest.param(TWO_PROCESSES, id="two processes", marks=pytest.mark.slow)],
-)
-def test_sigterm_saves_the_step_and_ends_with_a_code_of_its_own(recipe_file, tmp_path, launcher):
-    process = start(recipe_file, tmp_path / "run", "training.max_steps=100000", launcher=launcher)
-    losses = tmp_path / "run" / "losses.csv"
-    while process.poll() is None and (not losses.exists() or losses.read_text().count("\n") < 3):
+def has_logged_two_steps(output):
+    losses = output / "losses.csv"
+    return losses.exists() and losses.read_text().count("\n") >= 3
+
+
+def last_step_is_saved(output):
+    steps = (output / "losses.csv").read_text().splitlines()[-1].partition(",")[0]
+    state = json.loads((output / f"checkpoint-{steps}" / "trainer_state.json").read_text())
+    return state["global_step"] == int(steps)
+
+
+def test_sigterm_saves_the_step_and_ends_with_a_code_of_its_own(recipe_file, tmp_path):
+    is_over = threading.Event()
+
+    def terminate():
+        while not has_logged_two_steps(tmp_path / "run") and not is_over.wait(0.05):
+            pass
+        if not is_over.is_set():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    arguments = ["train", str(recipe_file), "training.max_steps=400", "--output", str(tmp_path / "run")]
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # unless the run handles it
+    sender = threading.Thread(target=terminate)
+    sender.start()
+    result = CliRunner().invoke(app, arguments)
+    is_over.set()
+    sender.join()
+    signal.signal(signal.SIGTERM, before)
+    assert "which is saved. Go on with --resume." in " ".join(result.output.split())
+    assert result.exit_code == 75, result.output
+    assert last_step_is_saved(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_sigterm_to_a_launcher_saves_the_step_of_its_processes(recipe_file, tmp_path):
+    command = [sys.executable, *TWO_PROCESSES, str(ROOT / "scripts" / "train.py"), "--config", str(recipe_file)]
+    process = subprocess.Popen(
+        [*command, "--output", str(tmp_path / "run"), "training.max_steps=100000"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    while process.poll() is None and not has_logged_two_steps(tmp_path / "run"):
         time.sleep(0.05)
     process.terminate()
     output, _ = process.communicate(timeout=300)
-    steps = losses.read_text().splitlines()[-1].partition(",")[0]
     assert "which is saved. Go on with --resume." in " ".join(output.split())
-    assert process.returncode == (1 if launcher else 75), output  # the launcher has a code of its own
-    state = json.loads((tmp_path / "run" / f"checkpoint-{steps}" / "trainer_state.json").read_text())
-    assert state["global_step"] == int(steps)
+    assert process.returncode == 1, output  # the launcher has a code of its own
+    assert last_step_is_saved(tmp_path / "run")
 
 
 @pytest.mark.parametrize("part", ["checkpoint", "model"])
