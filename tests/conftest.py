@@ -1,4 +1,4 @@
-"""One native library and one thread per worker, and a last line about the slow tests that were left out."""
+"""One native library and one thread per worker, a Hub with its clients, and a last line about slow tests left out."""
 
 import gc
 import os
@@ -51,6 +51,28 @@ def prebuilt_wheel(tmp_path_factory):
             subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(root)})
     (wheel,) = out.iterdir()
     return wheel
+
+
+@pytest.fixture(scope="session")
+def hub():
+    """A Hub that is empty at first."""
+    from hub.loopback_hub import LoopbackHub
+
+    with LoopbackHub() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def client(hub, tmp_path_factory):
+    """client(code, *arguments): the finished process, which had imported transformers, and nothing of kansformer."""
+    import torch
+    from fresh_processes import FreshInterpreter
+    from hub.clients import IMPORTS
+
+    threads = str(torch.get_num_threads())  # sums are rounded by how they are shared out
+    environment = {**hub.environment, "COLUMNS": "200", "OMP_NUM_THREADS": threads}
+    with FreshInterpreter(tmp_path_factory.mktemp("home"), IMPORTS, environment) as fresh:
+        yield fresh.run
 
 
 def pytest_collection_modifyitems(items):

@@ -7,10 +7,7 @@ instructions; there the table of tolerances holds instead.
 
 import importlib
 import json
-import os
 import re
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -192,11 +189,13 @@ def test_a_newer_version_says_what_to_install(reader, tmp_path):
     assert [*plain.state_dict()] == before
 
 
-def test_their_code_loads_them_by_trust_alone(tmp_path):
+def test_their_code_loads_them_by_trust_alone(client, tmp_path):
     code = """
-import sys, torch
+import os, sys, torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
+os.environ["KANSFORMER_BACKEND"] = "reference"
+torch.set_num_threads(1)
 assert "kansformer" not in sys.modules
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)
 tokens = load_file(sys.argv[1] + "/expected.safetensors")["tokens"]
@@ -204,15 +203,8 @@ with torch.no_grad():
     save_file({"logits": model(input_ids=tokens).logits}, sys.argv[2])
 """
     folder = FOLDER / "checkpoints" / "channel-bspline"
-    paths = [str(FOLDER.parent.parent), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
-        "HF_HOME": str(tmp_path / "home"),
-        "HF_MODULES_CACHE": str(tmp_path / "modules"),
-        "HF_HUB_OFFLINE": "1",
-        "KANSFORMER_BACKEND": "reference",
-    }
-    subprocess.run([sys.executable, "-c", code, folder, tmp_path / "found.safetensors"], env=environment, check=True)
+    process = client(code, folder, tmp_path / "found.safetensors")
+    assert process.returncode == 0, process.stderr[-3000:]
     found = load_file(tmp_path / "found.safetensors")["logits"]
     assert_expected(folder, found, load_file(folder / "expected.safetensors")["logits"], looser=WHOLE_MODEL)
 

@@ -1,10 +1,7 @@
-"""Tiny random models, curves with something in them to save, and a Hub with its clients."""
+"""Tiny random models, and curves with something in them to save."""
 
 import pytest
 import torch
-from fresh_processes import FreshInterpreter
-from hub.clients import IMPORTS
-from hub.loopback_hub import LoopbackHub
 from tiny_models import randomize_curves, tiny_bert, tiny_llama
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
@@ -65,19 +62,3 @@ def tokenizer():
     backend = Tokenizer(models.WordLevel(words, special["unk_token"]))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(tokenizer_object=backend, **special)
-
-
-@pytest.fixture(scope="session")
-def hub():
-    """A Hub that is empty at first."""
-    with LoopbackHub() as running:
-        yield running
-
-
-@pytest.fixture(scope="session")
-def client(hub, tmp_path_factory):
-    """client(code, *arguments): the finished process."""
-    threads = str(torch.get_num_threads())  # sums are rounded by how they are shared out
-    environment = {**hub.environment, "COLUMNS": "200", "OMP_NUM_THREADS": threads}
-    with FreshInterpreter(tmp_path_factory.mktemp("home"), IMPORTS, environment) as fresh:
-        yield fresh.run

@@ -1,8 +1,11 @@
-"""Loads a checkpoint with tensor parallelism in each of two processes and writes what it computes.
+"""Loads checkpoints with tensor parallelism in each of two processes and writes what they compute.
 
-torchrun --nproc-per-node 2 tests/hub/tensor_parallel_job.py OUTPUT CHECKPOINT …
+python tests/hub/tensor_parallel_job.py OUTPUT CHECKPOINT …
+
+One process imports everything and becomes two.
 """
 
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -11,6 +14,7 @@ import torch
 import torch.distributed as dist
 from transformers import AutoModelForCausalLM
 from transformers.distributed import DistributedConfig
+from transformers.models.llama import modeling_llama  # noqa: F401 - before the fork
 
 import kansformer  # noqa: F401 - registers the loader
 from kansformer import KANConfig
@@ -19,9 +23,11 @@ TOKENS = torch.arange(12).reshape(2, 6)
 
 
 def main(output, *checkpoints):
-    dist.init_process_group("gloo")
-    rank = dist.get_rank()
+    child = os.fork()
+    rank = 0 if child else 1
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     Path(output).mkdir(exist_ok=True)
+    dist.init_process_group("gloo", init_method=f"file://{output}/store", rank=rank, world_size=2)
     for checkpoint in map(Path, checkpoints):
         folder = Path(output) / checkpoint.name
         options = {"quantization_config": KANConfig()} if checkpoint.name == "plain" else {}
@@ -48,6 +54,8 @@ def main(output, *checkpoints):
         torch.save((logits, gradients, split, messages), f"{folder}-{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
+    if child:
+        assert os.waitpid(child, 0)[1] == 0
 
 
 if __name__ == "__main__":

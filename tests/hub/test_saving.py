@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from fresh_processes import FreshInterpreter
 from transformers import AutoModelForCausalLM
 
 from kansformer import files, load_curves, revert, save_curves
@@ -182,13 +181,10 @@ def test_a_variant_stands_beside_the_model(model, folder, outputs):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux, where two folders change places in one step")
-def test_a_killed_save_leaves_the_old_model_or_the_new(model, folder, outputs, tmp_path):
+def test_a_killed_save_leaves_the_old_model_or_the_new(model, folder, outputs, client):
     before, old = contents(folder), outputs(model)
-    (tmp_path / "process").mkdir()
-    imports = "import torch, transformers, kansformer.hub.quantizer; transformers.LlamaForCausalLM"
-    with FreshInterpreter(tmp_path / "process", imports) as interpreter:
-        for moment in ("weights", "before", "after"):
-            assert interpreter.run(KILLED, folder, moment).returncode == -signal.SIGKILL
-            assert (contents(folder) == before) is (moment != "after")
-            assert (folder / "README.md").read_text() == (folder / "runs" / "notes.txt").read_text() == "kept"
-            assert torch.equal(outputs(AutoModelForCausalLM.from_pretrained(folder)), old) is (moment != "after")
+    for moment in ("weights", "before", "after"):
+        assert client(KILLED, folder, moment).returncode == -signal.SIGKILL
+        assert (contents(folder) == before) is (moment != "after")
+        assert (folder / "README.md").read_text() == (folder / "runs" / "notes.txt").read_text() == "kept"
+        assert torch.equal(outputs(AutoModelForCausalLM.from_pretrained(folder)), old) is (moment != "after")
