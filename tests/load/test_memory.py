@@ -107,6 +107,7 @@ def test_training_on_a_stream_without_an_end_comes_to_an_end(monkeypatch, tmp_pa
     monkeypatch.setattr(
         language_module, "load_split", lambda data, split: datasets.IterableDataset.from_generator(rows)
     )
+    monkeypatch.setattr(packing_module, "BATCH_CHARACTERS", 100_000)
     recipe = Recipe.from_dict(
         {
             "task": "causal-lm",
@@ -120,7 +121,10 @@ def test_training_on_a_stream_without_an_end_comes_to_an_end(monkeypatch, tmp_pa
     result = train(recipe, tmp_path / "out")
     assert result.steps == 2
     # The rows that wait to be shuffled and the text that is tokenised together, for the grids, for training, for eval.
-    most = 3 * (language_module.SHUFFLE_ROWS + 2_000_000 // len("Row 1 of a text that goes on and on."))
+    most = 3 * (
+        language_module.SHUFFLE_ROWS
+        + 2 * packing_module.BATCH_CHARACTERS // len("Row 1 of a text that goes on and on.")
+    )
     assert len(read) < most
 
 

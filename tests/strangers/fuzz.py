@@ -108,7 +108,13 @@ def cases(count: int) -> list[tuple[str, int]]:
     return [(mixed[n % len(mixed)], n) for n in range(count)]
 
 
-def fuzz(count: int, seed: int, progress: Callable[[dict], None] = lambda answer: None, only: str = "") -> Report:
+def fuzz(
+    count: int,
+    seed: int,
+    progress: Callable[[dict], None] = lambda answer: None,
+    only: str = "",
+    first: Worker | None = None,
+) -> Report:
     """Try so many cases, always the same ones for a seed.
 
     Args:
@@ -116,10 +122,11 @@ def fuzz(count: int, seed: int, progress: Callable[[dict], None] = lambda answer
         seed: of the changes.
         progress: called with each outcome.
         only: a kind of reader; empty for all.
+        first: a process to begin with, which is not ended; None starts one.
     """
     report = Report()
     with tempfile.TemporaryDirectory() as name:
-        worker = Worker(Path(name))
+        worker = first or Worker(Path(name))
         for kind, index in cases(count):
             if only and kind != only:
                 continue
@@ -135,7 +142,8 @@ def fuzz(count: int, seed: int, progress: Callable[[dict], None] = lambda answer
             progress(answer)
             if answer.get("lost"):
                 worker = Worker(Path(name))
-        worker.end()
+        if worker is not first:
+            worker.end()
     return report
 
 

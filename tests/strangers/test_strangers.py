@@ -1,18 +1,27 @@
 """Changed files are read right or refused with a sentence; `fuzz.py` says how to try more of them."""
 
+import pytest
 from strangers.fuzz import SHARES, Worker, fuzz
 from strangers.readers import MISDEEDS
 
 
-def test_every_changed_file_is_read_right_or_refused():
-    report = fuzz(300, seed=0)
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory):
+    worker = Worker(tmp_path_factory.mktemp("worker"))
+    yield worker
+    if worker.process.poll() is None:
+        worker.end()
+
+
+def test_every_changed_file_is_read_right_or_refused(worker):
+    report = fuzz(300, seed=0, first=worker)
     assert not report.bugs, report.bugs
     for kind in SHARES:
         assert report.counts[kind]["right"] and report.counts[kind]["ours"], f"{kind}:\n{report}"
 
 
-def test_the_judge_sees_every_misdeed(tmp_path):
-    worker = Worker(tmp_path, longest=5.0, files=False)
+def test_the_judge_sees_every_misdeed(worker, tmp_path):
+    worker.longest = 5.0
     answers = {misdeed.__name__: worker.ask(misdeed.__name__, 0, 0) for misdeed in MISDEEDS[:-1]}
     worker = Worker(tmp_path, files=False)  # the one before hung
     answers[MISDEEDS[-1].__name__] = worker.ask(MISDEEDS[-1].__name__, 0, 0)

@@ -1,5 +1,6 @@
 """The process that reads changed files: short of memory, and with an eye on everything that it should not do."""
 
+import gc
 import json
 import logging
 import os
@@ -73,6 +74,7 @@ def main() -> None:
 
     The arguments are a folder to work below, and "files" or "nothing" for what is there to be read.
     """
+    gc.disable()  # until everything is imported
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     root = Path(tempfile.mkdtemp(prefix="strangers-", dir=sys.argv[1]))
@@ -100,6 +102,8 @@ def main() -> None:
             if source is not None:
                 read(_copied(source, inside), random.Random(0))
     readers = READERS | {misdeed.__name__: misdeed for misdeed in MISDEEDS}
+    gc.freeze()
+    gc.enable()
     watch = Watch(cache)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, used + ROOM))
