@@ -64,7 +64,8 @@ def torch_function(symbols: Sequence[sympy.Symbol], expression: sympy.Basic) -> 
     for function in expression.atoms(sympy.Function):
         if (name := type(function).__name__) not in TORCH_FUNCTIONS:
             raise ConfigError(f"{function} cannot be evaluated: {name} is not among {', '.join(TORCH_FUNCTIONS)}.")
-    columns = [sympy.Dummy() for _ in symbols]  # names of symbols may be those of functions
+    # Names of symbols may be those of functions, and sympy renames dummies one by one.
+    columns = [sympy.Symbol(f"column_{index:03}") for index in range(len(symbols))]
     renamed = expression.xreplace(dict(zip(symbols, columns, strict=True)))
     large = {number: sympy.Float(number) for number in renamed.atoms(sympy.Integer) if abs(number) >= 2**63}
     renamed = renamed.xreplace(large)  # torch has no such integers
@@ -243,8 +244,8 @@ def _jacobian(function: Callable[[Tensor, Tensor], Tensor], columns: Tensor, val
 
 
 def _loss(residual: Tensor) -> float:
-    loss = residual.square().mean()
-    return float(loss) if loss.isfinite() else math.inf
+    loss = float(residual.square().mean())
+    return loss if math.isfinite(loss) else math.inf
 
 
 def _standard_errors(jacobian: Tensor, variance: float) -> Tensor:
