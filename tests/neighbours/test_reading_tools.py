@@ -1,4 +1,4 @@
-"""The blocks of docs/reading_tools.md run, each in a process of its own, and its names are those of the models."""
+"""The blocks of docs/reading_tools.md run after the first one alone, and its names are those of the models."""
 
 import re
 import subprocess
@@ -21,6 +21,12 @@ INSTALL = {
     "nnsight": "pip install nnsight",
     "circuit_tracer": "pip install circuit-tracer",
 }
+RUN = """
+import runpy, sys
+first = runpy.run_path(sys.argv[1])
+for file in sys.argv[2:]:
+    runpy.run_path(file, first)
+"""
 # A word of the block, and the package that it needs.
 RECIPES = {
     "def trace": None,
@@ -37,14 +43,16 @@ def test_every_block_is_tested():
     assert [[mark for mark in RECIPES if mark in block] for block in BLOCKS] == [[mark] for mark in RECIPES]
 
 
-@pytest.mark.parametrize("mark", RECIPES)
-def test_a_recipe_runs(mark, tmp_path):
-    package = RECIPES[mark]
+@pytest.mark.parametrize("package", dict.fromkeys(RECIPES.values()))
+def test_recipes_run(package, tmp_path):
+    """Those of one package share a process, since packages replace parts of torch, and the names of the first block."""
     if package is not None and find_spec(package) is None:
         pytest.skip(INSTALL[package])
-    file = tmp_path / "recipe.py"
-    file.write_text(FIRST + next(block for block in BLOCKS if mark in block), encoding="utf-8")
-    job = subprocess.run([sys.executable, str(file)], cwd=tmp_path, capture_output=True, text=True)
+    recipes = [block for block in BLOCKS if any(RECIPES[mark] == package for mark in RECIPES if mark in block)]
+    for number, block in enumerate([FIRST, *recipes]):
+        (tmp_path / f"{number}.py").write_text(block, encoding="utf-8")
+    files = [f"{number}.py" for number in range(len(recipes) + 1)]
+    job = subprocess.run([sys.executable, "-c", RUN, *files], cwd=tmp_path, capture_output=True, text=True)
     assert job.returncode == 0, job.stderr[-4000:]
 
 
