@@ -1,13 +1,11 @@
 """Activations under their names in transformers, with and without this package."""
 
-import os
 import runpy
-import subprocess
-import sys
 
 import pytest
 import torch
 import transformers
+from fresh_processes import FreshInterpreter
 from tiny_models import randomize_curves, tiny_config
 from transformers.activations import ACT2FN
 
@@ -19,14 +17,24 @@ from kansformer.errors import ConfigError
 ALONE = """
 import sys
 sys.modules["kansformer"] = None  # an import of it is an ImportError
+sys.path.insert(0, sys.argv[1])
 import torch, transformers, silu_cosine
-model = transformers.AutoModelForCausalLM.from_pretrained("model")
+model = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1] + "/model")
 assert type(model.model.layers[0].mlp.act_fn).__module__ == "silu_cosine"
 logits = model(input_ids=torch.arange(12).reshape(2, 6)).logits
-torch.testing.assert_close(logits, torch.load("logits.pt", weights_only=True), rtol=1e-5, atol=1e-6)
+torch.testing.assert_close(logits, torch.load(sys.argv[1] + "/logits.pt", weights_only=True), rtol=1e-5, atol=1e-6)
 assert not any(name.startswith("kansformer.") for name in sys.modules)
-print("same logits")
 """
+IMPORTED = """
+import kansformer.discover as d, transformers.activations as a
+assert not {*d.KNOWN_ACTIVATIONS} & {*a.ACT2FN}
+"""
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory):
+    with FreshInterpreter(tmp_path_factory.mktemp("fresh"), "import torch, transformers.activations") as interpreter:
+        yield interpreter
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +47,7 @@ def _own_names():
         del ACT2FN[name]
 
 
-def test_a_saved_model_runs_where_this_package_is_missing(tmp_path):
+def test_a_saved_model_runs_where_this_package_is_missing(fresh, tmp_path):
     activation = register_activation("silu-cosine")
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(tiny_config(vocab_size=50, hidden_act="silu-cosine")).eval()
@@ -48,11 +56,7 @@ def test_a_saved_model_runs_where_this_package_is_missing(tmp_path):
     with torch.no_grad():
         torch.save(model(input_ids=torch.arange(12).reshape(2, 6)).logits, tmp_path / "logits.pt")
     (tmp_path / "silu_cosine.py").write_text(activation.python(), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-c", ALONE], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)},
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.stdout.strip() == "same logits", done.stderr[-2000:]
+    fresh.check(ALONE, tmp_path)
 
 
 def test_registering_twice_is_fine_and_another_function_is_refused():
@@ -95,7 +99,5 @@ def test_an_unknown_name_shows_the_choices():
     assert "silu-sine" not in ACT2FN
 
 
-def test_importing_registers_nothing():
-    code = "import kansformer.discover as d, transformers.activations as a; print({*d.KNOWN_ACTIVATIONS} & {*a.ACT2FN})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.stdout.strip() == "set()", done.stderr[-2000:]
+def test_importing_registers_nothing(fresh):
+    fresh.check(IMPORTED)
