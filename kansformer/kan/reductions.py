@@ -17,14 +17,13 @@ import sympy
 import torch
 from torch import Tensor
 
+from kansformer.kan.linear_fits import coefficients, products
 from kansformer.kan.structures import (
     RECIPROCALS,
     Column,
     Splines,
-    coefficients,
     combinations,
     power_factors,
-    products,
     sampled,
 )
 from kansformer.symbolic import SymbolLibrary

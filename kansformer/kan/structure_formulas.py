@@ -14,17 +14,8 @@ import sympy
 import torch
 from torch import Tensor
 
-from kansformer.kan.structures import (
-    ORDER,
-    SURELY_NO_NOISE,
-    TINY,
-    Column,
-    Splines,
-    Structure,
-    coefficients,
-    coordinate,
-    products,
-)
+from kansformer.kan.linear_fits import TINY, FixedColumns, coefficients, products
+from kansformer.kan.structures import ORDER, SURELY_NO_NOISE, Column, Splines, Structure, coordinate
 from kansformer.symbolic import SymbolLibrary
 from kansformer.symbolic.compositions import Named, Z, named_curve
 from kansformer.symbolic.constants import Fitted, Formula, fit_constants, torch_function
@@ -53,10 +44,11 @@ def alternated(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Improve the two curves of a product by fitting one after the other: their coefficients, and their values."""
     factors = [splines[0].new_zeros(splines[0].shape[1]), splines[1].new_zeros(splines[1].shape[1])]
+    fixed = FixedColumns(basis_NC)
+    rest = fixed.rest(target.unsqueeze(-1))
     for turn in range(turns):
         own, other = turn % 2, 1 - turn % 2
-        rows_NC = torch.cat([basis_NC, splines[own] * values[other].unsqueeze(-1)], dim=1)
-        factors[own] = coefficients(rows_NC, target.unsqueeze(-1))[basis_NC.shape[1] :, 0]
+        factors[own] = fixed.coefficients(splines[own] * values[other].unsqueeze(-1), rest)[:, 0]
         values[own] = splines[own] @ factors[own]
     return factors, values
 

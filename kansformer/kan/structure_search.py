@@ -12,13 +12,14 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import sympy
 import torch
 from torch import Tensor
 
+from kansformer.kan.linear_fits import TINY, FixedColumns, coefficients, products
 from kansformer.kan.structure_formulas import (
     PRODUCT_RIDGE,
     alternated,
@@ -27,19 +28,17 @@ from kansformer.kan.structure_formulas import (
     product_factors,
     product_grid,
 )
+from kansformer.kan.structure_targets import Targets
 from kansformer.kan.structures import (
     MIN_ERROR,
     NOISE,
     RECIPROCALS,
-    TINY,
     TRANSFORMATIONS,
     Column,
     Splines,
     Structure,
-    coefficients,
     combinations,
     power_factors,
-    products,
     sampled,
 )
 from kansformer.symbolic import SymbolLibrary
@@ -93,11 +92,12 @@ def find_structures(
             targets = search.best_targets(TARGETS) if depth else search.targets
             for columns in sets.values():
                 pool = list({column.expression: column for column in (*inputs, *columns)}.values())
+                with_column = search.extended(columns, targets)
                 for column in combinations(search.pairs(pool), library):
                     if time.monotonic() >= deadline:
                         return search.front()
                     if all(column.expression != other.expression for other in columns):
-                        search.add(search.structures((*columns, column), targets)[:PER_SIZE])
+                        search.add(with_column(column))
             search.remove_idle_columns(deadline)
             sets = search.column_sets(BEAM, depth + 1)
         if len(inputs) == 2 and not search.least_error() < EXPLAINED:
@@ -125,10 +125,11 @@ class _Search:
     """The target, its transformations, least-squares fits of them, and the structures so far."""
 
     def __init__(self, y: Tensor, inputs: Sequence[Column], library: SymbolLibrary) -> None:
-        self.y, self.deviation = y, float(y.std(correction=0)) or 1.0
+        self.y = y
         self.splines, self.coarse = Splines(GRID), Splines(product_grid(len(y), len(inputs)))
         self.kept = dict[tuple[object, ...], Structure]()
         self.reduced = set[tuple[object, ...]]()
+        self._tables = dict[tuple[object, ...], Targets]()
         factors: list[Column | None] = [None]
         if 1 < len(inputs) <= MAX_FACTORS:
             factors += power_factors(inputs, library)
@@ -207,38 +208,55 @@ class _Search:
                 break
         return result
 
+    def table(self, targets: Sequence[Structure]) -> Targets:
+        """The transformed targets of structures, which occur again in other structures."""
+        key = tuple((id(t.transformation), None if t.factor is None else t.factor.expression) for t in targets)
+        if key not in self._tables:
+            self._tables[key] = Targets(targets, self.y)
+        return self._tables[key]
+
     def structures(self, columns: tuple[Column, ...], targets: Sequence[Structure]) -> list[Structure]:
         """Structures with these columns, the lowest cost first."""
-        basis_NC = self.splines.design(columns)
-        transformed_NR = torch.stack([target.target(self.y) for target in targets], dim=1)
-        fitted_NR = basis_NC @ coefficients(basis_NC, transformed_NR)
-        result = (
-            replace(target, columns=columns, error=self._error(target, fitted, basis_NC.shape[1]), product=None)
-            for target, fitted in zip(targets, fitted_NR.unbind(dim=1), strict=True)
-        )
-        return sorted((s for s in result if math.isfinite(s.error)), key=lambda s: s.cost)
+        basis_NC, table = self.splines.design(columns), self.table(targets)
+        fitted_NR = basis_NC @ coefficients(basis_NC, table.values_NR)
+        return table.ranked(columns, table.errors(fitted_NR, basis_NC.shape[1]))
+
+    def extended(
+        self, columns: tuple[Column, ...], targets: Sequence[Structure]
+    ) -> Callable[[Column], list[Structure]]:
+        """The best structures with these columns and another one, as a function of that."""
+        basis_NC, table = self.splines.design(columns), self.table(targets)
+        fixed = FixedColumns(basis_NC)
+        rest_SR = fixed.rest(table.values_NR)
+
+        def with_column(column: Column) -> list[Structure]:
+            added_NC = self.splines.design((column,))[:, 1:]
+            fitted_NR = table.values_NR - fixed.unexplained(added_NC, rest_SR)
+            errors = table.errors(fitted_NR, basis_NC.shape[1] + added_NC.shape[1])
+            return table.ranked((*columns, column), errors, PER_SIZE)
+
+        return with_column
 
     def structures_with_product(self, columns: tuple[Column, ...], pair: tuple[Column, Column]) -> list[Structure]:
         """Structures with these columns and the product of two curves."""
-        targets = self.best_targets(TARGETS)
+        table = self.table(self.best_targets(TARGETS))
         first_NC, second_NC = (self.coarse.design((column,))[:, 1:] for column in pair)
         basis_NC = self.splines.design(columns)
         together_NC = torch.cat([basis_NC, products(first_NC, second_NC)], dim=1)
         if 2 * together_NC.shape[1] > len(self.y):
             return []
-        transformed_NR = torch.stack([target.target(self.y) for target in targets], dim=1)
-        weights_CR = coefficients(together_NC, transformed_NR, PRODUCT_RIDGE)
-        fitted_NR = together_NC @ weights_CR
-        full = [self._error(t, fitted, together_NC.shape[1]) for t, fitted in zip(targets, fitted_NR.T, strict=True)]
+        weights_CR = coefficients(together_NC, table.values_NR, PRODUCT_RIDGE)
+        full = table.errors(together_NC @ weights_CR, together_NC.shape[1])
+        likely = [number for number, error in enumerate(full) if error < MAX_PRODUCT_ERROR]
         shape = (first_NC.shape[1], second_NC.shape[1])
-        factors = [product_factors(weights_C, shape) for weights_C in weights_CR[basis_NC.shape[1] :].T]
-        likely = [number for number in range(len(targets)) if full[number] < MAX_PRODUCT_ERROR]
+        factors = {number: product_factors(weights_CR[basis_NC.shape[1] :, number], shape) for number in likely}
         by_rest = sorted(likely, key=lambda number: factors[number][2])[:PRODUCT_TARGETS]
         by_error = sorted(likely, key=full.__getitem__)[:PRODUCT_TARGETS]
         result = []
         for number in dict.fromkeys((*by_rest, *by_error)):
-            error = self._product_error(targets[number], basis_NC, (first_NC, second_NC), factors[number][:2])
-            result.append(replace(targets[number], columns=columns, error=error, product=pair))
+            target = table.structures[number]
+            error = self._product_error(target, basis_NC, (first_NC, second_NC), factors[number][:2])
+            result.append(replace(target, columns=columns, error=error, product=pair))
         return sorted(result, key=lambda s: s.cost)[:PER_SIZE]
 
     def products_alone(self, pair: tuple[Column, Column], grids: tuple[int, int]) -> list[Structure]:
@@ -247,8 +265,8 @@ class _Search:
         numbers = sum(design.shape[1] for design in designs)
         result = []
         for target in self.best_targets(ALONE_TARGETS):
-            weight_N = target.weights(self.y)
-            product = product_alone(designs, target.target(self.y), weight_N, ALONE_TURNS)
+            table = self.table([target])
+            product = product_alone(designs, table.values_NR[:, 0], table.weights[:, 0], ALONE_TURNS)
             result.append(replace(target, columns=(), error=self._error(target, product.fitted, numbers), product=pair))
         return sorted(result, key=lambda s: s.cost)[:PER_SIZE]
 
@@ -256,20 +274,19 @@ class _Search:
         self, target: Structure, basis_NC: Tensor, splines: tuple[Tensor, Tensor], factors: tuple[Tensor, Tensor]
     ) -> float:
         """The error of a sum of a basis and the product of two curves, which start at these factors."""
-        weight_N = target.weights(self.y)
-        goal_N, weight_N1 = target.target(self.y) * weight_N, weight_N.unsqueeze(-1)
+        table = self.table([target])
+        weight_N1 = table.weights
+        weight_N, goal_N1 = weight_N1[:, 0], table.values_NR * weight_N1
         (first_NC, second_NC), (first, second) = splines, factors
         values = [first_NC @ first * weight_N, second_NC @ second]
         weighted_NC = basis_NC * weight_N1
-        _, values = alternated(weighted_NC, (first_NC * weight_N1, second_NC), values, goal_N, TURNS)
+        _, values = alternated(weighted_NC, (first_NC * weight_N1, second_NC), values, goal_N1[:, 0], TURNS)
         rows_NC = torch.cat([weighted_NC, (values[0] * values[1]).unsqueeze(-1)], dim=1)
-        fitted_N = rows_NC @ coefficients(rows_NC, goal_N.unsqueeze(-1))[:, 0] / weight_N.clamp(min=TINY)
+        fitted_N = (rows_NC @ coefficients(rows_NC, goal_N1) / weight_N1.clamp(min=TINY))[:, 0]
         return self._error(target, fitted_N, basis_NC.shape[1] + len(first) + len(second))
 
     def _error(self, target: Structure, fitted: Tensor, numbers: int) -> float:
-        """RMSE of a fit of a transformed target, as by cross-validation (Golub et al., 1979), relative."""
-        error = float((target.prediction(fitted, self.y) - self.y).square().mean()) ** 0.5 / self.deviation
-        return error * len(self.y) / max(len(self.y) - numbers, 1) if math.isfinite(error) else math.inf
+        return self.table([target]).errors(fitted.unsqueeze(-1), numbers)[0]
 
     def remove_idle_columns(self, deadline: float) -> None:
         """Add the best structures without the columns that they do not need, as far as the time allows."""

@@ -18,7 +18,7 @@ from kansformer.basis import Basis
 from kansformer.symbolic import SymbolLibrary
 from kansformer.symbolic.constants import torch_function
 
-ORDER, RIDGE, TINY = 3, 1e-12, 1e-150
+ORDER = 3
 # Columns of positive values may have grids in log(x) where the largest is this many times the smallest.
 DECADE = 10.0
 # What an operation in the structure must improve the error by, in nats: little where the error may be noise, and more
@@ -117,15 +117,17 @@ class Structure:
     @cached_property
     def size(self) -> int:
         """The number of curves and operations."""
-        columns = {column.expression: column for column in (*self.columns, *(self.product or ()))}
-        operations = sum(1 + column.operations for column in columns.values()) + self.transformation.complexity
-        return operations + (self.factor.operations if self.factor else 0) + (2 if self.product else 0)
+        return operations_in((*self.columns, *(self.product or ()))) + self.other_operations
+
+    @cached_property
+    def other_operations(self) -> int:
+        """The number of operations beside the curves and their columns."""
+        factor = self.factor.operations if self.factor else 0
+        return self.transformation.complexity + factor + (2 if self.product else 0)
 
     @cached_property
     def cost(self) -> float:
-        error = max(self.error, MIN_ERROR)
-        below = min(max(math.log(NOISE / error) / math.log(NOISE / SURELY_NO_NOISE), 0.0), 1.0)
-        return math.log(error) + (NOISE_COST + (OPERATION_COST - NOISE_COST) * below) * self.size
+        return cost_of(self.error, self.size)
 
     @cached_property
     def key(self) -> tuple[object, ...]:
@@ -164,6 +166,18 @@ class Structure:
         lower, upper = self.target(y).aminmax()
         values = self.sign * self.transformation.inverse(fitted.clamp(lower, upper))
         return values if self.factor is None else values / self.factor.values
+
+
+def operations_in(columns: Sequence[Column]) -> int:
+    """The number of curves of different columns, and of operations in these."""
+    return sum(1 + column.operations for column in {column.expression: column for column in columns}.values())
+
+
+def cost_of(error: float, size: int) -> float:
+    """Of a structure: the logarithm of its error, and what its operations must improve that by."""
+    error = max(error, MIN_ERROR)
+    below = min(max(math.log(NOISE / error) / math.log(NOISE / SURELY_NO_NOISE), 0.0), 1.0)
+    return math.log(error) + (NOISE_COST + (OPERATION_COST - NOISE_COST) * below) * size
 
 
 def combinations(pairs: Sequence[tuple[Column, Column]], library: SymbolLibrary) -> Iterator[Column]:
@@ -247,17 +261,3 @@ class Splines:
         scale = coordinate(column.values)
         domain = torch.stack(scale(column.values).aminmax()).unsqueeze(0)
         return self.basis.values(scale(at).unsqueeze(-1), domain)[:, 0, 1:]
-
-
-def products(first_NC: Tensor, second_NC: Tensor) -> Tensor:
-    """All products of the columns of two tables, (N, C·C)."""
-    return torch.einsum("na,nb->nab", first_NC, second_NC).flatten(1)
-
-
-def coefficients(basis_NC: Tensor, target_NR: Tensor, ridge: float = RIDGE) -> Tensor:
-    """Least-squares fits of all targets, with a ridge relative to the columns, (C, R)."""
-    size_C = basis_NC.norm(dim=0).clamp(min=TINY)
-    rows = torch.cat([basis_NC / size_C, ridge**0.5 * torch.eye(basis_NC.shape[1]).to(basis_NC)])
-    q, r = torch.linalg.qr(rows)
-    weights_CR = torch.linalg.solve_triangular(r, q[: len(basis_NC)].mT @ target_NR, upper=True)
-    return weights_CR / size_C.unsqueeze(-1)
