@@ -1,6 +1,7 @@
 """B-splines on a uniform grid, evaluated locally: only the order + 1 functions that are not zero are computed.
 
-Shape letters: `...` any, G grid intervals, K order (polynomial degree), C = G + K coefficients.
+Shape letters: `...` any, G grid intervals, K order (polynomial degree), C = G + K coefficients, D derivatives, P powers
+of a position.
 """
 
 import math
@@ -54,12 +55,19 @@ def local_values(position: Tensor, order: int, derivative: int = 0) -> Tensor:
     """The order + 1 values (..., K + 1) alive at a position in an interval, or a derivative of them by the position."""
     columns = []
     for row in SEGMENT_POLYNOMIALS[order]:
-        factors = [math.perm(p, derivative) * factor for p, factor in enumerate(row)][derivative:]
-        value = torch.full_like(position, factors[-1] if factors else 0.0)
-        for factor in reversed(factors[:-1]):
+        *lower, factor = _powers(row, derivative)[: max(len(row) - derivative, 1)]
+        value = torch.full_like(position, factor)
+        for factor in reversed(lower):
             value = value * position + factor
         columns.append(value)
     return torch.stack(columns, dim=-1)
+
+
+def _powers(row: tuple[float, ...], derivative: int) -> list[float]:
+    """The factors of the powers in a derivative of a polynomial, as many as in the polynomial itself."""
+    return [math.perm(p, derivative) * factor for p, factor in enumerate(row)][derivative:] + [0.0] * min(
+        derivative, len(row)
+    )
 
 
 def values(unit: Tensor, grid_size: int, order: int) -> Tensor:
@@ -77,8 +85,14 @@ def derivatives(unit: Tensor, grid_size: int, order: int) -> Tensor:
 def values_and_higher_derivatives(unit: Tensor, grid_size: int, order: int, highest: int) -> Tensor:
     """Basis values and their derivatives up to the `highest`, (highest + 1, ..., C)."""
     interval, position = local_position(unit, grid_size)
-    local = [local_values(position, order, n) * grid_size**n for n in range(highest + 1)]
-    return _place(interval, torch.stack(local), grid_size + order)
+    table = [[_powers(row, n) for row in SEGMENT_POLYNOMIALS[order]] for n in range(highest + 1)]
+    factors_DKP = torch.tensor(table, dtype=unit.dtype, device=unit.device)
+    *lower, local = factors_DKP.reshape(highest + 1, order + 1, *(1 for _ in unit.shape), order + 1).unbind(dim=-1)
+    for factors in reversed(lower):
+        local = local * position + factors
+    scale_D = torch.tensor([float(grid_size**n) for n in range(highest + 1)], dtype=unit.dtype, device=unit.device)
+    local = (local * scale_D.reshape(-1, *(1 for _ in local.shape[1:]))).movedim(1, -1)
+    return _place(interval, local, grid_size + order)
 
 
 def _place(interval: Tensor, local: Tensor, width: int) -> Tensor:

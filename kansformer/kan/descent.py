@@ -52,8 +52,10 @@ def descend(
     bounded = optimizer == "lbfgs" and penalties.sparsity > 0
     weights: list[Tensor] | None = None
 
+    whole = Inputs(data.train_input, layer_features)
+
     def loss_of(x: Tensor, y: Tensor) -> Tensor:
-        outputs, states = network_states(model, Inputs(x, layer_features))
+        outputs, states = network_states(model, whole if x is whole.x else Inputs(x, layer_features))
         outputs = outputs + missing_at_point(model)
         value = (outputs - y).square().mean() if loss == "mse" else cross_entropy(outputs, y)
         if not penalties:
@@ -65,9 +67,7 @@ def descend(
             stepper = _torch_optimizer(optimizer, model, lr)
         if bounded:
             with torch.no_grad():
-                weights = penalties.weights_of_variances(
-                    network_states(model, Inputs(data.train_input, layer_features))[1]
-                )
+                weights = penalties.weights_of_variances(network_states(model, whole)[1])
         for x, y in _batches(data, optimizer, batch_size, batches, generator):
 
             def closure(x: Tensor = x, y: Tensor = y, stepper: torch.optim.Optimizer = stepper) -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 import torch
@@ -30,20 +31,38 @@ class LayerState:
     """A layer at some inputs.
 
     Args:
-        inputs, outputs_of: the edges that are curves, (E,) each.
+        curved: gives the mask of the edges that are curves, (I, O).
         x: (N, I).
         features: σ and the basis at x, and `slopes` their derivatives, (N, I, F).
         weights: of the features, (I, O, F).
         sums: the layer's outputs, (N, O).
     """
 
-    inputs: Tensor
-    outputs_of: Tensor
+    curved: Callable[[], Tensor]
     x: Tensor
     features: Tensor
     slopes: Tensor
     weights: Tensor
     sums: Tensor
+
+    @cached_property
+    def edges(self) -> tuple[Tensor, ...]:
+        """Inputs and outputs of the edges that are curves, (E,) each."""
+        return self.curved().nonzero(as_tuple=True)
+
+    @property
+    def inputs(self) -> Tensor:
+        return self.edges[0]
+
+    @property
+    def outputs_of(self) -> Tensor:
+        return self.edges[1]
+
+    @cached_property
+    def covariances(self) -> Tensor:
+        """Of the features of every input, (I, F, F)."""
+        centred = self.features - self.features.mean(dim=0)
+        return torch.einsum("nif,nig->ifg", centred, centred) / len(centred)
 
 
 class Parameters:
@@ -174,20 +193,22 @@ def jacobian(model: KAN, states: list[LayerState]) -> Tensor:
 def layer_state(model: KAN, index: int, x: Tensor, features: FirstOrder | None = None) -> LayerState:
     """A layer at inputs (N, I), differentiable by its parameters; `features` of x if they are known."""
     layer = model.layers[index]
-    inputs, outputs_of = model.curved(index).nonzero(as_tuple=True)
     values, slopes = layer_features(layer, x) if features is None else features
     weights_IOF = torch.cat([layer.weight.mT.unsqueeze(-1), layer.coefficients.mT], dim=-1)
     sums = torch.einsum("nif,iof->no", values, weights_IOF) + layer.bias
     if len(model.formulas[index]):
         sums = sums + model.formulas[index](x)
-    return LayerState(inputs, outputs_of, x, values, slopes, weights_IOF, sums)
+    return LayerState(partial(model.curved, index), x, values, slopes, weights_IOF, sums)
 
 
 def layer_features(layer: KANLinear, x: Tensor) -> FirstOrder:
     """σ and the basis at inputs of a `KANLinear`, and their derivatives, (N, I, F) each; differentiable by x."""
     values, slopes = layer.curves.basis.values_and_derivatives(x, layer.domain, layer.denominator)
     base = base_function(layer.base)
-    slope = elementwise_derivatives(base, x, 1)[1]
+    if layer.base == "silu":
+        slope = torch.ops.aten.silu_backward(torch.ones_like(x), x.detach())
+    else:
+        slope = elementwise_derivatives(base, x, 1)[1]
     return torch.cat([base(x).unsqueeze(-1), values], dim=-1), torch.cat([slope.unsqueeze(-1), slopes], dim=-1)
 
 

@@ -211,7 +211,8 @@ class KAN(nn.Module):
     def curved(self, index: int) -> Tensor:
         """Mask of the edges of a layer that are curves, (I, O)."""
         mask_IO, formulas = self.alive[index].clone(), self.formulas[index]
-        mask_IO[formulas.inputs, formulas.outputs_of] = False
+        if len(formulas):
+            mask_IO[formulas.inputs, formulas.outputs_of] = False
         return mask_IO
 
     def extra_repr(self) -> str:

@@ -87,7 +87,7 @@ class Penalties:
             block_EFF = torch.zeros((), device=state.sums.device)
             if self.sparsity:
                 weight_E11 = self._weights(state)[:, None, None]
-                block_EFF = self.sparsity / 2 * weight_E11 * _covariances(state)[state.inputs]
+                block_EFF = self.sparsity / 2 * weight_E11 * state.covariances[state.inputs]
             if self.smoothness:
                 block_EFF = block_EFF + self.smoothness * bending(layer)[state.inputs]
             others = state.sums.shape[1] + formulas.affine.numel()  # biases and formulas cost nothing
@@ -142,12 +142,7 @@ def _sizes(state: LayerState) -> Tensor:
 
 def _variances(state: LayerState) -> Tensor:
     weights_EF = state.weights[state.inputs, state.outputs_of]
-    return torch.einsum("ef,efg,eg->e", weights_EF, _covariances(state)[state.inputs], weights_EF)
-
-
-def _covariances(state: LayerState) -> Tensor:
-    centred = state.features - state.features.mean(dim=0)
-    return torch.einsum("nif,nig->ifg", centred, centred) / len(centred)
+    return torch.einsum("ef,efg,eg->e", weights_EF, state.covariances[state.inputs], weights_EF)
 
 
 def _entropy(sizes_E: Tensor, nodes_E: Tensor, idle: float) -> Tensor:
