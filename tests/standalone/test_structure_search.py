@@ -137,18 +137,18 @@ def test_a_weak_input_stays_in_noise():
 
 
 def test_an_input_that_does_not_matter_leaves():
-    x = uniform(300, [0.5] * 3, [2.5] * 3)
+    x = uniform(200, [0.5] * 3, [2.5] * 3)
     for noise in (0.0, 0.05):
         y = torch.exp(x[:, 0]) + torch.sin(3 * x[:, 1])
-        best = find_structures(x, y + noise * y.std() * normal(300), NAMES, SCIENCE_LIBRARY)[0]
+        best = find_structures(x, y + noise * y.std() * normal(200), NAMES, SCIENCE_LIBRARY)[0]
         assert not any(e.has(C) for e in columns_of(best) | product_of(best))
 
 
-def test_twenty_inputs():
-    x = uniform(250, [-1.0] * 20, [1.0] * 20)
-    names = [f"x{index}" for index in range(20)]
+def test_many_inputs():
+    x = uniform(150, [-1.0] * 12, [1.0] * 12)  # whose curves have nearly as many numbers as there are rows
+    names = [f"x{index}" for index in range(12)]
     y = torch.sin(3 * x[:, 4]) + x[:, 7] * x[:, 11]
-    y = y + 0.02 * y.std() * normal(250)
+    y = y + 0.02 * y.std() * normal(150)
     best = find_structures(x, y, names, SCIENCE_LIBRARY)[0]
     used = {str(symbol) for e in columns_of(best) | product_of(best) for symbol in e.free_symbols}
     assert {"x4", "x7", "x11"} <= used and len(used) <= 4 and best.error < 0.05
@@ -174,16 +174,16 @@ def test_columns_over_decades():
 
 def test_units_do_not_change_the_structure():
     for size in (1e-12, 1e12):
-        x, y = CASES["exponential"].samples()
+        x, y = CASES["exponential"].samples(rows=150)
         best = find_structures(x * size, y * size, NAMES, SCIENCE_LIBRARY)[0]
         assert columns_of(best) <= {A, B, A**2, B**2, A * B} and best.transformation.name == "exp"
 
 
 def test_the_library_chooses_transformations():
-    x, y = CASES["exponential"].samples()
+    x, y = CASES["exponential"].samples(rows=150)
     structures = find_structures(x, y, NAMES, LIBRARY.subset(["x", "x^2", "sin"]))
     assert {s.transformation.name for s in structures} <= {"x", "x^2"}
-    x, y = CASES["factor"].samples()
+    x, y = CASES["factor"].samples(rows=150)
     y = y / x[:, 0] ** 2  # a target times a is a division by a in the formula
     structures = find_structures(x, y, NAMES, LIBRARY.subset(["x", "x^2", "sin"]))
     assert all(float(s.factor.expression.as_base_exp()[1]) < 0 for s in structures if s.factor is not None)
@@ -232,7 +232,7 @@ def test_no_sample_outweighs_all_others():
 
 
 def test_a_product_of_two_curves_of_which_one_varies_fast():
-    x = uniform(800, [0.0, 0.0], [2.0, 25.0])
+    x = uniform(500, [0.0, 0.0], [2.0, 25.0])
     y = torch.exp(-x[:, 0]) * torch.cos(x[:, 1])
     structure = find_structures(x, y, ["a", "b"], SCIENCE_LIBRARY)[0]
     assert (product_of(structure), structure.columns) == ({A, B}, ())
