@@ -1,5 +1,7 @@
 """Networks with the curves of a structure compute what its fit does."""
 
+from functools import cache
+
 import pytest
 import sympy
 import torch
@@ -17,7 +19,7 @@ A, B, C = sympy.symbols(NAMES)
 CASES = {
     "two curves": (sympy.sin(2 * A) + B**2, {A, B}, "x"),
     "exponential": (sympy.exp(A**2 - sympy.sin(2 * B)), {A, B}, "exp"),
-    "negative": (-sympy.exp(A**2 - sympy.sin(2 * B)), {A, B}, "exp"),
+    "negative": (-sympy.sqrt(A**2 + sympy.exp(B)), {A, B}, "sqrt"),
     "difference": (sympy.sin(2 * A - 2 * B) + C**2, {A - B, C}, "x"),
     "ratio": (sympy.sin(A / B) + C**2, {A / B, C}, "x"),
     "product": (sympy.tanh(A * B / 2) + C, {A * B, C}, "x"),
@@ -42,6 +44,14 @@ def structure_of(x, y, columns=None, transformation="x", has_product=False):
     )  # fmt: skip
 
 
+@cache
+def case(name):
+    """Samples of a formula and their structure."""
+    formula, columns, transformation = CASES[name]
+    x, y = samples(formula)
+    return x, y, structure_of(x, y, columns, transformation)
+
+
 def rms(residual):
     return residual.square().mean().sqrt()
 
@@ -52,9 +62,7 @@ def like(dtype=torch.float64, **options):
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_network_is_the_fit(name):
-    formula, columns, transformation = CASES[name]
-    x, y = samples(formula)
-    structure = structure_of(x, y, columns, transformation)
+    x, y, structure = case(name)
     model = network_of(structure, y, NAMES, like())
     expected = structure.prediction(fit_structure(structure, y, 10).fitted, y)
     outputs = model(x)[:, 0].detach()
@@ -64,9 +72,8 @@ def test_the_network_is_the_fit(name):
 
 @pytest.mark.parametrize("name", ["two curves", "difference", "exponential"])
 def test_the_curves_are_on_edges(name):
-    formula, columns, transformation = CASES[name]
-    x, y = samples(formula)
-    model = network_of(structure_of(x, y, columns, transformation), y, NAMES, like())
+    _, y, structure = case(name)
+    model = network_of(structure, y, NAMES, like())
     curved = [int(model.curved(index).sum()) for index in range(len(model.layers))]
     assert sum(curved) == 2
     assert not any(symbol.name == "erf" for formulas in model.formulas for symbol in formulas.symbols)
@@ -85,9 +92,7 @@ def test_a_product_of_curves():
 
 
 def test_the_network_has_the_type_of_the_one_that_it_is_like():
-    formula, columns, transformation = CASES["exponential"]
-    x, y = samples(formula)
-    structure = structure_of(x, y, columns, transformation)
+    x, y, structure = case("exponential")
     model = network_of(structure, y, NAMES, like(torch.float32, grid_size=8, order=2))
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert all(layer.domain.dtype == torch.float32 for layer in model.layers)
@@ -98,18 +103,16 @@ def test_the_network_has_the_type_of_the_one_that_it_is_like():
 
 
 def test_the_network_can_be_fitted_further():
-    formula, columns, transformation = CASES["exponential"]
-    x, y = samples(formula)
-    model = network_of(structure_of(x, y, columns, transformation), y, NAMES, like())
+    x, y, structure = case("exponential")
+    model = network_of(structure, y, NAMES, like())
     before = rms(model(x)[:, 0].detach() - y)
     model.fit((x, y[:, None]), steps=5, grid_update_every=0, progress=False)
     assert rms(model(x)[:, 0].detach() - y) < before
 
 
 def test_the_network_does_not_change_the_one_that_it_is_like():
-    formula, columns, transformation = CASES["two curves"]
-    x, y = samples(formula)
+    _, y, structure = case("two curves")
     given = like()
     before = {name: value.clone() for name, value in given.state_dict().items()}
-    network_of(structure_of(x, y, columns, transformation), y, NAMES, given)
+    network_of(structure, y, NAMES, given)
     assert all(torch.equal(value, before[name]) for name, value in given.state_dict().items())
