@@ -64,10 +64,9 @@ def local_values(position: Tensor, order: int, derivative: int = 0) -> Tensor:
 
 
 def _powers(row: tuple[float, ...], derivative: int) -> list[float]:
-    """The factors of the powers in a derivative of a polynomial, as many as in the polynomial itself."""
-    return [math.perm(p, derivative) * factor for p, factor in enumerate(row)][derivative:] + [0.0] * min(
-        derivative, len(row)
-    )
+    """The factors of the powers in a derivative of a polynomial, with zeros to the number of its own."""
+    factors = [math.perm(p, derivative) * factor for p, factor in enumerate(row)][derivative:]
+    return factors + [0.0] * (len(row) - len(factors))
 
 
 def values(unit: Tensor, grid_size: int, order: int) -> Tensor:
