@@ -9,7 +9,7 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris, make_friedman1, make_moons
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -66,7 +66,8 @@ def test_a_smooth_function_is_learned_to_a_permille(waves):
     ids=["friedman1", "diabetes", "iris", "breast_cancer"],
 )
 def test_the_defaults_generalise(estimator, samples, least):
-    assert cross_val_score(estimator, *samples, cv=2).mean() > least
+    x, y = samples
+    assert estimator.fit(x[::2], y[::2]).score(x[1::2], y[1::2]) > least
 
 
 def test_every_setting_reaches_the_network(waves):
