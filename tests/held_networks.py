@@ -1,7 +1,6 @@
 """Samples and measures for networks that are held to shapes."""
 
 import numpy as np
-import pytest
 import torch
 
 ROUNDING = 1e-12
@@ -47,9 +46,7 @@ def in_bounds(model, lower, upper):
     return bool(((values >= lower - ROUNDING) & (values <= upper + ROUNDING)).all())
 
 
-OPTIMIZERS = pytest.mark.parametrize(
-    ("optimizer", "steps", "lr"), [("lm", 20, None), ("lbfgs", 10, None), ("adam", 60, 0.03)]
-)
+OPTIMIZERS = {"lm": {"steps": 20}, "lbfgs": {"steps": 10}, "adam": {"steps": 60, "lr": 0.03}}
 
 
 def table(rows=300, seed=0):

@@ -19,10 +19,13 @@ POINT = ([0.5, -0.25, 0.125], [1.0])
 RISING = {"monotone": {0: 1}}
 
 
-@pytest.mark.parametrize("width", [[3, 1], [3, 4, 1], [3, 3, 3, 1]], ids=str)
-@OPTIMIZERS
-def test_a_held_network_obeys_at_all_points_and_fits_as_well(width, optimizer, steps, lr):
-    data, settings = samples(600), dict(optimizer=optimizer, steps=steps, lr=lr, progress=False)
+@pytest.mark.parametrize(
+    ("width", "optimizer"),
+    [([3, 1], "lm"), ([3, 1], "lbfgs"), ([3, 4, 1], "adam"), ([3, 3, 3, 1], "lm"), ([3, 3, 3, 1], "lbfgs")],
+    ids=str,
+)
+def test_a_held_network_obeys_at_all_points_and_fits_as_well(width, optimizer):
+    data, settings = samples(400), dict(optimizer=optimizer, **OPTIMIZERS[optimizer], progress=False)
     free, held = KAN(width), KAN(width)
     free.fit(data, **settings)
     held.fit(data, **settings, constraints={"monotone": [1, -1, 0]})
