@@ -11,7 +11,8 @@ import torch
 from kansformer.kan import KAN, create_dataset
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "kan.md"
-SEEDS = (0, 1, 2)
+# The page's steps are fewer, so that a seed of either is one more for both.
+SEEDS, SEEDS_OF_PAGE = (1, 2), (0,)
 QUIET = {"progress": False}
 X_1, X_2 = sympy.symbols("x_1 x_2")
 
@@ -39,7 +40,7 @@ def test_the_steps_with_all_defaults(quickstart, seed):
     assert error < 1e-12
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", SEEDS_OF_PAGE)
 def test_the_block_of_the_page(quickstart, seed):
     """The block of docs/kan.md runs as it stands, but for the seed."""
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
@@ -63,8 +64,8 @@ def test_the_block_of_the_page(quickstart, seed):
     ids=["a sum", "a root", "one variable"],
 )
 def test_other_formulas(width, function, expected):
-    data = create_dataset(function, num_inputs=width[0])
-    for seed in SEEDS[:2]:
+    data = create_dataset(function, num_inputs=width[0], num_train=300)
+    for seed in (0, 1):
         network, (formula,) = by_hand(data, width, seed, digits=6)
         points = dict(zip((X_1, X_2), (0.3, -0.7), strict=True))
         assert float(formula.subs(points)) == pytest.approx(float(expected.subs(points)), abs=1e-4)
