@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
 from typing import Any
 
 import torch
@@ -127,11 +127,16 @@ class Case:
 
 
 def all_cases() -> Iterator[Case]:
-    """The full cross product; functions beside the curves and ways outside the domain vary one at a time."""
+    """The full cross product."""
+    return chain.from_iterable(map(cases_of, INPUTS))
+
+
+def cases_of(name: str) -> Iterator[Case]:
+    """Those of a class of inputs; functions beside the curves and ways outside the domain vary one at a time."""
     varied = [("silu", "linear"), *((base, "linear") for base in BASE_FUNCTIONS if base != "silu")]
     varied += [("silu", extrapolation) for extrapolation in EXTRAPOLATIONS if extrapolation != "linear"]
-    for name, (layer, edges), (basis, order), backend, dtype, extra in product(
-        INPUTS, LAYERS_AND_EDGES, BASES_AND_ORDERS, BACKENDS, DTYPES, varied
+    for (layer, edges), (basis, order), backend, dtype, extra in product(
+        LAYERS_AND_EDGES, BASES_AND_ORDERS, BACKENDS, DTYPES, varied
     ):
         if INPUTS[name].autocast is None or dtype == torch.float32:
             yield Case(name, layer, edges, basis, order, backend, dtype, *extra)

@@ -1,8 +1,8 @@
 """Everything that trains, fits or reads a model, small, and the digest of every number that comes out.
 
-    python tests/extremes/jobs.py THREADS FOLDER ROUNDS
+    python tests/extremes/jobs.py FOLDER 1 2 2
 
-runs all of it in rounds and prints the digests of each as JSON.
+runs all of it in rounds, here three, on these numbers of threads, and prints the digests of each as JSON.
 """
 
 import hashlib
@@ -120,7 +120,9 @@ def all_jobs(folder: Path) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(int(sys.argv[1]))
-    Path(sys.argv[2]).mkdir(exist_ok=True)
-    runs = [all_jobs(Path(sys.argv[2]) / f"{n}") for n in range(int(sys.argv[3]))]
+    folder, runs = Path(sys.argv[1]), []
+    folder.mkdir(exist_ok=True)
+    for n, threads in enumerate(map(int, sys.argv[2:])):
+        torch.set_num_threads(threads)
+        runs.append(all_jobs(folder / f"{n}"))
     print(json.dumps(runs))

@@ -92,11 +92,28 @@ def test_tensors_without_memory_take_the_definition(known_basis, operation):
     assert y.shape == (4, 3 if operation == "apply_curves" else 2)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("operation", "added"), [("apply_curves", ()), ("sum_edges", ()), *ADDED])
-def test_a_compiler_keeps_the_kernels_whole(make_case, known_basis, operation, added, dtype):
+@pytest.mark.parametrize(
+    ("basis", "operation", "added", "dtype"),
+    [
+        *(
+            ("bspline", operation, added, dtype)
+            for dtype in (torch.float32, torch.bfloat16)
+            for operation, added in (("apply_curves", ()), ("sum_edges", ()), *ADDED)
+        ),
+        *(
+            (basis, operation, added, torch.float32)
+            for basis in ("chebyshev", "rational")
+            for operation, added in (
+                ("apply_curves", ()),
+                ("apply_curves", ("base", "factor")),
+                ("sum_edges", ("base",)),
+            )
+        ),
+    ],
+)
+def test_a_compiler_keeps_the_kernels_whole(make_case, basis, operation, added, dtype):
     torch._dynamo.reset()
-    case = make_case(known_basis, operation, 20, 19, 18).to(dtype)
+    case = make_case(Basis(name=basis, grid_size=4, order=3), operation, 20, 19, 18).to(dtype)
     expected, expected_gradients = run(NATIVE[operation], operation, case, added)
     compiled = torch.compile(NATIVE[operation], fullgraph=True, backend="aot_eager")
     actual, gradients = run(compiled, operation, case, added)
