@@ -10,7 +10,7 @@ from kan_kernels.edges import sum_edges
 from numerics import assert_close_to_float64
 
 DEVICE = torch.device("cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda")
-ODD_SHAPES = [(1, 1, 1), (130, 37, 65), (33, 37, 1), (1, 5, 3)]
+ODD_SHAPES = [(1, 1, 1), (130, 37, 65), (130, 3, 1), (1, 5, 3)]
 
 
 def case(shape=(5, 4, 3), dtype=torch.float32, basis="bspline", grid_size=2, order=3, spread=1.0, seed=0):
@@ -157,8 +157,8 @@ def test_leading_axes_strides_and_missing_base():
 
 @pytest.mark.parametrize("path", ["fused", "expand"])
 def test_the_same_numbers_every_time(path):
-    tensors, settings = case((70, 9, 5), torch.float16, "rational")
-    dy = torch.randn(70, 5, device=DEVICE)
+    tensors, settings = case((130, 9, 5), torch.float16, "rational")  # the weight gradient adds up two parts
+    dy = torch.randn(130, 5, device=DEVICE)
     first, second = (
         outputs_and_gradients(lambda **t: sum_edges(**t, **settings, path=path), tensors, dy, torch.clone)
         for _ in range(2)
