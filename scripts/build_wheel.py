@@ -61,12 +61,11 @@ def build_wheel(out: Path) -> Path:
         source = shutil.copytree(ROOT, Path(temporary) / "source", ignore=unwanted)
         folder = source / prebuilt.FOLDER.relative_to(ROOT)
         folder.mkdir()
+        target = Path(temporary) / "native.so"  # levels share the objects beside it whose flags are the same
         for level in prebuilt.LEVELS:
-            with tempfile.TemporaryDirectory(dir=temporary) as objects:
-                target = Path(objects) / "native.so"
-                build.compile_library(compiler, [*build.FLAGS, *level.flags], target)
-                subprocess.run(["strip", "--strip-unneeded", target], check=True)
-                stored = cache.store_library(target, folder, level.name)
+            build.compile_library(compiler, [*build.FLAGS, *level.flags], target, level.bf16_flags)
+            subprocess.run(["strip", "--strip-unneeded", target], check=True)
+            stored = cache.store_library(target, folder, level.name)
             print(f"{level.name}: {stored.stat().st_size:,} bytes", flush=True)
         tag = platform_tag(sorted(folder.glob("*.so")))
         out.mkdir(parents=True, exist_ok=True)

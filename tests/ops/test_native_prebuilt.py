@@ -2,6 +2,7 @@
 
 import logging
 import platform
+import re
 import sys
 import zipfile
 from pathlib import Path
@@ -71,6 +72,16 @@ def test_one_that_cannot_be_loaded_is_replaced_by_one_built_here(wheel, caplog):
     finally:
         library._state.cache_clear()
     assert "cannot be loaded" in caplog.text and "so kansformer builds its own" in caplog.text
+
+
+def test_only_sources_with_flags_of_their_own_depend_on_them():
+    """Levels share the objects of the others."""
+    depends = re.compile("__AMX|__AVX512BF16|WITHOUT_TILES")
+    texts = {
+        path.name: path.read_text(encoding="utf-8") for path in (*build.HERE.glob("*.cpp"), *build.HERE.glob("*.h"))
+    }
+    assert {name for name, text in texts.items() if depends.search(text)} == {*build.BF16_SOURCES, "tiles.h"}
+    assert {name for name, text in texts.items() if '"tiles.h"' in text} <= set(build.BF16_SOURCES)
 
 
 def _can_run(level):

@@ -27,6 +27,8 @@ SOURCES = (
     *("curves.cpp", "edges.cpp", "edges_pairs.cpp", "edges_tiles.cpp", "threads.cpp"),
     *("symbols.cpp", "symbols_judge.cpp", "symbols_refine.cpp", "symbols_search.cpp"),
 )
+BF16_SOURCES = ("edges_pairs.cpp", "edges_tiles.cpp")
+"""Those that have instructions for bfloat16, where the compiler's flags allow them."""
 # No -ffast-math: NaN and infinity keep their meaning. Of OpenMP only loops that are vectors: nothing is linked.
 FLAGS = (
     *("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fopenmp-simd"),
@@ -68,21 +70,29 @@ def build_for_this_machine(compiler: Sequence[str]) -> Path:
         return store_library(temporary / "native.so", folder, name)
 
 
-def compile_library(compiler: Sequence[str], flags: Sequence[str], target: Path) -> None:
-    """Compile and link the sources; object files lie beside the target.
+def compile_library(
+    compiler: Sequence[str], flags: Sequence[str], target: Path, bf16_flags: Sequence[str] = ()
+) -> None:
+    """Compile and link the sources; object files lie beside the target, for the next library there.
+
+    Args:
+        compiler: the command and its arguments.
+        flags: of all sources.
+        target: the library.
+        bf16_flags: further ones, of `BF16_SOURCES`.
 
     Raises:
         OSError: the compiler cannot be used.
         subprocess.SubprocessError: it failed, or took too long.
     """
-    objects = [str(target.with_name(f"{name}.o")) for name in SOURCES]
-    commands = [
-        [*compiler, *flags, "-c", str(HERE / name), "-o", compiled]
-        for name, compiled in zip(SOURCES, objects, strict=True)
-    ]
+    commands = {}
+    for name in SOURCES:
+        arguments = [*flags, *(bf16_flags if name in BF16_SOURCES else ()), "-c", str(HERE / name)]
+        compiled = target.with_name(f"{name}-{hashlib.sha256(repr(arguments).encode()).hexdigest()[:16]}.o")
+        commands[compiled] = [*compiler, *arguments, "-o", str(compiled)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # a compiler is a process with one thread
-        list(pool.map(_run, commands))
-    _run([*compiler, "-shared", "-pthread", *objects, "-o", str(target)])
+        list(pool.map(_run, (command for compiled, command in commands.items() if not compiled.exists())))
+    _run([*compiler, "-shared", "-pthread", *map(str, commands), "-o", str(target)])
 
 
 def processor_features() -> str:

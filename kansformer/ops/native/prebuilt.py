@@ -23,12 +23,14 @@ class Level:
 
     Args:
         name: of the level, and how its library's file name begins.
-        flags: of the compiler.
+        flags: of the compiler, for all sources.
+        bf16_flags: further ones, for those with instructions for bfloat16.
         features: which a processor must have, as Linux calls them.
     """
 
     name: str
     flags: tuple[str, ...]
+    bf16_flags: tuple[str, ...]
     features: frozenset[str]
 
 
@@ -40,11 +42,11 @@ _NO_TILES = "-DWITHOUT_TILES"  # no tiles in plain C++ either, which only tests 
 _AMX = frozenset({"amx_tile", "amx_bf16"})
 
 LEVELS = (
-    Level("amx", (*_V4_FLAGS, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"), _V4 | {"avx512_bf16"} | _AMX),
-    Level("avx512_bf16", (*_V4_FLAGS, "-mavx512bf16", _NO_TILES), _V4 | {"avx512_bf16"}),
-    Level("avx512", (*_V4_FLAGS, _NO_TILES), _V4),
-    Level("avx2", ("-march=x86-64-v3", _NO_TILES), _V3),
-    Level("x86_64", ("-march=x86-64", _NO_TILES), frozenset()),
+    Level("amx", _V4_FLAGS, ("-mavx512bf16", "-mamx-tile", "-mamx-bf16"), _V4 | {"avx512_bf16"} | _AMX),
+    Level("avx512_bf16", _V4_FLAGS, ("-mavx512bf16", _NO_TILES), _V4 | {"avx512_bf16"}),
+    Level("avx512", _V4_FLAGS, (_NO_TILES,), _V4),
+    Level("avx2", ("-march=x86-64-v3",), (_NO_TILES,), _V3),
+    Level("x86_64", ("-march=x86-64",), (_NO_TILES,), frozenset()),
 )
 """The fastest first."""
 
