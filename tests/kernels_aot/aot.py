@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import triton
@@ -92,7 +93,7 @@ def resources(compiled: triton.compiler.CompiledKernel, seconds: float) -> Resou
     if "amdgcn" in compiled.asm:
         return _resources_of_amd(compiled, seconds)
     cubin = compiled.asm["cubin"]
-    usage = _run("cuobjdump", "--dump-resource-usage", cubin)
+    usage = _run(cubin, "cuobjdump", "--dump-resource-usage")
     code = machine_code(compiled)
     return Resources(
         registers=int(re.search(r"REG:(\d+)", usage).group(1)),
@@ -107,7 +108,7 @@ def resources(compiled: triton.compiler.CompiledKernel, seconds: float) -> Resou
 
 def machine_code(compiled: triton.compiler.CompiledKernel) -> str:
     """An NVIDIA kernel's instructions as text."""
-    return _run("nvdisasm", "-c", compiled.asm["cubin"])
+    return _run(compiled.asm["cubin"], "nvdisasm", "-c", "--no-dataflow")
 
 
 def loads_asynchronously(code: str) -> bool:
@@ -161,8 +162,9 @@ def _resources_of_amd(compiled: triton.compiler.CompiledKernel, seconds: float) 
     )
 
 
-def _run(tool: str, option: str, cubin: bytes) -> str:
+@lru_cache(maxsize=4)  # resources and instructions of one kernel are read from the same text
+def _run(cubin: bytes, tool: str, *options: str) -> str:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        return subprocess.run([TOOLS / tool, option, file.name], capture_output=True, text=True, check=True).stdout
+        return subprocess.run([TOOLS / tool, *options, file.name], capture_output=True, text=True, check=True).stdout

@@ -15,5 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 @pytest.fixture(autouse=True, scope="session")
 def _empty_cache(tmp_path_factory):
-    """Compile each time: what an earlier compiler left in the user's cache is not under test."""
-    os.environ["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
+    """Compile once: what an earlier compiler left in the user's cache is not under test, what another worker did is."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    os.environ["TRITON_CACHE_DIR"] = str(folder / "triton")
