@@ -37,6 +37,15 @@ NAMES = {
     "(?:control_)?faith": "fidelity",
     "all_or_nothing": "transaction",
 }
+ANY_NAME = re.compile("|".join(NAMES))
+# The name that a node binds, or nothing.
+BOUND = {
+    ast.Name: lambda node: node.id if isinstance(node.ctx, ast.Store) else "",
+    ast.Attribute: lambda node: node.attr if isinstance(node.ctx, ast.Store) else "",
+    ast.arg: lambda node: node.arg,
+    ast.FunctionDef: lambda node: node.name,
+    ast.ClassDef: lambda node: node.name,
+}
 
 
 def phrases_in(text: str) -> Iterator[tuple[int, str]]:
@@ -49,17 +58,10 @@ def phrases_in(text: str) -> Iterator[tuple[int, str]]:
 def names_in(text: str) -> Iterator[tuple[int, str]]:
     """Line and message of every name of the dialect that is bound."""
     for node in ast.walk(ast.parse(text)):
-        names = {
-            ast.Name: lambda n: n.id if isinstance(n.ctx, ast.Store) else "",
-            ast.Attribute: lambda n: n.attr if isinstance(n.ctx, ast.Store) else "",
-            ast.arg: lambda n: n.arg,
-            ast.FunctionDef: lambda n: n.name,
-            ast.ClassDef: lambda n: n.name,
-        }
-        name = names.get(type(node), lambda n: "")(node)
-        for pattern, plain in NAMES.items():
-            if re.fullmatch(pattern, name):
-                yield node.lineno, f"the name {name}: write {plain}"
+        name = BOUND[type(node)](node) if type(node) in BOUND else ""
+        if name and ANY_NAME.fullmatch(name):
+            plain = next(plain for pattern, plain in NAMES.items() if re.fullmatch(pattern, name))
+            yield node.lineno, f"the name {name}: write {plain}"
 
 
 def test_no_mark_of_the_dialect():
