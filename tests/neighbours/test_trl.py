@@ -6,13 +6,17 @@ from datasets import Dataset
 
 from kansformer.training.trainer import kan_trainer
 
-trl = pytest.importorskip("trl", reason="pip install trl")
-
 pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
 
 
+@pytest.fixture
+def trl():
+    """The package, whose import takes longer than its tests, so that only their process pays for it."""
+    return pytest.importorskip("trl", reason="pip install trl")
+
+
 @pytest.mark.parametrize("only_curves", [True, False])
-def test_two_steps(only_curves, make_straight, tokenizer, tmp_path):
+def test_two_steps(trl, only_curves, make_straight, tokenizer, tmp_path):
     model = make_straight(slots=("input", "act"))
     names = {name for name, _ in model.named_parameters()}
     curves = {name for name in names if name.endswith("coefficients")}
