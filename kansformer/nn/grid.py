@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kansformer.basis import refit_curves
 from kansformer.checks import check_number
-from kansformer.errors import ConfigError, DataError
+from kansformer.errors import ConfigError, ConversionStateError, DataError
 from kansformer.nn.adapted import module_called_at
 from kansformer.nn.curve_checks import check_not_disabled, check_not_fixed, check_own_parameters, find_records
 from kansformer.nn.curves import CurvedModule, CurveSpec, curve_tensors, require_curves
@@ -65,6 +65,7 @@ def update_grid(
         ConfigError: the model has no curves, or fixed ones; `quantile` or `margin` is out of range, or a curve is not
             finite or would not be on its new domain.
         DataError: an input that reaches a curve is not finite, or none reaches any.
+        ConversionStateError: curves are disabled, not in memory, or computed from other tensors (parametrize, prune).
 
     Whatever is raised, the model is left as it was.
 
@@ -91,8 +92,7 @@ def move_grids(
         raise ConfigError(f"quantile must be above 0.5 and at most 1, got {quantile!r}.")
     check_number("margin", margin, 0)
     check_not_fixed(model, "update_grid")
-    check_not_disabled(model, "Grids cannot be moved")
-    check_own_parameters(model, "Grids cannot be moved")
+    _check_changeable(modules, model, "Grids cannot be moved")
     sharing = {next(iter(group)): group for group in sharing_modules(modules)}
     owners = {path: owner for owner, group in sharing.items() for path in group}
     ranges = _record_ranges(model, modules, owners, inputs, quantile)
@@ -123,6 +123,7 @@ def refine_grid(model: nn.Module, grid_size: int) -> nn.Module:
     Raises:
         ConfigError: the model has no curves, or fixed ones, the grid size is not a whole number of at least 1, or a
             curve is not finite or would not be on the new grid; the model is left as it was.
+        ConversionStateError: curves are disabled, not in memory, or computed from other tensors (parametrize, prune).
 
     Examples:
         >>> from kansformer import KANLinear, refine_grid
@@ -135,8 +136,7 @@ def refine_grid(model: nn.Module, grid_size: int) -> nn.Module:
     """
     modules = require_curves(model, ", so there is no grid to refine.")
     check_not_fixed(model, "refine_grid")
-    check_not_disabled(model, "Grids cannot be refined")
-    check_own_parameters(model, "Grids cannot be refined")
+    _check_changeable(modules, model, "Grids cannot be refined")
     refined = []
     for group in sharing_modules(modules):
         path, module = next(iter(group.items()))
@@ -147,6 +147,16 @@ def refine_grid(model: nn.Module, grid_size: int) -> nn.Module:
     for owner, name, record in records:  # a converted model says what its curves are made of
         setattr(owner, name, record)
     return model
+
+
+def _check_changeable(modules: Mapping[str, CurvedModule], model: nn.Module, what: str) -> None:
+    check_not_disabled(model, what)
+    check_own_parameters(model, what)
+    for path, module in modules.items():
+        if module.coefficients.is_meta:
+            raise ConversionStateError(
+                f"{what} while the curves of {path} are not in memory. Load the model without offloading."
+            )
 
 
 def _record_ranges(

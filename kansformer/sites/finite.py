@@ -29,7 +29,13 @@ def check_finite_parameters(module: nn.Module, path: str) -> None:
     for name, values in module.named_parameters(path):
         if values.dtype not in CHECKED or values.is_meta or not values.numel():
             continue
-        lowest, highest = torch.aminmax(values.detach())  # 30 times as fast as isfinite; both are NaN if a value is
+        try:
+            lowest, highest = torch.aminmax(values.detach())  # 30 times as fast as isfinite; both are NaN if a value is
+        except NotImplementedError as error:  # of quantised weights, in a tensor class of their own
+            raise ProofError(
+                f"{name} is a {type(values.data).__name__}, which cannot be compared. Convert the plain model, and "
+                "quantise the result."
+            ) from error
         if not (lowest.isfinite() and highest.isfinite()):
             wrong = int((~values.detach().isfinite()).sum())
             verb = "is" if wrong == 1 else "are"

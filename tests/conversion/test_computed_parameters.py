@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from tiny_models import assert_same_state, randomize_curves, snapshot, tiny_llama
 from torch.nn.utils import parametrizations, prune
 
 from kansformer import KANConfig, convert, load_curves, refine_grid, revert, save_curves, update_grid
-from kansformer.errors import CheckpointError, ConversionStateError
+from kansformer.errors import CheckpointError, ConversionStateError, ProofError
 
 IDS = torch.arange(2, 14).view(2, 6)
 
@@ -40,6 +41,31 @@ def test_computed_parameters_are_refused(compute, change, tmp_path, monkeypatch)
         change(model)
     assert not list(tmp_path.iterdir())
     assert_same_state(model, before)
+
+
+@pytest.mark.parametrize("change", [lambda model: refine_grid(model, 9), lambda model: update_grid(model, IDS)])
+def test_grids_of_offloaded_curves_are_refused(change):
+    model = randomize_curves(convert(tiny_llama()))
+    expected = model(IDS).logits
+    cpu_offload(model, execution_device="cpu")
+    with pytest.raises(ConversionStateError, match=r"curves of model\.layers\.0\.mlp\.act_fn are not in memory"):
+        change(model)
+    assert torch.equal(model(IDS).logits, expected)
+
+
+def test_quantised_weights_are_refused():
+    class Int8Tensor(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, func, types, args=(), kwargs=None):
+            if func is torch.aminmax:
+                raise NotImplementedError
+            return super().__torch_function__(func, types, args, kwargs)
+
+    model = tiny_llama()
+    layer = model.model.layers[0].mlp.up_proj
+    layer.weight = torch.nn.Parameter(layer.weight.detach().as_subclass(Int8Tensor), requires_grad=False)
+    with pytest.raises(ProofError, match=r"up_proj.weight is a Int8Tensor, which cannot be compared"):
+        convert(model, KANConfig(slots=("up",)))
 
 
 def test_parts_that_are_compiled_by_wrapping_are_refused(tmp_path):
