@@ -58,7 +58,7 @@ def _sizes(basis_NC: Tensor) -> Tensor:
 
 def _with_ridge(columns_NC: Tensor, ridge: float) -> Tensor:
     """Columns, with a row below for every one of them."""
-    return torch.cat([columns_NC, torch.eye(columns_NC.shape[1], dtype=columns_NC.dtype) * ridge**0.5])
+    return torch.cat([columns_NC, torch.eye(columns_NC.shape[1]).to(columns_NC) * ridge**0.5])
 
 
 def _padded(values_NR: Tensor, rows: int) -> Tensor:

@@ -33,7 +33,7 @@ class Targets:
         self._groups = [(transformation, len(list(group))) for transformation, group in groups]
         self.values_NR = torch.stack([structure.target(y) for structure in self.structures], dim=1)
         self._lower_R, self._upper_R = self.values_NR.aminmax(dim=0)
-        self._sign_R = torch.tensor([float(structure.sign) for structure in self.structures], dtype=y.dtype)
+        self._sign_R = y.new_tensor([structure.sign for structure in self.structures])
         factors = [structure.factor for structure in self.structures]
         ones = torch.ones_like(y)
         self._factor_RN = torch.stack([ones if f is None else f.values for f in factors]) if any(factors) else None
