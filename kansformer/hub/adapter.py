@@ -5,7 +5,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from kansformer.conversion import ConversionRecord
@@ -30,7 +29,7 @@ from kansformer.hub.curve_values import curve_values, put_curves
 from kansformer.hub.weight_checksum import ModelChecksum, check_same_weights, checksum_of
 from kansformer.hub_files import HUB_ID, find_folder
 from kansformer.nn.curve_checks import check_not_disabled
-from kansformer.nn.transaction import transaction
+from kansformer.nn.transaction import outside_inference_mode, transaction
 
 CARD_FILES = {CARD_FILE, METADATA_FILE}
 """Files that `push_folder` writes beside the curves."""
@@ -104,7 +103,7 @@ def save_curves(model: nn.Module, folder: str | Path, *, also: Collection[str] =
     return folder
 
 
-@torch.inference_mode(False)  # or they could never be trained
+@outside_inference_mode()
 def load_curves(
     model: nn.Module,
     folder: str | Path,

@@ -21,7 +21,7 @@ from kansformer.errors import ConfigError, ConversionStateError
 from kansformer.hub.curve_values import curve_values, put_curves
 from kansformer.nn.curve_checks import check_not_disabled, disabled
 from kansformer.nn.curves import require_curves
-from kansformer.nn.transaction import transaction, undone_afterwards
+from kansformer.nn.transaction import outside_inference_mode, transaction, undone_afterwards
 
 UNNAMED, CHANGED = "default", "changed"
 """Names of curves that were on the model before any had a name, and of those that were changed while mixed or off."""
@@ -51,7 +51,7 @@ class CurveSets:
     active: Mapping[str, float]
 
 
-@torch.inference_mode(False)  # or they could never be trained
+@outside_inference_mode()
 def set_curves(model: nn.Module, curves: str | Mapping[str, float] | None) -> nn.Module:
     """Choose which of its sets of curves bends a model, in place.
 

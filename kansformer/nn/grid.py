@@ -20,7 +20,7 @@ from kansformer.nn.curves import CurvedModule, CurveSpec, curve_tensors, require
 from kansformer.nn.eval_mode import run_batches
 from kansformer.nn.hooks import input_of
 from kansformer.nn.sharing import sharing_modules
-from kansformer.nn.transaction import undone_afterwards
+from kansformer.nn.transaction import outside_inference_mode, undone_afterwards
 
 # The narrowest domain, relative to the numbers in it: half a width of 1/64 holds several inputs in bfloat16, to which
 # models are cast. Dates and coordinates are in float64, which has inputs enough in less.
@@ -224,7 +224,7 @@ def _widened(range_P2: Tensor, margin: float, old_domain_P2: Tensor, min_width: 
     return torch.where(stays.unsqueeze(-1), old_domain_P2.double(), new_P2)
 
 
-@torch.inference_mode(False)  # or finer curves could never be trained
+@outside_inference_mode()
 @torch.no_grad()
 def _refit(path: str, sharing: list[CurvedModule], spec: CurveSpec, domain_P2: Tensor) -> Callable[[], None]:
     """Fit the curves of a module, and of others that share them, on another grid; a call of the result writes them,

@@ -47,11 +47,21 @@ def transaction(model: nn.Module, replaced: Iterable[Tensor] = ()) -> Iterator[N
     """
     put_back = snapshot(model, replaced)
     try:
-        with torch.inference_mode(False):  # or what is made here could never be trained
+        with outside_inference_mode():
             yield
     except BaseException:
         put_back()
         raise
+
+
+@contextmanager
+def outside_inference_mode() -> Iterator[None]:
+    """Context or decorator in which tensors are made that can be trained later; without gradients in inference mode."""
+    if not torch.is_inference_mode_enabled():
+        yield
+        return
+    with torch.inference_mode(False), torch.no_grad():  # the first alone switches gradients on
+        yield
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from torch.nn.utils import parametrizations, prune
 
 from kansformer import KANConfig, convert, load_curves, refine_grid, revert, save_curves, update_grid
 from kansformer.errors import CheckpointError, ConversionStateError, ProofError
+from kansformer.nn.transaction import transaction
 
 IDS = torch.arange(2, 14).view(2, 6)
 
@@ -91,6 +92,13 @@ def test_curves_that_were_made_in_inference_mode_can_be_trained(tmp_path):
         model(input_ids=IDS, labels=IDS).loss.backward()
         assert model.model.layers[0].mlp.act_fn.coefficients.grad.any()
         model.load_state_dict(model.state_dict())
+
+
+def test_gradients_stay_off_in_a_transaction():
+    with torch.no_grad(), transaction(torch.nn.Linear(2, 2)):
+        assert not torch.is_grad_enabled()
+    with torch.inference_mode(), transaction(torch.nn.Linear(2, 2)):
+        assert not torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
 
 
 def test_another_default_device(tmp_path):
