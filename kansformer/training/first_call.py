@@ -66,7 +66,8 @@ def check_causal(model: nn.Module, blocks_NT: Tensor) -> None:
         return
     difference_T = (outputs[0].logits[0] - outputs[1].logits[0]).float().abs().amax(dim=-1)
     leak = LEAK_16_BITS if next(model.parameters()).element_size() < 4 else LEAK
-    if difference_T[:-1].max() > leak * difference_T[-1]:
+    is_seen = difference_T[:-1].max() > leak * difference_T[-1]
+    if is_seen and torch.equal(model(input_ids=tokens_1T).logits, outputs[0].logits):  # some draw numbers in each call
         config = getattr(model, "config", None)
         advice = "Set model.config.is_decoder=true, or take" if hasattr(config, "is_decoder") else "Take"
         raise ConfigError(
