@@ -14,6 +14,7 @@ from torch.utils.data import IterableDataset
 from transformers import TrainingArguments, get_scheduler
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_utils import IntervalStrategy
+from transformers.training_args import ParallelMode
 
 from kansformer.errors import ConfigError, DataError
 from kansformer.files import check_free_space
@@ -132,6 +133,8 @@ def check_combination(recipe: Recipe, arguments: TrainingArguments, *, resumes: 
             "The accelerate config asks for FSDP, which accelerate does not do on CPUs: it would keep a whole model in "
             "every process. Launch with distributed_type MULTI_GPU and use_cpu, and set shard=true in the recipe."
         )
+    if arguments.fsdp and arguments.parallel_mode != ParallelMode.DISTRIBUTED:
+        raise ConfigError("training.fsdp spreads a model over processes. Start several: accelerate launch.")
     curves, sharded = recipe.curves, recipe.shard or by_accelerate or bool(arguments.fsdp)
     for name, value, instead in (
         ("refine_grid_at", curves.refine_grid_at, "Train in stages, with refine_grid(model, size) between two runs."),

@@ -315,6 +315,11 @@ def test_nothing_is_overwritten(make, tmp_path):
             "need training.max_grad_norm above 0",
         ),
         ({"kan": {"groups": 5}}, ConfigError, "groups=5 does not divide"),
+        (
+            {"training": {"fsdp": "full_shard"}},
+            ConfigError,
+            "training.fsdp spreads a model over processes. Start",
+        ),
         ({"shard": True}, ConfigError, "shard=true spreads a model over processes, and there is one"),
         ({"rows_per_step": 5}, ConfigError, "rows_per_step is 5, which 1 process does not make up of batches of 4"),
     ],
