@@ -1,13 +1,12 @@
-"""Training runs that are killed again and again, by SIGKILL, and resumed; each time in processes of their own.
+"""A training run that is killed again and again, by SIGKILL, and resumed; each time in processes of its own.
 
-Every line of the input asks for a run and is answered with a line, both JSON, as `tiny_run.killed_run` does it. A kill
-is "moment:n@p": the n-th time that process p comes to the moment, or "after:s@p": s seconds after the first step of
-the start; process "all" is all of them. The last start is not killed.
+The arguments are the run and the file for its answer, both JSON, as `tiny_run.killed_run` does it. A kill is
+"moment:n@p": the n-th time that process p comes to the moment, or "after:s@p": s seconds after the first step of the
+start; process "all" is all of them. The last start is not killed.
 
 This process imports everything and forks the others, so that a start takes a second.
 """
 
-import gc
 import json
 import os
 import signal
@@ -157,16 +156,13 @@ def start(recipe, output: Path, processes: int, kill: str) -> list[int]:
 
 
 def main() -> None:
-    gc.freeze()  # or every process would search all that is imported when it collects garbage
-    for line in sys.stdin:
-        recipe_file, output, changes, processes, kills = json.loads(line)
-        recipe = read_recipe(recipe_file, changes)
-        starts = []
-        for index, kill in enumerate([*kills, ""]):
-            codes = start(recipe, Path(output), processes[min(index, len(processes) - 1)], kill)
-            starts.append({"kill": kill, "codes": codes})
-        print(json.dumps(starts), flush=True)
-    gc.unfreeze()
+    recipe_file, output, changes, processes, kills = json.loads(sys.argv[1])
+    recipe = read_recipe(recipe_file, changes)
+    starts = []
+    for index, kill in enumerate([*kills, ""]):
+        codes = start(recipe, Path(output), processes[min(index, len(processes) - 1)], kill)
+        starts.append({"kill": kill, "codes": codes})
+    Path(sys.argv[2]).write_text(json.dumps(starts))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
 """Nodes of a cluster on this machine: a torchrun launcher for each, started again when it dies."""
 
 import os
+import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+from programs import Program
+
+FOLDER = Path(__file__).resolve().parent
 
 RESTARTS = 3
 """Of the processes of a node, by its launcher; then it gives up, and the cluster starts it again."""
@@ -38,34 +42,29 @@ def train_on_nodes(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}"),
-        *(f"--nnodes={nodes}", f"--nproc-per-node={processes}", f"--max-restarts={RESTARTS}", "--rdzv-id=run"),
-        *(
-            "--local-addr=127.0.0.1",
-            "--monitor-interval=0.1",
-            str(Path(__file__).with_name("node_worker.py")),
-            str(plan),
-        ),
+        *(sys.executable, str(FOLDER / "launcher.py"), "torchrun", "--rdzv-backend=c10d", "--rdzv-id=run"),
+        *(f"--rdzv-endpoint=127.0.0.1:{port}", f"--nnodes={nodes}", f"--nproc-per-node={processes}"),
+        *(f"--max-restarts={RESTARTS}", "--local-addr=127.0.0.1", "--monitor-interval=0.1"),
+        *(str(FOLDER / "node_worker.py"), str(plan)),
         *("--config", str(recipe_file), "--output", str(output), "--resume", *changes),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # or processes look for the addresses of dead ones
-    launchers: list[subprocess.Popen] = []
+    launchers: list[Program] = []
     deadline = time.monotonic() + timeout
-    with log.open("ab") as file:
-        start = lambda: subprocess.Popen(command, env=environment, stdout=file, stderr=file)  # noqa: E731
-        try:
-            launchers = [start() for _ in range(nodes)]
-            while any(launcher.poll() is None for launcher in launchers):
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"The nodes took more than {timeout} s: {log.read_text()[-3000:]}")
-                is_over = (output / "training.json").exists() and any(launcher.poll() == 0 for launcher in launchers)
-                for index, launcher in enumerate(launchers):
-                    if launcher.poll() and not is_over:
-                        launchers[index] = start()
-                time.sleep(0.1)
-        finally:
-            for launcher in launchers:
-                launcher.kill()
-                launcher.wait()
+    start = lambda: Program(command, log, environment)  # noqa: E731
+    try:
+        launchers = [start() for _ in range(nodes)]
+        while any(launcher.poll() is None for launcher in launchers):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"The nodes took more than {timeout} s: {log.read_text()[-3000:]}")
+            is_over = (output / "training.json").exists() and any(launcher.poll() == 0 for launcher in launchers)
+            for index, launcher in enumerate(launchers):
+                if launcher.poll() and not is_over:
+                    launchers[index] = start()
+            time.sleep(0.1)
+    finally:
+        for launcher in launchers:
+            launcher.send_signal(signal.SIGKILL)
+            launcher.wait()
     return list(deaths[: len(deaths) - len(plan.read_text().splitlines())])

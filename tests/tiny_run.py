@@ -1,16 +1,14 @@
 """A recipe whose run takes seconds and does everything: checkpoints, a moving grid, old checkpoints removed."""
 
-import atexit
 import csv
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
 import torch
+from programs import Program
 from transformers import AutoModelForCausalLM
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,7 +20,9 @@ DOWN = "model.layers.0.mlp.down_proj.weight"
 PRETRAINED = {"tokenizer": "model", "block": 16}
 """Data of a recipe that begins with a model in a folder."""
 TEXT = "".join(f"{i} green bottles hanging on the wall, and {i * i} more.\n" for i in range(150))
-TWO_PROCESSES = ("-m", "accelerate.commands.launch", "--config_file", str(ROOT / "scripts/accelerate/two-cpu.yaml"))
+LAUNCH = [sys.executable, str(ROOT / "tests" / "launcher.py"), "accelerate"]
+LAUNCH += ["--config_file", str(ROOT / "scripts/accelerate/two-cpu.yaml"), str(ROOT / "scripts/train.py")]
+"""`accelerate launch` of a training in two processes."""
 RECIPE = """
 task: causal-lm
 model:
@@ -45,16 +45,6 @@ def write_recipe_file(folder: Path) -> Path:
     return path
 
 
-@cache
-def _server() -> subprocess.Popen:
-    """The process that forks those of all killed runs, since imports take longer than a run; it ends with this one."""
-    command = [sys.executable, str(Path(__file__).with_name("killed_run.py"))]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    server = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    atexit.register(server.communicate)
-    return server
-
-
 def killed_run(
     recipe_file: Path, output: Path, *changes: str, processes: int | Sequence[int] = 1, kills: Sequence[str] = ()
 ) -> list[dict]:
@@ -67,9 +57,12 @@ def killed_run(
         The kill of every start, and the exit codes of its processes.
     """
     numbers = [processes] if isinstance(processes, int) else processes
-    server = _server()
-    print(json.dumps([str(recipe_file), str(output), changes, numbers, kills]), file=server.stdin, flush=True)
-    return json.loads(server.stdout.readline())
+    request = json.dumps([str(recipe_file), str(output), changes, numbers, kills])
+    starts = output.with_suffix(".json")
+    command = [sys.executable, str(ROOT / "tests" / "killed_run.py"), request, str(starts)]
+    log = output.with_suffix(".log")
+    assert Program(command, log, {**os.environ, "OMP_NUM_THREADS": "1"}).wait() == 0, log.read_text()[-3000:]
+    return json.loads(starts.read_text())
 
 
 def weights_of(folder: Path, kind: type = AutoModelForCausalLM) -> dict[str, torch.Tensor]:

@@ -2,12 +2,11 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
-from tiny_run import ROOT, TWO_PROCESSES, killed_run, loss_rows, write_recipe_file
+from programs import Program
+from tiny_run import LAUNCH, killed_run, loss_rows, write_recipe_file
 from transformers import AutoModelForCausalLM
 
 from kansformer import is_converted
@@ -28,11 +27,9 @@ def run(recipe, output, *changes, processes=2):
 
 
 def launch(recipe, output, *changes):
-    command = [sys.executable, *TWO_PROCESSES, str(ROOT / "scripts" / "train.py"), "--config", str(recipe)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command += [*PLAIN, *changes, "--output", str(output)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
+    command = [*LAUNCH, "--config", str(recipe), *PLAIN, *changes, "--output", str(output)]
+    log = output.with_suffix(".log")
+    assert Program(command, log, {**os.environ, "OMP_NUM_THREADS": "1"}).wait(300) == 0, log.read_text()
     return loss_rows(output), json.loads((output / "training.json").read_text())
 
 

@@ -4,16 +4,15 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from programs import Program
 from safetensors.torch import load_file
-from tiny_run import ROOT, TWO_PROCESSES, equal_weights, killed_run, write_recipe_file
+from tiny_run import LAUNCH, equal_weights, killed_run, write_recipe_file
 from transformers import PreTrainedModel
 from typer.testing import CliRunner
 
@@ -101,20 +100,15 @@ def test_sigterm_saves_the_step_and_ends_with_a_code_of_its_own(recipe_file, tmp
 
 @pytest.mark.slow
 def test_sigterm_to_a_launcher_saves_the_step_of_its_processes(recipe_file, tmp_path):
-    command = [sys.executable, *TWO_PROCESSES, str(ROOT / "scripts" / "train.py"), "--config", str(recipe_file)]
-    process = subprocess.Popen(
-        [*command, "--output", str(tmp_path / "run"), "training.max_steps=100000"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    while process.poll() is None and not has_logged_two_steps(tmp_path / "run"):
+    output, log = tmp_path / "run", tmp_path / "run.log"
+    command = [*LAUNCH, "--config", str(recipe_file), "--output", str(output), "training.max_steps=100000"]
+    launcher = Program(command, log, {**os.environ, "OMP_NUM_THREADS": "1"})
+    while launcher.poll() is None and not has_logged_two_steps(output):
         time.sleep(0.05)
-    process.terminate()
-    output, _ = process.communicate(timeout=300)
-    assert "which is saved. Go on with --resume." in " ".join(output.split())
-    assert process.returncode == 1, output  # the launcher has a code of its own
+    launcher.send_signal(signal.SIGTERM)
+    code, printed = launcher.wait(300), log.read_text()
+    assert "which is saved. Go on with --resume." in " ".join(printed.split()), code
+    assert code == 1, printed  # the launcher has a code of its own
     assert last_step_is_saved(tmp_path / "run")
 
 
