@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -36,11 +36,11 @@ class Program:
         environment: all variables; None for those of this process.
     """
 
-    def __init__(self, command: Sequence[str], output: Path, environment: dict[str, str] | None = None) -> None:
+    def __init__(self, command: Sequence[str], output: Path, environment: Mapping[str, str] | None = None) -> None:
         self.returncode: int | None = None
         reading, writing = os.pipe()
         self._answers = os.fdopen(reading)
-        request = json.dumps([[*command], str(output), environment or {**os.environ}]).encode()
+        request = json.dumps([[*command], str(output), {**(environment or os.environ)}]).encode()
         socket.send_fds(_server(), [request], [writing])
         os.close(writing)
         self.pid = int(self._answers.readline())

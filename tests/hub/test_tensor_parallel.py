@@ -1,13 +1,13 @@
 """Tensor parallelism in two processes over gloo: the same function as in one process, or a sentence at load."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from numerics import relative_error
+from programs import Program
 from safetensors.torch import load_file
 from tiny_models import randomize_curves
 from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM, PreTrainedModel
@@ -56,11 +56,9 @@ def results(tmp_path_factory):
     convert(experts.eval(), KANConfig()).save_pretrained(folder / "experts")
     job = Path(__file__).parent / "tensor_parallel_job.py"
     names = [*CONFIGS, "plain", "experts"]
-    done = subprocess.run(
-        [sys.executable, str(job), str(folder / "out"), *(str(folder / name) for name in names)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-5000:]
+    command = [sys.executable, str(job), str(folder / "out"), *(str(folder / name) for name in names)]
+    log = folder / "log"
+    assert Program(command, log, os.environ | {"OMP_NUM_THREADS": "1"}).wait(300) == 0, log.read_text()[-5000:]
     return folder
 
 
