@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -57,34 +58,42 @@ class Report:
 
 
 class Worker:
-    """A process that reads; a new one after it was lost."""
+    """A process that reads; a fork of its parent takes its place after it was lost."""
 
-    def __init__(self, folder: Path, longest: float = LONGEST, files: bool = True) -> None:
+    def __init__(self, folder: Path, longest: float = LONGEST) -> None:
         self.longest = longest
         tests = Path(__file__).resolve().parents[1]
         environment = {**os.environ, "PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}", "OMP_NUM_THREADS": "1"}
         environment |= {"HF_HUB_OFFLINE": "1", "KANSFORMER_BACKEND": "cpu"}
         self.errors = (folder / "worker-errors.txt").open("a+")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "strangers.worker", str(folder), "files" if files else "nothing"],
+            [sys.executable, "-m", "strangers.worker", str(folder)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, env=environment, cwd=folder,
         )  # fmt: skip
-        if self._line(120.0) != b"ready\n":
+        self._begin(self._line(120.0))
+
+    def _begin(self, line: bytes | None) -> int:
+        """Note the process that says that it is ready; the status of the one before."""
+        if line is None or not line.startswith(b"ready "):
             self.errors.seek(0)
             raise RuntimeError(f"The worker did not start: {self.errors.read()[-3000:]}")
+        _, self.reader, status = map(int, line.replace(b"ready", b"0").split())
+        return status
 
     def ask(self, kind: str, index: int, seed: int) -> dict:
-        """The outcome of a case; after one that is `lost` this worker is at its end."""
+        """The outcome of a case."""
         assert self.process.stdin is not None
         self.process.stdin.write(f"{kind} {index} {seed}\n".encode())
         self.process.stdin.flush()
         line = self._line(self.longest)
-        if line:
+        if line and not line.startswith(b"ready"):
             return json.loads(line)
-        self.process.kill()
-        self.end()
-        what = f"hung for {self.longest:.0f} s" if line is None else f"died: {self.process.returncode}"
-        return {"outcome": "bug", "bug": f"the process {what}", "error": "", "lost": True}
+        if hung := line is None:
+            os.kill(self.reader, signal.SIGKILL)
+            line = self._line(self.longest)
+        status = self._begin(line)
+        what = f"hung for {self.longest:.0f} s" if hung else f"died: {status}"
+        return {"outcome": "bug", "bug": f"the process {what}", "error": ""}
 
     def end(self) -> None:
         """Have it stop and take its files with it."""
@@ -132,15 +141,16 @@ def fuzz(
                 continue
             answer = worker.ask(kind, index, seed)
             if answer.get("new"):
-                answer |= {"outcome": "bug", "bug": f"left {answer['new'][:3]} around its folder", "lost": True}
-                worker.end()
+                answer |= {"outcome": "bug", "bug": f"left {answer['new'][:3]} around its folder"}
             report.counts[kind][answer["outcome"]] += 1
             beyond = answer.get("grown", 0) - 2 * answer.get("declared", 0)
             report.grown[kind] = max(report.grown.get(kind, 0), beyond)
             if answer["outcome"] == "bug":
                 report.bugs.append({"case": f"{kind} {index} {seed}", **answer})
             progress(answer)
-            if answer.get("lost"):
+            if answer.get("new"):  # else they would be there after every other case
+                if worker is not first:
+                    worker.end()
                 worker = Worker(Path(name))
         if worker is not first:
             worker.end()

@@ -72,7 +72,8 @@ class Watch:
 def main() -> None:
     """Read commands `kind index seed` from stdin, a line each, and answer each with a line of JSON.
 
-    The arguments are a folder to work below, and "files" or "nothing" for what is there to be read.
+    A fork does this, after a line "ready PROCESS STATUS"; another takes its place when it dies, whose status it tells.
+    The argument is a folder to work below.
     """
     gc.disable()  # until everything is imported
     answers = os.fdopen(os.dup(1), "w")
@@ -92,23 +93,25 @@ def main() -> None:
     transformers_logging.set_verbosity(logging.CRITICAL)
     torch.set_num_threads(1)
     corpus, inside = root / "corpus", root / "around" / "case"
-    with_files = sys.argv[2] == "files"
-    if with_files:
-        make_corpus(corpus, Path(__file__).resolve().parents[2] / "scripts" / "recipes")
-    for kind, read in (
-        READERS.items() if with_files else ()
-    ):  # what is imported late is imported now, and sound files must be right
+    make_corpus(corpus, Path(__file__).resolve().parents[2] / "scripts" / "recipes")
+    for kind, read in READERS.items():  # what is imported late is imported now, and sound files must be right
         for source in sorted((corpus / kind).glob("*")) or [None]:
             if source is not None:
                 read(_copied(source, inside), random.Random(0))
     readers = READERS | {misdeed.__name__: misdeed for misdeed in MISDEEDS}
     gc.freeze()
     gc.enable()
+    status = 0
+    while child := os.fork():
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if status == 0:
+            shutil.rmtree(root, ignore_errors=True)
+            return
     watch = Watch(cache)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, used + ROOM))
-    print("ready", file=answers, flush=True)
-    for line in sys.stdin:
+    print("ready", os.getpid(), status, file=answers, flush=True)
+    for line in iter(sys.stdin.readline, ""):
         kind, index, seed = line.split()
         rng = random.Random(f"{seed}-{kind}-{index}")
         sources = sorted((corpus / kind).glob("*"))
@@ -124,7 +127,6 @@ def main() -> None:
         shutil.rmtree(cache, ignore_errors=True)
         answer["new"] = sorted(str(p.relative_to(root)) for p in root.rglob("*") if _is_new(p, inside, corpus, root))
         print(json.dumps(answer), file=answers, flush=True)
-    shutil.rmtree(root, ignore_errors=True)
 
 
 def is_mutated(kind: str, path: Path) -> bool:
