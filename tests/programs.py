@@ -72,7 +72,8 @@ def _server() -> socket.socket:
     """Where the process that starts programs is asked for one; it is started the first time, and ends with this one."""
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = [sys.executable, "-u", __file__, str(there.fileno())]
-    server = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, pass_fds=[there.fileno()])
+    options = {"pass_fds": [there.fileno()], "start_new_session": True}
+    server = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, **options)
     there.close()
     atexit.register(lambda: (here.close(), server.wait()))
     return here
@@ -99,6 +100,8 @@ def _serve(requests: socket.socket) -> None:
                 _run(*json.loads(request), answers)
             os._exit(0)
         os.close(descriptors[0])
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.killpg(0, signal.SIGTERM)  # a test that failed may have left programs
     with contextlib.suppress(ChildProcessError):
         while True:
             os.wait()
