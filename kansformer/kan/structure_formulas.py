@@ -290,9 +290,11 @@ def _named(
                 return [Named(sympy.Float(float(y_S.mean())), 0.0, 1.0)]
             share, operations = min(noise / variance, MAX_NOISE), int(argument != column.expression)
             for named in named_curve(u_S, y_S, library=library, noise=share, top=top, compose=compose):
-                expression = named.expression.xreplace({Z: argument})
+                expression = named.expression
                 if argument.is_Pow:  # (1/z)^p with z > 0
-                    expression = sympy.powdenest(expression, force=True)
+                    powers = [power for power in expression.atoms(sympy.Pow) if power.base == Z]
+                    expression = expression.xreplace({p: argument.base ** (argument.exp * p.exp) for p in powers})
+                expression = expression.xreplace({Z: argument})
                 result[expression] = replace(
                     named, expression=expression, cost=named.cost + operations * COORDINATE_COST
                 )

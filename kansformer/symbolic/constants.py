@@ -9,13 +9,16 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
+from types import FunctionType
 from typing import Any
 
+import numpy as np
 import sympy
 import torch
 from torch import Tensor
 
 from kansformer.errors import ConfigError
+from kansformer.symbolic.duals import NUMPY_FUNCTIONS, Dual
 
 STEPS, SNAP_STEPS, TRIALS = 60, 15, 8
 FIRST_DAMPING, LESS, MORE, MIN_DAMPING = 1e-3, 0.1, 10.0, 1e-14
@@ -55,7 +58,7 @@ TORCH_FUNCTIONS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def torch_function(symbols: Sequence[sympy.Symbol], expression: sympy.Basic) -> Callable[..., Any]:
+def torch_function(symbols: Sequence[sympy.Symbol], expression: sympy.Basic) -> FunctionType:
     """An expression, or a tuple of them, as a function of tensors for its symbols.
 
     Raises:
@@ -69,6 +72,7 @@ def torch_function(symbols: Sequence[sympy.Symbol], expression: sympy.Basic) -> 
     renamed = expression.xreplace(dict(zip(symbols, columns, strict=True)))
     large = {number: sympy.Float(number) for number in renamed.atoms(sympy.Integer) if abs(number) >= 2**63}
     renamed = renamed.xreplace(large)  # torch has no such integers
+    renamed = renamed.replace(sympy.sign, sympy.Function("sign"))  # sympy prints a condition, which tensors are not
     return sympy.lambdify(columns, renamed, modules=[TORCH_FUNCTIONS])
 
 
@@ -144,18 +148,22 @@ class Formula:
 
     def compiled(self) -> Callable[[Tensor, Tensor], Tensor]:
         """A function of columns (V, N) and constants (C, N) that gives (N,)."""
+        function = self.function()
+
+        def evaluate(x_VN: Tensor, values_CN: Tensor) -> Tensor:
+            result = function(*x_VN, *values_CN)
+            return torch.as_tensor(result, dtype=x_VN.dtype).expand(x_VN.shape[1])
+
+        return evaluate
+
+    def function(self) -> FunctionType:
+        """A function of tensors: columns, then constants."""
         return _compiled(self.tree, len(self.values), self.variables)
 
 
 @lru_cache(maxsize=1024)
-def _compiled(tree: sympy.Expr, constants: int, variables: tuple[str, ...]) -> Callable[[Tensor, Tensor], Tensor]:
-    function = torch_function([*map(sympy.Symbol, variables), *map(_constant, range(constants))], tree)
-
-    def evaluate(x_VN: Tensor, values_CN: Tensor) -> Tensor:
-        result = function(*x_VN, *values_CN)
-        return torch.as_tensor(result, dtype=x_VN.dtype).expand(x_VN.shape[1])
-
-    return evaluate
+def _compiled(tree: sympy.Expr, constants: int, variables: tuple[str, ...]) -> FunctionType:
+    return torch_function([*map(sympy.Symbol, variables), *map(_constant, range(constants))], tree)
 
 
 @dataclass(frozen=True)
@@ -187,75 +195,91 @@ def fit_constants(formula: Formula, x: Tensor, y: Tensor, *, steps: int = STEPS)
     Returns:
         The best constants met; an infinite error if the formula is not finite at all samples.
     """
-    function, columns, values = formula.compiled(), x.mT.contiguous(), formula.values.clone()
+    columns, target, values = x.mT.double().numpy(), y.double().numpy(), formula.values.numpy()
+    function = _with_numpy(formula.function())
 
-    def residual_at(values_C: Tensor) -> Tensor:
-        return function(columns, values_C.unsqueeze(-1).expand(-1, len(y))) - y
+    def residual_at(values_C: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(function(*columns, *values_C), target.shape) - target
 
-    residual = residual_at(values)
-    loss, damping, jacobian = _loss(residual), FIRST_DAMPING, None
-    for _ in range(steps if len(values) and math.isfinite(loss) else 0):
-        slopes = _jacobian(function, columns, values)
-        if not slopes.isfinite().all():
-            break
-        jacobian = slopes
-        scale = jacobian.norm(dim=0).clamp(min=TINY)
-        unit, before = jacobian / scale, loss
-        q, r = torch.linalg.qr(unit)  # the normal equations would lose half of the digits
-        for _ in range(TRIALS):
-            solve = _damped_solver(q, r, damping)
-            step = solve(residual)
-            ahead = residual_at(values - ACCELERATION_STEP * step / scale)
-            bend = 2 / ACCELERATION_STEP * ((ahead - residual) / ACCELERATION_STEP + unit @ step)
-            turn = solve(bend) if bend.isfinite().all() else torch.zeros_like(step)
-            if 2 * turn.norm() <= MAX_ACCELERATION * step.norm():
-                step = step + turn / 2
-            trial = values - step / scale
-            residual_there = residual_at(trial)
-            if (there := _loss(residual_there)) < loss:
-                values, loss, residual, damping = trial, there, residual_there, max(LESS * damping, MIN_DAMPING)
+    with np.errstate(all="ignore"):
+        residual = residual_at(values)
+        loss, damping, space = _loss(residual), FIRST_DAMPING, None
+        for _ in range(steps if len(values) and math.isfinite(loss) else 0):
+            jacobian = _jacobian(function, columns, values)
+            if not np.isfinite(jacobian).all():
                 break
-            damping *= MORE
-        if not before - loss > SETTLED * before:
-            break
-    deviations = torch.full_like(values, math.inf)
-    if jacobian is not None:
-        deviations = _standard_errors(jacobian, loss * len(y) / max(len(y) - len(values), 1))
-    return Fitted(replace(formula, values=values), math.sqrt(loss), deviations)
+            space, before = _Directions.of(jacobian), loss
+            for _ in range(TRIALS):
+                step = space.damped(residual, damping)
+                ahead = residual_at(values - ACCELERATION_STEP * step / space.scale)
+                bend = 2 / ACCELERATION_STEP * ((ahead - residual) / ACCELERATION_STEP + space.along(step))
+                turn = space.damped(bend, damping) if np.isfinite(bend).all() else np.zeros_like(step)
+                if 2 * np.linalg.norm(turn) <= MAX_ACCELERATION * np.linalg.norm(step):
+                    step = step + turn / 2
+                trial = values - step / space.scale
+                residual_there = residual_at(trial)
+                if (there := _loss(residual_there)) < loss:
+                    values, loss, residual, damping = trial, there, residual_there, max(LESS * damping, MIN_DAMPING)
+                    break
+                damping *= MORE
+            if not before - loss > SETTLED * before:
+                break
+        deviations = np.full_like(values, math.inf)
+        if space is not None:
+            deviations = space.standard_errors(loss * len(y) / max(len(y) - len(values), 1))
+    fitted = replace(formula, values=torch.tensor(values, dtype=torch.float64))
+    return Fitted(fitted, math.sqrt(loss), torch.from_numpy(deviations))
 
 
-def _damped_solver(q_NC: Tensor, r_CC: Tensor, damping: float) -> Callable[[Tensor], Tensor]:
-    """Steps (C,) that explain rests (N,), for derivatives Q·R and steps that cost their squares times the damping."""
-    q_damped, r_damped = torch.linalg.qr(torch.cat([r_CC, damping**0.5 * torch.eye(r_CC.shape[1]).to(r_CC)]))
+@dataclass(frozen=True)
+class _Directions:
+    """Singular vectors and values of derivatives (N, C) that are divided by their columns' lengths, the scale (C,).
 
-    def solve(rest_N: Tensor) -> Tensor:
-        goal = q_damped[: len(r_CC)].mT @ (q_NC.mT @ rest_N)
-        return torch.linalg.solve_triangular(r_damped, goal.unsqueeze(-1), upper=True)[:, 0]
+    The normal equations would lose half of the digits.
+    """
 
-    return solve
+    scale: np.ndarray
+    of_samples: np.ndarray
+    sizes: np.ndarray
+    of_constants: np.ndarray
+
+    @classmethod
+    def of(cls, jacobian_NC: np.ndarray) -> _Directions:
+        scale = np.maximum(np.linalg.norm(jacobian_NC, axis=0), TINY)
+        return cls(scale, *np.linalg.svd(jacobian_NC / scale, full_matrices=False))
+
+    def damped(self, rest_N: np.ndarray, damping: float) -> np.ndarray:
+        """Steps (C,) that explain rests, where steps cost their squares times the damping."""
+        return (self.sizes / (self.sizes**2 + damping) * (rest_N @ self.of_samples)) @ self.of_constants
+
+    def along(self, step_C: np.ndarray) -> np.ndarray:
+        """What a step explains, (N,)."""
+        return self.of_samples @ (self.sizes * (self.of_constants @ step_C))
+
+    def standard_errors(self, variance: float) -> np.ndarray:
+        """Of constants, (C,); infinite where others can take a constant's place."""
+        known = self.sizes > UNKNOWN * self.sizes.max()
+        errors = np.sqrt(variance * ((self.of_constants[known] / self.sizes[known, None]) ** 2).sum(axis=0))
+        replaceable = (np.abs(self.of_constants[~known]) > SHARE).any(axis=0)
+        return np.where(replaceable, math.inf, errors / self.scale)
 
 
-def _jacobian(function: Callable[[Tensor, Tensor], Tensor], columns: Tensor, values_C: Tensor) -> Tensor:
-    """Derivatives of all samples by the constants, (N, C): every sample has a copy of each constant."""
-    with torch.enable_grad():
-        copies_CN = values_C.unsqueeze(-1).repeat(1, columns.shape[1]).requires_grad_()
-        (slopes_CN,) = torch.autograd.grad(function(columns, copies_CN).sum(), copies_CN)
-    return slopes_CN.mT
+def _with_numpy(function: FunctionType) -> Callable[..., Any]:
+    """A function of tensors as one of arrays and duals."""
+    return FunctionType(function.__code__, function.__globals__ | NUMPY_FUNCTIONS)
 
 
-def _loss(residual: Tensor) -> float:
-    loss = float(residual.square().mean())
+def _jacobian(function: Callable[..., Any], columns: np.ndarray, values_C: np.ndarray) -> np.ndarray:
+    """Derivatives of all samples by the constants, (N, C)."""
+    constants = map(Dual, values_C, np.eye(len(values_C))[:, :, None])
+    result = function(*columns, *constants)
+    slopes = result.slopes if isinstance(result, Dual) else 0.0
+    return np.broadcast_to(slopes, (len(values_C), columns.shape[1])).T
+
+
+def _loss(residual: np.ndarray) -> float:
+    loss = float(residual @ residual) / len(residual)
     return loss if math.isfinite(loss) else math.inf
-
-
-def _standard_errors(jacobian: Tensor, variance: float) -> Tensor:
-    """Of constants, (C,); infinite where others can take a constant's place."""
-    scale = jacobian.norm(dim=0).clamp(min=TINY)
-    _, sizes, directions = torch.linalg.svd(jacobian / scale, full_matrices=False)
-    known = sizes > UNKNOWN * sizes.max()
-    errors = (variance * (directions[known] / sizes[known].unsqueeze(-1)).square().sum(dim=0)).sqrt() / scale
-    replaceable = directions[~known].abs().amax(dim=0) > SHARE if not known.all() else torch.zeros_like(errors).bool()
-    return errors.masked_fill(replaceable, math.inf)
 
 
 def simplified(

@@ -192,6 +192,7 @@ def test_a_formula_that_is_not_finite_is_never_returned(monkeypatch, width):
         return torch.where((z - 3.0).abs() < 0.01, torch.nan, torch.sin(z))
 
     monkeypatch.setitem(constants.TORCH_FUNCTIONS, "sin", undefined)
+    monkeypatch.setitem(constants.NUMPY_FUNCTIONS, "sin", lambda z: undefined(getattr(z, "values", z)).numpy())
     monkeypatch.setattr(constants, "_compiled", constants._compiled.__wrapped__)  # whose cache would keep this sine
     found = find_formula((x, y), width=width, networks=1, library=["x", "x^2", "sin"], **QUIET)
     assert is_finite(found) and not found.formulas[0].has(sympy.sin)

@@ -2,11 +2,20 @@
 
 import math
 
+import numpy as np
 import pytest
 import sympy
 import torch
 
-from kansformer.symbolic.constants import Fitted, Formula, fit_constants, simplified, with_signs
+from kansformer.symbolic.constants import (
+    Fitted,
+    Formula,
+    _jacobian,
+    _with_numpy,
+    fit_constants,
+    simplified,
+    with_signs,
+)
 
 X, Y = sympy.symbols("x y")
 NAMES = ["x", "y"]
@@ -51,6 +60,29 @@ TRUTH = [1.7, -0.9, 0.4, 1.3]
 
 def curve(x):
     return 1.7 * torch.exp(-0.9 * x[:, 0]) + 0.4 * x[:, 1] ** 1.3
+
+
+FUNCTIONS = ["exp", "log", "sqrt", "sin", "cos", "tan", "tanh", "cosh", "sinh", "asin", "acos", "atan", "atanh", "sign",
+    "erf", "Abs"]  # fmt: skip
+OPERATIONS = [
+    K[0] * X**2 + K[1] / Y - K[2], (K[0] + X) ** 2.5 / (X * K[1] + K[2]), 2 / (K[0] - X * K[1]) + K[2], 2 ** (K[0] * X),
+    (K[0] * X) ** (K[1] * Y), X ** K[0] * K[1] ** K[2], sympy.Max(K[0] * X, K[1], Y), sympy.Min(K[0] * X, K[1], K[2]),
+    K[0] * sympy.log(X) + sympy.sqrt(2) * K[1], sympy.Abs(X - 1) ** K[0], (1 - X) * K[0] ** 2 + K[1] ** -K[2],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "tree", [*(getattr(sympy, name)(K[0] * X / 8 + K[1] * Y / 16) * K[2] for name in FUNCTIONS), *OPERATIONS], ids=str
+)
+def test_derivatives_by_constants_are_those_of_autograd(tree):
+    x = samples(20)
+    x[0] = 1.0
+    formula = Formula(tree, torch.tensor([0.3, 0.4, 1.2], dtype=torch.float64), tuple(NAMES))
+    copies = formula.values.unsqueeze(-1).repeat(1, len(x)).requires_grad_()
+    (expected,) = torch.autograd.grad(formula.compiled()(x.mT, copies).sum(), copies, allow_unused=True)
+    with np.errstate(all="ignore"):
+        jacobian = _jacobian(_with_numpy(formula.function()), x.mT.numpy(), formula.values.numpy())
+    torch.testing.assert_close(torch.tensor(jacobian.T), expected, rtol=1e-12, atol=1e-14, equal_nan=True)
 
 
 def test_floats_become_constants_and_exact_numbers_stay():
