@@ -199,7 +199,7 @@ def fit_constants(formula: Formula, x: Tensor, y: Tensor, *, steps: int = STEPS)
     function = _with_numpy(formula.function())
 
     def residual_at(values_C: np.ndarray) -> np.ndarray:
-        return np.broadcast_to(function(*columns, *values_C), target.shape) - target
+        return function(*columns, *values_C) - target
 
     with np.errstate(all="ignore"):
         residual = residual_at(values)
