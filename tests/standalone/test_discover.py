@@ -369,3 +369,9 @@ def test_monomials_in_any_unit(unit):
     forms = list(sums_of_monomials(x, y, names, SCIENCE_LIBRARY))
     values = [sympy.lambdify(sympy.symbols(names), form, "numpy")(*x.T.numpy()) for form in forms]
     assert any(np.abs(value - y.numpy()).max() < 1e-6 * unit for value in values)
+
+
+def test_a_jump_is_found():
+    x = torch.linspace(-1, 2, 60, dtype=torch.float64)[:, None]
+    found = find_formula((x, 2 * torch.sign(x - 0.3) + 1), library=["x", "sign"], networks=1, **QUIET)
+    assert found.formulas[0].has(sympy.sign) and found.train_rmse < 1e-12
