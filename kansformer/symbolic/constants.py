@@ -195,7 +195,7 @@ def fit_constants(formula: Formula, x: Tensor, y: Tensor, *, steps: int = STEPS)
     Returns:
         The best constants met; an infinite error if the formula is not finite at all samples.
     """
-    columns, target, values = x.mT.double().numpy(), y.double().numpy(), formula.values.numpy()
+    columns, target, values = (part.double().numpy(force=True) for part in (x.mT, y, formula.values))
     function = _with_numpy(formula.function())
 
     def residual_at(values_C: np.ndarray) -> np.ndarray:
