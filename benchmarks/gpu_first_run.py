@@ -17,12 +17,14 @@ budget has no time for is left out, and says so.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "kernels" / "torch-ext")]
+FOLDERS = ("", "benchmarks", "kernels/torch-ext", "tests/kernels")
+sys.path[:0] = [str(ROOT / folder) for folder in FOLDERS]
 
 
 def main() -> None:
@@ -33,6 +35,10 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu" and not options.toy:
         sys.exit("Error: torch sees no GPU here. Give --toy with TRITON_INTERPRET=1 to try the program without one.")
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        import interpreter
+
+        interpreter.repair()
     from first_run import blocks, kernels, whole_models
     from first_run.sections import Run, Section, run_sections
     from speed.table import describe_environment
