@@ -93,10 +93,12 @@ def resources(compiled: triton.compiler.CompiledKernel, seconds: float) -> Resou
     if "amdgcn" in compiled.asm:
         return _resources_of_amd(compiled, seconds)
     cubin = compiled.asm["cubin"]
-    usage = _run(cubin, "cuobjdump", "--dump-resource-usage")
-    code = machine_code(compiled)
+    usage = dict(re.findall(r"(\w+):(\d+)", _run(cubin, "cuobjdump", "--dump-resource-usage")))
+    # Without products, and without memory to spill to, there is nothing to be counted.
+    local_memory = int(usage["STACK"]) + int(usage["LOCAL"])
+    code = machine_code(compiled) if local_memory or "mma" in compiled.asm["ptx"] else ""
     return Resources(
-        registers=int(re.search(r"REG:(\d+)", usage).group(1)),
+        registers=int(usage["REG"]),
         spills=len(re.findall(r"\b(?:STL|LDL)\b", code)),
         shared_memory=compiled.metadata.shared,
         tensor_core=len(re.findall(r"\b(?:HGMMA|UTC\w*MMA|HMMA|IMMA|DMMA)\b", code)),

@@ -3,21 +3,10 @@
 import pytest
 import torch
 from aot import SHARED_MEMORY, loads_asynchronously, overlapped_waits
-from cases import CASES, KERNELS, PRODUCTS, SPLINE
-
-# What only loads, computes and stores is the same code on GPUs without tiles of their own, and in float16: there only
-# the kernel with most registers is compiled.
-OF_ALL_KERNELS = ("sm_80", "sm_90", "gfx942")
-DISTINCT = [
-    case
-    for case in CASES
-    if case.kernel in (*PRODUCTS, "activation_backward")
-    or case.curve != SPLINE
-    or (case.target in OF_ALL_KERNELS and case.dtype != torch.float16)
-]
+from cases import CASES, KERNELS, PRODUCTS
 
 
-@pytest.mark.parametrize("case", DISTINCT, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_the_compiled_kernel_is_sound(case):
     found, _, _ = case.compile()
     assert found.spills == 0, found
