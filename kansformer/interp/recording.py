@@ -18,7 +18,7 @@ from kansformer.conversion.slots import CurveSlot, check_in_memory, find_curve_s
 from kansformer.errors import DataError, SlotError
 from kansformer.interp.edge_features import ALL, edge_terms, num_terms, per_input, term_weights
 from kansformer.nn.curves import Curved, CurveSpec
-from kansformer.nn.hooks import forget_compiled, input_of
+from kansformer.nn.hooks import forget_compiled, input_of, outside_graphs
 from kansformer.nn.transaction import undone_afterwards
 
 # Terms of tokens that are held at once, (N, I, T).
@@ -74,7 +74,8 @@ def record_slots(
     forget_compiled()
     with undone_afterwards() as hooks:
         for recorded in records.values():
-            hooks.callback(recorded.slot.called.register_forward_pre_hook(recorded._hook, with_kwargs=True).remove)
+            hook = outside_graphs(recorded._hook)
+            hooks.callback(recorded.slot.called.register_forward_pre_hook(hook, with_kwargs=True).remove)
         yield records
 
 

@@ -2,7 +2,7 @@
 
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
@@ -49,3 +49,9 @@ def forget_compiled() -> None:
     dynamo = sys.modules.get("torch._dynamo")
     if dynamo is not None and dynamo.utils.counters["stats"]:
         torch.compiler.reset()
+
+
+def outside_graphs(hook: Callable[..., None]) -> Callable[..., None]:
+    """A hook that `torch.compile`, if it is in use, calls as it is: traced, one that counts ends a graph many times."""
+    dynamo = sys.modules.get("torch._dynamo")
+    return hook if dynamo is None else dynamo.disable(hook)

@@ -3,9 +3,12 @@
 import accelerate
 import pytest
 import torch
-from interp_models import CONFIGS
+import transformers
+from interp_models import CONFIGS, FAMILIES
+from tiny_models import randomize_curves
+from transformers.modeling_outputs import CausalLMOutput
 
-from kansformer import KANLinear, LearnedActivation, update_grid
+from kansformer import KANLinear, LearnedActivation, convert, update_grid
 from kansformer.conversion import find_curve_slot, find_curve_slots
 from kansformer.errors import ConfigError, ConversionStateError, ShapeError, SlotError
 from kansformer.interp import (
@@ -163,8 +166,25 @@ def test_an_ablated_edge_has_no_gradient(settings, make_bent, batch):
     assert gradient[3].abs().max() < 1e-4 * gradient.abs().max()
 
 
-def test_edits_and_records_reach_a_compiled_model(make_bent, batch):
-    model, edge = make_bent(), EdgeRef("model.layers.0.mlp", "act", 3, 3)
+class _WithoutAttention(transformers.LlamaForCausalLM):
+    """A language model of which dynamo traces less."""
+
+    def forward(self, input_ids, labels):
+        first, second = self.model.layers
+        hidden = first.mlp(self.model.embed_tokens(input_ids))
+        logits = self.lm_head(hidden + second.mlp(hidden))
+        loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        return CausalLMOutput(loss=loss, logits=logits)
+
+
+def make_short():
+    """A model with bent curves, to be compiled."""
+    torch.manual_seed(0)
+    return randomize_curves(convert(_WithoutAttention(FAMILIES["llama"]()).eval()), 0.3)
+
+
+def test_edits_and_records_reach_a_compiled_model(batch):
+    model, edge = make_short(), EdgeRef("model.layers.0.mlp", "act", 3, 3)
     with torch.no_grad(), ablate(model, [edge]):
         expected = logits(model, batch)
     torch._dynamo.reset()
@@ -178,11 +198,11 @@ def test_edits_and_records_reach_a_compiled_model(make_bent, batch):
     assert records["model.layers.0.mlp", "act"].tokens == 60
 
 
-def test_what_runs_a_compiled_model_sees_all_of_it(make_bent, batch):
+def test_what_runs_a_compiled_model_sees_all_of_it(batch):
     place = ("model.layers.0.mlp", "act")
     figures = []
     for compiled in ("not", "in place", "around"):
-        model = make_bent()
+        model = make_short()
         if compiled == "in place":
             model.compile(backend="eager")
         elif compiled == "around":
