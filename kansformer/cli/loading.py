@@ -53,8 +53,9 @@ def split_names(text: str) -> tuple[str, ...]:
 
 def load_model(source: str, dtype: torch.dtype | str = "auto") -> PreTrainedModel:
     """`read_model`, while transformers prints nothing."""
-    from kansformer.conversion.sources import read_model
+    from kansformer.conversion.sources import check_exists, read_model
 
+    check_exists(source)  # before transformers is imported, which takes seconds
     prepare_transformers()
     with progress_lines(f"loading {source}"):
         return read_model(source, dtype=dtype)
@@ -86,9 +87,10 @@ def load_model_and_blocks(
         ConfigError: a block is longer than the model's positions, or than `max_tokens`.
         DataError: the text is shorter than one block.
     """
-    from kansformer.conversion.sources import read_language_model
+    from kansformer.conversion.sources import check_exists, read_language_model
     from kansformer.training.data.packing import tokenize_blocks
 
+    check_exists(source)  # before transformers is imported, which takes seconds
     if max_tokens is not None and max_tokens < block:
         raise ConfigError(f"--max-tokens {max_tokens} is less than one block of {counted(block, 'token')}.")
     prepare_transformers()

@@ -79,7 +79,7 @@ def read_model_and_keys(
     """
     import transformers
 
-    _check_exists(source)
+    check_exists(source)
     settings: dict[str, object] = {**labels, "ignore_mismatched_sizes": True} if labels else {}
     try:
         if is_gguf(source):
@@ -189,7 +189,8 @@ def _saved_class(source: str) -> type:
     return getattr(transformers, name, None) or transformers.AutoModel
 
 
-def _check_exists(source: str) -> None:
+def check_exists(source: str) -> None:
+    """Raise a `CheckpointError` if this is a path and there is nothing, or a file of another kind; imports nothing."""
     # A Hub id is "name" or "owner/name"; everything else can only be a path.
     looks_like_path = is_gguf(source) or source.startswith((".", "~", os.sep)) or source.count("/") > 1
     if looks_like_path and not Path(source).exists():
