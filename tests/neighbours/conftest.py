@@ -17,11 +17,11 @@ def tokens():
 
 @pytest.fixture
 def make_plain():
-    """make_plain(): a plain model in evaluation mode, the same one each time."""
+    """make_plain(**fields of LlamaConfig): a plain model in evaluation mode, the same one each time."""
 
-    def build():
+    def build(**fields):
         sizes = dict(vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, max_position_embeddings=64)
-        return tiny_llama(**sizes, pad_token_id=0, bos_token_id=None, eos_token_id=None).eval()
+        return tiny_llama(**sizes, pad_token_id=0, bos_token_id=None, eos_token_id=None, **fields).eval()
 
     return build
 

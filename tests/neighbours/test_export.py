@@ -2,7 +2,10 @@
 
 import pytest
 import torch
+from tiny_models import randomize_curves
 from torch import nn
+
+from kansformer import KANConfig, convert
 
 KINDS = {
     "input and act": dict(slots=("input", "act")),
@@ -24,9 +27,19 @@ class Logits(nn.Module):
         return self.model(input_ids=tokens, use_cache=False).logits
 
 
+@pytest.fixture
+def make_logits(make_plain):
+    """make_logits(**fields of KANConfig): of a model with one layer, its curves bent at random."""
+
+    def build(**fields):
+        return Logits(randomize_curves(convert(make_plain(num_hidden_layers=1), KANConfig(**fields)))).eval()
+
+    return build
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_exported_program_gives_the_same_logits(kind, make_bent, tokens):
-    model = Logits(make_bent(**KINDS[kind])).eval()
+def test_an_exported_program_gives_the_same_logits(kind, make_logits, tokens):
+    model = make_logits(**KINDS[kind])
     length = torch.export.Dim("length", min=2, max=32)
     program = torch.export.export(model, (tokens,), dynamic_shapes={"tokens": {1: length}})
     operators = {node.target for node in program.graph.nodes if isinstance(node.target, torch._ops.OpOverload)}
@@ -37,12 +50,12 @@ def test_an_exported_program_gives_the_same_logits(kind, make_bent, tokens):
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning")
 @pytest.mark.parametrize("kind", ["input and act", "full edges"])
-def test_onnxruntime_gives_the_same_logits(kind, make_bent, tokens, tmp_path):
+def test_onnxruntime_gives_the_same_logits(kind, make_logits, tokens, tmp_path):
     reason = "ONNX is measured where it is installed: pip install onnx onnxscript onnxruntime"
     for name in ("onnx", "onnxscript"):
         pytest.importorskip(name, reason=reason)
     onnxruntime = pytest.importorskip("onnxruntime", reason=reason)
-    model = Logits(make_bent(layers=0, **KINDS[kind])).eval()
+    model = make_logits(**KINDS[kind])
     torch.onnx.export(model, (tokens,), tmp_path / "model.onnx", dynamo=True, verbose=False, input_names=["tokens"])
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {"tokens": tokens.numpy()})
