@@ -1,5 +1,6 @@
 """Fresh interpreters at the price of one: a process imports what all pieces of code may share, and forks for each."""
 
+import gc
 import json
 import os
 import signal
@@ -82,6 +83,9 @@ def _run_forked(code: str, arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     sys.path.pop(0)  # tests/, whose folders have names of packages
+    gc.disable()
     exec(sys.argv[1], {})  # noqa: S102
+    gc.freeze()  # or each collection in a child searches all that was imported
+    gc.enable()
     for line in iter(sys.stdin.readline, ""):
         print(_run_forked(**json.loads(line)), flush=True)

@@ -5,6 +5,8 @@
 streams, and ends with its exit code.
 """
 
+import atexit
+import gc
 import json
 import os
 import runpy
@@ -49,6 +51,10 @@ if __name__ == "__main__":
     if sys.argv[1] == "run":
         sys.exit(run(*sys.argv[2:]))
     sys.path.pop(0)  # this folder
+    gc.disable()
     exec(sys.argv[3], {})  # noqa: S102 - the tests' own
+    gc.freeze()  # or each training searches all that was imported for garbage
+    gc.enable()
+    atexit.register(gc.unfreeze)  # or nanobind reports its functions as leaked
     serve(socket.socket(fileno=int(sys.argv[2])))
     runpy.run_path(sys.argv[0], run_name="__main__")
