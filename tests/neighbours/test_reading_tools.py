@@ -1,13 +1,12 @@
 """The blocks of docs/reading_tools.md run after the first one alone, and its names are those of the models."""
 
 import re
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import transformers
+from fresh_processes import FreshInterpreter
 from tiny_models import MODELS, TINY
 
 from kansformer import KANConfig, convert
@@ -43,17 +42,21 @@ def test_every_block_is_tested():
     assert [[mark for mark in RECIPES if mark in block] for block in BLOCKS] == [[mark] for mark in RECIPES]
 
 
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory):
+    with FreshInterpreter(tmp_path_factory.mktemp("fresh"), "import kansformer, transformers.trainer") as running:
+        yield running
+
+
 @pytest.mark.parametrize("package", dict.fromkeys(RECIPES.values()))
-def test_recipes_run(package, tmp_path):
+def test_recipes_run(package, tmp_path, fresh):
     """Those of one package share a process, since packages replace parts of torch, and the names of the first block."""
     if package is not None and find_spec(package) is None:
         pytest.skip(INSTALL[package])
     recipes = [block for block in BLOCKS if any(RECIPES[mark] == package for mark in RECIPES if mark in block)]
     for number, block in enumerate([FIRST, *recipes]):
         (tmp_path / f"{number}.py").write_text(block, encoding="utf-8")
-    files = [f"{number}.py" for number in range(len(recipes) + 1)]
-    job = subprocess.run([sys.executable, "-c", RUN, *files], cwd=tmp_path, capture_output=True, text=True)
-    assert job.returncode == 0, job.stderr[-4000:]
+    fresh.check(RUN, *(tmp_path / f"{number}.py" for number in range(len(recipes) + 1)))
 
 
 @pytest.mark.parametrize(("column", "family"), [(1, "llama"), (2, "gpt2"), (3, "bert")])
