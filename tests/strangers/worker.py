@@ -75,6 +75,7 @@ def main() -> None:
     A fork does this, after a line "ready PROCESS STATUS"; another takes its place when it dies, whose status it tells.
     The argument is a folder to work below.
     """
+    sys.dont_write_bytecode = True  # of what is imported while a file is read
     gc.disable()  # until everything is imported
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
