@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,26 +61,35 @@ class FreshInterpreter:
         return done.stdout
 
 
-def _run_forked(code: str, arguments: list[str]) -> int:
-    """Run one piece in a forked child; its exit code."""
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    signal.alarm(TIMEOUT)
+@contextmanager
+def last_of_process() -> Iterator[None]:
+    """A context that ends a forked process as Python ends a program: errors are printed, exit codes kept."""
     status = 1
     try:
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        for number, name in ((1, "stdout"), (2, "stderr")):
-            os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-        sys.argv = ["-c", *arguments]
-        exec(compile(code, "<fresh>", "exec"), {"__name__": "__main__"})  # noqa: S102 - the tests' own
+        yield
         status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
         traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def _run_forked(code: str, arguments: list[str]) -> int:
+    """Run one piece in a forked child; its exit code."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    signal.alarm(TIMEOUT)
+    with last_of_process():
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        for number, name in ((1, "stdout"), (2, "stderr")):
+            os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        sys.argv = ["-c", *arguments]
+        exec(compile(code, "<fresh>", "exec"), {"__name__": "__main__"})  # noqa: S102 - the tests' own
 
 
 if __name__ == "__main__":

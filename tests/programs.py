@@ -15,10 +15,11 @@ import signal
 import socket
 import subprocess
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+
+from fresh_processes import last_of_process
 
 
 def popen(args: Sequence[str], env: dict[str, str] | None = None, **options) -> subprocess.Popen:
@@ -116,8 +117,7 @@ def _run(command: list[str], output: str, environment: dict[str, str], answers) 
 
 def _become(command: list[str], environment: dict[str, str] | None) -> None:
     """Be a program from here on; what a new process does not have is left behind."""
-    status = 1
-    try:
+    with last_of_process():
         os.closerange(3, 1 << 16)
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
             signal.signal(number, signal.SIG_DFL)
@@ -131,15 +131,6 @@ def _become(command: list[str], environment: dict[str, str] | None) -> None:
         sys.argv = command
         sys.path.insert(0, str(Path(command[0]).parent))
         runpy.run_path(command[0], run_name="__main__")
-        status = 0
-    except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
 
 
 if __name__ == "__main__":

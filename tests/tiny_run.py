@@ -16,6 +16,10 @@ LLAMA = dict(
     model_type="llama", hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
     num_key_value_heads=2, max_position_embeddings=32, bos_token_id=None, eos_token_id=None,
 )  # fmt: skip
+BERT = dict(
+    model_type="bert", hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+    max_position_embeddings=64, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+)  # fmt: skip
 DOWN = "model.layers.0.mlp.down_proj.weight"
 PRETRAINED = {"tokenizer": "model", "block": 16}
 """Data of a recipe that begins with a model in a folder."""

@@ -198,6 +198,17 @@ def test_edits_and_records_reach_a_compiled_model(batch):
     assert records["model.layers.0.mlp", "act"].tokens == 60
 
 
+def test_records_reach_a_model_that_was_compiled_before(batch):
+    model = make_short()
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="eager")
+    with torch.no_grad():
+        compiled(**batch)
+        with record_edges(model) as records:
+            compiled(**batch)
+    assert records["model.layers.0.mlp", "act"].tokens == 60
+
+
 def test_what_runs_a_compiled_model_sees_all_of_it(batch):
     place = ("model.layers.0.mlp", "act")
     figures = []

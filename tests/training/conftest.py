@@ -1,7 +1,7 @@
 """Every test has a cache of the `datasets` library of its own; a tiny recipe."""
 
 import pytest
-from tiny_run import LLAMA, TEXT
+from tiny_run import BERT, LLAMA, TEXT
 
 from kansformer.training.recipe import Recipe
 from kansformer.training.run import train
@@ -49,12 +49,8 @@ def start(make, tmp_path):
 @pytest.fixture
 def make_masked(make, text):
     def make_masked(**changes) -> Recipe:
-        config = dict(
-            model_type="bert", hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-            max_position_embeddings=32,
-        )  # fmt: skip
         data = {"files": str(text), "tokenizer": 300, "block": 16}
         kan = {"slots": ["act"], "groups": 4}
-        return make(task="masked-lm", model={"config": config}, kan=kan, data=data, **changes)
+        return make(task="masked-lm", model={"config": BERT}, kan=kan, data=data, **changes)
 
     return make_masked

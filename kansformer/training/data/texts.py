@@ -158,10 +158,11 @@ def find_files(names: Sequence[str], kind: str, is_usable: Callable[[Path], bool
         if path.is_dir():
             inside = sorted(p.relative_to(path) for p in path.rglob("*") if p.is_file())
             visible = [path / p for p in inside if not any(part.startswith(".") for part in p.parts)]
-            files = [p for p in visible if is_usable(p)]
+            usable = {p: is_usable(p) for p in visible}
+            files = [p for p in visible if usable[p]]
             if not files:
                 raise DataError(f"There is no {kind} file in the folder {name!r}.")
-            if others := [p.name for p in visible if p not in files]:
+            if others := [p.name for p in visible if not usable[p]]:
                 warnings.warn(
                     f"{counted(len(files), 'file')} of the folder {name!r} will be read, and {len(others)} will not, "
                     f"which are not {kind}: {', '.join(others[:3])}{' …' if len(others) > 3 else ''}.",
