@@ -100,3 +100,4 @@ if __name__ == "__main__":
     gc.enable()
     for line in iter(sys.stdin.readline, ""):
         print(_run_forked(**json.loads(line)), flush=True)
+    gc.unfreeze()  # or nanobind reports its functions as leaked

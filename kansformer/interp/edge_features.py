@@ -136,7 +136,7 @@ def values_and_learned(weights_IOF: Tensor, features_ISF: Tensor) -> tuple[Tenso
 def random_coefficients(coefficients: Tensor, generator: torch.Generator) -> Tensor:
     """Coefficients (..., C) of random curves: normal, scaled to the root mean square of each curve's own."""
     own = _as_float(coefficients)
-    drawn = torch.randn(own.shape, generator=generator, dtype=own.dtype).to(own.device)
+    drawn = torch.randn(own.shape, generator=generator, dtype=own.dtype, device="cpu").to(own.device)
     return drawn * own.square().mean(-1, keepdim=True).sqrt()
 
 
@@ -145,7 +145,8 @@ def base_weights(slot: CurveSlot, inputs: slice | Tensor = ALL) -> Tensor | None
     them; None where a module has none."""
     if isinstance(slot.module, LearnedActivation):
         return None
-    adapted = adapted_weight(cast(nn.Module, slot.module), slot.called, torch.arange(slot.module.in_features)[inputs])
+    inputs_I = torch.arange(slot.module.in_features, device=slot.module.coefficients.device)[inputs]
+    adapted = adapted_weight(cast(nn.Module, slot.module), slot.called, inputs_I)
     return _stored_weights(slot.module)[inputs] if adapted is None else adapted
 
 

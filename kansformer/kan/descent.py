@@ -125,7 +125,7 @@ def _batches(
 ) -> Iterable[tuple[Tensor, Tensor]]:
     x, y = data.train_input, data.train_target
     if batch_size is not None:
-        order = torch.randperm(len(x), generator=generator).to(x.device)
+        order = torch.randperm(len(x), generator=generator, device="cpu").to(x.device)
         return [(x[rows], y[rows]) for rows in order.split(batch_size)]
     if optimizer == "lbfgs" or batches is None:
         return [(x, y)]

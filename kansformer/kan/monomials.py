@@ -36,7 +36,7 @@ EXACT, MIN_REST = 1e-10, 1e-6
 
 def sums_of_monomials(x: Tensor, y: Tensor, names: Sequence[str], library: SymbolLibrary) -> Iterator[sympy.Expr]:
     """The best sum for every transformation, for inputs (N, I) and targets (N,)."""
-    rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:MAX_ROWS]
+    rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(0), device="cpu")[:MAX_ROWS]
     x, y = x[rows], y[rows]
     exponents_MI = _exponents(x, library)
     products_MN = _products(x, exponents_MI)

@@ -97,7 +97,7 @@ class KAN(nn.Module):
         self.init_seed = check_seed(seed)
         generator = torch.Generator().manual_seed(self.init_seed)
         layers: list[KANLinear] = []
-        with torch.random.fork_rng(devices=[]):
+        with torch.device("cpu"), torch.random.fork_rng(devices=[]):  # a seed means the same network on every device
             for (sums, products), (next_sums, next_products) in pairwise(self.width):
                 inputs, outputs = sums + products, next_sums + 2 * next_products
                 layer = KANLinear(
@@ -107,14 +107,14 @@ class KAN(nn.Module):
                 draw_curves(layer, generator, init_scale)
                 layer.bias.requires_grad_(bias)
                 layers.append(layer)
-        for index, layer in enumerate(layers):  # after all curves, which `restart` draws alone
-            alive_IO = draw_edges(layer.in_features, layer.out_features, init_density, generator)
-            clear_edges(layer, ~alive_IO)
-            self.register_buffer(f"alive_{index}", alive_IO)
-        self.layers = cast("Sequence[KANLinear]", nn.ModuleList(layers))
-        formulas = nn.ModuleList(SymbolicEdges(layer.out_features, dtype=dtype) for layer in layers)
-        self.formulas = cast("Sequence[SymbolicEdges]", formulas)
-        self.to(device)
+            for index, layer in enumerate(layers):  # after all curves, which `restart` draws alone
+                alive_IO = draw_edges(layer.in_features, layer.out_features, init_density, generator)
+                clear_edges(layer, ~alive_IO)
+                self.register_buffer(f"alive_{index}", alive_IO)
+            self.layers = cast("Sequence[KANLinear]", nn.ModuleList(layers))
+            formulas = nn.ModuleList(SymbolicEdges(layer.out_features, dtype=dtype) for layer in layers)
+            self.formulas = cast("Sequence[SymbolicEdges]", formulas)
+        self.to(torch.get_default_device() if device is None else device)
 
     # Each of these is a function of its own file, which takes the network first.
     fit = fitting.with_warning(fitting.fit)

@@ -82,7 +82,7 @@ def make_folds(x: Tensor, y: Tensor, seed: int) -> list[Dataset]:
     Every fold has the same share of large and small targets, or of the classes; equal rows are in the same fold.
     """
     generator = torch.Generator().manual_seed(check_seed(seed))
-    rows = torch.randperm(len(x), generator=generator)[:MAX_ROWS]
+    rows = torch.randperm(len(x), generator=generator, device="cpu")[:MAX_ROWS]
     x, y = x[rows], y[rows]
     count = FOLDS if y.shape[1] == 1 and len(x) <= FEW_ROWS else FOLDS_OF_MANY
     distinct, group_N = torch.cat([x, y], dim=1).unique(dim=0, return_inverse=True)
@@ -92,7 +92,7 @@ def make_folds(x: Tensor, y: Tensor, seed: int) -> list[Dataset]:
     key = targets[:, 0] if y.shape[1] == 1 else targets.argmax(dim=1)
     fold_of = torch.empty(len(distinct), dtype=torch.long)
     for block in key.cpu().argsort(stable=True).split(count):
-        fold_of[block] = torch.randperm(count, generator=generator)[: len(block)]
+        fold_of[block] = torch.randperm(count, generator=generator, device="cpu")[: len(block)]
     fold_N = fold_of[group_N.cpu()]
     return [Dataset(x[fold_N != k], y[fold_N != k], x[fold_N == k], y[fold_N == k]) for k in range(count)]
 

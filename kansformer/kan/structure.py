@@ -196,7 +196,7 @@ def _function_and_inputs(
             raise ShapeError(f"There is no output {output}: the function has {values.shape[-1]}.")
         return values[:, output]
 
-    rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:MAX_SAMPLES]
+    rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(0), device="cpu")[:MAX_SAMPLES]
     return function, x[rows].detach()
 
 

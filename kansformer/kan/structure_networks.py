@@ -60,9 +60,9 @@ def network_of(structure: Structure, y: Tensor, names: Sequence[str], like: KAN)
             room = MARGIN * (upper - lower)
             layer.domain[i] = torch.stack([lower - room, upper + room])
             points = torch.linspace(0, 1, SAMPLES_PER_COEFFICIENT * layer.coefficients.shape[1], dtype=torch.float64)
-            x_S = (lower + (upper - lower) * points.to(lower)).to(layer.weight)
-            y_S1 = sign * c * values_of(sign * x_S).unsqueeze(-1)
-            layer.coefficients[i, :, o] = fit_layer_curves(layer, i, x_S, y_S1)[:, 0]
+            x_S = (lower + (upper - lower) * points.to(lower)).to(layer.weight.dtype)
+            y_S1 = sign * float(c) * values_of(sign * x_S).unsqueeze(-1)
+            layer.coefficients[i, :, o] = fit_layer_curves(layer, i, x_S.to(layer.weight), y_S1.to(layer.weight))[:, 0]
             model.formulas[index].keep(~((formulas.inputs == i) & (formulas.outputs_of == o)))
     return model
 

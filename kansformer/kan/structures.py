@@ -202,7 +202,7 @@ def combinations(pairs: Sequence[tuple[Column, Column]], library: SymbolLibrary)
 
 def sampled(x: Tensor, y: Tensor, names: Sequence[str], rows: int) -> tuple[list[Column], Tensor]:
     """Columns of the inputs (N, I) that vary, and the targets (N,), at random samples, at most this number of them."""
-    chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:rows]
+    chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(0), device="cpu")[:rows]
     x, y = x[chosen], y[chosen]
     varies = (x != x[:1]).any(dim=0).tolist()
     return [Column(sympy.Symbol(name), x[:, i]) for i, name in enumerate(names) if varies[i]], y
