@@ -62,6 +62,36 @@ with other_device(), MadeByTheCaller(ELSEWHERE):
 print("".join(reports))
 """
 
+PROGRAM = """
+import sys
+from pathlib import Path
+
+from other_device import ELSEWHERE, other_device
+from tiny_models import randomize_curves
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from typer.testing import CliRunner
+
+import kansformer.cli.loading
+from kansformer import KANConfig, convert
+from kansformer.cli.app import app
+from kansformer.embedded import embedded_model_path
+
+tokenizer = AutoTokenizer.from_pretrained(embedded_model_path())
+shape = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
+model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **shape))
+for part in (model, tokenizer):
+    part.save_pretrained("plain")
+randomize_curves(convert(model, KANConfig(slots=("act", "down"))), 0.5)
+for part in (model, tokenizer):
+    part.save_pretrained("model")
+Path("text.txt").write_text("A text about nothing. " * 60)
+kansformer.cli.loading.usable_device = lambda name=None: ELSEWHERE
+with other_device():
+    result = CliRunner().invoke(app, sys.argv[1:], catch_exceptions=False)
+assert result.exit_code == 0, result.output
+print(result.output)
+"""
+
 EXCEPTIONS = {
     "kansformer.kan.estimators.KANClassifier": "its samples are arrays",
     "kansformer.kan.estimators.KANRegressor": "its samples are arrays",
@@ -85,3 +115,19 @@ def test_the_device_itself(interpreter):
 def test_the_examples_run_on_it(interpreter, part):
     report = interpreter.check(RUN, part, *EXCEPTIONS)
     assert not report.strip(), report
+
+
+@pytest.mark.parametrize(
+    ("arguments", "printed"),
+    [
+        ("evaluate model --text text.txt --block 32 --compare", "without curves"),
+        ("explain model --text text.txt --block 32 --max-tokens 128 --out report", "Written: report.html"),
+        (
+            "train transcoder model.path=plain data.corpus=null data.files=text.txt data.block=16 "
+            "transcoder.layers=[0] transcoder.latents=24 transcoder.k=4 transcoder.steps=6 transcoder.batch_tokens=64",
+            "named functions",
+        ),
+    ],
+)
+def test_programs_run_on_it(interpreter, arguments, printed):
+    assert printed in interpreter.check(PROGRAM, *arguments.split())

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kansformer.cli.loading import BlockOption, ModelArgument, TextOption, load_model_and_blocks, load_text
+from kansformer.cli.loading import (
+    BlockOption,
+    DeviceOption,
+    ModelArgument,
+    TextOption,
+    load_model_and_blocks,
+    load_text,
+)
 from kansformer.errors import ConfigError, ConversionStateError
 from kansformer.progress import progress_bar
 from kansformer.wording import counted
@@ -28,6 +35,7 @@ def evaluate_command(
     block: BlockOption = 256,
     batch_size: Annotated[int, typer.Option(help="Blocks in one forward pass.")] = 8,
     max_tokens: Annotated[int | None, typer.Option(help="The most tokens to read.", show_default="all")] = None,
+    device: DeviceOption = None,
     compare: Annotated[
         bool, typer.Option("--compare", "--without-swap", help="Also evaluate with all curves taken out.")
     ] = False,
@@ -50,7 +58,7 @@ def evaluate_command(
     else:
         documents = dataset_text(dataset, config=config, split=split, column=column, max_tokens=max_tokens)
         source = ", ".join(filter(None, (dataset, config, split)))
-    language_model, blocks_NT = load_model_and_blocks(model, documents, block, max_tokens)
+    language_model, blocks_NT = load_model_and_blocks(model, documents, block, max_tokens, device)
     if compare and not is_converted(language_model):
         raise ConversionStateError(f"{model!r} is not converted, so there is nothing to compare. Leave out --compare.")
 

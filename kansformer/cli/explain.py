@@ -11,7 +11,14 @@ from typing import Annotated
 
 import typer
 
-from kansformer.cli.loading import BlockOption, ModelArgument, TextOption, load_model_and_blocks, load_text
+from kansformer.cli.loading import (
+    BlockOption,
+    DeviceOption,
+    ModelArgument,
+    TextOption,
+    load_model_and_blocks,
+    load_text,
+)
 from kansformer.errors import CheckpointError, ConfigError
 from kansformer.files import check_folder, check_free_space, check_writable, updated_folder
 from kansformer.progress import progress_bar
@@ -38,6 +45,7 @@ def explain_command(
     block: BlockOption = 256,
     batch_size: Annotated[int, typer.Option(help="Blocks in one forward pass.", min=1)] = 4,
     max_tokens: Annotated[int, typer.Option(help="The most tokens to read.", min=2)] = 16_384,
+    device: DeviceOption = None,
     part: Annotated[
         str, typer.Option(help="What to name: the whole edge, or what was learned on top of its base (learned).")
     ] = "edge",
@@ -56,7 +64,7 @@ def explain_command(
 
     check_plotly()
     documents, _ = load_text(text, max_tokens, column)
-    language_model, blocks_NT = load_model_and_blocks(model, documents, block, max_tokens)
+    language_model, blocks_NT = load_model_and_blocks(model, documents, block, max_tokens, device)
     slots = find_curve_slots(language_model)
     chosen = [(slot.site, slot.name) for slot in slots if sites is None or sites in slot.site]
     if not chosen:

@@ -22,6 +22,10 @@ HELD_OUT = "the standard library's held-out files"
 ModelArgument = Annotated[str, typer.Argument(help="A Hub id, the folder of a language model, or a GGUF file.")]
 TextOption = Annotated[Path | None, typer.Option(help="A text file to read.", show_default=HELD_OUT)]
 BlockOption = Annotated[int, typer.Option(help="Tokens in a block; each block is read on its own.")]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(help="Where the model computes, such as cpu or cuda:1.", show_default="the GPU, if CUDA finds one"),
+]
 
 
 def quiet_transformers() -> None:
@@ -61,6 +65,23 @@ def load_model(source: str, dtype: torch.dtype | str = "auto") -> PreTrainedMode
         return read_model(source, dtype=dtype)
 
 
+def usable_device(name: str | None = None) -> torch.device:
+    """The device of this name; without one CUDA's, or the CPU where there is none.
+
+    Raises:
+        ConfigError: torch does not know it, or nothing can be computed on it.
+    """
+    import torch
+
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.ones(1, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # as torch does without CUDA
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise ConfigError(f"--device {name} cannot be used here: {reason}. Choose cpu, or leave it out.") from error
+
+
 def load_text(path: Path | None, max_tokens: int | None, column: str = "text") -> tuple[str | list[str], str]:
     """A text file, or a column of a CSV or JSON lines file, and what to call it; without a path the held-out files of
     the standard library.
@@ -79,12 +100,13 @@ def load_text(path: Path | None, max_tokens: int | None, column: str = "text") -
 
 
 def load_model_and_blocks(
-    source: str, text: str | Sequence[str], block: int, max_tokens: int | None
+    source: str, text: str | Sequence[str], block: int, max_tokens: int | None, device: str | None
 ) -> tuple[PreTrainedModel, Tensor]:
-    """A language model, and token numbers of a text in blocks, (blocks, tokens), at most `max_tokens` of them.
+    """A language model, and token numbers of a text in blocks, (blocks, tokens), at most `max_tokens` of them, both on
+    a `usable_device`.
 
     Raises:
-        ConfigError: a block is longer than the model's positions, or than `max_tokens`.
+        ConfigError: a block is longer than the model's positions, or than `max_tokens`; or the device is unusable.
         DataError: the text is shorter than one block.
     """
     from kansformer.conversion.sources import check_exists, read_language_model
@@ -93,11 +115,14 @@ def load_model_and_blocks(
     check_exists(source)  # before transformers is imported, which takes seconds
     if max_tokens is not None and max_tokens < block:
         raise ConfigError(f"--max-tokens {max_tokens} is less than one block of {counted(block, 'token')}.")
+    place = usable_device(device)
     prepare_transformers()
     with progress_lines(f"loading {source}"):
         model, tokenizer = read_language_model(source)
+        model.to(place)  # type: ignore[arg-type]  # transformers hides the signature
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if positions is not None and block > positions:
         raise ConfigError(f"--block {block} is longer than the {counted(positions, 'position')} of this model.")
     with progress_lines("tokenizing"):
-        return model, tokenize_blocks(text, tokenizer, block)[: None if max_tokens is None else max_tokens // block]
+        blocks_NT = tokenize_blocks(text, tokenizer, block)
+    return model, blocks_NT[: None if max_tokens is None else max_tokens // block].to(place)

@@ -36,6 +36,7 @@ def train_transcoders(recipe: Recipe, folder: Path) -> Iterator[tuple[Path, Tran
     import torch
     from transformers import AutoModelForCausalLM
 
+    from kansformer.cli.loading import usable_device
     from kansformer.conversion.sources import read_model
     from kansformer.interp import measure_transcoder
     from kansformer.sites.intercept import site_of_layer
@@ -53,10 +54,13 @@ def train_transcoders(recipe: Recipe, folder: Path) -> Iterator[tuple[Path, Tran
         raise ConfigError("A transcoder reads its tokens several times: set data.streaming=false.")
     data = prepare_data("causal-lm", recipe.data, source, seed=recipe.seed)
     model = read_model(source, AutoModelForCausalLM, dtype=getattr(torch, recipe.model.dtype))
+    device = usable_device()
+    model.to(device)  # type: ignore[arg-type]  # transformers hides the signature
     widths = {layer: site_of_layer(model, layer).width for layer in settings.layers}
-    transcoders = {layer: make_transcoder(settings, width) for layer, width in widths.items()}  # all, before the first
+    # All are made before the first is trained.
+    transcoders = {layer: make_transcoder(settings, width).to(device) for layer, width in widths.items()}
     blocks_NT, held_out_NT = data.train[:]["input_ids"], data.evaluation[:]["input_ids"]
-    batches = [{"input_ids": part, "labels": part} for part in held_out_NT.split(BATCH)]
+    batches = [{"input_ids": part, "labels": part} for part in held_out_NT.to(device).split(BATCH)]
     curves = settings.curves or TranscoderCurves()  # not used by transcoders without
     for layer, transcoder in transcoders.items():
         with progress_bar(f"layer {layer}") as progress:

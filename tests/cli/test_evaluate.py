@@ -41,6 +41,15 @@ def test_the_printed_numbers_are_those_of_mean_loss(run, tiny, text):
     assert f"{len(blocks)} blocks of 32 tokens" in result.stdout
 
 
+def test_the_device_can_be_chosen(run, refused, tiny, text):
+    short = ("evaluate", tiny, "--text", text, "--block", 32, "--max-tokens", 64)
+    assert "as it is" in run(*short, "--device", "cpu").stdout
+    assert refused(*short, "--device", "moon").startswith(
+        "--device moon cannot be used here: Expected one of cpu, cuda"
+    )
+    assert refused(*short, "--device", "xla:7").endswith("Choose cpu, or leave it out.")
+
+
 def test_compare_prints_both_and_the_difference(run, tiny, bent, text):
     folder, model, tokenizer = bent
     result = run("evaluate", folder, "--text", text, "--block", 32, "--max-tokens", 100, "--compare")
