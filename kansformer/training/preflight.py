@@ -11,10 +11,10 @@ from pydantic import Field, JsonValue, TypeAdapter
 from pydantic.fields import FieldInfo
 from torch import nn
 from torch.utils.data import IterableDataset
-from transformers import TrainingArguments, get_scheduler
+from transformers import PreTrainedModel, Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import get_reporting_integration_callbacks
-from transformers.trainer_utils import IntervalStrategy
-from transformers.training_args import ParallelMode
+from transformers.trainer_utils import IntervalStrategy, SchedulerType
+from transformers.training_args import OptimizerNames, ParallelMode
 
 from kansformer.errors import ConfigError, DataError
 from kansformer.files import check_free_space
@@ -86,8 +86,8 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
         )  # fmt: skip
     except Exception as error:  # each schedule checks its arguments in its own way
         raise ConfigError(
-            f"training.lr_scheduler_type {str(schedule)!r} cannot be made with training.lr_scheduler_kwargs "
-            f"{arguments.lr_scheduler_kwargs!r}: {error}"
+            f"training.lr_scheduler_type {SchedulerType(schedule).value!r} cannot be made with "
+            f"training.lr_scheduler_kwargs {arguments.lr_scheduler_kwargs!r}: {error}"
         ) from error
     if recipe.rows_per_step is not None:
         arguments.gradient_accumulation_steps = _accumulation(recipe.rows_per_step, arguments)
@@ -119,6 +119,15 @@ def _check_fields(given: dict[str, JsonValue]) -> None:
         adapter: TypeAdapter[object] = TypeAdapter(Annotated[kind, RANGES.get(name, Field())])  # type: ignore[valid-type, arg-type]
         with config_errors(TrainingArguments, f"training.{name}"):
             adapter.validate_python(value, strict=not choices)
+
+
+def check_optim(arguments: TrainingArguments, model: PreTrainedModel) -> None:
+    """Check that the package of `training.optim` is installed, and its arguments are complete."""
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(arguments, model)
+    except Exception as error:  # each optimizer checks its arguments in its own way
+        name = OptimizerNames(arguments.optim).value
+        raise ConfigError(f"training.optim {name!r} cannot be made: {error}") from error
 
 
 def check_combination(recipe: Recipe, arguments: TrainingArguments, *, resumes: bool = False) -> None:

@@ -46,7 +46,13 @@ from kansformer.training.distill import distill_feed_forwards
 from kansformer.training.first_call import call_once
 from kansformer.training.guard import check_finite
 from kansformer.training.page_faults import watch_page_faults
-from kansformer.training.preflight import check_combination, check_enough_data, check_free_disk, training_arguments
+from kansformer.training.preflight import (
+    check_combination,
+    check_enough_data,
+    check_free_disk,
+    check_optim,
+    training_arguments,
+)
 from kansformer.training.processes import check_launcher, check_same_checkpoint, end_with_launcher
 from kansformer.training.recipe import Recipe
 from kansformer.training.recipe_file import write_recipe
@@ -150,6 +156,7 @@ def train(
 
     model = _prepare_model(recipe, data, batches, arguments.device, output, checkpoint)
     divides_loss = call_once(model, data.collator(list(islice(data.train, 1))), recipe.task)
+    check_optim(arguments, model)
     if recipe.shard:
         check_shardable(model)
     counts = {

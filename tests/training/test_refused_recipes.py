@@ -30,6 +30,16 @@ def test_nothing_is_overwritten(make, tmp_path):
             ConfigError,
             "training.eval_strategy is 'sometimes'. Choose one of: no, steps, epoch",
         ),
+        (
+            {"training": {"optim": "galore_adamw"}},
+            ConfigError,
+            "training.optim 'galore_adamw' cannot be made: .*[Gg]a[Ll]ore",
+        ),
+        (
+            {"training": {"optim": "schedule_free_sgd"}},
+            ConfigError,
+            "training.optim 'schedule_free_sgd' cannot be made",
+        ),
         ({"training": {"per_device_train_batch_size": 9999}}, DataError, "fewer than the 9999 of one step"),
         ({"model": {"config": {**LLAMA, "model_type": "lama"}}}, ConfigError, "model_type 'lama'"),
         ({"model": {"config": {**LLAMA, "width": 3}}}, ConfigError, "Unknown field 'model.config.width'"),
