@@ -210,17 +210,29 @@ def _csv_rows(text: str, name: str) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _json_rows(text: str, name: str) -> list[tuple[str, dict[str, Any]]]:
-    lines = ((f"line {number} of {name}", line) for number, line in enumerate(text.split("\n"), start=1))
-    return [(place, _json_object(line, place)) for place, line in lines if line.strip()]
+    """Of JSON lines, or of one array of objects."""
+    if text.lstrip().startswith("["):
+        with sentences(name):
+            rows = json.loads(text)
+        return [_checked_object(row, f"object {number} of {name}") for number, row in enumerate(rows, start=1)]
+    return [
+        _json_line(line, f"line {number} of {name}")
+        for number, line in enumerate(text.split("\n"), start=1)
+        if line.strip()
+    ]
 
 
-def _json_object(line: str, place: str) -> dict[str, Any]:
+def _json_line(line: str, place: str) -> tuple[str, dict[str, Any]]:
     with sentences(place):
-        row = json.loads(line)
+        return _checked_object(json.loads(line), place)
+
+
+def _checked_object(row: object, place: str) -> tuple[str, dict[str, Any]]:
+    with sentences(place):
         if not isinstance(row, dict):
             raise ValueError(f"it is not an object, but {row!r:.40}")
         check_json_value(row, place, DataError)
-    return row
+    return place, row
 
 
 TABLES = {".csv": _csv_rows, ".jsonl": _json_rows}

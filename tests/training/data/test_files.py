@@ -87,6 +87,14 @@ def test_tables_are_read(tmp_path):
     ]  # fmt: skip
 
 
+def test_an_array_of_objects_is_a_table(tmp_path):
+    (tmp_path / "a.json").write_text('\n[\n {"text": "x",\n  "label": 3},\n {"text": "y", "label": 4}]')
+    rows = list(table_rows((str(tmp_path / "a.json"),)))
+    assert rows == [
+        (f"object {n} of '{tmp_path}/a.json'", {"text": t, "label": n + 2}) for n, t in ((1, "x"), (2, "y"))
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -96,6 +104,9 @@ def test_tables_are_read(tmp_path):
         ("a.csv", 'text,label\n"x,y\n', r"a.csv' cannot be loaded: .*EOF inside string starting at row"),
         ("a.jsonl", '{"text": "x"}\n{"text"', "line 2 of '.*a.jsonl' cannot be loaded: Expecting ':' delimiter"),
         ("a.jsonl", '{"a":' + "[" * 100_000, "line 1 of '.*a.jsonl' cannot be loaded: (maximum rec|Stack)"),
+        ("a.json", '[{"text": "x"}, 3]', "object 2 of '.*a.json' cannot be loaded: it is not an object, but 3"),
+        ("a.json", '[{"text": "x"},]', "a.json' cannot be loaded: (Expecting value|Illegal trailing comma)"),
+        ("a.json", "[]", "a.json' has no rows"),
         ("a.jsonl", "{}\n3\n", "line 2 of '.*a.jsonl' cannot be loaded: it is not an object, but 3"),
         ("a.jsonl", '{"text": "\\ud800"}', "line 1 of '.*a.jsonl' has a text with half a character"),
         ("a.csv", "text,label\n", "a.csv' has no rows"),
