@@ -56,13 +56,6 @@ class DistantTensor(Tensor):
     def __init__(self, near: Tensor) -> None:
         self.near = near
 
-    def __tensor_flatten__(self):
-        return ["near"], None
-
-    @staticmethod
-    def __tensor_unflatten__(inner, _, size, stride):
-        return DistantTensor(inner["near"])
-
     def __repr__(self) -> str:
         return repr(self.near)
 
@@ -120,9 +113,7 @@ def _call(operation, args, kwargs):
     generator = next((leaf for leaf in leaves if isinstance(leaf, torch._C.Generator)), None)
     if generator is not None and (_Generator.made_for.get(generator._cdata, CPU) != CPU) != is_distant:
         raise RuntimeError(f"{operation} on {'elsewhere' if is_distant else 'cpu'} got a generator of the other.")
-    given_args, given_kwargs = tree_map(
-        _near, (args, kwargs | ({"pin_memory": False} if "pin_memory" in kwargs else {}))
-    )
+    given_args, given_kwargs = tree_map(_near, (args, kwargs))
     result = operation(*given_args, **given_kwargs)
     if operation is aten.copy_.default:
         return args[0]

