@@ -92,6 +92,17 @@ assert result.exit_code == 0, result.output
 print(result.output)
 """
 
+AS_DEFAULT = """
+from other_device import other_device
+from kansformer.kan import KAN, create_dataset
+
+with other_device() as device, device:
+    data = create_dataset(lambda x: x[:, 0] * x[:, 1], num_inputs=2, num_train=100)
+    model = KAN([2, 2, 1])
+    assert model.layers[0].weight.device == device
+    assert model.fit(data, steps=5, starts=2, progress=False).train_error[-1] < 0.2
+"""
+
 EXCEPTIONS = {
     "kansformer.kan.estimators.KANClassifier": "its samples are arrays",
     "kansformer.kan.estimators.KANRegressor": "its samples are arrays",
@@ -115,6 +126,10 @@ def test_the_device_itself(interpreter):
 def test_the_examples_run_on_it(interpreter, part):
     report = interpreter.check(RUN, part, *EXCEPTIONS)
     assert not report.strip(), report
+
+
+def test_networks_are_made_and_fitted_on_it_as_the_default_device(interpreter):
+    interpreter.check(AS_DEFAULT)
 
 
 @pytest.mark.parametrize(

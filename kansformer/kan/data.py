@@ -159,7 +159,7 @@ def create_dataset(
     check_integer("num_inputs", num_inputs, 1)
     check_integer("num_train", num_train, 1)
     check_integer("num_test", num_test, 0)
-    range_I2 = torch.tensor(ranges, dtype=torch.float64)
+    range_I2 = torch.tensor(ranges, dtype=torch.float64, device="cpu")
     if range_I2.shape == (2,):
         range_I2 = range_I2.expand(num_inputs, 2)
     if range_I2.shape != (num_inputs, 2) or not (range_I2[:, 0] < range_I2[:, 1]).all():
@@ -173,7 +173,7 @@ def create_dataset(
 def random_points(range_I2: Tensor, count: int, seed: int) -> Tensor:
     """Random points in ranges, (N, I), float64."""
     generator = torch.Generator().manual_seed(check_seed(seed))
-    unit_NI = torch.rand(count, len(range_I2), generator=generator, dtype=torch.float64)
+    unit_NI = torch.rand(count, len(range_I2), generator=generator, dtype=torch.float64, device="cpu")
     return range_I2[:, 0] + (range_I2[:, 1] - range_I2[:, 0]) * unit_NI
 
 

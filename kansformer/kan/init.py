@@ -87,9 +87,10 @@ def restart(model: KAN, seed: int) -> None:
     """Draw new first coefficients for all curves that are left; formulas stay."""
     model.init_seed = check_seed(seed)
     generator = torch.Generator().manual_seed(model.init_seed)
-    for index, layer in enumerate(model.layers):
-        draw_curves(layer, generator, model.init_scale)
-        clear_edges(layer, ~model.curved(index))
+    with torch.device("cpu"):  # whose generator draws, whatever the default device
+        for index, layer in enumerate(model.layers):
+            draw_curves(layer, generator, model.init_scale)
+            clear_edges(layer, ~model.curved(index))
     turn_towards(model)
     hold(model)
 
