@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 import kansformer
 from kansformer.hub.weight_checksum import WeightChecksum
@@ -32,14 +32,7 @@ INDEXING = {
 }  # fmt: skip
 
 
-class _Backend(_DummyBackendModule):
-    """What torch asks of a device's module."""
-
-    get_rng_state = staticmethod(lambda device=None: torch.get_rng_state())
-    set_rng_state = staticmethod(lambda state, device=None: torch.set_rng_state(state))
-
-
-_setup_privateuseone_for_python_backend("elsewhere", _Backend())
+_setup_privateuseone_for_python_backend("elsewhere")
 CPU, ELSEWHERE = torch.device("cpu"), torch.device("elsewhere", 0)
 
 

@@ -224,7 +224,8 @@ def _json_rows(text: str, name: str) -> list[tuple[str, dict[str, Any]]]:
 
 def _json_line(line: str, place: str) -> tuple[str, dict[str, Any]]:
     with sentences(place):
-        return _checked_object(json.loads(line), place)
+        row = json.loads(line)
+    return _checked_object(row, place)
 
 
 def _checked_object(row: object, place: str) -> tuple[str, dict[str, Any]]:
